@@ -1,0 +1,351 @@
+"""The command line: each command parses, calls, prints. Mistakes and faults end with code 2 and one clear line."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import signal
+import sys
+import time
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from forecaster.errors import ConfigError, ForecasterError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from forecaster.accuracy.score import Scores
+    from forecaster.ledger import AccuracyReport
+
+app = typer.Typer(
+    name="forecaster",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Forecast open, high, low and close at every bar close; record it before the outcome, score it after.\n\n"
+    "Start with `forecaster demo`. Without --config, a command reads the file that FORECASTER_CONFIG names, "
+    "else the embedded demo configuration.",
+)
+config_app = typer.Typer(no_args_is_help=True, help="Check or show a configuration file.")
+model_app = typer.Typer(no_args_is_help=True, help="Train a model.")
+app.add_typer(config_app, name="config")
+app.add_typer(model_app, name="model")
+
+ConfigOption = Annotated[str | None, typer.Option("--config", "-c", help="TOML file; see config/*.toml.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line.")]
+SeriesOption = Annotated[
+    str | None, typer.Option("--series", help="One series as 'EXCHANGE SYMBOL TIMEFRAME'; all when left out.")
+]
+
+
+def main() -> None:
+    """Run the command line; a named error prints one line and ends with code 2."""
+    try:
+        app()
+    except ForecasterError as error:
+        typer.secho(f"{type(error).__name__}: {error}", fg="red", err=True)
+        sys.exit(2)
+
+
+@app.command()
+def demo(
+    config: ConfigOption = None,
+    cycles: Annotated[int | None, typer.Option(min=1, help="Bar closes to run through.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder for the ledger and the report.")] = Path(),
+    json_: JsonOption = False,
+) -> None:
+    """Watch the whole service run on bundled bars and a sped-up clock, offline.
+
+    Ends with a table, demo-report.html and demo-report.png. In the JSON, `settled` counts ledger rows (one
+    per model, step and field) whose bar has come; the scores are of the next bar's close.
+    """
+    from rich.console import Console
+
+    from forecaster.config import EMBEDDED, load_config
+    from forecaster.daemon.demo import Demo
+    from forecaster.engine import Forecaster
+
+    _log_to_stderr(verbose=False)
+    out.mkdir(parents=True, exist_ok=True)
+    settings = load_config(config or EMBEDDED)
+    if cycles is not None and settings.demo is not None:
+        settings = settings.model_copy(update={"demo": settings.demo.model_copy(update={"cycles": cycles})})
+    store = settings.store.model_copy(update={"url": _fresh_ledger(settings.store.url, out, replace=config is None)})
+    with Forecaster.open(settings.model_copy(update={"store": store})) as forecaster:
+        show = Demo(forecaster)
+        summary = show.run(Console(stderr=True))
+        picture, page = out / "demo-report.png", out / "demo-report.html"
+        show.write_report(summary, picture, page)
+        if not json_:
+            _print_scores(show.scores)
+    typer.echo(f"report: {page} and {picture}", err=json_)
+    _print_record(dataclasses.asdict(summary), json_=json_)
+
+
+@app.command()
+def run(config: ConfigOption = None) -> None:
+    """Run the daemon: a cycle at every bar close, until SIGTERM or Ctrl-C."""
+    from forecaster.daemon.clock import WallClock
+    from forecaster.daemon.scheduler import Daemon
+    from forecaster.engine import Forecaster
+
+    _log_to_stderr()
+    with Forecaster.from_config(config) as forecaster:
+        daemon = Daemon(forecaster, WallClock())
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: daemon.stop())
+        daemon.queue_now()
+        daemon.run()
+
+
+@app.command()
+def once(config: ConfigOption = None, json_: JsonOption = False) -> None:
+    """Run one cycle of every timeframe now, and leave.
+
+    Exchanges are asked for their newest final bars, forecasts are recorded, and whatever met its bar
+    settles. `settled` counts ledger rows; `skipped` names the series that sat out, with the reason.
+    """
+    from forecaster.clock import now_ms
+    from forecaster.engine import Forecaster
+
+    _log_to_stderr(verbose=False)
+    as_of = now_ms()
+    with Forecaster.from_config(config) as forecaster:
+        timeframes = dict.fromkeys(key.timeframe for key in forecaster.series)
+        reports = [forecaster.run_cycle(timeframe, as_of) for timeframe in timeframes]
+    record = {
+        "as_of": as_of,
+        "series": sum(one.series for one in reports),
+        "bars_added": sum(one.bars_added for one in reports),
+        "forecasts": sum(len(one.forecasts) for one in reports),
+        "settled": sum(len(one.settled) for one in reports),
+        "skipped": {str(key): reason for one in reports for key, reason in one.skipped.items()},
+    }
+    _print_record(record, json_=json_)
+
+
+@app.command()
+def replay(
+    config: ConfigOption = None,
+    series: SeriesOption = None,
+    start: Annotated[str | None, typer.Option(help="First cutoff, a date (UTC).")] = None,
+    end: Annotated[str | None, typer.Option(help="Last cutoff, a date (UTC), not included.")] = None,
+    every: Annotated[int, typer.Option(min=1, help="Take every n-th cutoff.")] = 1,
+    json_: JsonOption = False,
+) -> None:
+    """Forecast from every cutoff in history, thousands per batch, and score it under a run of its own."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from forecaster.accuracy.score import Scores
+    from forecaster.clock import now_ms
+    from forecaster.engine import Forecaster
+    from forecaster.replay.replay import choose_cutoffs
+    from forecaster.replay.replay import replay as run_replay
+
+    _log_to_stderr(verbose=False)
+    started = time.perf_counter()
+    with Forecaster.from_config(config) as forecaster, Progress(console=Console(stderr=True)) as progress:
+        now, windows = now_ms(), 0
+        for key in forecaster.chosen(series):
+            bars = forecaster.all_bars(key, now)
+            cutoffs = choose_cutoffs(bars, forecaster.config.model.min_context, _day(start), _day(end))[::every]
+            task = progress.add_task(str(key), total=len(cutoffs))
+            done = run_replay(forecaster, bars, cutoffs, on_batch=partial(progress.advance, task))
+            windows += len(cutoffs)
+        scores = Scores(forecaster.store.settled_rows(now, run_id=done.id))
+        totals = scores.total(forecaster.model_name, "close")
+    seconds = time.perf_counter() - started
+    if not json_:
+        _print_scores(scores)
+    record = {
+        "run": done.id,
+        "windows": windows,
+        "seconds": round(seconds, 2),
+        "windows_per_second": round(windows / seconds, 1),
+        "peak_rss_mb": _peak_rss_mb(),
+        "mae_close": totals.mae if totals.n else None,
+        "skill_close": totals.skill_mae,
+        "coverage80": totals.coverage80 if totals.n else None,
+    }
+    _print_record(record, json_=json_)
+
+
+@app.command()
+def latest(config: ConfigOption = None, series: SeriesOption = None, json_: JsonOption = False) -> None:
+    """Read the newest forecast of each series from the ledger: no network, no model."""
+    from forecaster.engine import Forecaster
+
+    with Forecaster.from_config(config) as forecaster:
+        for key in forecaster.chosen(series):
+            forecast = forecaster.latest(key.exchange, key.symbol, str(key.timeframe))
+            record: dict[str, object] = {"series": str(key), "cutoff": None}
+            if forecast is not None:
+                lower, upper = forecast.interval(0.8)
+                record |= {
+                    "cutoff": forecast.cutoff,
+                    "available_at": forecast.available_at,
+                    "engine": forecast.engine,
+                    "close_q10": lower.tolist(),
+                    "close_q50": forecast.median().tolist(),
+                    "close_q90": upper.tolist(),
+                }
+            _print_record(record, json_=json_)
+
+
+@app.command()
+def accuracy(
+    config: ConfigOption = None,
+    window: Annotated[str | None, typer.Option(help="Only what settled in the last days, such as 30d.")] = None,
+    run_id: Annotated[str, typer.Option("--run", help="Which run: `live`, or the id a replay printed.")] = "live",
+    json_: JsonOption = False,
+) -> None:
+    """Score what has settled, by series, model, step and field, beside the random walk."""
+    from forecaster.engine import Forecaster
+
+    with Forecaster.from_config(config) as forecaster:
+        reports = forecaster.accuracy(window, run_id=run_id)
+    if json_:
+        typer.echo(json.dumps([{**dataclasses.asdict(one), "key": str(one.key)} for one in reports]))
+    elif reports:
+        _print_reports(reports)
+    else:
+        typer.echo(f"run {run_id}: nothing has settled yet")
+
+
+@app.command()
+def pull(config: ConfigOption = None, json_: JsonOption = False) -> None:
+    """Fetch, check and store the bars after the newest stored one; no forecast."""
+    from forecaster.clock import now_ms
+    from forecaster.engine import Forecaster
+
+    _log_to_stderr(verbose=False)
+    as_of = now_ms()
+    with Forecaster.from_config(config) as forecaster:
+        added = forecaster.pull(forecaster.series, as_of)
+        record = {"as_of": as_of, "series": len(forecaster.series), "bars_added": added}
+    _print_record(record, json_=json_)
+
+
+@app.command()
+def doctor(config: ConfigOption = None, json_: JsonOption = False) -> None:
+    """Check this machine and a configuration: versions, model, ledger, one forecast. Code 2 if something is wrong."""
+    from forecaster.doctor import examine
+
+    findings = examine(config)
+    for one in findings:
+        if not json_:
+            typer.secho(f"{'ok' if one.ok else 'WRONG':5}  {one.subject}: {one.finding}", fg=None if one.ok else "red")
+    wrong = [one.subject for one in findings if not one.ok]
+    if json_:
+        typer.echo(json.dumps({"ok": not wrong, "findings": [dataclasses.asdict(one) for one in findings]}))
+    if wrong:
+        raise typer.Exit(2)
+
+
+@config_app.command("check")
+def config_check(config: ConfigOption = None, json_: JsonOption = False) -> None:
+    """Check a configuration file; nothing is opened or fetched."""
+    from forecaster.config import default_config_path, load_config
+
+    path = config or default_config_path()
+    checked = load_config(path)
+    record = {"config": path, "ok": True, "series": [str(one.key) for one in checked.series]}
+    _print_record(record, json_=json_)
+
+
+@config_app.command("show")
+def config_show(config: ConfigOption = None) -> None:
+    """Print a configuration with all its defaults, as JSON."""
+    from forecaster.config import default_config_path, load_config
+
+    typer.echo(load_config(config or default_config_path()).model_dump_json(indent=2))
+
+
+@model_app.command("train")
+def model_train(
+    out: Annotated[Path, typer.Option(help="Folder for weights, losses and state; resumed when it holds some.")],
+    steps: Annotated[int, typer.Option(min=1, help="Batches to train on.")] = 6000,
+    seed: Annotated[int, typer.Option(help="Decides initial weights and every batch.")] = 0,
+) -> None:
+    """Train a small Chronos-2 on simulated bars; stop and resume at will, the result is the same."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from forecaster.model.train import TrainingPlan, train
+
+    _log_to_stderr(verbose=False)
+    with Progress(console=Console(stderr=True)) as progress:
+        task = progress.add_task("training", total=steps)
+
+        def on_step(step: int, loss: float) -> None:
+            progress.update(task, completed=step + 1, description=f"training, loss {loss:.3f}")
+
+        train(TrainingPlan(seed=seed, steps=steps), out, on_step)
+    typer.echo(f"model: {out}")
+
+
+def _log_to_stderr(*, verbose: bool = True) -> None:
+    from forecaster.log import configure_logging
+
+    configure_logging(verbose=verbose)
+
+
+def _fresh_ledger(url: str, out: Path, *, replace: bool) -> str:
+    """A demo starts from an empty ledger: its own is replaced, anyone else's is left alone."""
+    prefix = "sqlite:///"
+    if not url.startswith(prefix):
+        return url
+    path = out / url.removeprefix(prefix)
+    if path.exists() and not replace:
+        raise ConfigError("store.url", "a ledger that does not exist yet, since a demo starts from none", str(path))
+    for leftover in path.parent.glob(f"{path.name}*"):
+        leftover.unlink()
+    return f"{prefix}{path}"
+
+
+def _day(text: str | None) -> int | None:
+    """UTC ms of a date."""
+    import datetime as dt
+
+    if text is None:
+        return None
+    try:
+        return round(dt.datetime.fromisoformat(text).replace(tzinfo=dt.UTC).timestamp() * 1000)
+    except ValueError as error:
+        raise ConfigError("date", "a date such as 2017-01-03", text) from error
+
+
+def _peak_rss_mb() -> float:
+    import resource
+
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1)
+
+
+def _print_record(record: Mapping[str, object], *, json_: bool) -> None:
+    if json_:
+        typer.echo(json.dumps(dict(record)))
+        return
+    for name, value in record.items():
+        typer.echo(f"{name:20} {value}")
+
+
+def _print_scores(scores: Scores) -> None:
+    _print_reports([one for one in scores.reports() if one.step == 1])
+
+
+def _print_reports(reports: Sequence[AccuracyReport]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title="accuracy (skill: 1 − loss / loss of the random walk)")
+    for name in ("series", "model", "step", "field", "n", "MAE", "skill", "skill (pinball)", "inside 80 %"):
+        table.add_column(name, justify="left" if name in {"series", "model", "field"} else "right")
+    for one in reports:
+        skills = ["–" if s is None else f"{s:+.3f}" for s in (one.skill_mae, one.skill_pinball)]
+        where = (str(one.key), one.model_id, str(one.step), one.field)
+        table.add_row(*where, str(one.n), f"{one.mae:.4g}", *skills, f"{one.coverage80:.1%}")
+    Console().print(table)

@@ -1,0 +1,10 @@
+"""The wall clock. Only the doors read it, and pass what they read on as `as_of` and `issued_at`."""
+
+from __future__ import annotations
+
+import time
+
+
+def now_ms() -> int:
+    """UTC now, in integer milliseconds."""
+    return time.time_ns() // 1_000_000  # noqa: TID251 - the one place

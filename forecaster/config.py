@@ -1,0 +1,187 @@
+"""The configuration: TOML into checked records. The only module that reads the environment.
+
+Paths in a file are relative to that file. The environment carries the path of the file
+(`FORECASTER_CONFIG`) and nothing else.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from forecaster.bars import SeriesKey
+from forecaster.errors import ConfigError, ForecasterError
+from forecaster.sessions import ALWAYS_OPEN
+
+ENVIRONMENT_KEY = "FORECASTER_CONFIG"
+EMBEDDED = "embedded"
+
+
+class _Record(BaseModel):
+    """Refuse unknown keys; never change after loading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ExchangeConfig(_Record):
+    """One exchange that ccxt knows; public market data only."""
+
+    id: Annotated[str, Field(description="ccxt's name of the exchange, such as `binance` or `kraken`")]
+    api_urls: Annotated[
+        str | dict[str, str] | None,
+        Field(description="replaces ccxt's `urls.api`: for a proxy or a loopback exchange"),
+    ] = None
+    options: Annotated[dict[str, object], Field(description="ccxt's `options` of that exchange")] = {}
+    timeout: Annotated[float, Field(gt=0, le=120, description="seconds that one request may take")] = 10.0
+
+
+class SeriesConfig(_Record):
+    """One series to forecast."""
+
+    exchange: Annotated[str, Field(description="a name from [exchanges.NAME]; with `file`, any name")]
+    symbol: Annotated[str, Field(description="ccxt unified symbol, such as `BTC/USDT`")]
+    timeframe: Annotated[str, Field(description="1m, 3m, 5m, 15m, 30m, 1h, 2h, 4h, 6h, 8h, 12h or 1d")]
+    calendar: Annotated[str, Field(description="which bars should exist: `24/7`, or a code such as `XNYS`")] = (
+        ALWAYS_OPEN
+    )
+    file: Annotated[Path | None, Field(description="csv or Parquet to read the bars from, no exchange")] = None
+
+    @property
+    def key(self) -> SeriesKey:
+        """The series that this entry names."""
+        return SeriesKey.of(self.exchange, self.symbol, self.timeframe, self.calendar)
+
+
+class ModelConfig(_Record):
+    """The model, and what it is asked."""
+
+    id: Annotated[str, Field(description="`nano` (bundled), a hub id such as `amazon/chronos-2`, or a folder")] = "nano"
+    revision: Annotated[str | None, Field(description="commit of the hub repository; required for a hub id")] = None
+    compile: Annotated[Literal["auto", "on", "off"], Field(description="auto, on or off")] = "auto"
+    device: Annotated[str, Field(description="`auto`, `cpu` or `cuda`")] = "auto"
+    context: Annotated[int, Field(ge=16, le=8192, description="bars that the model sees")] = 256
+    min_context: Annotated[int, Field(ge=2, description="real bars without which a series is skipped")] = 64
+    horizon: Annotated[int, Field(ge=1, le=1024, description="bars to forecast")] = 5
+    baselines: Annotated[tuple[str, ...], Field(description="models recorded beside it; `random_walk` gives skill")] = (
+        "random_walk",
+    )
+
+    @model_validator(mode="after")
+    def _hub_id_is_pinned(self) -> ModelConfig:
+        if "/" in self.id and self.revision is None and not Path(self.id).expanduser().exists():
+            msg = "revision: expected a commit hash, since a hub id without one may change under you"
+            raise ValueError(msg)
+        return self
+
+
+class StoreConfig(_Record):
+    """Where the ledger is kept."""
+
+    url: Annotated[str, Field(description="`sqlite:///PATH` or `memory:`")] = "sqlite:///ledger.db"
+
+
+class DemoConfig(_Record):
+    """What `forecaster demo` replays under a sped-up clock."""
+
+    start: Annotated[str, Field(description="date (UTC) of the first cycle")]
+    cycles: Annotated[int, Field(ge=1, description="bar closes to run through")] = 250
+
+
+class Config(_Record):
+    """A whole configuration file."""
+
+    exchanges: dict[str, ExchangeConfig] = {}
+    series: Annotated[tuple[SeriesConfig, ...], Field(min_length=1)]
+    model: ModelConfig = ModelConfig()
+    store: StoreConfig = StoreConfig()
+    demo: DemoConfig | None = None
+    settle_seconds: Annotated[float, Field(ge=0, le=600, description="seconds after a close before bars are asked")] = 5
+
+    @field_validator("series")
+    @classmethod
+    def _series_are_distinct(cls, series: tuple[SeriesConfig, ...]) -> tuple[SeriesConfig, ...]:
+        keys = [one.key for one in series]
+        for key in keys:
+            if keys.count(key) > 1:
+                msg = f"expected each series once, found {key} twice"
+                raise ValueError(msg)
+        return series
+
+    @model_validator(mode="after")
+    def _exchanges_are_named(self) -> Config:
+        for one in self.series:
+            if one.file is None and one.exchange not in self.exchanges:
+                msg = f"series {one.key}: expected `file`, or a table [exchanges.{one.exchange}]"
+                raise ValueError(msg)
+        return self
+
+
+def load_config(path: str | Path) -> Config:
+    """Read and check a TOML file; `embedded` is the demo's own.
+
+    Raises:
+        ConfigError: names the key, what was expected and what was found.
+    """
+    file = embedded("config/demo.toml") if str(path) == EMBEDDED else Path(path).expanduser()
+    try:
+        content = tomllib.loads(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(str(file), "a readable TOML file", str(error)) from error
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(str(file), "TOML", str(error)) from error
+    try:
+        config = Config.model_validate(content)
+    except ValidationError as error:
+        raise _first_fault(file, error) from error
+    return _resolve(config, file.resolve().parent)
+
+
+def default_config_path() -> str:
+    """Give the path from the environment, else the embedded configuration."""
+    return os.environ.get(ENVIRONMENT_KEY, EMBEDDED)
+
+
+def embedded(name: str) -> Path:
+    """Find a file that ships with the program, in a checkout or in an installed package."""
+    package = Path(__file__).resolve().parent
+    places = (package.parent / name, package / EMBEDDED / name)
+    return next((place for place in places if place.exists()), places[0])
+
+
+def _resolve(config: Config, folder: Path) -> Config:
+    """Make paths absolute, relative to the folder of the file they were read from."""
+    series = tuple(
+        one if one.file is None else one.model_copy(update={"file": folder / one.file.expanduser()})
+        for one in config.series
+    )
+    return config.model_copy(update={"series": series})
+
+
+def _first_fault(file: Path, error: ValidationError) -> ConfigError:
+    fault = error.errors(include_url=False)[0]
+    key = ".".join(str(part) for part in fault["loc"]) or "file"
+    cause = fault.get("ctx", {}).get("error")
+    if isinstance(cause, ForecasterError):
+        return ConfigError(f"{file}: {key}", str(cause), fault["input"])
+    expected = fault["msg"]
+    if fault["type"] == "extra_forbidden":
+        expected = f"one of {', '.join(_known_keys(fault['loc'][:-1]))}"
+        return ConfigError(f"{file}: {key}", expected, fault["loc"][-1])
+    return ConfigError(f"{file}: {key}", expected, fault["input"])
+
+
+def _known_keys(path: tuple[str | int, ...]) -> list[str]:
+    """The keys that the table at `path` may hold."""
+    tables: dict[str, type[_Record]] = {
+        "exchanges": ExchangeConfig,
+        "series": SeriesConfig,
+        "model": ModelConfig,
+        "store": StoreConfig,
+        "demo": DemoConfig,
+    }
+    table = tables[str(path[0])] if path else Config
+    return list(table.model_fields)

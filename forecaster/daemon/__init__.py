@@ -1,0 +1,1 @@
+"""The long-running service: when cycles are due, and the demo that runs it on a sped-up clock."""

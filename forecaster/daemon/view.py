@@ -1,0 +1,118 @@
+"""The live terminal view of cycles: the bar that closed, what had been forecast for it, and what comes next."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Self
+
+import numpy as np
+from rich.console import Group
+from rich.live import Live
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+from forecaster.forecast import interpolate
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from forecaster.accuracy.score import Scores
+    from forecaster.bars import SeriesKey
+    from forecaster.engine import CycleReport, Forecaster
+    from forecaster.ledger import SettledRow
+
+
+class CycleView:
+    """Shows each cycle as it completes; a context manager around the daemon's run.
+
+    Args:
+        console: where to show it.
+        forecaster: for the newest bars and the name of the model.
+        scores: grown by the caller before each `show`.
+        cycles: how many cycles there will be.
+    """
+
+    def __init__(self, console: Console, forecaster: Forecaster, scores: Scores, cycles: int) -> None:
+        self._forecaster = forecaster
+        self._scores = scores
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=console,
+        )
+        self._task = self._progress.add_task("loading the model", total=cycles)
+        self._live = Live(self._progress, console=console, refresh_per_second=8)
+
+    def __enter__(self) -> Self:
+        self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._live.stop()
+
+    def show(self, report: CycleReport) -> None:
+        """Show one more cycle."""
+        self._progress.update(self._task, advance=1, description=f"cycle of {_when(report.as_of)}")
+        self._live.update(Group(self._table(report), self._progress))
+
+    def _table(self, report: CycleReport) -> Table:
+        table = Table(title="bar closed → what had been forecast for it → next forecast", expand=True)
+        for name in (
+            "series",
+            "closed at",
+            "had been forecast (80 %)",
+            "",
+            "next close (80 %)",
+            "skill",
+            "inside 80 %",
+        ):
+            table.add_column(name, justify="left" if name == "series" else "right")
+        met = {one.row.key: one for one in report.settled if is_next_close(one, self._forecaster.model_name)}
+        for forecast in report.forecasts:
+            lower, upper = forecast.interval(0.8)
+            close = self._forecaster.store.bars(forecast.key, start=_open_of_last(forecast.key, forecast.cutoff)).close
+            table.add_row(
+                str(forecast.key),
+                f"{close[-1]:,.2f}",
+                *_outcome(met.get(forecast.key)),
+                f"{forecast.median()[0]:,.2f}  [{lower[0]:,.2f} – {upper[0]:,.2f}]",
+                *self._standing(forecast.key),
+            )
+        for key, reason in report.skipped.items():
+            table.add_row(str(key), Text(f"skipped: {reason}", style="yellow"))
+        return table
+
+    def _standing(self, key: SeriesKey) -> tuple[str, str]:
+        """Running skill and coverage of the next close."""
+        totals = self._scores.total(self._forecaster.model_name, "close", key=key)
+        if not totals.n:
+            return "–", "–"
+        skill = totals.skill_mae
+        return "–" if skill is None else f"{skill:+.3f}", f"{totals.coverage80:.1%} of {totals.n}"
+
+
+def is_next_close(one: SettledRow, model_name: str) -> bool:
+    """Whether a settled row is the headline: the close of step 1 by the model itself."""
+    row = one.row
+    return row.field == "close" and row.step == 1 and row.model_id.startswith(f"{model_name}@")
+
+
+def _outcome(one: SettledRow | None) -> tuple[str, Text]:
+    if one is None:
+        return "–", Text("")
+    lower, middle, upper = (interpolate(one.row.values_Q, one.row.quantile_levels, q) for q in (0.1, 0.5, 0.9))
+    inside = lower <= one.actual <= upper
+    mark = Text("inside", style="green") if inside else Text("outside", style="red")
+    return f"{middle:,.2f}  [{lower:,.2f} – {upper:,.2f}]", mark
+
+
+def _open_of_last(key: SeriesKey, cutoff: int) -> int:
+    return int(key.sessions.last_opens(key.timeframe, cutoff, 1)[0])
+
+
+def _when(time_ms: int) -> str:
+    return str(np.datetime64(time_ms, "ms").astype("datetime64[m]")).replace("T", " ") + " UTC"

@@ -1,0 +1,76 @@
+"""What can be found wrong before money depends on it: versions, configuration, ledger, model, one forecast."""
+
+from __future__ import annotations
+
+import platform
+import sqlite3
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from forecaster.bars import Context
+from forecaster.config import default_config_path, load_config
+from forecaster.errors import ForecasterError
+from forecaster.model import load_model
+from forecaster.store import open_store
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from forecaster.config import Config
+
+_LIBRARIES = ("torch", "chronos-forecasting", "transformers", "ccxt", "apscheduler", "sqlalchemy", "pandas")
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that was looked at."""
+
+    subject: str
+    ok: bool
+    finding: str
+
+
+def examine(path: str | None) -> list[Finding]:
+    """Look at everything that a configuration needs; a fault is a finding, never raised."""
+    versions = ", ".join(f"{name} {version(name)}" for name in _LIBRARIES)
+    findings = [
+        Finding("machine", ok=True, finding=f"Python {platform.python_version()}, {platform.machine()}"),
+        Finding("libraries", ok=True, finding=f"{versions}, SQLite {sqlite3.sqlite_version}"),
+    ]
+    name = path or default_config_path()
+    loaded: list[Config] = []
+    findings.append(_look("configuration", lambda: _load(name, loaded)))
+    if loaded:
+        findings.append(_look("ledger", lambda: _open_ledger(loaded[0])))
+        findings.append(_look("model", lambda: _forecast_once(loaded[0])))
+    return findings
+
+
+def _look(subject: str, look: Callable[[], str]) -> Finding:
+    try:
+        return Finding(subject, ok=True, finding=look())
+    except ForecasterError as error:
+        return Finding(subject, ok=False, finding=f"{type(error).__name__}: {error}")
+
+
+def _load(name: str, loaded: list[Config]) -> str:
+    loaded.append(load_config(name))
+    return f"{name}: {len(loaded[0].series)} series"
+
+
+def _open_ledger(config: Config) -> str:
+    open_store(config.store.url).close()
+    return config.store.url
+
+
+def _forecast_once(config: Config) -> str:
+    """Forecast a gentle slope: a model that answers at all answers this."""
+    model = load_model(config.model)
+    slope_T = np.linspace(100.0, 101.0, config.model.min_context)
+    ohlc_CT = np.stack([slope_T, slope_T + 0.1, slope_T - 0.1, slope_T])
+    forecast = model.predict([Context(config.series[0].key, 0, ohlc_CT)], config.model.horizon)[0]
+    where = f"{forecast.provenance.ledger_id} on {forecast.provenance.device}, {model.engine}: {model.engine_reason}"
+    return f"{where}; one forecast in {forecast.provenance.seconds:.2f} s"

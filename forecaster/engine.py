@@ -1,0 +1,336 @@
+"""The one path of a forecast: bars in, contexts cut, models asked, ledger written, outcomes settled.
+
+`Forecaster.forecast` is the only caller of a model. All three doors end there: the daemon through
+`run_cycle`, strategies through `predict`, a replay with contexts of its own.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Self, TypeVar
+
+import structlog
+
+from forecaster.accuracy.score import Scores
+from forecaster.bars import Bars, Context, SeriesKey
+from forecaster.clock import now_ms
+from forecaster.config import Config, default_config_path, load_config
+from forecaster.errors import BarsError, ConfigError, SourceError
+from forecaster.ledger import LIVE, AccuracyReport, LedgerRow, Run, SettledRow
+from forecaster.model import Model, load_baselines, load_model
+from forecaster.sources import BarSource, Fetched, open_source
+from forecaster.store import Store, open_store
+from forecaster.timeframe import DAY_MS, Timeframe
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+    from pathlib import Path
+
+    import pandas as pd
+
+    from forecaster.forecast import OHLCForecast
+
+_log = structlog.get_logger(__name__)
+_FETCHES_AT_ONCE = 8
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True)
+class CycleReport:
+    """What one cycle did. `settled` are the ledger rows whose target bar arrived in it."""
+
+    timeframe: Timeframe
+    as_of: int
+    series: int
+    bars_added: int
+    forecasts: list[OHLCForecast]
+    settled: list[SettledRow]
+    skipped: dict[SeriesKey, str]
+    seconds: float
+
+
+@dataclass
+class _Skipped:
+    """Series that sit out a cycle, by name, with the reason."""
+
+    reasons: dict[SeriesKey, str] = field(default_factory=dict)
+
+    def trying(self, keys: Iterable[SeriesKey], step: Callable[[SeriesKey], _T]) -> dict[SeriesKey, _T]:
+        """Run `step` for each series that is still in; one that fails by name sits out from here on."""
+        done: dict[SeriesKey, _T] = {}
+        for key in keys:
+            if key in self.reasons:
+                continue
+            try:
+                done[key] = step(key)
+            except (SourceError, BarsError) as error:
+                self.reasons[key] = f"{type(error).__name__}: {error}"
+                _log.warning("series.skipped", series=str(key), reason=self.reasons[key])
+        return done
+
+
+class Forecaster:
+    """Forecasts, records and scores the series of a configuration.
+
+    Args:
+        config: what to forecast and how.
+        store: where bars and forecasts are kept.
+        sources: where the bars of each series come from; needed by `run_cycle` and `pull` alone.
+        models: the model, then its baselines; loaded at the first forecast when left out.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        store: Store,
+        sources: dict[SeriesKey, BarSource] | None = None,
+        models: Sequence[Model] | None = None,
+    ) -> None:
+        self.config = config
+        self.store = store
+        self._sources = sources or {}
+        self._given_models = models
+
+    @classmethod
+    def from_config(cls, path: str | Path | None = None) -> Forecaster:
+        """Open what a configuration file names; `FORECASTER_CONFIG` or the embedded demo when left out.
+
+        Raises:
+            ConfigError: names the key, what was expected and found.
+            StoreError: when the ledger cannot be opened.
+        """
+        return cls.open(load_config(path or default_config_path()))
+
+    @classmethod
+    def open(cls, config: Config) -> Forecaster:
+        """Open the store and the sources that a configuration names; sources of one place are shared."""
+        sources: dict[tuple[str, Path | None], BarSource] = {}
+        for one in config.series:
+            place = (one.exchange, one.file)
+            sources[place] = sources.get(place) or open_source(config, one)
+        by_key = {one.key: sources[one.exchange, one.file] for one in config.series}
+        return cls(config, open_store(config.store.url), by_key)
+
+    @cached_property
+    def models(self) -> list[Model]:
+        """The model, then its baselines."""
+        if self._given_models is not None:
+            return list(self._given_models)
+        return [load_model(self.config.model), *load_baselines(self.config.model)]
+
+    @property
+    def model_name(self) -> str:
+        """What the configuration calls the model; known without loading it."""
+        return self._given_models[0].name if self._given_models else self.config.model.id
+
+    @cached_property
+    def series(self) -> list[SeriesKey]:
+        """The configured series."""
+        return [one.key for one in self.config.series]
+
+    def run_cycle(self, timeframe: Timeframe, as_of: int, issued_at: int | None = None) -> CycleReport:
+        """Take one timeframe's pass over all its series, as things stand at `as_of` (UTC ms).
+
+        A cycle that is repeated changes nothing. A series whose bars cannot be had or used sits out,
+        by name; any other fault is raised.
+        """
+        started = time.perf_counter()
+        skipped = _Skipped()
+        keys = [key for key in self.series if key.timeframe == timeframe]
+        added = self.pull(keys, as_of, skipped)
+        owed = [key for key in keys if not self._has_forecast(key, as_of)]
+        contexts = skipped.trying(owed, lambda key: self._context(key, as_of))
+        made = self.forecast(list(contexts.values()), issued_at=as_of if issued_at is None else issued_at)
+        arrived = self.store.settled_rows(as_of, since=as_of - 1)
+        report = CycleReport(
+            timeframe=timeframe,
+            as_of=as_of,
+            series=len(keys),
+            bars_added=added,
+            forecasts=made,
+            settled=[one for one in arrived if one.row.key.timeframe == timeframe],
+            skipped=skipped.reasons,
+            seconds=time.perf_counter() - started,
+        )
+        self._log_cycle(report)
+        return report
+
+    def pull(self, keys: Sequence[SeriesKey], as_of: int, skipped: _Skipped | None = None) -> int:
+        """Fetch the bars after the last stored one, check and store them; returns how many rows were added.
+
+        Raises:
+            SourceError: when no `skipped` was given and a source failed.
+        """
+        with ThreadPoolExecutor(_FETCHES_AT_ONCE) as pool:
+            asked = {key: pool.submit(self._fetch, key, as_of) for key in keys}
+            if skipped is None:
+                return sum(self._keep(key, asked[key].result(), as_of) for key in keys)
+            return sum(skipped.trying(keys, lambda key: self._keep(key, asked[key].result(), as_of)).values())
+
+    def forecast(
+        self,
+        contexts: Sequence[Context],
+        *,
+        issued_at: int | Sequence[int],
+        run: Run | None = None,
+        horizon: int | None = None,
+        latency_ms: int | None = None,
+    ) -> list[OHLCForecast]:
+        """Ask every model for every context and record the answers; returns the first model's, in order.
+
+        Args:
+            contexts: what to forecast from.
+            issued_at: UTC ms at which the forecasts were asked for: one for all, or one each.
+            run: the run that they belong to; the live one when left out.
+            horizon: bars to forecast; the configured number when left out.
+            latency_ms: time until a reader could have had them; measured when left out.
+        """
+        if not contexts:
+            return []
+        started = time.perf_counter()
+        issued = [issued_at] * len(contexts) if isinstance(issued_at, int) else list(issued_at)
+        run = run or Run(LIVE, LIVE, min(issued))
+        answers = [model.predict(contexts, horizon or self.config.model.horizon) for model in self.models]
+        latency = round((time.perf_counter() - started) * 1000) if latency_ms is None else latency_ms
+        stamped = [
+            [
+                dataclasses.replace(one, issued_at=at, available_at=at + latency)
+                for one, at in zip(made, issued, strict=True)
+            ]
+            for made in answers
+        ]
+        self.store.add_run(run)
+        self.store.add_forecasts([one for made in stamped for one in made], run.id)
+        return stamped[0]
+
+    def predict(
+        self, bars: Bars | pd.DataFrame, horizon: int | None = None, key: SeriesKey | None = None
+    ) -> OHLCForecast:
+        """Forecast what follows bars in hand, by the same path, and record it under a run of its own.
+
+        Args:
+            bars: `Bars`, or a frame with open, high, low, close indexed by open time, for `key`.
+            horizon: bars to forecast; the configured number when left out.
+            key: the series of a frame; the only configured one when left out.
+
+        Raises:
+            BarsError: when the bars break a rule or are too few.
+        """
+        given = bars if isinstance(bars, Bars) else Bars.from_frame(key or self._only_series(), bars)
+        if not len(given):
+            raise ConfigError("bars", "at least one bar", "none")
+        context = self._cut(given, int(given.close_time[-1]))
+        horizon = horizon or self.config.model.horizon
+        now = now_ms()
+        run = Run(f"predict-{context.sha256[:16]}-h{horizon}", "predict", now)
+        return self.forecast([context], issued_at=now, run=run, horizon=horizon)[0]
+
+    def latest(self, exchange: str, symbol: str, timeframe: str) -> OHLCForecast | None:
+        """Read the newest live forecast of a series from the ledger: no network, no model. None before the first."""
+        return self.store.latest(self._configured(exchange, symbol, timeframe), self.model_name)
+
+    def history(self, exchange: str, symbol: str, timeframe: str, start: int, end: int) -> list[LedgerRow]:
+        """Read the live rows whose cutoff lies in [start, end), UTC ms, all models."""
+        return self.store.history(self._configured(exchange, symbol, timeframe), start, end)
+
+    def accuracy(self, window: str | None = None, as_of: int | None = None, run_id: str = LIVE) -> list[AccuracyReport]:
+        """Score a run's settled rows by series, model, step and field.
+
+        Args:
+            window: only rows that settled within so many days before `as_of`, such as `30d`.
+            as_of: UTC ms; now when left out.
+            run_id: which run.
+        """
+        until = now_ms() if as_of is None else as_of
+        since = None if window is None else until - _days(window) * DAY_MS
+        return Scores(self.store.settled_rows(until, since, run_id)).reports()
+
+    def chosen(self, name: str | None) -> list[SeriesKey]:
+        """Give the configured series of this name, `EXCHANGE SYMBOL TIMEFRAME`; all when it is None.
+
+        Raises:
+            ConfigError: when there is none of that name.
+        """
+        found = [key for key in self.series if name in (None, str(key))]
+        if not found:
+            raise ConfigError("series", f"one of {', '.join(map(str, self.series))}", name)
+        return found
+
+    def all_bars(self, key: SeriesKey, as_of: int) -> Bars:
+        """Fetch all that the source of a series has, keep it, and give it: the history that a replay needs."""
+        self._keep(key, self._sources[key].fetch(key, None, as_of), as_of)
+        return self.store.bars(key)
+
+    def close(self) -> None:
+        """Let go of sources and store."""
+        for source in set(self._sources.values()):
+            source.close()
+        self.store.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _fetch(self, key: SeriesKey, as_of: int) -> Fetched:
+        """Ask from the newest stored bar on, itself included: it may have been revised."""
+        newest = self.store.newest_open(key)
+        since = self._first_slot(key, as_of) if newest is None else newest
+        return self._sources[key].fetch(key, since, as_of)
+
+    def _keep(self, key: SeriesKey, fetched: Fetched, as_of: int) -> int:
+        self.store.quarantine(key, fetched.rejected, as_of)
+        return self.store.add_bars(fetched.bars)
+
+    def _has_forecast(self, key: SeriesKey, as_of: int) -> bool:
+        """Whether the newest cutoff at `as_of` has been forecast already."""
+        newest = self.store.latest(key, self.model_name)
+        return newest is not None and newest.cutoff >= _cutoff(key, as_of)
+
+    def _context(self, key: SeriesKey, as_of: int) -> Context:
+        return self._cut(self.store.bars(key, start=self._first_slot(key, as_of)), _cutoff(key, as_of))
+
+    def _first_slot(self, key: SeriesKey, as_of: int) -> int:
+        """Open time of the oldest bar that a context at `as_of` can hold."""
+        return int(key.sessions.last_opens(key.timeframe, as_of, self.config.model.context)[0])
+
+    def _cut(self, bars: Bars, cutoff: int) -> Context:
+        return Context.ending_at(bars, cutoff, self.config.model.context, self.config.model.min_context)
+
+    def _configured(self, exchange: str, symbol: str, timeframe: str) -> SeriesKey:
+        return self.chosen(f"{exchange} {symbol} {timeframe}")[0]
+
+    def _only_series(self) -> SeriesKey:
+        if len(self.series) > 1:
+            raise ConfigError("key", "the series of the frame, since several are configured", None)
+        return self.series[0]
+
+    def _log_cycle(self, report: CycleReport) -> None:
+        _log.info(
+            "cycle.completed",
+            timeframe=str(report.timeframe),
+            as_of=report.as_of,
+            series=report.series,
+            bars_added=report.bars_added,
+            forecasts=len(report.forecasts),
+            settled=len(report.settled),
+            skipped={str(key): reason for key, reason in report.skipped.items()},
+            engine=self.models[0].engine,
+            seconds=round(report.seconds, 3),
+        )
+
+
+def _cutoff(key: SeriesKey, as_of: int) -> int:
+    """Close of the last bar that should exist at `as_of`."""
+    return int(key.sessions.closes_of(key.timeframe, key.sessions.last_opens(key.timeframe, as_of, 1))[0])
+
+
+def _days(window: str) -> int:
+    if not (window.endswith("d") and window[:-1].isdigit()):
+        raise ConfigError("window", "a number of days such as 30d", window)
+    return int(window[:-1])

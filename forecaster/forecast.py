@@ -1,0 +1,196 @@
+"""A joint open/high/low/close forecast as a set of quantiles, and where it came from.
+
+Shapes: F fields (open, high, low, close), H steps, Q quantile levels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from forecaster.bars import FIELDS, SeriesKey
+from forecaster.errors import InvalidContext, NonFiniteForecast
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from numpy.typing import NDArray
+
+CHRONOS_LEVELS = (0.01, *(round(0.05 * i, 2) for i in range(1, 20)), 0.99)
+
+
+@dataclass(frozen=True, slots=True)
+class Provenance:
+    """Who made a forecast, on what, and how: enough to tell two forecasts apart and to make one again."""
+
+    model_id: str
+    revision: str
+    weights_sha256: str
+    dtype: str
+    device: str
+    engine: str
+    engine_reason: str
+    input_sha256: str
+    batch_shape: tuple[int, ...]
+    library_versions: str
+    seconds: float
+
+    @property
+    def ledger_id(self) -> str:
+        """What the ledger calls this model: its name and the revision of its weights."""
+        return f"{self.model_id}@{self.revision[:12]}"
+
+
+@dataclass(frozen=True, eq=False)
+class OHLCForecast:
+    """Quantiles of the next H bars of one series, as seen at `cutoff`.
+
+    Args:
+        key: the series.
+        cutoff: close of the last bar seen, UTC ms.
+        quantile_levels: (Q,) rising, inside (0, 1).
+        raw_FHQ: prices as the model gave them.
+        values_FHQ: prices after `repair`: rising over levels, low ≤ open, close ≤ high at every level.
+        provenance: who made it.
+        issued_at: UTC ms at which it was asked for; None until it is recorded.
+        available_at: UTC ms from which a reader could have had it; None until it is recorded.
+
+    Raises:
+        NonFiniteForecast: for NaN or infinity.
+        InvalidContext: for shapes or an order that break the rules above.
+    """
+
+    key: SeriesKey
+    cutoff: int
+    quantile_levels: tuple[float, ...]
+    raw_FHQ: NDArray[np.float64]
+    values_FHQ: NDArray[np.float64]
+    provenance: Provenance
+    issued_at: int | None = None
+    available_at: int | None = None
+
+    def __post_init__(self) -> None:
+        """Check shapes, finiteness and order."""
+        expected = (len(FIELDS), self.raw_FHQ.shape[1], len(self.quantile_levels))
+        if self.raw_FHQ.shape != expected or self.values_FHQ.shape != expected:
+            raise InvalidContext("forecast", f"shape {expected}", f"{self.raw_FHQ.shape} and {self.values_FHQ.shape}")
+        if not (np.isfinite(self.raw_FHQ).all() and np.isfinite(self.values_FHQ).all()):
+            raise NonFiniteForecast(self.key, self.cutoff)
+        if (np.diff(self.values_FHQ, axis=2) < 0).any():
+            raise InvalidContext("forecast", "quantiles that rise with their level", "falling ones")
+        open_HQ, high_HQ, low_HQ, close_HQ = self.values_FHQ
+        if (low_HQ > np.minimum(open_HQ, close_HQ)).any() or (high_HQ < np.maximum(open_HQ, close_HQ)).any():
+            raise InvalidContext("forecast", "low ≤ open, close ≤ high at every level", "fields that cross")
+
+    @property
+    def horizon(self) -> int:
+        """Number of steps."""
+        return int(self.raw_FHQ.shape[1])
+
+    @property
+    def engine(self) -> str:
+        """`compiled` or `eager` for Chronos-2, `numpy` for a baseline."""
+        return self.provenance.engine
+
+    @property
+    def repairs(self) -> int:
+        """How many of the raw values `repair` had to move."""
+        return int((self.raw_FHQ != self.values_FHQ).sum())
+
+    def quantile(self, field: str, level: float) -> NDArray[np.float64]:
+        """Price of `field` at quantile `level`, (H,); linear between the model's own levels.
+
+        Raises:
+            InvalidContext: for an unknown field, or a level outside the outermost ones.
+        """
+        return interpolate(self.values_FHQ[_position(field)], self.quantile_levels, level)
+
+    def quantiles(self, level: float) -> NDArray[np.float64]:
+        """Prices of all fields at quantile `level`, (F, H)."""
+        return interpolate(self.values_FHQ, self.quantile_levels, level)
+
+    def median(self, field: str = "close") -> NDArray[np.float64]:
+        """Give the 0.5 quantile of `field`, (H,)."""
+        return self.quantile(field, 0.5)
+
+    def interval(self, coverage: float, field: str = "close") -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Lower and upper price of the central interval that should hold `coverage` of the outcomes, (H,) each."""
+        tail = round((1 - coverage) / 2, 12)
+        return self.quantile(field, tail), self.quantile(field, round(1 - tail, 12))
+
+    def prob_above(self, level: float, step: int = 1, field: str = "close") -> float:
+        """Probability that `field` of step `step` lies above the price `level`.
+
+        Linear between the quantiles. Past the outermost ones the model says nothing, so the answer
+        never leaves [1 - last level, 1 - first level].
+        """
+        values_Q = self.values_FHQ[_position(field), self._row(step)]
+        return 1.0 - float(np.interp(level, values_Q, self.quantile_levels))
+
+    def target_time(self, step: int = 1) -> int:
+        """Open time (UTC ms) of the bar that `step` stands for."""
+        return int(self.target_opens()[self._row(step)])
+
+    def target_opens(self) -> NDArray[np.int64]:
+        """Open times (UTC ms) of all target bars, (H,)."""
+        return self.key.sessions.next_opens(self.key.timeframe, self.cutoff, self.horizon)
+
+    def age(self, now: int) -> int:
+        """Milliseconds from the cutoff to `now` (UTC ms)."""
+        return now - self.cutoff
+
+    def is_stale(self, now: int) -> bool:
+        """Whether the first target bar has closed by `now` (UTC ms): a newer forecast should exist."""
+        first = np.array([self.target_time(1)])
+        return now >= int(self.key.sessions.closes_of(self.key.timeframe, first)[0])
+
+    @property
+    def frame(self) -> pd.DataFrame:
+        """One row per target bar, indexed by its open time (UTC); columns are (field, level)."""
+        import pandas as pd  # noqa: PLC0415 - only who wants a frame pays for pandas
+
+        columns = pd.MultiIndex.from_product([FIELDS, self.quantile_levels], names=["field", "level"])
+        index = pd.to_datetime(self.target_opens(), unit="ms", utc=True).rename("target_open")
+        return pd.DataFrame(self.values_FHQ.transpose(1, 0, 2).reshape(self.horizon, -1), index=index, columns=columns)
+
+    def _row(self, step: int) -> int:
+        if not 1 <= step <= self.horizon:
+            raise InvalidContext("step", f"1 to {self.horizon}", step)
+        return step - 1
+
+
+def interpolate(values_Q: NDArray[np.float64], levels: tuple[float, ...], level: float) -> NDArray[np.float64]:
+    """Give the quantile at `level` of values whose last axis is Q, linear between the two levels around it.
+
+    Raises:
+        InvalidContext: for a level outside the outermost ones.
+    """
+    if not levels[0] <= level <= levels[-1]:
+        raise InvalidContext("level", f"{levels[0]} to {levels[-1]}", level)
+    upper = int(np.searchsorted(levels, level))
+    below: NDArray[np.float64] = values_Q[..., max(upper - 1, 0)]
+    above: NDArray[np.float64] = values_Q[..., upper]
+    if levels[upper] == level:
+        return above
+    weight = (level - levels[upper - 1]) / (levels[upper] - levels[upper - 1])
+    return (1 - weight) * below + weight * above
+
+
+def repair(raw_FHQ: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Make quantiles rise with their level and fields agree: low ≤ open, close ≤ high.
+
+    Sorting quantiles never raises the pinball loss (Chernozhukov, Fernández-Val and Galichon, 2010,
+    "Quantile and Probability Curves Without Crossing"). Leading axes before F are batch axes.
+    """
+    values = np.sort(raw_FHQ, axis=-1)
+    open_, high, low, close = np.moveaxis(values, -3, 0)
+    np.maximum(high, np.maximum(open_, close), out=high)
+    np.minimum(low, np.minimum(open_, close), out=low)
+    return values
+
+
+def _position(field: str) -> int:
+    if field not in FIELDS:
+        raise InvalidContext("field", f"one of {', '.join(FIELDS)}", repr(field))
+    return FIELDS.index(field)

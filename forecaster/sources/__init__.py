@@ -1,0 +1,45 @@
+"""Where bars come from: the port, and the one way to open it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from forecaster.bars import Bars, RejectedRow, SeriesKey
+    from forecaster.config import Config, SeriesConfig
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """An answer: the final bars, and the rows that were refused with their reasons."""
+
+    bars: Bars
+    rejected: list[RejectedRow] = field(default_factory=list)
+
+
+class BarSource(Protocol):
+    """Gives final bars. Safe to call from several threads."""
+
+    def fetch(self, key: SeriesKey, since: int | None, as_of: int) -> Fetched:
+        """Give the bars of `key` that open at or after `since` and have closed by `as_of` (UTC ms).
+
+        `since` of None asks for all that the source has. `first_seen_at` of every bar is `as_of`.
+
+        Raises:
+            SourceError: when there is no usable answer; its kind says whether to ask again.
+        """
+
+    def close(self) -> None:
+        """Let go of connections."""
+
+
+def open_source(config: Config, series: SeriesConfig) -> BarSource:
+    """Open the source that the configuration names for a series: its `file`, or its exchange."""
+    if series.file is not None:
+        from forecaster.sources.files import FileSource  # noqa: PLC0415 - pandas only for who reads files
+
+        return FileSource(series.file)
+    from forecaster.sources.exchange import ExchangeSource  # noqa: PLC0415 - ccxt takes a second to import
+
+    return ExchangeSource(series.exchange, config.exchanges[series.exchange])

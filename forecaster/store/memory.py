@@ -1,0 +1,143 @@
+"""The store without a disk: for tests, for strategies under test, and for a quick look.
+
+It keeps the contract of `Store` but durability: what it holds ends with the process.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, TypeAlias
+
+import numpy as np
+
+from forecaster.bars import FIELDS, Bars
+from forecaster.errors import InvalidContext, LedgerConflict
+from forecaster.ledger import LIVE, LedgerRow, Run, SettledRow, forecast_id
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from forecaster.bars import RejectedRow, SeriesKey
+    from forecaster.forecast import OHLCForecast
+
+_Revisions: TypeAlias = "dict[int, list[tuple[tuple[float, ...], int]]]"
+
+
+class MemoryStore:
+    """A `Store` in dictionaries; `rejected` and `runs` can be looked at by tests."""
+
+    def __init__(self) -> None:
+        self._bars: dict[SeriesKey, _Revisions] = {}
+        self._forecasts: dict[str, dict[str, OHLCForecast]] = {}
+        self.rejected: list[tuple[SeriesKey, RejectedRow]] = []
+        self.runs: dict[str, Run] = {}
+
+    def add_bars(self, bars: Bars) -> int:
+        """Append bars that are new, and a further revision of those that changed; returns how many rows."""
+        known = self._bars.setdefault(bars.key, {})
+        added = 0
+        for open_time, values, seen in zip(
+            bars.open_time.tolist(), bars.ohlcv_TF.tolist(), bars.first_seen_at.tolist(), strict=True
+        ):
+            revisions = known.setdefault(open_time, [])
+            if not revisions or revisions[-1][0] != tuple(values):
+                revisions.append((tuple(values), seen))
+                added += 1
+        return added
+
+    def bars(self, key: SeriesKey, start: int | None = None, end: int | None = None) -> Bars:
+        """Give the newest revision of every bar whose open_time lies in [start, end)."""
+        known = self._bars.get(key, {})
+        times = sorted(time for time in known if (start is None or time >= start) and (end is None or time < end))
+        if not times:
+            return Bars.empty(key)
+        newest = [known[time][-1] for time in times]
+        revision = np.array([len(known[time]) - 1 for time in times])
+        return Bars(
+            key, np.array(times), np.array([one[0] for one in newest]), np.array([one[1] for one in newest]), revision
+        )
+
+    def newest_open(self, key: SeriesKey) -> int | None:
+        """Open time of the newest bar of a series, None when there is none."""
+        return max(self._bars.get(key, {}), default=None)
+
+    def quarantine(self, key: SeriesKey, rows: Sequence[RejectedRow], seen_at: int) -> None:
+        """Keep rows that were refused, with their reasons."""
+        del seen_at
+        self.rejected.extend((key, row) for row in rows)
+
+    def add_run(self, run: Run) -> None:
+        """Name a run before its forecasts; a run that is known stays as it is."""
+        self.runs.setdefault(run.id, run)
+
+    def add_forecasts(self, forecasts: Sequence[OHLCForecast], run_id: str) -> int:
+        """Append forecasts, all or none; returns how many are new.
+
+        Raises:
+            LedgerConflict: when one is there with other numbers.
+        """
+        known = self._forecasts.setdefault(run_id, {})
+        new: dict[str, OHLCForecast] = {}
+        for forecast in forecasts:
+            if forecast.issued_at is None or forecast.available_at is None:
+                raise InvalidContext("forecast", "issued_at and available_at", f"none on {forecast.key}")
+            name = forecast_id(forecast.key, forecast.provenance.ledger_id, run_id, forecast.cutoff)
+            if name not in known:
+                new[name] = forecast
+            elif not np.array_equal(known[name].raw_FHQ, forecast.raw_FHQ):
+                raise LedgerConflict(name)
+        known.update(new)
+        return len(new)
+
+    def latest(self, key: SeriesKey, model_name: str, run_id: str = LIVE) -> OHLCForecast | None:
+        """Give the forecast with the newest cutoff that a model of this name made."""
+        made = (f for f in self._of_run(run_id) if f.key == key and f.provenance.model_id == model_name)
+        return max(made, key=lambda f: (f.cutoff, f.issued_at), default=None)
+
+    def history(self, key: SeriesKey, start: int, end: int, run_id: str = LIVE) -> list[LedgerRow]:
+        """Give all models' rows whose cutoff lies in [start, end), by cutoff, model, step and field."""
+        made = [f for f in self._of_run(run_id) if f.key == key and start <= f.cutoff < end]
+        return [row for f in sorted(made, key=_ledger_order) for row in _rows(f, run_id)]
+
+    def settled_rows(self, as_of: int, since: int | None = None, run_id: str = LIVE) -> list[SettledRow]:
+        """Give rows whose target bar was first seen in (since, as_of], with the newest revision of it."""
+        made = sorted(self._of_run(run_id), key=_ledger_order)
+        settled = (self._settle(row, as_of, since) for forecast in made for row in _rows(forecast, run_id))
+        return [row for row in settled if row is not None]
+
+    def close(self) -> None:
+        """Nothing to let go of."""
+
+    def _of_run(self, run_id: str) -> list[OHLCForecast]:
+        return list(self._forecasts.get(run_id, {}).values())
+
+    def _settle(self, row: LedgerRow, as_of: int, since: int | None) -> SettledRow | None:
+        revisions = self._bars.get(row.key, {}).get(row.target_open, [])
+        seen = [i for i, (_, first_seen_at) in enumerate(revisions) if first_seen_at <= as_of]
+        if not seen or (since is not None and revisions[seen[-1]][1] <= since):
+            return None
+        return SettledRow(row, revisions[seen[-1]][0][FIELDS.index(row.field)], seen[-1])
+
+
+def _rows(forecast: OHLCForecast, run_id: str) -> Iterator[LedgerRow]:
+    targets = forecast.target_opens().tolist()
+    for step, target in enumerate(targets, start=1):
+        for f, field in enumerate(FIELDS):
+            yield LedgerRow(
+                key=forecast.key,
+                model_id=forecast.provenance.ledger_id,
+                run_id=run_id,
+                cutoff=forecast.cutoff,
+                step=step,
+                field=field,
+                target_open=target,
+                issued_at=forecast.issued_at or 0,
+                available_at=forecast.available_at or 0,
+                engine=forecast.engine,
+                quantile_levels=forecast.quantile_levels,
+                raw_Q=forecast.raw_FHQ[f, step - 1],
+                values_Q=forecast.values_FHQ[f, step - 1],
+            )
+
+
+def _ledger_order(forecast: OHLCForecast) -> tuple[str, int, str]:
+    return (str(forecast.key), forecast.cutoff, forecast.provenance.ledger_id)

@@ -1,0 +1,428 @@
+"""The store on a database: one class for every SQLAlchemy URL, SQLite by default.
+
+Quantiles are kept twice: q10, q50 and q90 as columns that people can query, and all levels, raw and
+repaired, as little-endian float64 blobs that reproduce the forecast bit by bit.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sqlite3
+from collections import defaultdict
+from contextlib import contextmanager
+from dataclasses import asdict
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import sqlalchemy as sa
+
+from forecaster.bars import COLUMNS, FIELDS, Bars, RejectedRow, SeriesKey
+from forecaster.errors import InvalidContext, LedgerConflict, SchemaTooNew, StoreUnavailable
+from forecaster.forecast import OHLCForecast, Provenance
+from forecaster.ledger import LIVE, LedgerRow, Run, SettledRow, forecast_id
+from forecaster.store import schema as t
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from numpy.typing import NDArray
+
+BUSY_TIMEOUT_MS = 10_000
+_WAL_FIXED_IN = ((3, 51, 3), (3, 50, 7), (3, 44, 6))
+
+
+class SqlStore:
+    """A `Store` on SQLite (or another database that SQLAlchemy speaks to).
+
+    Raises:
+        StoreUnavailable: when the database cannot be opened.
+        SchemaTooNew: when a newer program wrote it.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        try:
+            self._engine = sa.create_engine(url)
+        except sa.exc.ArgumentError as error:
+            raise StoreUnavailable(url, f"expected memory: or a URL such as sqlite:///ledger.db: {error}") from error
+        if self._engine.dialect.name == "sqlite":
+            sa.event.listen(self._engine, "connect", _prepare_sqlite)
+            sa.event.listen(self._engine, "begin", _begin_sqlite)
+        with self._transaction() as connection:
+            t.metadata.create_all(connection)
+            found = connection.scalar(sa.select(sa.func.max(t.schema_version.c.version)))
+            if found is None:
+                connection.execute(t.schema_version.insert().values(version=t.SCHEMA_VERSION))
+            elif found > t.SCHEMA_VERSION:
+                raise SchemaTooNew(url, t.SCHEMA_VERSION, found)
+
+    def add_bars(self, bars: Bars) -> int:
+        """Append bars that are new, and a further revision of those that changed; returns how many rows."""
+        if not len(bars):
+            return 0
+        with self._transaction() as connection:
+            series_id = self._series_id(connection, bars.key)
+            span = (int(bars.open_time[0]), int(bars.open_time[-1]) + 1)
+            known = {row[0]: row for row in connection.execute(_newest_bars(series_id, *span))}
+            rows = [_bar_row(bars, i, series_id, known.get(int(bars.open_time[i]))) for i in range(len(bars))]
+            new = [row for row in rows if row is not None]
+            if new:
+                connection.execute(t.bar.insert(), new)
+        return len(new)
+
+    def bars(self, key: SeriesKey, start: int | None = None, end: int | None = None) -> Bars:
+        """Give the newest revision of every bar whose open_time lies in [start, end)."""
+        with self._transaction(write=False) as connection:
+            rows = connection.execute(_newest_bars(self._find_series(connection, key), start, end)).all()
+        if not rows:
+            return Bars.empty(key)
+        columns = np.array(rows, dtype=np.float64)
+        times, seen, revision = (np.array([row[i] for row in rows], np.int64) for i in (0, 6, 7))
+        return Bars(key, times, columns[:, 1:6], seen, revision)
+
+    def newest_open(self, key: SeriesKey) -> int | None:
+        """Open time of the newest bar of a series, None when there is none."""
+        with self._transaction(write=False) as connection:
+            series_id = self._find_series(connection, key)
+            found: int | None = connection.scalar(
+                sa.select(sa.func.max(t.bar.c.open_time)).where(t.bar.c.series_id == series_id)
+            )
+        return found
+
+    def quarantine(self, key: SeriesKey, rows: Sequence[RejectedRow], seen_at: int) -> None:
+        """Keep rows that were refused, with their reasons."""
+        if not rows:
+            return
+        with self._transaction() as connection:
+            series_id = self._series_id(connection, key)
+            connection.execute(
+                t.quarantine.insert(),
+                [
+                    {
+                        "series_id": series_id,
+                        "open_time": row.open_time,
+                        "row": json.dumps(row.values),
+                        "reason": row.reason,
+                        "seen_at": seen_at,
+                    }
+                    for row in rows
+                ],
+            )
+
+    def add_run(self, run: Run) -> None:
+        """Name a run before its forecasts; a run that is known stays as it is."""
+        with self._transaction() as connection:
+            if connection.scalar(sa.select(t.run.c.id).where(t.run.c.id == run.id)) is None:
+                connection.execute(t.run.insert(), [asdict(run)])
+
+    def add_forecasts(self, forecasts: Sequence[OHLCForecast], run_id: str) -> int:
+        """Append forecasts in one transaction; returns how many are new.
+
+        Raises:
+            LedgerConflict: when one is there with other numbers; then nothing of the batch is written.
+        """
+        with self._transaction() as connection:
+            series_ids = {key: self._series_id(connection, key) for key in {f.key for f in forecasts}}
+            self._add_models(connection, forecasts)
+            rows = {row["id"]: row for row in (_forecast_row(f, run_id, series_ids[f.key]) for f in forecasts)}
+            known = self._known_payloads(connection, list(rows))
+            for name, payload in known.items():
+                if rows[name]["payload_sha256"] != payload:
+                    raise LedgerConflict(name)
+            new = [row for name, row in rows.items() if name not in known]
+            if new:
+                connection.execute(t.forecast.insert(), new)
+                names = {row["id"] for row in new}
+                connection.execute(t.forecast_value.insert(), list(_value_rows(forecasts, run_id, names)))
+        return len(new)
+
+    def latest(self, key: SeriesKey, model_name: str, run_id: str = LIVE) -> OHLCForecast | None:
+        """Give the forecast with the newest cutoff that a model of this name made."""
+        with self._transaction(write=False) as connection:
+            series_id = self._find_series(connection, key)
+            found = connection.execute(
+                sa.select(t.forecast, t.model.c.quantile_levels)
+                .join(t.model)
+                .where(t.forecast.c.series_id == series_id, t.forecast.c.run_id == run_id, t.model.c.name == model_name)
+                .order_by(t.forecast.c.cutoff.desc(), t.forecast.c.issued_at.desc())
+                .limit(1)
+            ).first()
+            if found is None:
+                return None
+            values = connection.execute(
+                sa.select(t.forecast_value)
+                .where(t.forecast_value.c.forecast_id == found.id)
+                .order_by(t.forecast_value.c.step)
+            ).all()
+        return _read_forecast(key, found, values)
+
+    def history(self, key: SeriesKey, start: int, end: int, run_id: str = LIVE) -> list[LedgerRow]:
+        """Give all models' rows whose cutoff lies in [start, end), by cutoff, model, step and field."""
+        with self._transaction(write=False) as connection:
+            series_id = self._find_series(connection, key)
+            query = (
+                _ledger_query()
+                .where(t.forecast.c.series_id == series_id, t.forecast.c.run_id == run_id)
+                .where(t.forecast.c.cutoff >= start, t.forecast.c.cutoff < end)
+                .order_by(t.forecast.c.cutoff, t.forecast.c.model_id, t.forecast_value.c.step)
+            )
+            rows = connection.execute(query).all()
+        return sorted((_read_row(row) for row in rows), key=_ledger_order)
+
+    def settled_rows(self, as_of: int, since: int | None = None, run_id: str = LIVE) -> list[SettledRow]:
+        """Give rows whose target bar was first seen in (since, as_of], with the newest revision of it."""
+        newest = _newest_of(t.bar.c.first_seen_at <= as_of)
+        query = (
+            _ledger_query()
+            .add_columns(*(t.bar.c[name].label(f"actual_{name}") for name in FIELDS), t.bar.c.revision)
+            .join(
+                t.bar,
+                (t.bar.c.series_id == t.forecast.c.series_id) & (t.bar.c.open_time == t.forecast_value.c.target_open),
+            )
+            .where(t.forecast.c.run_id == run_id, t.bar.c.first_seen_at <= as_of, t.bar.c.revision == newest)
+        )
+        if since is not None:
+            query = query.where(t.bar.c.first_seen_at > since)
+        with self._transaction(write=False) as connection:
+            rows = connection.execute(query).all()
+        settled = [SettledRow(_read_row(row), float(getattr(row, f"actual_{row.field}")), row.revision) for row in rows]
+        return sorted(settled, key=lambda one: _ledger_order(one.row))
+
+    def close(self) -> None:
+        """Let go of the database."""
+        self._engine.dispose()
+
+    @contextmanager
+    def _transaction(self, *, write: bool = True) -> Iterator[sa.Connection]:
+        """One transaction: committed when the block ends, undone when it raises."""
+        try:
+            with self._engine.connect().execution_options(write=write) as connection, connection.begin():
+                yield connection
+        except (sa.exc.DBAPIError, sqlite3.Error) as error:
+            raise StoreUnavailable(self._url, str(getattr(error, "orig", error))) from error
+
+    def _find_series(self, connection: sa.Connection, key: SeriesKey) -> int:
+        """Id of a series, -1 when it is not there yet."""
+        found: int | None = connection.scalar(
+            sa.select(t.series.c.id).where(
+                t.series.c.exchange == key.exchange,
+                t.series.c.symbol == key.symbol,
+                t.series.c.timeframe == str(key.timeframe),
+            )
+        )
+        return -1 if found is None else found
+
+    def _series_id(self, connection: sa.Connection, key: SeriesKey) -> int:
+        found = self._find_series(connection, key)
+        if found >= 0:
+            return found
+        row = {
+            "exchange": key.exchange,
+            "symbol": key.symbol,
+            "timeframe": str(key.timeframe),
+            "calendar": key.calendar,
+        }
+        connection.execute(t.series.insert().values(row))
+        return self._find_series(connection, key)
+
+    def _add_models(self, connection: sa.Connection, forecasts: Sequence[OHLCForecast]) -> None:
+        rows = {f.provenance.ledger_id: f for f in forecasts}
+        known = set(connection.scalars(sa.select(t.model.c.id).where(t.model.c.id.in_(rows))))
+        new = [
+            {
+                "id": name,
+                "name": f.provenance.model_id,
+                "revision": f.provenance.revision,
+                "weights_sha256": f.provenance.weights_sha256,
+                "quantile_levels": json.dumps(f.quantile_levels),
+            }
+            for name, f in rows.items()
+            if name not in known
+        ]
+        if new:
+            connection.execute(t.model.insert(), new)
+
+    def _known_payloads(self, connection: sa.Connection, names: list[str]) -> dict[str, str]:
+        known: dict[str, str] = {}
+        for first in range(0, len(names), 500):
+            some = names[first : first + 500]
+            query = sa.select(t.forecast.c.id, t.forecast.c.payload_sha256).where(t.forecast.c.id.in_(some))
+            known.update((row.id, row.payload_sha256) for row in connection.execute(query))
+        return known
+
+
+def _prepare_sqlite(connection: sqlite3.Connection, record: object) -> None:
+    """Full synchronisation; write-ahead log only where SQLite's WAL-reset bug is fixed."""
+    del record
+    connection.isolation_level = None
+    journal = "WAL" if _wal_is_safe(sqlite3.sqlite_version_info) else "DELETE"
+    for pragma in (
+        f"busy_timeout={BUSY_TIMEOUT_MS}",
+        f"journal_mode={journal}",
+        "synchronous=FULL",
+        "foreign_keys=ON",
+    ):
+        connection.execute(f"PRAGMA {pragma}")
+
+
+def _begin_sqlite(connection: sa.Connection) -> None:
+    """Take the write lock at once where a transaction will write: no deadlock half-way."""
+    writes = connection.get_execution_options().get("write", True)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+
+def _wal_is_safe(version: tuple[int, ...]) -> bool:
+    """Whether this SQLite has the WAL-reset fix (sqlite.org/wal.html, section 11)."""
+    return version >= _WAL_FIXED_IN[0] or any(fixed <= version < (fixed[0], fixed[1] + 1) for fixed in _WAL_FIXED_IN)
+
+
+def _newest_of(*conditions: sa.ColumnElement[bool]) -> sa.ScalarSelect[Any]:
+    """Newest revision of the outer query's bar."""
+    other = t.bar.alias("other")
+    return (
+        sa.select(sa.func.max(other.c.revision))
+        .where(other.c.series_id == t.bar.c.series_id, other.c.open_time == t.bar.c.open_time)
+        .where(*conditions)
+        .scalar_subquery()
+    )
+
+
+def _newest_bars(series_id: int, start: int | None, end: int | None) -> sa.Select[Any]:
+    columns = (t.bar.c.open_time, *(t.bar.c[name] for name in COLUMNS), t.bar.c.first_seen_at, t.bar.c.revision)
+    query = sa.select(*columns).where(t.bar.c.series_id == series_id, t.bar.c.revision == _newest_of())
+    if start is not None:
+        query = query.where(t.bar.c.open_time >= start)
+    if end is not None:
+        query = query.where(t.bar.c.open_time < end)
+    return query.order_by(t.bar.c.open_time)
+
+
+def _bar_row(bars: Bars, i: int, series_id: int, known: Sequence[Any] | None) -> dict[str, Any] | None:
+    """The row to append for bar `i`; None when the newest known revision holds the same values."""
+    values = bars.ohlcv_TF[i].tolist()
+    if known is not None and list(known[1:6]) == values:
+        return None
+    revision = 0 if known is None else int(known[7]) + 1
+    row = dict(zip(COLUMNS, values, strict=True))
+    row |= {"series_id": series_id, "open_time": int(bars.open_time[i])}
+    return row | {"revision": revision, "first_seen_at": int(bars.first_seen_at[i])}
+
+
+def _forecast_row(forecast: OHLCForecast, run_id: str, series_id: int) -> dict[str, Any]:
+    p = forecast.provenance
+    if forecast.issued_at is None or forecast.available_at is None:
+        raise InvalidContext("forecast", "issued_at and available_at", f"none on {forecast.key}")
+    return {
+        "id": forecast_id(forecast.key, p.ledger_id, run_id, forecast.cutoff),
+        "series_id": series_id,
+        "model_id": p.ledger_id,
+        "run_id": run_id,
+        "cutoff": forecast.cutoff,
+        "horizon": forecast.horizon,
+        "issued_at": forecast.issued_at,
+        "available_at": forecast.available_at,
+        "engine": p.engine,
+        "provenance": json.dumps(asdict(p)),
+        "payload_sha256": hashlib.sha256(np.ascontiguousarray(forecast.raw_FHQ, "<f8").tobytes()).hexdigest(),
+    }
+
+
+def _value_rows(forecasts: Sequence[OHLCForecast], run_id: str, names: set[str]) -> Iterator[dict[str, Any]]:
+    for forecast in forecasts:
+        name = forecast_id(forecast.key, forecast.provenance.ledger_id, run_id, forecast.cutoff)
+        if name not in names:
+            continue
+        tens = {f"q{round(100 * level)}": forecast.quantiles(level) for level in (0.1, 0.5, 0.9)}
+        targets = forecast.target_opens().tolist()
+        for f, field in enumerate(FIELDS):
+            for h, target in enumerate(targets):
+                yield {
+                    "forecast_id": name,
+                    "step": h + 1,
+                    "field": field,
+                    "target_open": target,
+                    **{column: float(values_FH[f, h]) for column, values_FH in tens.items()},
+                    "raw": _pack(forecast.raw_FHQ[f, h]),
+                    "repaired": _pack(forecast.values_FHQ[f, h]),
+                }
+
+
+def _pack(values_Q: NDArray[np.float64]) -> bytes:
+    return np.ascontiguousarray(values_Q, "<f8").tobytes()
+
+
+def _unpack(blob: bytes) -> NDArray[np.float64]:
+    return np.frombuffer(blob, "<f8")
+
+
+def _read_forecast(key: SeriesKey, row: sa.Row[Any], values: Sequence[sa.Row[Any]]) -> OHLCForecast:
+    by_field: dict[str, list[sa.Row[Any]]] = defaultdict(list)
+    for value in values:
+        by_field[value.field].append(value)
+    raw, repaired = (
+        np.array([[_unpack(getattr(value, name)) for value in by_field[field]] for field in FIELDS])
+        for name in ("raw", "repaired")
+    )
+    about = json.loads(row.provenance)
+    about["batch_shape"] = tuple(about["batch_shape"])
+    levels = _levels(row.quantile_levels)
+    return OHLCForecast(key, row.cutoff, levels, raw, repaired, Provenance(**about), row.issued_at, row.available_at)
+
+
+def _ledger_query() -> sa.Select[Any]:
+    return (
+        sa.select(
+            t.series.c.exchange,
+            t.series.c.symbol,
+            t.series.c.timeframe,
+            t.series.c.calendar,
+            t.forecast.c.model_id,
+            t.forecast.c.run_id,
+            t.forecast.c.cutoff,
+            t.forecast.c.issued_at,
+            t.forecast.c.available_at,
+            t.forecast.c.engine,
+            t.forecast_value.c.step,
+            t.forecast_value.c.field,
+            t.forecast_value.c.target_open,
+            t.forecast_value.c.raw,
+            t.forecast_value.c.repaired,
+            t.model.c.quantile_levels,
+        )
+        .select_from(t.forecast)
+        .join(t.forecast_value, t.forecast_value.c.forecast_id == t.forecast.c.id)
+        .join(t.series, t.series.c.id == t.forecast.c.series_id)
+        .join(t.model, t.model.c.id == t.forecast.c.model_id)
+    )
+
+
+def _read_row(row: sa.Row[Any]) -> LedgerRow:
+    return LedgerRow(
+        key=_key(row.exchange, row.symbol, row.timeframe, row.calendar),
+        model_id=row.model_id,
+        run_id=row.run_id,
+        cutoff=row.cutoff,
+        step=row.step,
+        field=row.field,
+        target_open=row.target_open,
+        issued_at=row.issued_at,
+        available_at=row.available_at,
+        engine=row.engine,
+        quantile_levels=_levels(row.quantile_levels),
+        raw_Q=_unpack(row.raw),
+        values_Q=_unpack(row.repaired),
+    )
+
+
+_key = lru_cache(maxsize=4096)(SeriesKey.of)
+
+
+@lru_cache(maxsize=64)
+def _levels(text: str) -> tuple[float, ...]:
+    return tuple(json.loads(text))
+
+
+def _ledger_order(row: LedgerRow) -> tuple[str, int, str, int, int]:
+    return (str(row.key), row.cutoff, row.model_id, row.step, FIELDS.index(row.field))

@@ -1,0 +1,65 @@
+"""The length of a bar, and the only arithmetic on the 24/7 grid of open and close times.
+
+Times are integer milliseconds since the epoch, UTC. Session calendars build on this in `sessions`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from forecaster.errors import ConfigError
+
+MINUTE_MS: Final = 60_000
+DAY_MS: Final = 86_400_000
+
+_MINUTES: Final = {
+    "1m": 1,
+    "3m": 3,
+    "5m": 5,
+    "15m": 15,
+    "30m": 30,
+    "1h": 60,
+    "2h": 120,
+    "4h": 240,
+    "6h": 360,
+    "8h": 480,
+    "12h": 720,
+    "1d": 1440,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Timeframe:
+    """A fixed bar length by its ccxt name, `1m` to `1d`.
+
+    Weeks and months are refused: their anchors differ from venue to venue.
+
+    Raises:
+        ConfigError: for any other name.
+    """
+
+    name: str
+
+    def __post_init__(self) -> None:
+        """Refuse a name that is not of fixed length."""
+        if self.name not in _MINUTES:
+            raise ConfigError("timeframe", f"one of {', '.join(_MINUTES)}", self.name)
+
+    @property
+    def ms(self) -> int:
+        """Length in milliseconds."""
+        return _MINUTES[self.name] * MINUTE_MS
+
+    @property
+    def is_daily(self) -> bool:
+        """Whether one bar is one day, or one session of an exchange calendar."""
+        return self.ms == DAY_MS
+
+    def floor(self, time_ms: int) -> int:
+        """Open time of the 24/7 bar that contains `time_ms`."""
+        return time_ms - time_ms % self.ms
+
+    def __str__(self) -> str:
+        """Give the ccxt name."""
+        return self.name
