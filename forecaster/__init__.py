@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from forecaster.forecast import OHLCForecast, Provenance
     from forecaster.ledger import AccuracyReport, LedgerRow, SettledRow
     from forecaster.model.chronos2 import Chronos2OHLCWrapper
-    from forecaster.replay.replay import replay
     from forecaster.sources.memory import MemorySource
     from forecaster.store.memory import MemoryStore
     from forecaster.timeframe import Timeframe
@@ -36,7 +35,6 @@ _HOMES = {
     "SeriesKey": "bars",
     "SettledRow": "ledger",
     "Timeframe": "timeframe",
-    "replay": "replay.replay",
 }
 
 __all__ = [
@@ -55,7 +53,6 @@ __all__ = [
     "SeriesKey",
     "SettledRow",
     "Timeframe",
-    "replay",
 ]
 
 

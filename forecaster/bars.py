@@ -96,7 +96,9 @@ class Bars:
         """Freeze the arrays and check every row."""
         n = len(self.open_time)
         _freeze(self, "open_time", np.array(self.open_time, np.int64))
-        _freeze(self, "ohlcv_TF", np.array(self.ohlcv_TF, np.float64).reshape(n, len(COLUMNS)))
+        if np.shape(self.ohlcv_TF) != (n, len(COLUMNS)):
+            raise InvalidContext(f"bars of {self.key}", f"ohlcv of shape {(n, len(COLUMNS))}", np.shape(self.ohlcv_TF))
+        _freeze(self, "ohlcv_TF", np.array(self.ohlcv_TF, np.float64))
         for name in ("first_seen_at", "revision"):
             _freeze(self, name, np.array(np.broadcast_to(getattr(self, name), n), np.int64))
         rules = _broken_rules(self.key, self.open_time, self.ohlcv_TF)
@@ -148,7 +150,10 @@ class Bars:
             raise InvalidContext("frame", "an index of open times", type(frame.index).__name__)
         index = frame.index if frame.index.tz is None else frame.index.tz_convert("UTC").tz_localize(None)
         times = index.to_numpy().astype("datetime64[ms]").astype(np.int64)
-        ohlcv = frame.reindex(columns=list(COLUMNS)).to_numpy(np.float64, copy=True)
+        try:
+            ohlcv = frame.reindex(columns=list(COLUMNS)).to_numpy(np.float64, copy=True)
+        except ValueError as error:
+            raise InvalidContext("frame", "numbers in every price column", error) from error
         if "volume" not in frame.columns:
             ohlcv[:, 4] = 0.0
         return cls(key, key.sessions.opens_of_labels(key.timeframe, times), ohlcv)
@@ -200,10 +205,12 @@ class Context:
         """Cut the context of up to `length` slots that ends with the bar which closed at `cutoff`.
 
         Raises:
-            MissingBars: when the bar that closed at `cutoff` is not among `bars`.
+            MissingBars: when no bar closes at `cutoff`, or it is not among `bars`.
             NotEnoughBars: when fewer than `min_bars` real bars fall into those slots.
         """
         slots = bars.key.sessions.last_opens(bars.key.timeframe, cutoff, length)
+        if not len(slots) or bars.key.sessions.closes_of(bars.key.timeframe, slots[-1:])[0] != cutoff:
+            raise MissingBars(bars.key, cutoff, int(bars.close_time[-1]) if len(bars) else None)
         first, last = np.searchsorted(bars.open_time, [slots[0], slots[-1] + 1])
         if last == 0 or bars.open_time[last - 1] != slots[-1]:
             raise MissingBars(bars.key, cutoff, int(bars.close_time[last - 1]) if last else None)

@@ -8,7 +8,7 @@ open and ends at its close at the latest.
 from __future__ import annotations
 
 from functools import cache
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -16,6 +16,8 @@ from forecaster.errors import ConfigError
 from forecaster.timeframe import DAY_MS, Timeframe
 
 if TYPE_CHECKING:
+    from types import ModuleType
+
     from numpy.typing import NDArray
 
 ALWAYS_OPEN = "24/7"
@@ -59,12 +61,24 @@ def calendar(name: str) -> Calendar:
     known = exchange_calendars.get_calendar_names(include_aliases=False)
     if name not in known:
         raise ConfigError("calendar", f"{ALWAYS_OPEN} or an exchange_calendars code such as XNYS", name)
-    sessions = exchange_calendars.get_calendar(name, start=_FIRST_SESSION)
+    sessions = _open_calendar(exchange_calendars, name)
     return _Sessions(
         sessions.opens_nanos // _NANOS_PER_MS,
         sessions.closes_nanos // _NANOS_PER_MS,
         sessions.sessions_nanos // _NANOS_PER_MS,
     )
+
+
+def _open_calendar(library: ModuleType, name: str) -> Any:
+    """Open a calendar from 1990 on, or from where it begins; some cannot be computed at all."""
+    try:
+        return library.get_calendar(name, start=_FIRST_SESSION)
+    except (ValueError, NotImplementedError):
+        pass
+    try:
+        return library.get_calendar(name)
+    except (ValueError, NotImplementedError) as error:
+        raise ConfigError("calendar", "one that exchange_calendars can compute", f"{name}: {error}") from error
 
 
 class _AlwaysOpen:
@@ -135,7 +149,8 @@ class _Sessions:
             return labels
         days = labels - labels % DAY_MS
         at = np.minimum(np.searchsorted(self._dates, days), len(self._dates) - 1)
-        return np.where(self._dates[at] == days, self._opens[at], labels)
+        is_date = (self._dates[at] == days) & ~np.isin(labels, self._opens)
+        return np.where(is_date, self._opens[at], labels)
 
     def _grid(self, timeframe: Timeframe) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Opens and closes of all bars of a timeframe, made once."""

@@ -24,7 +24,8 @@ class BarSource(Protocol):
     def fetch(self, key: SeriesKey, since: int | None, as_of: int) -> Fetched:
         """Give the bars of `key` that open at or after `since` and have closed by `as_of` (UTC ms).
 
-        `since` of None asks for all that the source has. `first_seen_at` of every bar is `as_of`.
+        `since` of None asks for all that a file has, or for the newest page of an exchange.
+        `first_seen_at` of every bar is `as_of`.
 
         Raises:
             SourceError: when there is no usable answer; its kind says whether to ask again.

@@ -1,0 +1,1 @@
+"""Tests of the forecasting service; they mirror the tree."""

@@ -1,0 +1,1 @@
+"""When bar closes are due, and what is done about them."""

@@ -1,0 +1,1 @@
+"""Counterparts that tests talk to, and the faults they can play."""

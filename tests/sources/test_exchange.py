@@ -1,0 +1,479 @@
+"""Real ccxt clients of binance and kraken against a loopback exchange."""
+
+import asyncio
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
+
+import aiohttp
+import numpy as np
+import pytest
+from ccxt.base.errors import BaseError
+
+from forecaster.bars import SeriesKey
+from forecaster.config import ExchangeConfig
+from forecaster.errors import (
+    BadPayload,
+    Banned,
+    ConfigError,
+    RateLimited,
+    SourceError,
+    SourceUnavailable,
+    UnknownSymbol,
+)
+from forecaster.sources.exchange import ExchangeSource, kind_of
+from tests.faults.exchange import KRAKEN_KEEPS, SPOILED, LoopbackExchange, closed_port, unhurried
+
+HOUR = 3_600_000
+AS_OF = 1_717_999_200_000 + 5_000
+"""Five seconds after an hour began: the bar before it has closed, its own bar forms."""
+
+SYMBOLS = {"binance": "BTC/USDT", "kraken": "BTC/USD"}
+VENUES = sorted(SYMBOLS)
+
+KINDS = {
+    SourceUnavailable: """
+        BaseError ExchangeError ArgumentsRequired BadRequest OperationRejected NoChange MarginModeAlreadySet
+        MarketClosed ManualInteractionNeeded InsufficientFunds InvalidAddress AddressPending InvalidOrder
+        OrderNotFound OrderNotCached OrderImmediatelyFillable OrderNotFillable DuplicateOrderId
+        ContractUnavailable NotSupported InvalidProxySettings ExchangeClosedByUser OperationFailed NetworkError
+        ExchangeNotAvailable OnMaintenance InvalidNonce ChecksumError RequestTimeout CancelPending
+        UnsubscribeError""",
+    RateLimited: "RateLimitExceeded DDoSProtection",
+    Banned: "AuthenticationError PermissionDenied AccountNotEnabled AccountSuspended RestrictedLocation",
+    BadPayload: "BadResponse NullResponse",
+    UnknownSymbol: "BadSymbol",
+}
+
+
+@pytest.fixture(autouse=True)
+def _no_waiting(monkeypatch):
+    unhurried(monkeypatch)
+
+
+@pytest.fixture
+def exchange():
+    with LoopbackExchange(now=AS_OF) as loopback:
+        yield loopback
+
+
+@pytest.fixture
+def open_source():
+    """Open sources, and close them when the test ends."""
+    opened = []
+
+    def opener(config):
+        opened.append(ExchangeSource(config.id, config))
+        return opened[-1]
+
+    yield opener
+    for source in opened:
+        source.close()
+
+
+@pytest.fixture(params=VENUES)
+def venue(request):
+    return request.param
+
+
+@pytest.fixture
+def source(exchange, venue, open_source):
+    return open_source(exchange.config(venue))
+
+
+@pytest.fixture
+def binance(exchange, open_source):
+    return open_source(exchange.config("binance"))
+
+
+def make_key(venue, timeframe="1h"):
+    return SeriesKey.of(venue, SYMBOLS[venue], timeframe)
+
+
+def family(error):
+    """A class with all its descendants, whoever defines them."""
+    return {error}.union(*(family(child) for child in error.__subclasses__()))
+
+
+def assert_equal_to_truth(bars, exchange, start, end):
+    """The bars are exactly those that the exchange made, from `start` until before `end`."""
+    truth = exchange.rows(bars.key.symbol, bars.key.timeframe.name, start, end)
+
+    assert bars.open_time.tolist() == [row[0] for row in truth]
+    assert bars.ohlcv_TF.tolist() == [list(row[1:]) for row in truth]
+
+
+def test_bars_are_exactly_those_of_the_exchange(exchange, venue, source):
+    """Both venues, from `since` to the last closed bar; the forming one is left out."""
+    fetched = source.fetch(make_key(venue), AS_OF - 50 * HOUR, AS_OF)
+
+    assert len(fetched.bars) == 49
+    assert fetched.rejected == []
+    assert set(fetched.bars.first_seen_at) == {AS_OF}
+    assert int(fetched.bars.close_time[-1]) == AS_OF - 5_000
+    assert_equal_to_truth(fetched.bars, exchange, AS_OF - 50 * HOUR, AS_OF - 5_000)
+
+
+def test_a_long_history_comes_page_by_page(exchange, binance):
+    fetched = binance.fetch(make_key("binance"), AS_OF - 2500 * HOUR, AS_OF)
+
+    assert len(exchange.asked("bars")) == 3
+    assert_equal_to_truth(fetched.bars, exchange, AS_OF - 2500 * HOUR, AS_OF - 5_000)
+
+
+def test_paging_goes_on_past_a_gap_longer_than_a_page(exchange, binance):
+    """Nothing was traded for 1,200 bars, which is more than a page holds."""
+    gap = range(AS_OF - 5_000 - 2000 * HOUR, AS_OF - 5_000 - 800 * HOUR, HOUR)
+    exchange.missing.update(gap)
+
+    fetched = binance.fetch(make_key("binance"), AS_OF - 3500 * HOUR, AS_OF)
+
+    assert len(fetched.bars) == 3499 - 1200
+    assert_equal_to_truth(fetched.bars, exchange, AS_OF - 3500 * HOUR, AS_OF - 5_000)
+
+
+def test_an_empty_page_does_not_end_the_walk(exchange, venue, source):
+    """A venue that answers by windows gives an empty page within a gap; the next window is asked for."""
+    exchange.fail_next("empty")
+
+    fetched = source.fetch(make_key(venue), AS_OF - 1500 * HOUR, AS_OF)
+
+    asked_from = AS_OF - 5_000 - 1499 * HOUR + {"binance": 1000, "kraken": KRAKEN_KEEPS}[venue] * HOUR
+    assert_equal_to_truth(fetched.bars, exchange, max(asked_from, AS_OF - KRAKEN_KEEPS * HOUR), AS_OF - 5_000)
+
+
+def test_a_venue_that_repeats_an_old_page_cannot_hold_the_walk(exchange, binance, monkeypatch):
+    """Whatever `since` says, it answers with the same ten bars: they come once, and the walk ends."""
+    old = exchange.rows("BTC/USDT", "1h", AS_OF - 2500 * HOUR, AS_OF - 2490 * HOUR)
+    monkeypatch.setattr(exchange, "_each_row", lambda *_: iter(old))
+
+    fetched = binance.fetch(make_key("binance"), AS_OF - 2500 * HOUR, AS_OF)
+
+    assert fetched.bars.open_time.tolist() == [row[0] for row in old]
+    assert len(exchange.asked("bars")) == 4
+
+
+def test_kraken_answers_with_its_newest_bars_when_since_is_too_old(exchange, open_source):
+    source = open_source(exchange.config("kraken"))
+
+    fetched = source.fetch(make_key("kraken"), AS_OF - 5000 * HOUR, AS_OF)
+
+    assert len(fetched.bars) == KRAKEN_KEEPS - 1
+    assert_equal_to_truth(fetched.bars, exchange, AS_OF - KRAKEN_KEEPS * HOUR, AS_OF - 5_000)
+
+
+def test_without_since_one_page_back_is_asked_for(exchange, venue, source):
+    fetched = source.fetch(make_key(venue), None, AS_OF)
+
+    assert len(fetched.bars) == {"binance": 999, "kraken": KRAKEN_KEEPS - 1}[venue]
+    assert len(exchange.asked("bars")) == 1
+
+
+def test_since_within_a_bar_begins_with_the_next(venue, source):
+    fetched = source.fetch(make_key(venue), AS_OF - 10 * HOUR - 4_999, AS_OF)
+
+    assert int(fetched.bars.open_time[0]) == AS_OF - 5_000 - 9 * HOUR
+
+
+def test_since_on_the_grid_is_the_first_bar(venue, source):
+    fetched = source.fetch(make_key(venue), AS_OF - 5_000 - 9 * HOUR, AS_OF)
+
+    assert int(fetched.bars.open_time[0]) == AS_OF - 5_000 - 9 * HOUR
+
+
+def test_the_next_fetch_brings_what_has_closed_since(exchange, venue, source):
+    """One request, and no second look at the list of markets."""
+    first = source.fetch(make_key(venue), AS_OF - 20 * HOUR, AS_OF)
+    exchange.now += HOUR
+    exchange.requests.clear()
+
+    second = source.fetch(make_key(venue), int(first.bars.close_time[-1]), AS_OF + HOUR)
+
+    assert_equal_to_truth(second.bars, exchange, AS_OF - 5_000, AS_OF + HOUR - 5_000)
+    assert len(exchange.asked("bars")) == 1
+    assert exchange.asked("markets") == []
+
+
+def test_nothing_is_asked_for_when_nothing_can_have_closed(exchange, venue, source):
+    fetched = source.fetch(make_key(venue), AS_OF - 5_000, AS_OF)
+
+    assert len(fetched.bars) == 0
+    assert exchange.asked("bars") == []
+
+
+def test_bars_after_as_of_are_left_out(exchange, venue, source):
+    """The exchange is three hours further; the caller's time decides."""
+    fetched = source.fetch(make_key(venue), AS_OF - 20 * HOUR, AS_OF - 3 * HOUR)
+
+    assert_equal_to_truth(fetched.bars, exchange, AS_OF - 20 * HOUR, AS_OF - 5_000 - 3 * HOUR)
+
+
+def test_a_bar_is_closed_by_the_clock_of_the_exchange(exchange, venue, source):
+    """This machine is ahead by ten seconds: what it calls closed still forms."""
+    exchange.now = AS_OF - 10_000
+
+    fetched = source.fetch(make_key(venue), AS_OF - 20 * HOUR, AS_OF)
+
+    assert int(fetched.bars.close_time[-1]) == AS_OF - 5_000 - HOUR
+    assert fetched.rejected == []
+
+
+def test_the_clock_of_the_exchange_is_asked_once_for_an_hour(exchange, venue, source, monkeypatch):
+    for _ in range(3):
+        source.fetch(make_key(venue), AS_OF - 20 * HOUR, AS_OF - 1000)
+    before = len(exchange.asked("time"))
+    hour_later = time.monotonic() + 3601
+    monkeypatch.setattr("forecaster.sources.exchange.time", SimpleNamespace(monotonic=lambda: hour_later))
+    source.fetch(make_key(venue), AS_OF - 20 * HOUR, AS_OF - 1000)
+
+    assert before == 1
+    assert len(exchange.asked("time")) == 2
+
+
+def test_an_exchange_that_cannot_tell_the_time_is_taken_at_the_time_of_the_caller(exchange, venue, source):
+    exchange.fail_next("html", at="time")
+
+    fetched = source.fetch(make_key(venue), AS_OF - 20 * HOUR, AS_OF)
+
+    assert_equal_to_truth(fetched.bars, exchange, AS_OF - 20 * HOUR, AS_OF - 5_000)
+
+
+@pytest.mark.parametrize(
+    ("fault", "error"),
+    [
+        ("html", BadPayload),
+        ("null", BadPayload),
+        ("truncated", BadPayload),
+        ("redirect", BadPayload),
+        ("reset", SourceUnavailable),
+        ("status", SourceUnavailable),
+    ],
+)
+@pytest.mark.parametrize("endpoint", ["bars", "markets"])
+def test_a_fault_has_its_name_and_is_over_with_the_next_fetch(exchange, venue, source, fault, error, endpoint):
+    # A reset is played twice, since aiohttp itself tries a cut connection once more.
+    exchange.fail_next(fault, at=endpoint, times=2 if fault == "reset" else 1)
+
+    with pytest.raises(error, match=f"^{venue}: .*{SYMBOLS[venue]}") as caught:
+        source.fetch(make_key(venue), AS_OF - 5 * HOUR, AS_OF)
+
+    assert type(caught.value) is error
+    assert caught.value.__cause__ is not None
+    assert len(source.fetch(make_key(venue), AS_OF - 5 * HOUR, AS_OF).bars) == 4
+
+
+def test_an_object_instead_of_rows_is_no_payload(exchange, binance):
+    """Kraken's parser makes an empty page of it, which is late, not wrong."""
+    exchange.fail_next("object")
+
+    with pytest.raises(BadPayload, match="expected a list of rows"):
+        binance.fetch(make_key("binance"), AS_OF - 5 * HOUR, AS_OF)
+
+    assert len(binance.fetch(make_key("binance"), AS_OF - 5 * HOUR, AS_OF).bars) == 4
+
+
+@pytest.mark.parametrize(
+    ("status", "error"),
+    [
+        (403, Banned),
+        (404, SourceUnavailable),
+        (418, Banned),
+        (429, RateLimited),
+        (451, Banned),
+        (500, SourceUnavailable),
+        (504, SourceUnavailable),
+        (599, SourceUnavailable),
+    ],
+)
+def test_a_status_has_its_name(exchange, venue, source, status, error):
+    exchange.fail_next("status", status=status)
+
+    with pytest.raises(SourceUnavailable, match=str(status)) as caught:
+        source.fetch(make_key(venue), AS_OF - 5 * HOUR, AS_OF)
+
+    assert type(caught.value) is error
+    assert len(source.fetch(make_key(venue), AS_OF - 5 * HOUR, AS_OF).bars) == 4
+
+
+@pytest.mark.parametrize(
+    ("headers", "seconds"),
+    [({"Retry-After": "7"}, 7.0), ({"retry-after": "0"}, 0.0), ({}, None), ({"Retry-After": "soon"}, None)],
+)
+def test_a_limit_carries_the_seconds_to_wait(exchange, venue, source, headers, seconds):
+    exchange.fail_next("status", status=429, headers=headers)
+
+    with pytest.raises(RateLimited) as caught:
+        source.fetch(make_key(venue), AS_OF - 5 * HOUR, AS_OF)
+
+    assert caught.value.retry_after == seconds
+
+
+def test_a_ban_at_the_clock_is_not_passed_over(exchange, venue, source):
+    exchange.fail_next("status", status=418, at="time")
+
+    with pytest.raises(Banned):
+        source.fetch(make_key(venue), AS_OF - 5 * HOUR, AS_OF)
+
+    assert exchange.asked("bars") == []
+
+
+def test_an_answer_that_takes_too_long_is_given_up(exchange, venue, open_source):
+    source = open_source(exchange.config(venue, timeout=0.5))
+    source.fetch(make_key(venue), AS_OF - 5 * HOUR, AS_OF)
+    exchange.fail_next("delay")
+    began = time.monotonic()
+
+    with pytest.raises(SourceUnavailable, match="Timeout"):
+        source.fetch(make_key(venue), AS_OF - 5 * HOUR, AS_OF)
+
+    assert time.monotonic() - began < 2
+    assert len(source.fetch(make_key(venue), AS_OF - 5 * HOUR, AS_OF).bars) == 4
+
+
+def test_nobody_listening_is_unavailable(open_source):
+    url = f"http://127.0.0.1:{closed_port()}"
+    source = open_source(ExchangeConfig(id="kraken", api_urls=url, timeout=2))
+
+    with pytest.raises(SourceUnavailable, match=r"^kraken: BTC/USD: "):
+        source.fetch(make_key("kraken"), AS_OF - 5 * HOUR, AS_OF)
+
+
+def test_rows_with_bad_values_are_refused_and_the_others_kept(exchange, venue, source):
+    exchange.fail_next("bad_rows")
+
+    fetched = source.fetch(make_key(venue), AS_OF - 10 * HOUR, AS_OF)
+
+    assert_equal_to_truth(fetched.bars, exchange, AS_OF - (10 - len(SPOILED)) * HOUR, AS_OF - 5_000)
+    assert len(fetched.rejected) == len(SPOILED)
+    assert [row.open_time for row in fetched.rejected] == [AS_OF - 5_000 - hours * HOUR for hours in (9, 8, 7, 6)]
+    assert all(row.reason for row in fetched.rejected)
+
+
+def test_a_bad_row_that_still_forms_is_not_reported(exchange, venue, source):
+    """It may yet become a good bar."""
+    exchange.fail_next("bad_rows")
+
+    fetched = source.fetch(make_key(venue), AS_OF - 4 * HOUR, AS_OF)
+
+    assert len(fetched.bars) == 0
+    assert [row.open_time for row in fetched.rejected] == [AS_OF - 5_000 - hours * HOUR for hours in (3, 2, 1)]
+
+
+def test_a_symbol_that_is_not_listed_is_unknown(venue, source):
+    with pytest.raises(UnknownSymbol, match="expected one of its 3 symbols, found 'DOGE/USDT'"):
+        source.fetch(SeriesKey.of(venue, "DOGE/USDT", "1h"), None, AS_OF)
+
+
+def test_a_symbol_delisted_on_the_way_is_unknown_by_the_second_fetch(exchange, venue, source):
+    """Kraken says only that something is wrong, so its list of markets is read again."""
+    source.fetch(make_key(venue), AS_OF - 5 * HOUR, AS_OF)
+    exchange.delist(SYMBOLS[venue])
+
+    with pytest.raises(SourceError) as first:
+        source.fetch(make_key(venue), AS_OF - 5 * HOUR, AS_OF)
+    with pytest.raises(UnknownSymbol):
+        source.fetch(make_key(venue), AS_OF - 5 * HOUR, AS_OF)
+
+    assert type(first.value) is {"binance": UnknownSymbol, "kraken": SourceUnavailable}[venue]
+    assert len(source.fetch(SeriesKey.of(venue, "ETH/USDT", "1h"), AS_OF - 5 * HOUR, AS_OF).bars) == 4
+
+
+def test_an_empty_list_of_markets_is_read_again(exchange, venue, source):
+    symbols, exchange.symbols = exchange.symbols, set()
+
+    with pytest.raises(BadPayload, match="expected a list of markets"):
+        source.fetch(make_key(venue), AS_OF - 5 * HOUR, AS_OF)
+    exchange.symbols = symbols
+
+    assert len(source.fetch(make_key(venue), AS_OF - 5 * HOUR, AS_OF).bars) == 4
+
+
+def test_a_timeframe_that_the_exchange_has_not_is_a_fault_of_the_configuration(exchange, open_source):
+    source = open_source(exchange.config("kraken"))
+
+    with pytest.raises(ConfigError, match=r"timeframe of BTC/USD on kraken: expected one of 1m, 5m, .*found '3m'"):
+        source.fetch(make_key("kraken", "3m"), None, AS_OF)
+
+
+def test_an_exchange_that_ccxt_does_not_know_is_named():
+    with pytest.raises(ConfigError, match=r"exchanges.mine.id: .*such as binance.*found 'binanze'"):
+        ExchangeSource("mine", ExchangeConfig(id="binanze"))
+
+
+@pytest.mark.parametrize("name", ["apiKey", "api_key", "secret", "password", "accessToken", "privateKey"])
+@pytest.mark.parametrize("nested", [False, True])
+def test_credentials_are_refused_without_being_shown(name, nested):
+    options = {"spot": {name: "hunter2"}} if nested else {name: "hunter2"}
+
+    with pytest.raises(ConfigError, match=f"{name}: expected no credentials") as caught:
+        ExchangeSource("binance", ExchangeConfig(id="binance", options=options))
+
+    assert "hunter2" not in str(caught.value)
+
+
+def test_many_threads_may_fetch_at_once(exchange, venue, source):
+    """The market list is loaded once, and everybody has their own bars."""
+    keys = [SeriesKey.of(venue, symbol, timeframe) for symbol in sorted(exchange.symbols) for timeframe in ("1h", "5m")]
+
+    with ThreadPoolExecutor(len(keys)) as pool:
+        answers = list(pool.map(lambda key: source.fetch(key, AS_OF - 20 * HOUR, AS_OF), keys))
+
+    for key, answer in zip(keys, answers, strict=True):
+        assert answer.bars.key == key
+        assert_equal_to_truth(answer.bars, exchange, AS_OF - 20 * HOUR, AS_OF - 5_000)
+    assert len(exchange.asked("markets")) == {"binance": 1, "kraken": 2}[venue]
+
+
+def test_closing_ends_a_fetch_that_is_under_way(exchange, venue, source):
+    """The waiting thread gets an error that says why; a later fetch gets one as well."""
+    exchange.fail_next("delay")
+    caught = []
+
+    def fetch():
+        try:
+            source.fetch(make_key(venue), AS_OF - 5 * HOUR, AS_OF)
+        except SourceUnavailable as error:
+            caught.append(str(error))
+
+    thread = threading.Thread(target=fetch)
+    thread.start()
+    while not exchange.asked("bars"):
+        time.sleep(0.01)
+    source.close()
+    thread.join()
+
+    assert caught == [f"{venue}: it was closed while it was asked"]
+    with pytest.raises(SourceUnavailable, match="it was closed"):
+        source.fetch(make_key(venue), AS_OF - 5 * HOUR, AS_OF)
+
+
+def test_a_source_that_never_fetched_closes_without_a_thread(venue):
+    before = threading.active_count()
+    source = ExchangeSource(venue, ExchangeConfig(id=venue))
+
+    source.close()
+    source.close()
+
+    assert threading.active_count() == before
+
+
+def test_every_error_of_ccxt_has_its_kind():
+    """A class that ccxt adds fails here until somebody decides what it means."""
+    decided = {name: kind for kind, names in KINDS.items() for name in names.split()}
+
+    found = {error.__name__: kind_of(error) for error in family(BaseError)}
+
+    assert found == decided
+
+
+@pytest.mark.parametrize("error", [asyncio.TimeoutError, aiohttp.ServerDisconnectedError, ConnectionResetError])
+def test_errors_of_the_network_mean_unavailable(error):
+    assert kind_of(error) is SourceUnavailable
+
+
+def test_times_and_prices_have_the_types_of_bars(binance):
+    bars = binance.fetch(make_key("binance"), AS_OF - 5 * HOUR, AS_OF).bars
+
+    assert bars.open_time.dtype == np.int64
+    assert bars.ohlcv_TF.dtype == np.float64

@@ -1,0 +1,118 @@
+"""Rows of an answer become bars, or are refused by name."""
+
+import math
+
+import numpy as np
+import pytest
+
+from forecaster.bars import SeriesKey
+from forecaster.errors import BadPayload
+from forecaster.sources.guard import NO_TIME, read_rows
+
+KEY = SeriesKey.of("binance", "BTC/USDT", "1h")
+START = 1_718_000_000_000 // KEY.timeframe.ms * KEY.timeframe.ms
+
+
+def make_row(position=0, **changes):
+    row = {
+        "open_time": START + position * KEY.timeframe.ms,
+        "open": 10,
+        "high": 12.5,
+        "low": 9,
+        "close": 11,
+        "volume": 3,
+    }
+    return list((row | changes).values())
+
+
+def read(rows):
+    return read_rows("binance", KEY, rows, first_seen_at=START + 1)
+
+
+def test_good_rows_become_bars_bit_for_bit():
+    fetched = read([make_row(0), make_row(1, close=10.1)])
+
+    assert fetched.rejected == []
+    assert fetched.bars.open_time.tolist() == [START, START + KEY.timeframe.ms]
+    assert fetched.bars.ohlcv_TF.tolist() == [[10, 12.5, 9, 11, 3], [10, 12.5, 9, 10.1, 3]]
+    assert set(fetched.bars.first_seen_at) == {START + 1}
+
+
+def test_no_rows_are_no_bars():
+    fetched = read([])
+
+    assert len(fetched.bars) == 0
+    assert fetched.rejected == []
+
+
+def test_rows_are_sorted_and_the_later_of_two_versions_stands():
+    fetched = read([make_row(1), make_row(0), make_row(1, close=10.5)])
+
+    assert fetched.bars.open_time.tolist() == [START, START + KEY.timeframe.ms]
+    assert fetched.bars.close.tolist() == [11, 10.5]
+
+
+@pytest.mark.parametrize("answer", [None, {}, "text", 7, (make_row(),)], ids=repr)
+def test_an_answer_that_is_no_list_is_no_payload(answer):
+    with pytest.raises(BadPayload, match=r"binance: expected a list of rows for BTC/USDT, found "):
+        read(answer)
+
+
+@pytest.mark.parametrize("row", [None, {}, "text", [], make_row()[:5], [*make_row(), 1]], ids=repr)
+def test_one_row_of_another_shape_spoils_the_answer(row):
+    with pytest.raises(BadPayload, match="expected rows of 6 entries for BTC/USDT"):
+        read([make_row(), row])
+
+
+def test_rows_without_a_single_number_are_not_bars():
+    """Some of ccxt's parsers make such rows of an HTML page, one for each letter."""
+    with pytest.raises(BadPayload, match="expected rows of numbers for BTC/USDT"):
+        read([[None] * 6, [None] * 6])
+
+
+@pytest.mark.parametrize("value", [None, "10", True, [10], 1j], ids=repr)
+@pytest.mark.parametrize("name", ["open", "high", "low", "close", "volume"])
+def test_a_row_with_something_else_than_a_number_is_refused_alone(name, value):
+    fetched = read([make_row(0), make_row(1, **{name: value}), make_row(2)])
+
+    (row,) = fetched.rejected
+    assert fetched.bars.open_time.tolist() == [START, START + 2 * KEY.timeframe.ms]
+    assert row.open_time == START + KEY.timeframe.ms
+    assert row.reason.startswith(f"{name} must be a number, found")
+    assert sum(math.isnan(each) for each in row.values) == 1
+
+
+@pytest.mark.parametrize("time", [None, "1718000000000", START + 0.5, math.nan, math.inf, -1, 10**30], ids=repr)
+def test_a_row_without_a_usable_open_time_is_refused_alone(time):
+    fetched = read([make_row(0), make_row(1, open_time=time)])
+
+    (row,) = fetched.rejected
+    assert fetched.bars.open_time.tolist() == [START]
+    assert row.open_time == NO_TIME
+    assert row.reason.startswith("open time must be")
+    assert row.values == (10, 12.5, 9, 11, 3)
+
+
+def test_an_open_time_may_come_as_a_whole_float():
+    assert read([make_row(open_time=float(START))]).bars.open_time.tolist() == [START]
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"open": math.nan}, "every value must be finite"),
+        ({"high": 10**400}, "every value must be finite"),
+        ({"low": -1}, "prices must be above 0"),
+        ({"low": 10.5}, "low must not be above open or close"),
+        ({"open_time": START + 60_000}, "open time must be on the 1h grid of 24/7"),
+    ],
+)
+def test_numbers_that_are_no_bar_are_refused_by_the_rule_of_bars(changes, reason):
+    fetched = read([make_row(1), make_row(0, **changes)])
+
+    assert [row.reason for row in fetched.rejected] == [reason]
+    assert len(fetched.bars) == 1
+
+
+def test_numbers_of_numpy_are_numbers():
+    assert len(read([[np.int64(START), *np.float64([10, 12, 9, 11, 3])]]).bars) == 1

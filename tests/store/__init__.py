@@ -1,0 +1,1 @@
+"""Where bars, forecasts and runs are kept."""

@@ -1,0 +1,563 @@
+"""The contract of `Store`: one suite, every store."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from forecaster.bars import FIELDS, Bars, RejectedRow
+from forecaster.errors import InvalidContext, LedgerConflict, StoreError, StoreUnavailable
+from forecaster.forecast import OHLCForecast, repair
+from forecaster.ledger import LIVE, Run
+from forecaster.store import open_store
+from forecaster.store.memory import MemoryStore
+from forecaster.store.sql import SqlStore
+from tests.builders import HOUR_MS, make_bars, make_key, utc_ms
+from tests.forecast_builders import CUTOFF, LATENCY_MS, TENS, make_forecast, make_provenance
+
+START = utc_ms("2024-01-01")
+ETHER = make_key(symbol="ETH/USDT")
+REPLAY = "replay-1"
+WALK = make_provenance("random_walk", "1", "numpy")
+
+
+@pytest.fixture(params=["memory", "sqlite"])
+def store(request, tmp_path):
+    url = "memory:" if request.param == "memory" else f"sqlite:///{tmp_path}/ledger.db"
+    opened = open_store(url)
+    opened.add_run(Run(LIVE, LIVE, START))
+    opened.add_run(Run(REPLAY, "replay", START))
+    yield opened
+    opened.close()
+
+
+def seen(bars: Bars, at: int) -> Bars:
+    """The same bars, known from `at` on."""
+    return Bars(bars.key, bars.open_time, bars.ohlcv_TF, np.full(1, at))
+
+
+def changed(bars: Bars, row: int = 0, column: int = 4, by: float = 1.0) -> Bars:
+    """The same bars, but one value (volume, unless told) of one of them."""
+    values = bars.ohlcv_TF.copy()
+    values[row, column] += by
+    return Bars(bars.key, bars.open_time, values, bars.first_seen_at)
+
+
+def moved(forecast: OHLCForecast) -> OHLCForecast:
+    """The same forecast but for the last bit of one number."""
+    raw = forecast.raw_FHQ.copy()
+    raw[3, -1, -1] = np.nextafter(raw[3, -1, -1], np.inf)
+    return dataclasses.replace(forecast, raw_FHQ=raw, values_FHQ=repair(raw))
+
+
+def target_bars(count: int = 3, first_seen_at: int = CUTOFF) -> Bars:
+    """The bars that steps 1 to `count` of `make_forecast()` stand for."""
+    return seen(make_bars(count=count, start=CUTOFF), first_seen_at)
+
+
+def cases(rows):
+    """What settled, as (step, field) in order."""
+    return [(one.row.step, one.row.field) for one in rows]
+
+
+def same_bits(one: OHLCForecast, other: OHLCForecast) -> bool:
+    """Whether all that two forecasts hold is equal, prices bit by bit."""
+    plain = {"raw_FHQ", "values_FHQ"}
+    names = [field.name for field in dataclasses.fields(one) if field.name not in plain]
+    return (
+        all(getattr(one, name) == getattr(other, name) for name in names)
+        and one.raw_FHQ.shape == other.raw_FHQ.shape
+        and one.raw_FHQ.tobytes() == other.raw_FHQ.tobytes()
+        and one.values_FHQ.tobytes() == other.values_FHQ.tobytes()
+    )
+
+
+def test_the_url_chooses_the_store(tmp_path):
+    on_disk = open_store(f"sqlite:///{tmp_path}/ledger.db")
+    on_disk.close()
+
+    assert isinstance(on_disk, SqlStore)
+    assert isinstance(open_store("memory:"), MemoryStore)
+
+
+# Bars
+
+
+def test_new_bars_come_back_as_they_were(store):
+    """Prices bit by bit, with the time at which they were first seen."""
+    bars = seen(make_bars(count=5), START + 77)
+
+    added = store.add_bars(bars)
+    read = store.bars(bars.key)
+
+    assert added == 5
+    assert read.key == bars.key
+    assert read.open_time.tolist() == bars.open_time.tolist()
+    assert read.ohlcv_TF.tobytes() == bars.ohlcv_TF.tobytes()
+    assert read.first_seen_at.tolist() == [START + 77] * 5
+    assert read.revision.tolist() == [0] * 5
+
+
+def test_bars_that_are_known_are_left_alone(store):
+    """Also when they are seen again later: the first time stays."""
+    store.add_bars(seen(make_bars(count=5), START))
+
+    added = store.add_bars(seen(make_bars(count=5), START + 99))
+
+    assert added == 0
+    assert store.bars(make_key()).first_seen_at.tolist() == [START] * 5
+
+
+def test_only_what_is_new_is_added(store):
+    store.add_bars(make_bars(count=3))
+
+    assert store.add_bars(make_bars(count=5)[2:]) == 2
+    assert len(store.bars(make_key())) == 5
+
+
+def test_no_bars_are_no_rows(store):
+    assert store.add_bars(Bars.empty(make_key())) == 0
+
+
+@pytest.mark.parametrize("column", [3, 4], ids=["close", "volume"])
+def test_a_changed_bar_is_a_further_revision(store, column):
+    bars = make_bars(count=3)
+    revised = seen(changed(bars, row=1, column=column, by=-0.01), START + 5)
+    store.add_bars(bars)
+
+    added = store.add_bars(revised)
+    read = store.bars(bars.key)
+
+    assert added == 1
+    assert read.revision.tolist() == [0, 1, 0]
+    assert read.first_seen_at.tolist() == [0, START + 5, 0]
+    assert read.ohlcv_TF.tolist() == revised.ohlcv_TF.tolist()
+
+
+def test_a_bar_that_changes_back_is_a_third_revision(store):
+    """Each revision is compared with the newest one, not with any that ever was."""
+    bars = make_bars(count=1)
+    for version in (bars, changed(bars), bars):
+        store.add_bars(version)
+
+    read = store.bars(bars.key)
+
+    assert read.revision.tolist() == [2]
+    assert read.ohlcv_TF.tolist() == bars.ohlcv_TF.tolist()
+
+
+def test_a_span_includes_its_start_and_not_its_end(store):
+    store.add_bars(make_bars(count=10))
+
+    read = store.bars(make_key(), START + 2 * HOUR_MS, START + 5 * HOUR_MS)
+
+    assert read.open_time.tolist() == [START + hour * HOUR_MS for hour in (2, 3, 4)]
+
+
+def test_a_span_may_be_open_at_either_end(store):
+    store.add_bars(make_bars(count=10))
+
+    assert len(store.bars(make_key(), start=START + 7 * HOUR_MS)) == 3
+    assert len(store.bars(make_key(), end=START + 7 * HOUR_MS)) == 7
+
+
+def test_bars_of_a_span_without_any_are_empty(store):
+    store.add_bars(make_bars(count=3))
+
+    assert len(store.bars(make_key(), start=START + 3 * HOUR_MS)) == 0
+    assert len(store.bars(ETHER)) == 0
+
+
+def test_bars_that_arrive_late_find_their_place(store):
+    bars = make_bars(count=6)
+    store.add_bars(bars[3:])
+    store.add_bars(bars[:3])
+
+    assert store.bars(bars.key).open_time.tolist() == bars.open_time.tolist()
+
+
+def test_series_are_kept_apart(store):
+    store.add_bars(make_bars(count=3))
+    store.add_bars(make_bars(ETHER, count=4, seed=1))
+
+    assert len(store.bars(make_key())) == 3
+    assert len(store.bars(ETHER)) == 4
+    assert store.newest_open(ETHER) == START + 3 * HOUR_MS
+
+
+def test_the_newest_bar_is_the_one_that_opened_last(store):
+    """Not the one that was written last."""
+    bars = make_bars(count=6)
+    store.add_bars(bars[3:])
+    store.add_bars(bars[:3])
+
+    assert store.newest_open(bars.key) == bars.open_time[-1]
+
+
+def test_a_series_without_bars_has_no_newest(store):
+    assert store.newest_open(make_key()) is None
+
+
+def test_refused_rows_are_not_bars(store):
+    """Their numbers may be anything, NaN and infinity included."""
+    refused = RejectedRow(START, (1.0, np.nan, np.inf, 1.0, -1.0), "every value must be finite")
+
+    store.quarantine(make_key(), [refused, refused], START)
+    store.quarantine(make_key(), [], START)
+
+    assert len(store.bars(make_key())) == 0
+    assert store.newest_open(make_key()) is None
+
+
+def test_the_memory_store_shows_what_was_refused():
+    store = MemoryStore()
+    refused = RejectedRow(START, (1.0, 2.0, 3.0, 4.0, 5.0), "low must not be above open or close")
+
+    store.quarantine(ETHER, [refused], START)
+
+    assert store.rejected == [(ETHER, refused)]
+
+
+# Forecasts
+
+
+def test_a_forecast_comes_back_bit_by_bit(store):
+    """Raw and repaired prices, levels, provenance and times: nothing is rounded, nothing is lost."""
+    forecast = make_forecast(issued_at=CUTOFF + 3)
+    store.add_forecasts([forecast], LIVE)
+
+    read = store.latest(forecast.key, "nano")
+
+    assert forecast.repairs > 0
+    assert same_bits(read, forecast)
+    assert (read.issued_at, read.available_at) == (CUTOFF + 3, CUTOFF + 3 + LATENCY_MS)
+
+
+def test_a_forecast_of_a_stock_comes_back_with_its_calendar(store):
+    key = make_key("arch", "SPX/USD", "1d", "XNYS")
+    forecast = make_forecast(key, cutoff=utc_ms("2018-11-16 21:00"))
+    store.add_forecasts([forecast], LIVE)
+
+    rows = store.history(key, 0, 2**60)
+
+    assert same_bits(store.latest(key, "nano"), forecast)
+    assert {row.key for row in rows} == {key}
+    assert sorted({row.target_open for row in rows}) == forecast.target_opens().tolist()
+
+
+def test_each_forecast_keeps_its_own_levels(store):
+    """Prices read at another's levels would be another forecast, and nobody would notice."""
+    some = make_forecast(cutoff=CUTOFF, levels=(0.1, 0.5, 0.9))
+    others = make_forecast(cutoff=CUTOFF + HOUR_MS, levels=(0.05, 0.5, 0.95))
+    store.add_forecasts([some], LIVE)
+    store.add_forecasts([others], LIVE)
+
+    assert store.latest(others.key, "nano").quantile_levels == (0.05, 0.5, 0.95)
+    assert [row.quantile_levels[0] for row in store.history(some.key, CUTOFF, 2**60)] == [0.1] * 12 + [0.05] * 12
+
+
+def test_a_forecast_that_is_known_is_left_alone(store):
+    """A cycle that is repeated changes nothing, not even the time of issue."""
+    first = make_forecast(issued_at=CUTOFF)
+    store.add_forecasts([first], LIVE)
+
+    added = store.add_forecasts([make_forecast(issued_at=CUTOFF + 999)], LIVE)
+
+    assert added == 0
+    assert same_bits(store.latest(first.key, "nano"), first)
+    assert len(store.history(first.key, 0, 2**60)) == 12
+
+
+def test_only_new_forecasts_are_counted(store):
+    one, two = make_forecast(), make_forecast(cutoff=CUTOFF + HOUR_MS, seed=1)
+    store.add_forecasts([one], LIVE)
+
+    assert store.add_forecasts([one, two], LIVE) == 1
+    assert store.add_forecasts([], LIVE) == 0
+
+
+def test_a_forecast_given_twice_is_kept_once(store):
+    added = store.add_forecasts([make_forecast(), make_forecast()], LIVE)
+
+    assert added == 1
+    assert len(store.history(make_key(), 0, 2**60)) == 12
+
+
+def test_other_numbers_under_the_same_name_are_an_alarm(store):
+    """One bit is enough, and the first forecast stands."""
+    first = make_forecast()
+    store.add_forecasts([first], LIVE)
+
+    with pytest.raises(LedgerConflict):
+        store.add_forecasts([moved(first)], LIVE)
+
+    assert same_bits(store.latest(first.key, "nano"), first)
+
+
+def test_other_numbers_within_one_batch_are_an_alarm(store):
+    with pytest.raises(LedgerConflict):
+        store.add_forecasts([make_forecast(), moved(make_forecast())], LIVE)
+
+    assert store.history(make_key(), 0, 2**60) == []
+
+
+@pytest.mark.parametrize("position", [0, 1, 2])
+def test_a_conflict_leaves_nothing_of_its_batch(store, position):
+    first = make_forecast()
+    batch = [make_forecast(ETHER), make_forecast(cutoff=CUTOFF + HOUR_MS)]
+    batch.insert(position, moved(first))
+    store.add_forecasts([first], LIVE)
+
+    with pytest.raises(LedgerConflict):
+        store.add_forecasts(batch, LIVE)
+
+    assert len(store.history(first.key, 0, 2**60)) == 12
+    assert store.history(ETHER, 0, 2**60) == []
+
+
+def test_a_forecast_that_nobody_issued_is_refused(store):
+    """With the whole of its batch: a forecast without its time proves nothing."""
+    with pytest.raises(InvalidContext, match="expected issued_at and available_at"):
+        store.add_forecasts([make_forecast(), make_forecast(ETHER, issued_at=None)], LIVE)
+
+    assert store.history(make_key(), 0, 2**60) == []
+
+
+def test_a_forecast_of_an_unnamed_run_is_refused(store):
+    """By every store, so that what passes on one passes on the other."""
+    with pytest.raises(StoreError):
+        store.add_forecasts([make_forecast()], "nobody-named-it")
+
+
+def test_a_run_that_is_known_stays_as_it_is(store):
+    store.add_run(Run(LIVE, "another door", START + 1))
+
+    assert store.add_forecasts([make_forecast()], LIVE) == 1
+
+
+def test_the_memory_store_shows_its_runs():
+    store = MemoryStore()
+    store.add_run(Run(LIVE, LIVE, 1))
+    store.add_run(Run(LIVE, LIVE, 2))
+
+    assert store.runs == {LIVE: Run(LIVE, LIVE, 1)}
+
+
+# Reading the ledger
+
+
+def test_latest_is_the_newest_cutoff(store):
+    """Not the forecast that was written last."""
+    newer, older = make_forecast(cutoff=CUTOFF + HOUR_MS), make_forecast(cutoff=CUTOFF)
+    store.add_forecasts([newer], LIVE)
+    store.add_forecasts([older], LIVE)
+
+    assert store.latest(make_key(), "nano").cutoff == CUTOFF + HOUR_MS
+
+
+def test_latest_is_of_the_model_by_its_name(store):
+    """Whatever its revision: after an upgrade the newer cutoff counts."""
+    upgraded = make_provenance("nano", "fedcba")
+    store.add_forecasts([make_forecast(), make_forecast(cutoff=CUTOFF + 2 * HOUR_MS, provenance=WALK)], LIVE)
+    store.add_forecasts([make_forecast(cutoff=CUTOFF + HOUR_MS, provenance=upgraded)], LIVE)
+
+    assert store.latest(make_key(), "nano").provenance == upgraded
+    assert store.latest(make_key(), "random_walk").provenance == WALK
+
+
+def test_latest_of_one_cutoff_is_the_one_issued_last(store):
+    again = make_forecast(provenance=make_provenance(revision="fedcba"), issued_at=CUTOFF + 5)
+    store.add_forecasts([again, make_forecast(issued_at=CUTOFF)], LIVE)
+
+    assert store.latest(make_key(), "nano").issued_at == CUTOFF + 5
+
+
+def test_latest_looks_into_one_run(store):
+    store.add_forecasts([make_forecast(cutoff=CUTOFF)], LIVE)
+    store.add_forecasts([make_forecast(cutoff=CUTOFF + HOUR_MS)], REPLAY)
+
+    assert store.latest(make_key(), "nano").cutoff == CUTOFF
+    assert store.latest(make_key(), "nano", REPLAY).cutoff == CUTOFF + HOUR_MS
+
+
+def test_latest_of_what_was_never_forecast_is_none(store):
+    store.add_forecasts([make_forecast()], LIVE)
+
+    assert store.latest(ETHER, "nano") is None
+    assert store.latest(make_key(), "random_walk") is None
+    assert store.latest(make_key(), "nano@0123456789ab") is None
+    assert store.latest(make_key(), "nano", REPLAY) is None
+
+
+def test_history_is_in_order(store):
+    """By cutoff, model, step and field, however it was written."""
+    made = [make_forecast(cutoff=CUTOFF + hour * HOUR_MS, provenance=by) for hour in (1, 0) for by in (WALK, None)]
+    for forecast in made:
+        store.add_forecasts([forecast], LIVE)
+
+    rows = store.history(make_key(), CUTOFF, CUTOFF + 2 * HOUR_MS)
+
+    assert [(row.cutoff, row.model_id, row.step, row.field) for row in rows] == [
+        (cutoff, model_id, step, field)
+        for cutoff in (CUTOFF, CUTOFF + HOUR_MS)
+        for model_id in ("nano@0123456789ab", "random_walk@1")
+        for step in (1, 2, 3)
+        for field in FIELDS
+    ]
+
+
+def test_history_holds_each_number_once(store):
+    """A row is one field of one step, with the prices of the forecast it came from."""
+    forecast = make_forecast()
+    store.add_forecasts([forecast], LIVE)
+
+    row = store.history(forecast.key, CUTOFF, CUTOFF + 1)[4 * 1 + FIELDS.index("low")]
+
+    assert (row.step, row.field) == (2, "low")
+    assert row.raw_Q.tolist() == forecast.raw_FHQ[2, 1].tolist()
+    assert row.values_Q.tolist() == forecast.values_FHQ[2, 1].tolist()
+    assert row.target_open == CUTOFF + HOUR_MS
+    assert (row.key, row.run_id, row.engine) == (forecast.key, LIVE, "eager")
+    assert (row.issued_at, row.available_at) == (CUTOFF, CUTOFF + LATENCY_MS)
+    assert row.quantile_levels == forecast.quantile_levels
+
+
+def test_history_includes_its_start_and_not_its_end(store):
+    store.add_forecasts([make_forecast(cutoff=CUTOFF + hour * HOUR_MS) for hour in range(4)], LIVE)
+
+    rows = store.history(make_key(), CUTOFF + HOUR_MS, CUTOFF + 3 * HOUR_MS)
+
+    assert sorted({row.cutoff for row in rows}) == [CUTOFF + HOUR_MS, CUTOFF + 2 * HOUR_MS]
+
+
+def test_history_is_of_one_series_and_run(store):
+    store.add_forecasts([make_forecast(ETHER)], LIVE)
+    store.add_forecasts([make_forecast()], REPLAY)
+
+    assert store.history(make_key(), 0, 2**60) == []
+    assert len(store.history(make_key(), 0, 2**60, REPLAY)) == 12
+
+
+# Settling
+
+
+def test_a_row_settles_when_its_bar_is_seen(store):
+    """One bar of three has come: four fields of step 1, each with its own price."""
+    store.add_forecasts([make_forecast()], LIVE)
+    bars = target_bars(1, first_seen_at=CUTOFF + HOUR_MS)
+    store.add_bars(bars)
+
+    rows = store.settled_rows(CUTOFF + HOUR_MS)
+
+    assert cases(rows) == [(1, field) for field in FIELDS]
+    assert [one.actual for one in rows] == bars.ohlcv_TF[0, :4].tolist()
+    assert [one.revision for one in rows] == [0] * 4
+
+
+def test_without_bars_every_row_is_pending(store):
+    store.add_forecasts([make_forecast()], LIVE)
+    store.add_bars(make_bars(count=24, start=CUTOFF - 24 * HOUR_MS))
+    store.add_bars(make_bars(ETHER, count=3, start=CUTOFF))
+
+    assert store.settled_rows(2**60) == []
+
+
+def test_a_row_is_pending_until_its_bar_was_seen(store):
+    store.add_forecasts([make_forecast()], LIVE)
+    store.add_bars(target_bars(first_seen_at=CUTOFF + HOUR_MS))
+
+    assert store.settled_rows(CUTOFF + HOUR_MS - 1) == []
+    assert len(store.settled_rows(CUTOFF + HOUR_MS)) == 12
+
+
+def test_since_leaves_out_what_was_seen_by_then(store):
+    """Bars seen in (since, as_of]: cycles that follow each other settle each row once."""
+    store.add_forecasts([make_forecast()], LIVE)
+    bars = target_bars()
+    for i in range(3):
+        store.add_bars(seen(bars[i : i + 1], CUTOFF + (i + 1) * HOUR_MS))
+
+    spans = [cases(store.settled_rows(CUTOFF + (i + 1) * HOUR_MS, since=CUTOFF + i * HOUR_MS)) for i in range(3)]
+
+    assert spans == [[(step, field) for field in FIELDS] for step in (1, 2, 3)]
+
+
+def test_settled_rows_are_in_order(store):
+    """By series, cutoff, model, step and field."""
+    made = [make_forecast(key, CUTOFF, provenance=by) for key in (ETHER, make_key()) for by in (WALK, None)]
+    store.add_forecasts(made, LIVE)
+    store.add_bars(make_bars(ETHER, count=3, start=CUTOFF))
+    store.add_bars(target_bars())
+
+    rows = store.settled_rows(2**60)
+
+    assert [(str(one.row.key), one.row.model_id, one.row.step, one.row.field) for one in rows] == [
+        (str(key), model_id, step, field)
+        for key in (make_key(), ETHER)
+        for model_id in ("nano@0123456789ab", "random_walk@1")
+        for step in (1, 2, 3)
+        for field in FIELDS
+    ]
+
+
+def test_a_revised_bar_settles_with_its_newest_revision(store):
+    store.add_forecasts([make_forecast(horizon=1)], LIVE)
+    bars = target_bars(1, first_seen_at=CUTOFF + 10)
+    store.add_bars(bars)
+    store.add_bars(seen(changed(bars, column=3, by=-0.01), CUTOFF + 20))
+
+    close = store.settled_rows(CUTOFF + 20)[3]
+
+    assert close.actual == bars.close[0] - 0.01
+    assert close.revision == 1
+
+
+def test_a_score_as_of_a_time_does_not_know_later_revisions(store):
+    """The old revision stays, and every score can be computed again as it was."""
+    store.add_forecasts([make_forecast(horizon=1)], LIVE)
+    bars = target_bars(1, first_seen_at=CUTOFF + 10)
+    store.add_bars(bars)
+    store.add_bars(seen(changed(bars, column=3, by=-0.01), CUTOFF + 20))
+
+    rows = store.settled_rows(CUTOFF + 19)
+
+    assert [one.actual for one in rows] == bars.ohlcv_TF[0, :4].tolist()
+    assert [one.revision for one in rows] == [0] * 4
+
+
+def test_a_run_settles_apart_from_the_others(store):
+    store.add_forecasts([make_forecast(horizon=1)], LIVE)
+    store.add_forecasts([make_forecast(horizon=2)], REPLAY)
+    store.add_bars(target_bars())
+
+    assert {one.row.run_id for one in store.settled_rows(2**60)} == {LIVE}
+    assert len(store.settled_rows(2**60, run_id=REPLAY)) == 8
+
+
+def test_bars_that_came_before_the_forecast_settle_it_too(store):
+    """A replay forecasts what has long been known."""
+    store.add_bars(target_bars(first_seen_at=0))
+    store.add_forecasts([make_forecast()], REPLAY)
+
+    assert len(store.settled_rows(CUTOFF, run_id=REPLAY)) == 12
+
+
+def test_only_the_levels_of_the_columns_are_needed(store):
+    """Three levels are a forecast; so are more."""
+    forecast = make_forecast(levels=TENS)
+    store.add_forecasts([forecast], LIVE)
+
+    assert same_bits(store.latest(forecast.key, "nano"), forecast)
+
+
+def test_closing_twice_is_no_fault(store):
+    store.close()
+    store.close()
+
+
+def test_store_errors_are_of_one_family():
+    """What a caller catches for any of them."""
+    assert issubclass(StoreUnavailable, StoreError)
+    assert issubclass(LedgerConflict, StoreError)

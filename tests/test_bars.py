@@ -1,0 +1,506 @@
+"""Series, bars and contexts: each rule broken once, and what a model is shown."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from forecaster.bars import COLUMNS, HIGHEST_PRICE, Bars, Context, SeriesKey
+from forecaster.errors import ConfigError, InvalidBars, InvalidContext, MissingBars, NotEnoughBars
+from tests.builders import HOUR_MS, make_bars, make_key, utc_ms
+
+GOOD = (100.0, 110.0, 90.0, 105.0, 7.0)
+START = utc_ms("2024-01-01")
+
+BROKEN = {
+    "nan": ((100.0, 110.0, 90.0, np.nan, 7.0), "every value must be finite"),
+    "infinite": ((100.0, np.inf, 90.0, 105.0, 7.0), "every value must be finite"),
+    "nan volume": ((100.0, 110.0, 90.0, 105.0, np.nan), "every value must be finite"),
+    "zero": ((100.0, 110.0, 0.0, 105.0, 7.0), "prices must be above 0"),
+    "negative": ((-100.0, 110.0, -100.0, 105.0, 7.0), "prices must be above 0"),
+    "too high": ((100.0, HIGHEST_PRICE, 90.0, 105.0, 7.0), "prices must be below 1e+15"),
+    "low above open": ((100.0, 110.0, 101.0, 105.0, 7.0), "low must not be above open or close"),
+    "low above close": ((100.0, 110.0, 90.0, 89.0, 7.0), "low must not be above open or close"),
+    "high below open": ((111.0, 110.0, 90.0, 105.0, 7.0), "high must not be below open or close"),
+    "high below close": ((100.0, 110.0, 90.0, 111.0, 7.0), "high must not be below open or close"),
+    "negative volume": ((100.0, 110.0, 90.0, 105.0, -0.1), "volume must not be negative"),
+}
+
+
+def hours(*numbers: int) -> list[int]:
+    return [START + number * HOUR_MS for number in numbers]
+
+
+@pytest.mark.parametrize("symbol", ["BTC/USDT", "BTC/USDT:USDT", "1000SHIB/USDT", "BTC/USD:BTC-240628", "SPX/USD"])
+def test_a_unified_symbol_is_accepted(symbol):
+    assert make_key(symbol=symbol).symbol == symbol
+
+
+@pytest.mark.parametrize("symbol", ["BTCUSDT", "BTC-USDT", "BTC/", "/USDT", "BTC/USDT/X", "BTC /USDT", "BTC/USDT:", ""])
+def test_another_symbol_is_refused(symbol):
+    with pytest.raises(InvalidContext, match="expected a unified symbol such as BTC/USDT"):
+        make_key(symbol=symbol)
+
+
+def test_an_unknown_timeframe_is_refused():
+    with pytest.raises(ConfigError, match="timeframe"):
+        make_key(timeframe="1w")
+
+
+def test_the_name_of_a_series_is_what_people_say():
+    assert str(make_key("kraken", "BTC/USD", "1h")) == "kraken BTC/USD 1h"
+
+
+def test_equal_names_are_one_series():
+    assert make_key() == make_key()
+    assert len({make_key(), make_key(), make_key(timeframe="4h"), make_key(calendar="XNYS")}) == 3
+
+
+def test_a_key_cannot_be_changed():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        make_key().symbol = "ETH/USDT"
+
+
+@pytest.mark.parametrize(("row", "reason"), BROKEN.values(), ids=BROKEN)
+def test_a_broken_row_is_refused_by_name(row, reason):
+    """The message names the series, the row and the rule."""
+    with pytest.raises(InvalidBars) as refused:
+        Bars(make_key(), hours(0, 1, 2), [GOOD, row, GOOD])
+
+    assert refused.value.row == 1
+    assert refused.value.reason.startswith(reason)
+    assert str(refused.value).startswith(f"binance BTC/USDT 1h: row 1: {reason}: {START + HOUR_MS} [")
+
+
+@pytest.mark.parametrize("second", [1, 0], ids=["again", "earlier"])
+def test_open_times_must_rise(second):
+    with pytest.raises(InvalidBars, match="row 1: open times must rise"):
+        Bars(make_key(), hours(1, second), [GOOD, GOOD])
+
+
+def test_an_open_time_must_be_on_the_grid():
+    with pytest.raises(InvalidBars, match="row 1: open time must be on the 1h grid of 24/7"):
+        Bars(make_key(), [START, START + HOUR_MS + 1], [GOOD, GOOD])
+
+
+def test_a_stock_has_no_bar_on_a_holiday():
+    key = make_key(symbol="SPX/USD", timeframe="1d", calendar="XNYS")
+
+    with pytest.raises(InvalidBars, match="on the 1d grid of XNYS"):
+        Bars(key, [utc_ms("2018-11-22 14:30")], [GOOD])
+
+
+def test_the_first_broken_row_is_named():
+    """By its position, whichever rule it broke."""
+    negative_volume, nan = BROKEN["negative volume"][0], BROKEN["nan"][0]
+
+    with pytest.raises(InvalidBars, match="row 1: volume"):
+        Bars(make_key(), hours(0, 1, 2), [GOOD, negative_volume, nan])
+
+
+@pytest.mark.parametrize(
+    "row",
+    [(5.0, 5.0, 5.0, 5.0, 0.0), (90.0, 110.0, 90.0, 110.0, 1.0), (1e-12, 1e-12, 1e-12, 1e-12, 1e-9)],
+    ids=["flat without volume", "open is low and close is high", "tiny"],
+)
+def test_a_bar_at_the_edge_of_the_rules_is_a_bar(row):
+    assert Bars(make_key(), [START], [row]).ohlcv_TF.tolist() == [list(row)]
+
+
+def test_a_gap_is_no_fault():
+    assert len(Bars(make_key(), hours(0, 5), [GOOD, GOOD])) == 2
+
+
+def test_no_bars_are_bars():
+    empty = Bars.empty(make_key())
+
+    assert len(empty) == len(empty.close_time) == len(empty.frame) == len(empty.known_at(2**60)) == 0
+
+
+def test_bars_cannot_be_changed():
+    bars = make_bars()
+
+    for array in (bars.open_time, bars.ohlcv_TF, bars.first_seen_at, bars.revision):
+        with pytest.raises(ValueError, match="read-only"):
+            array[0] = 1
+
+
+def test_bars_do_not_share_memory_with_the_caller():
+    """A later change of the caller's array would go unchecked."""
+    times, values = np.array(hours(0, 1)), np.array([GOOD, GOOD])
+    bars = Bars(make_key(), times, values)
+
+    times[0], values[0] = 0, -1.0
+
+    assert bars.open_time.tolist() == hours(0, 1)
+    assert bars.ohlcv_TF.tolist() == [list(GOOD), list(GOOD)]
+
+
+def test_close_times_are_those_of_the_calendar():
+    key = make_key(symbol="SPX/USD", timeframe="1d", calendar="XNYS")
+
+    bars = make_bars(key, count=2, start=utc_ms("2018-11-21"))
+
+    assert bars.close_time.tolist() == [utc_ms("2018-11-21 21:00"), utc_ms("2018-11-23 18:00")]
+
+
+def test_close_is_the_fourth_column():
+    bars = Bars(make_key(), hours(0), [GOOD])
+
+    assert COLUMNS.index("close") == 3
+    assert bars.close.tolist() == [105.0]
+
+
+def test_one_first_seen_time_is_meant_for_all():
+    bars = Bars(make_key(), hours(0, 1), [GOOD, GOOD], np.full(1, 42))
+
+    assert bars.first_seen_at.tolist() == [42, 42]
+    assert bars.revision.tolist() == [0, 0]
+
+
+def test_known_at_is_what_had_closed():
+    bars = make_bars(count=5)
+    close = int(bars.close_time[2])
+
+    assert [len(bars.known_at(time)) for time in (0, close - 1, close, close + 1, 2**60)] == [0, 2, 3, 3, 5]
+
+
+@pytest.mark.parametrize(
+    ("rows", "expected"),
+    [(slice(1, 3), [1, 2]), (np.array([0, 3]), [0, 3]), (np.array([True, False, False, True]), [0, 3])],
+    ids=["slice", "positions", "mask"],
+)
+def test_some_bars_keep_what_belongs_to_them(rows, expected):
+    whole = Bars(make_key(), hours(0, 1, 2, 3), [GOOD] * 4, np.arange(4), np.arange(4) + 10)
+
+    some = whole[rows]
+
+    assert some.open_time.tolist() == hours(*expected)
+    assert some.first_seen_at.tolist() == expected
+    assert some.revision.tolist() == [10 + row for row in expected]
+
+
+def test_bars_cannot_be_turned_around():
+    with pytest.raises(InvalidBars, match="open times must rise"):
+        make_bars(count=3)[::-1]
+
+
+def test_sift_keeps_good_rows_and_names_each_other():
+    rows = [GOOD, *(row for row, _ in BROKEN.values()), GOOD]
+
+    bars, rejected = Bars.sift(make_key(), hours(*range(len(rows))), rows, first_seen_at=42)
+
+    assert bars.open_time.tolist() == hours(0, len(rows) - 1)
+    assert bars.first_seen_at.tolist() == [42, 42]
+    assert [row.reason for row in rejected] == [reason for _, reason in BROKEN.values()]
+    assert [row.open_time for row in rejected] == hours(*range(1, len(rows) - 1))
+
+
+def test_a_rejected_row_shows_what_it_held():
+    _, rejected = Bars.sift(make_key(), [START + 1], [GOOD])
+
+    assert rejected[0].open_time == START + 1
+    assert rejected[0].values == GOOD  # noqa: PD011 - a row of ours, not of pandas
+    assert rejected[0].reason == "open time must be on the 1h grid of 24/7"
+
+
+def test_sift_puts_rows_in_order():
+    bars, rejected = Bars.sift(make_key(), hours(2, 0, 1), [GOOD, (*GOOD[:4], 0.0), (*GOOD[:4], 1.0)])
+
+    assert bars.open_time.tolist() == hours(0, 1, 2)
+    assert bars.ohlcv_TF[:, 4].tolist() == [0.0, 1.0, 7.0]
+    assert rejected == []
+
+
+def test_sift_lets_the_later_of_two_rows_for_one_time_stand():
+    bars, rejected = Bars.sift(make_key(), hours(0, 1, 0), [GOOD, GOOD, (*GOOD[:4], 8.0)])
+
+    assert bars.open_time.tolist() == hours(0, 1)
+    assert bars.ohlcv_TF[:, 4].tolist() == [8.0, 7.0]
+    assert rejected == []
+
+
+def test_sift_does_not_replace_a_good_row_by_a_broken_one():
+    bars, rejected = Bars.sift(make_key(), hours(0, 0), [GOOD, BROKEN["zero"][0]])
+
+    assert bars.ohlcv_TF.tolist() == [list(GOOD)]
+    assert [row.reason for row in rejected] == ["prices must be above 0"]
+
+
+def test_sift_of_nothing_is_nothing():
+    bars, rejected = Bars.sift(make_key(), [], [])
+
+    assert (len(bars), rejected) == (0, [])
+
+
+@settings(derandomize=True, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(0, 20), st.sampled_from([GOOD, *(row for row, _ in BROKEN.values())])), max_size=30)
+)
+def test_sift_keeps_replaces_or_rejects_every_row(rows):
+    """What it keeps `Bars` accepts, and nothing is lost without a trace."""
+    bars, rejected = Bars.sift(make_key(), hours(*(hour for hour, _ in rows)), [row for _, row in rows])
+
+    assert set(bars.open_time.tolist()) == {START + hour * HOUR_MS for hour, row in rows if row is GOOD}
+    assert len(rejected) == sum(row is not GOOD for _, row in rows)
+    assert len(Bars(bars.key, bars.open_time, bars.ohlcv_TF)) == len(bars)
+
+
+def test_a_frame_and_back_are_the_same_bars():
+    bars = make_bars()
+
+    back = Bars.from_frame(bars.key, bars.frame)
+
+    assert list(bars.frame.columns) == list(COLUMNS)
+    assert str(bars.frame.index.tz) == "UTC"
+    assert back.open_time.tolist() == bars.open_time.tolist()
+    assert back.ohlcv_TF.tolist() == bars.ohlcv_TF.tolist()
+
+
+@pytest.mark.parametrize("zone", [None, "UTC", "America/New_York"])
+def test_times_of_a_frame_are_utc_unless_they_say_otherwise(zone):
+    bars = make_bars(count=3)
+    naive = bars.frame.tz_localize(None)
+
+    frame = naive if zone is None else bars.frame.tz_convert(zone)
+
+    assert Bars.from_frame(bars.key, frame).open_time.tolist() == bars.open_time.tolist()
+
+
+@pytest.mark.parametrize("unit", ["s", "ms", "us", "ns"])
+def test_any_unit_of_the_index_will_do(unit):
+    bars = make_bars(count=3)
+    frame = bars.frame.set_axis(bars.frame.index.as_unit(unit))
+
+    assert Bars.from_frame(bars.key, frame).open_time.tolist() == bars.open_time.tolist()
+
+
+def test_columns_of_a_frame_are_found_by_name_and_volume_may_be_absent():
+    frame = make_bars(count=3).frame
+
+    bars = Bars.from_frame(make_key(), frame[["close", "low", "open", "high"]])
+
+    assert bars.ohlcv_TF[:, :4].tolist() == frame.iloc[:, :4].to_numpy().tolist()
+    assert bars.ohlcv_TF[:, 4].tolist() == [0.0, 0.0, 0.0]
+
+
+def test_the_frame_of_the_caller_is_not_changed():
+    frame = make_bars(count=3).frame
+    before = frame.copy(deep=True)
+
+    Bars.from_frame(make_key(), frame)
+
+    pd.testing.assert_frame_equal(frame, before)
+
+
+def test_a_session_date_stands_for_its_open():
+    key = make_key(symbol="SPX/USD", timeframe="1d", calendar="XNYS")
+    frame = pd.DataFrame([GOOD], columns=list(COLUMNS), index=pd.to_datetime(["2018-11-23"]))
+
+    assert Bars.from_frame(key, frame).open_time.tolist() == [utc_ms("2018-11-23 14:30")]
+
+
+def test_a_frame_without_a_column_is_refused():
+    with pytest.raises(InvalidContext, match="expected columns open, high, low, close, found"):
+        Bars.from_frame(make_key(), make_bars().frame.drop(columns="low"))
+
+
+def test_a_frame_without_times_is_refused():
+    with pytest.raises(InvalidContext, match="expected an index of open times, found RangeIndex"):
+        Bars.from_frame(make_key(), make_bars().frame.reset_index(drop=True))
+
+
+def test_a_frame_with_a_missing_value_is_refused():
+    frame = make_bars(count=3).frame
+    frame.iloc[1, 0] = np.nan
+
+    with pytest.raises(InvalidBars, match="row 1: every value must be finite"):
+        Bars.from_frame(make_key(), frame)
+
+
+def test_a_context_is_the_last_slots_up_to_the_cutoff():
+    bars = make_bars(count=50)
+    cutoff = int(bars.close_time[29])
+
+    context = Context.ending_at(bars, cutoff, length=10, min_bars=2)
+
+    assert context.cutoff == cutoff
+    assert context.ohlc_CT.dtype == np.float64
+    assert context.ohlc_CT.tolist() == bars.ohlcv_TF[20:30, :4].T.tolist()
+    assert context.last_close == bars.close[29]
+    assert context.missing_share == 0
+
+
+def test_a_missing_bar_is_nan_in_its_slot_of_the_context():
+    """Never filled, and the bars beside it do not move together."""
+    bars = make_bars(count=10)
+    holes = [3, 4, 7]
+
+    context = Context.ending_at(bars[np.delete(np.arange(10), holes)], int(bars.close_time[9]), 10, 2)
+
+    expected = bars.ohlcv_TF[:, :4].T.copy()
+    expected[:, holes] = np.nan
+    np.testing.assert_array_equal(context.ohlc_CT, expected)
+    assert context.missing_share == pytest.approx(0.3)
+
+
+def test_a_context_begins_with_the_first_bar_there_is():
+    bars = make_bars(count=5)
+
+    context = Context.ending_at(bars, int(bars.close_time[-1]), length=100, min_bars=2)
+
+    assert context.ohlc_CT.shape == (4, 5)
+
+
+def test_a_gap_at_the_beginning_of_a_context_is_left_out():
+    bars = make_bars(count=10)
+
+    context = Context.ending_at(bars[np.delete(np.arange(10), [2, 3])], int(bars.close_time[9]), 8, 2)
+
+    assert context.ohlc_CT.tolist() == bars.ohlcv_TF[4:, :4].T.tolist()
+
+
+def test_a_weekend_is_no_gap_in_sessions():
+    key = make_key(symbol="SPX/USD", timeframe="1d", calendar="XNYS")
+    bars = make_bars(key, count=30, start=utc_ms("2018-11-01"))
+
+    context = Context.ending_at(bars, utc_ms("2018-11-23 18:00"), length=10, min_bars=10)
+
+    assert context.ohlc_CT.shape == (4, 10)
+    assert context.missing_share == 0
+
+
+def test_the_bar_of_the_cutoff_must_be_there():
+    bars = make_bars(count=10)
+    newest = int(bars.close_time[-1])
+
+    with pytest.raises(MissingBars) as refused:
+        Context.ending_at(bars, newest + HOUR_MS, length=5, min_bars=2)
+
+    assert refused.value.cutoff == newest + HOUR_MS
+    assert str(refused.value).endswith(
+        f"expected a bar that closes at {newest + HOUR_MS}, the newest closes at {newest}"
+    )
+
+
+def test_a_hole_at_the_cutoff_is_a_missing_bar_though_later_ones_are_there():
+    bars = make_bars(count=10)
+
+    with pytest.raises(MissingBars, match=f"the newest closes at {bars.close_time[4]}"):
+        Context.ending_at(bars[np.delete(np.arange(10), 5)], int(bars.close_time[5]), length=5, min_bars=2)
+
+
+@pytest.mark.parametrize("cutoff", ["2023-12-31", "2024-01-01"])
+def test_nothing_before_the_cutoff_is_a_missing_bar(cutoff):
+    with pytest.raises(MissingBars, match="the newest closes at None"):
+        Context.ending_at(make_bars(), utc_ms(cutoff), length=5, min_bars=2)
+
+
+def test_no_bars_at_all_is_a_missing_bar():
+    with pytest.raises(MissingBars, match="the newest closes at None"):
+        Context.ending_at(Bars.empty(make_key()), START, length=5, min_bars=2)
+
+
+def test_a_cutoff_before_the_first_session_is_a_missing_bar():
+    key = make_key(symbol="SPX/USD", timeframe="1d", calendar="XNYS")
+
+    with pytest.raises(MissingBars):
+        Context.ending_at(make_bars(key), utc_ms("1980-01-01"), length=5, min_bars=2)
+
+
+@pytest.mark.parametrize("minutes", [1, 30, 59])
+def test_a_cutoff_at_which_no_bar_closes_is_a_missing_bar(minutes):
+    """Else step 1 of the forecast would be the bar after the one that is open: off by one, unnoticed."""
+    bars = make_bars(count=10)
+
+    with pytest.raises(MissingBars):
+        Context.ending_at(bars, int(bars.close_time[5]) + minutes * 60_000, length=5, min_bars=2)
+
+
+def test_too_few_real_bars_are_refused():
+    """Slots without a bar do not count."""
+    bars = make_bars(count=10)[np.array([0, 1, 2, 9])]
+
+    with pytest.raises(NotEnoughBars) as refused:
+        Context.ending_at(bars, int(bars.close_time[-1]), length=8, min_bars=3)
+
+    assert (refused.value.needed, refused.value.found) == (3, 2)
+    assert len(Context.ending_at(bars, int(bars.close_time[-1]), 8, min_bars=2).ohlc_CT[0]) == 8
+
+
+def test_steps_stand_for_the_bars_after_the_cutoff():
+    bars = make_bars(count=10)
+    context = Context.ending_at(bars, int(bars.close_time[5]), length=5, min_bars=2)
+
+    assert context.target_opens(3).tolist() == bars.open_time[6:9].tolist()
+
+
+def test_steps_stand_for_sessions():
+    key = make_key(symbol="SPX/USD", timeframe="1h", calendar="XNYS")
+    bars = make_bars(key, count=30, start=utc_ms("2018-11-19"))
+    context = Context.ending_at(bars, utc_ms("2018-11-21 21:00"), length=5, min_bars=2)
+
+    assert context.target_opens(5).tolist() == [
+        utc_ms(time)
+        for time in (
+            "2018-11-23 14:30",
+            "2018-11-23 15:30",
+            "2018-11-23 16:30",
+            "2018-11-23 17:30",
+            "2018-11-26 14:30",
+        )
+    ]
+
+
+def test_the_digest_tells_contexts_apart():
+    bars, other = make_bars(count=20), make_bars(make_key(symbol="ETH/USDT"), count=20)
+    changed = Bars(bars.key, bars.open_time, bars.ohlcv_TF * np.array([1, 1, 1 - 1e-15, 1, 1]))
+    cutoff = int(bars.close_time[-1])
+
+    digests = [
+        Context.ending_at(bars, cutoff, 10, 2).sha256,
+        Context.ending_at(other, cutoff, 10, 2).sha256,
+        Context.ending_at(changed, cutoff, 10, 2).sha256,
+        Context.ending_at(bars, cutoff, 9, 2).sha256,
+        Context.ending_at(bars, cutoff - HOUR_MS, 10, 2).sha256,
+    ]
+
+    assert len(set(digests)) == 5
+    assert Context.ending_at(make_bars(count=20), cutoff, 10, 2).sha256 == digests[0]
+
+
+@settings(derandomize=True, deadline=None)
+@given(
+    st.integers(0, 10_000),
+    st.integers(5, 59),
+    st.integers(1, 40),
+    st.lists(st.integers(0, 59), max_size=20),
+    st.sampled_from([("1h", "24/7"), ("1h", "XNYS"), ("1d", "XNYS"), ("1d", "24/7")]),
+)
+def test_bars_after_the_cutoff_change_nothing(seed, last, length, holes, grid):
+    """Whether they are there, are missing or hold other prices: the model is shown the same bits."""
+    key = make_key(symbol="SPX/USD", timeframe=grid[0], calendar=grid[1])
+    whole, other = make_bars(key, 60, seed=seed), make_bars(key, 60, seed=seed + 1)
+    cutoff = int(whole.close_time[last])
+    kept = np.array([row == last or row not in holes for row in range(60)])
+    later = np.arange(60) > last
+    futures = [
+        whole[kept],
+        whole[kept & ~later],
+        Bars(key, whole.open_time, np.where(later[:, None], other.ohlcv_TF, whole.ohlcv_TF))[kept | later],
+    ]
+
+    contexts = [Context.ending_at(bars, cutoff, length, min_bars=1) for bars in futures]
+
+    assert len({context.sha256 for context in contexts}) == 1
+    assert len({context.ohlc_CT.tobytes() for context in contexts}) == 1
+    assert contexts[0].last_close == whole.close[last]
+
+
+def test_a_key_of_names_is_the_key_of_parts():
+    assert SeriesKey.of("binance", "BTC/USDT", "1h") == make_key()
