@@ -338,14 +338,16 @@ def _print_scores(scores: Scores) -> None:
 
 
 def _print_reports(reports: Sequence[AccuracyReport]) -> None:
+    from rich import box
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title="accuracy (skill: 1 − loss / loss of the random walk)")
-    for name in ("series", "model", "step", "field", "n", "MAE", "skill", "skill (pinball)", "inside 80 %"):
-        table.add_column(name, justify="left" if name in {"series", "model", "field"} else "right")
+    title = "accuracy beside the random walk (skill by MAE and by pinball loss)"
+    table = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False, pad_edge=False)
+    for name in ("series", "model", "step", "field", "n", "MAE", "skill", "pinball", "in 80%"):
+        table.add_column(name, justify="left" if name in {"series", "model", "field"} else "right", no_wrap=True)
     for one in reports:
         skills = ["–" if s is None else f"{s:+.3f}" for s in (one.skill_mae, one.skill_pinball)]
-        where = (str(one.key), one.model_id, str(one.step), one.field)
+        where = (str(one.key), one.model_id.partition("@")[0], str(one.step), one.field)
         table.add_row(*where, str(one.n), f"{one.mae:.4g}", *skills, f"{one.coverage80:.1%}")
     Console().print(table)

@@ -7,6 +7,7 @@ Paths in a file are relative to that file. The environment carries the path of t
 from __future__ import annotations
 
 import os
+import re
 import tomllib
 from pathlib import Path
 from typing import Annotated, Literal
@@ -19,6 +20,8 @@ from forecaster.sessions import ALWAYS_OPEN
 
 ENVIRONMENT_KEY = "FORECASTER_CONFIG"
 EMBEDDED = "embedded"
+
+_HUB_ID = re.compile(r"\w[\w.-]*/[\w.-]+")
 
 
 class _Record(BaseModel):
@@ -72,9 +75,10 @@ class ModelConfig(_Record):
 
     @model_validator(mode="after")
     def _hub_id_is_pinned(self) -> ModelConfig:
-        if "/" in self.id and self.revision is None and not Path(self.id).expanduser().exists():
-            msg = "revision: expected a commit hash, since a hub id without one may change under you"
-            raise ValueError(msg)
+        if self.min_context > self.context:
+            raise ConfigError("model.min_context", f"at most context, {self.context}", self.min_context)
+        if is_hub_id(self.id) and self.revision is None:
+            raise ConfigError("model.revision", f"a commit hash, since {self.id} may change under you", None)
         return self
 
 
@@ -96,8 +100,8 @@ class Config(_Record):
 
     exchanges: dict[str, ExchangeConfig] = {}
     series: Annotated[tuple[SeriesConfig, ...], Field(min_length=1)]
-    model: ModelConfig = ModelConfig()
-    store: StoreConfig = StoreConfig()
+    model: Annotated[ModelConfig, Field(default_factory=ModelConfig)]
+    store: Annotated[StoreConfig, Field(default_factory=StoreConfig)]
     demo: DemoConfig | None = None
     settle_seconds: Annotated[float, Field(ge=0, le=600, description="seconds after a close before bars are asked")] = 5
 
@@ -105,18 +109,18 @@ class Config(_Record):
     @classmethod
     def _series_are_distinct(cls, series: tuple[SeriesConfig, ...]) -> tuple[SeriesConfig, ...]:
         keys = [one.key for one in series]
+        names = [str(key) for key in keys]
         for key in keys:
-            if keys.count(key) > 1:
-                msg = f"expected each series once, found {key} twice"
-                raise ValueError(msg)
+            if names.count(str(key)) > 1:
+                raise ConfigError("series", "each series once", f"{key} twice")
+            _ = key.sessions
         return series
 
     @model_validator(mode="after")
     def _exchanges_are_named(self) -> Config:
         for one in self.series:
             if one.file is None and one.exchange not in self.exchanges:
-                msg = f"series {one.key}: expected `file`, or a table [exchanges.{one.exchange}]"
-                raise ValueError(msg)
+                raise ConfigError(f"series {one.key}", f"`file`, or a table [exchanges.{one.exchange}]", None)
         return self
 
 
@@ -137,7 +141,14 @@ def load_config(path: str | Path) -> Config:
         config = Config.model_validate(content)
     except ValidationError as error:
         raise _first_fault(file, error) from error
+    except ConfigError as error:
+        raise ConfigError(f"{file}: {error.key}", error.expected, error.found) from error
     return _resolve(config, file.resolve().parent)
+
+
+def is_hub_id(model_id: str) -> bool:
+    """Whether a model's id names a hub repository, `owner/name`, and not a folder."""
+    return bool(_HUB_ID.fullmatch(model_id)) and not Path(model_id).exists()
 
 
 def default_config_path() -> str:

@@ -36,8 +36,10 @@ class ConfigError(ForecasterError):
     """The configuration cannot be used."""
 
     def __init__(self, key: str, expected: str, found: object) -> None:
-        super().__init__(f"{key}: expected {expected}, found {found!r}")
+        super().__init__(f"{key}: expected {expected}, found {found!r:.200}")
         self.key = key
+        self.expected = expected
+        self.found = found
 
 
 class SourceError(ForecasterError):

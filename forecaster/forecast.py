@@ -72,7 +72,13 @@ class OHLCForecast:
 
     def __post_init__(self) -> None:
         """Check shapes, finiteness and order."""
-        expected = (len(FIELDS), self.raw_FHQ.shape[1], len(self.quantile_levels))
+        for name in ("raw_FHQ", "values_FHQ"):
+            prices = np.array(getattr(self, name), np.float64)
+            prices.setflags(write=False)
+            object.__setattr__(self, name, prices)
+        if (np.diff(self.quantile_levels, prepend=0.0, append=1.0) <= 0).any():
+            raise InvalidContext("quantile_levels", "levels that rise inside (0, 1)", self.quantile_levels)
+        expected = (len(FIELDS), *self.raw_FHQ.shape[1:2], len(self.quantile_levels))
         if self.raw_FHQ.shape != expected or self.values_FHQ.shape != expected:
             raise InvalidContext("forecast", f"shape {expected}", f"{self.raw_FHQ.shape} and {self.values_FHQ.shape}")
         if not (np.isfinite(self.raw_FHQ).all() and np.isfinite(self.values_FHQ).all()):
@@ -116,6 +122,8 @@ class OHLCForecast:
 
     def interval(self, coverage: float, field: str = "close") -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Lower and upper price of the central interval that should hold `coverage` of the outcomes, (H,) each."""
+        if not 0 <= coverage < 1:
+            raise InvalidContext("coverage", "0 or more, below 1", coverage)
         tail = round((1 - coverage) / 2, 12)
         return self.quantile(field, tail), self.quantile(field, round(1 - tail, 12))
 

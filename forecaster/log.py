@@ -23,15 +23,22 @@ def configure_logging(*, verbose: bool = True) -> None:
     """Write events to standard error; only warnings and worse unless `verbose`."""
     level = logging.INFO if verbose else logging.WARNING
     logging.captureWarnings(capture=True)
-    logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(name)s: %(message)s")
+    shared: list[structlog.typing.Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        hide_secrets,
+    ]
+    theirs = logging.StreamHandler(sys.stderr)
+    remove = structlog.stdlib.ProcessorFormatter.remove_processors_meta
+    theirs.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=[structlog.stdlib.add_logger_name, *shared], processors=[remove, *_renderers()]
+        )
+    )
+    logging.basicConfig(level=logging.WARNING, handlers=[theirs])
     structlog.configure(
-        processors=[
-            structlog.contextvars.merge_contextvars,
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            hide_secrets,
-            *_renderers(),
-        ],
+        processors=[*shared, *_renderers()],
         wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
     )
@@ -39,10 +46,13 @@ def configure_logging(*, verbose: bool = True) -> None:
 
 def hide_secrets(_: object, __: str, event: MutableMapping[str, object]) -> MutableMapping[str, object]:
     """Replace the values of keys that are named like a secret."""
-    for key in event:
-        if _SECRET.search(key):
-            event[key] = "[hidden]"
-    return event
+    return {key: _shown(key, value) for key, value in event.items()}
+
+
+def _shown(key: object, value: object) -> object:
+    if _SECRET.search(str(key)):
+        return "[hidden]"
+    return {k: _shown(k, v) for k, v in value.items()} if isinstance(value, dict) else value
 
 
 def _renderers() -> list[structlog.typing.Processor]:

@@ -6,13 +6,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from forecaster.bars import SeriesKey
 from forecaster.forecast import CHRONOS_LEVELS, OHLCForecast, Provenance, repair
 from forecaster.ledger import LedgerRow, SettledRow
 from tests.builders import make_key, utc_ms
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from forecaster.bars import SeriesKey
 
 CUTOFF = utc_ms("2024-01-05")
 LATENCY_MS = 7

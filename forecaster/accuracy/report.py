@@ -83,7 +83,7 @@ def _draw_intervals(axes: Axes, chart: Chart) -> None:
         lower, middle, upper = (interpolate(values, levels, level) for level in (0.1, 0.5, 0.9))
         actual = np.array([one.actual for one in shown])
         missed = (actual < lower) | (actual > upper)
-        axes.fill_between(x, lower, upper, color=_FAN, alpha=0.18, linewidth=0, label="80 % interval of the close")
+        axes.fill_between(x, lower, upper, color=_FAN, alpha=0.18, linewidth=0, label="80% interval of the close")
         axes.plot(x, middle, color=_FAN, linewidth=0.9, label="median")
         axes.scatter(x[missed], actual[missed], s=16, color=_MISS, zorder=4, label="close outside")
         share = 1 - missed.mean()
@@ -102,7 +102,7 @@ def _draw_fan(axes: Axes, chart: Chart) -> None:
     last_close = chart.bars.close[first - 1]
     for level, alpha in ((0.01, 0.10), (0.1, 0.18), (0.25, 0.28)):
         lower_H, upper_H = (_from_cutoff(last_close, forecast.quantile("close", q)) for q in (level, 1 - level))
-        label = f"{1 - 2 * level:.0%} of the close"
+        label = f"{1 - 2 * level:.0%} interval of the close"
         axes.fill_between(x_H, lower_H, upper_H, color=_FAN, alpha=alpha, linewidth=0, label=label)
     axes.plot(x_H, _from_cutoff(last_close, forecast.median()), color=_FAN, linewidth=1.2, label="median")
     _draw_candles(axes, bars, np.arange(len(bars)))

@@ -3,13 +3,13 @@
 Skill compares a model with the random walk on common cases only: the same series, run, cutoff, step
 and field, settled for both.
 
-Shapes: N cases, Q quantile levels.
+Shapes: N cases, Q quantile levels, L losses.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,6 +20,8 @@ from forecaster.ledger import AccuracyReport
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
+
+    from numpy.typing import NDArray
 
     from forecaster.bars import SeriesKey
     from forecaster.ledger import LedgerRow, SettledRow
@@ -41,8 +43,11 @@ class Totals:
     walk_absolute_error: float = 0.0
     walk_pinball: float = 0.0
 
-    def __add__(self, other: Totals) -> Totals:
-        return Totals(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
+    @classmethod
+    def of(cls, sums: NDArray[np.float64]) -> Totals:
+        """Name the sums of `Scores`."""
+        n, absolute_error, pinball, covered80, *rest = sums.tolist()
+        return cls(int(n), absolute_error, pinball, int(covered80), *rest)
 
     @property
     def mae(self) -> float:
@@ -65,33 +70,31 @@ class Totals:
         return metrics.skill(self.common_pinball, self.walk_pinball)
 
 
-@dataclass(frozen=True, slots=True)
-class _Case:
-    """The losses of one settled row."""
-
-    absolute_error: float
-    pinball: float
-    covered80: bool
-    width80: float
-
-
 class Scores:
     """Accuracy by series, model, step and field, grown row by row."""
 
     def __init__(self, rows: Iterable[SettledRow] = ()) -> None:
-        self._totals: dict[tuple[SeriesKey, str, int, str], Totals] = defaultdict(Totals)
+        self._sums: dict[tuple[SeriesKey, str, int, str], NDArray[np.float64]] = defaultdict(_nothing)
         self.add(list(rows))
 
     def add(self, rows: Sequence[SettledRow]) -> None:
         """Count further rows. Rows of one case must come together with the random walk's."""
-        cases = {_name(one.row): (one.row, case) for one, case in zip(rows, _cases(rows), strict=True)}
-        for (of_case, model_id), (row, case) in cases.items():
-            _, walk = cases.get((of_case, RANDOM_WALK), (row, None))
-            self._totals[row.key, model_id, row.step, row.field] += _count(case, walk)
+        if not rows:
+            return
+        losses_NL = _losses(rows)
+        place = {(_case(one.row), one.row.model_id): i for i, one in enumerate(rows)}
+        for (of_case, _), i in place.items():
+            row = rows[i].row
+            sums = self._sums[row.key, row.model_id, row.step, row.field]
+            sums[:5] += losses_NL[i]
+            walk = place.get((of_case, RANDOM_WALK))
+            if walk is not None:
+                sums[5:7] += losses_NL[i, 1:3]
+                sums[7:] += losses_NL[walk, 1:3]
 
     def reports(self) -> list[AccuracyReport]:
         """One report per series, model, step and field, in that order."""
-        ordered = sorted(self._totals.items(), key=lambda item: (str(item[0][0]), *item[0][1:]))
+        ordered = sorted(self._sums.items(), key=lambda item: (str(item[0][0]), *item[0][1:]))
         return [
             AccuracyReport(
                 key=key,
@@ -106,31 +109,37 @@ class Scores:
                 skill_mae=totals.skill_mae,
                 skill_pinball=totals.skill_pinball,
             )
-            for (key, model_id, step, field), totals in ordered
+            for (key, model_id, step, field), totals in ((name, Totals.of(sums)) for name, sums in ordered)
         ]
 
     def total(self, model_name: str, field: str, step: int | None = 1, key: SeriesKey | None = None) -> Totals:
         """Sums of one model and field over series (all unless `key`) and steps (all if `step` is None)."""
-        return sum(
-            (
-                totals
-                for (of_key, model_id, of_step, of_field), totals in self._totals.items()
-                if model_id.partition("@")[0] == model_name
-                and of_field == field
-                and step in (None, of_step)
-                and key in (None, of_key)
-            ),
-            Totals(),
-        )
+        chosen = [
+            sums
+            for (of_key, model_id, of_step, of_field), sums in self._sums.items()
+            if model_id.partition("@")[0] == model_name
+            and of_field == field
+            and step in (None, of_step)
+            and key in (None, of_key)
+        ]
+        return Totals.of(sum(chosen, _nothing()))
 
 
-def _name(row: LedgerRow) -> tuple[tuple[SeriesKey, str, int, int, str], str]:
-    return (row.key, row.run_id, row.cutoff, row.step, row.field), row.model_id
+def _nothing() -> NDArray[np.float64]:
+    """Sums of no cases, in the order of the fields of `Totals`."""
+    return np.zeros(len(fields(Totals)))
 
 
-def _cases(rows: Sequence[SettledRow]) -> list[_Case]:
-    """Losses of every row, in order; rows that share quantile levels are computed together."""
-    cases: dict[int, _Case] = {}
+def _case(row: LedgerRow) -> tuple[SeriesKey, str, int, int, str]:
+    return row.key, row.run_id, row.cutoff, row.step, row.field
+
+
+def _losses(rows: Sequence[SettledRow]) -> NDArray[np.float64]:
+    """One line per row: 1 and its losses, in the order of the first fields of `Totals`.
+
+    Rows that share quantile levels are computed together.
+    """
+    losses_NL = np.ones((len(rows), 5))
     by_levels: dict[tuple[float, ...], list[int]] = defaultdict(list)
     for i, one in enumerate(rows):
         by_levels[one.row.quantile_levels].append(i)
@@ -138,18 +147,8 @@ def _cases(rows: Sequence[SettledRow]) -> list[_Case]:
         values_NQ = np.stack([rows[i].row.values_Q for i in positions])
         actual_N = np.array([rows[i].actual for i in positions])
         lower_N, median_N, upper_N = (interpolate(values_NQ, levels, level) for level in (0.1, 0.5, 0.9))
-        columns = (
-            metrics.absolute_error(median_N, actual_N).tolist(),
-            metrics.pinball(values_NQ, np.array(levels), actual_N).tolist(),
-            metrics.covered(lower_N, upper_N, actual_N).tolist(),
-            (upper_N - lower_N).tolist(),
-        )
-        cases.update(zip(positions, (_Case(*one) for one in zip(*columns, strict=True)), strict=True))
-    return [cases[i] for i in range(len(rows))]
-
-
-def _count(case: _Case, walk: _Case | None) -> Totals:
-    alone = Totals(1, case.absolute_error, case.pinball, int(case.covered80), case.width80)
-    if walk is None:
-        return alone
-    return alone + Totals(0, 0.0, 0.0, 0, 0.0, case.absolute_error, case.pinball, walk.absolute_error, walk.pinball)
+        losses_NL[positions, 1] = metrics.absolute_error(median_N, actual_N)
+        losses_NL[positions, 2] = metrics.pinball(values_NQ, np.array(levels), actual_N)
+        losses_NL[positions, 3] = metrics.covered(lower_N, upper_N, actual_N)
+        losses_NL[positions, 4] = upper_N - lower_N
+    return losses_NL

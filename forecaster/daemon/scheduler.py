@@ -50,8 +50,8 @@ class Daemon:
         self._forecaster = forecaster
         self._clock = clock
         self._on_cycle = on_cycle
-        self._queue: queue.Queue[Due | None] = queue.Queue()
-        self._stopped = threading.Event()
+        self._queue: queue.SimpleQueue[Due | None] = queue.SimpleQueue()  # its put may run in a signal handler
+        self._pending = 0
         self._turn = threading.Lock()
 
     def run(self, cycles: int | None = None) -> int:
@@ -69,31 +69,35 @@ class Daemon:
             _log.info("daemon.stopped")
 
     def stop(self) -> None:
-        """Finish the cycle in hand and leave; safe to call from a signal handler or another thread."""
-        self._stopped.set()
+        """Finish what is queued and leave; safe to call from a signal handler or another thread."""
         self._queue.put(None)
 
     def queue_now(self) -> None:
         """Owe one cycle of every timeframe at once: what may have closed while nobody was here."""
-        for timeframe in dict.fromkeys(key.timeframe for key in self._forecaster.series):
-            self._queue.put(Due(timeframe, self._clock.now()))
+        with self._turn:
+            for timeframe in dict.fromkeys(key.timeframe for key in self._forecaster.series):
+                self._put(Due(timeframe, self._clock.now()))
 
     def _queue_due(self, schedule: Schedule) -> None:
         with self._turn:
-            as_of = self._clock.due(schedule, self._queue.unfinished_tasks)
+            as_of = self._clock.due(schedule, self._pending)
             if as_of is not None:
-                self._queue.put(Due(schedule.timeframe, as_of))
+                self._put(Due(schedule.timeframe, as_of))
+
+    def _put(self, due: Due) -> None:
+        """Queue a cycle; called with the turn in hand."""
+        self._pending += 1
+        self._queue.put(due)
 
     def _work(self, cycles: int | None) -> int:
         done = 0
-        while not self._stopped.is_set() and done != cycles:
-            due = self._queue.get()
-            if due is not None:
-                report = self._forecaster.run_cycle(due.timeframe, due.as_of, self._clock.now())
-                done += 1
-                if self._on_cycle is not None:
-                    self._on_cycle(report)
-            self._queue.task_done()
+        while done != cycles and (due := self._queue.get()) is not None:
+            report = self._forecaster.run_cycle(due.timeframe, due.as_of, self._clock.now())
+            if self._on_cycle is not None:
+                self._on_cycle(report)
+            done += 1
+            with self._turn:
+                self._pending -= 1
         return done
 
 

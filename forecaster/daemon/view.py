@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Self
 
 import numpy as np
+from rich import box
 from rich.console import Group
 from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -53,6 +54,7 @@ class CycleView:
 
     def __exit__(self, *_: object) -> None:
         self._live.stop()
+        self._progress.console.print()
 
     def show(self, report: CycleReport) -> None:
         """Show one more cycle."""
@@ -60,26 +62,23 @@ class CycleView:
         self._live.update(Group(self._table(report), self._progress))
 
     def _table(self, report: CycleReport) -> Table:
-        table = Table(title="bar closed → what had been forecast for it → next forecast", expand=True)
-        for name in (
-            "series",
-            "closed at",
-            "had been forecast (80 %)",
-            "",
-            "next close (80 %)",
-            "skill",
-            "inside 80 %",
-        ):
-            table.add_column(name, justify="left" if name == "series" else "right")
+        table = Table(
+            title="each close, what had been forecast for it, and the next",
+            box=box.SIMPLE_HEAD,
+            show_edge=False,
+            pad_edge=False,
+        )
+        for name in ("series", "close", "forecast, 80 %", "next, 80 %", "skill", "in 80%"):
+            table.add_column(name, justify="left" if name == "series" else "right", no_wrap=True)
         met = {one.row.key: one for one in report.settled if is_next_close(one, self._forecaster.model_name)}
         for forecast in report.forecasts:
             lower, upper = forecast.interval(0.8)
             close = self._forecaster.store.bars(forecast.key, start=_open_of_last(forecast.key, forecast.cutoff)).close
             table.add_row(
                 str(forecast.key),
-                f"{close[-1]:,.2f}",
-                *_outcome(met.get(forecast.key)),
-                f"{forecast.median()[0]:,.2f}  [{lower[0]:,.2f} – {upper[0]:,.2f}]",
+                f"{close[-1]:,.6g}",
+                _outcome(met.get(forecast.key)),
+                _interval(lower[0], forecast.median()[0], upper[0]),
                 *self._standing(forecast.key),
             )
         for key, reason in report.skipped.items():
@@ -92,7 +91,7 @@ class CycleView:
         if not totals.n:
             return "–", "–"
         skill = totals.skill_mae
-        return "–" if skill is None else f"{skill:+.3f}", f"{totals.coverage80:.1%} of {totals.n}"
+        return "–" if skill is None else f"{skill:+.2f}", f"{totals.coverage80:.0%}"
 
 
 def is_next_close(one: SettledRow, model_name: str) -> bool:
@@ -101,13 +100,17 @@ def is_next_close(one: SettledRow, model_name: str) -> bool:
     return row.field == "close" and row.step == 1 and row.model_id.startswith(f"{model_name}@")
 
 
-def _outcome(one: SettledRow | None) -> tuple[str, Text]:
+def _outcome(one: SettledRow | None) -> Text:
+    """What had been forecast: green where the close came inside the interval, red where not."""
     if one is None:
-        return "–", Text("")
-    lower, middle, upper = (interpolate(one.row.values_Q, one.row.quantile_levels, q) for q in (0.1, 0.5, 0.9))
+        return Text("–")
+    lower, middle, upper = (float(interpolate(one.row.values_Q, one.row.quantile_levels, q)) for q in (0.1, 0.5, 0.9))
     inside = lower <= one.actual <= upper
-    mark = Text("inside", style="green") if inside else Text("outside", style="red")
-    return f"{middle:,.2f}  [{lower:,.2f} – {upper:,.2f}]", mark
+    return Text(f"{'✓' if inside else '✗'} {_interval(lower, middle, upper)}", style="green" if inside else "red")
+
+
+def _interval(lower: float, middle: float, upper: float) -> str:
+    return f"{middle:,.5g}\n{lower:,.5g}–{upper:,.5g}"
 
 
 def _open_of_last(key: SeriesKey, cutoff: int) -> int:

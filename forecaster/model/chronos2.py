@@ -24,6 +24,7 @@ from safetensors import SafetensorError
 from transformers.utils import logging as hub_logging
 
 from forecaster.bars import FIELDS, Bars, Context
+from forecaster.config import is_hub_id
 from forecaster.errors import InvalidContext, ModelLoadError
 from forecaster.forecast import OHLCForecast, Provenance, repair
 from forecaster.model.compiled import CompileMode, GuardedForward
@@ -213,9 +214,8 @@ def _rows(contexts: Sequence[Context], anchor_S: NDArray[np.float64], length: in
 def _find_folder(model_id: str, revision: str | None) -> Path:
     if model_id == NANO:
         return NANO_FOLDER
-    local = Path(model_id).expanduser()
-    if local.exists() or "/" not in model_id:
-        return local
+    if not is_hub_id(model_id):
+        return Path(model_id).expanduser()
     if revision is None:
         raise ModelLoadError(model_id, "a pinned revision for a hub repository", "none")
     from huggingface_hub import snapshot_download  # noqa: PLC0415 - only who names a hub repository

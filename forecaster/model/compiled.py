@@ -43,7 +43,7 @@ class GuardedForward:
         if mode == "off":
             self.reason = "compile is off"
         elif mode == "auto" and device.type != "cuda":
-            self.reason = "compile is auto, and on a CPU the first compiled forecast waits for the compiler"
+            self.reason = "compile is auto, and on a CPU the first compiled forecast would wait for the compiler"
         else:
             self._compiled = torch.compile(eager, fullgraph=True, dynamic=False)
             self.reason = "compiled as one graph without breaks"

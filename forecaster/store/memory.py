@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 
 from forecaster.bars import FIELDS, Bars
-from forecaster.errors import InvalidContext, LedgerConflict
+from forecaster.errors import InvalidContext, LedgerConflict, StoreUnavailable
 from forecaster.ledger import LIVE, LedgerRow, Run, SettledRow, forecast_id
 
 if TYPE_CHECKING:
@@ -75,15 +75,16 @@ class MemoryStore:
         Raises:
             LedgerConflict: when one is there with other numbers.
         """
+        if run_id not in self.runs:
+            raise StoreUnavailable("memory:", f"expected a run named by add_run, found {run_id!r}")
         known = self._forecasts.setdefault(run_id, {})
         new: dict[str, OHLCForecast] = {}
         for forecast in forecasts:
             if forecast.issued_at is None or forecast.available_at is None:
                 raise InvalidContext("forecast", "issued_at and available_at", f"none on {forecast.key}")
             name = forecast_id(forecast.key, forecast.provenance.ledger_id, run_id, forecast.cutoff)
-            if name not in known:
-                new[name] = forecast
-            elif not np.array_equal(known[name].raw_FHQ, forecast.raw_FHQ):
+            there = known.get(name) or new.setdefault(name, forecast)
+            if not np.array_equal(there.raw_FHQ, forecast.raw_FHQ):
                 raise LedgerConflict(name)
         known.update(new)
         return len(new)

@@ -78,7 +78,6 @@ model = Table(
     Column("name", String, nullable=False),
     Column("revision", String, nullable=False),
     Column("weights_sha256", String, nullable=False),
-    Column("quantile_levels", Text, nullable=False),
 )
 
 run = Table(
@@ -98,6 +97,7 @@ forecast = Table(
     Column("run_id", ForeignKey("run.id"), nullable=False),
     Column("cutoff", BigInteger, nullable=False),
     Column("horizon", Integer, nullable=False),
+    Column("quantile_levels", Text, nullable=False),
     Column("issued_at", BigInteger, nullable=False),
     Column("available_at", BigInteger, nullable=False),
     Column("engine", String, nullable=False),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import sqlite3
 from collections import defaultdict
 from contextlib import contextmanager
@@ -42,11 +43,13 @@ class SqlStore:
     """
 
     def __init__(self, url: str) -> None:
-        self._url = url
+        self._url = _without_password(url)
         try:
             self._engine = sa.create_engine(url)
-        except sa.exc.ArgumentError as error:
-            raise StoreUnavailable(url, f"expected memory: or a URL such as sqlite:///ledger.db: {error}") from error
+        except (sa.exc.ArgumentError, ImportError, ValueError) as error:
+            raise StoreUnavailable(
+                self._url, f"expected memory: or a URL such as sqlite:///ledger.db: {error}"
+            ) from error
         if self._engine.dialect.name == "sqlite":
             sa.event.listen(self._engine, "connect", _prepare_sqlite)
             sa.event.listen(self._engine, "begin", _begin_sqlite)
@@ -56,7 +59,7 @@ class SqlStore:
             if found is None:
                 connection.execute(t.schema_version.insert().values(version=t.SCHEMA_VERSION))
             elif found > t.SCHEMA_VERSION:
-                raise SchemaTooNew(url, t.SCHEMA_VERSION, found)
+                raise SchemaTooNew(self._url, t.SCHEMA_VERSION, found)
 
     def add_bars(self, bars: Bars) -> int:
         """Append bars that are new, and a further revision of those that changed; returns how many rows."""
@@ -126,16 +129,21 @@ class SqlStore:
         with self._transaction() as connection:
             series_ids = {key: self._series_id(connection, key) for key in {f.key for f in forecasts}}
             self._add_models(connection, forecasts)
-            rows = {row["id"]: row for row in (_forecast_row(f, run_id, series_ids[f.key]) for f in forecasts)}
-            known = self._known_payloads(connection, list(rows))
-            for name, payload in known.items():
-                if rows[name]["payload_sha256"] != payload:
+            rows = [_forecast_row(one, run_id, series_ids[one.key]) for one in forecasts]
+            held = self._known_payloads(connection, [row["id"] for row in rows])
+            new: dict[str, OHLCForecast] = {}
+            for row, forecast in zip(rows, forecasts, strict=True):
+                name, payload = row["id"], row["payload_sha256"]
+                if name not in held:
+                    new[name] = forecast
+                if held.setdefault(name, payload) != payload:
                     raise LedgerConflict(name)
-            new = [row for name, row in rows.items() if name not in known]
             if new:
-                connection.execute(t.forecast.insert(), new)
-                names = {row["id"] for row in new}
-                connection.execute(t.forecast_value.insert(), list(_value_rows(forecasts, run_id, names)))
+                connection.execute(
+                    t.forecast.insert(), list({row["id"]: row for row in rows if row["id"] in new}.values())
+                )
+                values = [value for name, forecast in new.items() for value in _value_rows(forecast, name)]
+                connection.execute(t.forecast_value.insert(), values)
         return len(new)
 
     def latest(self, key: SeriesKey, model_name: str, run_id: str = LIVE) -> OHLCForecast | None:
@@ -143,7 +151,7 @@ class SqlStore:
         with self._transaction(write=False) as connection:
             series_id = self._find_series(connection, key)
             found = connection.execute(
-                sa.select(t.forecast, t.model.c.quantile_levels)
+                sa.select(t.forecast)
                 .join(t.model)
                 .where(t.forecast.c.series_id == series_id, t.forecast.c.run_id == run_id, t.model.c.name == model_name)
                 .order_by(t.forecast.c.cutoff.desc(), t.forecast.c.issued_at.desc())
@@ -173,7 +181,6 @@ class SqlStore:
 
     def settled_rows(self, as_of: int, since: int | None = None, run_id: str = LIVE) -> list[SettledRow]:
         """Give rows whose target bar was first seen in (since, as_of], with the newest revision of it."""
-        newest = _newest_of(t.bar.c.first_seen_at <= as_of)
         query = (
             _ledger_query()
             .add_columns(*(t.bar.c[name].label(f"actual_{name}") for name in FIELDS), t.bar.c.revision)
@@ -181,7 +188,7 @@ class SqlStore:
                 t.bar,
                 (t.bar.c.series_id == t.forecast.c.series_id) & (t.bar.c.open_time == t.forecast_value.c.target_open),
             )
-            .where(t.forecast.c.run_id == run_id, t.bar.c.first_seen_at <= as_of, t.bar.c.revision == newest)
+            .where(t.forecast.c.run_id == run_id, t.bar.c.first_seen_at <= as_of, t.bar.c.revision == _newest_of(as_of))
         )
         if since is not None:
             query = query.where(t.bar.c.first_seen_at > since)
@@ -236,7 +243,6 @@ class SqlStore:
                 "name": f.provenance.model_id,
                 "revision": f.provenance.revision,
                 "weights_sha256": f.provenance.weights_sha256,
-                "quantile_levels": json.dumps(f.quantile_levels),
             }
             for name, f in rows.items()
             if name not in known
@@ -251,6 +257,10 @@ class SqlStore:
             query = sa.select(t.forecast.c.id, t.forecast.c.payload_sha256).where(t.forecast.c.id.in_(some))
             known.update((row.id, row.payload_sha256) for row in connection.execute(query))
         return known
+
+
+def _without_password(url: str) -> str:
+    return re.sub(r"(://[^/@]*?):[^/@]*@", r"\1:***@", url)
 
 
 def _prepare_sqlite(connection: sqlite3.Connection, record: object) -> None:
@@ -278,15 +288,15 @@ def _wal_is_safe(version: tuple[int, ...]) -> bool:
     return version >= _WAL_FIXED_IN[0] or any(fixed <= version < (fixed[0], fixed[1] + 1) for fixed in _WAL_FIXED_IN)
 
 
-def _newest_of(*conditions: sa.ColumnElement[bool]) -> sa.ScalarSelect[Any]:
-    """Newest revision of the outer query's bar."""
+def _newest_of(as_of: int | None = None) -> sa.ScalarSelect[Any]:
+    """Newest revision of the outer query's bar, as known at `as_of`."""
     other = t.bar.alias("other")
-    return (
-        sa.select(sa.func.max(other.c.revision))
-        .where(other.c.series_id == t.bar.c.series_id, other.c.open_time == t.bar.c.open_time)
-        .where(*conditions)
-        .scalar_subquery()
+    query = sa.select(sa.func.max(other.c.revision)).where(
+        other.c.series_id == t.bar.c.series_id, other.c.open_time == t.bar.c.open_time
     )
+    if as_of is not None:
+        query = query.where(other.c.first_seen_at <= as_of)
+    return query.scalar_subquery()
 
 
 def _newest_bars(series_id: int, start: int | None, end: int | None) -> sa.Select[Any]:
@@ -321,6 +331,7 @@ def _forecast_row(forecast: OHLCForecast, run_id: str, series_id: int) -> dict[s
         "run_id": run_id,
         "cutoff": forecast.cutoff,
         "horizon": forecast.horizon,
+        "quantile_levels": json.dumps(forecast.quantile_levels),
         "issued_at": forecast.issued_at,
         "available_at": forecast.available_at,
         "engine": p.engine,
@@ -329,24 +340,20 @@ def _forecast_row(forecast: OHLCForecast, run_id: str, series_id: int) -> dict[s
     }
 
 
-def _value_rows(forecasts: Sequence[OHLCForecast], run_id: str, names: set[str]) -> Iterator[dict[str, Any]]:
-    for forecast in forecasts:
-        name = forecast_id(forecast.key, forecast.provenance.ledger_id, run_id, forecast.cutoff)
-        if name not in names:
-            continue
-        tens = {f"q{round(100 * level)}": forecast.quantiles(level) for level in (0.1, 0.5, 0.9)}
-        targets = forecast.target_opens().tolist()
-        for f, field in enumerate(FIELDS):
-            for h, target in enumerate(targets):
-                yield {
-                    "forecast_id": name,
-                    "step": h + 1,
-                    "field": field,
-                    "target_open": target,
-                    **{column: float(values_FH[f, h]) for column, values_FH in tens.items()},
-                    "raw": _pack(forecast.raw_FHQ[f, h]),
-                    "repaired": _pack(forecast.values_FHQ[f, h]),
-                }
+def _value_rows(forecast: OHLCForecast, name: str) -> Iterator[dict[str, Any]]:
+    tens = {f"q{round(100 * level)}": forecast.quantiles(level) for level in (0.1, 0.5, 0.9)}
+    targets = forecast.target_opens().tolist()
+    for f, field in enumerate(FIELDS):
+        for h, target in enumerate(targets):
+            yield {
+                "forecast_id": name,
+                "step": h + 1,
+                "field": field,
+                "target_open": target,
+                **{column: float(values_FH[f, h]) for column, values_FH in tens.items()},
+                "raw": _pack(forecast.raw_FHQ[f, h]),
+                "repaired": _pack(forecast.values_FHQ[f, h]),
+            }
 
 
 def _pack(values_Q: NDArray[np.float64]) -> bytes:
@@ -389,12 +396,11 @@ def _ledger_query() -> sa.Select[Any]:
             t.forecast_value.c.target_open,
             t.forecast_value.c.raw,
             t.forecast_value.c.repaired,
-            t.model.c.quantile_levels,
+            t.forecast.c.quantile_levels,
         )
         .select_from(t.forecast)
         .join(t.forecast_value, t.forecast_value.c.forecast_id == t.forecast.c.id)
         .join(t.series, t.series.c.id == t.forecast.c.series_id)
-        .join(t.model, t.model.c.id == t.forecast.c.model_id)
     )
 
 

@@ -1,0 +1,368 @@
+"""What only a database can do: refuse, last, be shared, and be asked by others."""
+
+from __future__ import annotations
+
+import sqlite3
+import subprocess
+import sys
+import threading
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from forecaster.bars import FIELDS, Bars, RejectedRow
+from forecaster.errors import LedgerConflict, SchemaTooNew, StoreUnavailable
+from forecaster.ledger import LIVE, Run
+from forecaster.store import sql
+from forecaster.store.schema import SCHEMA_VERSION
+from forecaster.store.sql import SqlStore
+from tests.builders import DAY_MS, HOUR_MS, make_bars, make_key, utc_ms
+from tests.forecast_builders import CUTOFF, make_forecast
+
+START = utc_ms("2024-01-01")
+ROOT = Path(__file__).parents[2]
+ETHER = make_key(symbol="ETH/USDT")
+INSERT_BAR = "INSERT INTO bar VALUES (1, ?, 0, ?, ?, ?, ?, ?, 0)"
+GOOD = (START + DAY_MS, 100.0, 110.0, 90.0, 105.0, 7.0)
+
+BROKEN = {
+    "low is zero": (START + DAY_MS, 100.0, 110.0, 0.0, 105.0, 7.0),
+    "low is negative": (START + DAY_MS, 100.0, 110.0, -1.0, 105.0, 7.0),
+    "low above open": (START + DAY_MS, 100.0, 110.0, 101.0, 105.0, 7.0),
+    "low above close": (START + DAY_MS, 100.0, 110.0, 90.0, 89.0, 7.0),
+    "high below open": (START + DAY_MS, 111.0, 110.0, 90.0, 105.0, 7.0),
+    "high below close": (START + DAY_MS, 100.0, 110.0, 90.0, 111.0, 7.0),
+    "high is too high": (START + DAY_MS, 100.0, 1e15, 90.0, 105.0, 7.0),
+    "high is infinite": (START + DAY_MS, 100.0, float("inf"), 90.0, 105.0, 7.0),
+    "close is nan": (START + DAY_MS, 100.0, 110.0, 90.0, float("nan"), 7.0),
+    "open is missing": (START + DAY_MS, None, 110.0, 90.0, 105.0, 7.0),
+    "volume is negative": (START + DAY_MS, 100.0, 110.0, 90.0, 105.0, -0.1),
+}
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "ledger.db"
+
+
+@pytest.fixture
+def opened(path):
+    """Give a function that opens the ledger; every store of it is closed at the end."""
+    stores = []
+
+    def open_again() -> SqlStore:
+        store = SqlStore(f"sqlite:///{path}")
+        stores.append(store)
+        store.add_run(Run(LIVE, LIVE, START))
+        return store
+
+    yield open_again
+    for store in stores:
+        store.close()
+
+
+def ask(path: Path, query: str, *values: object) -> list[tuple]:
+    """Ask the file itself, past our own code."""
+    with closing(sqlite3.connect(path)) as connection:
+        return connection.execute(query, values).fetchall()
+
+
+def change(path: Path, statement: str, *values: object) -> None:
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("PRAGMA foreign_keys=ON")
+        connection.execute(statement, values)
+
+
+def pragma(store: SqlStore, name: str) -> object:
+    """A setting of the store's own connection; others have their own."""
+    with store._engine.connect() as connection:
+        return connection.exec_driver_sql(f"PRAGMA {name}").scalar()
+
+
+def test_a_new_ledger_names_its_schema(path, opened):
+    opened()
+    opened()
+
+    assert ask(path, "SELECT version FROM schema_version") == [(SCHEMA_VERSION,)]
+
+
+def test_a_ledger_of_a_newer_program_is_refused(path, opened):
+    """Untouched, and with both versions named."""
+    opened().close()
+    change(path, "UPDATE schema_version SET version = ?", SCHEMA_VERSION + 1)
+    before = path.read_bytes()
+
+    with pytest.raises(SchemaTooNew, match=f"expected schema {SCHEMA_VERSION} or older, found {SCHEMA_VERSION + 1}"):
+        opened()
+
+    assert path.read_bytes() == before
+
+
+def test_a_path_that_cannot_be_written_is_refused(tmp_path):
+    (tmp_path / "file").write_text("")
+
+    for url in (f"sqlite:///{tmp_path}/missing/ledger.db", f"sqlite:///{tmp_path}", f"sqlite:///{tmp_path}/file/x.db"):
+        with pytest.raises(StoreUnavailable, match="unable to open database file"):
+            SqlStore(url)
+
+
+def test_a_ledger_that_may_only_be_read_refuses_writes(path, opened):
+    opened().add_bars(make_bars(count=3))
+    with closing(SqlStore(f"sqlite:///file:{path}?mode=ro&uri=true")) as store:
+        with pytest.raises(StoreUnavailable, match="readonly"):
+            store.add_bars(make_bars(count=4))
+
+        assert len(store.bars(make_key())) == 3
+
+
+def test_a_file_that_is_no_database_is_refused_and_left_alone(path):
+    path.write_bytes(b"open_time,open,high,low,close,volume\n" * 100)
+
+    with pytest.raises(StoreUnavailable, match="file is not a database"):
+        SqlStore(f"sqlite:///{path}")
+
+    assert path.read_bytes() == b"open_time,open,high,low,close,volume\n" * 100
+
+
+@pytest.mark.parametrize("url", ["ledger.db", "", "nosuch://host/ledger", "sqlite://host/ledger", "postgresql://h:x/y"])
+def test_a_url_that_names_no_database_is_refused(url):
+    with pytest.raises(StoreUnavailable):
+        SqlStore(url)
+
+
+def test_a_driver_that_is_not_installed_is_named(monkeypatch):
+    """The extra `postgres` is optional, and whoever forgot it must be told, not shown a traceback."""
+    monkeypatch.setitem(sys.modules, "psycopg", None)
+
+    with pytest.raises(StoreUnavailable, match="psycopg"):
+        SqlStore("postgresql+psycopg://host/ledger")
+
+
+def test_the_password_of_a_url_is_not_told():
+    """The message goes to logs and screens."""
+    with pytest.raises(StoreUnavailable) as refused:
+        SqlStore("nosuch://user:geheim@host/ledger")
+
+    assert "geheim" not in str(refused.value)
+
+
+def test_what_was_written_survives_close_and_reopen(opened):
+    bars, forecast = make_bars(count=5), make_forecast()
+    store = opened()
+    store.add_bars(bars)
+    store.add_forecasts([forecast], LIVE)
+    store.close()
+
+    again = opened()
+
+    assert again.bars(bars.key).ohlcv_TF.tobytes() == bars.ohlcv_TF.tobytes()
+    assert again.latest(forecast.key, "nano").raw_FHQ.tobytes() == forecast.raw_FHQ.tobytes()
+    assert again.add_bars(bars) == again.add_forecasts([forecast], LIVE) == 0
+
+
+def test_what_was_acknowledged_survives_a_kill(path, opened):
+    """The call has returned, so the rows are there, whatever becomes of the process."""
+    opened().close()
+    program = (
+        "import os, signal\n"
+        "from forecaster.store.sql import SqlStore\n"
+        "from tests.forecast_builders import make_forecast\n"
+        f"store = SqlStore('sqlite:///{path}')\n"
+        "store.add_forecasts([make_forecast()], 'live')\n"
+        "os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+
+    killed = subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=False, capture_output=True, timeout=60)
+
+    assert killed.returncode == -9, killed.stderr.decode()
+    assert len(opened().history(make_key(), 0, 2**60)) == 12
+
+
+def test_what_one_connection_wrote_another_reads(opened):
+    one, other = opened(), opened()
+    bars = make_bars(count=6)
+
+    one.add_bars(bars[:3])
+    other.add_bars(bars[2:])
+    one.add_forecasts([make_forecast()], LIVE)
+
+    assert len(one.bars(bars.key)) == len(other.bars(bars.key)) == 6
+    assert other.add_forecasts([make_forecast()], LIVE) == 0
+    with pytest.raises(LedgerConflict):
+        other.add_forecasts([make_forecast(seed=1)], LIVE)
+
+
+def test_two_writers_at_once_wait_for_each_other(opened):
+    """Every row arrives once, though both write the same series."""
+    stores, bars = [opened(), opened()], make_bars(count=40)
+    added = []
+
+    def write(store: SqlStore) -> None:
+        added.extend(store.add_bars(bars[i : i + 2]) for i in range(0, 40, 2))
+
+    threads = [threading.Thread(target=write, args=[store]) for store in stores]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert sum(added) == 40
+    assert stores[0].bars(bars.key).revision.tolist() == [0] * 40
+
+
+def test_a_ledger_that_stays_locked_is_unavailable(path, opened, monkeypatch):
+    """After its patience the store says so, and works again when the lock is gone."""
+    monkeypatch.setattr(sql, "BUSY_TIMEOUT_MS", 20)
+    store = opened()
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+
+        with pytest.raises(StoreUnavailable, match="database is locked"):
+            store.add_bars(make_bars(count=3))
+
+    assert store.add_bars(make_bars(count=3)) == 3
+
+
+def test_a_full_disk_leaves_nothing_of_a_batch(opened):
+    """What was there stays readable, and there is an error to act on."""
+    store = opened()
+    store.add_forecasts([make_forecast()], LIVE)
+    pragma(store, f"max_page_count={pragma(store, 'page_count')}")
+
+    with pytest.raises(StoreUnavailable, match="full"):
+        store.add_forecasts([make_forecast(cutoff=CUTOFF + hour * HOUR_MS) for hour in range(1, 50)], LIVE)
+
+    assert {row.cutoff for row in store.history(make_key(), 0, 2**60)} == {CUTOFF}
+
+
+@pytest.mark.parametrize("row", BROKEN.values(), ids=BROKEN)
+def test_the_table_itself_refuses_a_broken_bar(path, opened, row):
+    """Whoever writes it: a second line behind `Bars`."""
+    opened().add_bars(make_bars(count=1))
+
+    with pytest.raises(sqlite3.IntegrityError, match=r"CHECK|NOT NULL"):
+        change(path, INSERT_BAR, *row)
+
+
+def test_the_table_accepts_a_bar(path, opened):
+    store = opened()
+    store.add_bars(make_bars(count=1))
+
+    change(path, INSERT_BAR, *GOOD)
+
+    assert store.newest_open(make_key()) == GOOD[0]
+
+
+def test_a_row_of_an_unknown_series_is_refused(path, opened):
+    opened()
+
+    with pytest.raises(sqlite3.IntegrityError, match="FOREIGN KEY"):
+        change(path, INSERT_BAR, *GOOD)
+
+
+@pytest.mark.parametrize(("column", "level"), [("q10", 0.1), ("q50", 0.5), ("q90", 0.9)])
+def test_plain_columns_agree_with_the_forecast(path, opened, column, level):
+    """People ask the file with any SQLite client; what they see is what strategies see."""
+    forecast = make_forecast()
+    opened().add_forecasts([forecast], LIVE)
+
+    for field in FIELDS:
+        rows = ask(path, f"SELECT {column} FROM forecast_value WHERE field = ? ORDER BY step", field)  # noqa: S608
+
+        assert [price for (price,) in rows] == forecast.quantile(field, level).tolist()
+
+
+def test_plain_columns_are_between_levels_where_the_model_has_none(path, opened):
+    """0.1 lies a third of the way from 0.05 to 0.2."""
+    forecast = make_forecast(levels=(0.05, 0.2, 0.5, 0.95))
+    opened().add_forecasts([forecast], LIVE)
+
+    rows = ask(path, "SELECT q10 FROM forecast_value WHERE field = 'close' ORDER BY step")
+
+    by_hand = forecast.values_FHQ[3, :, 0] * 2 / 3 + forecast.values_FHQ[3, :, 1] / 3
+    np.testing.assert_allclose(np.ravel(rows), by_hand, rtol=1e-12)
+
+
+def test_a_forecast_can_be_joined_with_its_outcome_by_hand(path, opened):
+    store = opened()
+    forecast, bars = make_forecast(), make_bars(count=3, start=CUTOFF)
+    store.add_forecasts([forecast], LIVE)
+    store.add_bars(bars)
+
+    rows = ask(
+        path,
+        "SELECT v.step, b.close - v.q50 FROM forecast_value v"
+        " JOIN forecast f ON f.id = v.forecast_id"
+        " JOIN bar b ON b.series_id = f.series_id AND b.open_time = v.target_open"
+        " WHERE v.field = 'close' ORDER BY v.step",
+    )
+
+    assert [step for step, _ in rows] == [1, 2, 3]
+    assert [error for _, error in rows] == (bars.close - forecast.median()).tolist()
+
+
+def test_refused_rows_are_kept_with_their_reason(path, opened):
+    opened().quarantine(ETHER, [RejectedRow(START, (1.0, 2.0, 0.0, 1.0, 5.0), "prices must be above 0")], START + 3)
+
+    rows = ask(
+        path, "SELECT symbol, open_time, row, reason, seen_at FROM quarantine JOIN series ON series.id = series_id"
+    )
+
+    assert rows == [("ETH/USDT", START, "[1.0, 2.0, 0.0, 1.0, 5.0]", "prices must be above 0", START + 3)]
+
+
+def test_a_run_stays_as_it_was_named_first(path, opened):
+    store = opened()
+    store.add_run(Run(LIVE, "another door", START + 1))
+    store.add_run(Run("replay-1", "replay", START + 2))
+
+    assert ask(path, "SELECT * FROM run ORDER BY id") == [(LIVE, LIVE, START), ("replay-1", "replay", START + 2)]
+
+
+def test_nothing_is_overwritten_by_a_revision(path, opened):
+    store, bars = opened(), make_bars(count=1)
+    store.add_bars(bars)
+    values = bars.ohlcv_TF + np.array([0, 0, 0, 0, 1.0])
+    store.add_bars(Bars(bars.key, bars.open_time, values))
+
+    assert ask(path, "SELECT revision, volume FROM bar ORDER BY revision") == [
+        (0, bars.ohlcv_TF[0, 4]),
+        (1, bars.ohlcv_TF[0, 4] + 1),
+    ]
+
+
+def test_connections_check_keys_and_wait_for_the_disk(opened):
+    store = opened()
+
+    assert pragma(store, "foreign_keys") == 1
+    assert pragma(store, "synchronous") == 2  # FULL
+
+
+@pytest.mark.parametrize(("version", "journal"), [((3, 40, 1), "delete"), ((3, 51, 3), "wal")])
+def test_the_journal_is_chosen_by_the_version_of_sqlite(opened, monkeypatch, version, journal):
+    monkeypatch.setattr(sqlite3, "sqlite_version_info", version)
+
+    assert pragma(opened(), "journal_mode") == journal
+
+
+@pytest.mark.parametrize(
+    ("version", "safe"),
+    [
+        ((3, 40, 1), False),
+        ((3, 44, 5), False),
+        ((3, 44, 6), True),
+        ((3, 45, 0), False),
+        ((3, 50, 6), False),
+        ((3, 50, 7), True),
+        ((3, 51, 2), False),
+        ((3, 51, 3), True),
+        ((3, 52, 0), True),
+        ((4, 0, 0), True),
+    ],
+    ids=str,
+)
+def test_the_write_ahead_log_is_used_where_its_fault_is_mended(version, safe):
+    """Releases that carry the fix of sqlite.org/wal.html, section 11, and no others."""
+    assert sql._wal_is_safe(version) is safe

@@ -1,0 +1,276 @@
+"""The command line, run as people run it: exit codes, one clear line for a mistake, JSON for scripts."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from forecaster.clock import now_ms
+from tests.builders import make_bars, make_key
+from tests.faults.exchange import LoopbackExchange, closed_port
+
+PROGRAM = [sys.executable, "-c", "from forecaster.cli import main; main()"]
+
+
+def forecaster(*arguments, cwd=None):
+    return subprocess.run(
+        [*PROGRAM, *map(str, arguments)], cwd=cwd, capture_output=True, text=True, timeout=120, check=False
+    )
+
+
+def last_json(done):
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.fixture
+def bars_file(tmp_path):
+    path = tmp_path / "bars.csv"
+    make_bars(make_key(exchange="x", symbol="A/B"), count=120).frame.to_csv(path)
+    return path
+
+
+@pytest.fixture
+def config(tmp_path, bars_file):
+    """A series from a file, a ledger beside it."""
+    path = tmp_path / "forecaster.toml"
+    path.write_text(
+        f'[[series]]\nexchange = "x"\nsymbol = "A/B"\ntimeframe = "1h"\nfile = "{bars_file}"\n'
+        f'[model]\ncontext = 64\nmin_context = 32\nhorizon = 3\n[store]\nurl = "sqlite:///{tmp_path}/ledger.db"\n'
+    )
+    return path
+
+
+def exchange_config(tmp_path, exchange, symbol="BTC/USDT"):
+    path = tmp_path / "exchange.toml"
+    urls = exchange.config("binance").api_urls
+    path.write_text(
+        '[exchanges.binance]\nid = "binance"\ntimeout = 5\n'
+        + "".join(f"api_urls.{name} = {json.dumps(url)}\n" for name, url in urls.items())
+        + 'options.fetchMarkets.types = ["spot"]\n'
+        + f'[[series]]\nexchange = "binance"\nsymbol = "{symbol}"\ntimeframe = "1m"\n'
+        + "[model]\ncontext = 64\nmin_context = 32\nhorizon = 3\n"
+        + f'[store]\nurl = "sqlite:///{tmp_path}/ledger.db"\n'
+    )
+    return path
+
+
+COMMANDS = ["demo", "run", "once", "replay", "latest", "accuracy", "pull", "doctor"]
+COMMANDS += ["config check", "config show", "model train"]
+
+
+@pytest.mark.parametrize("command", ["", *COMMANDS])
+def test_help_teaches(command):
+    done = forecaster(*command.split(), "--help")
+
+    assert done.returncode == 0
+    assert len(done.stdout.splitlines()) > 6
+
+
+def test_once_on_an_exchange_that_is_not_there(tmp_path):
+    """Nothing listens: the series is skipped by name, the command itself did its work."""
+    path = tmp_path / "unreachable.toml"
+    path.write_text(
+        f'[exchanges.binance]\nid = "binance"\napi_urls.public = "http://127.0.0.1:{closed_port()}/api/v3"\n'
+        'options.fetchMarkets.types = ["spot"]\n'
+        '[[series]]\nexchange = "binance"\nsymbol = "BTC/USDT"\ntimeframe = "1m"\n'
+        f'[store]\nurl = "sqlite:///{tmp_path}/ledger.db"\n'
+    )
+    report = last_json(forecaster("once", "--config", path, "--json"))
+    pulled = forecaster("pull", "--config", path)
+
+    assert report["skipped"]["binance BTC/USDT 1m"].startswith("SourceUnavailable")
+    assert (report["series"], report["forecasts"]) == (1, 0)
+    assert (pulled.returncode, pulled.stderr.count("\n")) == (2, 1)
+    assert pulled.stderr.startswith("SourceUnavailable: binance")
+
+
+def test_once_then_settles(tmp_path):
+    """`once` pulls, forecasts and records; when the next bars have come, they settle."""
+    with LoopbackExchange(now=now_ms() - 120_000) as exchange:
+        path = exchange_config(tmp_path, exchange)
+        first = last_json(forecaster("once", "--config", path, "--json"))
+        exchange.now += 120_000
+        second = last_json(forecaster("once", "--config", path, "--json"))
+    latest = last_json(forecaster("latest", "--config", path, "--json"))
+    scores = last_json(forecaster("accuracy", "--config", path, "--json"))
+
+    assert set(first) == {"as_of", "series", "bars_added", "forecasts", "settled", "skipped"}
+    assert (first["series"], first["settled"]) == (1, 0)
+    assert second["bars_added"] > 0
+    assert first["forecasts"] + second["forecasts"] > 0
+    assert latest["cutoff"] > 0
+    assert second["settled"] == sum(one["n"] for one in scores)
+
+
+def test_daemon_runs_and_sigterm_ends_it(tmp_path):
+    """The daemon forecasts what closed while nobody was there, and leaves cleanly when asked to."""
+    with LoopbackExchange(now=now_ms()) as exchange:
+        path = exchange_config(tmp_path, exchange)
+        with subprocess.Popen([*PROGRAM, "run", "--config", path], stderr=subprocess.PIPE, text=True) as daemon:
+            events = []
+            for line in daemon.stderr:
+                if line.startswith("{"):
+                    events.append(json.loads(line))
+                if events and events[-1]["event"] == "cycle.completed":
+                    break
+            daemon.send_signal(signal.SIGTERM)
+            rest = daemon.stderr.read()
+            code = daemon.wait(timeout=30)
+
+    assert code == 0
+    assert events[-1]["forecasts"] == 1
+    assert "daemon.stopped" in rest
+    assert "Traceback" not in rest
+
+
+def test_replay_reports_as_json(config):
+    report = last_json(forecaster("replay", "--config", config, "--every", 5, "--json"))
+
+    assert report["windows"] == len(range(31, 120, 5))
+    assert report["windows_per_second"] > 0
+    assert 0 <= report["coverage80"] <= 1
+
+
+def test_replay_between_dates(config):
+    report = last_json(
+        forecaster("replay", "--config", config, "--start", "2024-01-03", "--end", "2024-01-04", "--json")
+    )
+
+    assert report["windows"] == 24
+
+
+def test_pull_keeps_bars(config):
+    first = last_json(forecaster("pull", "--config", config, "--json"))
+
+    assert first["series"] == 1
+
+
+def test_doctor_finds_nothing_wrong(config):
+    report = last_json(forecaster("doctor", "--config", config, "--json"))
+
+    assert report["ok"]
+    assert {one["subject"] for one in report["findings"]} >= {"machine", "configuration", "ledger", "model"}
+
+
+def test_doctor_finds_missing_weights(config):
+    config.write_text(config.read_text().replace("[model]", '[model]\nid = "./nowhere"'))
+    done = forecaster("doctor", "--config", config)
+
+    assert done.returncode == 2
+    assert "WRONG" in done.stdout
+    assert "ModelLoadError" in done.stdout
+
+
+def test_config_check_and_show(config):
+    checked = last_json(forecaster("config", "check", "--config", config, "--json"))
+    shown = json.loads(forecaster("config", "show", "--config", config).stdout)
+
+    assert checked["series"] == ["x A/B 1h"]
+    assert shown["model"]["horizon"] == 3
+
+
+def test_config_comes_from_the_environment(config):
+    done = subprocess.run(
+        [*PROGRAM, "config", "check", "--json"],
+        env=os.environ | {"FORECASTER_CONFIG": str(config)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+
+    assert json.loads(done.stdout)["config"] == str(config)
+
+
+MISTAKES = {
+    "unknown key": (("config", "check"), lambda text: text + "colour = 1\n", "expected one of"),
+    "broken TOML": (("config", "check"), lambda text: text + "[[\n", "expected TOML"),
+    "timeframe": (("config", "check"), lambda text: text.replace('"1h"', '"1w"'), "expected one of 1m"),
+    "calendar": (
+        ("once",),
+        lambda text: text.replace('timeframe = "1h"', 'timeframe = "1h"\ncalendar = "NOPE"'),
+        "expected 24/7 or",
+    ),
+    "weights": (("once",), lambda text: text.replace("[model]", '[model]\nid = "./nowhere"'), "ModelLoadError"),
+    "baseline": (
+        ("once",),
+        lambda text: text.replace("[model]", '[model]\nbaselines = ["crystal_ball"]'),
+        "any of random_walk",
+    ),
+    "store": (("latest",), lambda text: text.replace("ledger.db", "no/such/folder/ledger.db"), "StoreUnavailable"),
+    "store URL": (("latest",), lambda text: text.replace("sqlite:///", "nosuchdb:///"), "StoreUnavailable"),
+    "missing csv": (("pull",), lambda text: text.replace("bars.csv", "nowhere.csv"), "BadPayload"),
+    "series": (("latest", "--series", "a b c"), lambda text: text, "expected one of x A/B 1h"),
+    "date": (("replay", "--start", "soon"), lambda text: text, "expected a date"),
+    "window": (("accuracy", "--window", "month"), lambda text: text, "such as 30d"),
+    "no demo": (("demo",), lambda text: text, "demo: expected a table"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_mistake_is_one_line_and_code_2(config, mistake):
+    """Each names what was expected and found; no traceback."""
+    arguments, change, expected = MISTAKES[mistake]
+    config.write_text(change(config.read_text()))
+    done = forecaster(*arguments, "--config", config, cwd=config.parent)
+    lines = [line for line in done.stderr.splitlines() if not line.startswith("{")]
+
+    assert done.returncode == 2
+    assert expected in lines[-1]
+    assert "Traceback" not in done.stderr
+
+
+def test_missing_config_file(tmp_path):
+    done = forecaster("once", "--config", tmp_path / "nowhere.toml")
+
+    assert done.returncode == 2
+    assert "nowhere.toml: expected a readable TOML file" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("content", "found"),
+    [("when,what\n1,2\n", "open"), ("", "open"), ("\x00\x01\x02", "expected")],
+    ids=["columns", "empty", "binary"],
+)
+def test_unusable_csv_is_named(config, bars_file, content, found):
+    bars_file.write_text(content)
+    done = forecaster("pull", "--config", config)
+
+    assert done.returncode == 2
+    assert done.stderr.startswith("BadPayload: ")
+    assert found in done.stderr
+    assert str(bars_file) in done.stderr
+
+
+def test_demo_refuses_a_ledger_that_is_not_its_own(config, tmp_path):
+    """A demo starts from nothing; it does not empty somebody's ledger."""
+    ledger = tmp_path / "ledger.db"
+    ledger.write_bytes(b"precious")
+    config.write_text(config.read_text().replace(f"{tmp_path}/", "") + '[demo]\nstart = "2024-01-03"\n')
+    done = forecaster("demo", "--config", config, "--out", tmp_path)
+
+    assert done.returncode == 2
+    assert ledger.read_bytes() == b"precious"
+
+
+def test_interrupted_daemon_leaves_at_once(tmp_path):
+    """Ctrl-C is as good as SIGTERM."""
+    with LoopbackExchange(now=now_ms()) as exchange:
+        path = exchange_config(tmp_path, exchange)
+        with subprocess.Popen([*PROGRAM, "run", "--config", path], stderr=subprocess.PIPE, text=True) as daemon:
+            for line in daemon.stderr:
+                if "daemon.started" in line:
+                    break
+            time.sleep(0.1)
+            daemon.send_signal(signal.SIGINT)
+            rest = daemon.stderr.read()
+
+            assert daemon.wait(timeout=30) == 0
+    assert "Traceback" not in rest

@@ -1,0 +1,106 @@
+"""What the documents say is what the program does: README blocks run, config keys and targets exist."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from forecaster.config import Config, DemoConfig, ExchangeConfig, ModelConfig, SeriesConfig, StoreConfig, load_config
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+PROGRAM = [sys.executable, "-c", "from forecaster.cli import main; main()"]
+
+
+def blocks(language):
+    return re.findall(rf"^```{language}\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
+
+
+def commands(program):
+    lines = (line.partition("#")[0].strip() for block in blocks("sh") for line in block.splitlines())
+    return [shlex.split(line) for line in lines if line.startswith(program)]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Where a reader would stand: the repository's files at hand, a short demo behind them."""
+    folder = tmp_path_factory.mktemp("reader")
+    (folder / "config").symlink_to(ROOT / "config")
+    (folder / "trainingdata").symlink_to(ROOT / "trainingdata")
+    run(folder, ["demo", "--cycles", "14"])
+    return folder
+
+
+def run(folder, arguments):
+    return subprocess.run(
+        [*PROGRAM, *arguments], cwd=folder, capture_output=True, text=True, timeout=300, check=True
+    ).stdout
+
+
+def test_readme_python_runs(folder):
+    """All blocks in order, as one session of a reader."""
+    code = "\n".join(blocks("python"))
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, timeout=300, check=False
+    )
+
+    assert code
+    assert done.returncode == 0, done.stderr
+    assert done.stdout
+
+
+@pytest.mark.parametrize("arguments", [line[1:] for line in commands("forecaster")], ids=shlex.join)
+def test_readme_commands_run(folder, arguments):
+    """Each runs as printed, but the daemon and the bare demo: the daemon's config is checked, the demo cut short."""
+    if arguments[0] == "run":
+        arguments = ["config", "check", *arguments[1:]]
+    if arguments[0] == "demo":
+        arguments = [*arguments, "--cycles", "14", "--out", "elsewhere"]
+
+    assert run(folder, arguments)
+
+
+def test_readme_names_real_targets():
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    targets = {line[1] for line in commands("make")}
+
+    assert targets >= {"run", "test"}
+    for target in targets:
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE)
+
+
+def test_readme_maps_real_files():
+    paths = re.findall(r"^\| `([\w./]+)` \|", README, re.MULTILINE)
+
+    assert len(paths) > 10
+    for path in paths:
+        assert (ROOT / path).exists(), path
+
+
+def test_pictures_exist():
+    for path in re.findall(r"!\[[^\]]*\]\(([^)]+)\)", README):
+        assert (ROOT / path).is_file()
+
+
+@pytest.mark.parametrize("record", [Config, ExchangeConfig, SeriesConfig, ModelConfig, StoreConfig, DemoConfig])
+def test_every_config_key_is_explained(record):
+    """Each key stands in the example with a comment, or is a table of it."""
+    example = (ROOT / "config" / "live.example.toml").read_text(encoding="utf-8")
+    for key in record.model_fields:
+        assert re.search(rf"^(# )?{key}(\.\w+)* = .*#|^#? ?\[+{key}[\].]", example, re.MULTILINE), key
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.glob("config/*.toml")), ids=lambda path: path.name)
+def test_shipped_configurations_load(path):
+    assert load_config(path).series
+
+
+def test_live_example_names_the_published_model():
+    model = load_config(ROOT / "config" / "live.example.toml").model
+
+    assert (model.id, model.revision) == ("amazon/chronos-2", "29ec3766d36d6f73f0696f85560a422f50e8498c")

@@ -1,0 +1,185 @@
+"""`Forecaster`: cycles, reads, and what happens to a series whose bars cannot be used."""
+
+from __future__ import annotations
+
+import pytest
+
+from forecaster import Bars, Forecaster, MemorySource, MemoryStore
+from forecaster.config import Config
+from forecaster.errors import ConfigError, InferenceError, NotEnoughBars
+from forecaster.model.baselines import RandomWalk
+from forecaster.timeframe import Timeframe
+from tests.builders import HOUR_MS, make_bars, make_key
+
+HOUR = Timeframe("1h")
+GOOD, SHORT, LATE = (make_key(symbol=symbol) for symbol in ("BTC/USDT", "NEW/USDT", "LATE/USDT"))
+
+
+class NamedWalk(RandomWalk):
+    """The random walk under the configured model's name: fast, and enough where the model is not the point."""
+
+    name = "nano"
+
+
+def make_config(*keys, **model):
+    return Config.model_validate(
+        {
+            "series": [
+                {"exchange": key.exchange, "symbol": key.symbol, "timeframe": "1h", "file": "unused.csv"}
+                for key in keys
+            ],
+            "model": {"context": 64, "min_context": 32, "horizon": 3} | model,
+            "store": {"url": "memory:"},
+        }
+    )
+
+
+def make_forecaster(*bars, models=None, **model):
+    keys = [one.key for one in bars]
+    source = MemorySource(list(bars))
+    return Forecaster(
+        make_config(*keys, **model), MemoryStore(), dict.fromkeys(keys, source), models or [NamedWalk(), RandomWalk()]
+    )
+
+
+@pytest.fixture
+def bars():
+    return make_bars(GOOD, count=120)
+
+
+def test_cycle_reports_what_it_did(bars):
+    forecaster = make_forecaster(bars)
+    as_of = int(bars.close_time[99])
+    report = forecaster.run_cycle(HOUR, as_of)
+
+    assert (report.series, report.bars_added, len(report.forecasts)) == (1, 64, 1)
+    assert report.forecasts[0].cutoff == as_of
+    assert report.skipped == {}
+
+
+def test_next_cycle_settles_the_first_step(bars):
+    forecaster = make_forecaster(bars)
+    as_of = int(bars.close_time[99])
+    forecaster.run_cycle(HOUR, as_of)
+    report = forecaster.run_cycle(HOUR, as_of + HOUR_MS)
+
+    assert {(one.row.step, one.row.target_open) for one in report.settled} == {(1, as_of)}
+    assert len(report.settled) == 2 * 4
+    assert {one.actual for one in report.settled if one.row.field == "close"} == {bars.close[100]}
+
+
+def test_bad_series_sit_out_by_name(bars):
+    """A short and a late series are skipped, each with its reason; the others are on time."""
+    short, late = make_bars(SHORT, count=120)[90:], make_bars(LATE, count=99)
+    report = make_forecaster(bars, short, late).run_cycle(HOUR, int(bars.close_time[99]))
+
+    assert [one.key for one in report.forecasts] == [GOOD]
+    assert report.skipped[SHORT].startswith("NotEnoughBars: ")
+    assert report.skipped[LATE].startswith("MissingBars: ")
+
+
+def test_fault_of_a_model_is_raised(bars):
+    """A model that fails is no matter of one series: the cycle ends, nothing half-written."""
+
+    class Broken(NamedWalk):
+        def predict(self, contexts, horizon):
+            what = "broken"
+            raise InferenceError(what)
+
+    forecaster = make_forecaster(bars, models=[RandomWalk(), Broken()])
+    with pytest.raises(InferenceError):
+        forecaster.run_cycle(HOUR, int(bars.close_time[99]))
+
+    assert forecaster.store.history(GOOD, 0, 2**62) == []
+
+
+def test_other_timeframes_wait(bars):
+    report = make_forecaster(bars).run_cycle(Timeframe("4h"), int(bars.close_time[99]))
+
+    assert (report.series, report.forecasts) == (0, [])
+
+
+def test_revised_bar_is_a_new_revision(bars):
+    """The newest stored bar is asked for again, so a change of it is noticed."""
+    forecaster = make_forecaster(bars)
+    as_of = int(bars.close_time[99])
+    forecaster.run_cycle(HOUR, as_of)
+    values = bars.ohlcv_TF.copy()
+    values[99, 4] += 1
+    forecaster._sources[GOOD].add(Bars(GOOD, bars.open_time, values))
+    forecaster.run_cycle(HOUR, as_of + HOUR_MS)
+    held = forecaster.store.bars(GOOD)
+
+    assert held.revision[-2] == 1
+    assert held.ohlcv_TF[-2, 4] == values[99, 4]
+
+
+def test_issue_and_availability_are_stamped(bars):
+    as_of = int(bars.close_time[99])
+    (forecast,) = make_forecaster(bars).run_cycle(HOUR, as_of, issued_at=as_of + 1234).forecasts
+
+    assert forecast.issued_at == as_of + 1234
+    assert forecast.available_at >= forecast.issued_at
+
+
+def test_latest_reads_the_newest(bars):
+    forecaster = make_forecaster(bars)
+    before = forecaster.latest("binance", "BTC/USDT", "1h")
+    for i in (99, 100):
+        forecaster.run_cycle(HOUR, int(bars.close_time[i]))
+
+    assert before is None
+    assert forecaster.latest("binance", "BTC/USDT", "1h").cutoff == bars.close_time[100]
+
+
+def test_unknown_series_is_named(bars):
+    with pytest.raises(ConfigError, match="expected one of binance BTC/USDT 1h, found 'kraken BTC/USD 1h'"):
+        make_forecaster(bars).latest("kraken", "BTC/USD", "1h")
+
+
+def test_history_and_accuracy(bars):
+    forecaster = make_forecaster(bars)
+    for i in range(90, 100):
+        forecaster.run_cycle(HOUR, int(bars.close_time[i]))
+    history = forecaster.history("binance", "BTC/USDT", "1h", int(bars.close_time[95]), int(bars.close_time[97]))
+    reports = forecaster.accuracy(as_of=int(bars.close_time[99]))
+    walk = next(one for one in reports if (one.model_id, one.step, one.field) == ("nano@1", 1, "close"))
+
+    assert len(history) == 2 * 2 * 3 * 4
+    assert (walk.n, walk.skill_mae, walk.skill_pinball) == (9, 0, 0)
+
+
+def test_window_takes_the_last_days_only(bars):
+    forecaster = make_forecaster(bars)
+    for i in (80, 81, 118, 119):
+        forecaster.run_cycle(HOUR, int(bars.close_time[i]))
+    whole, day = (
+        sum(one.n for one in forecaster.accuracy(window, as_of=int(bars.close_time[119]))) for window in (None, "1d")
+    )
+
+    assert 0 < day < whole
+
+
+def test_bad_window_is_named(bars):
+    with pytest.raises(ConfigError, match="expected a number of days such as 30d, found 'month'"):
+        make_forecaster(bars).accuracy("month")
+
+
+def test_predict_needs_enough_bars(bars):
+    with pytest.raises(NotEnoughBars):
+        make_forecaster(bars).predict(bars[:10])
+
+
+def test_predict_again_with_other_bars_is_another_run(bars):
+    """Calls with other bars or horizons never conflict in the ledger."""
+    forecaster = make_forecaster(bars)
+    for given, horizon in ((bars, 3), (bars, 5), (bars[20:], 3), (bars, 3)):
+        forecaster.predict(given, horizon)
+
+    assert len(forecaster.store.runs) == 3 - 1  # the context is the last 64 bars of both
+
+
+def test_frame_of_several_series_needs_its_key(bars):
+    forecaster = make_forecaster(bars, make_bars(SHORT))
+    with pytest.raises(ConfigError, match="the series of the frame"):
+        forecaster.predict(bars.frame)

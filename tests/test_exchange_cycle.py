@@ -1,0 +1,103 @@
+"""A full cycle on a real ccxt client: bars from a loopback exchange, forecasts in the ledger, then their outcomes."""
+
+from __future__ import annotations
+
+import pytest
+
+from forecaster import Forecaster
+from forecaster.config import Config
+from forecaster.timeframe import Timeframe
+from tests.builders import utc_ms
+from tests.faults.exchange import LoopbackExchange, unhurried
+
+HOUR = Timeframe("1h")
+NOW = utc_ms("2024-03-01 12:00") + 7_000
+HORIZON = 4
+
+
+@pytest.fixture
+def exchange(monkeypatch):
+    """Plays both venues; `exchange` is Kraken's server where a fault concerns it alone."""
+    unhurried(monkeypatch)
+    with LoopbackExchange(now=NOW) as exchange:
+        yield exchange
+
+
+@pytest.fixture
+def other_exchange():
+    with LoopbackExchange(now=NOW) as exchange:
+        yield exchange
+
+
+def make_config(exchange, tmp_path, *symbols, binance=None):
+    servers = {"binance": binance or exchange, "kraken": exchange}
+    return Config.model_validate(
+        {
+            "exchanges": {name: server.config(name).model_dump() for name, server in servers.items()},
+            "series": [
+                {"exchange": name, "symbol": symbol, "timeframe": "1h"}
+                for name, symbol in (("binance", "BTC/USDT"), ("kraken", "BTC/USD"), *symbols)
+            ],
+            "model": {"id": "nano", "context": 128, "horizon": HORIZON},
+            "store": {"url": f"sqlite:///{tmp_path}/ledger.db"},
+        }
+    )
+
+
+def test_bars_are_pulled_forecast_and_settled(exchange, tmp_path):
+    """Binance and Kraken: the forming bar is left out, both are forecast, and the next bars settle them."""
+    with Forecaster.open(make_config(exchange, tmp_path)) as forecaster:
+        first = forecaster.run_cycle(HOUR, NOW)
+        binance, kraken = forecaster.series
+        newest = int(forecaster.store.bars(binance).close_time[-1])
+        exchange.now = NOW + 2 * HOUR.ms
+        second = forecaster.run_cycle(HOUR, exchange.now)
+        held = forecaster.store.bars(kraken)
+
+    assert first.skipped == {}
+    assert first.bars_added == 2 * 128
+    assert {one.key for one in first.forecasts} == {binance, kraken}
+    assert newest == utc_ms("2024-03-01 12:00")
+    assert second.bars_added == 4
+    assert len(second.settled) == 2 * 2 * 2 * 4  # series, models, steps that closed, fields
+    assert (
+        next(one.actual for one in second.settled if one.row.key == kraken and one.row.field == "close") in held.close
+    )
+
+
+def test_ledger_holds_the_forecasts_for_another_process(exchange, tmp_path):
+    config = make_config(exchange, tmp_path)
+    with Forecaster.open(config) as forecaster:
+        made = forecaster.run_cycle(HOUR, NOW).forecasts
+    with Forecaster.open(config) as reader:
+        read = [reader.latest(one.key.exchange, one.key.symbol, "1h") for one in made]
+
+    for one, other in zip(made, read, strict=True):
+        assert one.cutoff == other.cutoff
+        assert one.values_FHQ.tobytes() == other.values_FHQ.tobytes()
+
+
+@pytest.mark.parametrize(("fault", "times"), [("html", 1), ("truncated", 1), ("reset", 2), ("status", 1)])
+def test_a_broken_exchange_skips_its_series_alone(exchange, other_exchange, tmp_path, fault, times):
+    """Kraken fails in the way named; Binance is on time, and Kraken is back at the next cycle."""
+    with Forecaster.open(make_config(exchange, tmp_path, binance=other_exchange)) as forecaster:
+        forecaster.run_cycle(HOUR, NOW)
+        exchange.now = other_exchange.now = NOW + HOUR.ms
+        exchange.fail_next(fault, times=times, at="bars", status=503)
+        second = forecaster.run_cycle(HOUR, exchange.now)
+        third = forecaster.run_cycle(HOUR, exchange.now + 60_000)
+
+    assert [str(key) for key in second.skipped] == ["kraken BTC/USD 1h"]
+    assert [str(one.key) for one in second.forecasts] == ["binance BTC/USDT 1h"]
+    assert third.skipped == {}
+    assert [str(one.key) for one in third.forecasts] == ["kraken BTC/USD 1h"]
+
+
+def test_unknown_symbol_is_named(exchange, tmp_path):
+    with Forecaster.open(make_config(exchange, tmp_path, ("binance", "NO/SUCH"))) as forecaster:
+        report = forecaster.run_cycle(HOUR, NOW)
+
+    ((key, reason),) = report.skipped.items()
+    assert str(key) == "binance NO/SUCH 1h"
+    assert reason.startswith("UnknownSymbol")
+    assert len(report.forecasts) == 2
