@@ -33,15 +33,15 @@ RANDOM_WALK = "random_walk@1"
 class Totals:
     """Sums over cases; those of `common_*` only over cases that the random walk forecast as well."""
 
-    n: int = 0
-    absolute_error: float = 0.0
-    pinball: float = 0.0
-    covered80: int = 0
-    width80: float = 0.0
-    common_absolute_error: float = 0.0
-    common_pinball: float = 0.0
-    walk_absolute_error: float = 0.0
-    walk_pinball: float = 0.0
+    n: int
+    absolute_error: float
+    pinball: float
+    covered80: int
+    width80: float
+    common_absolute_error: float
+    common_pinball: float
+    walk_absolute_error: float
+    walk_pinball: float
 
     @classmethod
     def of(cls, sums: NDArray[np.float64]) -> Totals:
