@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from forecaster.accuracy.score import Scores
+    from forecaster.bars import SeriesKey
+    from forecaster.forecast import OHLCForecast
     from forecaster.ledger import AccuracyReport
 
 app = typer.Typer(
@@ -102,29 +104,40 @@ def run(config: ConfigOption = None) -> None:
 
 
 @app.command()
-def once(config: ConfigOption = None, json_: JsonOption = False) -> None:
-    """Run one cycle of every timeframe now, and leave.
+def once(
+    config: ConfigOption = None,
+    as_of: Annotated[
+        str | None, typer.Option(help="As things stood at this time (UTC, ISO 8601); now if left out.")
+    ] = None,
+    json_: JsonOption = False,
+) -> None:
+    """Run one cycle of every timeframe, and leave.
 
     Exchanges are asked for their newest final bars, forecasts are recorded, and whatever met its bar
     settles. `settled` counts ledger rows; `skipped` names the series that sat out, with the reason.
+    Code 2 when every series sat out.
     """
     from forecaster.clock import now_ms
     from forecaster.engine import Forecaster
 
     _log_to_stderr(verbose=False)
-    as_of = now_ms()
+    now = now_ms()
+    until = _utc_ms(as_of, now)
     with Forecaster.from_config(config) as forecaster:
         timeframes = dict.fromkeys(key.timeframe for key in forecaster.series)
-        reports = [forecaster.run_cycle(timeframe, as_of) for timeframe in timeframes]
+        reports = [forecaster.run_cycle(timeframe, until, issued_at=now) for timeframe in timeframes]
+    skipped = {str(key): reason for one in reports for key, reason in one.skipped.items()}
+    series = sum(one.series for one in reports)
     record = {
-        "as_of": as_of,
-        "series": sum(one.series for one in reports),
+        "as_of": until,
+        "series": series,
         "bars_added": sum(one.bars_added for one in reports),
         "forecasts": sum(len(one.forecasts) for one in reports),
         "settled": sum(len(one.settled) for one in reports),
-        "skipped": {str(key): reason for one in reports for key, reason in one.skipped.items()},
+        "skipped": skipped,
     }
     _print_record(record, json_=json_)
+    _leave_if_all_sat_out(skipped, series)
 
 
 @app.command()
@@ -150,9 +163,10 @@ def replay(
     started = time.perf_counter()
     with Forecaster.from_config(config) as forecaster, Progress(console=Console(stderr=True)) as progress:
         now, windows = now_ms(), 0
+        span = (_utc_ms(start, 0), _utc_ms(end, now))
         for key in forecaster.chosen(series):
             bars = forecaster.all_bars(key, now)
-            cutoffs = choose_cutoffs(bars, forecaster.config.model.min_context, _day(start), _day(end))[::every]
+            cutoffs = choose_cutoffs(bars, forecaster.config.model.min_context, *span)[::every]
             task = progress.add_task(str(key), total=len(cutoffs))
             done = run_replay(forecaster, bars, cutoffs, on_batch=partial(progress.advance, task))
             windows += len(cutoffs)
@@ -180,20 +194,13 @@ def latest(config: ConfigOption = None, series: SeriesOption = None, json_: Json
     from forecaster.engine import Forecaster
 
     with Forecaster.from_config(config) as forecaster:
-        for key in forecaster.chosen(series):
-            forecast = forecaster.latest(key.exchange, key.symbol, str(key.timeframe))
-            record: dict[str, object] = {"series": str(key), "cutoff": None}
-            if forecast is not None:
-                lower, upper = forecast.interval(0.8)
-                record |= {
-                    "cutoff": forecast.cutoff,
-                    "available_at": forecast.available_at,
-                    "engine": forecast.engine,
-                    "close_q10": lower.tolist(),
-                    "close_q50": forecast.median().tolist(),
-                    "close_q90": upper.tolist(),
-                }
-            _print_record(record, json_=json_)
+        names = {key: (key.exchange, key.symbol, str(key.timeframe)) for key in forecaster.chosen(series)}
+        found = [_describe(key, forecaster.latest(*name)) for key, name in names.items()]
+    if json_:
+        typer.echo(json.dumps({"forecasts": found}))
+        return
+    for record in found:
+        _print_record(record, json_=False)
 
 
 @app.command()
@@ -209,7 +216,8 @@ def accuracy(
     with Forecaster.from_config(config) as forecaster:
         reports = forecaster.accuracy(window, run_id=run_id)
     if json_:
-        typer.echo(json.dumps([{**dataclasses.asdict(one), "key": str(one.key)} for one in reports]))
+        rows = [{**dataclasses.asdict(one), "key": str(one.key)} for one in reports]
+        typer.echo(json.dumps({"run": run_id, "reports": rows}))
     elif reports:
         _print_reports(reports)
     else:
@@ -218,16 +226,21 @@ def accuracy(
 
 @app.command()
 def pull(config: ConfigOption = None, json_: JsonOption = False) -> None:
-    """Fetch, check and store the bars after the newest stored one; no forecast."""
+    """Fetch, check and store the bars after the newest stored one; no forecast.
+
+    `skipped` names the series that could not be had, with the reason. Code 2 when that is every series.
+    """
     from forecaster.clock import now_ms
     from forecaster.engine import Forecaster
 
     _log_to_stderr(verbose=False)
     as_of = now_ms()
     with Forecaster.from_config(config) as forecaster:
-        added = forecaster.pull(forecaster.series, as_of)
-        record = {"as_of": as_of, "series": len(forecaster.series), "bars_added": added}
+        added, reasons = forecaster.pull(forecaster.series, as_of)
+    skipped = {str(key): reason for key, reason in reasons.items()}
+    record = {"as_of": as_of, "series": len(forecaster.series), "bars_added": added, "skipped": skipped}
     _print_record(record, json_=json_)
+    _leave_if_all_sat_out(skipped, len(forecaster.series))
 
 
 @app.command()
@@ -307,22 +320,47 @@ def _fresh_ledger(url: str, out: Path, *, replace: bool) -> str:
     return f"{prefix}{path}"
 
 
-def _day(text: str | None) -> int | None:
-    """UTC ms of a date."""
+def _utc_ms(text: str | None, default: int) -> int:
+    """UTC ms of a date or time; one without a zone is UTC."""
     import datetime as dt
 
     if text is None:
-        return None
+        return default
     try:
-        return round(dt.datetime.fromisoformat(text).replace(tzinfo=dt.UTC).timestamp() * 1000)
+        time = dt.datetime.fromisoformat(text)
     except ValueError as error:
-        raise ConfigError("date", "a date such as 2017-01-03", text) from error
+        raise ConfigError("time", "a date or time such as 2017-01-03 or 2017-01-03T21:00", text) from error
+    return round((time if time.tzinfo else time.replace(tzinfo=dt.UTC)).timestamp() * 1000)
 
 
 def _peak_rss_mb() -> float:
     import resource
 
     return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1)
+
+
+def _leave_if_all_sat_out(skipped: Mapping[str, str], series: int) -> None:
+    """End with code 2, and a line for each series, when not one of them could be served."""
+    if len(skipped) == series:
+        for reason in skipped.values():
+            typer.secho(reason, fg="red", err=True)
+        raise typer.Exit(2)
+
+
+def _describe(key: SeriesKey, forecast: OHLCForecast | None) -> dict[str, object]:
+    """What a person or a script wants of the newest forecast of a series."""
+    if forecast is None:
+        return {"series": str(key), "cutoff": None}
+    lower, upper = forecast.interval(0.8)
+    return {
+        "series": str(key),
+        "cutoff": forecast.cutoff,
+        "available_at": forecast.available_at,
+        "engine": forecast.engine,
+        "close_q10": lower.tolist(),
+        "close_q50": forecast.median().tolist(),
+        "close_q90": upper.tolist(),
+    }
 
 
 def _print_record(record: Mapping[str, object], *, json_: bool) -> None:

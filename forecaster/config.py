@@ -159,7 +159,7 @@ def default_config_path() -> str:
 def embedded(name: str) -> Path:
     """Find a file that ships with the program, in a checkout or in an installed package."""
     package = Path(__file__).resolve().parent
-    places = (package.parent / name, package / EMBEDDED / name)
+    places = (package / EMBEDDED / name, package.parent / name)
     return next((place for place in places if place.exists()), places[0])
 
 

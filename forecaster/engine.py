@@ -141,7 +141,7 @@ class Forecaster:
         started = time.perf_counter()
         skipped = _Skipped()
         keys = [key for key in self.series if key.timeframe == timeframe]
-        added = self.pull(keys, as_of, skipped)
+        added = self._pull(keys, as_of, skipped)
         owed = [key for key in keys if not self._has_forecast(key, as_of)]
         contexts = skipped.trying(owed, lambda key: self._context(key, as_of))
         made = self.forecast(list(contexts.values()), issued_at=as_of if issued_at is None else issued_at)
@@ -159,17 +159,13 @@ class Forecaster:
         self._log_cycle(report)
         return report
 
-    def pull(self, keys: Sequence[SeriesKey], as_of: int, skipped: _Skipped | None = None) -> int:
-        """Fetch the bars after the last stored one, check and store them; returns how many rows were added.
+    def pull(self, keys: Sequence[SeriesKey], as_of: int) -> tuple[int, dict[SeriesKey, str]]:
+        """Fetch the bars after the last stored one, check and store them.
 
-        Raises:
-            SourceError: when no `skipped` was given and a source failed.
+        Returns how many rows were added, and the series that could not be had, with the reason.
         """
-        with ThreadPoolExecutor(_FETCHES_AT_ONCE) as pool:
-            asked = {key: pool.submit(self._fetch, key, as_of) for key in keys}
-            if skipped is None:
-                return sum(self._keep(key, asked[key].result(), as_of) for key in keys)
-            return sum(skipped.trying(keys, lambda key: self._keep(key, asked[key].result(), as_of)).values())
+        skipped = _Skipped()
+        return self._pull(keys, as_of, skipped), skipped.reasons
 
     def forecast(
         self,
@@ -276,6 +272,12 @@ class Forecaster:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def _pull(self, keys: Sequence[SeriesKey], as_of: int, skipped: _Skipped) -> int:
+        """Fetch several series at once, and store them one after the other."""
+        with ThreadPoolExecutor(_FETCHES_AT_ONCE) as pool:
+            asked = {key: pool.submit(self._fetch, key, as_of) for key in keys}
+            return sum(skipped.trying(keys, lambda key: self._keep(key, asked[key].result(), as_of)).values())
 
     def _fetch(self, key: SeriesKey, as_of: int) -> Fetched:
         """Ask from the newest stored bar on, itself included: it may have been revised."""

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from forecaster.engine import Forecaster
 
 CUTOFFS_PER_BATCH = 256
+_NEVER = 2**62
 
 
 def replay(
@@ -64,11 +65,10 @@ def replay(
     return run
 
 
-def choose_cutoffs(bars: Bars, min_context: int, start: int | None = None, end: int | None = None) -> NDArray[np.int64]:
+def choose_cutoffs(bars: Bars, min_context: int, start: int = 0, end: int = _NEVER) -> NDArray[np.int64]:
     """Close times in [start, end) of all bars but the first `min_context` - 1."""
     closes = bars.close_time[min_context - 1 :]
-    first = 0 if start is None else int(np.searchsorted(closes, start))
-    last = len(closes) if end is None else int(np.searchsorted(closes, end))
+    first, last = np.searchsorted(closes, [start, end])
     return closes[first:last]
 
 
