@@ -15,7 +15,7 @@ check: .venv/dev-installed
 	$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy && $(BIN)/python -m pytest
 
 bench: .venv/dev-installed
-	$(BIN)/python -m tests.benchmarks.replay
+	$(BIN)/python -m tests.benchmarks.predict
 
 .venv/run-installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv && $(PIP) torch && $(PIP) --editable . && touch $@

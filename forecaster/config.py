@@ -160,7 +160,7 @@ def embedded(name: str) -> Path:
     """Find a file that ships with the program, in a checkout or in an installed package."""
     package = Path(__file__).resolve().parent
     places = (package / EMBEDDED / name, package.parent / name)
-    return next((place for place in places if place.exists()), places[0])
+    return next((place for place in places if place.exists()), places[-1])
 
 
 def _resolve(config: Config, folder: Path) -> Config:

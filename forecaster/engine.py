@@ -139,6 +139,7 @@ class Forecaster:
         by name; any other fault is raised.
         """
         started = time.perf_counter()
+        models = self.models  # a model that cannot be loaded stops the cycle before anything is written
         skipped = _Skipped()
         keys = [key for key in self.series if key.timeframe == timeframe]
         added = self._pull(keys, as_of, skipped)
@@ -156,7 +157,7 @@ class Forecaster:
             skipped=skipped.reasons,
             seconds=time.perf_counter() - started,
         )
-        self._log_cycle(report)
+        self._log_cycle(report, models[0])
         return report
 
     def pull(self, keys: Sequence[SeriesKey], as_of: int) -> tuple[int, dict[SeriesKey, str]]:
@@ -312,7 +313,7 @@ class Forecaster:
             raise ConfigError("key", "the series of the frame, since several are configured", None)
         return self.series[0]
 
-    def _log_cycle(self, report: CycleReport) -> None:
+    def _log_cycle(self, report: CycleReport, model: Model) -> None:
         _log.info(
             "cycle.completed",
             timeframe=str(report.timeframe),
@@ -322,7 +323,7 @@ class Forecaster:
             forecasts=len(report.forecasts),
             settled=len(report.settled),
             skipped={str(key): reason for key, reason in report.skipped.items()},
-            engine=self.models[0].engine,
+            engine=model.engine,
             seconds=round(report.seconds, 3),
         )
 

@@ -54,6 +54,7 @@ def replay(
     chosen = choose_cutoffs(bars, model.min_context) if cutoffs is None else np.asarray(cutoffs, np.int64)
     if not len(chosen):
         raise NotEnoughBars(bars.key, model.min_context, len(bars))
+    _ = forecaster.models  # a model that cannot be loaded stops the replay before anything is written
     run = Run(replay_id(forecaster), "replay", int(chosen[0]))
     forecaster.store.add_bars(bars)
     for first in range(0, len(chosen), batch):
