@@ -28,7 +28,7 @@ from forecaster.config import is_hub_id
 from forecaster.errors import InvalidContext, ModelLoadError
 from forecaster.forecast import OHLCForecast, Provenance, repair
 from forecaster.model.compiled import CompileMode, GuardedForward
-from forecaster.model.core import grouped_forward
+from forecaster.model.core import Missing, grouped_forward
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -166,8 +166,9 @@ class Chronos2OHLCWrapper:
     def _predict_batch(self, contexts: Sequence[Context], length: int, horizon: int) -> list[OHLCForecast]:
         started = time.perf_counter()
         anchor_S = np.array([context.last_close for context in contexts])
-        context_BT = torch.from_numpy(_rows(contexts, anchor_S, length)).to(self._device)
-        quantiles_BQH = self._forward(context_BT, -(-horizon // self.patch))[:, :, :horizon]
+        context_BT = torch.from_numpy(_rows(contexts, anchor_S, length))
+        missing = Missing.of(context_BT, self.patch)
+        quantiles_BQH = self._forward(context_BT.to(self._device), -(-horizon // self.patch), missing)[:, :, :horizon]
         raw_SFQH = quantiles_BQH.cpu().numpy().astype(np.float64).reshape(len(contexts), len(FIELDS), -1, horizon)
         raw_SFHQ = raw_SFQH.transpose(0, 1, 3, 2) + anchor_S[:, None, None, None]
         seconds = time.perf_counter() - started

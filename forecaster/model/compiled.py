@@ -16,7 +16,7 @@ import torch
 from forecaster.errors import InferenceError
 
 if TYPE_CHECKING:
-    from forecaster.model.core import Forward
+    from forecaster.model.core import Forward, Missing
 
 CompileMode = Literal["auto", "on", "off"]
 
@@ -53,8 +53,8 @@ class GuardedForward:
         """`compiled` or `eager`."""
         return "eager" if self._compiled is None else "compiled"
 
-    def __call__(self, context_BT: torch.Tensor, patches: int) -> torch.Tensor:
-        """Give quantiles (B, Q, H) for contexts (B, T).
+    def __call__(self, context_BT: torch.Tensor, patches: int, missing: Missing) -> torch.Tensor:
+        """Give quantiles (B, Q, H) for contexts (B, T) that lack what `missing` says.
 
         Raises:
             InferenceError: when eager fails as well; the compiler's fault, if any, is chained.
@@ -62,19 +62,21 @@ class GuardedForward:
         """
         with self._lock, torch.no_grad():
             if self._compiled is None:
-                return self._run_eager(context_BT, patches)
+                return self._run_eager(context_BT, patches, missing)
             try:
-                return self._compiled(context_BT, patches)
+                return self._compiled(context_BT, patches, missing)
             except Exception as error:  # noqa: BLE001 - Dynamo and Inductor raise any type; eager decides whose fault
                 _raise_hidden_interrupt(error)
                 fault = error
-            quantiles_BQH = self._run_eager(context_BT, patches, fault)
+            quantiles_BQH = self._run_eager(context_BT, patches, missing, fault)
             self._fall_back(fault)
             return quantiles_BQH
 
-    def _run_eager(self, context_BT: torch.Tensor, patches: int, fault: Exception | None = None) -> torch.Tensor:
+    def _run_eager(
+        self, context_BT: torch.Tensor, patches: int, missing: Missing, fault: Exception | None = None
+    ) -> torch.Tensor:
         try:
-            return self._eager(context_BT, patches)
+            return self._eager(context_BT, patches, missing)
         except RuntimeError as error:
             what = f"{tuple(context_BT.shape)}: eager: {error}" + (f"; compiled: {fault}" if fault else "")
             raise InferenceError(what) from (fault or error)

@@ -13,6 +13,7 @@ import torch
 from forecaster.errors import InferenceError
 from forecaster.model import compiled
 from forecaster.model.compiled import CompileFallbackWarning, GuardedForward
+from forecaster.model.core import Missing
 
 CPU = torch.device("cpu")
 CONTEXT_BT = torch.arange(8.0).reshape(4, 2)
@@ -28,7 +29,7 @@ def _first_in_this_process():
         compiled._warned.set()
 
 
-def double(context_BT, patches):
+def double(context_BT, patches, missing=Missing.NOTHING):
     return context_BT * 2 * patches
 
 
@@ -36,7 +37,7 @@ def make_guarded(fault=None, eager=double):
     """A forward whose compiled half raises `fault`: the place where a compiler's faults come out."""
     guarded = GuardedForward(eager, "off", CPU)
 
-    def broken(context_BT, patches):
+    def broken(context_BT, patches, missing):
         raise fault
 
     guarded._compiled = broken
@@ -58,7 +59,7 @@ def make_guarded(fault=None, eager=double):
 def test_failed_request_is_run_again_on_eager(fault):
     guarded = make_guarded(fault)
     with pytest.warns(CompileFallbackWarning, match=type(fault).__name__):
-        answer = guarded(CONTEXT_BT, 1)
+        answer = guarded(CONTEXT_BT, 1, Missing.NOTHING)
 
     assert torch.equal(answer, double(CONTEXT_BT, 1))
     assert guarded.engine == "eager"
@@ -68,11 +69,11 @@ def test_failed_request_is_run_again_on_eager(fault):
 def test_one_warning_per_process():
     """A second wrapper that falls back records it without a further warning."""
     with pytest.warns(CompileFallbackWarning):
-        make_guarded(RuntimeError("first"))(CONTEXT_BT, 1)
+        make_guarded(RuntimeError("first"))(CONTEXT_BT, 1, Missing.NOTHING)
     other = make_guarded(RuntimeError("second"))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        other(CONTEXT_BT, 1)
+        other(CONTEXT_BT, 1, Missing.NOTHING)
 
     assert other.engine == "eager"
     assert "second" in other.reason
@@ -81,17 +82,17 @@ def test_one_warning_per_process():
 def test_compiled_is_not_asked_again():
     guarded = make_guarded(RuntimeError("once"))
     with pytest.warns(CompileFallbackWarning):
-        guarded(CONTEXT_BT, 1)
+        guarded(CONTEXT_BT, 1, Missing.NOTHING)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
 
-        assert torch.equal(guarded(CONTEXT_BT, 2), double(CONTEXT_BT, 2))
+        assert torch.equal(guarded(CONTEXT_BT, 2, Missing.NOTHING), double(CONTEXT_BT, 2))
 
 
 def test_keyboard_interrupt_goes_through_at_once():
     guarded = make_guarded(KeyboardInterrupt(), eager=lambda *_: pytest.fail("eager was asked"))
     with pytest.raises(KeyboardInterrupt):
-        guarded(CONTEXT_BT, 1)
+        guarded(CONTEXT_BT, 1, Missing.NOTHING)
 
     assert guarded.engine == "compiled"
 
@@ -105,20 +106,20 @@ def test_hidden_keyboard_interrupt_goes_through(link):
     setattr(middle, link, KeyboardInterrupt())
     guarded = make_guarded(outer, eager=lambda *_: pytest.fail("eager was asked"))
     with pytest.raises(KeyboardInterrupt):
-        guarded(CONTEXT_BT, 1)
+        guarded(CONTEXT_BT, 1, Missing.NOTHING)
 
 
 def test_fault_of_both_engines_is_not_the_compilers():
     """Where eager fails on the same input, the error is raised, both faults are told, compiled stays in service."""
 
-    def broken_eager(context_BT, patches):
+    def broken_eager(context_BT, patches, missing):
         msg = "shape mismatch"
         raise RuntimeError(msg)
 
     fault = RuntimeError("compiled failed")
     guarded = make_guarded(fault, broken_eager)
     with pytest.raises(InferenceError, match=r"shape mismatch.*compiled failed") as raised:
-        guarded(CONTEXT_BT, 1)
+        guarded(CONTEXT_BT, 1, Missing.NOTHING)
 
     assert raised.value.__cause__ is fault
     assert guarded.engine == "compiled"
@@ -137,9 +138,9 @@ def test_missing_compiler_is_survived(tmp_path):
     code = (
         "import torch\n"
         "from forecaster.model.compiled import GuardedForward\n"
-        "guarded = GuardedForward(lambda x, n: torch.sin(x) * n, 'on', torch.device('cpu'))\n"
+        "guarded = GuardedForward(lambda x, n, _: torch.sin(x) * n, 'on', torch.device('cpu'))\n"
         "x = torch.arange(8.0)\n"
-        "assert torch.equal(guarded(x, 3), torch.sin(x) * 3)\n"
+        "assert torch.equal(guarded(x, 3, None), torch.sin(x) * 3)\n"
         "print(guarded.engine, guarded.reason)\n"
     )
     environment = os.environ | {"CXX": str(tmp_path / "no-compiler"), "TORCHINDUCTOR_CACHE_DIR": str(tmp_path)}
