@@ -55,7 +55,7 @@ class _Tables(NamedTuple):
     cos_Ld: torch.Tensor
     sin_Ld: torch.Tensor
     time_B11L: torch.Tensor | None
-    group_SL11G: torch.Tensor | None
+    group_S1GL1: torch.Tensor | None
 
 
 def grouped_forward(model: Chronos2Model, group: int = OHLC_GROUP) -> Forward:
@@ -123,7 +123,7 @@ def _embed(
 
 def _tables(model: Chronos2Model, hidden_BLD: torch.Tensor, known_BPp: torch.Tensor | None, group: int) -> _Tables:
     """Rotations by position and, for `known_BPp`, masks of patches that are missing whole."""
-    rows, tokens, _ = hidden_BLD.shape
+    tokens = hidden_BLD.shape[1]
     frequency_d = model.encoder.block[0].layer[0].self_attention.rope_embed.inv_freq
     angle_Ld = torch.arange(tokens, device=hidden_BLD.device, dtype=torch.float32)[:, None] * frequency_d
     if known_BPp is None:
@@ -131,8 +131,8 @@ def _tables(model: Chronos2Model, hidden_BLD: torch.Tensor, known_BPp: torch.Ten
     there_BP = known_BPp.any(dim=2)
     there_BL = functional.pad(there_BP, (0, tokens - there_BP.shape[1]), value=True)
     hidden_from_BL = torch.where(there_BL, 0.0, torch.finfo(hidden_BLD.dtype).min)
-    group_SL11G = hidden_from_BL.view(rows // group, group, tokens).transpose(1, 2)[:, :, None, None]
-    return _Tables(angle_Ld.cos(), angle_Ld.sin(), hidden_from_BL[:, None, None], group_SL11G)
+    group_S1GL1 = hidden_from_BL.view(-1, 1, group, tokens, 1)
+    return _Tables(angle_Ld.cos(), angle_Ld.sin(), hidden_from_BL[:, None, None], group_S1GL1)
 
 
 def _block(
@@ -144,7 +144,7 @@ def _block(
         time.self_attention, _normed(time.layer_norm, hidden_BLD), asking, tables
     )
     hidden_BMD = hidden_BMD + _group_attention(
-        across.self_attention, _normed(across.layer_norm, hidden_BMD), tables.group_SL11G, group
+        across.self_attention, _normed(across.layer_norm, hidden_BMD), tables.group_S1GL1, group
     )
     out_BMD: torch.Tensor = hidden_BMD + feed.mlp(_normed(feed.layer_norm, hidden_BMD))
     return out_BMD
@@ -161,21 +161,27 @@ def _time_attention(mha: MHA, normed_BLD: torch.Tensor, asking: int, tables: _Ta
     return out_BMD
 
 
-def _group_attention(mha: MHA, normed_BMD: torch.Tensor, mask_SL11G: torch.Tensor | None, group: int) -> torch.Tensor:
-    """Attention of the rows of a group to each other, at each token; a group of one attends to itself alone."""
+def _group_attention(mha: MHA, normed_BMD: torch.Tensor, mask_S1GL1: torch.Tensor | None, group: int) -> torch.Tensor:
+    """Attention of the rows of a group to each other, at each token; a group of one attends to itself alone.
+
+    Written out, since the matrices are G × G: a general attention kernel took up to 3.5 times as long.
+    """
     value_BMD = mha.v(normed_BMD)
     out_BMD: torch.Tensor
     if group == 1:
         out_BMD = mha.o(value_BMD)
         return out_BMD
     asking = normed_BMD.shape[1]
-    query, key, value = (
-        states.view(-1, group, asking, mha.n_heads, mha.kv_proj_dim).permute(0, 2, 3, 1, 4)
-        for states in (mha.q(normed_BMD), mha.k(normed_BMD), value_BMD)
+    query_SGMAd, key_SGMAd, value_SGMAd = (
+        states_BMD.view(-1, group, asking, mha.n_heads, mha.kv_proj_dim)
+        for states_BMD in (mha.q(normed_BMD), mha.k(normed_BMD), value_BMD)
     )
-    mask = None if mask_SL11G is None else mask_SL11G[:, -asking:]
-    answer_SMAGd = functional.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=1.0)
-    out_BMD = mha.o(answer_SMAGd.permute(0, 3, 1, 2, 4).flatten(3).flatten(0, 1))
+    score_SGGMA = (query_SGMAd[:, :, None] * key_SGMAd[:, None]).sum(dim=5)
+    if mask_S1GL1 is not None:
+        score_SGGMA = score_SGGMA + mask_S1GL1[:, :, :, -asking:]
+    weight_SGGMA = score_SGGMA.softmax(dim=2)
+    answer_SGMAd = (weight_SGGMA[..., None] * value_SGMAd[:, None]).sum(dim=2)
+    out_BMD = mha.o(answer_SGMAd.flatten(3).flatten(0, 1))
     return out_BMD
 
 
