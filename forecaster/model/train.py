@@ -41,11 +41,7 @@ SHARE_OF_LATE_STARTS = 0.15
 
 @dataclasses.dataclass(frozen=True)
 class TrainingPlan:
-    """All that decides a training run: shape of the model, data, schedule, seed.
-
-    `near_share` of the batches are judged by their first 1, 2, 4 or 8 bars alone, at full weight:
-    the next bars are what a bot trades on, and in a long horizon's mean they hardly count.
-    """
+    """All that decides a training run: shape of the model, data, schedule, seed. The defaults made `nano`."""
 
     seed: int = 0
     steps: int = 6000
@@ -59,7 +55,6 @@ class TrainingPlan:
     num_heads: int = 4
     learning_rate: float = 1.5e-3
     warm_up_steps: int = 100
-    near_share: float = 0.5
     save_every: int = 200
 
 
@@ -113,8 +108,7 @@ def build_model(plan: TrainingPlan) -> Chronos2Model:
 def draw_batch(plan: TrainingPlan, step: int) -> tuple[torch.Tensor, torch.Tensor, int]:
     """Context (B, T) and target (B, H) of step `step`, rows ordered series by series, and the patches to predict."""
     rng = np.random.default_rng([plan.seed, step])
-    near = int(rng.choice([1, 2, 4, 8])) if plan.near_share and rng.random() < plan.near_share else None
-    patches = 1 if near else _draw_patches(rng, plan.output_patches)
+    patches = _draw_patches(rng, plan.output_patches)
     length = int(rng.choice([0.125, 0.25, 0.5, 1.0], p=[0.1, 0.3, 0.3, 0.3]) * plan.context_length)
     bars_SFT = simulate_ohlc(rng, plan.series_per_batch, length + patches * PATCH)
     last_close_S = bars_SFT[:, 3, length - 1]
@@ -123,7 +117,7 @@ def draw_batch(plan: TrainingPlan, step: int) -> tuple[torch.Tensor, torch.Tenso
     hidden *= late < SHARE_OF_LATE_STARTS
     too_early = np.arange(length) < hidden * (length - PATCH)
     context_BT = np.where(too_early, np.nan, bars_SFT[:, :, :length]).reshape(-1, length)
-    target_BH = bars_SFT[:, :, length:][:, :, :near].reshape(context_BT.shape[0], -1)
+    target_BH = bars_SFT[:, :, length:].reshape(context_BT.shape[0], -1)
     return torch.from_numpy(context_BT).float(), torch.from_numpy(target_BH).float(), patches
 
 
@@ -165,7 +159,7 @@ class _Run:
             group_ids=group_ids_B.to(device),
             future_target=target_BH.to(device),
             num_output_patches=patches,
-        ).loss * (patches * PATCH / target_BH.shape[1])  # upstream's mean counts the bars past the target as zero
+        ).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self._optimizer.step()
