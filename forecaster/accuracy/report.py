@@ -134,7 +134,7 @@ def _label_times(axes: Axes, bars: Bars) -> None:
 
 _TEMPLATE = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string("""
 {%- macro skill_cell(skill) %}{% if skill is none %}<td>–</td>{% else -%}
-<td class="{{ 'better' if skill > 0 else 'worse' }}">{{ "%+.3f" % skill }}</td>{% endif %}{% endmacro -%}
+<td class="{{ 'better' if skill > 0 else 'worse' if skill < 0 }}">{{ "%+.3f" % skill }}</td>{% endif %}{% endmacro -%}
 <!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>{{ page.title }}</title>
 <meta name="viewport" content="width=device-width, initial-scale=1">

@@ -37,7 +37,8 @@ if TYPE_CHECKING:
 
 NANO = "nano"
 NANO_FOLDER = Path(__file__).parent / NANO
-SERIES_PER_BATCH = 64
+TOKENS_PER_BATCH = {"cpu": 2048, "cuda": 32_768}
+"""Rows times tokens that run at once: on a CPU they should fit its caches (docs/findings.md)."""
 NEEDED_LEVELS = (0.1, 0.5, 0.9)
 
 
@@ -115,8 +116,8 @@ class Chronos2OHLCWrapper:
     def predict(self, contexts: Sequence[Context], horizon: int) -> list[OHLCForecast]:
         """Forecast `horizon` bars after each context, in the order of `contexts`.
 
-        Contexts of like length run together, 64 series at a time; a context past the model's limit is
-        cut to its newest bars.
+        Contexts of like length run together, in batches sized to the machine; a context past the model's
+        limit is cut to its newest bars.
 
         Raises:
             InvalidContext: for a horizon or context that the model does not have.
@@ -125,7 +126,7 @@ class Chronos2OHLCWrapper:
         """
         self._check(contexts, horizon)
         forecasts: dict[int, OHLCForecast] = {}
-        for length, positions in self._batches(contexts):
+        for length, positions in self._batches(contexts, horizon):
             some = [contexts[i] for i in positions]
             forecasts.update(zip(positions, self._predict_batch(some, length, horizon), strict=True))
         return [forecasts[i] for i in range(len(contexts))]
@@ -153,15 +154,17 @@ class Chronos2OHLCWrapper:
                     "±inf or a missing last bar",
                 )
 
-    def _batches(self, contexts: Sequence[Context]) -> Iterator[tuple[int, list[int]]]:
-        """Positions of contexts that share a padded length, at most SERIES_PER_BATCH at a time."""
+    def _batches(self, contexts: Sequence[Context], horizon: int) -> Iterator[tuple[int, list[int]]]:
+        """Positions of contexts that share a padded length, as many at a time as TOKENS_PER_BATCH allows."""
         buckets: dict[int, list[int]] = defaultdict(list)
         for i, context in enumerate(contexts):
             bars = min(context.ohlc_CT.shape[1], self.max_context)
             buckets[-(-bars // self.patch) * self.patch].append(i)
         for length, positions in sorted(buckets.items()):
-            for first in range(0, len(positions), SERIES_PER_BATCH):
-                yield length, positions[first : first + SERIES_PER_BATCH]
+            tokens = len(FIELDS) * (length // self.patch + 1 + -(-horizon // self.patch))
+            most = max(1, TOKENS_PER_BATCH.get(self._device.partition(":")[0], 2048) // tokens)
+            for first in range(0, len(positions), most):
+                yield length, positions[first : first + most]
 
     def _predict_batch(self, contexts: Sequence[Context], length: int, horizon: int) -> list[OHLCForecast]:
         started = time.perf_counter()

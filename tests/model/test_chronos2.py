@@ -15,7 +15,7 @@ from forecaster.bars import Context
 from forecaster.config import ModelConfig
 from forecaster.errors import InferenceError, InvalidContext, ModelLoadError, NonFiniteForecast
 from forecaster.model import load_model
-from forecaster.model.chronos2 import NANO_FOLDER, Chronos2OHLCWrapper
+from forecaster.model.chronos2 import NANO_FOLDER, TOKENS_PER_BATCH, Chronos2OHLCWrapper
 from forecaster.model.compiled import CompileFallbackWarning
 from tests.builders import make_bars, make_key
 
@@ -239,3 +239,13 @@ def test_unreachable_hub_is_named(monkeypatch, tmp_path):
 def test_absent_device_is_named():
     with pytest.raises(ModelLoadError, match="expected a device"):
         load_model(ModelConfig(device="cuda"))
+
+
+def test_large_calls_run_in_batches_sized_to_the_machine(wrapper):
+    """However many series are asked for, no batch holds more tokens than the machine's share."""
+    forecasts = wrapper.predict([make_context(512)] * 40, 4)
+
+    for forecast in forecasts:
+        rows, bars = forecast.provenance.batch_shape
+        assert rows * (bars // 16 + 2) <= TOKENS_PER_BATCH["cpu"]
+    assert len(forecasts) == 40
