@@ -19,7 +19,7 @@ from forecaster.accuracy.score import Scores
 from forecaster.bars import Bars, Context, SeriesKey
 from forecaster.clock import now_ms
 from forecaster.config import Config, default_config_path, load_config
-from forecaster.errors import BarsError, ConfigError, SourceError
+from forecaster.errors import BarsError, ConfigError, NotEnoughBars, SourceError
 from forecaster.ledger import LIVE, AccuracyReport, LedgerRow, Run, SettledRow
 from forecaster.model import Model, load_baselines, load_model
 from forecaster.sources import BarSource, Fetched, open_source
@@ -219,7 +219,7 @@ class Forecaster:
         """
         given = bars if isinstance(bars, Bars) else Bars.from_frame(key or self._only_series(), bars)
         if not len(given):
-            raise ConfigError("bars", "at least one bar", "none")
+            raise NotEnoughBars(given.key, self.config.model.min_context, 0)
         context = self._cut(given, int(given.close_time[-1]))
         horizon = horizon or self.config.model.horizon
         now = now_ms()

@@ -165,9 +165,10 @@ def test_bad_window_is_named(bars):
         make_forecaster(bars).accuracy("month")
 
 
-def test_predict_needs_enough_bars(bars):
+@pytest.mark.parametrize("count", [0, 10])
+def test_predict_needs_enough_bars(bars, count):
     with pytest.raises(NotEnoughBars):
-        make_forecaster(bars).predict(bars[:10])
+        make_forecaster(bars).predict(bars[:count])
 
 
 def test_predict_again_with_other_bars_is_another_run(bars):
