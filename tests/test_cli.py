@@ -261,6 +261,26 @@ def test_demo_refuses_a_ledger_that_is_not_its_own(config, tmp_path):
     assert ledger.read_bytes() == b"precious"
 
 
+@pytest.mark.parametrize(("start", "reason"), [("2024-01-01", "NotEnoughBars"), ("2025-06-01", "MissingBars")])
+def test_demo_without_bars_is_named(config, tmp_path, start, reason):
+    """A stretch before or after the file's bars: the last reason, no report, no traceback."""
+    config.write_text(config.read_text() + f'[demo]\nstart = "{start}"\ncycles = 3\n')
+    done = forecaster("demo", "--config", config, "--out", tmp_path / "out")
+
+    assert done.returncode == 2
+    assert reason in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "out" / "demo-report.html").exists()
+
+
+def test_shortest_demo(tmp_path):
+    """One close, nothing settled yet: still a report."""
+    report = last_json(forecaster("demo", "--cycles", 1, "--out", tmp_path, "--json"))
+
+    assert (report["cycles"], report["forecasts"], report["settled"], report["skill_close"]) == (1, 2, 0, None)
+    assert (tmp_path / "demo-report.png").stat().st_size > 0
+
+
 def test_interrupted_daemon_leaves_at_once(tmp_path):
     """Ctrl-C is as good as SIGTERM."""
     with LoopbackExchange(now=now_ms()) as exchange:

@@ -56,12 +56,17 @@ class Demo:
         self._plan = forecaster.config.demo
         self.scores = Scores()
         self._bars = self._forecasts = self._settled = 0
+        self._last_reason = ""
         self._next_closes: dict[SeriesKey, list[SettledRow]] = defaultdict(list)
         horizon = forecaster.config.model.horizon
         self._recent: dict[SeriesKey, deque[OHLCForecast]] = defaultdict(lambda: deque(maxlen=horizon + 1))
 
     def run(self, console: Console) -> DemoSummary:
-        """Run all cycles under a live view."""
+        """Run all cycles under a live view.
+
+        Raises:
+            ConfigError: when no series could be forecast in any cycle, with the last reason.
+        """
         started = time.perf_counter()
         clock = SpedUpClock(_midnight(self._plan.start), schedules(self._forecaster.config))
         with CycleView(console, self._forecaster, self.scores, self._plan.cycles) as view:
@@ -71,11 +76,13 @@ class Demo:
                 view.show(report)
 
             cycles = Daemon(self._forecaster, clock, on_cycle).run(self._plan.cycles)
+        if not self._forecasts:
+            raise ConfigError("demo", "bars to forecast from in at least one cycle", self._last_reason)
         return self._summary(cycles, time.perf_counter() - started)
 
     def write_report(self, summary: DemoSummary, picture: Path, page: Path) -> None:
         """Draw the picture and write the page around it."""
-        draw_charts([self._chart(key) for key in self._forecaster.series], picture)
+        draw_charts([self._chart(key) for key in self._recent], picture)
         write_page(self._page(summary), picture, page)
 
     def _count(self, report: CycleReport) -> None:
@@ -83,6 +90,7 @@ class Demo:
         self._forecasts += len(report.forecasts)
         self._settled += len(report.settled)
         self.scores.add(report.settled)
+        self._last_reason = next(iter(report.skipped.values()), self._last_reason)
         for forecast in report.forecasts:
             self._recent[forecast.key].append(forecast)
         for one in report.settled:
