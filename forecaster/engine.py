@@ -132,11 +132,12 @@ class Forecaster:
         """The configured series."""
         return [one.key for one in self.config.series]
 
-    def run_cycle(self, timeframe: Timeframe, as_of: int, issued_at: int | None = None) -> CycleReport:
+    def run_cycle(self, timeframe: Timeframe, as_of: int, started_at: int | None = None) -> CycleReport:
         """Take one timeframe's pass over all its series, as things stand at `as_of` (UTC ms).
 
         A cycle that is repeated changes nothing. A series whose bars cannot be had or used sits out,
-        by name; any other fault is raised.
+        by name; any other fault is raised. Forecasts are stamped with `started_at` (`as_of` when left
+        out) and the time that the cycle had taken by then, so waiting for bars is never hidden.
         """
         started = time.perf_counter()
         models = self.models  # a model that cannot be loaded stops the cycle before anything is written
@@ -145,7 +146,8 @@ class Forecaster:
         added = self._pull(keys, as_of, skipped)
         owed = [key for key in keys if not self._has_forecast(key, as_of)]
         contexts = skipped.trying(owed, lambda key: self._context(key, as_of))
-        made = self.forecast(list(contexts.values()), issued_at=as_of if issued_at is None else issued_at)
+        issued_at = (as_of if started_at is None else started_at) + _ms_since(started)
+        made = self.forecast(list(contexts.values()), issued_at=issued_at)
         arrived = self.store.settled_rows(as_of, since=as_of - 1)
         report = CycleReport(
             timeframe=timeframe,
@@ -192,7 +194,7 @@ class Forecaster:
         issued = [issued_at] * len(contexts) if isinstance(issued_at, int) else list(issued_at)
         run = run or Run(LIVE, LIVE, min(issued))
         answers = [model.predict(contexts, horizon or self.config.model.horizon) for model in self.models]
-        latency = round((time.perf_counter() - started) * 1000) if latency_ms is None else latency_ms
+        latency = _ms_since(started) if latency_ms is None else latency_ms
         stamped = [
             [
                 dataclasses.replace(one, issued_at=at, available_at=at + latency)
@@ -326,6 +328,11 @@ class Forecaster:
             engine=model.engine,
             seconds=round(report.seconds, 3),
         )
+
+
+def _ms_since(started: float) -> int:
+    """Milliseconds since a reading of the performance counter."""
+    return round((time.perf_counter() - started) * 1000)
 
 
 def _cutoff(key: SeriesKey, as_of: int) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from forecaster import Bars, Forecaster, MemorySource, MemoryStore
@@ -116,10 +118,25 @@ def test_revised_bar_is_a_new_revision(bars):
 
 def test_issue_and_availability_are_stamped(bars):
     as_of = int(bars.close_time[99])
-    (forecast,) = make_forecaster(bars).run_cycle(HOUR, as_of, issued_at=as_of + 1234).forecasts
+    (forecast,) = make_forecaster(bars).run_cycle(HOUR, as_of, started_at=as_of + 1234).forecasts
 
-    assert forecast.issued_at == as_of + 1234
-    assert forecast.available_at >= forecast.issued_at
+    assert as_of + 1234 <= forecast.issued_at <= forecast.available_at < as_of + 60_000
+
+
+def test_waiting_for_bars_is_not_hidden(bars, monkeypatch):
+    """A source that takes its time makes the forecast later, and the ledger says so."""
+    forecaster = make_forecaster(bars)
+    fetch = forecaster._sources[GOOD].fetch
+
+    def slowly(*question):
+        time.sleep(0.3)
+        return fetch(*question)
+
+    monkeypatch.setattr(forecaster._sources[GOOD], "fetch", slowly)
+    as_of = int(bars.close_time[99])
+    (forecast,) = forecaster.run_cycle(HOUR, as_of).forecasts
+
+    assert forecast.issued_at >= as_of + 300
 
 
 def test_latest_reads_the_newest(bars):
