@@ -167,6 +167,8 @@ def replay(
         for key in forecaster.chosen(series):
             bars = forecaster.all_bars(key, now)
             cutoffs = choose_cutoffs(bars, forecaster.config.model.min_context, *span)[::every]
+            if not len(cutoffs):
+                raise ConfigError("--start, --end", f"a cutoff of {key} between them", f"{start} to {end}")
             task = progress.add_task(str(key), total=len(cutoffs))
             done = run_replay(forecaster, bars, cutoffs, on_batch=partial(progress.advance, task))
             windows += len(cutoffs)
@@ -327,10 +329,10 @@ def _utc_ms(text: str | None, default: int) -> int:
     if text is None:
         return default
     try:
-        time = dt.datetime.fromisoformat(text)
+        when = dt.datetime.fromisoformat(text)
     except ValueError as error:
         raise ConfigError("time", "a date or time such as 2017-01-03 or 2017-01-03T21:00", text) from error
-    return round((time if time.tzinfo else time.replace(tzinfo=dt.UTC)).timestamp() * 1000)
+    return round((when if when.tzinfo else when.replace(tzinfo=dt.UTC)).timestamp() * 1000)
 
 
 def _peak_rss_mb() -> float:

@@ -74,7 +74,7 @@ class ModelConfig(_Record):
     )
 
     @model_validator(mode="after")
-    def _hub_id_is_pinned(self) -> ModelConfig:
+    def _is_consistent(self) -> ModelConfig:
         if self.min_context > self.context:
             raise ConfigError("model.min_context", f"at most context, {self.context}", self.min_context)
         if is_hub_id(self.id) and self.revision is None:

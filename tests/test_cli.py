@@ -210,6 +210,7 @@ MISTAKES = {
     "missing csv": (("pull",), lambda text: text.replace("bars.csv", "nowhere.csv"), "BadPayload"),
     "series": (("latest", "--series", "a b c"), lambda text: text, "expected one of x A/B 1h"),
     "date": (("replay", "--start", "soon"), lambda text: text, "expected a date or time"),
+    "empty range": (("replay", "--start", "2030-01-01"), lambda text: text, "a cutoff of x A/B 1h between them"),
     "window": (("accuracy", "--window", "month"), lambda text: text, "such as 30d"),
     "no demo": (("demo",), lambda text: text, "demo: expected a table"),
 }
