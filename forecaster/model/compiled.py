@@ -7,6 +7,7 @@ compiler's: it is raised, and compiled code stays in service.
 
 from __future__ import annotations
 
+import os
 import threading
 import warnings
 from typing import TYPE_CHECKING, Literal
@@ -40,6 +41,7 @@ class GuardedForward:
         self._eager = eager
         self._compiled: Forward | None = None
         self._lock = threading.Lock()
+        self._process = os.getpid()
         if mode == "off":
             self.reason = "compile is off"
         elif mode == "auto" and device.type != "cuda":
@@ -57,9 +59,14 @@ class GuardedForward:
         """Give quantiles (B, Q, H) for contexts (B, T) that lack what `missing` says.
 
         Raises:
-            InferenceError: when eager fails as well; the compiler's fault, if any, is chained.
+            InferenceError: when eager fails as well; the compiler's fault, if any, is chained. Also in a forked
+                child, where torch's threads are gone and a call could hang for ever.
             KeyboardInterrupt: at once, also when a compiler's own fault hides it.
         """
+        if os.getpid() != self._process:
+            raise InferenceError(
+                "expected the process that loaded the model, found a fork of it: load it there, or spawn"
+            )
         with self._lock, torch.no_grad():
             if self._compiled is None:
                 return self._run_eager(context_BT, patches, missing)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -239,6 +241,32 @@ def test_unreachable_hub_is_named(monkeypatch, tmp_path):
 def test_absent_device_is_named():
     with pytest.raises(ModelLoadError, match="expected a device"):
         load_model(ModelConfig(device="cuda"))
+
+
+def test_threads_share_a_model(wrapper):
+    """Eight threads at once: every answer is bit by bit that of a call alone."""
+    contexts = [make_context(seed=seed) for seed in range(8)]
+    alone = [wrapper.predict([context], 4)[0].raw_FHQ for context in contexts]
+    with ThreadPoolExecutor(8) as pool:
+        together = list(pool.map(lambda context: wrapper.predict([context], 4)[0].raw_FHQ, contexts * 10))
+
+    for i, raw_FHQ in enumerate(together):
+        assert np.array_equal(raw_FHQ, alone[i % 8])
+
+
+def test_fork_is_refused(wrapper):
+    """A forked child gets a clear error at once, not a hang in torch's threads that were not forked."""
+    child = os.fork()
+    if not child:
+        try:
+            wrapper.predict([make_context()], 4)
+        except InferenceError as error:
+            os._exit(42 if "found a fork of it" in str(error) else 1)
+        os._exit(2)
+    _, status = os.waitpid(child, 0)
+
+    assert os.waitstatus_to_exitcode(status) == 42
+    assert wrapper.predict([make_context()], 4)
 
 
 def test_large_calls_run_in_batches_sized_to_the_machine(wrapper):
