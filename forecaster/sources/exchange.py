@@ -9,9 +9,7 @@ is refused.
 from __future__ import annotations
 
 import asyncio
-import threading
 import time
-from concurrent.futures import CancelledError
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -31,9 +29,10 @@ from forecaster.errors import (
 )
 from forecaster.sources import Fetched
 from forecaster.sources.guard import NO_TIME, read_rows
+from forecaster.sources.worker import Worker
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Coroutine, Mapping
+    from collections.abc import Awaitable, Mapping
 
     from forecaster.bars import SeriesKey
     from forecaster.config import ExchangeConfig
@@ -92,7 +91,7 @@ class ExchangeSource:
         _check(name, config)
         self._name = name
         self._config = config
-        self._worker = _Worker(name)
+        self._worker = Worker(name)
         self._clock = _ExchangeClock()
         self._client: Any = None
         self._markets_in_doubt = False
@@ -353,54 +352,3 @@ class _ExchangeClock:
         """Whether to ask anew: it has been a while, or the reckoning lags, as after this machine slept."""
         now = self.now()
         return time.monotonic() >= self._good_until or (now is not None and now < as_of)
-
-
-class _Worker:
-    """An event loop in a daemon thread, started when it is first needed."""
-
-    def __init__(self, name: str) -> None:
-        self._name = name
-        self._lock = threading.Lock()
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._thread: threading.Thread | None = None
-        self._closed = False
-
-    def run(self, work: Coroutine[Any, Any, T]) -> T:
-        """Run on the loop, and wait."""
-        with self._lock:
-            if self._closed:
-                work.close()
-                raise SourceUnavailable(self._name, "it was closed")
-            future = asyncio.run_coroutine_threadsafe(work, self._started())
-        try:
-            return future.result()
-        except CancelledError as error:
-            raise SourceUnavailable(self._name, "it was closed while it was asked") from error
-
-    def close(self, last: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        """Cancel what runs, run `last`, and stop; once."""
-        with self._lock:
-            if self._closed:
-                return
-            self._closed = True
-        if self._loop is None or self._thread is None:
-            return
-        asyncio.run_coroutine_threadsafe(_wind_up(last), self._loop).result()
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
-
-    def _started(self) -> asyncio.AbstractEventLoop:
-        if self._loop is None:
-            self._loop = asyncio.new_event_loop()
-            self._thread = threading.Thread(target=self._loop.run_forever, name=f"exchange {self._name}", daemon=True)
-            self._thread.start()
-        return self._loop
-
-
-async def _wind_up(last: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    running = asyncio.all_tasks() - {asyncio.current_task()}
-    for task in running:
-        task.cancel()
-    await asyncio.gather(*running, return_exceptions=True)
-    await last()

@@ -1,34 +1,30 @@
 """The store on a database: one class for every SQLAlchemy URL, SQLite by default.
 
-Quantiles are kept twice: q10, q50 and q90 as columns that people can query, and all levels, raw and
-repaired, as little-endian float64 blobs that reproduce the forecast bit by bit.
+Here are transactions and queries; what a row holds is in `rows`, what the tables are in `schema`.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 import sqlite3
-from collections import defaultdict
 from contextlib import contextmanager
 from dataclasses import asdict
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import sqlalchemy as sa
 
 from forecaster.bars import COLUMNS, FIELDS, Bars, RejectedRow, SeriesKey
-from forecaster.errors import InvalidContext, LedgerConflict, SchemaTooNew, StoreUnavailable
-from forecaster.forecast import OHLCForecast, Provenance
-from forecaster.ledger import LIVE, LedgerRow, Run, SettledRow, forecast_id
+from forecaster.errors import LedgerConflict, SchemaTooNew, StoreUnavailable
+from forecaster.ledger import LIVE, LedgerRow, Run, SettledRow
 from forecaster.store import schema as t
+from forecaster.store.rows import bar_row, forecast_row, ledger_order, read_forecast, read_row, value_rows
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from numpy.typing import NDArray
+    from forecaster.forecast import OHLCForecast
 
 BUSY_TIMEOUT_MS = 10_000
 _WAL_FIXED_IN = ((3, 51, 3), (3, 50, 7), (3, 44, 6))
@@ -69,7 +65,7 @@ class SqlStore:
             series_id = self._series_id(connection, bars.key)
             span = (int(bars.open_time[0]), int(bars.open_time[-1]) + 1)
             known = {row[0]: row for row in connection.execute(_newest_bars(series_id, *span))}
-            rows = [_bar_row(bars, i, series_id, known.get(int(bars.open_time[i]))) for i in range(len(bars))]
+            rows = [bar_row(bars, i, series_id, known.get(int(bars.open_time[i]))) for i in range(len(bars))]
             new = [row for row in rows if row is not None]
             if new:
                 connection.execute(t.bar.insert(), new)
@@ -129,7 +125,7 @@ class SqlStore:
         with self._transaction() as connection:
             series_ids = {key: self._series_id(connection, key) for key in {f.key for f in forecasts}}
             self._add_models(connection, forecasts)
-            rows = [_forecast_row(one, run_id, series_ids[one.key]) for one in forecasts]
+            rows = [forecast_row(one, run_id, series_ids[one.key]) for one in forecasts]
             held = self._known_payloads(connection, [row["id"] for row in rows])
             new: dict[str, OHLCForecast] = {}
             for row, forecast in zip(rows, forecasts, strict=True):
@@ -142,7 +138,7 @@ class SqlStore:
                 connection.execute(
                     t.forecast.insert(), list({row["id"]: row for row in rows if row["id"] in new}.values())
                 )
-                values = [value for name, forecast in new.items() for value in _value_rows(forecast, name)]
+                values = [value for name, forecast in new.items() for value in value_rows(forecast, name)]
                 connection.execute(t.forecast_value.insert(), values)
         return len(new)
 
@@ -164,7 +160,7 @@ class SqlStore:
                 .where(t.forecast_value.c.forecast_id == found.id)
                 .order_by(t.forecast_value.c.step)
             ).all()
-        return _read_forecast(key, found, values)
+        return read_forecast(key, found, values)
 
     def history(self, key: SeriesKey, start: int, end: int, run_id: str = LIVE) -> list[LedgerRow]:
         """Give all models' rows whose cutoff lies in [start, end), by cutoff, model, step and field."""
@@ -177,7 +173,7 @@ class SqlStore:
                 .order_by(t.forecast.c.cutoff, t.forecast.c.model_id, t.forecast_value.c.step)
             )
             rows = connection.execute(query).all()
-        return sorted((_read_row(row) for row in rows), key=_ledger_order)
+        return sorted((read_row(row) for row in rows), key=ledger_order)
 
     def settled_rows(self, as_of: int, since: int | None = None, run_id: str = LIVE) -> list[SettledRow]:
         """Give rows whose target bar was first seen in (since, as_of], with the newest revision of it."""
@@ -194,8 +190,8 @@ class SqlStore:
             query = query.where(t.bar.c.first_seen_at > since)
         with self._transaction(write=False) as connection:
             rows = connection.execute(query).all()
-        settled = [SettledRow(_read_row(row), float(getattr(row, f"actual_{row.field}")), row.revision) for row in rows]
-        return sorted(settled, key=lambda one: _ledger_order(one.row))
+        settled = [SettledRow(read_row(row), float(getattr(row, f"actual_{row.field}")), row.revision) for row in rows]
+        return sorted(settled, key=lambda one: ledger_order(one.row))
 
     def close(self) -> None:
         """Let go of the database."""
@@ -309,75 +305,6 @@ def _newest_bars(series_id: int, start: int | None, end: int | None) -> sa.Selec
     return query.order_by(t.bar.c.open_time)
 
 
-def _bar_row(bars: Bars, i: int, series_id: int, known: Sequence[Any] | None) -> dict[str, Any] | None:
-    """The row to append for bar `i`; None when the newest known revision holds the same values."""
-    values = bars.ohlcv_TF[i].tolist()
-    if known is not None and list(known[1:6]) == values:
-        return None
-    revision = 0 if known is None else int(known[7]) + 1
-    row = dict(zip(COLUMNS, values, strict=True))
-    row |= {"series_id": series_id, "open_time": int(bars.open_time[i])}
-    return row | {"revision": revision, "first_seen_at": int(bars.first_seen_at[i])}
-
-
-def _forecast_row(forecast: OHLCForecast, run_id: str, series_id: int) -> dict[str, Any]:
-    p = forecast.provenance
-    if forecast.issued_at is None or forecast.available_at is None:
-        raise InvalidContext("forecast", "issued_at and available_at", f"none on {forecast.key}")
-    return {
-        "id": forecast_id(forecast.key, p.ledger_id, run_id, forecast.cutoff),
-        "series_id": series_id,
-        "model_id": p.ledger_id,
-        "run_id": run_id,
-        "cutoff": forecast.cutoff,
-        "horizon": forecast.horizon,
-        "quantile_levels": json.dumps(forecast.quantile_levels),
-        "issued_at": forecast.issued_at,
-        "available_at": forecast.available_at,
-        "engine": p.engine,
-        "provenance": json.dumps(asdict(p)),
-        "payload_sha256": hashlib.sha256(np.ascontiguousarray(forecast.raw_FHQ, "<f8").tobytes()).hexdigest(),
-    }
-
-
-def _value_rows(forecast: OHLCForecast, name: str) -> Iterator[dict[str, Any]]:
-    tens = {f"q{round(100 * level)}": forecast.quantiles(level) for level in (0.1, 0.5, 0.9)}
-    targets = forecast.target_opens().tolist()
-    for f, field in enumerate(FIELDS):
-        for h, target in enumerate(targets):
-            yield {
-                "forecast_id": name,
-                "step": h + 1,
-                "field": field,
-                "target_open": target,
-                **{column: float(values_FH[f, h]) for column, values_FH in tens.items()},
-                "raw": _pack(forecast.raw_FHQ[f, h]),
-                "repaired": _pack(forecast.values_FHQ[f, h]),
-            }
-
-
-def _pack(values_Q: NDArray[np.float64]) -> bytes:
-    return np.ascontiguousarray(values_Q, "<f8").tobytes()
-
-
-def _unpack(blob: bytes) -> NDArray[np.float64]:
-    return np.frombuffer(blob, "<f8")
-
-
-def _read_forecast(key: SeriesKey, row: sa.Row[Any], values: Sequence[sa.Row[Any]]) -> OHLCForecast:
-    by_field: dict[str, list[sa.Row[Any]]] = defaultdict(list)
-    for value in values:
-        by_field[value.field].append(value)
-    raw, repaired = (
-        np.array([[_unpack(getattr(value, name)) for value in by_field[field]] for field in FIELDS])
-        for name in ("raw", "repaired")
-    )
-    about = json.loads(row.provenance)
-    about["batch_shape"] = tuple(about["batch_shape"])
-    levels = _levels(row.quantile_levels)
-    return OHLCForecast(key, row.cutoff, levels, raw, repaired, Provenance(**about), row.issued_at, row.available_at)
-
-
 def _ledger_query() -> sa.Select[Any]:
     return (
         sa.select(
@@ -402,33 +329,3 @@ def _ledger_query() -> sa.Select[Any]:
         .join(t.forecast_value, t.forecast_value.c.forecast_id == t.forecast.c.id)
         .join(t.series, t.series.c.id == t.forecast.c.series_id)
     )
-
-
-def _read_row(row: sa.Row[Any]) -> LedgerRow:
-    return LedgerRow(
-        key=_key(row.exchange, row.symbol, row.timeframe, row.calendar),
-        model_id=row.model_id,
-        run_id=row.run_id,
-        cutoff=row.cutoff,
-        step=row.step,
-        field=row.field,
-        target_open=row.target_open,
-        issued_at=row.issued_at,
-        available_at=row.available_at,
-        engine=row.engine,
-        quantile_levels=_levels(row.quantile_levels),
-        raw_Q=_unpack(row.raw),
-        values_Q=_unpack(row.repaired),
-    )
-
-
-_key = lru_cache(maxsize=4096)(SeriesKey.of)
-
-
-@lru_cache(maxsize=64)
-def _levels(text: str) -> tuple[float, ...]:
-    return tuple(json.loads(text))
-
-
-def _ledger_order(row: LedgerRow) -> tuple[str, int, str, int, int]:
-    return (str(row.key), row.cutoff, row.model_id, row.step, FIELDS.index(row.field))
