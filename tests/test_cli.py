@@ -112,7 +112,8 @@ def test_once_then_settles(tmp_path):
 
 def test_daemon_runs_and_sigterm_ends_it(tmp_path):
     """The daemon forecasts what closed while nobody was there, and leaves cleanly when asked to."""
-    with LoopbackExchange(now=now_ms()) as exchange:
+    # The exchange is ahead: a minute that ends while the daemon loads its model has its bar.
+    with LoopbackExchange(now=now_ms() + 600_000) as exchange:
         path = exchange_config(tmp_path, exchange)
         with subprocess.Popen([*PROGRAM, "run", "--config", path], stderr=subprocess.PIPE, text=True) as daemon:
             events = []
