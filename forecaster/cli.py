@@ -124,8 +124,7 @@ def once(
     now = now_ms()
     until = _utc_ms(as_of, now)
     with Forecaster.from_config(config) as forecaster:
-        timeframes = dict.fromkeys(key.timeframe for key in forecaster.series)
-        reports = [forecaster.run_cycle(timeframe, until, started_at=now) for timeframe in timeframes]
+        reports = [forecaster.run_cycle(timeframe, until, started_at=now) for timeframe in forecaster.timeframes]
     skipped = {str(key): reason for one in reports for key, reason in one.skipped.items()}
     series = sum(one.series for one in reports)
     record = {

@@ -132,6 +132,11 @@ class Forecaster:
         """The configured series."""
         return [one.key for one in self.config.series]
 
+    @cached_property
+    def timeframes(self) -> list[Timeframe]:
+        """The timeframes of the configured series, each once."""
+        return list(dict.fromkeys(key.timeframe for key in self.series))
+
     def run_cycle(self, timeframe: Timeframe, as_of: int, started_at: int | None = None) -> CycleReport:
         """Take one timeframe's pass over all its series, as things stand at `as_of` (UTC ms).
 

@@ -8,7 +8,7 @@ import pytest
 
 from forecaster import Bars, Forecaster, MemorySource, MemoryStore
 from forecaster.config import Config
-from forecaster.errors import ConfigError, InferenceError, NotEnoughBars
+from forecaster.errors import ConfigError, InferenceError, ModelLoadError, NotEnoughBars
 from forecaster.model.baselines import RandomWalk
 from forecaster.timeframe import Timeframe
 from tests.builders import HOUR_MS, make_bars, make_key
@@ -27,7 +27,7 @@ def make_config(*keys, **model):
     return Config.model_validate(
         {
             "series": [
-                {"exchange": key.exchange, "symbol": key.symbol, "timeframe": "1h", "file": "unused.csv"}
+                {"exchange": key.exchange, "symbol": key.symbol, "timeframe": str(key.timeframe), "file": "unused.csv"}
                 for key in keys
             ],
             "model": {"context": 64, "min_context": 32, "horizon": 3} | model,
@@ -99,6 +99,27 @@ def test_other_timeframes_wait(bars):
     report = make_forecaster(bars).run_cycle(Timeframe("4h"), int(bars.close_time[99]))
 
     assert (report.series, report.forecasts) == (0, [])
+
+
+def test_settled_rows_are_counted_by_their_own_timeframe(bars):
+    """Two timeframes that close at the same instant: neither cycle counts the other's rows."""
+    slow = make_bars(make_key(timeframe="2h"), count=120)
+    forecaster = make_forecaster(bars, slow)
+    first, second = int(slow.close_time[40]), int(slow.close_time[41])
+    for as_of in (first, second):
+        reports = [forecaster.run_cycle(timeframe, as_of) for timeframe in forecaster.timeframes]
+
+    assert [{one.row.key for one in report.settled} for report in reports] == [{GOOD}, {slow.key}]
+
+
+def test_missing_weights_stop_the_cycle_before_it_writes(bars):
+    """A model that cannot be loaded leaves not even bars behind."""
+    config = make_config(GOOD, id="./no-such-folder")
+    forecaster = Forecaster(config, MemoryStore(), {GOOD: MemorySource([bars])})
+    with pytest.raises(ModelLoadError):
+        forecaster.run_cycle(HOUR, int(bars.close_time[99]))
+
+    assert forecaster.store.newest_open(GOOD) is None
 
 
 def test_revised_bar_is_a_new_revision(bars):

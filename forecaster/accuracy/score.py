@@ -1,4 +1,4 @@
-"""From settled rows to accuracy: sums and counts first, means last, so that parts add up exactly.
+"""From settled rows to accuracy: sums and counts first, means last, so that parts add up.
 
 Skill compares a model with the random walk on common cases only: the same series, run, cutoff, step
 and field, settled for both.

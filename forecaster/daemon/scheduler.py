@@ -75,7 +75,7 @@ class Daemon:
     def queue_now(self) -> None:
         """Owe one cycle of every timeframe at once: what may have closed while nobody was here."""
         with self._turn:
-            for timeframe in dict.fromkeys(key.timeframe for key in self._forecaster.series):
+            for timeframe in self._forecaster.timeframes:
                 self._put(Due(timeframe, self._clock.now()))
 
     def _queue_due(self, schedule: Schedule) -> None:

@@ -71,6 +71,7 @@ def grouped_forward(model: Chronos2Model, group: int = OHLC_GROUP) -> Forward:
     *body, last = model.encoder.block
 
     def forward(context_BT: torch.Tensor, patches: int, missing: Missing) -> torch.Tensor:
+        """Give quantiles (B, Q, H) for contexts (B, T)."""
         loc_B1, scale_B1 = _location_and_scale(context_BT, missing)
         scaled_BPp = ((context_BT - loc_B1) / scale_B1).arcsinh().view(len(context_BT), -1, patch)
         known_BPp = None if missing is Missing.NOTHING else ~scaled_BPp.isnan()

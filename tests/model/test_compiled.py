@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -123,6 +125,24 @@ def test_fault_of_both_engines_is_not_the_compilers():
 
     assert raised.value.__cause__ is fault
     assert guarded.engine == "compiled"
+
+
+def test_calls_never_overlap():
+    """Compiled code is not safe for threads, so one call runs at a time."""
+    inside, most = [], []
+
+    def watched(context_BT, patches, missing):
+        inside.append(1)
+        most.append(len(inside))
+        time.sleep(0.005)
+        inside.pop()
+        return context_BT
+
+    guarded = GuardedForward(watched, "off", CPU)
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda _: guarded(CONTEXT_BT, 1, Missing.NOTHING), range(24)))
+
+    assert most == [1] * 24
 
 
 @pytest.mark.parametrize(("mode", "reason"), [("off", "compile is off"), ("auto", "on a CPU")])
