@@ -20,6 +20,8 @@ from forecaster.sessions import ALWAYS_OPEN
 
 ENVIRONMENT_KEY = "FORECASTER_CONFIG"
 EMBEDDED = "embedded"
+SHORTEST_CONTEXT = 16
+COMPILED_FOLDER = Path("~/.cache/forecaster/compiled")
 
 _HUB_ID = re.compile(r"\w[\w.-]*/[\w.-]+")
 
@@ -64,10 +66,22 @@ class ModelConfig(_Record):
 
     id: Annotated[str, Field(description="`nano` (bundled), a hub id such as `amazon/chronos-2`, or a folder")] = "nano"
     revision: Annotated[str | None, Field(description="commit of the hub repository; required for a hub id")] = None
-    compile: Annotated[Literal["auto", "on", "off"], Field(description="auto, on or off")] = "auto"
+    compile: Annotated[
+        Literal["auto", "on", "off"],
+        Field(description="auto: serve compiled code where it is quicker; on: wherever it is right; off: never"),
+    ] = "auto"
+    compiler: Annotated[
+        Literal["package", "default", "reduce-overhead", "max-autotune"],
+        Field(description="package: built in a process of its own and kept; the others: torch.compile's own modes"),
+    ] = "package"
+    compiled_folder: Annotated[Path, Field(description="where compiled code is kept; yours alone, mode 700")] = (
+        COMPILED_FOLDER
+    )
     device: Annotated[str, Field(description="`auto`, `cpu` or `cuda`")] = "auto"
     context: Annotated[int, Field(ge=16, le=8192, description="bars that the model sees")] = 256
-    min_context: Annotated[int, Field(ge=2, description="real bars without which a series is skipped")] = 64
+    min_context: Annotated[
+        int, Field(ge=SHORTEST_CONTEXT, description="real bars without which a series is skipped")
+    ] = 64
     horizon: Annotated[int, Field(ge=1, le=1024, description="bars to forecast")] = 5
     baselines: Annotated[tuple[str, ...], Field(description="models recorded beside it; `random_walk` gives skill")] = (
         "random_walk",
@@ -169,7 +183,10 @@ def _resolve(config: Config, folder: Path) -> Config:
         one if one.file is None else one.model_copy(update={"file": folder / one.file.expanduser()})
         for one in config.series
     )
-    return config.model_copy(update={"series": series})
+    compiled = folder / config.model.compiled_folder.expanduser()
+    return config.model_copy(
+        update={"series": series, "model": config.model.model_copy(update={"compiled_folder": compiled})}
+    )
 
 
 def _first_fault(file: Path, error: ValidationError) -> ConfigError:

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     import pandas as pd
     from numpy.typing import NDArray
 
+ENGINE_NOISE = 1e-4
+"""Largest difference between two engines on one input, as a share of the forecast's spread: no compiled code that
+differs by more is served."""
 CHRONOS_LEVELS = (0.01, *(round(0.05 * i, 2) for i in range(1, 20)), 0.99)
 
 
@@ -166,6 +169,14 @@ class OHLCForecast:
         if not 1 <= step <= self.horizon:
             raise InvalidContext("step", f"1 to {self.horizon}", step)
         return step - 1
+
+
+def same_forecast(one: OHLCForecast, other: OHLCForecast) -> bool:
+    """Whether two forecasts of the same input differ by no more than engines and batches do, in float32."""
+    if one.provenance.input_sha256 != other.provenance.input_sha256 or one.raw_FHQ.shape != other.raw_FHQ.shape:
+        return False
+    spread_F11 = np.ptp(one.raw_FHQ, axis=(1, 2))[:, None, None]
+    return bool((np.abs(one.raw_FHQ - other.raw_FHQ) <= ENGINE_NOISE * spread_F11).all())
 
 
 def interpolate(values_Q: NDArray[np.float64], levels: tuple[float, ...], level: float) -> NDArray[np.float64]:

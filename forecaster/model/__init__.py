@@ -44,9 +44,11 @@ def load_model(config: ModelConfig) -> Model:
         ModelLoadError: when its weights are missing, damaged or of another kind.
     """
     from forecaster.model.chronos2 import Chronos2OHLCWrapper  # noqa: PLC0415 - torch only for who forecasts
+    from forecaster.model.compilers import CompileSettings  # noqa: PLC0415 - the same
 
+    settings = CompileSettings(config.compile, config.compiler, config.compiled_folder)
     return Chronos2OHLCWrapper.from_pretrained(
-        config.id, revision=config.revision, compile=config.compile, device=config.device
+        config.id, revision=config.revision, compile=settings, device=config.device
     )
 
 

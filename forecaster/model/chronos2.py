@@ -8,38 +8,32 @@ Shapes: S series, C the four price fields, B = 4·S rows, T bars, Q quantile lev
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections import defaultdict
-from functools import cache
-from importlib.metadata import version
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
-from chronos.chronos2 import Chronos2Model
-from chronos.chronos2.config import Chronos2CoreConfig
-from safetensors import SafetensorError
-from transformers.utils import logging as hub_logging
 
 from forecaster.bars import FIELDS, Bars, Context
-from forecaster.config import is_hub_id
-from forecaster.errors import InvalidContext, ModelLoadError
+from forecaster.config import SHORTEST_CONTEXT
+from forecaster.errors import InvalidContext
 from forecaster.forecast import OHLCForecast, Provenance, repair
-from forecaster.model.compiled import CompileMode, GuardedForward
-from forecaster.model.core import Missing, grouped_forward
+from forecaster.model.bucket import bucket_rows, fine_step
+from forecaster.model.checkpoint import NANO, library_versions, load_checkpoint
+from forecaster.model.compiled import Engines, ModelStatus
+from forecaster.model.compilers import CompileMode, CompileSettings
+from forecaster.model.core import OHLC_GROUP, Missing, Shape
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from pathlib import Path
 
+    from chronos.chronos2 import Chronos2Model
     from numpy.typing import NDArray
 
-NANO = "nano"
-NANO_FOLDER = Path(__file__).parent / NANO
 TOKENS_PER_BATCH = {"cpu": 2048, "cuda": 32_768}
 """Rows times tokens that run at once: on a CPU they should fit its caches (docs/findings.md)."""
-NEEDED_LEVELS = (0.1, 0.5, 0.9)
 
 
 class Chronos2OHLCWrapper:
@@ -50,14 +44,20 @@ class Chronos2OHLCWrapper:
         name: what the configuration calls it.
         revision: which weights: a hub commit, or the first digits of their sha256.
         weights_sha256: digest of the weights' file.
-        compile: `auto`, `on` or `off`.
+        compile: `auto`, `on` or `off`, or all the settings.
     """
 
     def __init__(
-        self, model: Chronos2Model, name: str, revision: str, weights_sha256: str, compile: CompileMode = "auto"
+        self,
+        model: Chronos2Model,
+        name: str,
+        revision: str,
+        weights_sha256: str,
+        compile: CompileMode | CompileSettings = "auto",
     ) -> None:
-        self._model: Chronos2Model | None = model
-        self._forward = GuardedForward(grouped_forward(model), compile, model.device)
+        settings = compile if isinstance(compile, CompileSettings) else CompileSettings(compile)
+        self._engines: Engines | None = Engines(model, weights_sha256, library_versions(), settings)
+        self._latest = ("eager", "nothing was forecast yet")
         self.name = name
         self._revision = revision
         self._weights_sha256 = weights_sha256
@@ -74,7 +74,7 @@ class Chronos2OHLCWrapper:
         model_id: str | Path = NANO,
         *,
         revision: str | None = None,
-        compile: CompileMode = "auto",
+        compile: CompileMode | CompileSettings = "auto",
         device: str = "auto",
     ) -> Chronos2OHLCWrapper:
         """Load `nano` (bundled), a folder, or a hub repository at a pinned revision.
@@ -82,26 +82,24 @@ class Chronos2OHLCWrapper:
         Raises:
             ModelLoadError: when files are missing, damaged, or not a Chronos-2.
         """
-        folder = _find_folder(str(model_id), revision)
-        weights_sha256 = _check_weights(str(model_id), folder)
-        model = _load(str(model_id), folder).to(_pick_device(str(model_id), device))
+        model, weights_sha256 = load_checkpoint(str(model_id), revision, device)
         return cls(model, str(model_id), revision or weights_sha256[:12], weights_sha256, compile)
 
     @property
     def engine(self) -> str:
-        """`compiled` or `eager`."""
-        return self._forward.engine
+        """What made the latest forecast: `compiled` or `eager`."""
+        return self._latest[0]
 
     @property
     def engine_reason(self) -> str:
         """Why that engine, in one sentence."""
-        return self._forward.reason
+        return self._latest[1]
 
     def predict_ohlc(self, bars: Bars, horizon: int, context_length: int = 256) -> OHLCForecast:
         """Forecast the `horizon` bars that follow the last of `bars`.
 
         Raises:
-            InvalidContext: for no bars, or a horizon or context that the model does not have.
+            InvalidContext: for too few bars, or a horizon or context that the model does not have.
         """
         return self.predict_ohlc_batch([bars], horizon, context_length)[0]
 
@@ -109,7 +107,7 @@ class Chronos2OHLCWrapper:
         """Forecast many series at once, each from its own last bar; answers in the order of `bars`."""
         for one in bars:
             if not len(one):
-                raise InvalidContext(f"bars of {one.key}", "at least one", 0)
+                raise InvalidContext(f"bars of {one.key}", f"at least {SHORTEST_CONTEXT}", 0)
         contexts = [Context.ending_at(one, int(one.close_time[-1]), context_length, 1) for one in bars]
         return self.predict(contexts, horizon)
 
@@ -124,164 +122,213 @@ class Chronos2OHLCWrapper:
             InferenceError: when the model failed on a valid call.
             NonFiniteForecast: when it answered NaN or infinity.
         """
-        self._check(contexts, horizon)
+        for context in contexts:
+            _check_context(context)
         forecasts: dict[int, OHLCForecast] = {}
-        for length, positions in self._batches(contexts, horizon):
-            some = [contexts[i] for i in positions]
-            forecasts.update(zip(positions, self._predict_batch(some, length, horizon), strict=True))
+        for made in self._run([context.ohlc_CT for context in contexts], horizon):
+            raw_SFHQ = made.quantiles_SGQH.transpose(0, 1, 3, 2)
+            for i, raw_FHQ, values_FHQ in zip(made.positions, raw_SFHQ, repair(raw_SFHQ), strict=True):
+                context = contexts[i]
+                about = self._provenance(context, made)
+                forecasts[i] = OHLCForecast(
+                    context.key, context.cutoff, self.quantile_levels, raw_FHQ, values_FHQ, about
+                )
         return [forecasts[i] for i in range(len(contexts))]
 
+    def predict_rows(
+        self,
+        rows_BT: NDArray[np.float64],
+        horizon: int,
+        group: int = 1,
+        known_BT: NDArray[np.bool_] | None = None,
+    ) -> NDArray[np.float64]:
+        """Forecast rows of any series, by the same path as bars: quantiles (B, Q, H) of each row.
+
+        Args:
+            rows_BT: values, NaN where one is missing; rows of a group stand together.
+            horizon: steps to forecast.
+            group: rows that are forecast jointly: 1 for single series, 5 for OHLC with a past covariate.
+            known_BT: where a value is known; wherever it is not NaN, when left out.
+
+        Raises:
+            InvalidContext: for another shape, infinite values, a mask that does not match its values, too few values.
+        """
+        rows_BT = _check_rows(np.asarray(rows_BT, np.float64), group, known_BT)
+        groups_SGT = rows_BT.reshape(-1, group, rows_BT.shape[1])
+        quantiles_SGQH = np.empty((len(groups_SGT), group, len(self.quantile_levels), max(0, horizon)))
+        for made in self._run(list(groups_SGT), horizon):
+            quantiles_SGQH[made.positions] = made.quantiles_SGQH
+        return quantiles_SGQH.reshape(len(rows_BT), -1, horizon)
+
+    def warm_up(self, shapes: Iterable[tuple[int, int, int]], on_shape: Callable[[], object] = int) -> None:
+        """Build, check and time compiled code now, and wait for it; nothing where compile is off.
+
+        Args:
+            shapes: (series, bars, horizon) of calls to come, for OHLC bars of which none is missing.
+            on_shape: called after each batch shape that those calls fall into.
+        """
+        for shape in self.batch_shapes(shapes):
+            self._loaded().warm_up([shape])
+            on_shape()
+
+    def batch_shapes(self, shapes: Iterable[tuple[int, int, int]]) -> list[Shape]:
+        """The batches that calls of (series, bars, horizon) are cut into, each once."""
+        found: dict[Shape, None] = {}
+        for series, bars, horizon in shapes:
+            self._check_horizon(horizon)
+            length = self._padded_length(bars)
+            most = self._most_groups(length, horizon, OHLC_GROUP)
+            for some in {min(series, most), series % most} - {0}:
+                missing = Missing.NOTHING if length == min(bars, self.max_context) else Missing.BARS
+                shape = Shape(bucket_rows(some * OHLC_GROUP, OHLC_GROUP), length, -(-horizon // self.patch), missing)
+                found[shape] = None
+        return list(found)
+
+    def status(self) -> ModelStatus:
+        """Describe which engine serves each shape seen so far, why, how often, and what was measured."""
+        return self._loaded().status()
+
     def unload(self) -> None:
-        """Let go of the weights; a later call of predict raises InvalidContext."""
-        self._model = None
-        del self._forward
+        """Let go of the weights and of any build in progress; a later call of predict raises InvalidContext."""
+        if self._engines is not None:
+            self._engines.close()
+        self._engines = None
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
-    def _check(self, contexts: Sequence[Context], horizon: int) -> None:
-        if self._model is None:
+    def _loaded(self) -> Engines:
+        if self._engines is None:
             raise InvalidContext(f"model {self.name}", "a loaded model", "one that was unloaded")
+        return self._engines
+
+    def _check_horizon(self, horizon: int) -> None:
         if not 1 <= horizon <= self.max_horizon:
             raise InvalidContext("horizon", f"1 to {self.max_horizon}", horizon)
-        for context in contexts:
-            ohlc_CT = context.ohlc_CT
-            if ohlc_CT.ndim != 2 or ohlc_CT.shape[0] != len(FIELDS) or not ohlc_CT.shape[1]:  # noqa: PLR2004 - (C, T)
-                raise InvalidContext(f"context of {context.key}", "shape (4, bars)", ohlc_CT.shape)
-            if np.isinf(ohlc_CT).any() or not np.isfinite(ohlc_CT[:, -1]).all():
-                raise InvalidContext(
-                    f"context of {context.key}",
-                    "finite prices, NaN only where a bar is missing",
-                    "±inf or a missing last bar",
+
+    def _padded_length(self, bars: int) -> int:
+        return -(-min(bars, self.max_context) // self.patch) * self.patch
+
+    def _most_groups(self, length: int, horizon: int, group: int) -> int:
+        """Groups in one batch: as many as TOKENS_PER_BATCH allows, and a number that compiled code is built for."""
+        tokens = group * (length // self.patch + 1 + -(-horizon // self.patch))
+        most: int = max(1, TOKENS_PER_BATCH.get(self._device.partition(":")[0], 2048) // tokens)
+        return most // fine_step(most) * fine_step(most)
+
+    def _run(self, groups: Sequence[NDArray[np.float64]], horizon: int) -> Iterator[_Made]:
+        """Forecast groups of rows (G, T), those of like length and like gaps in one batch."""
+        engines = self._loaded()
+        self._check_horizon(horizon)
+        for positions, rows_SGT, anchor_SG in self._batches(groups, horizon):
+            started = time.perf_counter()
+            context_BT = torch.from_numpy(rows_SGT.reshape(-1, rows_SGT.shape[2]))
+            first = 0
+            for answer in engines(context_BT, -(-horizon // self.patch), rows_SGT.shape[1]):
+                quantiles_BQH = answer.quantiles_BQH[:, :, :horizon].cpu().numpy().astype(np.float64)
+                quantiles_SGQH = quantiles_BQH.reshape(-1, rows_SGT.shape[1], *quantiles_BQH.shape[1:])
+                some = slice(first, first + len(quantiles_SGQH))
+                first = some.stop
+                self._latest = (answer.engine, answer.reason)
+                yield _Made(
+                    positions[some],
+                    quantiles_SGQH + anchor_SG[some, :, None, None],
+                    *self._latest,
+                    (len(quantiles_BQH), context_BT.shape[1]),
+                    time.perf_counter() - started,
                 )
 
-    def _batches(self, contexts: Sequence[Context], horizon: int) -> Iterator[tuple[int, list[int]]]:
-        """Positions of contexts that share a padded length, as many at a time as TOKENS_PER_BATCH allows."""
-        buckets: dict[int, list[int]] = defaultdict(list)
-        for i, context in enumerate(contexts):
-            bars = min(context.ohlc_CT.shape[1], self.max_context)
-            buckets[-(-bars // self.patch) * self.patch].append(i)
-        for length, positions in sorted(buckets.items()):
-            tokens = len(FIELDS) * (length // self.patch + 1 + -(-horizon // self.patch))
-            most = max(1, TOKENS_PER_BATCH.get(self._device.partition(":")[0], 2048) // tokens)
+    def _batches(
+        self, groups: Sequence[NDArray[np.float64]], horizon: int
+    ) -> Iterator[tuple[list[int], NDArray[np.float32], NDArray[np.float64]]]:
+        """Positions of the groups of a batch, their rows (S, G, T), and what was taken off each row.
+
+        A series with gaps shares no batch with one without: what stands beside it must not change its code path.
+        """
+        alike: dict[tuple[int, Missing], list[int]] = defaultdict(list)
+        for i, rows_GT in enumerate(groups):
+            length = self._padded_length(rows_GT.shape[1])
+            alike[length, _missing(rows_GT[:, -length:], length, self.patch)].append(i)
+        for (length, _), positions in sorted(alike.items(), key=lambda item: (item[0][0], item[0][1].value)):
+            most = self._most_groups(length, horizon, len(groups[positions[0]]))
             for first in range(0, len(positions), most):
-                yield length, positions[first : first + most]
+                some = positions[first : first + most]
+                yield some, *_rows([groups[i] for i in some], length)
 
-    def _predict_batch(self, contexts: Sequence[Context], length: int, horizon: int) -> list[OHLCForecast]:
-        started = time.perf_counter()
-        anchor_S = np.array([context.last_close for context in contexts])
-        context_BT = torch.from_numpy(_rows(contexts, anchor_S, length))
-        missing = Missing.of(context_BT, self.patch)
-        quantiles_BQH = self._forward(context_BT.to(self._device), -(-horizon // self.patch), missing)[:, :, :horizon]
-        raw_SFQH = quantiles_BQH.cpu().numpy().astype(np.float64).reshape(len(contexts), len(FIELDS), -1, horizon)
-        raw_SFHQ = raw_SFQH.transpose(0, 1, 3, 2) + anchor_S[:, None, None, None]
-        seconds = time.perf_counter() - started
-        return [
-            OHLCForecast(
-                context.key,
-                context.cutoff,
-                self.quantile_levels,
-                raw_FHQ,
-                values_FHQ,
-                self._provenance(context, tuple(context_BT.shape), seconds),
-            )
-            for context, raw_FHQ, values_FHQ in zip(contexts, raw_SFHQ, repair(raw_SFHQ), strict=True)
-        ]
-
-    def _provenance(self, context: Context, batch_shape: tuple[int, ...], seconds: float) -> Provenance:
+    def _provenance(self, context: Context, made: _Made) -> Provenance:
         return Provenance(
             model_id=self.name,
             revision=self._revision,
             weights_sha256=self._weights_sha256,
             dtype="float32",
             device=self._device,
-            engine=self.engine,
-            engine_reason=self.engine_reason,
+            engine=made.engine,
+            engine_reason=made.reason,
             input_sha256=context.sha256,
-            batch_shape=batch_shape,
-            library_versions=_library_versions(),
-            seconds=seconds,
+            batch_shape=made.batch_shape,
+            library_versions=library_versions(),
+            seconds=made.seconds,
         )
 
 
-def _rows(contexts: Sequence[Context], anchor_S: NDArray[np.float64], length: int) -> NDArray[np.float32]:
-    """Contexts as rows (B, T), padded on the left with NaN.
+class _Made(NamedTuple):
+    """Quantiles (S, G, Q, H) of the groups at `positions`, and what made them."""
 
-    The last close is taken off in float64, before the cast: differences of a large price survive it.
+    positions: list[int]
+    quantiles_SGQH: NDArray[np.float64]
+    engine: str
+    reason: str
+    batch_shape: tuple[int, ...]
+    seconds: float
+
+
+def _check_context(context: Context) -> None:
+    ohlc_CT = context.ohlc_CT
+    if ohlc_CT.ndim != 2 or ohlc_CT.shape[0] != len(FIELDS):  # noqa: PLR2004 - (C, T)
+        raise InvalidContext(f"context of {context.key}", "shape (4, bars)", ohlc_CT.shape)
+    if np.isinf(ohlc_CT).any() or not np.isfinite(ohlc_CT[:, -1:]).all():
+        raise InvalidContext(
+            f"context of {context.key}", "finite prices, NaN only where a bar is missing", "±inf or a missing last bar"
+        )
+    bars = int(np.isfinite(ohlc_CT).all(axis=0).sum())
+    if bars < SHORTEST_CONTEXT:
+        raise InvalidContext(f"context of {context.key}", f"at least {SHORTEST_CONTEXT} bars", bars)
+
+
+def _check_rows(rows_BT: NDArray[np.float64], group: int, known_BT: NDArray[np.bool_] | None) -> NDArray[np.float64]:
+    """Give the rows with NaN wherever they are not known."""
+    if rows_BT.ndim != 2 or group < 1 or not len(rows_BT) or len(rows_BT) % group:  # noqa: PLR2004 - (B, T)
+        raise InvalidContext("rows", f"shape (rows, values), rows a multiple of the group, {group}", rows_BT.shape)
+    if np.isinf(rows_BT).any():
+        raise InvalidContext("rows", "finite values, NaN only where one is missing", "±inf")
+    if known_BT is not None:
+        if known_BT.shape != rows_BT.shape:
+            raise InvalidContext("mask", f"shape {rows_BT.shape}, that of its values", known_BT.shape)
+        if np.isnan(rows_BT[known_BT]).any():
+            raise InvalidContext("mask", "values wherever it says that they are known", "NaN")
+        rows_BT = np.where(known_BT, rows_BT, np.nan)
+    fewest = int(np.isfinite(rows_BT).reshape(-1, group, rows_BT.shape[1]).any(axis=1).sum(axis=1).min())
+    if fewest < SHORTEST_CONTEXT:
+        raise InvalidContext("rows", f"at least {SHORTEST_CONTEXT} values in each group", fewest)
+    return rows_BT
+
+
+def _missing(rows_GT: NDArray[np.float64], length: int, patch: int) -> Missing:
+    """What a group of rows lacks once it is padded on the left to `length`."""
+    missing_GT = np.isnan(rows_GT)
+    if length == rows_GT.shape[1] and not missing_GT.any():
+        return Missing.NOTHING
+    padded_GT = np.pad(missing_GT, ((0, 0), (length - rows_GT.shape[1], 0)), constant_values=True)
+    return Missing.PATCHES if padded_GT.reshape(len(rows_GT), -1, patch).all(axis=2).any() else Missing.BARS
+
+
+def _rows(groups: Sequence[NDArray[np.float64]], length: int) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+    """Groups as rows (S, G, T), padded on the left with NaN, and the value (S, G) that was taken off each.
+
+    The last known value is taken off in float64, before the cast: differences of a large price survive it.
     """
-    rows_SCT = np.full((len(contexts), len(FIELDS), length), np.nan, np.float32)
-    for context, anchor, row_CT in zip(contexts, anchor_S, rows_SCT, strict=True):
-        newest_CT = context.ohlc_CT[:, -length:]
-        row_CT[:, length - newest_CT.shape[1] :] = newest_CT - anchor
-    return rows_SCT.reshape(-1, length)
-
-
-def _find_folder(model_id: str, revision: str | None) -> Path:
-    if model_id == NANO:
-        return NANO_FOLDER
-    if not is_hub_id(model_id):
-        return Path(model_id).expanduser()
-    if revision is None:
-        raise ModelLoadError(model_id, "a pinned revision for a hub repository", "none")
-    from huggingface_hub import snapshot_download  # noqa: PLC0415 - only who names a hub repository
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError  # noqa: PLC0415 - the same
-
-    try:
-        patterns = ["config.json", "model.safetensors"]
-        return Path(snapshot_download(model_id, revision=revision, allow_patterns=patterns))
-    except (HfHubHTTPError, HFValidationError, OSError, ValueError) as error:
-        raise ModelLoadError(model_id, f"revision {revision} in the cache or on a reachable hub", error) from error
-
-
-def _check_weights(model_id: str, folder: Path) -> str:
-    """Digest of the weights; compared with the folder's SHA256SUMS where there is one."""
-    weights = folder / "model.safetensors"
-    for file in (folder / "config.json", weights):
-        if not file.is_file():
-            raise ModelLoadError(model_id, f"a file {file.name} in {folder}", "none")
-    with weights.open("rb") as content:
-        digest = hashlib.file_digest(content, "sha256").hexdigest()
-    sums = folder / "SHA256SUMS"
-    if sums.is_file():
-        named = (line.split() for line in sums.read_text().splitlines())
-        expected = next((known for known, name in named if name == weights.name), None)
-        if expected != digest:
-            raise ModelLoadError(model_id, f"{weights} with sha256 {expected}", f"{digest}: the file is damaged")
-    return digest
-
-
-def _load(model_id: str, folder: Path) -> Chronos2Model:
-    hub_logging.disable_progress_bar()
-    try:
-        config = Chronos2CoreConfig.from_pretrained(folder)
-        if not hasattr(config, "chronos_config"):
-            raise ModelLoadError(model_id, "a Chronos-2 config.json with chronos_config", "one without")
-        model, loading = Chronos2Model.from_pretrained(
-            folder, config=config, use_safetensors=True, dtype=torch.float32, output_loading_info=True
-        )
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, AssertionError, SafetensorError) as error:
-        raise ModelLoadError(model_id, f"a Chronos-2 model in {folder}", f"{type(error).__name__}: {error}") from error
-    wrong = {kind: sorted(map(str, keys)) for kind, keys in loading.items() if keys}
-    if wrong:
-        raise ModelLoadError(model_id, "weights that fit config.json", f"{wrong!s:.300}")
-    if not all(torch.isfinite(weight).all() for weight in model.parameters()):
-        raise ModelLoadError(model_id, "finite weights", "NaN or infinity")
-    if not set(NEEDED_LEVELS) <= {round(level, 6) for level in model.chronos_config.quantiles}:
-        raise ModelLoadError(model_id, f"quantile levels with {NEEDED_LEVELS}", model.chronos_config.quantiles)
-    return model.eval().requires_grad_(requires_grad=False)
-
-
-def _pick_device(model_id: str, device: str) -> torch.device:
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        torch.empty(0, device=device)
-        return torch.device(device)
-    except (RuntimeError, AssertionError) as error:
-        raise ModelLoadError(
-            model_id, "a device that torch has here: auto, cpu or cuda", f"{device}: {error}"
-        ) from error
-
-
-@cache
-def _library_versions() -> str:
-    return ", ".join(f"{name} {version(name)}" for name in ("torch", "chronos-forecasting", "transformers"))
+    rows_SGT = np.full((len(groups), len(groups[0]), length), np.nan)
+    for rows_GT, padded_GT in zip(groups, rows_SGT, strict=True):
+        newest_GT = rows_GT[:, -length:]
+        padded_GT[:, length - newest_GT.shape[1] :] = newest_GT
+    last_SG1 = length - 1 - np.isfinite(rows_SGT[:, :, ::-1]).argmax(axis=2, keepdims=True)
+    anchor_SG1 = np.nan_to_num(np.take_along_axis(rows_SGT, last_SG1, axis=2))
+    return (rows_SGT - anchor_SG1).astype(np.float32), anchor_SG1[:, :, 0]

@@ -5,6 +5,9 @@ open, high, low and close, five with a past covariate, one for a single series. 
 inside them is a reshape: no mask over the batch, and no work that grows with its square. Whether anything is missing
 is looked at on the host (`Missing`), before the graph; inside, nothing looks at a value.
 
+`standardise` stays outside the graph, in upstream's own operations: a constant row, whose deviation is rounding
+alone, would otherwise be another input for every compiler.
+
 Shapes: B rows, G rows per group, S = B / G groups, T bars, P context patches of p bars, N output patches,
 L = P + 1 + N tokens (patches, REG, output patches), M tokens that ask, A heads of width d, D model width,
 Q quantile levels, H = N · p steps.
@@ -19,8 +22,6 @@ import torch
 from torch.nn import functional
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from chronos.chronos2 import Chronos2Model
     from chronos.chronos2.layers import MHA, Chronos2LayerNorm
     from chronos.chronos2.model import Chronos2EncoderBlock
@@ -45,8 +46,30 @@ class Missing(Enum):
         return cls.PATCHES if missing_BT.view(len(missing_BT), -1, patch).all(dim=2).any() else cls.BARS
 
 
-if TYPE_CHECKING:
-    Forward = Callable[[torch.Tensor, int, Missing], torch.Tensor]
+class Shape(NamedTuple):
+    """What one graph is for: rows in groups of `group`, `bars` of context, `patches` of output, what is missing."""
+
+    rows: int
+    bars: int
+    patches: int
+    missing: Missing = Missing.NOTHING
+    group: int = OHLC_GROUP
+
+    @classmethod
+    def of(cls, context_BT: torch.Tensor, patches: int, group: int, patch: int) -> Shape:
+        """Look at a batch, on the host."""
+        rows, bars = context_BT.shape
+        return cls(rows, bars, patches, Missing.of(context_BT, patch), group)
+
+
+def why_outside(model: Chronos2Model) -> str | None:
+    """Say what in a checkpoint's configuration this forward pass does not have; None when it has everything."""
+    config = model.chronos_config
+    if not (config.use_reg_token and config.use_arcsinh):
+        return "a checkpoint without REG token or arcsinh scaling"
+    if config.input_patch_stride != config.input_patch_size:
+        return f"overlapping patches: stride {config.input_patch_stride} of {config.input_patch_size}"
+    return None
 
 
 class _Tables(NamedTuple):
@@ -58,22 +81,36 @@ class _Tables(NamedTuple):
     group_S1GL1: torch.Tensor | None
 
 
-def grouped_forward(model: Chronos2Model, group: int = OHLC_GROUP) -> Forward:
-    """Bind a model: `forward(context_BT, patches, missing)` gives quantiles (B, Q, H).
+def standardise(context_BT: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Rows with mean 0 and deviation 1 over what is there, (B, T), with their means and deviations, (B, 1) each."""
+    loc_B1 = context_BT.nanmean(dim=1, keepdim=True).nan_to_num(nan=0.0)
+    scale_B1 = (context_BT - loc_B1).square().nanmean(dim=1, keepdim=True).sqrt().nan_to_num(nan=1.0)
+    scale_B1 = torch.where(scale_B1 == 0, SMALLEST_SCALE, scale_B1)
+    return (context_BT - loc_B1) / scale_B1, loc_B1, scale_B1
 
-    T is a multiple of the patch, rows stand group by group, and `missing` holds for the batch.
+
+class Core(torch.nn.Module):
+    """What is compiled: standardised rows (B, T) in, quantiles (B, Q, H) in units of each row's deviation out.
 
     The last block runs for the output tokens alone, and future tokens, which carry no covariates, are embedded once
     for the whole batch. Future covariates as NaN, which upstream's pipeline passes, would give the same numbers.
-    """
-    config = model.chronos_config
-    patch = config.output_patch_size
-    *body, last = model.encoder.block
 
-    def forward(context_BT: torch.Tensor, patches: int, missing: Missing) -> torch.Tensor:
-        """Give quantiles (B, Q, H) for contexts (B, T)."""
-        loc_B1, scale_B1 = _location_and_scale(context_BT, missing)
-        scaled_BPp = ((context_BT - loc_B1) / scale_B1).arcsinh().view(len(context_BT), -1, patch)
+    Args:
+        model: the checkpoint, in evaluation mode; its weights are shared, not copied.
+        shape: T is a multiple of the patch, rows stand group by group; the number of rows is free when run eager.
+    """
+
+    def __init__(self, model: Chronos2Model, shape: Shape) -> None:
+        super().__init__()
+        self.model = model
+        self.shape = shape
+
+    def forward(self, standard_BT: torch.Tensor) -> torch.Tensor:
+        """Give quantiles (B, Q, H)."""
+        model, (_, _, patches, missing, group) = self.model, self.shape
+        patch = model.chronos_config.output_patch_size
+        *body, last = model.encoder.block
+        scaled_BPp = standard_BT.arcsinh().view(len(standard_BT), -1, patch)
         known_BPp = None if missing is Missing.NOTHING else ~scaled_BPp.isnan()
         hidden_BLD = _embed(model, scaled_BPp, known_BPp, patches)
         tables = _tables(model, hidden_BLD, known_BPp if missing is Missing.PATCHES else None, group)
@@ -81,22 +118,17 @@ def grouped_forward(model: Chronos2Model, group: int = OHLC_GROUP) -> Forward:
             hidden_BLD = _block(block, hidden_BLD, hidden_BLD.shape[1], tables, group)
         output_BND = _block(last, hidden_BLD, patches, tables, group)
         output_BND = _normed(model.encoder.final_layer_norm, output_BND)
-        quantiles_BNQp = model.output_patch_embedding(output_BND).view(len(context_BT), patches, -1, patch)
+        quantiles_BNQp = model.output_patch_embedding(output_BND).view(len(standard_BT), patches, -1, patch)
         quantiles_BQH: torch.Tensor = quantiles_BNQp.transpose(1, 2).flatten(2)
-        return quantiles_BQH.sinh() * scale_B1[:, :, None] + loc_B1[:, :, None]
-
-    return forward
+        return quantiles_BQH.sinh()
 
 
-def _location_and_scale(context_BT: torch.Tensor, missing: Missing) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean and standard deviation of each row over what is there, (B, 1) each."""
-    if missing is Missing.NOTHING:
-        loc_B1 = context_BT.mean(dim=1, keepdim=True)
-        scale_B1 = (context_BT - loc_B1).square().mean(dim=1, keepdim=True).sqrt()
-    else:
-        loc_B1 = context_BT.nanmean(dim=1, keepdim=True).nan_to_num(nan=0.0)
-        scale_B1 = (context_BT - loc_B1).square().nanmean(dim=1, keepdim=True).sqrt().nan_to_num(nan=1.0)
-    return loc_B1, torch.where(scale_B1 == 0, SMALLEST_SCALE, scale_B1)
+def grouped_forward(model: Chronos2Model, context_BT: torch.Tensor, patches: int, group: int) -> torch.Tensor:
+    """Give quantiles (B, Q, H) for contexts (B, T): the whole pass, eager."""
+    shape = Shape.of(context_BT, patches, group, model.chronos_config.output_patch_size)
+    standard_BT, loc_B1, scale_B1 = standardise(context_BT)
+    quantiles_BQH: torch.Tensor = Core(model, shape)(standard_BT)
+    return quantiles_BQH * scale_B1[:, :, None] + loc_B1[:, :, None]
 
 
 def _embed(

@@ -11,6 +11,7 @@ import numpy as np
 
 from forecaster.bars import FIELDS, Bars
 from forecaster.errors import InvalidContext, LedgerConflict, StoreUnavailable
+from forecaster.forecast import same_forecast
 from forecaster.ledger import LIVE, LedgerRow, Run, SettledRow, forecast_id
 
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ class MemoryStore:
         """Append forecasts, all or none; returns how many are new.
 
         Raises:
-            LedgerConflict: when one is there with other numbers.
+            LedgerConflict: when one is there with other numbers, by more than float32's noise.
         """
         if run_id not in self.runs:
             raise StoreUnavailable("memory:", f"expected a run named by add_run, found {run_id!r}")
@@ -84,7 +85,7 @@ class MemoryStore:
                 raise InvalidContext("forecast", "issued_at and available_at", f"none on {forecast.key}")
             name = forecast_id(forecast.key, forecast.provenance.ledger_id, run_id, forecast.cutoff)
             there = known.get(name) or new.setdefault(name, forecast)
-            if not np.array_equal(there.raw_FHQ, forecast.raw_FHQ):
+            if not same_forecast(there, forecast):
                 raise LedgerConflict(name)
         known.update(new)
         return len(new)

@@ -17,6 +17,7 @@ import sqlalchemy as sa
 
 from forecaster.bars import COLUMNS, FIELDS, Bars, RejectedRow, SeriesKey
 from forecaster.errors import LedgerConflict, SchemaTooNew, StoreUnavailable
+from forecaster.forecast import same_forecast
 from forecaster.ledger import LIVE, LedgerRow, Run, SettledRow
 from forecaster.store import schema as t
 from forecaster.store.rows import bar_row, forecast_row, ledger_order, read_forecast, read_row, value_rows
@@ -119,6 +120,8 @@ class SqlStore:
     def add_forecasts(self, forecasts: Sequence[OHLCForecast], run_id: str) -> int:
         """Append forecasts in one transaction; returns how many are new.
 
+        One that is there and differs by float32's noise alone, since another engine made it, stays as it is.
+
         Raises:
             LedgerConflict: when one is there with other numbers; then nothing of the batch is written.
         """
@@ -132,7 +135,9 @@ class SqlStore:
                 name, payload = row["id"], row["payload_sha256"]
                 if name not in held:
                     new[name] = forecast
-                if held.setdefault(name, payload) != payload:
+                if held.setdefault(name, payload) == payload:
+                    continue
+                if not same_forecast(new.get(name) or self._read(connection, forecast.key, name), forecast):
                     raise LedgerConflict(name)
             if new:
                 connection.execute(
@@ -147,7 +152,7 @@ class SqlStore:
         with self._transaction(write=False) as connection:
             series_id = self._find_series(connection, key)
             found = connection.execute(
-                sa.select(t.forecast)
+                sa.select(t.forecast.c.id)
                 .join(t.model)
                 .where(t.forecast.c.series_id == series_id, t.forecast.c.run_id == run_id, t.model.c.name == model_name)
                 .order_by(t.forecast.c.cutoff.desc(), t.forecast.c.issued_at.desc())
@@ -155,12 +160,7 @@ class SqlStore:
             ).first()
             if found is None:
                 return None
-            values = connection.execute(
-                sa.select(t.forecast_value)
-                .where(t.forecast_value.c.forecast_id == found.id)
-                .order_by(t.forecast_value.c.step)
-            ).all()
-        return read_forecast(key, found, values)
+            return self._read(connection, key, found.id)
 
     def history(self, key: SeriesKey, start: int, end: int, run_id: str = LIVE) -> list[LedgerRow]:
         """Give all models' rows whose cutoff lies in [start, end), by cutoff, model, step and field."""
@@ -245,6 +245,11 @@ class SqlStore:
         ]
         if new:
             connection.execute(t.model.insert(), new)
+
+    def _read(self, connection: sa.Connection, key: SeriesKey, name: str) -> OHLCForecast:
+        row = connection.execute(sa.select(t.forecast).where(t.forecast.c.id == name)).one()
+        values = sa.select(t.forecast_value).where(t.forecast_value.c.forecast_id == name)
+        return read_forecast(key, row, connection.execute(values.order_by(t.forecast_value.c.step)).all())
 
     def _known_payloads(self, connection: sa.Connection, names: list[str]) -> dict[str, str]:
         known: dict[str, str] = {}

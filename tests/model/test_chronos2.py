@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -17,8 +16,10 @@ from forecaster.bars import Context
 from forecaster.config import ModelConfig
 from forecaster.errors import InferenceError, InvalidContext, ModelLoadError, NonFiniteForecast
 from forecaster.model import load_model
-from forecaster.model.chronos2 import NANO_FOLDER, TOKENS_PER_BATCH, Chronos2OHLCWrapper
-from forecaster.model.compiled import CompileFallbackWarning
+from forecaster.model.checkpoint import NANO_FOLDER
+from forecaster.model.chronos2 import TOKENS_PER_BATCH, Chronos2OHLCWrapper
+from forecaster.model.compilers import CompileSettings
+from forecaster.model.core import Core
 from tests.builders import make_bars, make_key
 
 
@@ -56,15 +57,20 @@ def test_equal_to_upstream_pipeline(wrapper, missing):
 
 
 def test_companions_do_not_matter(wrapper):
-    """Alone, in company, and in another order: the same forecast within float32."""
-    contexts = [make_context(100 + 10 * i, seed=i) for i in range(6)]
-    alone = [wrapper.predict([context], 8)[0].raw_FHQ for context in contexts]
-    together = [one.raw_FHQ for one in wrapper.predict(contexts, 8)]
-    backwards = [one.raw_FHQ for one in wrapper.predict(contexts[::-1], 8)][::-1]
+    """Alone, among a thousand, and among a thousand in another order: equal within 1e-5 of its own spread.
 
-    for one, two, three in zip(alone, together, backwards, strict=True):
-        np.testing.assert_allclose(two, one, rtol=1e-6)
-        np.testing.assert_allclose(three, one, rtol=1e-6)
+    A third of the thousand has gaps, and lengths differ, so batches are cut in other places each time.
+    """
+    contexts = [make_context(40 + 30 * (i % 3), missing=(3, 20) if i % 3 else (), seed=i) for i in range(1000)]
+    order = np.random.default_rng(0).permutation(len(contexts))
+    together = wrapper.predict(contexts, 8)
+    shuffled = dict(zip(order, wrapper.predict([contexts[i] for i in order], 8), strict=True))
+    for i in range(0, 1000, 37):
+        alone = wrapper.predict([contexts[i]], 8)[0].raw_FHQ
+        spread = np.ptp(alone, axis=(1, 2))[:, None, None]
+
+        assert (np.abs(together[i].raw_FHQ - alone) <= 1e-5 * spread).all()
+        assert (np.abs(shuffled[i].raw_FHQ - alone) <= 1e-5 * spread).all()
 
 
 def test_answers_come_in_the_order_of_the_contexts(wrapper):
@@ -126,8 +132,10 @@ def test_horizon_out_of_range(wrapper, horizon):
         lambda ohlc_CT: ohlc_CT[:, :0],
         lambda ohlc_CT: np.where(np.arange(128) == 5, np.inf, ohlc_CT),
         lambda ohlc_CT: np.where(np.arange(128) == 127, np.nan, ohlc_CT),
+        lambda ohlc_CT: ohlc_CT[:, :15],
+        lambda ohlc_CT: np.where(np.arange(128) < 113, np.nan, ohlc_CT),
     ],
-    ids=["three fields", "no bars", "infinity", "last bar missing"],
+    ids=["three fields", "no bars", "infinity", "last bar missing", "15 bars", "15 bars that are not missing"],
 )
 def test_invalid_context_is_a_value_error(wrapper, change):
     """Refused before the model is asked, and not taken for a compiler's fault."""
@@ -136,37 +144,27 @@ def test_invalid_context_is_a_value_error(wrapper, change):
         wrapper.predict([context], 4)
 
 
-def test_injected_compile_failure_gives_the_eager_forecast(monkeypatch):
-    """At run time: the request is answered by eager, one warning, and provenance says why."""
-    monkeypatch.setattr("forecaster.model.compiled._warned", threading.Event())
-    broken = Chronos2OHLCWrapper.from_pretrained("nano", compile="off")
-    eager = broken.predict([make_context()], 6)[0]
+@pytest.fixture
+def faulty(wrapper, monkeypatch):
+    """Let the forward pass of the shared wrapper do something else: `faulty(lambda standard_BT: …)`."""
 
-    def fail(context_BT, patches, missing):
-        raise torch._inductor.exc.InductorError(RuntimeError("injected"), None)
+    def replace(run):
+        monkeypatch.setattr(Core, "forward", lambda self, standard_BT: run(standard_BT))
+        return wrapper
 
-    broken._forward._compiled = fail
-    with pytest.warns(CompileFallbackWarning, match="InductorError") as seen:
-        forecast = broken.predict([make_context()], 6)[0]
-
-    assert len(seen) == 1
-    assert np.array_equal(forecast.raw_FHQ, eager.raw_FHQ)
-    assert forecast.engine == "eager"
-    assert "injected" in forecast.provenance.engine_reason
+    return replace
 
 
-def test_fault_of_the_model_is_named(wrapper, monkeypatch):
-    def fail(context_BT, patches, missing):
-        msg = "injected"
-        raise RuntimeError(msg)
+def test_fault_of_the_model_is_named(faulty):
+    def fail(standard_BT):
+        raise RuntimeError("injected")
 
-    monkeypatch.setattr(wrapper._forward, "_eager", fail)
     with pytest.raises(InferenceError, match="injected"):
-        wrapper.predict([make_context()], 4)
+        faulty(fail).predict([make_context()], 4)
 
 
-def test_non_finite_answer_is_refused(wrapper, monkeypatch):
-    monkeypatch.setattr(wrapper._forward, "_eager", lambda *_: torch.full((4, 21, 16), torch.nan))
+def test_non_finite_answer_is_refused(faulty):
+    wrapper = faulty(lambda _: torch.full((4, 21, 16), torch.nan))
     with pytest.raises(NonFiniteForecast, match="binance BTC/USDT 1h"):
         wrapper.predict([make_context()], 4)
 
@@ -244,14 +242,18 @@ def test_absent_device_is_named():
 
 
 def test_threads_share_a_model(wrapper):
-    """Eight threads at once: every answer is bit by bit that of a call alone."""
-    contexts = [make_context(seed=seed) for seed in range(8)]
+    """32 threads, 100 calls each: every answer is bit by bit that of a call alone."""
+    contexts = [make_context(32, seed=seed) for seed in range(8)]
     alone = [wrapper.predict([context], 4)[0].raw_FHQ for context in contexts]
-    with ThreadPoolExecutor(8) as pool:
-        together = list(pool.map(lambda context: wrapper.predict([context], 4)[0].raw_FHQ, contexts * 10))
 
-    for i, raw_FHQ in enumerate(together):
-        assert np.array_equal(raw_FHQ, alone[i % 8])
+    def call(thread):
+        turns = [(thread + i) % len(contexts) for i in range(100)]
+        return all(np.array_equal(wrapper.predict([contexts[i]], 4)[0].raw_FHQ, alone[i]) for i in turns)
+
+    with ThreadPoolExecutor(32) as pool:
+        equal = list(pool.map(call, range(32)))
+
+    assert equal == [True] * 32
 
 
 def test_fork_is_refused(wrapper):
@@ -277,3 +279,105 @@ def test_large_calls_run_in_batches_sized_to_the_machine(wrapper):
         rows, bars = forecast.provenance.batch_shape
         assert rows * (bars // 16 + 2) <= TOKENS_PER_BATCH["cpu"]
     assert len(forecasts) == 40
+
+
+def test_gaps_of_one_series_do_not_change_the_path_of_another(wrapper):
+    """A whole series runs in batches of whole series: bit by bit the same beside one with gaps."""
+    whole, gaps = make_context(), make_context(missing=(3, 50), seed=1)
+    forecasts = wrapper.predict([whole, gaps], 4)
+
+    assert [one.provenance.batch_shape for one in forecasts] == [(4, 128), (4, 128)]
+    assert np.array_equal(forecasts[0].raw_FHQ, wrapper.predict([whole], 4)[0].raw_FHQ)
+
+
+@pytest.mark.parametrize("group", [1, 4, 5])
+def test_rows_of_any_group_equal_upstream(wrapper, group):
+    """Single series, OHLC, and OHLC with volume as a past covariate, beside chronos-forecasting's own pipeline."""
+    ohlcv_TF = make_bars(count=128).ohlcv_TF
+    rows_BT = np.concatenate([ohlcv_TF[:, :group].T, ohlcv_TF[::-1, :group].T])
+    rows_BT[group:, 5:9] = np.nan
+    found_BQH = wrapper.predict_rows(rows_BT, 20, group)
+    pipeline = Chronos2Pipeline.from_pretrained(NANO_FOLDER)
+    targets = [{"target": rows_BT[:group]}, {"target": rows_BT[group:]}]
+    upstream_BQH = np.concatenate([one.numpy() for one in pipeline.predict(targets, prediction_length=20)])
+
+    assert found_BQH.shape == (2 * group, 21, 20)
+    assert (np.abs(found_BQH - upstream_BQH).max(axis=(1, 2)) < 1e-4 * np.ptp(upstream_BQH, axis=(1, 2))).all()
+
+
+def test_rows_and_bars_share_one_path(wrapper):
+    context = make_context(missing=(3,))
+    forecast = wrapper.predict([context], 5)[0]
+
+    assert np.array_equal(wrapper.predict_rows(context.ohlc_CT, 5, 4), forecast.raw_FHQ.transpose(0, 2, 1))
+
+
+def test_mask_says_what_is_known(wrapper):
+    """A value that the mask calls unknown is not seen, whatever stands there."""
+    rows_BT = make_bars(count=128).ohlcv_TF[:, :4].T.copy()
+    known_BT = np.ones(rows_BT.shape, bool)
+    known_BT[:, 7] = False
+    masked = wrapper.predict_rows(rows_BT, 5, 4, known_BT)
+    rows_BT[:, 7] = 1e9
+
+    assert np.array_equal(wrapper.predict_rows(rows_BT, 5, 4, known_BT), masked)
+
+
+@pytest.mark.parametrize(
+    ("change", "found"),
+    [
+        (lambda rows, known: (rows[:7], known[:7]), r"rows a multiple of the group, 4, found \(7, 64\)"),
+        (lambda rows, known: (rows[0], known[0]), r"rows: expected shape"),
+        (lambda rows, known: (rows[:0], known[:0]), r"rows: expected shape"),
+        (lambda rows, known: (np.where(np.arange(64) == 3, np.inf, rows), known), "finite values"),
+        (lambda rows, known: (np.where(np.arange(64) == 3, np.nan, rows), known), "values wherever it says that"),
+        (lambda rows, known: (rows, known[:, :-1]), r"mask: expected shape \(8, 64\)"),
+        (lambda rows, known: (rows, known & (np.arange(64) < 15)), "at least 16 values in each group, found 15"),
+        (lambda rows, known: (rows[:, :15], known[:, :15]), "at least 16 values in each group, found 15"),
+    ],
+    ids=["group", "one axis", "no rows", "infinity", "mask and NaN", "mask's shape", "masked away", "short"],
+)
+def test_rows_that_no_model_could_answer(wrapper, change, found):
+    """A ValueError before the model is asked: also where a mask does not match its values."""
+    rows_BT, known_BT = change(np.random.default_rng(0).random((8, 64)), np.ones((8, 64), bool))
+    with pytest.raises(ValueError, match=found):
+        wrapper.predict_rows(rows_BT, 4, 4, known_BT)
+
+
+@pytest.mark.parametrize("compile_", ["off", "auto", "on"])
+def test_refused_input_blames_no_engine(compile_, tmp_path):
+    """Bad symbols are refused before the graph: no fault is counted, whatever the engine."""
+    wrapper = Chronos2OHLCWrapper.from_pretrained("nano", compile=CompileSettings(compile_, folder=tmp_path))
+    with pytest.raises(InvalidContext):
+        wrapper.predict([Context(make_key(), 0, np.full((4, 64), np.inf))], 4)
+
+    assert wrapper.status().buckets == ()
+
+
+def test_status_describes_what_served(wrapper):
+    wrapper = Chronos2OHLCWrapper.from_pretrained("nano", compile="off")
+    wrapper.predict([make_context(100)] * 3, 20)
+    (bucket,) = wrapper.status().buckets
+
+    assert (bucket.rows, bucket.bars, bucket.patches, bucket.missing, bucket.group) == (12, 112, 2, "bars", 4)
+    assert (bucket.engine, bucket.reason, bucket.eager_calls, bucket.faults) == ("eager", "compile is off", 1, ())
+
+
+def test_calls_fall_into_the_shapes_that_are_named(wrapper):
+    """What `warm_up` prepares is what `predict` asks for: whole batches, the rest, and padding on the left."""
+    wrapper = Chronos2OHLCWrapper.from_pretrained("nano", compile="off")
+    for series, bars, horizon in [(3, 128, 4), (70, 128, 20), (1, 100, 4)]:
+        wrapper.predict([make_context(bars, seed=i) for i in range(series)], horizon)
+    asked = {(one.rows, one.bars, one.patches, one.missing) for one in wrapper.status().buckets}
+    shapes = wrapper.batch_shapes([(3, 128, 4), (70, 128, 20), (1, 100, 4)])
+
+    assert {(one.rows, one.bars, one.patches, one.missing.value) for one in shapes} == asked
+
+
+def test_checkpoint_outside_the_forward_pass_is_refused(folder):
+    """Never a silently different model."""
+    config = json.loads((folder / "config.json").read_text())
+    config["chronos_config"]["use_arcsinh"] = False
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ModelLoadError, match="without REG token or arcsinh"):
+        Chronos2OHLCWrapper.from_pretrained(folder)

@@ -12,7 +12,8 @@ from chronos import Chronos2Pipeline
 from PIL import Image
 
 from forecaster.errors import ConfigError
-from forecaster.model.chronos2 import NANO_FOLDER, Chronos2OHLCWrapper
+from forecaster.model.checkpoint import NANO_FOLDER
+from forecaster.model.chronos2 import Chronos2OHLCWrapper
 from forecaster.model.train import TrainingPlan, draw_batch, train
 from tests.builders import make_bars
 

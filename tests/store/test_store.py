@@ -9,7 +9,7 @@ import pytest
 
 from forecaster.bars import FIELDS, Bars, RejectedRow
 from forecaster.errors import InvalidContext, LedgerConflict, StoreError, StoreUnavailable
-from forecaster.forecast import OHLCForecast, repair
+from forecaster.forecast import ENGINE_NOISE, OHLCForecast, repair
 from forecaster.ledger import LIVE, Run
 from forecaster.store import open_store
 from forecaster.store.memory import MemoryStore
@@ -45,10 +45,10 @@ def changed(bars: Bars, row: int = 0, column: int = 4, by: float = 1.0) -> Bars:
     return Bars(bars.key, bars.open_time, values, bars.first_seen_at)
 
 
-def moved(forecast: OHLCForecast) -> OHLCForecast:
-    """The same forecast but for the last bit of one number."""
+def moved(forecast: OHLCForecast, noises: float = 1.1) -> OHLCForecast:
+    """The same forecast but for one number, by so many times the noise of float32."""
     raw = forecast.raw_FHQ.copy()
-    raw[3, -1, -1] = np.nextafter(raw[3, -1, -1], np.inf)
+    raw[3, -1, -1] += noises * ENGINE_NOISE * np.ptp(raw[3])
     return dataclasses.replace(forecast, raw_FHQ=raw, values_FHQ=repair(raw))
 
 
@@ -280,8 +280,27 @@ def test_a_forecast_given_twice_is_kept_once(store):
     assert len(store.history(make_key(), 0, 2**60)) == 12
 
 
+def test_another_engines_numbers_are_no_alarm(store):
+    """Within float32's noise, on the same input: the forecast that was there stands, bit by bit."""
+    first = make_forecast()
+    store.add_forecasts([first], LIVE)
+
+    assert store.add_forecasts([moved(first, 0.9)], LIVE) == 0
+    assert same_bits(store.latest(first.key, "nano"), first)
+
+
+def test_equal_numbers_of_another_input_are_an_alarm(store):
+    """Noise excuses nothing when other bars were seen under the same name."""
+    first = make_forecast()
+    other = dataclasses.replace(first.provenance, input_sha256="0" * 64)
+    store.add_forecasts([first], LIVE)
+
+    with pytest.raises(LedgerConflict):
+        store.add_forecasts([dataclasses.replace(moved(first, 0.1), provenance=other)], LIVE)
+
+
 def test_other_numbers_under_the_same_name_are_an_alarm(store):
-    """One bit is enough, and the first forecast stands."""
+    """A little more than noise is enough, and the first forecast stands."""
     first = make_forecast()
     store.add_forecasts([first], LIVE)
 

@@ -1,0 +1,112 @@
+"""A Chronos-2 checkpoint from a folder or a hub: found, checked, loaded, and put on its device.
+
+Weights are safetensors in float32, at a pinned revision; nothing is unpickled and no remote code runs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+from chronos.chronos2 import Chronos2Model
+from chronos.chronos2.config import Chronos2CoreConfig
+from safetensors import SafetensorError
+from transformers.utils import logging as hub_logging
+
+from forecaster.config import is_hub_id
+from forecaster.errors import ModelLoadError
+from forecaster.model.core import why_outside
+
+NANO = "nano"
+NANO_FOLDER = Path(__file__).parent / NANO
+NEEDED_LEVELS = (0.1, 0.5, 0.9)
+
+
+def load_checkpoint(model_id: str, revision: str | None, device: str) -> tuple[Chronos2Model, str]:
+    """Load a model in evaluation mode; gives it with the sha256 of its weights.
+
+    Raises:
+        ModelLoadError: when files are missing, damaged, or not a Chronos-2 that the forward pass has.
+    """
+    folder = _find_folder(model_id, revision)
+    weights_sha256 = _check_weights(model_id, folder)
+    return _load(model_id, folder).to(_pick_device(model_id, device)), weights_sha256
+
+
+@cache
+def library_versions() -> str:
+    """Name the libraries that numbers depend on, with their versions."""
+    return ", ".join(f"{name} {version(name)}" for name in ("torch", "chronos-forecasting", "transformers"))
+
+
+def _find_folder(model_id: str, revision: str | None) -> Path:
+    if model_id == NANO:
+        return NANO_FOLDER
+    if not is_hub_id(model_id):
+        return Path(model_id).expanduser()
+    if revision is None:
+        raise ModelLoadError(model_id, "a pinned revision for a hub repository", "none")
+    from huggingface_hub import snapshot_download  # noqa: PLC0415 - only who names a hub repository
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError  # noqa: PLC0415 - the same
+
+    try:
+        patterns = ["config.json", "model.safetensors"]
+        return Path(snapshot_download(model_id, revision=revision, allow_patterns=patterns))
+    except (HfHubHTTPError, HFValidationError, OSError, ValueError) as error:
+        raise ModelLoadError(model_id, f"revision {revision} in the cache or on a reachable hub", error) from error
+
+
+def _check_weights(model_id: str, folder: Path) -> str:
+    """Digest of the weights; compared with the folder's SHA256SUMS where there is one."""
+    weights = folder / "model.safetensors"
+    for file in (folder / "config.json", weights):
+        if not file.is_file():
+            raise ModelLoadError(model_id, f"a file {file.name} in {folder}", "none")
+    with weights.open("rb") as content:
+        digest = hashlib.file_digest(content, "sha256").hexdigest()
+    sums = folder / "SHA256SUMS"
+    if sums.is_file():
+        named = (line.split() for line in sums.read_text().splitlines())
+        expected = next((known for known, name in named if name == weights.name), None)
+        if expected != digest:
+            raise ModelLoadError(model_id, f"{weights} with sha256 {expected}", f"{digest}: the file is damaged")
+    return digest
+
+
+def _load(model_id: str, folder: Path) -> Chronos2Model:
+    hub_logging.disable_progress_bar()
+    try:
+        config = Chronos2CoreConfig.from_pretrained(folder)
+        if not hasattr(config, "chronos_config"):
+            raise ModelLoadError(model_id, "a Chronos-2 config.json with chronos_config", "one without")
+        model, loading = Chronos2Model.from_pretrained(
+            folder, config=config, use_safetensors=True, dtype=torch.float32, output_loading_info=True
+        )
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, AssertionError, SafetensorError) as error:
+        raise ModelLoadError(model_id, f"a Chronos-2 model in {folder}", f"{type(error).__name__}: {error}") from error
+    outside = why_outside(model)
+    if outside is not None:
+        raise ModelLoadError(model_id, "a Chronos-2 with REG token, arcsinh scaling and patches side by side", outside)
+    wrong = {kind: sorted(map(str, keys)) for kind, keys in loading.items() if keys}
+    if wrong:
+        raise ModelLoadError(model_id, "weights that fit config.json", f"{wrong!s:.300}")
+    if not all(torch.isfinite(weight).all() for weight in model.parameters()):
+        raise ModelLoadError(model_id, "finite weights", "NaN or infinity")
+    if not set(NEEDED_LEVELS) <= {round(level, 6) for level in model.chronos_config.quantiles}:
+        raise ModelLoadError(model_id, f"quantile levels with {NEEDED_LEVELS}", model.chronos_config.quantiles)
+    return model.eval().requires_grad_(requires_grad=False)
+
+
+def _pick_device(model_id: str, device: str) -> torch.device:
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.empty(0, device=device)
+        return torch.device(device)
+    except (RuntimeError, AssertionError) as error:
+        raise ModelLoadError(
+            model_id, "a device that torch has here: auto, cpu or cuda", f"{device}: {error}"
+        ) from error
