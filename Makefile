@@ -14,8 +14,8 @@ test: .venv/dev-installed
 check: .venv/dev-installed
 	$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy && $(BIN)/python -m pytest
 
-bench: .venv/dev-installed
-	$(BIN)/python -m tests.benchmarks.predict
+bench: .venv/run-installed
+	$(BIN)/forecaster bench model $(ARGS)
 
 .venv/run-installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv && $(PIP) torch && $(PIP) --editable . && touch $@

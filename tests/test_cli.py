@@ -11,7 +11,10 @@ import time
 
 import pytest
 
+from forecaster.cli.printing import print_bench
 from forecaster.clock import now_ms
+from forecaster.model.bench_report import BenchReport, CaseTimes
+from forecaster.model.bench_start import StartTimes
 from tests.builders import make_bars, make_key, utc_ms
 from tests.faults.exchange import LoopbackExchange, closed_port
 
@@ -62,7 +65,7 @@ def exchange_config(tmp_path, exchange, symbol="BTC/USDT"):
 
 
 COMMANDS = ["demo", "run", "once", "replay", "latest", "accuracy", "pull", "doctor"]
-COMMANDS += ["config check", "config show", "model train"]
+COMMANDS += ["config check", "config show", "model train", "model compile", "bench model"]
 
 
 @pytest.mark.parametrize("command", ["", *COMMANDS])
@@ -297,3 +300,72 @@ def test_interrupted_daemon_leaves_at_once(tmp_path):
 
             assert daemon.wait(timeout=30) == 0
     assert "Traceback" not in rest
+
+
+def test_compile_that_fails_says_why(config, tmp_path, monkeypatch):
+    """Without a C++ compiler: code 2, the fault by name, and the shape that the configuration needs."""
+    monkeypatch.setenv("CXX", str(tmp_path / "none"))
+    done = forecaster("model", "compile", "--config", config, "--json")
+    (bucket,) = json.loads(done.stdout.splitlines()[-1])["buckets"]
+
+    assert done.returncode == 2
+    assert (bucket["rows"], bucket["bars"], bucket["engine"]) == (4, 64, "eager")
+    assert "InvalidCxxCompiler" in bucket["faults"][0]
+
+
+def test_compile_where_it_is_off(config):
+    config.write_text(config.read_text().replace("[model]", '[model]\ncompile = "off"'))
+    done = forecaster("model", "compile", "--config", config)
+
+    assert done.returncode == 2
+    assert "model.compile: expected auto or on" in done.stderr
+
+
+def test_bench_reports_as_json():
+    """One line with what every load took; without builds and fresh processes, what depends on them is null."""
+    report = last_json(forecaster("bench", "model", "--quick", "--json"))
+    largest = report["cases"][-1]
+
+    assert report["hardware"].endswith(" cores")
+    assert {(one["rows"], one["bars"]) for one in report["cases"]} == {(4, 512), (64, 512), (64, 64), (1024, 64)}
+    for one in report["cases"]:
+        assert (one["size"], one["engine"], one["compiled_s"], one["reason"]) == (
+            "nano",
+            "eager",
+            None,
+            "compile is off",
+        )
+        assert min(one["upstream_s"], one["eager_s"]) > 0
+        assert 0 < one["max_rel_diff"] <= 1e-4
+    assert (largest["upstream_best_rows"], largest["upstream_best_s"]) > (0, 0)
+    assert report["growth"] == report["growth_eager"] > 0
+    assert report["first_forecast_ratio"] is report["restart_to_compiled_s"] is report["restart_mode"] is None
+    assert "compile is off" in report["recommendation"]
+
+
+def test_bench_table_puts_ratios_beside_times(capsys):
+    """Upstream over ours, once more with the batch in which upstream is quickest, and why nothing compiled served."""
+    times = {"size": "nano", "bars": 64, "rounds": 5, "max_rel_diff": 2e-6, "batch_overhead": 1.1}
+    best, none = (
+        {"upstream_best_rows": 128, "upstream_best_s": 0.2},
+        {"upstream_best_rows": None, "upstream_best_s": None},
+    )
+    cases = (
+        CaseTimes(
+            rows=1024, upstream_s=0.6, eager_s=0.4, compiled_s=0.1, engine="compiled", reason="", **best, **times
+        ),
+        CaseTimes(
+            rows=64, upstream_s=0.03, eager_s=0.02, compiled_s=None, engine="eager", reason="why", **none, **times
+        ),
+    )
+    starts = StartTimes(5, 0.01, 0.02, 4.0, 4.0, 2.5, "auto")
+    print_bench(BenchReport("a CPU", 2, "torch 3", "0" * 64, 16, cases, 0.8, 0.8, None, 1.1, starts, "Do it."))
+    shown = capsys.readouterr().out
+    rows = [line.split() for line in shown.splitlines() if line.startswith("nano")]
+
+    assert rows[0] == ["nano", "1,024", "64", "1,024", "600", "400", "1.50", "100", "6.00", "2e-06"]
+    assert rows[1] == ["nano", "1,024", "64", "128", "200", "400", "0.50", "100", "2.00", "2e-06"]
+    assert rows[2] == ["nano", "64", "64", "64", "30", "20", "1.50", "–", "–", "2e-06"]
+    for told in ("eager, not compiled: why", "0.80 times", "1.100 times", "2.00 times", "compile = auto", "2.50 s"):
+        assert told in shown
+    assert shown.endswith("Do it.\n")

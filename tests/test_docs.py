@@ -56,9 +56,11 @@ def test_readme_python_runs(folder):
 
 @pytest.mark.parametrize("arguments", [line[1:] for line in commands("forecaster")], ids=shlex.join)
 def test_readme_commands_run(folder, arguments):
-    """Each runs as printed, but the daemon and the bare demo: the daemon's config is checked, the demo cut short."""
+    """Each runs as printed, but what takes long: the daemon's config is checked, demo and bench are cut short."""
     if arguments[0] == "run":
         arguments = ["config", "check", *arguments[1:]]
+    if arguments[0] == "bench":
+        arguments = [*arguments, "--quick"]
     if arguments[0] == "demo":
         arguments = [*arguments, "--cycles", "14", "--out", "elsewhere"]
 

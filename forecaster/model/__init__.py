@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from forecaster.bars import Context
     from forecaster.config import ModelConfig
     from forecaster.forecast import OHLCForecast
+    from forecaster.model.chronos2 import Chronos2OHLCWrapper
 
 
 class Model(Protocol):
@@ -37,7 +38,7 @@ class Model(Protocol):
         """
 
 
-def load_model(config: ModelConfig) -> Model:
+def load_model(config: ModelConfig) -> Chronos2OHLCWrapper:
     """Load the model that the configuration names.
 
     Raises:

@@ -45,6 +45,8 @@ if TYPE_CHECKING:
     from forecaster.model.builder import Builder
 
 _LONGEST_REST_S = 6 * 3600.0
+_CALLS_BEFORE_LOOKING = 2
+_LONGEST_EXIT_S = 10.0
 _FEWEST_TIMINGS, _MOST_TIMINGS, _TIMING_S = 2, 5, 3.0
 _log = structlog.get_logger(__name__)
 _T = TypeVar("_T")
@@ -99,10 +101,9 @@ class Engines:
         self._process = os.getpid()
         self._owner = ThreadPoolExecutor(1, "model-owner")
         self._wanted: deque[Bucket] = deque()
-        self._guest: threading.Thread | None = None
+        self._guests: list[threading.Thread] = []
         self._queueing, self._preparing = threading.Lock(), threading.Lock()
-        # An exit in the middle of a build does not wait for it.
-        self._close = weakref.finalize(self, _close, self._packages.builder, self._owner)
+        self._close = weakref.finalize(self, _close, self._packages.builder, self._owner, self._guests)
 
     def __call__(self, context_BT: torch.Tensor, patches: int, group: int) -> list[Answer]:
         """Answer for contexts (B, T), whose rows stand in groups of `group`.
@@ -243,7 +244,7 @@ class Engines:
             return
         if bucket.state is State.COOLING and time.monotonic() < bucket.retry_at:
             return
-        if bucket.looked and not self._pays(bucket):
+        if not self._pays(bucket) and (bucket.looked or bucket.eager_calls < _CALLS_BEFORE_LOOKING):
             return
         if self._settings.compiler != "package":
             self._prepare(bucket, _at_once)
@@ -251,9 +252,9 @@ class Engines:
         with self._queueing:
             bucket.state = State.BUILDING
             self._wanted.append(bucket)
-            if self._guest is None or not self._guest.is_alive():
-                self._guest = threading.Thread(target=self._work, name="compile-guest", daemon=True)
-                self._guest.start()
+            if not any(guest.is_alive() for guest in self._guests):
+                self._guests[:] = [threading.Thread(target=self._work, name="compile-guest", daemon=True)]
+                self._guests[0].start()
 
     def _why_not_yet(self) -> str:
         if self._settings.mode == "auto":
@@ -270,7 +271,7 @@ class Engines:
         while True:
             with self._queueing:
                 if not self._wanted or not self._close.alive:
-                    self._guest = None
+                    self._guests.clear()
                     return
                 bucket = self._wanted.popleft()
             self._prepare(bucket, self._on_owner, may_build=self._pays(bucket), awaited=False)
@@ -386,6 +387,10 @@ def _timed(run: Run, standard_BT: torch.Tensor) -> float:
     return time.perf_counter() - started
 
 
-def _close(builder: Builder, owner: ThreadPoolExecutor) -> None:
+def _close(builder: Builder, owner: ThreadPoolExecutor, guests: list[threading.Thread]) -> None:
+    """End a build, and wait for who loads or checks code: a thread inside torch must not meet the end of Python."""
     builder.close()
     owner.shutdown(wait=False, cancel_futures=True)
+    for guest in list(guests):
+        if guest is not threading.current_thread():
+            guest.join(_LONGEST_EXIT_S)

@@ -125,13 +125,15 @@ class PackageCompiler:
         return ArtifactKey.of(*self._identity, self._model.device, bucket.shape)
 
     def _load(self, bucket: Bucket, package: Path) -> Run:
-        """Load a package and bind it to the live weights, which it shares with eager."""
-        loaded = torch._inductor.aoti_load_package(str(package))  # noqa: SLF001 - the documented name of AOTInductor
+        """Load a package and bind it to the live weights, which it shares with eager.
+
+        By the loader behind torch's `aoti_load_package`, which would import 139 modules of the compiler first.
+        """
+        loader = torch._C._aoti.AOTIModelPackageLoader(str(package), "model", False, 1, -1)  # noqa: FBT003, SLF001
         weights = dict(bucket.eager.named_parameters()) | dict(bucket.eager.named_buffers())
-        bound = {name: weights[name] for name in loaded.get_constant_fqns()}
-        loaded.load_constants(bound, check_full_update=True, user_managed=True)
-        run = loaded.loader.boxed_run  # calling `loaded` itself would parse its signature every time
-        return lambda standard_BT: run([standard_BT])[0]
+        bound = {name: weights[name] for name in loader.get_constant_fqns()}
+        loader.load_constants(bound, use_inactive=False, check_full_update=True, user_managed=True)
+        return lambda standard_BT: loader.boxed_run([standard_BT])[0]
 
 
 def compile_in_process(bucket: Bucket, settings: CompileSettings) -> Candidate:

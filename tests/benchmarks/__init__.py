@@ -1,1 +1,1 @@
-"""Benchmarks: run by hand with `make bench`, each beside its real peer in the same run."""
+"""Benchmarks, run by hand, each beside its real peer. Times are `forecaster bench model`."""

@@ -10,6 +10,8 @@ import os
 import shutil
 import signal
 import stat
+import subprocess
+import sys
 import threading
 import time
 import warnings
@@ -32,6 +34,7 @@ from forecaster.model.compilers import CompileSettings, PackageCompiler
 from forecaster.model.core import Missing, Shape, grouped_forward
 from forecaster.model.faults import CompileFallbackWarning
 
+ROOT = Path(__file__).parents[2]
 ROWS, BARS, GROUP = 8, 64, 4
 SHAPE = Shape(ROWS, BARS, 1)
 RUN_TIME_FAULTS = [
@@ -231,7 +234,7 @@ def make_script(tmp_path, text):
     ("text", "deadline_s", "warning"),
     [
         (None, 60.0, "InvalidCxxCompiler"),
-        ('case "$*" in *wrapper*) exit 4;; *) exec g++ "$@";; esac', 60.0, "CppCompileError"),
+        ('case "$*" in *precompiled_headers*) exit 4;; *) exec g++ "$@";; esac', 60.0, "CppCompileError"),
         ("exec sleep 600", 10.0, "within 10 s"),
     ],
     ids=["missing", "failing", "hanging"],
@@ -693,6 +696,25 @@ def test_unloading_ends_a_build(checkpoint, tmp_path):
     engines.close()
 
     assert child.wait(10) == -signal.SIGKILL
+
+
+@pytest.mark.parametrize("wait_s", [0.0, 0.6])
+def test_process_may_end_while_code_is_loaded(built, wait_s):
+    """The thread that loads and checks is inside torch when Python ends: it is waited for, and nothing crashes."""
+    code = (
+        "import sys, time, torch\n"
+        "from pathlib import Path\n"
+        "from tests.model.test_compiled import ask, load_checkpoint, make_context, make_engines\n"
+        "engines = make_engines(load_checkpoint('nano', None, 'cpu'), sys.argv[1])\n"
+        "ask(engines, make_context())\n"
+        "time.sleep(float(sys.argv[2]))\n"
+        "print(engines.status().buckets[0].state)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, built, str(wait_s)], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+
+    assert (done.returncode, done.stdout.strip(), done.stderr) == (0, "building", "")
 
 
 # torch.compile's own modes, in this process.

@@ -13,15 +13,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from forecaster.cli.model import bench_app, model_app
+from forecaster.cli.options import ConfigOption, JsonOption, SeriesOption
+from forecaster.cli.printing import log_to_stderr, print_record, print_reports, print_scores
 from forecaster.errors import ConfigError, ForecasterError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
-    from forecaster.accuracy.score import Scores
     from forecaster.bars import SeriesKey
     from forecaster.forecast import OHLCForecast
-    from forecaster.ledger import AccuracyReport
 
 app = typer.Typer(
     name="forecaster",
@@ -32,15 +33,9 @@ app = typer.Typer(
     "else the embedded demo configuration.",
 )
 config_app = typer.Typer(no_args_is_help=True, help="Check or show a configuration file.")
-model_app = typer.Typer(no_args_is_help=True, help="Train a model.")
 app.add_typer(config_app, name="config")
 app.add_typer(model_app, name="model")
-
-ConfigOption = Annotated[str | None, typer.Option("--config", "-c", help="TOML file; see config/*.toml.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line.")]
-SeriesOption = Annotated[
-    str | None, typer.Option("--series", help="One series as 'EXCHANGE SYMBOL TIMEFRAME'; all when left out.")
-]
+app.add_typer(bench_app, name="bench")
 
 
 def main() -> None:
@@ -70,7 +65,7 @@ def demo(
     from forecaster.daemon.demo import Demo
     from forecaster.engine import Forecaster
 
-    _log_to_stderr(verbose=False)
+    log_to_stderr(verbose=False)
     out.mkdir(parents=True, exist_ok=True)
     settings = load_config(config or EMBEDDED)
     if cycles is not None and settings.demo is not None:
@@ -82,9 +77,9 @@ def demo(
         picture, page = out / "demo-report.png", out / "demo-report.html"
         show.write_report(summary, picture, page)
         if not json_:
-            _print_scores(show.scores)
+            print_scores(show.scores)
     typer.echo(f"report: {page} and {picture}", err=json_)
-    _print_record(dataclasses.asdict(summary), json_=json_)
+    print_record(dataclasses.asdict(summary), json_=json_)
 
 
 @app.command()
@@ -94,7 +89,7 @@ def run(config: ConfigOption = None) -> None:
     from forecaster.daemon.scheduler import Daemon
     from forecaster.engine import Forecaster
 
-    _log_to_stderr()
+    log_to_stderr()
     with Forecaster.from_config(config) as forecaster:
         daemon = Daemon(forecaster, WallClock())
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -120,7 +115,7 @@ def once(
     from forecaster.clock import now_ms
     from forecaster.engine import Forecaster
 
-    _log_to_stderr(verbose=False)
+    log_to_stderr(verbose=False)
     now = now_ms()
     until = _utc_ms(as_of, now)
     with Forecaster.from_config(config) as forecaster:
@@ -135,7 +130,7 @@ def once(
         "settled": sum(len(one.settled) for one in reports),
         "skipped": skipped,
     }
-    _print_record(record, json_=json_)
+    print_record(record, json_=json_)
     _leave_if_all_sat_out(skipped, series)
 
 
@@ -158,7 +153,7 @@ def replay(
     from forecaster.replay.replay import choose_cutoffs
     from forecaster.replay.replay import replay as run_replay
 
-    _log_to_stderr(verbose=False)
+    log_to_stderr(verbose=False)
     started = time.perf_counter()
     with Forecaster.from_config(config) as forecaster, Progress(console=Console(stderr=True)) as progress:
         now, windows = now_ms(), 0
@@ -175,7 +170,7 @@ def replay(
         totals = scores.total(forecaster.model_name, "close")
     seconds = time.perf_counter() - started
     if not json_:
-        _print_scores(scores)
+        print_scores(scores)
     record = {
         "run": done.id,
         "windows": windows,
@@ -186,7 +181,7 @@ def replay(
         "skill_close": totals.skill_mae,
         "coverage80": totals.coverage80 if totals.n else None,
     }
-    _print_record(record, json_=json_)
+    print_record(record, json_=json_)
 
 
 @app.command()
@@ -201,7 +196,7 @@ def latest(config: ConfigOption = None, series: SeriesOption = None, json_: Json
         typer.echo(json.dumps({"forecasts": found}))
         return
     for record in found:
-        _print_record(record, json_=False)
+        print_record(record, json_=False)
 
 
 @app.command()
@@ -220,7 +215,7 @@ def accuracy(
         rows = [{**dataclasses.asdict(one), "key": str(one.key)} for one in reports]
         typer.echo(json.dumps({"run": run_id, "reports": rows}))
     elif reports:
-        _print_reports(reports)
+        print_reports(reports)
     else:
         typer.echo(f"run {run_id}: nothing has settled yet")
 
@@ -234,13 +229,13 @@ def pull(config: ConfigOption = None, json_: JsonOption = False) -> None:
     from forecaster.clock import now_ms
     from forecaster.engine import Forecaster
 
-    _log_to_stderr(verbose=False)
+    log_to_stderr(verbose=False)
     as_of = now_ms()
     with Forecaster.from_config(config) as forecaster:
         added, reasons = forecaster.pull(forecaster.series, as_of)
     skipped = {str(key): reason for key, reason in reasons.items()}
     record = {"as_of": as_of, "series": len(forecaster.series), "bars_added": added, "skipped": skipped}
-    _print_record(record, json_=json_)
+    print_record(record, json_=json_)
     _leave_if_all_sat_out(skipped, len(forecaster.series))
 
 
@@ -268,7 +263,7 @@ def config_check(config: ConfigOption = None, json_: JsonOption = False) -> None
     path = config or default_config_path()
     checked = load_config(path)
     record = {"config": path, "ok": True, "series": [str(one.key) for one in checked.series]}
-    _print_record(record, json_=json_)
+    print_record(record, json_=json_)
 
 
 @config_app.command("show")
@@ -277,35 +272,6 @@ def config_show(config: ConfigOption = None) -> None:
     from forecaster.config import default_config_path, load_config
 
     typer.echo(load_config(config or default_config_path()).model_dump_json(indent=2))
-
-
-@model_app.command("train")
-def model_train(
-    out: Annotated[Path, typer.Option(help="Folder for weights, losses and state; resumed when it holds some.")],
-    steps: Annotated[int, typer.Option(min=1, help="Batches to train on.")] = 6000,
-    seed: Annotated[int, typer.Option(help="Decides initial weights and every batch.")] = 0,
-) -> None:
-    """Train a small Chronos-2 on simulated bars; stop and resume at will, the result is the same."""
-    from rich.console import Console
-    from rich.progress import Progress
-
-    from forecaster.model.train import TrainingPlan, train
-
-    _log_to_stderr(verbose=False)
-    with Progress(console=Console(stderr=True)) as progress:
-        task = progress.add_task("training", total=steps)
-
-        def on_step(step: int, loss: float) -> None:
-            progress.update(task, completed=step + 1, description=f"training, loss {loss:.3f}")
-
-        train(TrainingPlan(seed=seed, steps=steps), out, on_step)
-    typer.echo(f"model: {out}")
-
-
-def _log_to_stderr(*, verbose: bool = True) -> None:
-    from forecaster.log import configure_logging
-
-    configure_logging(verbose=verbose)
 
 
 def _fresh_ledger(url: str, out: Path, *, replace: bool) -> str:
@@ -362,31 +328,3 @@ def _describe(key: SeriesKey, forecast: OHLCForecast | None) -> dict[str, object
         "close_q50": forecast.median().tolist(),
         "close_q90": upper.tolist(),
     }
-
-
-def _print_record(record: Mapping[str, object], *, json_: bool) -> None:
-    if json_:
-        typer.echo(json.dumps(dict(record)))
-        return
-    for name, value in record.items():
-        typer.echo(f"{name:20} {value}")
-
-
-def _print_scores(scores: Scores) -> None:
-    _print_reports([one for one in scores.reports() if one.step == 1])
-
-
-def _print_reports(reports: Sequence[AccuracyReport]) -> None:
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-
-    title = "accuracy beside the random walk (skill by MAE and by pinball loss)"
-    table = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False, pad_edge=False)
-    for name in ("series", "model", "step", "field", "n", "MAE", "skill", "pinball", "in 80%"):
-        table.add_column(name, justify="left" if name in {"series", "model", "field"} else "right", no_wrap=True)
-    for one in reports:
-        skills = ["–" if s is None else f"{s:+.3f}" for s in (one.skill_mae, one.skill_pinball)]
-        where = (str(one.key), one.model_id.partition("@")[0], str(one.step), one.field)
-        table.add_row(*where, str(one.n), f"{one.mae:.4g}", *skills, f"{one.coverage80:.1%}")
-    Console().print(table)

@@ -1,0 +1,140 @@
+"""The model's own commands: train one, prepare its compiled code, and measure how quick it is here."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections import Counter
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from forecaster.cli.options import ConfigOption, JsonOption
+from forecaster.cli.printing import log_to_stderr, print_bench, print_record
+from forecaster.errors import ConfigError
+
+if TYPE_CHECKING:
+    from forecaster.model.bench_report import BenchReport
+
+model_app = typer.Typer(no_args_is_help=True, help="Train a model; prepare its compiled code.")
+bench_app = typer.Typer(no_args_is_help=True, help="Measure how quick this machine is.")
+
+
+@model_app.command("train")
+def model_train(
+    out: Annotated[Path, typer.Option(help="Folder for weights, losses and state; resumed when it holds some.")],
+    steps: Annotated[int, typer.Option(min=1, help="Batches to train on.")] = 6000,
+    seed: Annotated[int, typer.Option(help="Decides initial weights and every batch.")] = 0,
+) -> None:
+    """Train a small Chronos-2 on simulated bars; stop and resume at will, the result is the same."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from forecaster.model.train import TrainingPlan, train
+
+    log_to_stderr(verbose=False)
+    with Progress(console=Console(stderr=True)) as progress:
+        task = progress.add_task("training", total=steps)
+
+        def on_step(step: int, loss: float) -> None:
+            progress.update(task, completed=step + 1, description=f"training, loss {loss:.3f}")
+
+        train(TrainingPlan(seed=seed, steps=steps), out, on_step)
+    typer.echo(f"model: {out}")
+
+
+@model_app.command("compile")
+def model_compile(config: ConfigOption = None, json_: JsonOption = False) -> None:
+    """Build, check and time compiled code for a configuration's series now, so that the daemon finds it.
+
+    One piece for each number of series that are forecast together, as long as none has gaps; 20 to 60 s each.
+    What is kept already is only checked. Code 2 when a piece failed; forecasts are then eager, and nothing is lost.
+    """
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from forecaster.config import default_config_path, load_config
+    from forecaster.model import load_model
+
+    log_to_stderr(verbose=False)
+    settings = load_config(config or default_config_path())
+    if settings.model.compile == "off":
+        raise ConfigError("model.compile", "auto or on, to compile at all", settings.model.compile)
+    counts = Counter(one.timeframe for one in settings.series)
+    calls = [(series, settings.model.context, settings.model.horizon) for series in counts.values()]
+    model = load_model(settings.model)
+    with Progress(console=Console(stderr=True)) as progress:
+        task = progress.add_task("compiling", total=len(model.batch_shapes(calls)))
+        model.warm_up(calls, partial(progress.advance, task))
+    buckets = model.status().buckets
+    if json_:
+        typer.echo(json.dumps({"buckets": [dataclasses.asdict(one) for one in buckets]}))
+    else:
+        for one in buckets:
+            print_record({"rows × bars": f"{one.rows} × {one.bars}", one.engine: one.reason}, json_=False)
+    if any(one.faults for one in buckets):
+        raise typer.Exit(2)
+
+
+@bench_app.command("model")
+def bench_model(
+    config: ConfigOption = None,
+    size: Annotated[
+        Literal["nano", "base"],
+        typer.Option(
+            help="nano: the configured model, nano by default. base: random weights of amazon/chronos-2's size."
+        ),
+    ] = "nano",
+    compile_: Annotated[
+        Literal["auto", "on", "off"],
+        typer.Option("--compile", help="on: time all compiled code that is right. auto: only what serves. off: none."),
+    ] = "on",
+    folder: Annotated[
+        Path | None, typer.Option(help="Where compiled code is kept; the configured folder when left out.")
+    ] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Fewest rounds, nothing compiled, no fresh process.")] = False,
+    json_: JsonOption = False,
+) -> None:
+    """Time eager and compiled forecasts of simulated bars beside chronos-forecasting's own pipeline.
+
+    Rows are series × 4: 4 and 64 rows of 512 bars, 64 and 1,024 rows of 64 bars, 16 bars ahead. Who is
+    compared takes turns, with the same model and bars; times are medians. Then: what a row costs more among
+    1,024 rows than among 64, what the wrapper adds to the bare model, what `auto` adds to the first forecast
+    of a fresh process, and how soon after a restart compiled code serves.
+
+    nano takes about 3 minutes, base about 8, and the first time up to a minute more for each of 5 pieces of
+    code that are built. Other work on the machine spoils the times: let it be idle.
+    """
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from forecaster.config import default_config_path, load_config
+    from forecaster.model.bench import BenchPlan, run
+    from forecaster.model.compilers import CompileSettings
+
+    log_to_stderr(verbose=False)
+    model = load_config(config or default_config_path()).model
+    settings = CompileSettings("off" if quick else compile_, model.compiler, folder or model.compiled_folder)
+    with Progress(console=Console(stderr=True)) as progress:
+        task = progress.add_task("")
+
+        def show(what: str, done: float, total: float) -> None:
+            progress.update(task, description=what, completed=done, total=total)
+
+        report = run(BenchPlan(model, settings, size, quick), show)
+    if json_:
+        typer.echo(json.dumps(_record(report)))
+    else:
+        print_bench(report)
+
+
+def _record(report: BenchReport) -> dict[str, object]:
+    """The report in one flat record, its cases and fresh processes each in one of their own."""
+    starts = report.starts
+    return dataclasses.asdict(report) | {
+        "first_forecast_ratio": None if starts is None else starts.first_forecast_ratio,
+        "restart_to_compiled_s": None if starts is None else starts.restart_to_compiled_s,
+        "restart_mode": None if starts is None else starts.restart_mode,
+    }

@@ -1,0 +1,112 @@
+"""How commands show what they did: results on standard output, the log on standard error."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import typer
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping, Sequence
+
+    from rich.table import Table
+
+    from forecaster.accuracy.score import Scores
+    from forecaster.ledger import AccuracyReport
+    from forecaster.model.bench_report import BenchReport
+    from forecaster.model.bench_start import StartTimes
+
+
+def log_to_stderr(*, verbose: bool = True) -> None:
+    """Set up the log; only warnings and worse unless `verbose`."""
+    from forecaster.log import configure_logging
+
+    configure_logging(verbose=verbose)
+
+
+def print_record(record: Mapping[str, object], *, json_: bool) -> None:
+    """Print a record as one line of JSON, or line by line for people."""
+    if json_:
+        typer.echo(json.dumps(dict(record)))
+        return
+    for name, value in record.items():
+        typer.echo(f"{name:20} {value}")
+
+
+def print_scores(scores: Scores) -> None:
+    """Print how the next bar was forecast."""
+    print_reports([one for one in scores.reports() if one.step == 1])
+
+
+def print_reports(reports: Sequence[AccuracyReport]) -> None:
+    """Print accuracy as a table, one line for each report."""
+    table = _table(
+        "accuracy beside the random walk (skill by MAE and by pinball loss)",
+        ("series", "model", "step", "field", "n", "MAE", "skill", "pinball", "in 80%"),
+        left={"series", "model", "field"},
+    )
+    for one in reports:
+        skills = ["–" if s is None else f"{s:+.3f}" for s in (one.skill_mae, one.skill_pinball)]
+        where = (str(one.key), one.model_id.partition("@")[0], str(one.step), one.field)
+        table.add_row(*where, str(one.n), f"{one.mae:.4g}", *skills, f"{one.coverage80:.1%}")
+    _print(table)
+
+
+def print_bench(report: BenchReport) -> None:
+    """Print times beside upstream's as a table, and below it what they come to."""
+    table = _table(
+        "milliseconds; × is upstream's time, with its rows in a batch, over ours",
+        ("model", "rows", "bars", "in a batch", "upstream", "eager", "×", "compiled", "×", "max diff"),
+        left={"model"},
+    )
+    for one in report.cases:
+        asked = {one.rows: one.upstream_s}
+        if one.upstream_best_rows is not None and one.upstream_best_s is not None:
+            asked.setdefault(one.upstream_best_rows, one.upstream_best_s)
+        for rows, upstream_s in asked.items():
+            ours = [text for s in (one.eager_s, one.compiled_s) for text in _time_and_ratio(s, upstream_s)]
+            where = (one.size, f"{one.rows:,}", str(one.bars), f"{rows:,}", f"{1e3 * upstream_s:.4g}")
+            table.add_row(*where, *ours, f"{one.max_rel_diff:.0e}")
+    _print(table)
+    for reason in dict.fromkeys(one.reason for one in report.cases if one.compiled_s is None):
+        typer.echo(f"eager, not compiled: {reason}")
+    typer.echo(f"a row among 1,024 takes {report.growth:.2f} times as long as among 64")
+    typer.echo(f"the wrapper takes at most {report.batch_overhead:.3f} times as long as the bare model")
+    if report.starts is not None:
+        _print_starts(report.starts)
+    typer.echo(f"{report.hardware}, {report.threads} threads, {report.versions}")
+    typer.secho(report.recommendation, bold=True)
+
+
+def _print_starts(starts: StartTimes) -> None:
+    typer.echo(
+        f"a process's first forecast takes {1e3 * starts.auto_s:.4g} ms with compile = auto and no code built yet, "
+        f"{1e3 * starts.off_s:.4g} ms with off: {starts.first_forecast_ratio:.2f} times as long"
+    )
+    if starts.restart_to_compiled_s is not None:
+        mode, seconds = starts.restart_mode, starts.restart_to_compiled_s
+        typer.echo(
+            f"after a restart with compile = {mode}, compiled code serves {seconds:.2f} s after the model is loaded"
+        )
+
+
+def _time_and_ratio(seconds: float | None, upstream_s: float) -> tuple[str, str]:
+    return ("–", "–") if seconds is None else (f"{1e3 * seconds:.4g}", f"{upstream_s / seconds:.2f}")
+
+
+def _table(title: str, columns: Collection[str], left: Collection[str]) -> Table:
+    """Make a table whose columns hold numbers, but those of `left`."""
+    from rich import box
+    from rich.table import Table
+
+    table = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False, pad_edge=False)
+    for name in columns:
+        table.add_column(name, justify="left" if name in left else "right", no_wrap=True)
+    return table
+
+
+def _print(table: Table) -> None:
+    from rich.console import Console
+
+    Console().print(table)
