@@ -20,6 +20,7 @@ from forecaster.model.checkpoint import NANO_FOLDER
 from forecaster.model.chronos2 import TOKENS_PER_BATCH, Chronos2OHLCWrapper
 from forecaster.model.compilers import CompileSettings
 from forecaster.model.core import Core
+from forecaster.model.train import TrainingPlan, build_model
 from tests.builders import make_bars, make_key
 
 
@@ -241,8 +242,10 @@ def test_absent_device_is_named():
         load_model(ModelConfig(device="cuda"))
 
 
-def test_threads_share_a_model(wrapper):
+def test_threads_share_a_model():
     """32 threads, 100 calls each: every answer is bit by bit that of a call alone."""
+    plan = TrainingPlan(num_layers=1, d_model=32, d_kv=16, d_ff=32, num_heads=2)
+    wrapper = Chronos2OHLCWrapper(build_model(plan).eval(), "small", "random", "0" * 64, "off")
     contexts = [make_context(32, seed=seed) for seed in range(8)]
     alone = [wrapper.predict([context], 4)[0].raw_FHQ for context in contexts]
 
@@ -254,6 +257,7 @@ def test_threads_share_a_model(wrapper):
         equal = list(pool.map(call, range(32)))
 
     assert equal == [True] * 32
+    assert not any(np.array_equal(alone[0], other) for other in alone[1:])
 
 
 def test_fork_is_refused(wrapper):
