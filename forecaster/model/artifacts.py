@@ -80,7 +80,7 @@ class Artifacts:
 
     def find(self, key: ArtifactKey) -> tuple[Path, Note] | None:
         """Give the package of `key` and its note; one that cannot be trusted is quarantined, and that is raised."""
-        self._check_folder()
+        own_folder(self.folder)
         package, about = self._paths(key)
         if not os.path.lexists(package) and not os.path.lexists(about):
             return None
@@ -98,7 +98,7 @@ class Artifacts:
 
     def keep(self, key: ArtifactKey, built: Path) -> tuple[Path, Note]:
         """Take over a package that was just built; an older one of the same key is replaced at once."""
-        self._check_folder()
+        own_folder(self.folder)
         package, _ = self._paths(key)
         note = Note(_digest(built))
         try:
@@ -136,24 +136,30 @@ class Artifacts:
     def _paths(self, key: ArtifactKey) -> tuple[Path, Path]:
         return self.folder / f"{key.digest}.pt2", self.folder / f"{key.digest}.json"
 
-    def _check_folder(self) -> None:
-        try:
-            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            found = self.folder.lstat()
-        except OSError as error:
-            raise ArtifactsRefused(f"{self.folder} cannot be made: {error.strerror}") from error
-        if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
-            raise ArtifactsRefused(f"expected {self.folder} to be our own folder, found one of user {found.st_uid}")
-        if found.st_mode & 0o077:
-            mode = stat.S_IMODE(found.st_mode)
-            raise ArtifactsRefused(f"expected {self.folder} with mode 700, found {mode:o}: chmod 700, or remove it")
-
     def _forget_old(self) -> None:
         """Keep the packages that were written last."""
         packages = sorted(self.folder.glob("*.pt2"), key=lambda path: path.stat().st_mtime, reverse=True)
         for package in packages[KEPT_PACKAGES:]:
             package.unlink()
             package.with_suffix(".json").unlink(missing_ok=True)
+
+
+def own_folder(folder: Path) -> None:
+    """Make a folder that we alone may read and write, or see that it is one.
+
+    Raises:
+        ArtifactsRefused: when it is not, or cannot be made.
+    """
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        found = folder.lstat()
+    except OSError as error:
+        raise ArtifactsRefused(f"{folder} cannot be made: {error.strerror}") from error
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
+        raise ArtifactsRefused(f"expected {folder} to be our own folder, found one of user {found.st_uid}")
+    if found.st_mode & 0o077:
+        mode = stat.S_IMODE(found.st_mode)
+        raise ArtifactsRefused(f"expected {folder} with mode 700, found {mode:o}: chmod 700, or remove it")
 
 
 @cache

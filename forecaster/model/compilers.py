@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 import torch
 
 from forecaster.config import COMPILED_FOLDER
-from forecaster.model.artifacts import ArtifactKey, Artifacts, ArtifactsRefused, Note
+from forecaster.model.artifacts import ArtifactKey, Artifacts, ArtifactsRefused, Note, own_folder
 from forecaster.model.builder import Builder, Order
 
 if TYPE_CHECKING:
@@ -137,9 +137,14 @@ class PackageCompiler:
 
 
 def compile_in_process(bucket: Bucket, settings: CompileSettings) -> Candidate:
-    """One of torch.compile's own modes; its outputs are copied, since CUDA graphs write them again."""
+    """One of torch.compile's own modes; its outputs are copied, since CUDA graphs write them again.
+
+    Raises:
+        ArtifactsRefused: when its cache, which torch unpickles, would not be ours alone.
+    """
     cache = settings.folder.expanduser() / "inductor"
-    cache.mkdir(mode=0o700, parents=True, exist_ok=True)
+    own_folder(cache.parent)
+    own_folder(cache)
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache))
     compiled = torch.compile(bucket.eager, fullgraph=True, dynamic=False, mode=settings.compiler)
 

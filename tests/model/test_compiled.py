@@ -743,6 +743,15 @@ def test_in_process_modes_are_checked_as_well(checkpoint, tmp_path, monkeypatch,
     assert is_eagers(checkpoint, found_BQH, context_BT)
 
 
+def test_in_process_cache_that_is_not_ours_alone(checkpoint, tmp_path, monkeypatch):
+    """What is found there would be unpickled, so it is not used, and eager goes on."""
+    compile_with(monkeypatch, "eager")
+    (tmp_path / "compiled" / "inductor").mkdir(parents=True, mode=0o777)
+    (tmp_path / "compiled").chmod(0o700)
+    engines = make_engines(checkpoint, tmp_path / "compiled", compiler="default")
+    survives(engines, checkpoint, warning="with mode 700", state=State.COOLING)
+
+
 def test_raising_backend(checkpoint, tmp_path, monkeypatch):
     def backend(graph, inputs):
         raise RuntimeError("backend raised")
