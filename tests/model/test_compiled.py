@@ -610,6 +610,18 @@ def test_fault_of_both_engines_is_not_the_compilers(checkpoint, folder, monkeypa
     assert engines._bucket(SHAPE).state is State.SERVING
 
 
+def test_nan_of_both_engines_is_not_the_compilers(checkpoint, folder, monkeypatch):
+    """The model's own NaN goes on to whoever refuses it; compiled code stays in service."""
+    engines = make_spoilt(checkpoint, folder, monkeypatch, late(lambda found: found * torch.nan, CHECKS))
+    engines.warm_up([SHAPE])
+    eager = engines._bucket(SHAPE).eager
+    monkeypatch.setattr(engines._bucket(SHAPE), "eager", lambda standard_BT: eager(standard_BT) * torch.nan)
+    found_BQH, _ = ask(engines, make_context())
+
+    assert found_BQH.isnan().all()
+    assert engines._bucket(SHAPE).state is State.SERVING
+
+
 # Memory.
 
 
