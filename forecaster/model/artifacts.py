@@ -69,7 +69,7 @@ class Note:
 
 
 class Artifacts:
-    """The folder of packages. Every method raises ArtifactsRefused when the folder cannot be used.
+    """The folder of packages; `find`, `keep` and `quarantine` raise ArtifactsRefused when it cannot be used.
 
     Args:
         folder: made with mode 0700 when it is not there.

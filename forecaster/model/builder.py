@@ -47,8 +47,8 @@ class Builder:
 
     def __init__(self, deadline_s: float) -> None:
         self._deadline_s = deadline_s
-        self._child: subprocess.Popen[str] | None = None
-        self._closed = False
+        self._child: subprocess.Popen[bytes] | None = None
+        self._closed = threading.Event()
 
     def build(self, order: Order) -> Path:
         """Build the package and give its path, in `order.folder`.
@@ -67,11 +67,11 @@ class Builder:
 
     def close(self) -> None:
         """Kill the child, if there is one, and start none any more."""
-        self._closed = True
+        self._closed.set()
         self._kill()
 
     def _build_once(self, order: Order) -> Path:
-        if self._closed:
+        if self._closed.is_set():
             raise BuildFailed("the model was unloaded")
         with subprocess.Popen(
             [sys.executable, "-m", "forecaster.model.builder"],
@@ -79,10 +79,12 @@ class Builder:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            text=True,
+            bufsize=0,  # what a dead child did not read must not be written again when the pipe is closed
             start_new_session=True,
         ) as child:
             self._child = child
+            if self._closed.is_set():  # meanwhile, by another thread, which saw no child to kill
+                self._kill()
             try:
                 # The pipe stays open: the child ends when it closes, which it also does when this process is killed.
                 told = self._talk(child, json.dumps(dataclasses.asdict(order)))
@@ -95,7 +97,7 @@ class Builder:
             )
         return package
 
-    def _talk(self, child: subprocess.Popen[str], line: str) -> str:
+    def _talk(self, child: subprocess.Popen[bytes], line: str) -> str:
         """Send the order and wait for the last line of the answer."""
         late = threading.Event()
 
@@ -109,9 +111,8 @@ class Builder:
         try:
             assert child.stdin is not None  # noqa: S101 - for the type checker: they are pipes
             assert child.stdout is not None  # noqa: S101
-            child.stdin.write(line + "\n")
-            child.stdin.flush()
-            answer = child.stdout.read().strip().rpartition("\n")[2]
+            child.stdin.write(f"{line}\n".encode())
+            answer = child.stdout.read().decode(errors="replace").strip().rpartition("\n")[2]
         except BrokenPipeError:
             answer = ""
         finally:

@@ -120,13 +120,13 @@ class Engines:
         return answers
 
     def warm_up(self, shapes: Iterable[Shape]) -> None:
-        """Build, check and time compiled code for these shapes now, and wait for it."""
-        for shape in shapes:
+        """Build, check and time compiled code for these shapes now, and wait for it; nothing where compile is off."""
+        for shape in shapes if self._settings.mode != "off" else ():
             bucket = self._bucket(shape)
-            if self._settings.compiler != "package":
-                self._on_owner(partial(self._prepare, bucket, _at_once))
-            elif self._settings.mode != "off":
+            if self._settings.compiler == "package":
                 self._prepare(bucket, self._on_owner)
+            else:
+                self._on_owner(partial(self._prepare, bucket, _at_once))
         self._tell(stacklevel=4)
 
     def status(self) -> ModelStatus:

@@ -117,3 +117,16 @@ def test_closed_builder_starts_nothing(tmp_path):
     builder.close()
     with pytest.raises(BuildFailed, match="unloaded"):
         builder.build(make_order(tmp_path))
+
+
+def test_child_that_dies_before_it_reads_the_order(tmp_path, monkeypatch):
+    """The pipe is broken when the order is written, and again when it is closed: only the child's end is told."""
+
+    class Stillborn(subprocess.Popen):
+        def __init__(self, _, **kwargs):
+            super().__init__([sys.executable, "-c", "raise SystemExit(7)"], **kwargs)
+            os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT)
+
+    monkeypatch.setattr(subprocess, "Popen", Stillborn)
+    with pytest.raises(BuildFailed, match="ended with 7"):
+        Builder(60.0).build(make_order(tmp_path))

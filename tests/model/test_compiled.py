@@ -194,8 +194,10 @@ def test_auto_builds_nothing_before_it_pays(checkpoint, tmp_path):
     assert status.eager_calls == 3
 
 
-def test_off_never_looks(checkpoint, folder):
-    engines = make_engines(checkpoint, folder, "off")
+@pytest.mark.parametrize("compiler", ["package", "default"])
+def test_off_never_looks(checkpoint, folder, monkeypatch, compiler):
+    monkeypatch.setattr(compilers.torch, "compile", lambda *_, **__: pytest.fail("compiled, though it is off"))
+    engines = make_engines(checkpoint, folder, "off", compiler=compiler)
     engines.warm_up([SHAPE])
     _, answer = ask(engines, make_context())
 
