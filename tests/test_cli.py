@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import inspect
 import json
 import os
 import signal
@@ -11,10 +13,14 @@ import time
 
 import pytest
 
-from forecaster.cli.printing import print_bench
+from forecaster.cli.evaluation import EvaluationReport, FileError, SeriesResult, StepResult, report_of
+from forecaster.cli.model import model_train
+from forecaster.cli.printing import print_bench, print_evaluation
 from forecaster.clock import now_ms
 from forecaster.model.bench_report import BenchReport, CaseTimes
 from forecaster.model.bench_start import StartTimes
+from forecaster.model.checkpoint import NANO_FOLDER
+from forecaster.model.train import TrainingPlan
 from tests.builders import make_bars, make_key, utc_ms
 from tests.faults.exchange import LoopbackExchange, closed_port
 
@@ -65,7 +71,8 @@ def exchange_config(tmp_path, exchange, symbol="BTC/USDT"):
 
 
 COMMANDS = ["demo", "run", "once", "replay", "latest", "accuracy", "pull", "doctor"]
-COMMANDS += ["config check", "config show", "model train", "model compile", "bench model"]
+COMMANDS += ["config check", "config show", "model train", "model compile", "model eval", "bench model"]
+COMMANDS += ["model finetune", "model info"]
 
 
 @pytest.mark.parametrize("command", ["", *COMMANDS])
@@ -74,6 +81,18 @@ def test_help_teaches(command):
 
     assert done.returncode == 0
     assert len(done.stdout.splitlines()) > 6
+
+
+def test_training_repeats_the_bundled_model_by_default():
+    """The command line's defaults are the plan's, which made `nano`."""
+    parameters = inspect.signature(model_train).parameters
+    plan = json.loads((NANO_FOLDER / "training.json").read_text())["plan"]
+
+    assert {name: parameters[name].default for name in ("steps", "seed")} == {
+        "steps": plan["steps"],
+        "seed": plan["seed"],
+    }
+    assert dataclasses.asdict(TrainingPlan()) == plan
 
 
 def test_once_on_an_exchange_that_is_not_there(tmp_path):
@@ -309,7 +328,7 @@ def test_compile_that_fails_says_why(config, tmp_path, monkeypatch):
     (bucket,) = json.loads(done.stdout.splitlines()[-1])["buckets"]
 
     assert done.returncode == 2
-    assert (bucket["rows"], bucket["bars"], bucket["engine"]) == (4, 64, "eager")
+    assert (bucket["rows"], bucket["bars"], bucket["engine"]) == (4, 80, "eager")
     assert "InvalidCxxCompiler" in bucket["faults"][0]
 
 
@@ -369,3 +388,139 @@ def test_bench_table_puts_ratios_beside_times(capsys):
     for told in ("eager, not compiled: why", "0.80 times", "1.100 times", "2.00 times", "compile = auto", "2.50 s"):
         assert told in shown
     assert shown.endswith("Do it.\n")
+
+
+EVAL = ("model", "eval", "--cutoffs", 10, "--horizon", 2, "--context", 32)
+
+
+def test_evaluation_reports_as_json(bars_file):
+    """One line with what was asked, the ratios, and every field and step; quantiles of wider intervals hold more."""
+    report = last_json(forecaster(*EVAL, bars_file, "--json"))
+    (one,) = report["series"]
+
+    assert set(report) == {"model", "series", "mean_pinball_ratio", "errors"}
+    assert (one["name"], one["cutoffs"], one["timeframe"], one["calendar"]) == ("bars", 10, "1h", "24/7")
+    assert one["pinball_ratio"] == report["mean_pinball_ratio"] > 0
+    assert one["mae_close_ratio"] > 0
+    assert 0 <= one["invalid_before_repair"] <= 1
+    assert one["invalid_after_repair"] == 0
+    for field in ("open", "high", "low", "close"):
+        shares = [one[f"coverage{width}"][field] for width in (50, 80, 90, 98)]
+        assert shares == sorted(shares)
+    assert [(row["field"], row["step"]) for row in one["steps"][:3]] == [("open", 1), ("open", 2), ("high", 1)]
+    assert len(one["steps"]) == 8
+    assert (report["model"], report["errors"]) == ("nano", [])
+
+
+def test_evaluation_is_reproducible_and_keeps_to_dates(bars_file):
+    """Asked twice the same; the first cutoff is not before `--start`, the last is before `--end`."""
+    dates = ("--start", "2024-01-04", "--end", "2024-01-05")
+    (first,) = last_json(forecaster(*EVAL, bars_file, *dates, "--json"))["series"]
+    (second,) = last_json(forecaster(*EVAL, bars_file, *dates, "--json"))["series"]
+
+    assert (first["start"], first["end"]) == ("2024-01-04", "2024-01-04")
+    assert first == second
+
+
+def test_evaluation_goes_on_after_a_file_that_cannot_be_read(bars_file, tmp_path):
+    """The bad files are named, in the JSON too; the good one is scored; the code is 2."""
+    (tmp_path / "broken.csv").write_text("when,what\n1,2\n")
+    make_bars(count=20).frame.to_csv(tmp_path / "short.csv")
+    done = forecaster(*EVAL, tmp_path / "broken.csv", tmp_path / "short.csv", bars_file, "--json")
+    report = json.loads(done.stdout)
+
+    assert done.returncode == 2
+    assert [one["name"] for one in report["series"]] == ["bars"]
+    assert [one["file"] for one in report["errors"]] == [str(tmp_path / "broken.csv"), str(tmp_path / "short.csv")]
+    assert [one["reason"].partition(":")[0] for one in report["errors"]] == ["BadPayload", "NotEnoughBars"]
+    assert f"{tmp_path / 'broken.csv'}: BadPayload" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_evaluation_of_a_configured_model(config, bars_file):
+    """Context and weights come from the configuration, what is asked on the command line goes before it."""
+    config.write_text(config.read_text().replace("[model]", '[model]\nid = "./nowhere"'))
+    missing = forecaster("model", "eval", bars_file, "--config", config)
+    done = forecaster(
+        "model", "eval", bars_file, "--config", config, "--model", "nano", "--cutoffs", 10, "--horizon", 2
+    )
+
+    assert missing.returncode == 2
+    assert "ModelLoadError" in missing.stderr.splitlines()[-1]
+    assert done.returncode == 0, done.stderr
+    assert "nano: losses over those of baselines" in done.stdout
+
+
+def made_result(name="BTC", ratio=0.9, p=0.01):
+    shares = {"open": 0.5, "high": 0.51, "low": 0.52, "close": 0.53}
+    step = StepResult("close", 1, 0.0123, ratio, p, 0.0345, 1.01, 0.49, 0.79, 0.89, 0.97)
+    return SeriesResult(
+        name=name,
+        cutoffs=200,
+        start="2020-01-01",
+        end="2024-01-01",
+        timeframe="1h",
+        calendar="24/7",
+        rejected=0,
+        pinball_ratio=ratio,
+        pinball_p=p,
+        pinball_ratio_walk=0.8,
+        mae_close_ratio=None,
+        mae_close_p=0.456,
+        coverage50=shares,
+        coverage80=shares,
+        coverage90=shares,
+        coverage98=shares,
+        invalid_before_repair=0.125,
+        invalid_after_repair=0.0,
+        steps=[step],
+    )
+
+
+def test_evaluation_as_tables(capsys):
+    """A line for each series, four for its coverage, and with `--steps` one for each field and step."""
+    report = report_of("nano", [made_result()], [])
+    print_evaluation(report, steps=False)
+    brief = capsys.readouterr().out
+    print_evaluation(report, steps=True)
+    full = capsys.readouterr().out
+
+    rows = [line.split() for line in full.splitlines()]
+    assert ["BTC", "1h", "200", "0.900", "0.010", "–", "0.456", "12.5%"] in rows
+    assert ["BTC", "low", "52.0%", "52.0%", "52.0%", "52.0%"] in rows
+    assert ["close", "1", "0.0123", "0.900", "0.010", "0.0345", "1.010", "49.0%", "79.0%", "89.0%", "97.0%"] in rows
+    assert "0.0123" not in brief
+    assert brief.endswith(f"{report.verdict}\n")
+
+
+@pytest.mark.parametrize(
+    ("results", "verdict"),
+    [
+        ([], "nothing was evaluated"),
+        ([made_result(ratio=None, p=1.0)], "nothing was evaluated"),
+        (
+            [made_result(), made_result(ratio=0.8, p=0.06), made_result(ratio=1.0, p=None)],
+            (
+                "nano loses 10.0% less than the filtered historical simulation: surely better on 1 of 3 series, "
+                "surely worse on 0, not to be told apart on 2 (pinball loss, p below 0.05)"
+            ),
+        ),
+        (
+            [made_result(ratio=1.2)],
+            (
+                "nano loses 20.0% more than the filtered historical simulation: surely better on 0 of 1 series, "
+                "surely worse on 1, not to be told apart on 0 (pinball loss, p below 0.05)"
+            ),
+        ),
+    ],
+    ids=["no file", "no ratio", "better", "worse"],
+)
+def test_the_verdict_in_words(results, verdict):
+    assert report_of("nano", results, []).verdict == verdict
+
+
+def test_the_mean_ratio_leaves_out_series_without_one():
+    report = report_of("nano", [made_result(ratio=None), made_result(ratio=0.8)], [FileError("a.csv", "why")])
+
+    assert isinstance(report, EvaluationReport)
+    assert report.mean_pinball_ratio == 0.8

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from forecaster.accuracy.score import Scores
+    from forecaster.cli.evaluation import EvaluationReport, SeriesResult
     from forecaster.ledger import AccuracyReport
     from forecaster.model.bench_report import BenchReport
     from forecaster.model.bench_start import StartTimes
@@ -77,6 +78,60 @@ def print_bench(report: BenchReport) -> None:
         _print_starts(report.starts)
     typer.echo(f"{report.hardware}, {report.threads} threads, {report.versions}")
     typer.secho(report.recommendation, bold=True)
+
+
+def print_evaluation(report: EvaluationReport, *, steps: bool) -> None:
+    """Print how a model did on each file as tables, and below them what it comes to."""
+    table = _table(
+        f"{report.model}: losses over those of baselines; below 1 is better",
+        ("series", "bars", "cutoffs", "pinball", "p", "close MAE", "p", "invalid"),
+        left={"series", "bars"},
+    )
+    for one in report.series:
+        ratios = (_number(one.pinball_ratio), _number(one.pinball_p), _number(one.mae_close_ratio))
+        invalid = f"{one.invalid_before_repair:.1%}"
+        table.add_row(one.name, one.timeframe, str(one.cutoffs), *ratios, _number(one.mae_close_p), invalid)
+    _print(table)
+    _print_coverage(report)
+    if steps:
+        for one in report.series:
+            _print_steps(one)
+    typer.echo(
+        "pinball: over the filtered historical simulation's; close MAE: over the random walk's; p: Diebold-Mariano, "
+        "two-sided; invalid: forecast bars that are impossible before they are repaired"
+    )
+    typer.secho(report.verdict, bold=True)
+
+
+def _print_coverage(report: EvaluationReport) -> None:
+    table = _table(
+        "outcomes inside central intervals",
+        ("series", "field", "in 50%", "in 80%", "in 90%", "in 98%"),
+        left={"series", "field"},
+    )
+    for one in report.series:
+        widths = (one.coverage50, one.coverage80, one.coverage90, one.coverage98)
+        for field in one.coverage50:
+            table.add_row(one.name, field, *(f"{inside[field]:.1%}" for inside in widths))
+    _print(table)
+
+
+def _print_steps(result: SeriesResult) -> None:
+    table = _table(
+        f"{result.name} by field and step: losses in units of the last close",
+        ("field", "step", "pinball", "ratio", "p", "MAE", "ratio", "in 50%", "in 80%", "in 90%", "in 98%"),
+        left={"field"},
+    )
+    for one in result.steps:
+        losses = (f"{one.pinball:.3g}", _number(one.pinball_ratio), _number(one.pinball_p))
+        errors = (f"{one.mae:.3g}", _number(one.mae_ratio))
+        inside = (one.coverage50, one.coverage80, one.coverage90, one.coverage98)
+        table.add_row(one.field, str(one.step), *losses, *errors, *(f"{share:.1%}" for share in inside))
+    _print(table)
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"
 
 
 def _print_starts(starts: StartTimes) -> None:

@@ -6,6 +6,8 @@ Shapes: T bars, F fields, H steps, Q quantile levels.
 from __future__ import annotations
 
 import time
+from itertools import accumulate
+from math import log
 from statistics import NormalDist
 from typing import TYPE_CHECKING
 
@@ -22,6 +24,9 @@ if TYPE_CHECKING:
     from forecaster.bars import Context
     from forecaster.model import Model
 
+_DECAY = 0.94
+_LONGEST_STRETCH = 10
+_LEVELS_Q = np.array(CHRONOS_LEVELS)
 _Z_Q = np.array([NormalDist().inv_cdf(level) for level in CHRONOS_LEVELS])
 
 
@@ -43,8 +48,7 @@ class RandomWalk:
         Raises:
             InvalidContext: for a context of fewer than three bars, or a horizon below 1.
         """
-        if horizon < 1:
-            raise InvalidContext("horizon", "1 or more", horizon)
+        _check_horizon(horizon)
         return [self._predict_one(context, horizon) for context in contexts]
 
     def _predict_one(self, context: Context, horizon: int) -> OHLCForecast:
@@ -52,22 +56,52 @@ class RandomWalk:
         mean_F, variance_F = _moves(context)
         steps_H = np.arange(horizon)
         sigma_FH = np.sqrt(variance_F[:, None] + steps_H * variance_F[3])
-        log_FHQ = mean_F[:, None, None] + sigma_FH[:, :, None] * _Z_Q
-        raw_FHQ = context.last_close * np.exp(log_FHQ)
-        provenance = Provenance(
-            model_id=self.name,
-            revision="1",
-            weights_sha256="",
-            dtype="float64",
-            device="cpu",
-            engine=self.engine,
-            engine_reason=self.engine_reason,
-            input_sha256=context.sha256,
-            batch_shape=(1, context.ohlc_CT.shape[1]),
-            library_versions=f"numpy {np.__version__}",
-            seconds=time.perf_counter() - started,
-        )
-        return OHLCForecast(context.key, context.cutoff, CHRONOS_LEVELS, raw_FHQ, repair(raw_FHQ), provenance)
+        return _forecast(self, context, mean_F[:, None, None] + sigma_FH[:, :, None] * _Z_Q, started)
+
+
+class FilteredHistoricalSimulation:
+    """A random walk whose doubt is what the past moved, stretched from the volatility then to that now.
+
+    A past move of a field is log(field at t + h / close at t). Divided by the volatility known at t and times
+    the one known at the cutoff, all past moves over h bars are one sample; step h of a field is last close · exp
+    of that sample's quantiles (linear between order statistics). No drift is estimated beyond what they hold.
+
+    Volatility is the root of a weighted mean, by 0.94 per bar, of Parkinson's log(high / low)² / (4 ln 2). A slot
+    without a bar adds nothing to it, and a move with a missing end is left out. Only the last 500 slots are used.
+
+    Barone-Adesi, Giannopoulos and Vosper, 1999, "VaR without correlations for portfolios of derivative
+    securities". Decay: J.P. Morgan, 1996, "RiskMetrics Technical Document". Range: Parkinson, 1980, "The extreme
+    value method for estimating the variance of the rate of return".
+    """
+
+    name = "filtered_historical_simulation"
+    engine = "numpy"
+    engine_reason = "quantiles of past moves"
+    slots = 500
+    fewest_moves = 30
+
+    def predict(self, contexts: Sequence[Context], horizon: int) -> list[OHLCForecast]:
+        """Forecast `horizon` bars after each context.
+
+        Raises:
+            InvalidContext: for a context with fewer than 30 moves over some number of bars up to `horizon`, or a
+                horizon below 1.
+        """
+        _check_horizon(horizon)
+        return [self._predict_one(context, horizon) for context in contexts]
+
+    def _predict_one(self, context: Context, horizon: int) -> OHLCForecast:
+        started = time.perf_counter()
+        log_CT = np.log(context.ohlc_CT[:, -self.slots :])
+        stretch_T = _stretch(log_CT)
+        moves_FHT = np.full((len(log_CT), horizon, log_CT.shape[1]), np.nan)
+        for step in range(1, horizon + 1):
+            moves_FHT[:, step - 1, :-step] = (log_CT[:, step:] - log_CT[3, :-step]) * stretch_T[:-step]
+        counts_H = (~np.isnan(moves_FHT[3])).sum(axis=1)
+        if counts_H.min() < self.fewest_moves:
+            expected = f"{self.fewest_moves} moves or more over {int(counts_H.argmin()) + 1} bars"
+            raise InvalidContext(f"context of {context.key}", expected, int(counts_H.min()))
+        return _forecast(self, context, _quantiles(moves_FHT, counts_H), started)
 
 
 def baseline(name: str) -> Model:
@@ -76,10 +110,34 @@ def baseline(name: str) -> Model:
     Raises:
         ConfigError: for an unknown one.
     """
-    known = {RandomWalk.name: RandomWalk}
+    known: dict[str, type[Model]] = {one.name: one for one in (RandomWalk, FilteredHistoricalSimulation)}
     if name not in known:
         raise ConfigError("model.baselines", f"any of {', '.join(known)}", name)
     return known[name]()
+
+
+def _check_horizon(horizon: int) -> None:
+    if horizon < 1:
+        raise InvalidContext("horizon", "1 or more", horizon)
+
+
+def _forecast(model: Model, context: Context, log_FHQ: NDArray[np.float64], started: float) -> OHLCForecast:
+    """Make the forecast whose quantiles are last close · exp(log_FHQ)."""
+    raw_FHQ = context.last_close * np.exp(log_FHQ)
+    provenance = Provenance(
+        model_id=model.name,
+        revision="1",
+        weights_sha256="",
+        dtype="float64",
+        device="cpu",
+        engine=model.engine,
+        engine_reason=model.engine_reason,
+        input_sha256=context.sha256,
+        batch_shape=(1, context.ohlc_CT.shape[1]),
+        library_versions=f"numpy {np.__version__}",
+        seconds=time.perf_counter() - started,
+    )
+    return OHLCForecast(context.key, context.cutoff, CHRONOS_LEVELS, raw_FHQ, repair(raw_FHQ), provenance)
 
 
 def _moves(context: Context) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -91,3 +149,32 @@ def _moves(context: Context) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     mean_F = moves_FT.mean(axis=1)
     mean_F[[0, 3]] = 0.0
     return mean_F, moves_FT.var(axis=1)
+
+
+def _stretch(log_CT: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Give volatility at the cutoff / volatility known at each slot, (T,), at most 10.
+
+    The limit is for bars without a range: their volatility is 0. Where no bar has one, moves stay as they are.
+    """
+    variance_T = (log_CT[1] - log_CT[2]) ** 2 / (4 * log(2))
+    real_T = ~np.isnan(variance_T)
+    sums_T = np.array(list(accumulate(variance_T[real_T].tolist(), lambda past, now: _DECAY * past + now)))
+    weights_T = (1 - _DECAY ** np.arange(1, len(sums_T) + 1)) / (1 - _DECAY)
+    sigma_T = np.full(len(variance_T), np.nan)
+    sigma_T[real_T] = np.sqrt(sums_T / weights_T)
+    if sigma_T[-1] == 0:
+        return np.ones_like(sigma_T)
+    stretch_T: NDArray[np.float64] = sigma_T[-1] / np.maximum(sigma_T, sigma_T[-1] / _LONGEST_STRETCH)
+    return stretch_T
+
+
+def _quantiles(moves_FHT: NDArray[np.float64], counts_H: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Give the quantiles at all levels of the moves that are not NaN, (F, H, Q), linear between order statistics."""
+    ranked_FHT = np.sort(moves_FHT, axis=2)  # NaN comes last
+    position_HQ = _LEVELS_Q * (counts_H[:, None] - 1)
+    below_HQ = np.floor(position_HQ).astype(np.int64)
+    weight_HQ = position_HQ - below_HQ
+    lower_FHQ = np.take_along_axis(ranked_FHT, below_HQ[None], axis=2)
+    upper_FHQ = np.take_along_axis(ranked_FHT, below_HQ[None] + 1, axis=2)
+    quantiles_FHQ: NDArray[np.float64] = (1 - weight_HQ) * lower_FHQ + weight_HQ * upper_FHQ
+    return quantiles_FHQ

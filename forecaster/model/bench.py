@@ -43,7 +43,14 @@ if TYPE_CHECKING:
 
 Size = Literal["nano", "base"]
 BASE = TrainingPlan(
-    context_length=8192, output_patches=64, d_model=768, d_kv=64, d_ff=3072, num_layers=12, num_heads=12
+    context_length=8192,
+    reference_patch=False,
+    output_patches=64,
+    d_model=768,
+    d_kv=64,
+    d_ff=3072,
+    num_layers=12,
+    num_heads=12,
 )
 """The size of amazon/chronos-2."""
 UPSTREAM_BATCHES = (64, 128, 256, 512, 1024)
@@ -114,17 +121,17 @@ class _Given(NamedTuple):
 
     bars: list[Bars]
     contexts: list[Context]
-    ohlc_SCT: NDArray[np.float64]
+    rows_SCT: NDArray[np.float64]
     rows_BT: torch.Tensor
 
     @classmethod
-    def of(cls, load: Load) -> _Given:
-        """Simulate them."""
+    def of(cls, load: Load, wrapper: Chronos2OHLCWrapper) -> _Given:
+        """Simulate them; upstream and the bare core are given the rows that `wrapper` makes of its contexts."""
         bars = simulate_bars(load.series, load.bars)
         contexts = contexts_of(bars)
-        ohlc_SCT = np.stack([one.ohlc_CT for one in contexts])
-        rows_BT = (ohlc_SCT - ohlc_SCT[:, :, -1:]).reshape(load.rows, load.bars)
-        return cls(bars, contexts, ohlc_SCT, torch.from_numpy(rows_BT).float())
+        rows_SCT = np.stack([wrapper.rows_of(one) for one in contexts])
+        rows_BT = (rows_SCT - rows_SCT[:, :, -1:]).reshape(load.rows, -1)
+        return cls(bars, contexts, rows_SCT, torch.from_numpy(rows_BT).float())
 
 
 class _Steps:
@@ -180,7 +187,8 @@ class _Contest:
     def measure(self, load: Load) -> CaseTimes:
         """Measure one load: how far the answers are apart, then times, in turns."""
         self._steps.begin(f"{load.rows:,} rows of {load.bars} bars")
-        given, compiled = _Given.of(load), self._wrappers["compiled"]
+        compiled = self._wrappers["compiled"]
+        given = _Given.of(load, compiled)
         started = time.perf_counter()
         upstream_SCQH = np.stack([one.numpy() for one in self._ask_upstream(given, load.rows)])
         answers = {name: one.predict(given.contexts, HORIZON) for name, one in self._wrappers.items()}
@@ -213,8 +221,8 @@ class _Contest:
         served = {self._cases[load].engine for load in (FEW, MANY)}
         engines = ["eager", "compiled"] if served == {"compiled"} else ["eager"]
         calls = {
-            (engine, load): partial(self._wrappers[engine].predict, _Given.of(load).contexts, HORIZON)
-            for load in (FEW, MANY)
+            (engine, load): partial(self._wrappers[engine].predict, contexts, HORIZON)
+            for load, contexts in ((load, contexts_of(simulate_bars(load.series, load.bars))) for load in (FEW, MANY))
             for engine in engines
         }
         a_round_s = len(engines) * sum(self._cases[load].eager_s for load in (FEW, MANY))
@@ -260,7 +268,7 @@ class _Contest:
         return calls
 
     def _ask_upstream(self, given: _Given, rows: int) -> list[torch.Tensor]:
-        answers: list[torch.Tensor] = self._upstream.predict(given.ohlc_SCT, prediction_length=HORIZON, batch_size=rows)
+        answers: list[torch.Tensor] = self._upstream.predict(given.rows_SCT, prediction_length=HORIZON, batch_size=rows)
         return answers
 
     def _ask_core(self, rows_BT: torch.Tensor, most: int) -> None:

@@ -24,6 +24,7 @@ from forecaster.model.checkpoint import NANO, library_versions, load_checkpoint
 from forecaster.model.compiled import Engines, ModelStatus
 from forecaster.model.compilers import CompileMode, CompileSettings
 from forecaster.model.core import OHLC_GROUP, Missing, Shape
+from forecaster.model.reference import reference_bars, reference_patch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -65,7 +66,9 @@ class Chronos2OHLCWrapper:
         chronos_config = model.chronos_config
         self.patch: int = chronos_config.output_patch_size
         self.max_horizon: int = chronos_config.max_output_patches * self.patch
-        self.max_context: int = chronos_config.context_length
+        self._reference_bars = reference_bars(model)
+        self._longest: int = chronos_config.context_length
+        self.max_context: int = self._longest - self._reference_bars
         self.quantile_levels = tuple(float(level) for level in chronos_config.quantiles)
 
     @classmethod
@@ -125,7 +128,7 @@ class Chronos2OHLCWrapper:
         for context in contexts:
             _check_context(context)
         forecasts: dict[int, OHLCForecast] = {}
-        for made in self._run([context.ohlc_CT for context in contexts], horizon):
+        for made in self._run([self.rows_of(context) for context in contexts], horizon):
             raw_SFHQ = made.quantiles_SGQH.transpose(0, 1, 3, 2)
             for i, raw_FHQ, values_FHQ in zip(made.positions, raw_SFHQ, repair(raw_SFHQ), strict=True):
                 context = contexts[i]
@@ -134,6 +137,11 @@ class Chronos2OHLCWrapper:
                     context.key, context.cutoff, self.quantile_levels, raw_FHQ, values_FHQ, about
                 )
         return [forecasts[i] for i in range(len(contexts))]
+
+    def rows_of(self, context: Context) -> NDArray[np.float64]:
+        """The rows (4, T) that a context becomes: its newest bars and, for a model trained so, a reference patch."""
+        newest_CT = context.ohlc_CT[:, -self.max_context :]
+        return np.concatenate([newest_CT, reference_patch(context.last_close, self._reference_bars)], axis=1)
 
     def predict_rows(
         self,
@@ -176,10 +184,11 @@ class Chronos2OHLCWrapper:
         found: dict[Shape, None] = {}
         for series, bars, horizon in shapes:
             self._check_horizon(horizon)
-            length = self._padded_length(bars)
+            given = min(bars, self.max_context) + self._reference_bars
+            length = self._padded_length(given)
             most = self._most_groups(length, horizon, OHLC_GROUP)
             for some in {min(series, most), series % most} - {0}:
-                missing = Missing.NOTHING if length == min(bars, self.max_context) else Missing.BARS
+                missing = Missing.NOTHING if length == given and not self._reference_bars else Missing.BARS
                 shape = Shape(bucket_rows(some * OHLC_GROUP, OHLC_GROUP), length, -(-horizon // self.patch), missing)
                 found[shape] = None
         return list(found)
@@ -206,7 +215,7 @@ class Chronos2OHLCWrapper:
             raise InvalidContext("horizon", f"1 to {self.max_horizon}", horizon)
 
     def _padded_length(self, bars: int) -> int:
-        return -(-min(bars, self.max_context) // self.patch) * self.patch
+        return -(-min(bars, self._longest) // self.patch) * self.patch
 
     def _most_groups(self, length: int, horizon: int, group: int) -> int:
         """Groups in one batch: as many as TOKENS_PER_BATCH allows, and a number that compiled code is built for."""

@@ -107,6 +107,10 @@ class Core(torch.nn.Module):
 
     def forward(self, standard_BT: torch.Tensor) -> torch.Tensor:
         """Give quantiles (B, Q, H)."""
+        return self.compressed(standard_BT).sinh()
+
+    def compressed(self, standard_BT: torch.Tensor) -> torch.Tensor:
+        """Give the inverse hyperbolic sine of the quantiles (B, Q, H): what the model was trained on."""
         model, (_, _, patches, missing, group) = self.model, self.shape
         patch = model.chronos_config.output_patch_size
         *body, last = model.encoder.block
@@ -120,7 +124,7 @@ class Core(torch.nn.Module):
         output_BND = _normed(model.encoder.final_layer_norm, output_BND)
         quantiles_BNQp = model.output_patch_embedding(output_BND).view(len(standard_BT), patches, -1, patch)
         quantiles_BQH: torch.Tensor = quantiles_BNQp.transpose(1, 2).flatten(2)
-        return quantiles_BQH.sinh()
+        return quantiles_BQH
 
 
 def grouped_forward(model: Chronos2Model, context_BT: torch.Tensor, patches: int, group: int) -> torch.Tensor:

@@ -1,16 +1,21 @@
 """Simulate OHLC bars that behave like a market: the training data of the bundled checkpoint.
 
-Each bar is cut from a simulated intrabar path, so that open, high, low and close agree by
-construction. What is drawn per series: volatility that clusters on two time scales, leverage,
-fat tails, jumps, a daily season of volatility, overnight gaps, weak momentum or reversion,
-ticks, a price level between 1e-6 and 1e6, and missing bars. Drift stays near zero.
+Each bar is cut from a simulated intrabar path, so that open, high, low and close agree by construction. Every series
+is a market of its own (`Market`), drawn so that real markets lie inside the range (docs/stylised_facts.md): volatility
+that clusters on three time scales, answers its own returns, and changes its level; fat tails, jumps, leverage; seasons
+of the day and the week; every kind of gap, from none to a stock's night; weak reversion or momentum, mostly none; next
+to no drift; ticks, bars without a trade, splits, missing bars, and a price level between 1e-6 and 1e6.
 
-Shapes: S series, T bars, U intrabar steps, F fields (open, high, low, close).
+What happened and what may happen next are drawn apart: `simulate_futures` gives many futures of one past, in mirrored
+pairs, so that what a model learns from is less noisy than one outcome.
+
+Shapes: S series, K futures of each, T bars, H bars of a future, U steps inside a bar, F fields (open, high, low,
+close), C components of volatility, P positions in a season.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,142 +23,349 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-INTRABAR_STEPS = 12
-WARM_UP_BARS = 64
+    Floats = NDArray[np.float64]
+
+INTRABAR_STEPS = 8
+BURN_IN_BARS = 64
 SHARE_WITH_MISSING_BARS = 0.2
+SHARE_WITH_EVENT = 1 / 30
+USUAL_SHOCK = 0.78
+
+COMPONENTS = (((100.0, 2000.0), 0.5), ((15.0, 150.0), 0.45), ((1.0, 15.0), 0.4))
+"""Components of log volatility: range of their memory in bars, and their largest deviation."""
+
+DAYS, HOURS = 7, 24
+LONGEST_SEASON = DAYS * HOURS
+SEASONS = {1: 0.42, 5: 0.06, 6: 0.02, 7: 0.2, 13: 0.04, 24: 0.12, 26: 0.04, 48: 0.03, 96: 0.03, 168: 0.04}
+"""Lengths of the season of volatility in bars, 1 for none, and how often each is drawn."""
+SESSION_LENGTHS = (6, 7, 13, 26)
+GAP_SIZES = ((1e-3, 0.02), (0.02, 0.2), (0.2, 1.0))
 
 
 @dataclass(frozen=True)
 class Market:
-    """What a batch of series has in common with nothing but itself: one draw per series, each (S, 1)."""
+    """One line per series, (S, 1) unless said otherwise; sizes are shares of a bar's typical volatility.
 
-    volatility: NDArray[np.float64]
-    slow_size: NDArray[np.float64]
-    slow_decay: NDArray[np.float64]
-    fast_size: NDArray[np.float64]
-    fast_decay: NDArray[np.float64]
-    leverage: NDArray[np.float64]
-    tail_df: NDArray[np.float64]
-    jump_rate: NDArray[np.float64]
-    gap_size: NDArray[np.float64]
-    momentum: NDArray[np.float64]
-    season_size: NDArray[np.float64]
-    season_bars: NDArray[np.float64]
-    level: NDArray[np.float64]
+    Attributes:
+        volatility: typical deviation of a bar's log return.
+        memory: (S, C) of each component of log volatility, per bar; `size` (S, C) its deviation.
+        shift_rate: how often volatility changes its level for long.
+        answer: what a move larger than usual adds to log volatility, forgotten by `answer_memory` per bar.
+        leverage: what a fall adds to it, and a rise takes off.
+        tail_df: degrees of freedom of a bar's Student t.
+        jump_rate: jumps per bar, of deviation `jump_size`.
+        reversion: share of a bar's move that the next continues; below 0, takes back.
+        drift: of every bar.
+        bounce: deviation of traded prices around the true one.
+        evenness: how evenly a bar's variance is spread over its path: shape of a gamma law.
+        roughness: how far the path strays between its steps; 1 is Brownian.
+        season: (S, P) of log volatility by position, of which `cycle` repeat; the first bar stands at `start`.
+        gap: (S, P) deviation of the gap before each position; one comes with probability `gap_rate`.
+        idle_rate: how often nobody trades.
+        level: price of the first bar; `tick` is its share.
+    """
+
+    volatility: Floats
+    memory: Floats
+    size: Floats
+    shift_rate: Floats
+    answer: Floats
+    answer_memory: Floats
+    leverage: Floats
+    tail_df: Floats
+    jump_rate: Floats
+    jump_size: Floats
+    reversion: Floats
+    drift: Floats
+    bounce: Floats
+    evenness: Floats
+    roughness: Floats
+    season: Floats
+    cycle: NDArray[np.int64]
+    start: NDArray[np.int64]
+    gap: Floats
+    gap_rate: Floats
+    idle_rate: Floats
+    level: Floats
+    tick: Floats
+
+    def repeat(self, times: int) -> Market:
+        """Each series `times` times, side by side."""
+        return Market(**{one.name: np.repeat(getattr(self, one.name), times, axis=0) for one in fields(self)})
 
 
-def simulate_ohlc(rng: np.random.Generator, n_series: int, n_bars: int) -> NDArray[np.float64]:
+@dataclass(frozen=True)
+class _State:
+    """Where a market stands after `bars` bars: last move, true and traded log price, (S, 1); component is (S, C)."""
+
+    bars: int
+    component: Floats
+    answer: Floats
+    move: Floats
+    true_price: Floats
+    price: Floats
+
+    def repeat(self, times: int) -> _State:
+        """Each series `times` times, side by side."""
+        bars, *arrays = (getattr(self, one.name) for one in fields(self))
+        return _State(bars, *(np.repeat(one, times, axis=0) for one in arrays))
+
+
+@dataclass(frozen=True)
+class _Noise:
+    """All randomness of some bars: of volatility (S, T, C), inside bars (S, T, U) and summed (S, T), between them."""
+
+    component_STC: Floats
+    shock_ST: Floats
+    path_STU: Floats
+    above_STU: Floats
+    below_STU: Floats
+    gap_ST: Floats
+    event_ST: Floats
+    bounce_STU: Floats
+
+    def mirrored(self) -> _Noise:
+        """The same volatility with every price move reversed."""
+        moves = ("shock_ST", "path_STU", "gap_ST", "bounce_STU")
+        reversed_ = {name: -getattr(self, name) for name in moves}
+        return replace(self, above_STU=self.below_STU, below_STU=self.above_STU, **reversed_)
+
+
+def simulate_ohlc(rng: np.random.Generator, n_series: int, n_bars: int) -> Floats:
     """Draw `n_series` independent OHLC series; returns prices of shape (S, F=4, T), missing bars as NaN."""
+    return drop_bars(rng, simulate_futures(rng, n_series, n_bars, 0, 2)[0])
+
+
+def simulate_futures(
+    rng: np.random.Generator, n_series: int, n_bars: int, n_future: int, n_futures: int
+) -> tuple[Floats, Floats]:
+    """Draw series and, for each, several futures of the same past.
+
+    Returns:
+        Prices (S, F, T) of the past, and (S, K, F, H) of the futures, K = `n_futures`, an even
+        number: the second half mirrors the price moves of the first.
+    """
     market = _draw_market(rng, n_series)
-    total = n_bars + WARM_UP_BARS
-    log_volatility_ST = _draw_log_volatility(rng, market, total)
-    path_STU = _draw_paths(rng, market, log_volatility_ST)
-    ohlc_SFT = _cut_bars(path_STU)[:, :, WARM_UP_BARS:]
-    prices_SFT = market.level[:, :, None] * np.exp(ohlc_SFT - ohlc_SFT[:, 3:, :1])
-    return _drop_bars(rng, _round_to_ticks(rng, prices_SFT))
+    past = _with_events(rng, market, _draw_noise(rng, market, BURN_IN_BARS + n_bars))
+    log_SFT, state = _evolve(market, _first_state(rng, market), past)
+    first_close = log_SFT[:, 3, BURN_IN_BARS]
+    many = market.repeat(n_futures // 2)
+    ahead = _draw_noise(rng, many, n_future)
+    paths = [_evolve(many, state.repeat(n_futures // 2), noise)[0] for noise in (ahead, ahead.mirrored())]
+    futures_SKFH = np.concatenate([path.reshape(n_series, n_futures // 2, 4, n_future) for path in paths], axis=1)
+    past_SFT = _to_prices(market, log_SFT[:, :, BURN_IN_BARS:] - first_close[:, None, None])
+    futures_SKFH = _to_prices(market, futures_SKFH - first_close[:, None, None, None])
+    return past_SFT, futures_SKFH
 
 
-def _draw_market(rng: np.random.Generator, n: int) -> Market:
-    def some(share: float, values: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Keep `values` for a share of the series, zero for the others."""
-        return np.where(rng.random((n, 1)) < share, values, 0.0)
-
-    return Market(
-        volatility=np.exp(rng.uniform(np.log(5e-4), np.log(6e-2), (n, 1))),
-        slow_size=rng.uniform(0.0, 0.6, (n, 1)),
-        slow_decay=np.exp(-1.0 / np.exp(rng.uniform(np.log(40), np.log(400), (n, 1)))),
-        fast_size=rng.uniform(0.0, 0.6, (n, 1)),
-        fast_decay=np.exp(-1.0 / np.exp(rng.uniform(np.log(2), np.log(30), (n, 1)))),
-        leverage=some(0.5, rng.uniform(0.0, 0.8, (n, 1))),
-        tail_df=np.exp(rng.uniform(np.log(3.0), np.log(40.0), (n, 1))),
-        jump_rate=some(0.3, np.exp(rng.uniform(np.log(1e-3), np.log(2e-2), (n, 1)))),
-        gap_size=some(0.5, rng.uniform(0.1, 1.0, (n, 1))),
-        momentum=some(0.25, rng.normal(0.0, 0.08, (n, 1))),
-        season_size=some(0.3, rng.uniform(0.1, 0.8, (n, 1))),
-        season_bars=rng.choice([5.0, 6.0, 7.0, 24.0, 48.0, 96.0], (n, 1)),
-        level=np.exp(rng.uniform(np.log(1e-6), np.log(1e6), (n, 1))),
-    )
-
-
-def _draw_log_volatility(rng: np.random.Generator, market: Market, n_bars: int) -> NDArray[np.float64]:
-    """Two Ornstein-Uhlenbeck processes and a season, (S, T); shocks are shared with returns by leverage."""
-    n = market.level.shape[0]
-    season = market.season_size * np.sin(
-        2 * np.pi * (np.arange(n_bars)[None] / market.season_bars + rng.random((n, 1)))
-    )
-    slow = _autoregression(rng, market.slow_size, market.slow_decay, n_bars)
-    fast = _autoregression(rng, market.fast_size, market.fast_decay, n_bars)
-    return np.log(market.volatility) + slow + fast + season
-
-
-def _autoregression(
-    rng: np.random.Generator, size: NDArray[np.float64], decay: NDArray[np.float64], n_bars: int
-) -> NDArray[np.float64]:
-    """AR(1) of stationary standard deviation `size`, (S, T)."""
-    shocks = rng.standard_normal((size.shape[0], n_bars)) * size * np.sqrt(1 - decay**2)
-    shocks[:, :1] = rng.standard_normal(size.shape) * size
-    out = shocks
-    for t in range(1, n_bars):
-        out[:, t] += decay[:, 0] * out[:, t - 1]
-    return out
-
-
-def _draw_paths(
-    rng: np.random.Generator, market: Market, log_volatility_ST: NDArray[np.float64]
-) -> NDArray[np.float64]:
-    """Log prices inside each bar, (S, T, U + 1): the first is the open, the last the close."""
-    n, n_bars = log_volatility_ST.shape
-    noise_STU = rng.standard_normal((n, n_bars, INTRABAR_STEPS))
-    scale_ST = np.exp(log_volatility_ST) * _fat_tails(rng, market, n_bars)
-    scale_ST = scale_ST * _leverage(noise_STU.sum(axis=2) / np.sqrt(INTRABAR_STEPS), market)
-    steps_STU = noise_STU * scale_ST[:, :, None] / np.sqrt(INTRABAR_STEPS)
-    steps_STU[:, :, 0] += _jumps(rng, market, n_bars)
-    gaps_ST = rng.standard_normal((n, n_bars)) * np.exp(log_volatility_ST) * market.gap_size
-    returns_ST = steps_STU.sum(axis=2) + gaps_ST
-    drift_ST = market.momentum * np.pad(returns_ST, ((0, 0), (1, 0)))[:, :-1]
-    steps_STU += drift_ST[:, :, None] / INTRABAR_STEPS
-    inside_STU = np.cumsum(steps_STU, axis=2)
-    opens_ST = np.cumsum(gaps_ST + np.pad(inside_STU[:, :-1, -1], ((0, 0), (1, 0))), axis=1)
-    return np.concatenate([opens_ST[:, :, None], opens_ST[:, :, None] + inside_STU], axis=2)
-
-
-def _fat_tails(rng: np.random.Generator, market: Market, n_bars: int) -> NDArray[np.float64]:
-    """The random scale that turns a normal into a Student t of unit variance, (S, T)."""
-    df = market.tail_df
-    chi_square = rng.chisquare(np.broadcast_to(df, (df.shape[0], n_bars)))
-    return np.sqrt(np.maximum(df - 2.0, 0.5) / np.maximum(chi_square, 1e-3))
-
-
-def _leverage(returns_ST: NDArray[np.float64], market: Market) -> NDArray[np.float64]:
-    """Raise volatility after falls: exp(-leverage · a decaying sum of past standardised returns), (S, T)."""
-    memory = np.zeros_like(returns_ST)
-    for t in range(1, returns_ST.shape[1]):
-        memory[:, t] = 0.9 * memory[:, t - 1] + 0.1 * returns_ST[:, t - 1]
-    return np.exp(-market.leverage * memory)
-
-
-def _jumps(rng: np.random.Generator, market: Market, n_bars: int) -> NDArray[np.float64]:
-    n = market.level.shape[0]
-    hit = rng.random((n, n_bars)) < market.jump_rate
-    return np.where(hit, rng.standard_normal((n, n_bars)) * 5.0 * market.volatility, 0.0)
-
-
-def _cut_bars(path_STU: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Open, high, low, close of each path, (S, F, T)."""
-    bars = (path_STU[:, :, 0], path_STU.max(axis=2), path_STU.min(axis=2), path_STU[:, :, -1])
-    return np.stack(bars, axis=1)
-
-
-def _round_to_ticks(rng: np.random.Generator, prices_SFT: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Round a third of the series to a tick between 1e-5 and 1e-3 of their first price: flat bars appear."""
-    n = prices_SFT.shape[0]
-    tick = prices_SFT[:, 3:, :1] * 10.0 ** rng.uniform(-5, -3, (n, 1, 1))
-    rounded = np.maximum(np.round(prices_SFT / tick), 1.0) * tick
-    return np.where(rng.random((n, 1, 1)) < 1 / 3, rounded, prices_SFT)
-
-
-def _drop_bars(rng: np.random.Generator, prices_SFT: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Lose up to 5 % of the bars of a fifth of the series, all four fields at once."""
+def drop_bars(rng: np.random.Generator, prices_SFT: Floats) -> Floats:
+    """Lose, as NaN, up to 5 % of the bars of a fifth of the series, all four fields at once, never the last one."""
     n, _, n_bars = prices_SFT.shape
     share = np.where(rng.random((n, 1, 1)) < SHARE_WITH_MISSING_BARS, rng.uniform(0.0, 0.05, (n, 1, 1)), 0.0)
-    return np.where(rng.random((n, 1, n_bars)) < share, np.nan, prices_SFT)
+    lost_S1T = rng.random((n, 1, n_bars)) < share
+    lost_S1T[:, :, -1] = False
+    return np.where(lost_S1T, np.nan, prices_SFT)
+
+
+class _Draw:
+    """Random numbers, one per series, (S, 1)."""
+
+    def __init__(self, rng: np.random.Generator, n_series: int) -> None:
+        self.rng = rng
+        self.shape = (n_series, 1)
+
+    def uniform(self, low: float, high: float) -> Floats:
+        return self.rng.uniform(low, high, self.shape)
+
+    def log_uniform(self, low: float, high: float) -> Floats:
+        return np.exp(self.uniform(np.log(low), np.log(high)))
+
+    def normal(self, mean: float, deviation: float) -> Floats:
+        return self.rng.normal(mean, deviation, self.shape)
+
+    def chance(self, share: float) -> NDArray[np.bool_]:
+        """True for about a `share` of the series."""
+        return self.rng.random(self.shape) < share
+
+    def some(self, share: float, values: Floats) -> Floats:
+        """Keep `values` for about a `share` of the series, zero for the others."""
+        return np.where(self.chance(share), values, 0.0)
+
+
+def _draw_market(rng: np.random.Generator, n_series: int) -> Market:
+    draw = _Draw(rng, n_series)
+    period = rng.choice(list(SEASONS), draw.shape, p=list(SEASONS.values()))
+    volatility = draw.log_uniform(4e-4, 6e-2)
+    return Market(
+        volatility=volatility,
+        memory=np.concatenate([np.exp(-1.0 / draw.log_uniform(*bars)) for bars, _ in COMPONENTS], axis=1),
+        size=np.concatenate([draw.uniform(0.0, size) for _, size in COMPONENTS], axis=1),
+        shift_rate=draw.some(0.3, draw.log_uniform(1e-3, 1e-2)),
+        answer=draw.some(0.7, draw.uniform(0.0, 0.2)),
+        answer_memory=np.exp(-1.0 / draw.log_uniform(2.0, 60.0)),
+        leverage=draw.some(0.5, draw.uniform(0.0, 0.2)),
+        tail_df=draw.log_uniform(3.3, 40.0),
+        jump_rate=draw.some(0.4, draw.log_uniform(1e-3, 2e-2)),
+        jump_size=draw.uniform(2.0, 6.0),
+        reversion=draw.some(0.5, draw.normal(-0.03, 0.04)),
+        drift=draw.normal(0.0, 0.015),
+        bounce=draw.some(0.25, draw.uniform(0.0, 0.2)),
+        evenness=draw.log_uniform(0.5, 20.0),
+        roughness=draw.uniform(0.4, 1.4),
+        season=_draw_season(draw, period),
+        cycle=LONGEST_SEASON // period * period,
+        start=rng.integers(0, LONGEST_SEASON, draw.shape),
+        gap=_draw_gaps(draw, period),
+        gap_rate=np.where(draw.chance(0.6), 1.0, draw.uniform(0.02, 0.8)),
+        idle_rate=draw.some(0.06, draw.uniform(0.0, 0.5)),
+        level=draw.log_uniform(1e-6, 1e6),
+        tick=draw.some(0.4, volatility * draw.log_uniform(1e-3, 0.5)),
+    )
+
+
+def _draw_season(draw: _Draw, period: NDArray[np.int64]) -> Floats:
+    """What each position of the season adds to log volatility, (S, P).
+
+    Waves of three harmonics, edges (the first and last bar of a session differ), or a week's end; a cycle of 24 may
+    stand in a week whose last two days are calm.
+    """
+    position = np.arange(LONGEST_SEASON)
+    place = position % period
+    waves = np.zeros(place.shape)
+    for harmonic in (1, 2, 3):
+        phase = 2 * np.pi * (harmonic * place / period + draw.uniform(0.0, 1.0))
+        waves += draw.normal(0.0, 0.35 / harmonic) * np.sin(phase)
+    edges = draw.normal(0.5, 0.4) * (place == 0) + draw.normal(0.15, 0.3) * (place == period - 1)
+    calm = draw.normal(-0.4, 0.2)
+    week_of_days = 0.3 * waves + calm * ((period == DAYS) & (place >= DAYS - 2))
+    season = np.where(draw.chance(0.4), waves, np.where(draw.chance(0.5), edges, week_of_days))
+    in_a_week = draw.chance(0.5) & (period == HOURS)
+    season += calm * (in_a_week & (position >= (DAYS - 2) * HOURS))
+    return season * (period > 1)
+
+
+def _draw_gaps(draw: _Draw, period: NDArray[np.int64]) -> Floats:
+    """How large the gap before each position is, (S, P): none, a tick, an index's, a stock's night, a session's."""
+    size = draw.some(0.65, draw.log_uniform(*GAP_SIZES[0]))
+    size = np.where(draw.chance(0.2), draw.log_uniform(*GAP_SIZES[1]), size)
+    size = np.where(draw.chance(0.35), draw.log_uniform(*GAP_SIZES[2]), size)
+    first = np.arange(LONGEST_SEASON) % period == 0
+    session = np.where(first, draw.log_uniform(0.3, 4.0), draw.some(0.5, draw.log_uniform(1e-3, 0.05)))
+    return np.where(draw.chance(0.6) & np.isin(period, SESSION_LENGTHS), session, size)
+
+
+def _first_state(rng: np.random.Generator, market: Market) -> _State:
+    """A market somewhere in its life, at log price 0."""
+    nothing = np.zeros_like(market.level)
+    return _State(0, rng.standard_normal(market.size.shape) * market.size, nothing, nothing, nothing, nothing)
+
+
+def _draw_noise(rng: np.random.Generator, market: Market, n_bars: int) -> _Noise:
+    """Draw what moves `n_bars` bars: paths of unit variance times fat tails, jumps within; idle bars are at rest."""
+    shape_ST = (len(market.level), n_bars)
+    shape_STU = (*shape_ST, INTRABAR_STEPS)
+    innovation = market.size * np.sqrt(1 - market.memory**2)
+    component_STC = rng.standard_normal((*shape_ST, len(COMPONENTS))) * innovation[:, None]
+    component_STC[:, :, 0] += rng.normal(0.0, 0.5, shape_ST) * (rng.random(shape_ST) < market.shift_rate)
+    variance_STU = rng.standard_gamma(market.evenness[:, :, None], shape_STU) + 1e-3
+    variance_STU *= (_tails(rng, market.tail_df, n_bars) ** 2 / variance_STU.sum(axis=2))[:, :, None]
+    path_STU = rng.standard_normal(shape_STU) * np.sqrt(variance_STU)
+    variance_STU *= market.roughness[:, :, None] ** 2
+    above_STU, below_STU = (variance_STU * rng.standard_exponential(shape_STU) for _ in range(2))
+    s, t = np.nonzero(rng.random(shape_ST) < market.jump_rate)
+    path_STU[s, t, rng.integers(0, INTRABAR_STEPS, len(s))] += rng.standard_normal(len(s)) * market.jump_size[s, 0]
+    gap_ST = rng.standard_normal(shape_ST) * _tails(rng, np.maximum(3.0, market.tail_df / 2), n_bars)
+    gap_ST *= rng.random(shape_ST) < market.gap_rate
+    bounce_STU = rng.standard_normal(shape_STU) * (market.bounce * (market.idle_rate == 0))[:, :, None]
+    idle_ST = rng.random(shape_ST) < market.idle_rate
+    for at_rest in (path_STU, above_STU, below_STU, gap_ST):
+        at_rest[idle_ST] = 0.0
+    return _Noise(
+        component_STC=component_STC,
+        shock_ST=path_STU.sum(axis=2),
+        path_STU=path_STU,
+        above_STU=above_STU,
+        below_STU=below_STU,
+        gap_ST=gap_ST,
+        event_ST=np.zeros(shape_ST),
+        bounce_STU=bounce_STU,
+    )
+
+
+def _tails(rng: np.random.Generator, df: Floats, n_bars: int) -> Floats:
+    """The random scale that turns a normal into a Student t of unit variance, (S, T); at most what 0.05 gives."""
+    chi_square = rng.chisquare(np.broadcast_to(df, (len(df), n_bars)))
+    return np.sqrt((df - 2.0) / np.maximum(chi_square, 0.05))
+
+
+def _with_events(rng: np.random.Generator, market: Market, noise: _Noise) -> _Noise:
+    """A split or a change of level in one series of thirty: a gap of 5 to 50 typical bars, or a factor of 2 to 10."""
+    draw = _Draw(rng, len(market.level))
+    factor = np.log(rng.choice([2, 3, 4, 5, 10], draw.shape))
+    size = np.where(draw.chance(0.5), draw.uniform(5, 50) * market.volatility, factor)
+    size *= rng.choice([-1.0, 1.0], draw.shape) * draw.chance(SHARE_WITH_EVENT)
+    at = rng.integers(0, noise.event_ST.shape[1], draw.shape)
+    return replace(noise, event_ST=np.where(np.arange(noise.event_ST.shape[1]) == at, size, 0.0))
+
+
+def _evolve(market: Market, state: _State, noise: _Noise) -> tuple[Floats, _State]:
+    """Live through the bars of `noise`: log open, high, low, close (S, F, T), and where that ends."""
+    n_bars = noise.shock_ST.shape[1]
+    position_ST = (market.start + state.bars + np.arange(n_bars)) % market.cycle
+    gap_ST = noise.gap_ST * np.take_along_axis(market.gap, position_ST, axis=1)
+    season_ST = np.take_along_axis(market.season, position_ST, axis=1)
+    sigma_ST, drift_ST, state = _moves(market, state, noise, season_ST, gap_ST)
+    gap_ST = gap_ST * sigma_ST + noise.event_ST
+    share_U = np.arange(1, INTRABAR_STEPS + 1) / INTRABAR_STEPS
+    inside_STU = np.cumsum(noise.path_STU * sigma_ST[:, :, None], axis=2) + drift_ST[:, :, None] * share_U
+    true_ST = state.true_price + np.cumsum(gap_ST + inside_STU[:, :, -1], axis=1)
+    inside_STU += (true_ST - inside_STU[:, :, -1])[:, :, None] + noise.bounce_STU * sigma_ST[:, :, None]
+    prices_ST = np.concatenate([state.price, inside_STU[:, :, -1]], axis=1)
+    open_ST, close_ST = prices_ST[:, :-1] + gap_ST, prices_ST[:, 1:]
+    high_ST, low_ST = _extremes(open_ST, inside_STU, noise, sigma_ST)
+    true_price = np.concatenate([state.true_price, true_ST], axis=1)[:, -1:]
+    ended = replace(state, bars=state.bars + n_bars, true_price=true_price, price=prices_ST[:, -1:])
+    return np.stack([open_ST, high_ST, low_ST, close_ST], axis=1), ended
+
+
+def _moves(
+    market: Market, state: _State, noise: _Noise, season_ST: Floats, gap_ST: Floats
+) -> tuple[Floats, Floats, _State]:
+    """Volatility and drift of each bar, (S, T): what depends on the bars before it."""
+    sigma_ST, drift_ST = np.empty_like(season_ST), np.empty_like(season_ST)
+    component, answer, move = state.component, state.answer, state.move
+    for t in range(season_ST.shape[1]):
+        bar = slice(t, t + 1)
+        component = market.memory * component + noise.component_STC[:, t]
+        log_volatility = component.sum(axis=1, keepdims=True) + answer + season_ST[:, bar]
+        sigma_ST[:, bar] = market.volatility * np.exp(np.clip(log_volatility, -4.0, 3.0))
+        drift_ST[:, bar] = market.drift * market.volatility + market.reversion * move
+        move = drift_ST[:, bar] + sigma_ST[:, bar] * (noise.shock_ST[:, bar] + gap_ST[:, bar])
+        shock = np.clip(noise.shock_ST[:, bar], -5.0, 5.0)
+        answer = market.answer_memory * answer + market.answer * (np.abs(shock) - USUAL_SHOCK) - market.leverage * shock
+    return sigma_ST, drift_ST, replace(state, component=component, answer=answer, move=move)
+
+
+def _extremes(open_ST: Floats, inside_STU: Floats, noise: _Noise, sigma_ST: Floats) -> tuple[Floats, Floats]:
+    """High and low of the path through the open and the points inside, and between them of a Brownian bridge.
+
+    Over a step from a to b of variance v its maximum is (a + b + √((b - a)² + 2·v·e)) / 2, e exponential
+    (Karatzas and Shreve, 1991, "Brownian Motion and Stochastic Calculus", 2.8).
+    """
+    from_STU = np.concatenate([open_ST[:, :, None], inside_STU[:, :, :-1]], axis=2)
+    middle_STU, square_STU = from_STU + inside_STU, (inside_STU - from_STU) ** 2
+    variance_ST1 = 2.0 * sigma_ST[:, :, None] ** 2
+    high_STU = middle_STU + np.sqrt(square_STU + variance_ST1 * noise.above_STU)
+    low_STU = middle_STU - np.sqrt(square_STU + variance_ST1 * noise.below_STU)
+    high_ST = np.maximum(high_STU.max(axis=2) / 2, np.maximum(open_ST, inside_STU.max(axis=2)))
+    low_ST = np.minimum(low_STU.min(axis=2) / 2, np.minimum(open_ST, inside_STU.min(axis=2)))
+    return high_ST, low_ST
+
+
+def _to_prices(market: Market, log: Floats) -> Floats:
+    """Prices of log prices whose first axis is S, rounded to the series' tick where it has one."""
+    of_series = (-1, *[1] * (log.ndim - 1))
+    level, tick = (one.reshape(of_series) for one in (market.level, market.level * market.tick))
+    prices = level * np.exp(log)
+    rounded = np.maximum(np.round(prices / np.where(tick > 0, tick, 1.0)), 1.0) * tick
+    return np.where(tick > 0, rounded, prices)

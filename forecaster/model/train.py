@@ -12,31 +12,45 @@ import csv
 import dataclasses
 import hashlib
 import json
-import math
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
 from chronos.chronos2 import Chronos2Model
 from chronos.chronos2.config import Chronos2CoreConfig
 from matplotlib.figure import Figure
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel
+from transformers.utils import logging as hub_logging
 
 from forecaster.errors import ConfigError
 from forecaster.forecast import CHRONOS_LEVELS
-from forecaster.model.synthetic import simulate_ohlc
+from forecaster.model.artifacts import hardware
+from forecaster.model.core import OHLC_GROUP, Core, Missing, Shape, standardise
+from forecaster.model.reference import REFERENCE_PATCH, reference_bars, reference_patch
+from forecaster.model.synthetic import drop_bars, simulate_futures
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    _Tensors = tuple[torch.Tensor, ...] | list[torch.Tensor]
 
 PATCH = 16
 STATE_FILE = "training_state.pt"
 LOSS_FILE = "loss.csv"
 CHECKED_FILES = ("model.safetensors", "config.json")
-AVERAGE_DECAY = 0.995
-SHARE_OF_LATE_STARTS = 0.15
+AVERAGE_DECAY = 0.998
+SHARE_WITH_GAPS = 0.4
+SHARE_OF_LATE_STARTS = 0.3
+RECENT_BARS = 32
+MOST_WEIGHT = 30.0
+STEP_POWER = -0.5
+MARGIN = 0.005
+MOST_COMPRESSED = 8.0
+MOST_GRADIENT = 1.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,22 +58,32 @@ class TrainingPlan:
     """All that decides a training run: shape of the model, data, schedule, seed. The defaults made `nano`."""
 
     seed: int = 0
-    steps: int = 6000
+    steps: int = 10_000
     series_per_batch: int = 48
+    futures: int = 16
     context_length: int = 512
+    reference_patch: bool = True
     output_patches: int = 4
     d_model: int = 128
     d_kv: int = 32
     d_ff: int = 512
     num_layers: int = 4
     num_heads: int = 4
-    learning_rate: float = 1.5e-3
-    warm_up_steps: int = 100
+    learning_rate: float = 1e-3
+    warm_up_steps: int = 200
+    cool_down_share: float = 0.9
     save_every: int = 200
+
+    @property
+    def cool_down_steps(self) -> int:
+        """How many of the last steps the learning rate falls."""
+        return round(self.steps * self.cool_down_share)
 
 
 def train(plan: TrainingPlan, out: Path, on_step: Callable[[int, float], None]) -> None:
     """Train as `plan` says and write a Chronos-2 folder to `out`; resume what `out` already holds.
+
+    A run may be resumed with more or fewer steps as long as neither plan's cool-down had begun.
 
     `on_step(step, loss)` is called after every step. Beside the weights (an exponential average over
     steps) stand `loss.csv`, `loss.png`, `training.json` (plan, seconds, hardware) and `SHA256SUMS`.
@@ -68,11 +92,12 @@ def train(plan: TrainingPlan, out: Path, on_step: Callable[[int, float], None]) 
         ConfigError: when `out` holds a run of another plan.
     """
     out.mkdir(parents=True, exist_ok=True)
+    hub_logging.disable_progress_bar()
     run = _Run(plan)
     run.resume(out)
     losses: list[tuple[int, float]] = []
-    while run.step < plan.steps:
-        loss = run.advance()
+    for batch in _batches(plan, run.step):
+        loss = run.advance(batch)
         losses.append((run.step - 1, loss))
         on_step(run.step - 1, loss)
         if run.step % plan.save_every == 0 or run.step == plan.steps:
@@ -82,6 +107,7 @@ def train(plan: TrainingPlan, out: Path, on_step: Callable[[int, float], None]) 
 
 def build_model(plan: TrainingPlan) -> Chronos2Model:
     """A Chronos-2 of the plan's size with fresh weights, 21 quantile levels, horizon 16 · output_patches."""
+    longest = plan.context_length + PATCH * plan.reference_patch
     config = Chronos2CoreConfig(
         d_model=plan.d_model,
         d_kv=plan.d_kv,
@@ -90,7 +116,7 @@ def build_model(plan: TrainingPlan) -> Chronos2Model:
         num_heads=plan.num_heads,
         dropout_rate=0.0,
         chronos_config={
-            "context_length": plan.context_length,
+            "context_length": longest,
             "output_patch_size": PATCH,
             "input_patch_size": PATCH,
             "input_patch_stride": PATCH,
@@ -98,33 +124,121 @@ def build_model(plan: TrainingPlan) -> Chronos2Model:
             "use_reg_token": True,
             "use_arcsinh": True,
             "max_output_patches": plan.output_patches,
-            "time_encoding_scale": plan.context_length,
+            "time_encoding_scale": longest,
         },
+        **({REFERENCE_PATCH: True} if plan.reference_patch else {}),
         architectures=["Chronos2Model"],
     )
     return Chronos2Model(config)
 
 
-def draw_batch(plan: TrainingPlan, step: int) -> tuple[torch.Tensor, torch.Tensor, int]:
-    """Context (B, T) and target (B, H) of step `step`, rows ordered series by series, and the patches to predict."""
+class Batch(NamedTuple):
+    """Contexts (B, T) of whole series, rows series by series, and several futures (B, K, H) of each row."""
+
+    context_BT: torch.Tensor
+    futures_BKH: torch.Tensor
+
+
+def draw_batch(plan: TrainingPlan, step: int) -> Batch:
+    """Draw the batch of step `step`: prices less the last close, a reference patch at their end."""
     rng = np.random.default_rng([plan.seed, step])
-    patches = _draw_patches(rng, plan.output_patches)
-    length = int(rng.choice([0.125, 0.25, 0.5, 1.0], p=[0.1, 0.3, 0.3, 0.3]) * plan.context_length)
-    bars_SFT = simulate_ohlc(rng, plan.series_per_batch, length + patches * PATCH)
-    last_close_S = bars_SFT[:, 3, length - 1]
-    bars_SFT -= np.where(np.isnan(last_close_S), 0.0, last_close_S)[:, None, None]
-    late, hidden = rng.random((2, plan.series_per_batch, 1, 1))
+    patches = int(rng.choice(np.arange(1, plan.output_patches + 1), p=_shares_of_patches(plan.output_patches)))
+    length = int(rng.choice([0.125, 0.25, 0.5, 1.0], p=[0.15, 0.35, 0.4, 0.1]) * plan.context_length)
+    futures = max(2, plan.futures // patches // 2 * 2)
+    past_SFT, futures_SKFH = simulate_futures(rng, plan.series_per_batch, length, patches * PATCH, futures)
+    last_close_S = past_SFT[:, 3, -1].copy()
+    past_SFT -= last_close_S[:, None, None]
+    futures_SKFH -= last_close_S[:, None, None, None]
+    if rng.random() < SHARE_WITH_GAPS:
+        past_SFT = _start_late(rng, drop_bars(rng, past_SFT))
+    reference_Fp = reference_patch(0.0, PATCH * plan.reference_patch)
+    rows_SFT = np.concatenate([past_SFT, np.tile(reference_Fp, (len(past_SFT), 1, 1))], axis=2)
+    context_BT = rows_SFT.reshape(-1, rows_SFT.shape[2])
+    futures_BKH = futures_SKFH.swapaxes(1, 2).reshape(len(context_BT), futures, -1)
+    return Batch(torch.from_numpy(context_BT).float(), torch.from_numpy(futures_BKH).float())
+
+
+def _start_late(rng: np.random.Generator, past_SFT: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Hide the first bars of some series, down to the last patch."""
+    n, _, length = past_SFT.shape
+    late, hidden = rng.random((2, n, 1, 1))
     hidden *= late < SHARE_OF_LATE_STARTS
-    too_early = np.arange(length) < hidden * (length - PATCH)
-    context_BT = np.where(too_early, np.nan, bars_SFT[:, :, :length]).reshape(-1, length)
-    target_BH = bars_SFT[:, :, length:].reshape(context_BT.shape[0], -1)
-    return torch.from_numpy(context_BT).float(), torch.from_numpy(target_BH).float(), patches
+    return np.where(np.arange(length) < hidden * (length - PATCH), np.nan, past_SFT)
 
 
-def _draw_patches(rng: np.random.Generator, most: int) -> int:
-    """One patch half of the time; each further patch is half as likely, the last takes the rest."""
-    weights = [0.5**i for i in range(1, most)]
-    return int(rng.choice(np.arange(1, most + 1), p=[*weights, 1.0 - sum(weights)]))
+def training_loss(model: Chronos2Model, batch: Batch) -> torch.Tensor:
+    """Chronos-2's own loss over all futures, in units of recent moves, and a penalty for bars that cannot be.
+
+    Upstream's loss counts a series by its share of the context's spread: a step of a long trend hardly matters. Here
+    each row is weighted by what a typical move of its series' last 32 closes is in those units, and step h by 1 / √h.
+    """
+    rows, bars = batch.context_BT.shape
+    steps = batch.futures_BKH.shape[2]
+    missing = Missing.of(batch.context_BT, PATCH)
+    core = Core(model, Shape(rows, bars, steps // PATCH, missing, OHLC_GROUP))
+    standard_BT, loc_B1, scale_B1 = standardise(batch.context_BT)
+    found_BQH = core.compressed(standard_BT)
+    actual_BKH = ((batch.futures_BKH - loc_B1[:, :, None]) / scale_B1[:, :, None]).arcsinh()
+    closes_ST = standard_BT[3::OHLC_GROUP, : bars - reference_bars(model)]
+    move_S1 = _typical_move(closes_ST)
+    slope_S1 = (1 + closes_ST[:, -1:] ** 2).sqrt()
+    weight_B1 = (slope_S1 / move_S1).clamp(max=MOST_WEIGHT).repeat_interleave(OHLC_GROUP, dim=0)
+    loss_BH = weight_B1 * quantile_loss(found_BQH, actual_BKH, model.quantiles)
+    prices_BQH = found_BQH.clamp(-MOST_COMPRESSED, MOST_COMPRESSED).sinh() * scale_B1[:, :, None] + loc_B1[:, :, None]
+    units_S = (move_S1 * scale_B1[3::OHLC_GROUP])[:, :, None, None]
+    loss_SH = loss_BH.view(-1, OHLC_GROUP, steps).mean(dim=1)
+    loss_SH = loss_SH + impossibility(prices_BQH.view(-1, OHLC_GROUP, *prices_BQH.shape[1:]) / units_S)
+    weight_H = torch.arange(1, steps + 1, device=loss_SH.device) ** STEP_POWER
+    return (loss_SH * (weight_H / weight_H.mean())).mean()
+
+
+def quantile_loss(found_BQH: torch.Tensor, actual_BKH: torch.Tensor, levels_Q: torch.Tensor) -> torch.Tensor:
+    """Upstream's loss by row and step, (B, H), mean over futures: twice the pinball loss, summed over levels."""
+    error_BKQH = actual_BKH[:, :, None] - found_BQH[:, None]
+    levels_Q1 = levels_Q[:, None]
+    return 2 * torch.maximum(levels_Q1 * error_BKQH, (levels_Q1 - 1) * error_BKQH).sum(dim=2).mean(dim=1)
+
+
+def impossibility(prices_SFQH: torch.Tensor) -> torch.Tensor:
+    """By how much quantiles fall with their level, and fields cross at a level, summed, (S, H); units are the prices'.
+
+    Nothing as long as each rises, and each field keeps its place, by a margin.
+    """
+    open_SQH, high_SQH, low_SQH, close_SQH = prices_SFQH.unbind(dim=1)
+    gaps = [prices_SFQH.diff(dim=2).flatten(1, 2)]
+    gaps += [high_SQH - open_SQH, high_SQH - close_SQH, open_SQH - low_SQH, close_SQH - low_SQH]
+    return (MARGIN - torch.cat(gaps, dim=1)).relu().sum(dim=1)
+
+
+def _typical_move(closes_ST: torch.Tensor) -> torch.Tensor:
+    """Mean absolute move of the last closes, (S, 1), not below what MOST_WEIGHT allows."""
+    move_S1 = closes_ST[:, -RECENT_BARS:].diff(dim=1).abs().nanmean(dim=1, keepdim=True).nan_to_num(nan=0.0)
+    return move_S1.clamp(min=1 / MOST_WEIGHT)
+
+
+def _shares_of_patches(most: int) -> NDArray[np.float64]:
+    """How often each number of patches is drawn: one two thirds of the time, the others alike."""
+    if most == 1:
+        return np.ones(1)
+    return np.array([2 / 3, *[1 / 3 / (most - 1)] * (most - 1)])
+
+
+class _Steps(torch.utils.data.Dataset[Batch]):
+    """The batches of a plan by step, drawn by a process of their own while the model learns."""
+
+    def __init__(self, plan: TrainingPlan) -> None:
+        self._plan = plan
+
+    def __getitem__(self, step: int) -> Batch:
+        return draw_batch(self._plan, step)
+
+
+def _batches(plan: TrainingPlan, first: int) -> Iterator[Batch]:
+    """The batches of all steps from `first` on."""
+    steps = range(first, plan.steps)
+    return iter(
+        torch.utils.data.DataLoader(_Steps(plan), batch_size=None, sampler=steps, num_workers=1, prefetch_factor=4)
+    )
 
 
 class _Run:
@@ -135,7 +249,7 @@ class _Run:
         self.plan = plan
         self.step = 0
         self.model = build_model(plan).to("cuda" if torch.cuda.is_available() else "cpu").train()
-        self.average = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(AVERAGE_DECAY))  # type: ignore[no-untyped-call]
+        self.average = AveragedModel(self.model, multi_avg_fn=_average)
         self._optimizer = torch.optim.AdamW(
             self.model.parameters(), lr=plan.learning_rate, weight_decay=0.01, betas=(0.9, 0.98)
         )
@@ -146,22 +260,14 @@ class _Run:
         """Time spent so far, earlier parts of a resumed run included."""
         return time.monotonic() - self._started
 
-    def advance(self) -> float:
+    def advance(self, batch: Batch) -> float:
         """Take one step; returns its loss."""
-        context_BT, target_BH, patches = draw_batch(self.plan, self.step)
-        group_ids_B = torch.arange(context_BT.shape[0]) // 4
         for group in self._optimizer.param_groups:
             group["lr"] = self.plan.learning_rate * _schedule(self.plan, self.step)
         self._optimizer.zero_grad(set_to_none=True)
-        device = self.model.device
-        loss = self.model(
-            context=context_BT.to(device),
-            group_ids=group_ids_B.to(device),
-            future_target=target_BH.to(device),
-            num_output_patches=patches,
-        ).loss
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        loss = training_loss(self.model, Batch(*(one.to(self.model.device) for one in batch)))
+        loss.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), MOST_GRADIENT)
         self._optimizer.step()
         self.average.update_parameters(self.model)
         self.step += 1
@@ -185,7 +291,8 @@ class _Run:
             (out / LOSS_FILE).write_text("step,loss\n")
             return
         state: dict[str, Any] = torch.load(path, weights_only=True)
-        if state["plan"] != dataclasses.asdict(self.plan):
+        begun = TrainingPlan(**state["plan"])
+        if not _leads_to(begun, self.plan, state["step"]):
             raise ConfigError(str(path), f"a run of {dataclasses.asdict(self.plan)}", state["plan"])
         self.model.load_state_dict(state["model"])
         self.average.load_state_dict(state["average"])
@@ -194,12 +301,26 @@ class _Run:
         self._started = time.monotonic() - state["seconds"]
 
 
+def _leads_to(begun: TrainingPlan, plan: TrainingPlan, step: int) -> bool:
+    """Whether a run of `begun` that stands at `step` is one of `plan` too: only their ends differ, not reached yet."""
+    same_end = dataclasses.replace(begun, steps=plan.steps, cool_down_share=plan.cool_down_share)
+    cooling = min(one.steps - one.cool_down_steps for one in (begun, plan))
+    return begun == plan or (same_end == plan and step <= cooling)
+
+
+@torch.no_grad()
+def _average(averages: _Tensors, weights: _Tensors, averaged: torch.Tensor | int) -> None:
+    """Move the averages towards the weights: an exponential average whose memory grows with the run."""
+    decay = min(AVERAGE_DECAY, (1 + int(averaged)) / (10 + int(averaged)))
+    torch._foreach_lerp_(averages, weights, 1 - decay)
+
+
 def _schedule(plan: TrainingPlan, step: int) -> float:
-    """Linear warm-up, then a cosine down to 2 % of the peak learning rate."""
-    if step < plan.warm_up_steps:
-        return (step + 1) / plan.warm_up_steps
-    progress = (step - plan.warm_up_steps) / max(1, plan.steps - plan.warm_up_steps)
-    return 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * progress))
+    """Share of the learning rate: linear warm-up, a plateau, then a linear fall to nothing.
+
+    Hägele et al., 2024, "Scaling Laws and Compute-Optimal Training Beyond Fixed Training Durations".
+    """
+    return min(1.0, (step + 1) / plan.warm_up_steps, (plan.steps - step) / max(1, plan.cool_down_steps))
 
 
 def _save(run: _Run, out: Path, losses: list[tuple[int, float]]) -> None:
@@ -220,6 +341,7 @@ def _write_about(run: _Run, out: Path) -> None:
         "steps_done": run.step,
         "seconds": round(run.seconds),
         "device": str(run.model.device),
+        "hardware": hardware(run.model.device.type),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
     }

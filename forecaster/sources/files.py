@@ -1,7 +1,8 @@
 """Bars from a csv or Parquet file of one series, with the column names and dates that people export.
 
 The file is read once, at the first question, and kept: what is written to it later is not seen. Which
-rows are bars is left to `Bars.sift`, and what a date stands for to the calendar of the series.
+rows are bars is left to `Bars.sift`, and what a date stands for to the calendar of the series. `guess_key`
+names the series of a file that nobody has described.
 
 Shapes: T rows of the file, F fields of `Bars` (open, high, low, close, volume).
 """
@@ -9,8 +10,9 @@ Shapes: T rows of the file, F fields of `Bars` (open, high, low, close, volume).
 from __future__ import annotations
 
 import csv
+import re
 from dataclasses import dataclass
-from itertools import islice
+from itertools import islice, takewhile
 from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Final
@@ -19,14 +21,14 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from forecaster.bars import COLUMNS, FIELDS, Bars
-from forecaster.errors import BadPayload
+from forecaster.bars import COLUMNS, FIELDS, Bars, SeriesKey
+from forecaster.errors import BadPayload, ConfigError
+from forecaster.sessions import ALWAYS_OPEN, calendar
 from forecaster.sources import Fetched
+from forecaster.timeframe import DAY_MS, MINUTE_MS, Timeframe
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-
-    from forecaster.bars import SeriesKey
 
 # In order of trust: a column that says "open" wins over one that may be the bare date of the same row.
 _TIME_NAMES: Final = ("open_time", "timestamp", "timestamps", "datetime", "time", "date", "t", "index", "")
@@ -34,6 +36,10 @@ _LONGEST_BANNER: Final = 20
 _EXPECTED_COLUMNS: Final = f"columns {', '.join(FIELDS)} and a time such as open_time, timestamp or date"
 _EXPECTED_TIME: Final = "an ISO date or an epoch in s, ms, us or ns"
 _EXPORTED_HOUR: Final = "%Y-%m-%d %I-%p"  # CryptoDataDownload's 2017-07-01 09-AM
+
+_NEW_YORK: Final = "XNYS"
+_QUOTES: Final = ("USDT", "USDC", "BUSD", "FDUSD", "TUSD", "USD", "EUR", "GBP", "JPY", "BTC", "ETH")
+_TIMEFRAME_IN_NAME: Final = re.compile(r"\d+(MIN|[MHDW])|DAILY|HOURLY")
 
 # Epochs from 1973 on, told apart by their size; each unit spans a factor of 1,000.
 _SMALLEST_EPOCH: Final = 1e8
@@ -77,6 +83,65 @@ class FileSource:
             if self._rows is None:
                 self._rows = _read(self._path)
             return self._rows
+
+
+def guess_key(path: Path, timeframe: str | None = None, calendar_name: str | None = None) -> SeriesKey:
+    """Guess which series a file holds, from its times and its name: `BTCUSDT_1d.csv` holds `file BTC/USDT 1d`.
+
+    The timeframe is the commonest distance between neighbouring times. The calendar is `24/7` when bars fall
+    on weekends, or mostly outside New York's sessions; else `XNYS`. Neither is guessed when it is given.
+
+    Raises:
+        BadPayload: for a file that cannot be read, or whose times are of no timeframe.
+        ConfigError: for a given timeframe that is none.
+    """
+    label = np.unique(_read(path).label)
+    length = _guess_timeframe(path, label) if timeframe is None else Timeframe(timeframe)
+    sessions = calendar_name or _guess_calendar(length, label)
+    return SeriesKey("file", _guess_symbol(path.stem, sessions), length, sessions)
+
+
+def _guess_timeframe(path: Path, label: NDArray[np.int64]) -> Timeframe:
+    """Name the commonest distance between neighbours of rising times."""
+    distances, counts = np.unique(np.diff(label), return_counts=True)
+    if not len(distances):
+        raise BadPayload(str(path), "two rows or more, to tell the timeframe", len(label))
+    commonest = int(distances[np.argmax(counts)])
+    minutes = commonest // MINUTE_MS
+    name = "1d" if commonest == DAY_MS else f"{minutes}m" if minutes % 60 else f"{minutes // 60}h"
+    try:
+        timeframe = Timeframe(name)
+    except ConfigError as error:
+        raise BadPayload(str(path), f"times apart by {error.expected}", f"{commonest / 1000:g} s") from error
+    if timeframe.ms != commonest:
+        raise BadPayload(str(path), "times apart by whole minutes", f"{commonest / 1000:g} s")
+    return timeframe
+
+
+def _guess_calendar(timeframe: Timeframe, label: NDArray[np.int64]) -> str:
+    """Tell a stock exchange's bars from those of a venue that never closes."""
+    weekday = (label // DAY_MS + 3) % 7  # the epoch began on a Thursday
+    if (weekday > 4).mean() > 0.05:  # noqa: PLR2004 - Saturday and Sunday; a stray row is none of many
+        return ALWAYS_OPEN
+    sessions = calendar(_NEW_YORK)
+    opens = sessions.opens_of_labels(timeframe, label)
+    on_grid = (sessions.closes_of(timeframe, opens) >= 0).mean()
+    return _NEW_YORK if on_grid > 0.5 else ALWAYS_OPEN  # noqa: PLR2004 - most of them
+
+
+def _guess_symbol(stem: str, calendar_name: str) -> str:
+    """Read base and quote from a file's name: the words before its timeframe; a quote that is not named is USD."""
+    words = re.findall(r"[^\W_]+", stem.upper()) or ["FILE"]
+    untimed = [word for word in words if not _TIMEFRAME_IN_NAME.fullmatch(word)] or words
+    before = list(takewhile(lambda word: not _TIMEFRAME_IN_NAME.fullmatch(word), words))
+    words = before or untimed
+    if len(words) > 1 and words[-1] in _QUOTES:
+        return f"{'-'.join(words[:-1])}/{words[-1]}"
+    one = "-".join(words)
+    quote = next((quote for quote in _QUOTES if one.endswith(quote) and one != quote), None)
+    if quote is None or calendar_name != ALWAYS_OPEN:
+        return f"{one}/USD"
+    return f"{one.removesuffix(quote).rstrip('-')}/{quote}"
 
 
 @dataclass(frozen=True)

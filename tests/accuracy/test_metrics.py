@@ -5,10 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.stats
 import scoringrules
+import statsmodels.api as sm
 from utilsforecast import losses
 
 from forecaster.accuracy import metrics
+from forecaster.errors import InvalidContext
 
 LEVELS = np.array([0.01, 0.1, 0.35, 0.5, 0.9, 0.99])
 
@@ -127,3 +130,87 @@ def test_against_a_reference_without_error_there_is_no_skill():
     """Flat prices: neither a division by zero nor a number that means nothing."""
     assert metrics.skill(0.0, 0.0) is None
     assert metrics.skill(1.0, 0.0) is None
+
+
+def overlapping(random: np.random.Generator, ahead: int, n: int) -> np.ndarray:
+    """Differences as forecasts `ahead` bars ahead leave them: each shares all but one of its terms with the next."""
+    return np.convolve(random.normal(size=n + ahead - 1), np.ones(ahead), "valid")
+
+
+@pytest.mark.parametrize(("lag", "kernel"), [(0, "uniform"), (3, "uniform"), (7, "uniform"), (1, "bartlett")])
+@pytest.mark.parametrize("seed", range(3))
+def test_diebold_mariano_agrees_with_statsmodels(seed, lag, kernel):
+    """A regression on a constant with the same kernel, times Harvey's factor. Losses that swing need Bartlett's."""
+    random = np.random.default_rng(seed)
+    difference_N = overlapping(random, lag + 1, 60) + 0.3
+    if kernel == "bartlett":
+        difference_N = np.diff(random.normal(size=61)) + 0.3 * random.normal() + 3 * (-1.0) ** np.arange(60)
+    other_N = random.exponential(size=60)
+
+    made = metrics.diebold_mariano(other_N + difference_N, other_N, lag)
+
+    options = {"maxlags": lag, "kernel": kernel, "use_correction": False}
+    theirs = sm.OLS(difference_N, np.ones(60)).fit(cov_type="HAC", cov_kwds=options).tvalues[0]
+    expected = theirs * np.sqrt((60 + 1 - 2 * (lag + 1) + (lag + 1) * lag / 60) / 60)
+    assert made.statistic == pytest.approx(expected, rel=1e-9)
+    assert made.p_value == pytest.approx(2 * scipy.stats.t.sf(abs(expected), 59), rel=1e-9)
+
+
+def test_diebold_mariano_by_hand():
+    """Losses 3 and 1 larger by turns: mean 2, variance 1, and Harvey's factor 9 / 10 make 2 · √10 · √0.9 = 6."""
+    made = metrics.diebold_mariano(np.tile([4.0, 2.0], 5), np.ones(10), 0)
+
+    assert made.statistic == pytest.approx(6.0, rel=1e-12)
+    assert made.p_value == pytest.approx(0.000202, abs=1e-6)
+
+
+def test_a_variance_that_would_be_negative_by_hand():
+    """The same with a lag: 1 - 2 · 0.9 is below 0, Bartlett's 1 - 0.9 = 0.1 is not; 2 · √100 · √0.72."""
+    made = metrics.diebold_mariano(np.tile([4.0, 2.0], 5), np.ones(10), 1)
+
+    assert made.statistic == pytest.approx(20 * np.sqrt(0.72), rel=1e-12)
+
+
+def test_diebold_mariano_has_two_sides():
+    """Below 0 the first lost less; which is first does not change p."""
+    values_NQ, actual_N = random_cases(3)
+    better_N, worse_N = np.abs(values_NQ[:, 3] - 100), np.abs(actual_N - 100)
+
+    one, other = metrics.diebold_mariano(better_N, worse_N, 2), metrics.diebold_mariano(worse_N, better_N, 2)
+
+    assert one.statistic < 0
+    assert one.statistic == -other.statistic
+    assert one.p_value == other.p_value < 0.01
+
+
+@pytest.mark.parametrize(("ahead", "n"), [(1, 20), (1, 200), (4, 200)])
+def test_equal_forecasters_are_told_apart_one_time_in_twenty(ahead, n):
+    """That is what p below 0.05 promises; without the lag it would be broken several times as often."""
+    random = np.random.default_rng(7)
+    p_values = [
+        metrics.diebold_mariano(overlapping(random, ahead, n), np.zeros(n), ahead - 1).p_value for _ in range(2000)
+    ]
+
+    assert 0.035 < np.mean(np.array(p_values) < 0.05) < 0.085
+
+
+def test_equal_losses_are_no_evidence():
+    losses_N = np.random.default_rng(0).exponential(size=30)
+
+    assert metrics.diebold_mariano(losses_N, losses_N, 3) == (0.0, 1.0)
+
+
+@pytest.mark.parametrize(("gap", "statistic"), [(1.0, np.inf), (-1.0, -np.inf)])
+def test_a_difference_that_never_varies_is_certain(gap, statistic):
+    assert metrics.diebold_mariano(np.full(12, 2.0 + gap), np.full(12, 2.0), 1) == (statistic, 0.0)
+
+
+@pytest.mark.parametrize(("n", "lag", "needed"), [(9, 0, 10), (15, 7, 16)])
+def test_too_few_cases_are_refused(n, lag, needed):
+    with pytest.raises(InvalidContext, match=f"losses: expected {needed} cases or more, found {n}"):
+        metrics.diebold_mariano(np.arange(n), np.zeros(n), lag)
+
+
+def test_losses_of_other_cases_are_refused():
+    with pytest.raises(InvalidContext, match="losses: expected 20 cases of both, found 19"):
+        metrics.diebold_mariano(np.arange(20), np.zeros(19), 0)

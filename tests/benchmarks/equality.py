@@ -41,7 +41,14 @@ TOLERANCE = 1e-4
 RESULT = Path(__file__).parent / "results" / "equality.md"
 SIZES = ("nano", "base")
 BASE = TrainingPlan(
-    context_length=8192, output_patches=64, d_model=768, d_kv=64, d_ff=3072, num_layers=12, num_heads=12
+    context_length=8192,
+    reference_patch=False,
+    output_patches=64,
+    d_model=768,
+    d_kv=64,
+    d_ff=3072,
+    num_layers=12,
+    num_heads=12,
 )
 """The size of amazon/chronos-2."""
 GROUPS = (1, 4, 5)

@@ -20,6 +20,7 @@ from forecaster.model.checkpoint import NANO_FOLDER
 from forecaster.model.chronos2 import TOKENS_PER_BATCH, Chronos2OHLCWrapper
 from forecaster.model.compilers import CompileSettings
 from forecaster.model.core import Core
+from forecaster.model.reference import REFERENCE_PATCH
 from forecaster.model.train import TrainingPlan, build_model
 from tests.builders import make_bars, make_key
 
@@ -50,7 +51,7 @@ def test_equal_to_upstream_pipeline(wrapper, missing):
     """The four rows as one group through chronos-forecasting's own `predict` give the same quantiles."""
     context = make_context(missing=missing)
     pipeline = Chronos2Pipeline.from_pretrained(NANO_FOLDER)
-    upstream_CQH = pipeline.predict([{"target": context.ohlc_CT}], prediction_length=20)[0].numpy()
+    upstream_CQH = pipeline.predict([{"target": wrapper.rows_of(context)}], prediction_length=20)[0].numpy()
     ours = wrapper.predict([context], 20)[0]
     spread = ours.quantile("close", 0.9) - ours.quantile("close", 0.1)
 
@@ -116,7 +117,7 @@ def test_provenance_tells_where_it_came_from(wrapper):
     assert provenance.weights_sha256.startswith(provenance.revision)
     assert (provenance.engine, provenance.dtype, provenance.device) == ("eager", "float32", "cpu")
     assert provenance.input_sha256 == context.sha256
-    assert provenance.batch_shape == (4, 128)
+    assert provenance.batch_shape == (4, 144)
     assert "torch" in provenance.library_versions
 
 
@@ -285,13 +286,29 @@ def test_large_calls_run_in_batches_sized_to_the_machine(wrapper):
     assert len(forecasts) == 40
 
 
-def test_gaps_of_one_series_do_not_change_the_path_of_another(wrapper):
+@pytest.fixture
+def plain(folder):
+    """The bundled weights without a reference patch, as any other checkpoint is."""
+    config = json.loads((folder / "config.json").read_text())
+    config.pop(REFERENCE_PATCH)
+    (folder / "config.json").write_text(json.dumps(config))
+    return Chronos2OHLCWrapper.from_pretrained(folder)
+
+
+def test_gaps_of_one_series_do_not_change_the_path_of_another(plain):
     """A whole series runs in batches of whole series: bit by bit the same beside one with gaps."""
     whole, gaps = make_context(), make_context(missing=(3, 50), seed=1)
-    forecasts = wrapper.predict([whole, gaps], 4)
+    forecasts = plain.predict([whole, gaps], 4)
 
     assert [one.provenance.batch_shape for one in forecasts] == [(4, 128), (4, 128)]
-    assert np.array_equal(forecasts[0].raw_FHQ, wrapper.predict([whole], 4)[0].raw_FHQ)
+    assert np.array_equal(forecasts[0].raw_FHQ, plain.predict([whole], 4)[0].raw_FHQ)
+
+
+def test_with_a_reference_patch_every_series_takes_the_path_of_gaps(wrapper):
+    """Something is missing in each, so a whole one may share a batch with one that has gaps."""
+    forecasts = wrapper.predict([make_context(), make_context(missing=(3, 50), seed=1)], 4)
+
+    assert [one.provenance.batch_shape for one in forecasts] == [(8, 144), (8, 144)]
 
 
 @pytest.mark.parametrize("group", [1, 4, 5])
@@ -313,7 +330,24 @@ def test_rows_and_bars_share_one_path(wrapper):
     context = make_context(missing=(3,))
     forecast = wrapper.predict([context], 5)[0]
 
-    assert np.array_equal(wrapper.predict_rows(context.ohlc_CT, 5, 4), forecast.raw_FHQ.transpose(0, 2, 1))
+    assert np.array_equal(wrapper.predict_rows(wrapper.rows_of(context), 5, 4), forecast.raw_FHQ.transpose(0, 2, 1))
+
+
+def test_reference_patch(wrapper, plain):
+    """A checkpoint whose config.json says so is shown the last close in every row; any other sees the bars alone."""
+    context = make_context()
+    shown_Cp = wrapper.rows_of(context)[:, -16:]
+
+    assert np.array_equal(plain.rows_of(context), context.ohlc_CT)
+    assert np.array_equal(wrapper.rows_of(context)[:, :-16], context.ohlc_CT)
+    assert [np.flatnonzero(np.isnan(shown_p)).tolist() for shown_p in shown_Cp] == [
+        [0, 1, 2, 3],
+        [4, 5, 6, 7],
+        [8, 9, 10, 11],
+        [12, 13, 14, 15],
+    ]
+    assert (shown_Cp[~np.isnan(shown_Cp)] == context.last_close).all()
+    assert plain.max_context == wrapper.max_context + 16
 
 
 def test_mask_says_what_is_known(wrapper):
@@ -363,7 +397,7 @@ def test_status_describes_what_served(wrapper):
     wrapper.predict([make_context(100)] * 3, 20)
     (bucket,) = wrapper.status().buckets
 
-    assert (bucket.rows, bucket.bars, bucket.patches, bucket.missing, bucket.group) == (12, 112, 2, "bars", 4)
+    assert (bucket.rows, bucket.bars, bucket.patches, bucket.missing, bucket.group) == (12, 128, 2, "bars", 4)
     assert (bucket.engine, bucket.reason, bucket.eager_calls, bucket.faults) == ("eager", "compile is off", 1, ())
 
 

@@ -44,7 +44,16 @@ from tests.benchmarks.equality import (
 )
 
 ROOT = Path(__file__).parents[2]
-WIDE = TrainingPlan(context_length=8192, output_patches=64, d_model=64, d_kv=16, d_ff=128, num_layers=2, num_heads=4)
+WIDE = TrainingPlan(
+    context_length=8192,
+    reference_patch=False,
+    output_patches=64,
+    d_model=64,
+    d_kv=16,
+    d_ff=128,
+    num_layers=2,
+    num_heads=4,
+)
 """As much context and horizon as amazon/chronos-2 has, in a small model."""
 SHALLOW = dataclasses.replace(WIDE, num_layers=1)
 """For upstream's own graph breaks, which lie before its layers."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 
@@ -12,13 +13,18 @@ from chronos import Chronos2Pipeline
 from PIL import Image
 
 from forecaster.errors import ConfigError
+from forecaster.model import train as training
 from forecaster.model.checkpoint import NANO_FOLDER
 from forecaster.model.chronos2 import Chronos2OHLCWrapper
-from forecaster.model.train import TrainingPlan, draw_batch, train
+from forecaster.model.core import Core, Missing, Shape, standardise
+from forecaster.model.reference import reference_patch
+from forecaster.model.train import PATCH, Batch, TrainingPlan, build_model, draw_batch, quantile_loss, train
 from tests.builders import make_bars
 
 TINY = TrainingPlan(
     steps=6,
+    warm_up_steps=2,
+    cool_down_share=1 / 3,
     save_every=2,
     series_per_batch=2,
     context_length=128,
@@ -86,11 +92,94 @@ def test_losses_are_kept_and_drawn(trained):
 
 @pytest.mark.parametrize("step", range(8))
 def test_batch_shapes(step):
-    context_BT, target_BH, patches = draw_batch(TINY, step)
+    """Rows end with the reference patch of a last close of 0; at least one patch of bars comes before it."""
+    context_BT, futures_BKH = draw_batch(TINY, step)
 
-    assert context_BT.shape[0] == target_BH.shape[0] == 8
-    assert 0 < target_BH.shape[1] <= 16 * patches
-    assert torch.isfinite(context_BT).any()
+    assert context_BT.shape[0] == futures_BKH.shape[0] == 8
+    assert context_BT.shape[1] % PATCH == futures_BKH.shape[2] % PATCH == 0
+    assert np.array_equal(context_BT[:4, -PATCH:], reference_patch(0.0, PATCH), equal_nan=True)
+    assert (context_BT[3::4, -PATCH - 1] == 0).all()
+    assert torch.isfinite(context_BT[:, -2 * PATCH : -PATCH]).all(dim=1).float().mean() > 0.5
+    assert torch.isfinite(futures_BKH).all()
+
+
+@pytest.mark.parametrize("step", [0, 1, 2, 3])
+def test_loss_is_upstreams(step):
+    """Before any weight, it is the mean of upstream's own loss over the futures."""
+    torch.manual_seed(0)
+    model, batch = build_model(TINY).eval(), draw_batch(TINY, step)
+    rows, bars = batch.context_BT.shape
+    steps = batch.futures_BKH.shape[2]
+    core = Core(model, Shape(rows, bars, steps // PATCH, Missing.of(batch.context_BT, PATCH)))
+    with torch.no_grad():
+        standard_BT, loc_B1, scale_B1 = standardise(batch.context_BT)
+        actual_BKH = ((batch.futures_BKH - loc_B1[:, :, None]) / scale_B1[:, :, None]).arcsinh()
+        ours_BH = quantile_loss(core.compressed(standard_BT), actual_BKH, model.quantiles)
+        upstream = [
+            model(
+                context=batch.context_BT,
+                group_ids=torch.arange(rows) // 4,
+                future_target=future_BH,
+                num_output_patches=steps // PATCH,
+            ).loss
+            for future_BH in batch.futures_BKH.unbind(dim=1)
+        ]
+
+    assert float(ours_BH.mean()) == pytest.approx(float(torch.stack(upstream).mean()), rel=1e-5)
+
+
+def test_units_of_prices_and_trends_long_ago_do_not_matter():
+    """The same futures of the same last bars cost the same, at any level, and after whatever moved first."""
+    torch.manual_seed(0)
+    model, batch = build_model(TINY), draw_batch(dataclasses.replace(TINY, series_per_batch=16), 0)
+    scaled = Batch(batch.context_BT * 1e-4, batch.futures_BKH * 1e-4)
+    wiggle = torch.tensor([1.0, -1.0]).repeat(32)
+    trend = torch.cat([torch.linspace(-20, 0, 32), torch.zeros(32)])
+    moves = [
+        float(training._typical_move(one[None] / one.std())) * float(one.std()) for one in (wiggle, wiggle + trend)
+    ]
+    with torch.no_grad():
+        losses = [float(training.training_loss(model, one)) for one in (batch, scaled)]
+
+    assert losses[1] == pytest.approx(losses[0], rel=1e-3)
+    assert moves == pytest.approx([2.0, 2.0], rel=1e-3)
+
+
+def test_impossible_bars_are_dearer():
+    """Prices that rise with their level, low below open and close below high, are free; any other costs its excess."""
+    levels_Q = torch.linspace(-1.0, 1.0, 21)[:, None]
+    offset_F11 = torch.tensor([0.0, 0.5, -0.5, 0.0])[:, None, None]
+    valid_SFQH = (levels_Q + offset_F11)[None]
+    fallen_SFQH, crossed_SFQH = valid_SFQH.clone(), valid_SFQH.clone()
+    fallen_SFQH[0, 1, 20] -= 0.3
+    crossed_SFQH[0, 2] += 0.6
+
+    assert float(training.impossibility(valid_SFQH)) == 0.0
+    assert float(training.impossibility(fallen_SFQH)) == pytest.approx(0.3 - 0.1 + training.MARGIN, rel=1e-4)
+    assert float(training.impossibility(crossed_SFQH)) == pytest.approx(2 * 21 * (0.1 + training.MARGIN), rel=1e-4)
+
+
+@pytest.mark.parametrize(("first", "then"), [(4, 8), (8, 4)])
+def test_run_may_be_longer_or_shorter_than_begun(tmp_path, first, then):
+    """The plateau is the same for any number of steps, so the end may be moved before the cool-down begins."""
+
+    def stop_before_cooling(step, loss):
+        if step == 2:
+            raise KeyboardInterrupt
+
+    plan = dataclasses.replace(TINY, steps=first)
+    with pytest.raises(KeyboardInterrupt):
+        train(plan, tmp_path / "moved", stop_before_cooling)
+    for folder in ("moved", "unbroken"):
+        train(dataclasses.replace(TINY, steps=then), tmp_path / folder, lambda step, loss: None)
+
+    assert digest(tmp_path / "moved") == digest(tmp_path / "unbroken")
+
+
+def test_end_cannot_be_moved_once_cooling(trained):
+    """Weights that have cooled down are no longer on the plateau of a longer run."""
+    with pytest.raises(ConfigError, match="a run of"):
+        train(dataclasses.replace(TINY, steps=12), trained, lambda step, loss: None)
 
 
 def test_bundled_checkpoint_is_the_one_described():

@@ -13,7 +13,7 @@ import pytest
 from forecaster.config import Config, SeriesConfig
 from forecaster.errors import BadPayload
 from forecaster.sources import Fetched, open_source
-from forecaster.sources.files import FileSource
+from forecaster.sources.files import FileSource, guess_key
 from tests.builders import DAY_MS, HOUR_MS, make_bars, make_key, utc_ms
 
 DAILY = make_key(timeframe="1d")
@@ -468,3 +468,119 @@ def test_real_files_are_read(real_bars, name, symbol, span, count, missing):
 def test_three_symbols_side_by_side_are_refused(real_bars):
     with pytest.raises(BadPayload, match=r"expected columns open, .* found \['', 'BTC:open', 'BTC:high', 'BTC:low'"):
         FileSource(real_bars / "BTC_ETH_LTC_USD_1d_bitstamp.csv").fetch(DAILY, None, EVER)
+
+
+def exported(folder: Path, key=DAILY, name="BTCUSDT_1d.csv", count=60, start="2024-01-01") -> Path:
+    """A file of bars of this key."""
+    path = folder / name
+    make_bars(key, count, utc_ms(start)).frame.to_csv(path)
+    return path
+
+
+@pytest.mark.parametrize("timeframe", ["1m", "3m", "15m", "1h", "4h", "12h", "1d"])
+def test_the_timeframe_is_guessed_from_the_times(tmp_path, timeframe):
+    key = make_key(timeframe=timeframe)
+
+    assert guess_key(exported(tmp_path, key, count=3000)) == make_key("file", timeframe=timeframe)
+
+
+@pytest.mark.parametrize("timeframe", ["5m", "1h", "1d"])
+def test_bars_of_new_york_are_told_from_those_of_venues_that_never_close(tmp_path, timeframe):
+    """Without a weekend among them too: hours of the night belong to no session."""
+    stocks = exported(tmp_path, make_key(timeframe=timeframe, calendar="XNYS"), "AAPL.csv")
+    crypto = exported(tmp_path, make_key(timeframe=timeframe), "BTCUSDT.csv", count=100)
+
+    assert guess_key(stocks).calendar == "XNYS"
+    assert guess_key(crypto).calendar == "24/7"
+
+
+def test_rows_in_any_order_and_gaps_do_not_change_the_guess(tmp_path):
+    """The commonest distance counts, not the first, and of rows in the order of time."""
+    path = tmp_path / "BTCUSDT.csv"
+    frame = make_bars(make_key(timeframe="4h"), count=100).frame.iloc[np.r_[0, 2, 5:100]]
+    frame.sample(frac=1, random_state=1).to_csv(path)
+
+    assert str(guess_key(path).timeframe) == "4h"
+
+
+@pytest.mark.parametrize(
+    ("name", "symbol"),
+    [
+        ("BTCUSDT_1d.csv", "BTC/USDT"),
+        ("BTCUSD_1h_coinbase.csv", "BTC/USD"),
+        ("ETHBTC-4h.csv", "ETH/BTC"),
+        ("btc_usdt_15min.csv", "BTC/USDT"),
+        ("1h btc-eur.csv", "BTC/EUR"),
+        ("SOL.csv", "SOL/USD"),
+        ("USDT.csv", "USDT/USD"),
+        ("my own bars.csv", "MY-OWN-BARS/USD"),
+        ("1h.csv", "1H/USD"),
+        ("_.csv", "FILE/USD"),
+    ],
+)
+def test_the_symbol_is_read_from_the_name(tmp_path, name, symbol):
+    assert guess_key(exported(tmp_path, name=name)).symbol == symbol
+
+
+def test_a_stock_is_not_cut_at_the_letters_of_a_currency(tmp_path):
+    """CUSD on New York's calendar is no pair of C and USD."""
+    assert guess_key(exported(tmp_path, make_key(timeframe="1d", calendar="XNYS"), "CUSD_1d.csv")).symbol == "CUSD/USD"
+
+
+def test_what_is_given_is_not_guessed(tmp_path):
+    """Not even where the times would fit no timeframe."""
+    path = tmp_path / "weekly.csv"
+    make_bars(DAILY, 70).frame.iloc[::7].to_csv(path)
+
+    key = guess_key(path, "1d", "XNYS")
+
+    assert (str(key.timeframe), key.calendar) == ("1d", "XNYS")
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        (["2024-01-01"], "two rows or more, to tell the timeframe, found 1"),
+        (["2024-01-01", "2024-01-01"], "two rows or more, to tell the timeframe, found 1"),
+        (["2024-01-01", "2024-01-08", "2024-01-15"], "times apart by one of 1m, .* 1d, found '604800 s'"),
+        (["2024-01-01 00:00:00", "2024-01-01 00:00:20"], "times apart by one of 1m, .* 1d, found '20 s'"),
+        (["2024-01-01 00:00:00", "2024-01-01 00:01:01"], "times apart by whole minutes, found '61 s'"),
+        (["2024-01-01 00:00", "2024-01-01 00:07"], "times apart by one of 1m, .* 1d, found '420 s'"),
+    ],
+    ids=["one row", "one time", "weeks", "seconds", "a minute and a second", "seven minutes"],
+)
+def test_times_of_no_timeframe_are_refused(tmp_path, rows, message):
+    path = tmp_path / "bars.csv"
+    path.write_text(HEADER + "".join(f"{row},2,4,1,3,5\n" for row in rows))
+
+    with pytest.raises(BadPayload, match=message):
+        guess_key(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "symbol", "timeframe", "calendar"),
+    [
+        ("BTCUSDT_1d.csv", "BTC/USDT", "1d", "24/7"),
+        ("ETHUSDT_1d.csv", "ETH/USDT", "1d", "24/7"),
+        ("SUIUSDT_1d.csv", "SUI/USDT", "1d", "24/7"),
+        ("BTCUSD_1h_coinbase.csv", "BTC/USD", "1h", "24/7"),
+        ("MSTR_1d.csv", "MSTR/USD", "1d", "XNYS"),
+        ("AAPL_1d.csv", "AAPL/USD", "1d", "XNYS"),
+        ("AAPL_1h.csv", "AAPL/USD", "1h", "XNYS"),
+        ("NVDA_1h.csv", "NVDA/USD", "1h", "XNYS"),
+    ],
+)
+def test_real_files_are_guessed(real_bars, name, symbol, timeframe, calendar):
+    assert guess_key(real_bars / name) == make_key("file", symbol, timeframe, calendar)
+
+
+@pytest.mark.parametrize("symbol", ["SPX", "IXIC"])
+def test_bundled_files_are_guessed(symbol):
+    path = Path(__file__).resolve().parents[2] / "trainingdata" / f"{symbol}_USD_1d.csv"
+
+    assert guess_key(path) == make_key("file", f"{symbol}/USD", "1d", "XNYS")
+
+
+def test_three_symbols_side_by_side_are_not_guessed(real_bars):
+    with pytest.raises(BadPayload, match="expected columns open"):
+        guess_key(real_bars / "BTC_ETH_LTC_USD_1d_bitstamp.csv")
