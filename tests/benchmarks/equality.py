@@ -30,6 +30,7 @@ from chronos.chronos2 import Chronos2Model
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress
 
+from forecaster.model.bench import BASE
 from forecaster.model.checkpoint import NANO_FOLDER
 from forecaster.model.core import grouped_forward
 from forecaster.model.train import PATCH, TrainingPlan, build_model
@@ -40,17 +41,6 @@ if TYPE_CHECKING:
 TOLERANCE = 1e-4
 RESULT = Path(__file__).parent / "results" / "equality.md"
 SIZES = ("nano", "base")
-BASE = TrainingPlan(
-    context_length=8192,
-    reference_patch=False,
-    output_patches=64,
-    d_model=768,
-    d_kv=64,
-    d_ff=3072,
-    num_layers=12,
-    num_heads=12,
-)
-"""The size of amazon/chronos-2."""
 GROUPS = (1, 4, 5)
 LEVELS = (1e-6, 1e-3, 1.0, 1e3, 1e6)
 CONSTANTS = (7.0, 0.1, 1e-6, 1.1e6, 1_234_567.8)
