@@ -10,7 +10,6 @@ Shapes: C the four price fields, T slots of the calendar, W windows.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import importlib.util
 import json
 import math
@@ -34,7 +33,7 @@ from forecaster.config import SHORTEST_CONTEXT
 from forecaster.errors import ConfigError, NotEnoughBars
 from forecaster.model.checkpoint import library_versions, load_checkpoint
 from forecaster.model.reference import reference_bars, reference_patch
-from forecaster.model.train import CHECKED_FILES
+from forecaster.model.train import write_sums
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -343,8 +342,7 @@ def _publish(model: Chronos2Model, about: dict[str, object], scratch: Path, out:
     folder = scratch / "model"
     model.save_pretrained(folder)
     (folder / ABOUT_FILE).write_text(json.dumps(about, indent=2) + "\n")
-    sums = [f"{hashlib.sha256((folder / name).read_bytes()).hexdigest()}  {name}\n" for name in CHECKED_FILES]
-    (folder / "SHA256SUMS").write_text("".join(sums))
+    write_sums(folder)
     load_checkpoint(str(folder), None, "cpu")
     for name in PUBLISHED:
         shutil.move(folder / name, out / name)

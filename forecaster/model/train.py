@@ -132,6 +132,12 @@ def build_model(plan: TrainingPlan) -> Chronos2Model:
     return Chronos2Model(config)
 
 
+def write_sums(folder: Path) -> None:
+    """Write SHA256SUMS of weights and configuration, as `sha256sum -c` reads it."""
+    sums = [f"{hashlib.sha256((folder / name).read_bytes()).hexdigest()}  {name}\n" for name in CHECKED_FILES]
+    (folder / "SHA256SUMS").write_text("".join(sums))
+
+
 class Batch(NamedTuple):
     """Contexts (B, T) of whole series, rows series by series, and several futures (B, K, H) of each row."""
 
@@ -346,8 +352,7 @@ def _write_about(run: _Run, out: Path) -> None:
         "torch": torch.__version__,
     }
     (out / "training.json").write_text(json.dumps(about, indent=2) + "\n")
-    sums = [f"{hashlib.sha256((out / name).read_bytes()).hexdigest()}  {name}\n" for name in CHECKED_FILES]
-    (out / "SHA256SUMS").write_text("".join(sums))
+    write_sums(out)
 
 
 def _draw_losses(out: Path) -> None:
