@@ -34,7 +34,7 @@ def model_train(
 ) -> None:
     """Train a small Chronos-2 on simulated bars; stop and resume at will, the result is the same.
 
-    The defaults train the bundled model again: 42 minutes on two idle cores, on a GPU where there is one.
+    The defaults train the bundled model again: 50 minutes on two cores, on a GPU where there is one.
     Weights, loss.csv and loss.png are written every 200 batches. Until the learning rate falls, --steps may change.
     """
     from rich.console import Console

@@ -24,7 +24,7 @@ MODEL_CARD = "MODEL_CARD.md"
 class CheckpointFacts:
     """One checkpoint; what is not known of it is None.
 
-    `reference_patch`: contexts end with a patch of the last close in every row; `max_context` is without it.
+    `reference_patch`: contexts end with one (`model/reference.py`); `max_context` is without it.
     """
 
     model: str

@@ -141,7 +141,7 @@ class Chronos2OHLCWrapper:
     def rows_of(self, context: Context) -> NDArray[np.float64]:
         """The rows (4, T) that a context becomes: its newest bars and, for a model trained so, a reference patch."""
         newest_CT = context.ohlc_CT[:, -self.max_context :]
-        return np.concatenate([newest_CT, reference_patch(context.last_close, self._reference_bars)], axis=1)
+        return np.concatenate([newest_CT, reference_patch(newest_CT, self._reference_bars)], axis=1)
 
     def predict_rows(
         self,

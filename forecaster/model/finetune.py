@@ -210,7 +210,7 @@ class Windows(Sequence[dict[str, Any]]):
             return [self[i] for i in range(len(self))[at]]
         slots_CT, end = self._slots[self._series_W[at]], int(self._ends_W[at])
         past_CT, ahead_CT = slots_CT[:, max(0, end - self._context) : end], slots_CT[:, end : end + self._horizon]
-        reference_Cp = reference_patch(float(past_CT[3, -1]), self._reference)
+        reference_Cp = reference_patch(past_CT, self._reference)
         known_CT = np.concatenate([past_CT, reference_Cp, ahead_CT], axis=1) - past_CT[:, -1:]
         window_CT = np.full((len(FIELDS), self.past + self._horizon), np.nan, np.float32)
         window_CT[:, window_CT.shape[1] - known_CT.shape[1] :] = known_CT

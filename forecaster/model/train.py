@@ -46,11 +46,13 @@ AVERAGE_DECAY = 0.998
 SHARE_WITH_GAPS = 0.4
 SHARE_OF_LATE_STARTS = 0.3
 RECENT_BARS = 32
-MOST_WEIGHT = 30.0
-STEP_POWER = -0.5
-MARGIN = 0.005
+MOST_MOVES = 30.0
+LEAST_GAP = 0.2
+MARGIN = 0.01
+IMPOSSIBILITY = 8.0
 MOST_COMPRESSED = 8.0
 MOST_GRADIENT = 1.0
+WEIGHT_DECAY = 0.01
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,7 +71,8 @@ class TrainingPlan:
     d_ff: int = 512
     num_layers: int = 4
     num_heads: int = 4
-    learning_rate: float = 1e-3
+    learning_rate: float = 7.5e-4
+    hidden_learning_rate: float = 1.5e-3
     warm_up_steps: int = 200
     cool_down_share: float = 0.9
     save_every: int = 200
@@ -152,14 +155,13 @@ def draw_batch(plan: TrainingPlan, step: int) -> Batch:
     length = int(rng.choice([0.125, 0.25, 0.5, 1.0], p=[0.15, 0.35, 0.4, 0.1]) * plan.context_length)
     futures = max(2, plan.futures // patches // 2 * 2)
     past_SFT, futures_SKFH = simulate_futures(rng, plan.series_per_batch, length, patches * PATCH, futures)
-    last_close_S = past_SFT[:, 3, -1].copy()
-    past_SFT -= last_close_S[:, None, None]
-    futures_SKFH -= last_close_S[:, None, None, None]
     if rng.random() < SHARE_WITH_GAPS:
         past_SFT = _start_late(rng, drop_bars(rng, past_SFT))
-    reference_Fp = reference_patch(0.0, PATCH * plan.reference_patch)
-    rows_SFT = np.concatenate([past_SFT, np.tile(reference_Fp, (len(past_SFT), 1, 1))], axis=2)
+    last_close_S = past_SFT[:, 3, -1]
+    reference_SFp = reference_patch(past_SFT, PATCH * plan.reference_patch)
+    rows_SFT = np.concatenate([past_SFT, reference_SFp], axis=2) - last_close_S[:, None, None]
     context_BT = rows_SFT.reshape(-1, rows_SFT.shape[2])
+    futures_SKFH -= last_close_S[:, None, None, None]
     futures_BKH = futures_SKFH.swapaxes(1, 2).reshape(len(context_BT), futures, -1)
     return Batch(torch.from_numpy(context_BT).float(), torch.from_numpy(futures_BKH).float())
 
@@ -172,11 +174,11 @@ def _start_late(rng: np.random.Generator, past_SFT: NDArray[np.float64]) -> NDAr
     return np.where(np.arange(length) < hidden * (length - PATCH), np.nan, past_SFT)
 
 
-def training_loss(model: Chronos2Model, batch: Batch) -> torch.Tensor:
-    """Chronos-2's own loss over all futures, in units of recent moves, and a penalty for bars that cannot be.
+def training_loss(model: Chronos2Model, batch: Batch, penalty: float) -> torch.Tensor:
+    """Chronos-2's own loss over all futures, by typical reach, and `penalty` times what bars are beyond possible.
 
-    Upstream's loss counts a series by its share of the context's spread: a step of a long trend hardly matters. Here
-    each row is weighted by what a typical move of its series' last 32 closes is in those units, and step h by 1 / √h.
+    Upstream's loss counts by share of the context's spread: a move within a long trend hardly matters, nor does the
+    gap before an open. Here each field and step counts by how far it typically is from the last close.
     """
     rows, bars = batch.context_BT.shape
     steps = batch.futures_BKH.shape[2]
@@ -185,17 +187,35 @@ def training_loss(model: Chronos2Model, batch: Batch) -> torch.Tensor:
     standard_BT, loc_B1, scale_B1 = standardise(batch.context_BT)
     found_BQH = core.compressed(standard_BT)
     actual_BKH = ((batch.futures_BKH - loc_B1[:, :, None]) / scale_B1[:, :, None]).arcsinh()
-    closes_ST = standard_BT[3::OHLC_GROUP, : bars - reference_bars(model)]
-    move_S1 = _typical_move(closes_ST)
-    slope_S1 = (1 + closes_ST[:, -1:] ** 2).sqrt()
-    weight_B1 = (slope_S1 / move_S1).clamp(max=MOST_WEIGHT).repeat_interleave(OHLC_GROUP, dim=0)
-    loss_BH = weight_B1 * quantile_loss(found_BQH, actual_BKH, model.quantiles)
+    past_SFT = batch.context_BT[:, : bars - reference_bars(model)].view(-1, OHLC_GROUP, bars - reference_bars(model))
+    move_S11 = typical_move(past_SFT, scale_B1[3::OHLC_GROUP])
+    unit_B1 = (scale_B1**2 + loc_B1**2).sqrt()  # the price of one compressed unit at the last close, which is 0 here
+    weight_BH = unit_B1 / typical_reach(past_SFT, move_S11, steps).flatten(0, 1)
+    loss_BH = weight_BH * quantile_loss(found_BQH, actual_BKH, model.quantiles)
     prices_BQH = found_BQH.clamp(-MOST_COMPRESSED, MOST_COMPRESSED).sinh() * scale_B1[:, :, None] + loc_B1[:, :, None]
-    units_S = (move_S1 * scale_B1[3::OHLC_GROUP])[:, :, None, None]
-    loss_SH = loss_BH.view(-1, OHLC_GROUP, steps).mean(dim=1)
-    loss_SH = loss_SH + impossibility(prices_BQH.view(-1, OHLC_GROUP, *prices_BQH.shape[1:]) / units_S)
-    weight_H = torch.arange(1, steps + 1, device=loss_SH.device) ** STEP_POWER
-    return (loss_SH * (weight_H / weight_H.mean())).mean()
+    moves_SFQH = prices_BQH.view(-1, OHLC_GROUP, *prices_BQH.shape[1:]) / move_S11[..., None]
+    step_H = torch.arange(1, steps + 1, device=loss_BH.device)
+    return loss_BH.mean() + penalty * (impossibility(moves_SFQH) / step_H.sqrt()).mean()
+
+
+def typical_move(past_SFT: torch.Tensor, scale_S1: torch.Tensor) -> torch.Tensor:
+    """Mean absolute move of the last closes, (S, 1, 1), not below a share of the contexts' scales."""
+    move_S = past_SFT[:, 3, -RECENT_BARS:].diff(dim=1).abs().nanmean(dim=1, keepdim=True).nan_to_num(nan=0.0)
+    return move_S.maximum(scale_S1 / MOST_MOVES)[:, :, None]
+
+
+def typical_reach(past_SFT: torch.Tensor, move_S11: torch.Tensor, steps: int) -> torch.Tensor:
+    """How far from the last close each field typically is at each step, (S, F, H).
+
+    √h moves; but an open lies a gap behind the close before it, and gaps have a size of their own.
+    """
+    opens_ST, closes_ST = past_SFT[:, 0, -RECENT_BARS:], past_SFT[:, 3, -RECENT_BARS:]
+    gap_S = (opens_ST[:, 1:] - closes_ST[:, :-1]).abs().nanmean(dim=1).nan_to_num(nan=0.0)
+    gap_S1 = gap_S[:, None].maximum(LEAST_GAP * move_S11[:, 0]).minimum(move_S11[:, 0])
+    step_H = torch.arange(1, steps + 1, device=past_SFT.device)
+    reach_SFH = (move_S11 * step_H.sqrt()).repeat(1, OHLC_GROUP, 1)
+    reach_SFH[:, 0] = (gap_S1**2 + (step_H - 1) * move_S11[:, 0] ** 2).sqrt()
+    return reach_SFH
 
 
 def quantile_loss(found_BQH: torch.Tensor, actual_BKH: torch.Tensor, levels_Q: torch.Tensor) -> torch.Tensor:
@@ -214,12 +234,6 @@ def impossibility(prices_SFQH: torch.Tensor) -> torch.Tensor:
     gaps = [prices_SFQH.diff(dim=2).flatten(1, 2)]
     gaps += [high_SQH - open_SQH, high_SQH - close_SQH, open_SQH - low_SQH, close_SQH - low_SQH]
     return (MARGIN - torch.cat(gaps, dim=1)).relu().sum(dim=1)
-
-
-def _typical_move(closes_ST: torch.Tensor) -> torch.Tensor:
-    """Mean absolute move of the last closes, (S, 1), not below what MOST_WEIGHT allows."""
-    move_S1 = closes_ST[:, -RECENT_BARS:].diff(dim=1).abs().nanmean(dim=1, keepdim=True).nan_to_num(nan=0.0)
-    return move_S1.clamp(min=1 / MOST_WEIGHT)
 
 
 def _shares_of_patches(most: int) -> NDArray[np.float64]:
@@ -256,9 +270,7 @@ class _Run:
         self.step = 0
         self.model = build_model(plan).to("cuda" if torch.cuda.is_available() else "cpu").train()
         self.average = AveragedModel(self.model, multi_avg_fn=_average)
-        self._optimizer = torch.optim.AdamW(
-            self.model.parameters(), lr=plan.learning_rate, weight_decay=0.01, betas=(0.9, 0.98)
-        )
+        self._optimizers = _optimizers(plan, self.model)
         self._started = time.monotonic()
 
     @property
@@ -268,13 +280,17 @@ class _Run:
 
     def advance(self, batch: Batch) -> float:
         """Take one step; returns its loss."""
-        for group in self._optimizer.param_groups:
-            group["lr"] = self.plan.learning_rate * _schedule(self.plan, self.step)
-        self._optimizer.zero_grad(set_to_none=True)
-        loss = training_loss(self.model, Batch(*(one.to(self.model.device) for one in batch)))
+        for optimizer in self._optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = group["initial_lr"] * _schedule(self.plan, self.step)
+            optimizer.zero_grad(set_to_none=True)
+        # Early on, when all weights are noise, a penalty would outweigh what there is to learn.
+        penalty = IMPOSSIBILITY * (1 - _schedule(self.plan, max(self.step, self.plan.warm_up_steps)))
+        loss = training_loss(self.model, Batch(*(one.to(self.model.device) for one in batch)), penalty)
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), MOST_GRADIENT)
-        self._optimizer.step()
+        for optimizer in self._optimizers:
+            optimizer.step()
         self.average.update_parameters(self.model)
         self.step += 1
         return float(loss.detach())
@@ -287,7 +303,7 @@ class _Run:
             "seconds": self.seconds,
             "model": self.model.state_dict(),
             "average": self.average.state_dict(),
-            "optimizer": self._optimizer.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in self._optimizers],
         }
 
     def resume(self, out: Path) -> None:
@@ -302,9 +318,28 @@ class _Run:
             raise ConfigError(str(path), f"a run of {dataclasses.asdict(self.plan)}", state["plan"])
         self.model.load_state_dict(state["model"])
         self.average.load_state_dict(state["average"])
-        self._optimizer.load_state_dict(state["optimizer"])
+        for optimizer, before in zip(self._optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(before)
         self.step = state["step"]
         self._started = time.monotonic() - state["seconds"]
+
+
+def _optimizers(plan: TrainingPlan, model: torch.nn.Module) -> list[torch.optim.Optimizer]:
+    """Muon for the matrices of the blocks, AdamW for all that is not one: embeddings, norms, biases, the output.
+
+    Jordan et al., 2024, "Muon: an optimizer for hidden layers in neural networks"; its updates are scaled to AdamW's
+    size as in Liu et al., 2025, "Muon is Scalable for LLM Training".
+    """
+    named = dict(model.named_parameters())
+    hidden = [name for name, weights in named.items() if name.startswith("encoder.block.") and weights.ndim == 2]  # noqa: PLR2004 - matrices
+    muon = [{"params": [named[name] for name in hidden], "initial_lr": plan.hidden_learning_rate}]
+    adam = [
+        {"params": [weights for name, weights in named.items() if name not in hidden], "initial_lr": plan.learning_rate}
+    ]
+    return [
+        torch.optim.Muon(muon, weight_decay=WEIGHT_DECAY, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.AdamW(adam, weight_decay=WEIGHT_DECAY, betas=(0.9, 0.98)),
+    ]
 
 
 def _leads_to(begun: TrainingPlan, plan: TrainingPlan, step: int) -> bool:

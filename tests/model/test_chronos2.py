@@ -20,7 +20,7 @@ from forecaster.model.checkpoint import NANO_FOLDER
 from forecaster.model.chronos2 import TOKENS_PER_BATCH, Chronos2OHLCWrapper
 from forecaster.model.compilers import CompileSettings
 from forecaster.model.core import Core
-from forecaster.model.reference import REFERENCE_PATCH
+from forecaster.model.reference import REFERENCE_PATCH, reference_patch
 from forecaster.model.train import TrainingPlan, build_model
 from tests.builders import make_bars, make_key
 
@@ -334,19 +334,13 @@ def test_rows_and_bars_share_one_path(wrapper):
 
 
 def test_reference_patch(wrapper, plain):
-    """A checkpoint whose config.json says so is shown the last close in every row; any other sees the bars alone."""
+    """A checkpoint whose config.json says so is shown it behind the bars; any other sees the bars alone."""
     context = make_context()
-    shown_Cp = wrapper.rows_of(context)[:, -16:]
+    rows_CT = wrapper.rows_of(context)
 
     assert np.array_equal(plain.rows_of(context), context.ohlc_CT)
-    assert np.array_equal(wrapper.rows_of(context)[:, :-16], context.ohlc_CT)
-    assert [np.flatnonzero(np.isnan(shown_p)).tolist() for shown_p in shown_Cp] == [
-        [0, 1, 2, 3],
-        [4, 5, 6, 7],
-        [8, 9, 10, 11],
-        [12, 13, 14, 15],
-    ]
-    assert (shown_Cp[~np.isnan(shown_Cp)] == context.last_close).all()
+    assert np.array_equal(rows_CT[:, :-16], context.ohlc_CT)
+    assert np.array_equal(rows_CT[:, -16:], reference_patch(context.ohlc_CT, 16), equal_nan=True)
     assert plain.max_context == wrapper.max_context + 16
 
 

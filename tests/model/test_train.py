@@ -17,7 +17,6 @@ from forecaster.model import train as training
 from forecaster.model.checkpoint import NANO_FOLDER
 from forecaster.model.chronos2 import Chronos2OHLCWrapper
 from forecaster.model.core import Core, Missing, Shape, standardise
-from forecaster.model.reference import reference_patch
 from forecaster.model.train import PATCH, Batch, TrainingPlan, build_model, draw_batch, quantile_loss, train
 from tests.builders import make_bars
 
@@ -92,12 +91,13 @@ def test_losses_are_kept_and_drawn(trained):
 
 @pytest.mark.parametrize("step", range(8))
 def test_batch_shapes(step):
-    """Rows end with the reference patch of a last close of 0; at least one patch of bars comes before it."""
+    """Rows end with a reference patch about a last close of 0; at least one patch of bars comes before it."""
     context_BT, futures_BKH = draw_batch(TINY, step)
 
     assert context_BT.shape[0] == futures_BKH.shape[0] == 8
     assert context_BT.shape[1] % PATCH == futures_BKH.shape[2] % PATCH == 0
-    assert np.array_equal(context_BT[:4, -PATCH:], reference_patch(0.0, PATCH), equal_nan=True)
+    assert torch.equal(context_BT[:4, -PATCH : 4 - PATCH].isnan(), torch.eye(4, dtype=torch.bool))
+    assert (context_BT[:, -PATCH : 4 - PATCH].nan_to_num(nan=0.0) == 0).all()
     assert (context_BT[3::4, -PATCH - 1] == 0).all()
     assert torch.isfinite(context_BT[:, -2 * PATCH : -PATCH]).all(dim=1).float().mean() > 0.5
     assert torch.isfinite(futures_BKH).all()
@@ -128,21 +128,40 @@ def test_loss_is_upstreams(step):
     assert float(ours_BH.mean()) == pytest.approx(float(torch.stack(upstream).mean()), rel=1e-5)
 
 
-def test_units_of_prices_and_trends_long_ago_do_not_matter():
-    """The same futures of the same last bars cost the same, at any level, and after whatever moved first."""
+def test_level_of_prices_does_not_matter():
     torch.manual_seed(0)
     model, batch = build_model(TINY), draw_batch(dataclasses.replace(TINY, series_per_batch=16), 0)
     scaled = Batch(batch.context_BT * 1e-4, batch.futures_BKH * 1e-4)
-    wiggle = torch.tensor([1.0, -1.0]).repeat(32)
-    trend = torch.cat([torch.linspace(-20, 0, 32), torch.zeros(32)])
-    moves = [
-        float(training._typical_move(one[None] / one.std())) * float(one.std()) for one in (wiggle, wiggle + trend)
-    ]
     with torch.no_grad():
-        losses = [float(training.training_loss(model, one)) for one in (batch, scaled)]
+        losses = [float(training.training_loss(model, one, 1.0)) for one in (batch, scaled)]
 
     assert losses[1] == pytest.approx(losses[0], rel=1e-3)
-    assert moves == pytest.approx([2.0, 2.0], rel=1e-3)
+
+
+def make_past(gap=0.0, trend=0.0):
+    """Closes that go up by 2 and down by 2, opens `gap` above the close before; a trend that ended 32 bars ago."""
+    close_T = torch.tensor([1.0, -1.0]).repeat(32) + torch.linspace(-trend, trend, 64).clamp(max=0.0)
+    open_T = close_T.roll(1) + gap
+    return torch.stack([open_T, open_T.maximum(close_T), open_T.minimum(close_T), close_T])[None]
+
+
+def test_typical_move_is_that_of_the_last_closes():
+    """Not that of a trend before them; and never so small that its series would count for all others."""
+    moves = [float(training.typical_move(make_past(trend=trend), torch.ones(1, 1))) for trend in (0.0, 40.0)]
+    least = training.typical_move(torch.zeros(1, 4, 64), torch.ones(1, 1))
+
+    assert moves == pytest.approx([2.0, 2.0])
+    assert float(least) == pytest.approx(1 / training.MOST_MOVES)
+
+
+@pytest.mark.parametrize(("gap", "counted"), [(1.0, 1.0), (0.0, 2 * training.LEAST_GAP), (50.0, 2.0)])
+def test_typical_reach(gap, counted):
+    """By hand: √h moves of 2; the open of step h a gap and √(h - 1) moves, with a gap neither nothing nor all."""
+    past_SFT = make_past(gap)
+    reach_FH = training.typical_reach(past_SFT, torch.full((1, 1, 1), 2.0), 16)[0]
+
+    assert reach_FH[1:].tolist() == [pytest.approx([2 * h**0.5 for h in range(1, 17)])] * 3
+    assert reach_FH[0].tolist() == pytest.approx([(counted**2 + 4 * (h - 1)) ** 0.5 for h in range(1, 17)])
 
 
 def test_impossible_bars_are_dearer():
