@@ -23,6 +23,8 @@ from forecaster.model.core import why_outside
 NANO = "nano"
 NANO_FOLDER = Path(__file__).parent / NANO
 NEEDED_LEVELS = (0.1, 0.5, 0.9)
+SUMS_FILE = "SHA256SUMS"
+CHECKED_FILES = ("model.safetensors", "config.json")
 
 
 def load_checkpoint(model_id: str, revision: str | None, device: str) -> tuple[Chronos2Model, str]:
@@ -34,6 +36,12 @@ def load_checkpoint(model_id: str, revision: str | None, device: str) -> tuple[C
     folder = _find_folder(model_id, revision)
     weights_sha256 = _check_weights(model_id, folder)
     return _load(model_id, folder).to(_pick_device(model_id, device)), weights_sha256
+
+
+def write_sums(folder: Path) -> None:
+    """Write SHA256SUMS of weights and configuration, as `sha256sum -c` reads it."""
+    sums = [f"{hashlib.sha256((folder / name).read_bytes()).hexdigest()}  {name}\n" for name in CHECKED_FILES]
+    (folder / SUMS_FILE).write_text("".join(sums))
 
 
 @cache
@@ -67,7 +75,7 @@ def _check_weights(model_id: str, folder: Path) -> str:
             raise ModelLoadError(model_id, f"a file {file.name} in {folder}", "none")
     with weights.open("rb") as content:
         digest = hashlib.file_digest(content, "sha256").hexdigest()
-    sums = folder / "SHA256SUMS"
+    sums = folder / SUMS_FILE
     if sums.is_file():
         named = (line.split() for line in sums.read_text().splitlines())
         expected = next((known for known, name in named if name == weights.name), None)

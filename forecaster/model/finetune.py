@@ -31,9 +31,8 @@ from transformers import TrainerCallback
 from forecaster.bars import FIELDS
 from forecaster.config import SHORTEST_CONTEXT
 from forecaster.errors import ConfigError, NotEnoughBars
-from forecaster.model.checkpoint import library_versions, load_checkpoint
+from forecaster.model.checkpoint import library_versions, load_checkpoint, write_sums
 from forecaster.model.reference import reference_bars, reference_patch
-from forecaster.model.train import write_sums
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -171,7 +170,7 @@ class Windows(Sequence[dict[str, Any]]):
     """Every window of some series that has a context and its whole horizon, as `fit` takes prepared inputs.
 
     A window ends its context with a real bar, as a forecast does, and shows at least `SHORTEST_CONTEXT` real bars
-    and one to forecast. Between the two stand `reference` slots of the last close, for a model that is shown them.
+    and one to forecast. Between the two stand `reference` slots of a reference patch, for a model that is shown one.
     The last value before the horizon is taken off each row in float64, as the wrapper does: the model's own
     normalisation undoes any shift, but only after the cast to float32, which a price of 1e6 that moves by cents does
     not survive. Left to itself, `fit` would also cut contexts that end in, or consist of, missing slots, and draw a

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import csv
 import dataclasses
-import hashlib
 import json
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -26,7 +25,9 @@ from transformers.utils import logging as hub_logging
 from forecaster.errors import ConfigError
 from forecaster.forecast import CHRONOS_LEVELS
 from forecaster.model.artifacts import hardware
+from forecaster.model.checkpoint import write_sums
 from forecaster.model.core import OHLC_GROUP, Core, Missing, Shape, standardise
+from forecaster.model.loss import Standard, losses_of
 from forecaster.model.reference import REFERENCE_PATCH, reference_bars, reference_patch
 from forecaster.model.synthetic import drop_bars, simulate_futures
 
@@ -41,16 +42,10 @@ if TYPE_CHECKING:
 PATCH = 16
 STATE_FILE = "training_state.pt"
 LOSS_FILE = "loss.csv"
-CHECKED_FILES = ("model.safetensors", "config.json")
 AVERAGE_DECAY = 0.998
 SHARE_WITH_GAPS = 0.4
 SHARE_OF_LATE_STARTS = 0.3
-RECENT_BARS = 32
-MOST_MOVES = 30.0
-LEAST_GAP = 0.2
-MARGIN = 0.01
 IMPOSSIBILITY = 8.0
-MOST_COMPRESSED = 8.0
 MOST_GRADIENT = 1.0
 WEIGHT_DECAY = 0.01
 
@@ -135,12 +130,6 @@ def build_model(plan: TrainingPlan) -> Chronos2Model:
     return Chronos2Model(config)
 
 
-def write_sums(folder: Path) -> None:
-    """Write SHA256SUMS of weights and configuration, as `sha256sum -c` reads it."""
-    sums = [f"{hashlib.sha256((folder / name).read_bytes()).hexdigest()}  {name}\n" for name in CHECKED_FILES]
-    (folder / "SHA256SUMS").write_text("".join(sums))
-
-
 class Batch(NamedTuple):
     """Contexts (B, T) of whole series, rows series by series, and several futures (B, K, H) of each row."""
 
@@ -175,65 +164,15 @@ def _start_late(rng: np.random.Generator, past_SFT: NDArray[np.float64]) -> NDAr
 
 
 def training_loss(model: Chronos2Model, batch: Batch, penalty: float) -> torch.Tensor:
-    """Chronos-2's own loss over all futures, by typical reach, and `penalty` times what bars are beyond possible.
-
-    Upstream's loss counts by share of the context's spread: a move within a long trend hardly matters, nor does the
-    gap before an open. Here each field and step counts by how far it typically is from the last close.
-    """
+    """What a model's answer to a batch costs, with `penalty` times what it is beyond possible."""
     rows, bars = batch.context_BT.shape
-    steps = batch.futures_BKH.shape[2]
-    missing = Missing.of(batch.context_BT, PATCH)
-    core = Core(model, Shape(rows, bars, steps // PATCH, missing, OHLC_GROUP))
-    standard_BT, loc_B1, scale_B1 = standardise(batch.context_BT)
-    found_BQH = core.compressed(standard_BT)
-    actual_BKH = ((batch.futures_BKH - loc_B1[:, :, None]) / scale_B1[:, :, None]).arcsinh()
-    past_SFT = batch.context_BT[:, : bars - reference_bars(model)].view(-1, OHLC_GROUP, bars - reference_bars(model))
-    move_S11 = typical_move(past_SFT, scale_B1[3::OHLC_GROUP])
-    unit_B1 = (scale_B1**2 + loc_B1**2).sqrt()  # the price of one compressed unit at the last close, which is 0 here
-    weight_BH = unit_B1 / typical_reach(past_SFT, move_S11, steps).flatten(0, 1)
-    loss_BH = weight_BH * quantile_loss(found_BQH, actual_BKH, model.quantiles)
-    prices_BQH = found_BQH.clamp(-MOST_COMPRESSED, MOST_COMPRESSED).sinh() * scale_B1[:, :, None] + loc_B1[:, :, None]
-    moves_SFQH = prices_BQH.view(-1, OHLC_GROUP, *prices_BQH.shape[1:]) / move_S11[..., None]
-    step_H = torch.arange(1, steps + 1, device=loss_BH.device)
-    return loss_BH.mean() + penalty * (impossibility(moves_SFQH) / step_H.sqrt()).mean()
-
-
-def typical_move(past_SFT: torch.Tensor, scale_S1: torch.Tensor) -> torch.Tensor:
-    """Mean absolute move of the last closes, (S, 1, 1), not below a share of the contexts' scales."""
-    move_S = past_SFT[:, 3, -RECENT_BARS:].diff(dim=1).abs().nanmean(dim=1, keepdim=True).nan_to_num(nan=0.0)
-    return move_S.maximum(scale_S1 / MOST_MOVES)[:, :, None]
-
-
-def typical_reach(past_SFT: torch.Tensor, move_S11: torch.Tensor, steps: int) -> torch.Tensor:
-    """How far from the last close each field typically is at each step, (S, F, H).
-
-    √h moves; but an open lies a gap behind the close before it, and gaps have a size of their own.
-    """
-    opens_ST, closes_ST = past_SFT[:, 0, -RECENT_BARS:], past_SFT[:, 3, -RECENT_BARS:]
-    gap_S = (opens_ST[:, 1:] - closes_ST[:, :-1]).abs().nanmean(dim=1).nan_to_num(nan=0.0)
-    gap_S1 = gap_S[:, None].maximum(LEAST_GAP * move_S11[:, 0]).minimum(move_S11[:, 0])
-    step_H = torch.arange(1, steps + 1, device=past_SFT.device)
-    reach_SFH = (move_S11 * step_H.sqrt()).repeat(1, OHLC_GROUP, 1)
-    reach_SFH[:, 0] = (gap_S1**2 + (step_H - 1) * move_S11[:, 0] ** 2).sqrt()
-    return reach_SFH
-
-
-def quantile_loss(found_BQH: torch.Tensor, actual_BKH: torch.Tensor, levels_Q: torch.Tensor) -> torch.Tensor:
-    """Upstream's loss by row and step, (B, H), mean over futures: twice the pinball loss, summed over levels."""
-    error_BKQH = actual_BKH[:, :, None] - found_BQH[:, None]
-    levels_Q1 = levels_Q[:, None]
-    return 2 * torch.maximum(levels_Q1 * error_BKQH, (levels_Q1 - 1) * error_BKQH).sum(dim=2).mean(dim=1)
-
-
-def impossibility(prices_SFQH: torch.Tensor) -> torch.Tensor:
-    """By how much quantiles fall with their level, and fields cross at a level, summed, (S, H); units are the prices'.
-
-    Nothing as long as each rises, and each field keeps its place, by a margin.
-    """
-    open_SQH, high_SQH, low_SQH, close_SQH = prices_SFQH.unbind(dim=1)
-    gaps = [prices_SFQH.diff(dim=2).flatten(1, 2)]
-    gaps += [high_SQH - open_SQH, high_SQH - close_SQH, open_SQH - low_SQH, close_SQH - low_SQH]
-    return (MARGIN - torch.cat(gaps, dim=1)).relu().sum(dim=1)
+    shape = Shape(rows, bars, batch.futures_BKH.shape[2] // PATCH, Missing.of(batch.context_BT, PATCH), OHLC_GROUP)
+    standard_BT, *standard = standardise(batch.context_BT)
+    found_BQH = Core(model, shape).compressed(standard_BT)
+    real = bars - reference_bars(model)
+    past_SFT = batch.context_BT[:, :real].view(-1, OHLC_GROUP, real)
+    cost = losses_of(found_BQH, batch.futures_BKH, Standard(*standard), past_SFT, model.quantiles)
+    return cost.reach + penalty * cost.impossible
 
 
 def _shares_of_patches(most: int) -> NDArray[np.float64]:
@@ -284,9 +223,8 @@ class _Run:
             for group in optimizer.param_groups:
                 group["lr"] = group["initial_lr"] * _schedule(self.plan, self.step)
             optimizer.zero_grad(set_to_none=True)
-        # Early on, when all weights are noise, a penalty would outweigh what there is to learn.
-        penalty = IMPOSSIBILITY * (1 - _schedule(self.plan, max(self.step, self.plan.warm_up_steps)))
-        loss = training_loss(self.model, Batch(*(one.to(self.model.device) for one in batch)), penalty)
+        on_device = Batch(*(one.to(self.model.device) for one in batch))
+        loss = training_loss(self.model, on_device, _penalty(self.plan, self.step))
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), MOST_GRADIENT)
         for optimizer in self._optimizers:
@@ -362,6 +300,11 @@ def _schedule(plan: TrainingPlan, step: int) -> float:
     Hägele et al., 2024, "Scaling Laws and Compute-Optimal Training Beyond Fixed Training Durations".
     """
     return min(1.0, (step + 1) / plan.warm_up_steps, (plan.steps - step) / max(1, plan.cool_down_steps))
+
+
+def _penalty(plan: TrainingPlan, step: int) -> float:
+    """How dear impossible bars are: nothing until the rate falls, since they would outweigh what there is to learn."""
+    return IMPOSSIBILITY * (1 - _schedule(plan, max(step, plan.warm_up_steps)))
 
 
 def _save(run: _Run, out: Path, losses: list[tuple[int, float]]) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 
 from forecaster.accuracy.metrics import diebold_mariano
 from forecaster.errors import InvalidContext
-from forecaster.replay.evaluate import SIMULATION, WALK
+from forecaster.replay.evaluate import SIMULATION, WALK, ratio
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -74,9 +74,9 @@ def compare(made: Sequence[Evaluation], original: Sequence[Evaluation]) -> Compa
         cutoffs=len(cutoffs_N),
         ratio=mean / original_mean,
         p_value=diebold_mariano(loss_N, original_N, lag).p_value,
-        to_baselines={name: _ratio(mean, other) for name, other in zip(BASELINES, baselines, strict=True)},
+        to_baselines={name: ratio(mean, other) for name, other in zip(BASELINES, baselines, strict=True)},
         original_to_baselines={
-            name: _ratio(original_mean, other) for name, other in zip(BASELINES, baselines, strict=True)
+            name: ratio(original_mean, other) for name, other in zip(BASELINES, baselines, strict=True)
         },
     )
 
@@ -98,7 +98,3 @@ class _Pair:
         sessions, timeframe = one.key.sessions, one.key.timeframe
         targets = [sessions.next_opens(timeframe, int(cutoff), one.horizon)[-1] for cutoff in self.cutoffs_N]
         self.ends_N = sessions.closes_of(timeframe, np.array(targets, np.int64))
-
-
-def _ratio(loss: float, other: float) -> float | None:
-    return None if other == 0 else loss / other

@@ -120,11 +120,11 @@ class Evaluation:
 
     def pinball_ratio(self, model: str, other: str, field: str | None = None, step: int | None = None) -> float | None:
         """Pinball loss of `model` / that of `other`: below 1 is better; None when `other` made no error."""
-        return _ratio(self.pinball(model, field, step), self.pinball(other, field, step))
+        return ratio(self.pinball(model, field, step), self.pinball(other, field, step))
 
     def mae_ratio(self, field: str, model: str, other: str, step: int | None = None) -> float | None:
         """Absolute error of `model` / that of `other`: below 1 is better; None when `other` made no error."""
-        return _ratio(self.mae(field, model, step), self.mae(field, other, step))
+        return ratio(self.mae(field, model, step), self.mae(field, other, step))
 
     def coverage(self, model: str, width: float, step: int | None = None) -> dict[str, float]:
         """Share of outcomes inside the central interval of `width`, by field.
@@ -326,5 +326,6 @@ def _part(values_NFH: NDArray[np.float64], field: str | None, step: int | None) 
     return values_NFH[:, fields, steps]
 
 
-def _ratio(loss: float, other: float) -> float | None:
+def ratio(loss: float, other: float) -> float | None:
+    """Give loss / other; None when `other` made no error."""
     return None if other == 0 else loss / other

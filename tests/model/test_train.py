@@ -13,11 +13,13 @@ from chronos import Chronos2Pipeline
 from PIL import Image
 
 from forecaster.errors import ConfigError
+from forecaster.model import loss as losses
 from forecaster.model import train as training
 from forecaster.model.checkpoint import NANO_FOLDER
 from forecaster.model.chronos2 import Chronos2OHLCWrapper
 from forecaster.model.core import Core, Missing, Shape, standardise
-from forecaster.model.train import PATCH, Batch, TrainingPlan, build_model, draw_batch, quantile_loss, train
+from forecaster.model.loss import Standard, losses_of, quantile_loss
+from forecaster.model.train import PATCH, Batch, TrainingPlan, build_model, draw_batch, train
 from tests.builders import make_bars
 
 TINY = TrainingPlan(
@@ -133,9 +135,9 @@ def test_level_of_prices_does_not_matter():
     model, batch = build_model(TINY), draw_batch(dataclasses.replace(TINY, series_per_batch=16), 0)
     scaled = Batch(batch.context_BT * 1e-4, batch.futures_BKH * 1e-4)
     with torch.no_grad():
-        losses = [float(training.training_loss(model, one, 1.0)) for one in (batch, scaled)]
+        found = [float(training.training_loss(model, one, 1.0)) for one in (batch, scaled)]
 
-    assert losses[1] == pytest.approx(losses[0], rel=1e-3)
+    assert found[1] == pytest.approx(found[0], rel=1e-3)
 
 
 def make_past(gap=0.0, trend=0.0):
@@ -147,21 +149,96 @@ def make_past(gap=0.0, trend=0.0):
 
 def test_typical_move_is_that_of_the_last_closes():
     """Not that of a trend before them; and never so small that its series would count for all others."""
-    moves = [float(training.typical_move(make_past(trend=trend), torch.ones(1, 1))) for trend in (0.0, 40.0)]
-    least = training.typical_move(torch.zeros(1, 4, 64), torch.ones(1, 1))
+    moves = [float(losses.typical_move(make_past(trend=trend), torch.ones(1, 1))) for trend in (0.0, 40.0)]
+    least = losses.typical_move(torch.zeros(1, 4, 64), torch.ones(1, 1))
 
     assert moves == pytest.approx([2.0, 2.0])
-    assert float(least) == pytest.approx(1 / training.MOST_MOVES)
+    assert float(least) == pytest.approx(1 / losses.MOST_MOVES)
 
 
-@pytest.mark.parametrize(("gap", "counted"), [(1.0, 1.0), (0.0, 2 * training.LEAST_GAP), (50.0, 2.0)])
+@pytest.mark.parametrize(("gap", "counted"), [(1.0, 1.0), (0.0, 2 * losses.LEAST_GAP), (50.0, 2.0)])
 def test_typical_reach(gap, counted):
     """By hand: √h moves of 2; the open of step h a gap and √(h - 1) moves, with a gap neither nothing nor all."""
     past_SFT = make_past(gap)
-    reach_FH = training.typical_reach(past_SFT, torch.full((1, 1, 1), 2.0), 16)[0]
+    reach_FH = losses.typical_reach(past_SFT, torch.full((1, 1, 1), 2.0), 16)[0]
 
     assert reach_FH[1:].tolist() == [pytest.approx([2 * h**0.5 for h in range(1, 17)])] * 3
     assert reach_FH[0].tolist() == pytest.approx([(counted**2 + 4 * (h - 1)) ** 0.5 for h in range(1, 17)])
+
+
+@pytest.mark.parametrize("trend", [0.0, 40.0])
+@pytest.mark.parametrize("scale", [1.0, 7.0])
+def test_outcomes_cost_their_distance_in_reaches(scale, trend):
+    """By hand: every quantile at the last close, every outcome a little above; whatever the units and the trend."""
+    past_SFT, levels_Q = make_past(trend=trend), torch.tensor([0.1, 0.5, 0.9])
+    reach_FH = losses.typical_reach(past_SFT, torch.full((1, 1, 1), 2.0), 16)[0]
+    standard = Standard(torch.full((4, 1), -0.7), torch.full((4, 1), scale))
+    last_close_BQH = (0.7 / torch.tensor(scale)).arcsinh().expand(4, 3, 16)
+    cost = losses_of(last_close_BQH, (0.01 * reach_FH)[:, None], standard, past_SFT, levels_Q)
+
+    assert float(cost.reach) == pytest.approx(2 * 0.01 * 1.5, rel=0.02)
+
+
+def test_penalty_grows_as_the_rate_falls():
+    plan = TrainingPlan()
+    found = [training._penalty(plan, step) for step in (0, 100, 1000, 5500, 10_000)]
+
+    assert found == pytest.approx([0, 0, 0, training.IMPOSSIBILITY / 2, training.IMPOSSIBILITY])
+
+
+def test_penalty_is_charged():
+    """By its factor, for the untrained weights of any seed forecast impossible bars."""
+    torch.manual_seed(0)
+    model, batch = build_model(TINY), draw_batch(TINY, 0)
+    with torch.no_grad():
+        costs = [float(training.training_loss(model, batch, penalty)) for penalty in (0.0, 1.0, 3.0)]
+
+    assert costs[1] > costs[0]
+    assert costs[2] - costs[0] == pytest.approx(3 * (costs[1] - costs[0]), rel=1e-3)
+
+
+@pytest.mark.parametrize("step", [1, 4, 16])
+def test_impossible_bar_far_ahead_is_less_dear(step):
+    """Quantiles that fall at step h cost 1 / √h of those that fall at the first."""
+    levels_Q, standard = torch.tensor([0.1, 0.5, 0.9]), Standard(torch.zeros(4, 1), torch.ones(4, 1))
+    offset_B11 = torch.tensor([0.0, 0.5, -0.5, 0.0])[:, None, None]
+    found_BQH = (levels_Q[:, None] / 10 + offset_B11).repeat(1, 1, 16)
+    fallen_BQH = found_BQH.clone()
+    fallen_BQH[3, :, step - 1] = fallen_BQH[3, :, step - 1].flip(0)
+    possible, fallen = (
+        float(losses_of(one, torch.zeros(4, 1, 16), standard, make_past(), levels_Q).impossible)
+        for one in (found_BQH, fallen_BQH)
+    )
+
+    assert possible == 0
+    assert fallen == pytest.approx((2 * (losses.MARGIN + 0.02)) / step**0.5 / 16, rel=0.01)
+
+
+def test_rates_follow_the_schedule():
+    """A warm-up of two steps: half the rate, then all of it, then the fall to nothing over the last two of six."""
+    run = training._Run(TINY)
+    shares = []
+    for step in range(TINY.steps):
+        run.advance(draw_batch(TINY, step))
+        shares.append([group["lr"] / group["initial_lr"] for one in run._optimizers for group in one.param_groups])
+
+    assert shares == [[share] * 2 for share in (0.5, 1, 1, 1, 1, 0.5)]
+
+
+def test_each_weight_has_its_optimizer():
+    """Muon the matrices of the blocks, AdamW everything else, each at its own rate."""
+    model = build_model(TINY)
+    muon, adam = training._optimizers(TINY, model)
+    names = {id(weights): name for name, weights in model.named_parameters()}
+    of_muon, of_adam = ([names[id(one)] for one in opt.param_groups[0]["params"]] for opt in (muon, adam))
+
+    assert sorted(of_muon + of_adam) == sorted(names.values())
+    assert all(".self_attention." in name or ".mlp." in name for name in of_muon)
+    assert len(of_muon) == TINY.num_layers * (2 * 4 + 2)
+    assert [opt.param_groups[0]["initial_lr"] for opt in (muon, adam)] == [
+        TINY.hidden_learning_rate,
+        TINY.learning_rate,
+    ]
 
 
 def test_impossible_bars_are_dearer():
@@ -173,9 +250,9 @@ def test_impossible_bars_are_dearer():
     fallen_SFQH[0, 1, 20] -= 0.3
     crossed_SFQH[0, 2] += 0.6
 
-    assert float(training.impossibility(valid_SFQH)) == 0.0
-    assert float(training.impossibility(fallen_SFQH)) == pytest.approx(0.3 - 0.1 + training.MARGIN, rel=1e-4)
-    assert float(training.impossibility(crossed_SFQH)) == pytest.approx(2 * 21 * (0.1 + training.MARGIN), rel=1e-4)
+    assert float(losses.impossibility(valid_SFQH)) == 0.0
+    assert float(losses.impossibility(fallen_SFQH)) == pytest.approx(0.3 - 0.1 + losses.MARGIN, rel=1e-4)
+    assert float(losses.impossibility(crossed_SFQH)) == pytest.approx(2 * 21 * (0.1 + losses.MARGIN), rel=1e-4)
 
 
 @pytest.mark.parametrize(("first", "then"), [(4, 8), (8, 4)])
