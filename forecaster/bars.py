@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 FIELDS: Final = ("open", "high", "low", "close")
 COLUMNS: Final = (*FIELDS, "volume")
 HIGHEST_PRICE: Final = 1e15
+NO_TIME: Final = -1
+"""The open time of a rejected row that has no usable one."""
 
 _UNIFIED_SYMBOL: Final = re.compile(r"[^\s/:]+/[^\s/:]+(:[^\s/:]+)?")
 
@@ -64,11 +66,12 @@ class SeriesKey:
 
 @dataclass(frozen=True, slots=True)
 class RejectedRow:
-    """A row that is not a bar: where it stood, what it held, and why it was refused."""
+    """A row that is not a bar: where it stood, what it held, why it was refused, and the text it was made of."""
 
     open_time: int
     values: tuple[float, ...]
     reason: str
+    body: str = ""
 
 
 @dataclass(frozen=True, eq=False)

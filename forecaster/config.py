@@ -42,6 +42,12 @@ class ExchangeConfig(_Record):
     ] = None
     options: Annotated[dict[str, object], Field(description="ccxt's `options` of that exchange")] = {}
     timeout: Annotated[float, Field(gt=0, le=120, description="seconds that one request may take")] = 10.0
+    deadline: Annotated[
+        float, Field(gt=0, le=600, description="seconds that one series may take, waits and repeated requests included")
+    ] = 30.0
+    late_after: Annotated[
+        float, Field(ge=0, le=600, description="seconds after its close for which a bar that is missing is asked for")
+    ] = 20.0
 
 
 class SeriesConfig(_Record):

@@ -10,16 +10,17 @@ import dataclasses
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Self, TypeVar
 
+import numpy as np
 import structlog
 
 from forecaster.accuracy.score import Scores
-from forecaster.bars import Bars, Context, SeriesKey
+from forecaster.bars import NO_TIME, Bars, Context, RejectedRow, SeriesKey
 from forecaster.clock import now_ms
 from forecaster.config import Config, default_config_path, load_config
-from forecaster.errors import BarsError, ConfigError, NotEnoughBars, SourceError
+from forecaster.errors import BadPayload, BarsError, ConfigError, NotEnoughBars, SourceError
 from forecaster.ledger import LIVE, AccuracyReport, LedgerRow, Run, SettledRow
 from forecaster.model import Model, load_baselines, load_model
 from forecaster.sources import BarSource, Fetched, open_source
@@ -27,7 +28,7 @@ from forecaster.store import Store, open_store
 from forecaster.timeframe import DAY_MS, Timeframe
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from pathlib import Path
 
     import pandas as pd
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     from forecaster.forecast import OHLCForecast
 
 _log = structlog.get_logger(__name__)
-_FETCHES_AT_ONCE = 8
+_BARS_ASKED_AGAIN = 3
 _T = TypeVar("_T")
 
 
@@ -108,12 +109,12 @@ class Forecaster:
     @classmethod
     def open(cls, config: Config) -> Forecaster:
         """Open the store and the sources that a configuration names; sources of one place are shared."""
+        store = open_store(config.store.url)
         sources: dict[tuple[str, Path | None], BarSource] = {}
         for one in config.series:
             place = (one.exchange, one.file)
-            sources[place] = sources.get(place) or open_source(config, one)
-        by_key = {one.key: sources[one.exchange, one.file] for one in config.series}
-        return cls(config, open_store(config.store.url), by_key)
+            sources[place] = sources.get(place) or open_source(config, one, store)
+        return cls(config, store, {one.key: sources[one.exchange, one.file] for one in config.series})
 
     @cached_property
     def models(self) -> list[Model]:
@@ -166,6 +167,21 @@ class Forecaster:
         )
         self._log_cycle(report, models[0])
         return report
+
+    def backfill(self, key: SeriesKey, since: int, as_of: int) -> Iterator[tuple[int, int]]:
+        """Fetch a series' history from `since` (UTC ms) on, part by part, each durable before the next is asked for.
+
+        Yields how many bars of a part are new, and how far the history has come (UTC ms). Begins with the first slot
+        that is still owed, so a run that was stopped goes on.
+
+        Raises:
+            SourceError: as its kind says; what came before is kept.
+        """
+        cursor = max(since, self._owed_since(key, since))
+        while cursor < as_of:
+            fetch = partial(self._sources[key].fetch, key, cursor, as_of)
+            added, cursor = self._receive(key, cursor, as_of, fetch)
+            yield added, cursor
 
     def pull(self, keys: Sequence[SeriesKey], as_of: int) -> tuple[int, dict[SeriesKey, str]]:
         """Fetch the bars after the last stored one, check and store them.
@@ -266,7 +282,7 @@ class Forecaster:
 
     def all_bars(self, key: SeriesKey, as_of: int) -> Bars:
         """Fetch all that the source of a series has, keep it, and give it: the history that a replay needs."""
-        self._keep(key, self._sources[key].fetch(key, None, as_of), as_of)
+        self._receive(key, 0, as_of, lambda: self._sources[key].fetch(key, None, as_of))
         return self.store.bars(key)
 
     def close(self) -> None:
@@ -282,20 +298,55 @@ class Forecaster:
         self.close()
 
     def _pull(self, keys: Sequence[SeriesKey], as_of: int, skipped: _Skipped) -> int:
-        """Fetch several series at once, and store them one after the other."""
-        with ThreadPoolExecutor(_FETCHES_AT_ONCE) as pool:
-            asked = {key: pool.submit(self._fetch, key, as_of) for key in keys}
-            return sum(skipped.trying(keys, lambda key: self._keep(key, asked[key].result(), as_of)).values())
+        """Fetch all series at once, so that none waits for another, and store them one after the other."""
+        since = {key: self._owed_since(key, self._first_slot(key, as_of)) for key in keys}
+        with ThreadPoolExecutor(max(1, len(keys))) as pool:
+            asked = {key: pool.submit(self._sources[key].fetch, key, since[key], as_of) for key in keys}
+            kept = skipped.trying(keys, lambda key: self._receive(key, since[key], as_of, asked[key].result)[0])
+        return sum(kept.values())
 
-    def _fetch(self, key: SeriesKey, as_of: int) -> Fetched:
-        """Ask from the newest stored bar on, itself included: it may have been revised."""
+    def _owed_since(self, key: SeriesKey, first: int) -> int:
+        """Open time from which on a source is to be asked, so that nothing from `first` on stays missing.
+
+        The newest bars are asked for again: they may have been revised. So is every slot without a bar, until it was
+        asked for at two times a bar apart: then nobody traded in it.
+        """
         newest = self.store.newest_open(key)
-        since = self._first_slot(key, as_of) if newest is None else newest
-        return self._sources[key].fetch(key, since, as_of)
+        if newest is None:
+            return first
+        step = key.timeframe.ms
+        missing = self._missing(key, first, newest)
+        gaps = self.store.gaps(key, first, newest) if missing else {}
+        owed = [open_time for open_time in missing if not _is_settled(gaps.get(open_time, []), step)]
+        again: list[int] = key.sessions.last_opens(key.timeframe, newest + step, _BARS_ASKED_AGAIN).tolist()
+        return min([*owed[:1], *again[:1], newest])
 
-    def _keep(self, key: SeriesKey, fetched: Fetched, as_of: int) -> int:
+    def _missing(self, key: SeriesKey, start: int, end: int) -> list[int]:
+        """Open times in [start, end) that the calendar expects and the store has not."""
+        expected = key.sessions.opens_between(key.timeframe, start, end)
+        missing: list[int] = np.setdiff1d(expected, self.store.opens(key, start, end), assume_unique=True).tolist()
+        return missing
+
+    def _receive(self, key: SeriesKey, since: int, as_of: int, fetch: Callable[[], Fetched]) -> tuple[int, int]:
+        """Take what a source gives: bars, what it refused, and slots where it had nothing.
+
+        Returns how many bars are new, and how far the source was asked.
+        """
+        try:
+            fetched = fetch()
+        except BadPayload as error:
+            self.store.quarantine(key, [RejectedRow(NO_TIME, (), error.reason, error.body)], as_of)
+            raise
         self.store.quarantine(key, fetched.rejected, as_of)
-        return self.store.add_bars(fetched.bars)
+        added = self.store.add_bars(fetched.bars)
+        if len(fetched.bars):
+            # Before a series' first bar, only slots that a context can hold are worth a note.
+            known_from = min(self.store.oldest_open(key) or 0, self._first_slot(key, as_of))
+            missing = self._missing(key, max(since, known_from), int(fetched.bars.open_time[-1]))
+            self.store.add_gaps(key, missing, as_of)
+        if fetched.fault is not None:
+            raise fetched.fault
+        return added, as_of if fetched.until is None else fetched.until
 
     def _has_forecast(self, key: SeriesKey, as_of: int) -> bool:
         """Whether the newest cutoff at `as_of` has been forecast already."""
@@ -333,6 +384,11 @@ class Forecaster:
             engine=model.engine,
             seconds=round(report.seconds, 3),
         )
+
+
+def _is_settled(asked: list[int], step: int) -> bool:
+    """Whether a slot was asked for often enough to say that it has no bar."""
+    return bool(asked) and asked[-1] - asked[0] >= step
 
 
 def _ms_since(started: float) -> int:

@@ -52,15 +52,15 @@ class SourceError(ForecasterError):
 
 
 class SourceUnavailable(SourceError):
-    """The source did not answer, or answered that it cannot now."""
-
-
-class RateLimited(SourceUnavailable):
-    """The source asks for fewer requests; `retry_after` is in seconds, None when it did not say."""
+    """The source did not answer, or answered that it cannot now; `retry_after` in seconds where it said so."""
 
     def __init__(self, source: str, reason: str, retry_after: float | None = None) -> None:
         super().__init__(source, reason)
         self.retry_after = retry_after
+
+
+class RateLimited(SourceUnavailable):
+    """The source asks for fewer requests."""
 
 
 class Banned(SourceUnavailable):
@@ -68,10 +68,11 @@ class Banned(SourceUnavailable):
 
 
 class BadPayload(SourceError):
-    """The answer was not bars: expected one shape, found another."""
+    """The answer was not bars: expected one shape, found another; `body` is what came, where it is known."""
 
-    def __init__(self, source: str, expected: str, found: object) -> None:
+    def __init__(self, source: str, expected: str, found: object, body: str = "") -> None:
         super().__init__(source, f"expected {expected}, found {found!r:.200}")
+        self.body = body
 
 
 class UnknownSymbol(SourceError):

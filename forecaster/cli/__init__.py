@@ -13,14 +13,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from forecaster.cli.bars import bars_app, leave_if_all_sat_out, pull
 from forecaster.cli.model import bench_app, model_app
-from forecaster.cli.options import ConfigOption, JsonOption, SeriesOption
+from forecaster.cli.options import ConfigOption, JsonOption, SeriesOption, utc_ms
 from forecaster.cli.printing import log_to_stderr, print_record, print_reports, print_scores
 from forecaster.errors import ConfigError, ForecasterError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from forecaster.bars import SeriesKey
     from forecaster.forecast import OHLCForecast
 
@@ -34,6 +33,8 @@ app = typer.Typer(
 )
 config_app = typer.Typer(no_args_is_help=True, help="Check or show a configuration file.")
 app.add_typer(config_app, name="config")
+app.add_typer(bars_app, name="bars")
+app.command()(pull)
 app.add_typer(model_app, name="model")
 app.add_typer(bench_app, name="bench")
 
@@ -117,7 +118,7 @@ def once(
 
     log_to_stderr(verbose=False)
     now = now_ms()
-    until = _utc_ms(as_of, now)
+    until = utc_ms(as_of, now)
     with Forecaster.from_config(config) as forecaster:
         reports = [forecaster.run_cycle(timeframe, until, started_at=now) for timeframe in forecaster.timeframes]
     skipped = {str(key): reason for one in reports for key, reason in one.skipped.items()}
@@ -131,7 +132,7 @@ def once(
         "skipped": skipped,
     }
     print_record(record, json_=json_)
-    _leave_if_all_sat_out(skipped, series)
+    leave_if_all_sat_out(skipped, series)
 
 
 @app.command()
@@ -157,7 +158,7 @@ def replay(
     started = time.perf_counter()
     with Forecaster.from_config(config) as forecaster, Progress(console=Console(stderr=True)) as progress:
         now, windows = now_ms(), 0
-        span = (_utc_ms(start, 0), _utc_ms(end, now))
+        span = (utc_ms(start, 0), utc_ms(end, now))
         for key in forecaster.chosen(series):
             bars = forecaster.all_bars(key, now)
             cutoffs = choose_cutoffs(bars, forecaster.config.model.min_context, *span)[::every]
@@ -221,25 +222,6 @@ def accuracy(
 
 
 @app.command()
-def pull(config: ConfigOption = None, json_: JsonOption = False) -> None:
-    """Fetch, check and store the bars after the newest stored one; no forecast.
-
-    `skipped` names the series that could not be had, with the reason. Code 2 when that is every series.
-    """
-    from forecaster.clock import now_ms
-    from forecaster.engine import Forecaster
-
-    log_to_stderr(verbose=False)
-    as_of = now_ms()
-    with Forecaster.from_config(config) as forecaster:
-        added, reasons = forecaster.pull(forecaster.series, as_of)
-    skipped = {str(key): reason for key, reason in reasons.items()}
-    record = {"as_of": as_of, "series": len(forecaster.series), "bars_added": added, "skipped": skipped}
-    print_record(record, json_=json_)
-    _leave_if_all_sat_out(skipped, len(forecaster.series))
-
-
-@app.command()
 def doctor(config: ConfigOption = None, json_: JsonOption = False) -> None:
     """Check this machine and a configuration: versions, model, ledger, one forecast. Code 2 if something is wrong."""
     from forecaster.doctor import examine
@@ -287,31 +269,10 @@ def _fresh_ledger(url: str, out: Path, *, replace: bool) -> str:
     return f"{prefix}{path}"
 
 
-def _utc_ms(text: str | None, default: int) -> int:
-    """UTC ms of a date or time; one without a zone is UTC."""
-    import datetime as dt
-
-    if text is None:
-        return default
-    try:
-        when = dt.datetime.fromisoformat(text)
-    except ValueError as error:
-        raise ConfigError("time", "a date or time such as 2017-01-03 or 2017-01-03T21:00", text) from error
-    return round((when if when.tzinfo else when.replace(tzinfo=dt.UTC)).timestamp() * 1000)
-
-
 def _peak_rss_mb() -> float:
     import resource
 
     return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1)
-
-
-def _leave_if_all_sat_out(skipped: Mapping[str, str], series: int) -> None:
-    """End with code 2, and a line for each series, when not one of them could be served."""
-    if len(skipped) == series:
-        for reason in skipped.values():
-            typer.secho(reason, fg="red", err=True)
-        raise typer.Exit(2)
 
 
 def _describe(key: SeriesKey, forecast: OHLCForecast | None) -> dict[str, object]:

@@ -8,15 +8,14 @@ from typing import TYPE_CHECKING
 
 from forecaster.bars import FIELDS
 from forecaster.replay.evaluate import SIMULATION, WALK, evaluate
-from forecaster.sources.files import FileSource
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from forecaster.bars import SeriesKey
     from forecaster.model import Model
     from forecaster.replay.evaluate import Evaluation, EvaluationPlan
+    from forecaster.sources import BarSource
 
 _SURE = 0.05
 
@@ -108,16 +107,16 @@ def report_of(model: str, series: list[SeriesResult], errors: list[FileError]) -
     return EvaluationReport(model, series, sum(ratios) / len(ratios) if ratios else None, errors)
 
 
-def evaluate_file(
-    path: Path, key: SeriesKey, model: Model, plan: EvaluationPlan, as_of: int, on_batch: Callable[[int], None]
+def evaluate_series(
+    source: BarSource, key: SeriesKey, model: Model, plan: EvaluationPlan, as_of: int, on_batch: Callable[[int], None]
 ) -> SeriesResult:
-    """Evaluate a model on the bars of one file that had closed by `as_of` (UTC ms).
+    """Evaluate a model on the bars of one series that had closed by `as_of` (UTC ms).
 
     Raises:
         ForecasterError: when the file cannot be read, holds too few bars of `key`, or cannot be forecast.
     """
-    fetched = FileSource(path).fetch(key, None, as_of)
-    return _result(path.stem, evaluate([model], fetched.bars, plan, on_batch), len(fetched.rejected))
+    fetched = source.fetch(key, None, as_of)
+    return _result(key.symbol, evaluate([model], fetched.bars, plan, on_batch), len(fetched.rejected))
 
 
 def _result(name: str, evaluation: Evaluation, rejected: int) -> SeriesResult:

@@ -87,11 +87,11 @@ def model_eval(  # noqa: PLR0913, PLR0917 - one parameter for each option
     from rich.console import Console
     from rich.progress import Progress
 
-    from forecaster.cli.evaluation import FileError, SeriesResult, evaluate_file, report_of
+    from forecaster.cli.evaluation import FileError, SeriesResult, evaluate_series, report_of
     from forecaster.clock import now_ms
     from forecaster.model import load_model
     from forecaster.replay.evaluate import EvaluationPlan
-    from forecaster.sources.files import guess_key
+    from forecaster.sources.files import FileSource, guess_keys
 
     log_to_stderr(verbose=False)
     settings = _to_evaluate(config, {"id": model, "revision": revision, "context": context, "compile": compile_})
@@ -104,11 +104,15 @@ def model_eval(  # noqa: PLR0913, PLR0917 - one parameter for each option
     errors: list[FileError] = []
     with Progress(console=Console(stderr=True)) as progress:
         for path in files:
-            task = progress.add_task(path.stem, total=cutoffs)
             try:
-                key = guess_key(path, timeframe, calendar)
-                series.append(evaluate_file(path, key, loaded, plan, now, partial(progress.advance, task)))
-                progress.update(task, total=series[-1].cutoffs)
+                source, keys = FileSource(path), guess_keys(path, timeframe, calendar)
+                for key in keys:
+                    name = path.stem if len(keys) == 1 else f"{path.stem} {key.symbol}"
+                    task = progress.add_task(name, total=cutoffs)
+                    on_batch = partial(progress.advance, task)
+                    result = evaluate_series(source, key, loaded, plan, now, on_batch)
+                    series.append(dataclasses.replace(result, name=name))
+                    progress.update(task, total=result.cutoffs)
             except ForecasterError as error:
                 errors.append(FileError(str(path), f"{type(error).__name__}: {error}"))
     report = report_of(settings.id, series, errors)

@@ -1,23 +1,23 @@
 """Bars of an exchange, through ccxt: pages, the exchange's own clock, and its errors in our words.
 
-Only this module knows ccxt. Whether rows are bars is left to `guard` and `Bars`; when to ask again
-after an error is left to the caller, so nothing here retries; only aiohttp asks once more, at once,
-when a connection was cut. Public bars need no credentials: a configuration that carries some
-is refused.
+Only this module knows ccxt. ccxt makes addresses and reads rows; the request itself is made here, so that its size, its
+time, its host and its status are ours to judge. Whether rows are bars is left to `guard` and `Bars`, whether to ask at
+all to `breaker`. Public bars need no credentials: a configuration that carries some is refused.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
+from contextvars import ContextVar
+from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import aiohttp
 import ccxt.async_support as ccxt
-import numpy as np
+import yarl
 
-from forecaster.bars import Bars, RejectedRow
 from forecaster.errors import (
     BadPayload,
     Banned,
@@ -27,8 +27,19 @@ from forecaster.errors import (
     SourceUnavailable,
     UnknownSymbol,
 )
-from forecaster.sources import Fetched
-from forecaster.sources.guard import NO_TIME, read_rows
+from forecaster.sources.breaker import Breaker
+from forecaster.sources.exchange_clock import ExchangeClock, retry_after
+from forecaster.sources.guard import (
+    KEPT_CHARACTERS,
+    MOST_BYTES,
+    ROWS_AT,
+    Row,
+    check_place,
+    pair_rows,
+    read_body,
+    read_rows,
+)
+from forecaster.sources.walk import UNKNOWN_PAGE, Pace, Patience, Walk, growing_waits, trimmed
 from forecaster.sources.worker import Worker
 
 if TYPE_CHECKING:
@@ -36,22 +47,22 @@ if TYPE_CHECKING:
 
     from forecaster.bars import SeriesKey
     from forecaster.config import ExchangeConfig
+    from forecaster.sources import Fetched
+    from forecaster.sources.breaker import Holds
 
 T = TypeVar("T")
 
-_UNKNOWN_PAGE: Final = 500
-_CLOCK_GOOD_FOR: Final = 3600.0
-_CLOCK_RETRIED_AFTER: Final = 60.0
+_FIRST_FAULT: Final = 400
+MARKETS_READ_AGAIN_AFTER: Final = 600.0
+"""Seconds after which the list of markets is read again for a symbol that it lacks."""
+
+_MOST_BYTES_OF_MARKETS: Final = 64 << 20
 _CREDENTIALS: Final = ("apikey", "secret", "password", "passphrase", "token", "privatekey")
+_ASKS_AGAIN: Final = ("maxretriesonfailure", "maxretriesonfailuredelay", "paginate")
 
 # The status says it better than the class that ccxt picks: binance calls a ban (418) and a limit
 # (429) by one name, and a refused country (451) passes for an outage.
-_STATUSES: Final = {
-    403: ccxt.PermissionDenied,
-    418: ccxt.PermissionDenied,
-    429: ccxt.RateLimitExceeded,
-    451: ccxt.RestrictedLocation,
-}
+_STATUSES: Final[dict[int, type[SourceUnavailable]]] = {403: Banned, 418: Banned, 429: RateLimited, 451: Banned}
 
 # The first line that fits decides. The last six are what ccxt's parsers trip over when an answer is
 # JSON of another shape.
@@ -74,27 +85,47 @@ _KINDS: Final[dict[type[Exception], type[SourceError]]] = {
 }
 
 
+@dataclass
+class _Question:
+    """What one call of ccxt is about; the requests that it leads to find it in `_question`, and leave their answer."""
+
+    subject: str
+    most_bytes: int
+    rows_at: tuple[str, ...] | None = None
+    body: str = ""
+    retry_after: float | None = None
+
+
+_question: ContextVar[_Question] = ContextVar("_question")
+
+
 class ExchangeSource:
     """Bars of one exchange: one ccxt client, on one event loop, in one daemon thread.
 
-    The thread starts with the first fetch. Any number of threads may fetch at once.
+    The thread starts with the first fetch. Any number of threads may fetch at once; their requests keep the
+    exchange's rate limit together.
 
     Args:
         name: how the configuration calls this exchange; errors carry it.
         config: its table in the configuration.
+        holds: remembers until when the exchange may not be asked.
 
     Raises:
-        ConfigError: for an exchange that ccxt does not know, or for credentials among the options.
+        ConfigError: for an exchange that ccxt does not know, or for options that this module cannot answer for.
     """
 
-    def __init__(self, name: str, config: ExchangeConfig) -> None:
+    def __init__(self, name: str, config: ExchangeConfig, holds: Holds) -> None:
         _check(name, config)
         self._name = name
         self._config = config
         self._worker = Worker(name)
-        self._clock = _ExchangeClock()
+        self._breaker = Breaker(name, holds)
+        self._pace = Pace()
+        self._clock = ExchangeClock()
         self._client: Any = None
+        self._hosts: set[str] = set()
         self._markets_in_doubt = False
+        self._markets_read_at = 0.0
 
     def fetch(self, key: SeriesKey, since: int | None, as_of: int) -> Fetched:
         """Give the bars that open at or after `since` and have closed by `as_of` and by the exchange's clock (UTC ms).
@@ -102,32 +133,88 @@ class ExchangeSource:
         `since` of None asks for as many bars back from `as_of` as one page of the exchange holds. An
         exchange that keeps only its newest bars, as kraken does, answers with those.
 
+        What fails is asked again, after a random wait that grows, until the exchange's `deadline`. A bar that should
+        be there and is not is asked for until `late_after` seconds behind its close.
+
         Raises:
-            SourceError: as its kind says; nothing was retried.
+            SourceError: as its kind says, when nothing arrived.
             ConfigError: for a timeframe that the exchange does not have.
         """
         return self._worker.run(self._fetch(key, since, as_of))
+
+    @property
+    def seconds_held(self) -> float:
+        """How long the exchange may not be asked, 0 when it may."""
+        return self._breaker.seconds_left
 
     def close(self) -> None:
         """Close the connections; a fetch that is under way, or comes later, raises SourceUnavailable."""
         self._worker.close(self._close_client)
 
     async def _fetch(self, key: SeriesKey, since: int | None, as_of: int) -> Fetched:
-        if self._client is None:
-            self._client = _open_client(self._config)
-        await self._check_listed(key)
-        # The clock is read before the rows are asked for: read after them, it could call a bar
-        # closed that was still forming in the answer.
-        closed_by = min(as_of, await self._exchange_now(as_of))
-        pages = await self._pages(key, since, as_of, closed_by)
-        rejected = [row for page in pages for row in page.rejected]
-        return Fetched(_joined(key, [page.bars for page in pages], as_of), rejected)
+        walk = Walk(self._name, key, as_of)
+        patience = Patience(self._config.deadline)
+        try:
+            async with asyncio.timeout(self._config.deadline):
+                await self._walk(walk, since, patience)
+        except TimeoutError:
+            expected = f"expected its bars within {self._config.deadline:g} s"
+            walk.fault = SourceUnavailable(self._name, f"{key.symbol}: {expected}, {patience.reason}")
+        except SourceError as error:
+            walk.fault = error
+        if walk.fault is not None and not walk.pages:
+            raise walk.fault
+        return walk.fetched()
+
+    async def _walk(self, walk: Walk, since: int | None, patience: Patience) -> None:
+        """Ask for the bars from `since` on, page by page, and for the newest until it comes or is late."""
+        key, as_of = walk.key, walk.as_of
+        await patience.with_(lambda: self._check_listed(key))
+        walk.limit = self._client.feature_value(key.symbol, "fetchOHLCV", "limit") or UNKNOWN_PAGE
+        walk.begin(max(0, as_of - walk.limit * key.timeframe.ms) if since is None else since)
+        late_at = walk.expected_close + round(self._config.late_after * 1000)
+        for wait in growing_waits():
+            now = await patience.with_(lambda: self._exchange_now(as_of))
+            await self._pages(walk, min(as_of, now), patience)
+            if walk.is_done or now + wait * 1000 >= late_at:
+                return
+            await asyncio.sleep(wait)
+
+    async def _pages(self, walk: Walk, closed_by: int, patience: Patience) -> None:
+        """Walk on to `closed_by`, one page after another, as far as one part of a long history goes.
+
+        ccxt's own `paginate` is not used: it skips ahead, and then begins too late without an error.
+        """
+        while walk.goes_on(closed_by):
+            page = await patience.with_(lambda: self._page(walk, closed_by))
+            if not walk.add(page, closed_by):
+                return
+
+    async def _page(self, walk: Walk, closed_by: int) -> Fetched:
+        # `limit` is always the venue's whole page. A smaller one is dangerous where `since` is not
+        # honoured: of its newest 720 bars, kraken's client then gives the oldest `limit`.
+        key, cursor = walk.key, walk.cursor
+        call = self._client.fetch_ohlcv(key.symbol, key.timeframe.name, cursor, walk.limit)
+        question = _Question(key.symbol, MOST_BYTES, ROWS_AT.get(self._config.id))
+        rows = await self._ask(question, call)
+        try:
+            page = read_rows(self._name, key, rows, walk.as_of)
+        except BadPayload as error:
+            error.body = error.body or question.body
+            raise
+        return trimmed(page, cursor, closed_by)
 
     async def _check_listed(self, key: SeriesKey) -> None:
+        if self._client is None:
+            self._client = self._open_client()
         client = self._client
         # ccxt keeps the list that it once loaded, even an empty one.
+        if client.markets and key.symbol not in client.markets:
+            self._markets_in_doubt |= time.monotonic() - self._markets_read_at >= MARKETS_READ_AGAIN_AFTER
         anew = self._markets_in_doubt or (client.markets is not None and not client.markets)
-        await self._ask(key.symbol, client.load_markets(anew))
+        if anew or client.markets is None:
+            await self._ask(_Question(key.symbol, _MOST_BYTES_OF_MARKETS), client.load_markets(anew))
+            self._markets_read_at = time.monotonic()
         self._markets_in_doubt = False
         if not client.markets:
             raise BadPayload(self._name, "a list of markets", "none")
@@ -147,57 +234,103 @@ class ExchangeSource:
 
     async def _told_time(self) -> int | None:
         if self._client.has.get("fetchTime") is not True:
-            return None
+            return self._clock.dated()
         try:
-            told = await self._ask("its clock", self._client.fetch_time())
+            told = await self._ask(_Question("its clock", MOST_BYTES), self._client.fetch_time())
         except (RateLimited, Banned):
             raise
         except SourceError:
-            return None  # `as_of` alone decides then; if the exchange is down, asking for bars says so
-        return told if isinstance(told, int) else None
+            return self._clock.dated()  # if the exchange is down, asking for bars says so
+        return told if isinstance(told, int) else self._clock.dated()
 
-    async def _pages(self, key: SeriesKey, since: int | None, as_of: int, closed_by: int) -> list[Fetched]:
-        """Walk from `since` to `closed_by`, one page after another.
-
-        ccxt's own `paginate` is not used: it skips ahead, and then begins too late without an error.
-        """
-        step = key.timeframe.ms
-        limit = self._client.feature_value(key.symbol, "fetchOHLCV", "limit") or _UNKNOWN_PAGE
-        start = since if since is not None else max(0, as_of - limit * step)
-        cursor = -(-start // step) * step
-        pages = []
-        while cursor + step <= closed_by:
-            # `limit` is always the venue's whole page. A smaller one is dangerous where `since` is
-            # not honoured: of its newest 720 bars, kraken's client then gives the oldest `limit`.
-            call = self._client.fetch_ohlcv(key.symbol, key.timeframe.name, cursor, limit)
-            page = read_rows(self._name, key, await self._ask(key.symbol, call), as_of)
-            pages.append(_trimmed(page, cursor, closed_by))
-            # Bars before the cursor are gone, so every page moves on: past its last bar, or, within
-            # a gap, past the window that was asked for.
-            bars = pages[-1].bars
-            cursor = int(bars.open_time[-1]) + step if len(bars) else cursor + limit * step
-        return pages
-
-    async def _ask(self, subject: str, call: Awaitable[T]) -> T:
+    async def _ask(self, question: _Question, call: Awaitable[T]) -> T:
         """Await a call of ccxt; its errors come out in our words."""
+        token = _question.set(question)
         try:
             return await call
         except tuple(_KINDS) as error:
-            # kraken refuses a pair that it no longer lists by this class, which says nothing.
-            self._markets_in_doubt |= type(error) is ccxt.ExchangeError
-            raise self._in_our_words(subject, error) from error
+            raise self._in_our_words(question, error) from error
+        finally:
+            _question.reset(token)
 
-    def _in_our_words(self, subject: str, error: Exception) -> SourceError:
+    def _in_our_words(self, question: _Question, error: Exception) -> SourceError:
+        # kraken refuses a pair that it no longer lists by this class, which says nothing.
+        self._markets_in_doubt |= type(error) is ccxt.ExchangeError
         kind = kind_of(type(error))
         found = f"{type(error).__name__}: {error}"
         if kind is UnknownSymbol:
-            return UnknownSymbol(self._name, subject, len(self._client.markets or {}))
+            return UnknownSymbol(self._name, question.subject, len(self._client.markets or {}))
         if kind is BadPayload:
-            return BadPayload(self._name, f"an answer about {subject}", found)
-        if kind is RateLimited:
-            # Nothing ran on this loop since the error was raised, so these are its headers.
-            return RateLimited(self._name, f"{subject}: {found:.200}", _retry_after(self._client.last_response_headers))
-        return kind(self._name, f"{subject}: {found:.200}")
+            return BadPayload(self._name, f"an answer about {question.subject}", found, question.body)
+        reason = f"{question.subject}: {found:.200}"
+        if issubclass(kind, SourceUnavailable):
+            return kind(self._name, reason, question.retry_after)
+        return kind(self._name, reason)
+
+    async def _request(self, url: str, method: str = "GET", headers: object = None, body: str | None = None) -> object:
+        """Make one request in ccxt's place: the only way out of this program to an exchange."""
+        question = _question.get()
+        with self._breaker.asking():
+            try:
+                async with asyncio.timeout(self._config.timeout):
+                    return await self._send(question, url, method, headers, body)
+            except TimeoutError as error:
+                reason = f"{question.subject}: no answer within {self._config.timeout:g} s"
+                raise SourceUnavailable(self._name, reason) from error
+            except tuple(_KINDS) as error:
+                raise self._in_our_words(question, error) from error
+
+    async def _send(self, question: _Question, url: str, method: str, headers: object, body: str | None) -> object:
+        client, address = self._client, yarl.URL(url, encoded=True)
+        if address.host not in self._hosts:
+            known = ", ".join(sorted(self._hosts))
+            raise SourceUnavailable(self._name, f"expected a request to one of {known}, found {address.host}")
+        sent = client.prepare_request_headers(headers)
+        data = body.encode() if body else None
+        async with client.session.request(method, address, data=data, headers=sent, allow_redirects=False) as response:
+            question.retry_after = retry_after(response.headers)
+            self._clock.hear(response.headers)
+            text = (await _read(self._name, response, question.most_bytes)).decode(errors="replace")
+        question.body = text[:KEPT_CHARACTERS]
+        status, reason = response.status, response.reason or ""
+        self._check_status(question, status, f"{status} {reason} {address.path}", response.headers)
+        answer = read_body(self._name, text) if status < _FIRST_FAULT else _read_if_json(self._name, text)
+        client.handle_errors(status, reason, url, method, dict(response.headers), text, answer, sent, body)
+        client.handle_http_status_code(status, reason, url, method, text)
+        if status >= _FIRST_FAULT:
+            raise SourceUnavailable(self._name, f"{question.subject}: {status} {reason}", question.retry_after)
+        if question.rows_at is not None:
+            check_place(self._name, answer, question.rows_at, question.body)
+        return answer
+
+    def _check_status(self, question: _Question, status: int, found: str, headers: Mapping[str, str]) -> None:
+        """Refuse what the status alone decides: a redirect, a limit, a ban, an outage."""
+        if 300 <= status < _FIRST_FAULT:  # noqa: PLR2004 - redirects: bars from another address are not this exchange's
+            expected = f"an answer about {question.subject} and no redirect"
+            raise BadPayload(self._name, expected, f"{found} to {headers.get('Location')}", question.body)
+        kind = _STATUSES.get(status, SourceUnavailable if status >= 500 else None)  # noqa: PLR2004 - outages
+        if kind is not None:
+            raise kind(self._name, f"{question.subject}: {found}", question.retry_after)
+
+    def _open_client(self) -> Any:
+        """Make the client, inside the loop that it will run on, with our request in place of its own."""
+        config = self._config
+        client = getattr(ccxt, config.id)({"enableRateLimit": True, "options": dict(config.options)})
+        if config.api_urls is not None:
+            client.urls = {**client.urls, "api": _api_urls(client.urls["api"], config.api_urls)}
+        client.open()
+        self._hosts = {yarl.URL(client.implode_hostname(url)).host or "" for url in _texts(client.urls["api"])}
+
+        async def throttle(cost: float | None = None) -> None:
+            await self._pace.wait((1 if cost is None else cost) * client.rateLimit / 1000)
+
+        def parse_rows(rows: object, market: object = None, *_filters: object) -> list[Row]:
+            # ccxt's own sorts rows that have no time, and fails, and drops rows by `since` and `limit`
+            # without a word; here every row goes on to the guard.
+            return pair_rows(self._name, rows, lambda row: client.parse_ohlcv(row, market))
+
+        client.fetch, client.throttle, client.parse_ohlcvs = self._request, throttle, parse_rows
+        return client
 
     async def _close_client(self) -> None:
         if self._client is not None:
@@ -209,6 +342,24 @@ def kind_of(error: type[Exception]) -> type[SourceError]:
     return next(kind for theirs, kind in _KINDS.items() if issubclass(error, theirs))
 
 
+async def _read(source: str, response: aiohttp.ClientResponse, most: int) -> bytes:
+    """Read a body of at most so many bytes, unpacked."""
+    body = bytearray()
+    async for chunk in response.content.iter_any():
+        body += chunk
+        if len(body) > most:
+            raise BadPayload(source, f"at most {most} bytes", "more", body[:KEPT_CHARACTERS].decode(errors="replace"))
+    return bytes(body)
+
+
+def _read_if_json(source: str, text: str) -> object:
+    """The answer beside a status that tells of a fault: its error code, where it has one."""
+    try:
+        return read_body(source, text)
+    except BadPayload:
+        return None
+
+
 def _check(name: str, config: ExchangeConfig) -> None:
     table = f"exchanges.{name}"
     if config.id not in ccxt.exchanges:
@@ -216,11 +367,12 @@ def _check(name: str, config: ExchangeConfig) -> None:
         raise ConfigError(table + ".id", f"an exchange that ccxt knows, such as {near}", config.id)
     for path in _option_paths(config.options):
         letters = "".join(filter(str.isalnum, path[-1].lower()))
+        setting = ".".join((table, "options", *path))
         if any(word in letters for word in _CREDENTIALS):
             # Only the name: a message must not carry the secret into a log.
-            raise ConfigError(
-                ".".join((table, "options", *path)), "no credentials, since public bars need none", path[-1]
-            )
+            raise ConfigError(setting, "no credentials, since public bars need none", path[-1])
+        if letters in _ASKS_AGAIN:
+            raise ConfigError(setting, "no such option, since requests are repeated and paged here", path[-1])
 
 
 def _option_paths(options: Mapping[str, object]) -> list[tuple[str, ...]]:
@@ -233,122 +385,13 @@ def _option_paths(options: Mapping[str, object]) -> list[tuple[str, ...]]:
     return paths
 
 
-def _open_client(config: ExchangeConfig) -> Any:
-    """Make the client, inside the loop that it will run on."""
-    client = getattr(ccxt, config.id)(
-        {"enableRateLimit": True, "timeout": round(config.timeout * 1000), "options": dict(config.options)}
-    )
-    if config.api_urls is not None:
-        client.urls = {**client.urls, "api": _api_urls(client.urls["api"], config.api_urls)}
-    client.open()
-    client.session.trace_configs.append(_no_redirects())
-    _tighten(client, config.timeout)
-    return client
-
-
 def _api_urls(theirs: object, ours: str | dict[str, str]) -> object:
     """The replaced addresses; one address stands for all that the exchange has."""
     return dict.fromkeys(theirs, ours) if isinstance(theirs, dict) and isinstance(ours, str) else ours
 
 
-def _no_redirects() -> aiohttp.TraceConfig:
-    """A watcher that stops at a redirect: bars from another address are not this exchange's."""
-
-    async def refuse(_session: object, _context: object, redirect: aiohttp.TraceRequestRedirectParams) -> None:
-        redirect.response.close()
-        found = redirect.response.headers.get("Location")
-        msg = f"expected an answer from {redirect.url.host}, found a redirect to {found}"
-        raise ccxt.BadResponse(msg)
-
-    trace = aiohttp.TraceConfig()
-    trace.on_request_redirect.append(refuse)
-    trace.freeze()
-    return trace
-
-
-def _tighten(client: Any, timeout: float) -> None:
-    """Replace the three places of a client where a bad answer would pass for bars."""
-    fetch, read_error = client.fetch, client.handle_errors
-
-    async def request(url: str, method: str = "GET", headers: object = None, body: object = None) -> object:
-        # The wait for ccxt's throttle lies outside, so this is the time of the request alone.
-        async with asyncio.timeout(timeout):
-            answer = await fetch(url, method, headers, body)
-        if not isinstance(answer, dict | list):
-            msg = f"expected JSON, found {answer!r:.120}"
-            raise ccxt.BadResponse(msg)
-        return answer
-
-    def read_status(status: int, reason: str, url: str, *rest: object) -> None:
-        if status in _STATUSES:
-            msg = f"{status} {reason} {url}"
-            raise _STATUSES[status](msg)
-        read_error(status, reason, url, *rest)
-        if status >= 500:  # noqa: PLR2004 - ccxt lists most of them, and takes the others for success
-            msg = f"{status} {reason} {url}"
-            raise ccxt.ExchangeNotAvailable(msg)
-
-    def parse_rows(rows: object, market: object = None, *_filters: object) -> list[object]:
-        # ccxt's own sorts rows that have no time, and fails, and drops rows by `since` and `limit`
-        # without a word; here every row goes on to the guard.
-        if rows is not None and not (isinstance(rows, list) and all(isinstance(row, dict | list) for row in rows)):
-            msg = f"expected a list of rows, found {rows!r:.120}"
-            raise ccxt.BadResponse(msg)
-        return [client.parse_ohlcv(row, market) for row in rows or []]
-
-    client.fetch, client.handle_errors, client.parse_ohlcvs = request, read_status, parse_rows
-
-
-def _trimmed(page: Fetched, cursor: int, closed_by: int) -> Fetched:
-    """Leave out what opens before the cursor, and what is not final yet."""
-    bars = page.bars.known_at(closed_by)
-    bars = bars[int(np.searchsorted(bars.open_time, cursor)) :]
-    return Fetched(bars, [row for row in page.rejected if _is_due(row, page.bars.key, cursor, closed_by)])
-
-
-def _is_due(row: RejectedRow, key: SeriesKey, cursor: int, closed_by: int) -> bool:
-    """Whether a refused row is to be reported: a bar that still forms may yet become a good one."""
-    forms = closed_by - key.timeframe.ms < row.open_time <= closed_by
-    return row.open_time == NO_TIME or (row.open_time >= cursor and not forms)
-
-
-def _joined(key: SeriesKey, pages: list[Bars], as_of: int) -> Bars:
-    if not pages:
-        return Bars.empty(key)
-    times = np.concatenate([bars.open_time for bars in pages])
-    return Bars(key, times, np.concatenate([bars.ohlcv_TF for bars in pages]), np.full(1, as_of))
-
-
-def _retry_after(headers: Mapping[str, str] | None) -> float | None:
-    """The seconds of a Retry-After header; its other form, a date, is not read."""
-    told = {name.lower(): text for name, text in (headers or {}).items()}.get("retry-after", "")
-    return float(told) if told.isdecimal() else None
-
-
-class _ExchangeClock:
-    """The exchange's time, carried on by this machine's monotonic clock.
-
-    The local wall clock takes no part: it may be wrong, or be set while we run. A told time is as old
-    as its way here, so the reckoned time is late by that, and never early.
-    """
-
-    def __init__(self) -> None:
-        self.lock = asyncio.Lock()
-        self._told: int | None = None
-        self._told_at = 0.0
-        self._good_until = float("-inf")
-
-    def set(self, told: int | None) -> None:
-        """Take what the exchange told just now; None when it did not."""
-        self._told = told
-        self._told_at = time.monotonic()
-        self._good_until = self._told_at + (_CLOCK_RETRIED_AFTER if told is None else _CLOCK_GOOD_FOR)
-
-    def now(self) -> int | None:
-        """UTC ms at the exchange, or None when it is not known."""
-        return None if self._told is None else self._told + int((time.monotonic() - self._told_at) * 1000)
-
-    def is_stale(self, as_of: int) -> bool:
-        """Whether to ask anew: it has been a while, or the reckoning lags, as after this machine slept."""
-        now = self.now()
-        return time.monotonic() >= self._good_until or (now is not None and now < as_of)
+def _texts(tree: object) -> list[str]:
+    """Every text in nested dictionaries."""
+    if isinstance(tree, dict):
+        return [text for branch in tree.values() for text in _texts(branch)]
+    return [tree] if isinstance(tree, str) else []

@@ -9,6 +9,9 @@ from forecaster.ledger import LIVE
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    import numpy as np
+    from numpy.typing import NDArray
+
     from forecaster.bars import Bars, RejectedRow, SeriesKey
     from forecaster.forecast import OHLCForecast
     from forecaster.ledger import LedgerRow, Run, SettledRow
@@ -27,11 +30,29 @@ class Store(Protocol):
     def bars(self, key: SeriesKey, start: int | None = None, end: int | None = None) -> Bars:
         """Give the newest revision of every bar whose open_time lies in [start, end)."""
 
+    def opens(self, key: SeriesKey, start: int, end: int) -> NDArray[np.int64]:
+        """Give the open times in [start, end) of which there is a bar, rising."""
+
     def newest_open(self, key: SeriesKey) -> int | None:
         """Open time of the newest bar of a series, None when there is none."""
 
+    def oldest_open(self, key: SeriesKey) -> int | None:
+        """Open time of the oldest bar of a series, None when there is none."""
+
     def quarantine(self, key: SeriesKey, rows: Sequence[RejectedRow], seen_at: int) -> None:
-        """Keep rows that were refused, with their reasons."""
+        """Keep rows that were refused, with their reasons; one that is there already stays as it is."""
+
+    def add_gaps(self, key: SeriesKey, opens: Sequence[int], asked_at: int) -> None:
+        """Keep that the bars of these open times were asked for at `asked_at`, and that there were none."""
+
+    def gaps(self, key: SeriesKey, start: int, end: int) -> dict[int, list[int]]:
+        """Give the open times in [start, end) without a bar, with the times at which each was asked for."""
+
+    def hold(self, exchange: str, until: int, reason: str, seen_at: int) -> None:
+        """Keep that this exchange is not to be asked before `until`."""
+
+    def held_until(self, exchange: str) -> int | None:
+        """Give the latest time before which this exchange is not to be asked; None when there was never one."""
 
     def add_run(self, run: Run) -> None:
         """Name a run before its forecasts; a run that is known stays as it is."""

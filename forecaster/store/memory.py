@@ -17,6 +17,8 @@ from forecaster.ledger import LIVE, LedgerRow, Run, SettledRow, forecast_id
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from numpy.typing import NDArray
+
     from forecaster.bars import RejectedRow, SeriesKey
     from forecaster.forecast import OHLCForecast
 
@@ -29,6 +31,8 @@ class MemoryStore:
     def __init__(self) -> None:
         self._bars: dict[SeriesKey, _Revisions] = {}
         self._forecasts: dict[str, dict[str, OHLCForecast]] = {}
+        self._gaps: dict[SeriesKey, dict[int, list[int]]] = {}
+        self._holds: dict[str, int] = {}
         self.rejected: list[tuple[SeriesKey, RejectedRow]] = []
         self.runs: dict[str, Run] = {}
 
@@ -57,14 +61,45 @@ class MemoryStore:
             key, np.array(times), np.array([one[0] for one in newest]), np.array([one[1] for one in newest]), revision
         )
 
+    def opens(self, key: SeriesKey, start: int, end: int) -> NDArray[np.int64]:
+        """Give the open times in [start, end) of which there is a bar, rising."""
+        return np.array(sorted(time for time in self._bars.get(key, {}) if start <= time < end), np.int64)
+
     def newest_open(self, key: SeriesKey) -> int | None:
         """Open time of the newest bar of a series, None when there is none."""
         return max(self._bars.get(key, {}), default=None)
 
+    def oldest_open(self, key: SeriesKey) -> int | None:
+        """Open time of the oldest bar of a series, None when there is none."""
+        return min(self._bars.get(key, {}), default=None)
+
     def quarantine(self, key: SeriesKey, rows: Sequence[RejectedRow], seen_at: int) -> None:
-        """Keep rows that were refused, with their reasons."""
+        """Keep rows that were refused, with their reasons; one that is there already stays as it is."""
         del seen_at
-        self.rejected.extend((key, row) for row in rows)
+        held = {str(row) for other, row in self.rejected if other == key}
+        self.rejected.extend((key, row) for name, row in {str(row): row for row in rows}.items() if name not in held)
+
+    def add_gaps(self, key: SeriesKey, opens: Sequence[int], asked_at: int) -> None:
+        """Keep that the bars of these open times were asked for at `asked_at`, and that there were none."""
+        known = self._gaps.setdefault(key, {})
+        for open_time in opens:
+            asked = known.setdefault(open_time, [])
+            if asked_at not in asked:
+                asked.append(asked_at)
+
+    def gaps(self, key: SeriesKey, start: int, end: int) -> dict[int, list[int]]:
+        """Give the open times in [start, end) without a bar, with the times at which each was asked for."""
+        found, bars = self._gaps.get(key, {}), self._bars.get(key, {})
+        return {time: sorted(found[time]) for time in sorted(found) if start <= time < end and time not in bars}
+
+    def hold(self, exchange: str, until: int, reason: str, seen_at: int) -> None:
+        """Keep that this exchange is not to be asked before `until`."""
+        del reason, seen_at
+        self._holds[exchange] = max(until, self._holds.get(exchange, until))
+
+    def held_until(self, exchange: str) -> int | None:
+        """Give the latest time before which this exchange is not to be asked; None when there was never one."""
+        return self._holds.get(exchange)
 
     def add_run(self, run: Run) -> None:
         """Name a run before its forecasts; a run that is known stays as it is."""

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     import sqlalchemy as sa
     from numpy.typing import NDArray
 
+    from forecaster.bars import RejectedRow
+
 
 def bar_row(bars: Bars, i: int, series_id: int, known: Sequence[Any] | None) -> dict[str, Any] | None:
     """The row to append for bar `i`; None when the newest known revision holds the same values."""
@@ -36,6 +38,18 @@ def bar_row(bars: Bars, i: int, series_id: int, known: Sequence[Any] | None) -> 
     row = dict(zip(COLUMNS, values, strict=True))
     row |= {"series_id": series_id, "open_time": int(bars.open_time[i])}
     return row | {"revision": revision, "first_seen_at": int(bars.first_seen_at[i])}
+
+
+def quarantine_row(row: RejectedRow, series_id: int, seen_at: int) -> dict[str, Any]:
+    """The row to keep for a row that was refused."""
+    return {
+        "series_id": series_id,
+        "open_time": row.open_time,
+        "row": json.dumps(row.values),
+        "reason": row.reason,
+        "body": row.body,
+        "seen_at": seen_at,
+    }
 
 
 def forecast_row(forecast: OHLCForecast, run_id: str, series_id: int) -> dict[str, Any]:

@@ -1,10 +1,13 @@
 """The tables, in SQLAlchemy Core. Times are UTC ms; prices are 64-bit floats; nothing is ever updated.
 
 series ─┬─ bar            one row per revision of a bar
+        ├─ gap            one row each time a slot was asked for and had no bar
         ├─ quarantine     rows that were refused
         └─ forecast ──── forecast_value    one row per step and field
 model ───┘  │
 run ────────┘
+
+hold                      one row each time an exchange said not to ask
 """
 
 from __future__ import annotations
@@ -67,6 +70,25 @@ quarantine = Table(
     Column("series_id", ForeignKey("series.id"), nullable=False),
     Column("open_time", BigInteger, nullable=False),
     Column("row", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("body", Text, nullable=False),
+    Column("seen_at", BigInteger, nullable=False),
+)
+
+gap = Table(
+    "gap",
+    metadata,
+    Column("series_id", ForeignKey("series.id"), primary_key=True),
+    Column("open_time", BigInteger, primary_key=True),
+    Column("asked_at", BigInteger, primary_key=True),
+)
+
+hold = Table(
+    "hold",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("exchange", String, nullable=False),
+    Column("until", BigInteger, nullable=False),
     Column("reason", Text, nullable=False),
     Column("seen_at", BigInteger, nullable=False),
 )

@@ -5,7 +5,6 @@ Here are transactions and queries; what a row holds is in `rows`, what the table
 
 from __future__ import annotations
 
-import json
 import re
 import sqlite3
 from contextlib import contextmanager
@@ -20,10 +19,20 @@ from forecaster.errors import LedgerConflict, SchemaTooNew, StoreUnavailable
 from forecaster.forecast import same_forecast
 from forecaster.ledger import LIVE, LedgerRow, Run, SettledRow
 from forecaster.store import schema as t
-from forecaster.store.rows import bar_row, forecast_row, ledger_order, read_forecast, read_row, value_rows
+from forecaster.store.rows import (
+    bar_row,
+    forecast_row,
+    ledger_order,
+    quarantine_row,
+    read_forecast,
+    read_row,
+    value_rows,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+
+    from numpy.typing import NDArray
 
     from forecaster.forecast import OHLCForecast
 
@@ -82,34 +91,83 @@ class SqlStore:
         times, seen, revision = (np.array([row[i] for row in rows], np.int64) for i in (0, 6, 7))
         return Bars(key, times, columns[:, 1:6], seen, revision)
 
+    def opens(self, key: SeriesKey, start: int, end: int) -> NDArray[np.int64]:
+        """Give the open times in [start, end) of which there is a bar, rising."""
+        with self._transaction(write=False) as connection:
+            query = (
+                sa.select(t.bar.c.open_time).distinct().where(t.bar.c.series_id == self._find_series(connection, key))
+            )
+            query = query.where(t.bar.c.open_time >= start, t.bar.c.open_time < end).order_by(t.bar.c.open_time)
+            return np.array(connection.scalars(query).all(), np.int64)
+
     def newest_open(self, key: SeriesKey) -> int | None:
         """Open time of the newest bar of a series, None when there is none."""
-        with self._transaction(write=False) as connection:
-            series_id = self._find_series(connection, key)
-            found: int | None = connection.scalar(
-                sa.select(sa.func.max(t.bar.c.open_time)).where(t.bar.c.series_id == series_id)
-            )
-        return found
+        return self._open_time(key, sa.func.max(t.bar.c.open_time))
+
+    def oldest_open(self, key: SeriesKey) -> int | None:
+        """Open time of the oldest bar of a series, None when there is none."""
+        return self._open_time(key, sa.func.min(t.bar.c.open_time))
 
     def quarantine(self, key: SeriesKey, rows: Sequence[RejectedRow], seen_at: int) -> None:
-        """Keep rows that were refused, with their reasons."""
+        """Keep rows that were refused, with their reasons; one that is there already stays as it is."""
         if not rows:
             return
         with self._transaction() as connection:
             series_id = self._series_id(connection, key)
-            connection.execute(
-                t.quarantine.insert(),
-                [
-                    {
-                        "series_id": series_id,
-                        "open_time": row.open_time,
-                        "row": json.dumps(row.values),
-                        "reason": row.reason,
-                        "seen_at": seen_at,
-                    }
-                    for row in rows
-                ],
+            made = [quarantine_row(row, series_id, seen_at) for row in rows]
+            columns = (t.quarantine.c.open_time, t.quarantine.c.row, t.quarantine.c.reason, t.quarantine.c.body)
+            times = {row.open_time for row in rows}
+            query = sa.select(*columns).where(
+                t.quarantine.c.series_id == series_id, t.quarantine.c.open_time.in_(times)
             )
+            known = {tuple(row) for row in connection.execute(query)}
+            by_content = {(row["open_time"], row["row"], row["reason"], row["body"]): row for row in made}
+            new = [row for content, row in by_content.items() if content not in known]
+            if new:
+                connection.execute(t.quarantine.insert(), new)
+
+    def add_gaps(self, key: SeriesKey, opens: Sequence[int], asked_at: int) -> None:
+        """Keep that the bars of these open times were asked for at `asked_at`, and that there were none."""
+        if not opens:
+            return
+        with self._transaction() as connection:
+            series_id = self._series_id(connection, key)
+            same = (t.gap.c.series_id == series_id, t.gap.c.asked_at == asked_at)
+            known = set(connection.scalars(sa.select(t.gap.c.open_time).where(*same)))
+            new = [
+                {"series_id": series_id, "open_time": one, "asked_at": asked_at} for one in opens if one not in known
+            ]
+            if new:
+                connection.execute(t.gap.insert(), new)
+
+    def gaps(self, key: SeriesKey, start: int, end: int) -> dict[int, list[int]]:
+        """Give the open times in [start, end) without a bar, with the times at which each was asked for."""
+        filled = sa.exists().where(t.bar.c.series_id == t.gap.c.series_id, t.bar.c.open_time == t.gap.c.open_time)
+        with self._transaction(write=False) as connection:
+            query = (
+                sa.select(t.gap.c.open_time, t.gap.c.asked_at)
+                .where(t.gap.c.series_id == self._find_series(connection, key))
+                .where(t.gap.c.open_time >= start, t.gap.c.open_time < end, ~filled)
+                .order_by(t.gap.c.open_time, t.gap.c.asked_at)
+            )
+            rows = connection.execute(query).all()
+        found: dict[int, list[int]] = {}
+        for row in rows:
+            found.setdefault(row.open_time, []).append(row.asked_at)
+        return found
+
+    def hold(self, exchange: str, until: int, reason: str, seen_at: int) -> None:
+        """Keep that this exchange is not to be asked before `until`."""
+        with self._transaction() as connection:
+            row = {"exchange": exchange, "until": until, "reason": reason, "seen_at": seen_at}
+            connection.execute(t.hold.insert().values(row))
+
+    def held_until(self, exchange: str) -> int | None:
+        """Give the latest time before which this exchange is not to be asked; None when there was never one."""
+        with self._transaction(write=False) as connection:
+            query = sa.select(sa.func.max(t.hold.c.until)).where(t.hold.c.exchange == exchange)
+            found: int | None = connection.scalar(query)
+        return found
 
     def add_run(self, run: Run) -> None:
         """Name a run before its forecasts; a run that is known stays as it is."""
@@ -205,6 +263,12 @@ class SqlStore:
                 yield connection
         except (sa.exc.DBAPIError, sqlite3.Error) as error:
             raise StoreUnavailable(self._url, str(getattr(error, "orig", error))) from error
+
+    def _open_time(self, key: SeriesKey, which: sa.Function[int]) -> int | None:
+        with self._transaction(write=False) as connection:
+            series_id = self._find_series(connection, key)
+            found: int | None = connection.scalar(sa.select(which).where(t.bar.c.series_id == series_id))
+        return found
 
     def _find_series(self, connection: sa.Connection, key: SeriesKey) -> int:
         """Id of a series, -1 when it is not there yet."""

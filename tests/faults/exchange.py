@@ -1,4 +1,4 @@
-"""A loopback exchange: enough of binance and of kraken for a real ccxt client, and faults on request.
+"""A loopback exchange: eight venues for real ccxt clients, an own clock, a log of hits, and faults on request.
 
 Its bars are a function of symbol, timeframe and open time, so a test can ask for the truth; its clock
 stands still until a test moves it. It says nothing about what a client should make of its answers.
@@ -12,7 +12,10 @@ import socket
 import struct
 import sys
 import threading
+import time
+import zlib
 from dataclasses import dataclass, field
+from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, Self
@@ -21,41 +24,52 @@ from urllib.parse import parse_qsl, urlsplit
 import ccxt.async_support as ccxt
 
 from forecaster.config import ExchangeConfig
+from forecaster.sources.walk import Pace
 from forecaster.timeframe import DAY_MS, Timeframe
+from tests.faults.venues import TIMEFRAMES, VENUES, Asked, Endpoint, Row, Venue
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     import pytest
 
-Kind = Literal["status", "html", "null", "object", "truncated", "delay", "reset", "redirect", "empty", "bad_rows"]
-Endpoint = Literal["bars", "markets", "time"]
-Row = tuple[int, float, float, float, float, float]
+AnswerFault = Literal[
+    "status", "html", "null", "object", "truncated", "nested", "oversized", "drip", "delay", "reset", "redirect"
+]
+RowFault = Literal[
+    "empty",
+    "spoiled",
+    "nulls",
+    "nan",
+    "infinite",
+    "nested_entry",
+    "short_rows",
+    "duplicates",
+    "unsorted",
+    "off_grid",
+    "future",
+    "negative",
+    "zero",
+    "inverted",
+    "late",
+]
+Kind = AnswerFault | RowFault
 
 BASE_PRICES: Final = {"BTC/USDT": 60_000.0, "ETH/USDT": 3_000.0, "BTC/USD": 59_000.0}
 HTML: Final = "<html><head><title>Down for maintenance</title></head><body>Back soon.</body></html>"
-KRAKEN_KEEPS: Final = 720
+KRAKEN_KEEPS: Final = VENUES["kraken"].page
+OVERSIZED: Final = (4 << 20) + 1
 SPOILED: Final = ("oops", None, "NaN", "-1")
-"""What `bad_rows` puts in place of the open price, one value in each of an answer's first rows."""
-
-_ENDPOINTS: Final[dict[str, tuple[str, Endpoint]]] = {
-    "/api/v3/exchangeInfo": ("binance", "markets"),
-    "/api/v3/klines": ("binance", "bars"),
-    "/api/v3/time": ("binance", "time"),
-    "/0/public/Assets": ("kraken", "markets"),
-    "/0/public/AssetPairs": ("kraken", "markets"),
-    "/0/public/OHLC": ("kraken", "bars"),
-    "/0/public/Time": ("kraken", "time"),
-}
-_KRAKEN_ASSETS: Final = {"BTC": "XXBT", "ETH": "XETH", "USD": "ZUSD"}
+"""What `spoiled` puts in place of the open price, one value in each of an answer's first rows."""
 
 
 class Request(NamedTuple):
-    """What a client asked."""
+    """What a client asked, and when by the monotonic clock."""
 
     endpoint: str
     path: str
     query: dict[str, str]
+    at: float
 
 
 @dataclass
@@ -71,11 +85,12 @@ class Fault:
 
 @dataclass
 class Answer:
-    """What goes back on the wire."""
+    """What goes back on the wire; `pause` is in seconds, before each byte."""
 
     body: str
     status: int = 200
     headers: dict[str, str] = field(default_factory=dict)
+    pause: float = 0.0
 
 
 class LoopbackExchange:
@@ -92,32 +107,42 @@ class LoopbackExchange:
         self.requests: list[Request] = []
         self.symbols = set(BASE_PRICES)
         self.missing: set[int] = set()
+        self.revised: dict[int, float] = {}
+        self.elsewhere = 0
         self.closing = threading.Event()
         self._faults: list[Fault] = []
         self._server = _Server(self)
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True)
+        self._other = _Server(self)
+        self._threads = [
+            threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
+            for server in (self._server, self._other)
+        ]
 
     def __enter__(self) -> Self:
-        self._thread.start()
+        for thread in self._threads:
+            thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self.closing.set()
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
+        for server in (self._server, self._other):
+            server.shutdown()
+            server.server_close()
+        for thread in self._threads:
+            thread.join()
 
     @property
     def url(self) -> str:
         """Where it listens."""
         return f"http://127.0.0.1:{self._server.server_port}"
 
-    def config(self, exchange_id: Literal["binance", "kraken"], timeout: float = 5.0) -> ExchangeConfig:
-        """Make the configuration that sends ccxt's client of this exchange here."""
-        if exchange_id == "kraken":
-            return ExchangeConfig(id="kraken", api_urls={"public": self.url}, timeout=timeout)
-        options: dict[str, object] = {"fetchMarkets": {"types": ["spot"]}}
-        return ExchangeConfig(id="binance", api_urls={"public": self.url + "/api/v3"}, options=options, timeout=timeout)
+    def config(self, exchange_id: str, **settings: float) -> ExchangeConfig:
+        """Make the configuration that sends ccxt's client of this exchange here; impatient, unless `settings` say."""
+        venue = VENUES[exchange_id]
+        impatient = {"timeout": 5.0, "deadline": 2.0, "late_after": 0.0}
+        return ExchangeConfig(
+            id=exchange_id, api_urls=venue.api_urls(self.url), options=venue.options, **(impatient | settings)
+        )
 
     def fail_next(
         self,
@@ -130,6 +155,10 @@ class LoopbackExchange:
     ) -> None:
         """Let something go wrong with the next `times` requests to an endpoint."""
         self._faults.append(Fault(kind, at, times, status, headers or {}))
+
+    def recover(self) -> None:
+        """Let nothing go wrong from here on."""
+        self._faults.clear()
 
     def delist(self, symbol: str) -> None:
         """Take a symbol off the market lists, and answer requests for its bars with the venue's error."""
@@ -145,17 +174,17 @@ class LoopbackExchange:
 
     def answer(self, path: str, query: dict[str, str]) -> Answer | None:
         """Answer a request; None means that the connection is to be cut."""
-        venue, endpoint = _ENDPOINTS.get(path, ("", ""))
-        self.requests.append(Request(endpoint, path, query))
-        if not endpoint:
+        venue = next((one for one in VENUES.values() if one.endpoint(path)), None)
+        endpoint = venue.endpoint(path) if venue else None
+        self.requests.append(Request(endpoint or "", path, query, time.monotonic()))
+        if venue is None or endpoint is None:
             return Answer(HTML, 404)
         fault = self._next_fault(endpoint)
-        if fault is None:
-            return self._plain(venue, endpoint, query)
-        if fault.kind in ("empty", "bad_rows"):
-            return self._plain(venue, endpoint, query, fault.kind)
+        spoil = _ROW_FAULTS.get(fault.kind, _as_it_is) if fault else _as_it_is
+        if fault is None or fault.kind in _ROW_FAULTS:
+            return self._plain(venue, endpoint, path, query, spoil)
         if fault.kind == "truncated":
-            plain = self._plain(venue, endpoint, query)
+            plain = self._plain(venue, endpoint, path, query, spoil)
             return Answer(plain.body[: len(plain.body) // 2], plain.status)
         return self._broken(fault)
 
@@ -168,7 +197,7 @@ class LoopbackExchange:
     def _bar(self, symbol: str, step: int, open_time: int) -> Row:
         close_time = open_time + step
         until = min(close_time, self.now)
-        open_, close = _price(symbol, open_time), _price(symbol, until)
+        open_, close = _price(symbol, open_time), self.revised.get(open_time, _price(symbol, until))
         high, low = round(max(open_, close) * 1.001, 2), round(min(open_, close) * 0.999, 2)
         volume = round((10 + open_time // step % 101) * (until - open_time) / step, 3)
         return open_time, open_, high, low, close, volume
@@ -189,72 +218,99 @@ class LoopbackExchange:
         if fault.kind == "status":
             return Answer(HTML, fault.status, fault.headers)
         if fault.kind == "redirect":
-            return Answer("", 302, {"Location": "http://127.0.0.1:9/elsewhere"})
-        return Answer({"html": HTML, "null": "null", "object": '{"a": 1}'}[fault.kind])
+            return Answer("", 302, {"Location": f"http://127.0.0.1:{self._other.server_port}/elsewhere"})
+        if fault.kind == "drip":
+            return Answer("[" + " " * 1000 + "]", pause=0.1)
+        bodies = {"html": HTML, "null": "null", "object": '{"a": 1}', "nested": "[" * 100_000 + "]" * 100_000}
+        return Answer(bodies.get(fault.kind, "[" + " " * OVERSIZED + "]"))
 
-    def _plain(self, venue: str, endpoint: str, query: dict[str, str], fault: Kind | None = None) -> Answer:
-        make = {
-            ("binance", "markets"): self._binance_markets,
-            ("binance", "bars"): self._binance_bars,
-            ("kraken", "markets"): self._kraken_markets,
-            ("kraken", "bars"): self._kraken_bars,
-        }
+    def _plain(
+        self, venue: Venue, endpoint: Endpoint, path: str, query: dict[str, str], spoil: Callable[..., list[Any]]
+    ) -> Answer:
         if endpoint == "time":
-            now = {"serverTime": self.now} if venue == "binance" else _kraken({"unixtime": self.now // 1000})
-            return Answer(json.dumps(now))
-        return make[venue, endpoint](query, fault)
-
-    def _binance_markets(self, _query: dict[str, str], _fault: Kind | None) -> Answer:
-        symbols = [
-            {
-                "symbol": symbol.replace("/", ""),
-                "status": "TRADING",
-                "baseAsset": symbol.split("/")[0],
-                "quoteAsset": symbol.split("/")[1],
-                "filters": [],
-            }
-            for symbol in sorted(self.symbols)
-        ]
-        return Answer(json.dumps({"symbols": symbols}))
-
-    def _binance_bars(self, query: dict[str, str], fault: Kind | None) -> Answer:
-        symbol = {symbol.replace("/", ""): symbol for symbol in self.symbols}.get(query["symbol"])
+            return Answer(json.dumps(venue.time(self.now)))
+        if endpoint == "markets":
+            return Answer(json.dumps(venue.markets(path, sorted(self.symbols))))
+        asked = venue.asked(path, query, self.now)
+        symbol = {venue.market(symbol): symbol for symbol in self.symbols}.get(asked.market)
         if symbol is None:
-            return Answer('{"code": -1121, "msg": "Invalid symbol."}', 400)
-        limit = min(int(query.get("limit", "500")), 1000)
-        end = int(query.get("endTime", self.now)) + 1
-        step = Timeframe(query["interval"]).ms
-        start = int(query.get("startTime", end - limit * step))
-        rows = islice(self._each_row(symbol, query["interval"], start, end), limit)
-        return Answer(json.dumps(_faulty([_binance_row(row, step) for row in rows], fault)))
+            status, content = venue.unknown()
+            return Answer(json.dumps(content), status)
+        rows = [venue.row(row, asked.step) for row in spoil(self._found(symbol, asked), asked.step, self.now)]
+        if spoil is _short_rows:
+            rows = [row if i % 2 else _shortened(row) for i, row in enumerate(rows)]
+        return Answer(json.dumps(venue.answer(asked.market, rows[:: -1 if venue.newest_first else 1])))
 
-    def _kraken_markets(self, _query: dict[str, str], _fault: Kind | None) -> Answer:
-        # Assets and AssetPairs share this: ccxt takes the currencies from the pairs if there are none.
-        pairs = {_kraken_id(symbol): _kraken_pair(symbol) for symbol in sorted(self.symbols)}
-        assets_asked = self.requests[-1].path.endswith("Assets")
-        return Answer(json.dumps(_kraken({} if assets_asked else pairs)))
-
-    def _kraken_bars(self, query: dict[str, str], fault: Kind | None) -> Answer:
-        symbol = {_kraken_id(symbol): symbol for symbol in self.symbols}.get(query["pair"])
-        if symbol is None:
-            return Answer('{"error": ["EQuery:Unknown asset pair"]}')
-        step = int(query.get("interval", "1")) * 60_000
-        timeframe = next(name for name in ("1m", "5m", "15m", "30m", "1h", "4h", "1d") if Timeframe(name).ms == step)
-        # Only the newest bars are kept, whatever `since` says; those at `since` itself are left out.
-        since = max(int(query.get("since", "0")) * 1000 + 1, self.now - KRAKEN_KEEPS * step + 1)
-        rows = [_kraken_row(row) for row in self.rows(symbol, timeframe, since, self.now + 1)]
-        last = rows[-1][0] if rows else 0
-        return Answer(json.dumps(_kraken({_kraken_id(symbol): _faulty(rows, fault), "last": last})))
+    def _found(self, symbol: str, asked: Asked) -> list[Row]:
+        rows = self._each_row(symbol, TIMEFRAMES[asked.step], asked.start, asked.end)
+        return list(rows)[-asked.limit :] if asked.newest else list(islice(rows, asked.limit))
 
 
-def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let ccxt's clients neither wait between requests nor after closing: on loopback both are idle time."""
+def _price(symbol: str, at: int) -> float:
+    """A smooth path with two periods, about two hours and half a day."""
+    base = BASE_PRICES.get(symbol) or 10.0 + zlib.crc32(symbol.encode()) % 1000
+    return round(base * (1 + 0.005 * math.sin(at / 1.1e6) + 0.02 * math.sin(at / 7.3e6)), 2)
 
-    async def pass_on(_self: object, _cost: object = None) -> None:
-        pass
 
-    monkeypatch.setattr(ccxt.Exchange, "throttle", pass_on)
-    monkeypatch.setattr(ccxt.Exchange, "timeout_on_exit", 0)
+def _as_it_is(rows: list[Row], _step: int, _now: int) -> list[Row]:
+    return rows
+
+
+def _put(at: int, value: object) -> Callable[[list[Row], int, int], list[Any]]:
+    """A fault that puts a value into one place of every second row."""
+
+    def spoil(rows: list[Row], _step: int, _now: int) -> list[Any]:
+        return [(*row[:at], value, *row[at + 1 :]) if i % 2 == 0 else row for i, row in enumerate(rows)]
+
+    return spoil
+
+
+def _spoiled(rows: list[Row], _step: int, _now: int) -> list[Any]:
+    return [(row[0], SPOILED[i], *row[2:]) if i < len(SPOILED) else row for i, row in enumerate(rows)]
+
+
+def _short_rows(rows: list[Row], _step: int, _now: int) -> list[Row]:
+    return rows
+
+
+def _shortened(row: Any) -> Any:
+    return row[:-1] if isinstance(row, list) else dict(list(row.items())[:-1])
+
+
+def _off_grid(rows: list[Row], step: int, _now: int) -> list[Any]:
+    return [(row[0] + step // 3 // 1000 * 1000, *row[1:]) if i % 2 == 0 else row for i, row in enumerate(rows)]
+
+
+def _future(rows: list[Row], step: int, now: int) -> list[Row]:
+    """Two rows more, of the next hour and of thirty years ahead."""
+    ahead = [now // step * step + step, (now + 30 * 365 * DAY_MS) // step * step]
+    return rows + [(at, *row[1:]) for at in ahead for row in rows[-1:]]
+
+
+def _inverted(rows: list[Row], _step: int, _now: int) -> list[Any]:
+    return [
+        (t, o, low, high, c, v) if i % 2 == 0 else (t, o, high, low, c, v)
+        for i, (t, o, high, low, c, v) in enumerate(rows)
+    ]
+
+
+_ROW_FAULTS: Final[dict[str, Callable[[list[Row], int, int], list[Any]]]] = {
+    "empty": lambda _rows, _step, _now: [],
+    "spoiled": _spoiled,
+    "nulls": lambda rows, _step, _now: [(None,) * 6 for _ in rows],
+    "nan": _put(4, "NaN"),
+    "infinite": _put(2, "1e400"),
+    "nested_entry": _put(3, [1]),
+    "short_rows": _short_rows,
+    "duplicates": lambda rows, _step, _now: [row for row in rows for _ in range(2)],
+    "unsorted": lambda rows, _step, _now: rows[1::2] + rows[::2],
+    "off_grid": _off_grid,
+    "future": _future,
+    "negative": _put(3, -1.0),
+    "zero": _put(1, 0.0),
+    "inverted": _inverted,
+    "late": lambda rows, step, now: [row for row in rows if row[0] < now // step * step - step],
+}
 
 
 def closed_port() -> int:
@@ -264,53 +320,10 @@ def closed_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _price(symbol: str, at: int) -> float:
-    """A smooth path with two periods, about two hours and half a day."""
-    return round(BASE_PRICES[symbol] * (1 + 0.005 * math.sin(at / 1.1e6) + 0.02 * math.sin(at / 7.3e6)), 2)
-
-
-def _faulty(rows: list[list[Any]], fault: Kind | None) -> list[list[Any]]:
-    if fault == "empty":
-        return []
-    if fault == "bad_rows":
-        for row, value in zip(rows, SPOILED, strict=False):
-            row[1] = value
-    return rows
-
-
-def _binance_row(row: Row, step: int) -> list[Any]:
-    open_time, *ohlcv = row
-    return [open_time, *(repr(value) for value in ohlcv), open_time + step - 1, "0", 1, "0", "0", "0"]
-
-
-def _kraken_row(row: Row) -> list[Any]:
-    open_time, open_, high, low, close, volume = row
-    return [open_time // 1000, repr(open_), repr(high), repr(low), repr(close), repr(close), repr(volume), 1]
-
-
-def _kraken(result: dict[str, Any]) -> dict[str, Any]:
-    return {"error": [], "result": result}
-
-
-def _kraken_id(symbol: str) -> str:
-    return "".join(_KRAKEN_ASSETS.get(asset, asset) for asset in symbol.split("/"))
-
-
-def _kraken_pair(symbol: str) -> dict[str, Any]:
-    base, quote = symbol.split("/")
-    return {
-        "altname": base + quote,
-        "wsname": symbol,
-        "base": _KRAKEN_ASSETS.get(base, base),
-        "quote": _KRAKEN_ASSETS.get(quote, quote),
-        "pair_decimals": 2,
-        "lot_decimals": 8,
-        "status": "online",
-    }
-
-
 class _Server(ThreadingHTTPServer):
     """One thread for each request, none of which holds up the end of the program."""
+
+    request_queue_size = 1024
 
     def __init__(self, exchange: LoopbackExchange) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
@@ -325,14 +338,18 @@ class _Server(ThreadingHTTPServer):
 class _Handler(BaseHTTPRequestHandler):
     """Puts the exchange's answers on the wire."""
 
+    protocol_version = "HTTP/1.1"
     server: _Server
 
     def do_GET(self) -> None:
         """Answer, or cut the connection with a reset."""
-        address = urlsplit(self.path)
-        answer = self.server.exchange.answer(address.path, dict(parse_qsl(address.query)))
+        exchange, address = self.server.exchange, urlsplit(self.path)
+        if address.path == "/elsewhere":
+            exchange.elsewhere += 1
+        answer = exchange.answer(address.path, dict(parse_qsl(address.query)))
         if answer is None:
             self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            self.close_connection = True
             return
         body = answer.body.encode()
         self.send_response(answer.status)
@@ -340,7 +357,27 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header(name, text)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
-        self.wfile.write(body)
+        if not answer.pause:
+            self.wfile.write(body)
+            return
+        for byte in body:
+            if exchange.closing.wait(answer.pause):
+                return
+            self.wfile.write(bytes([byte]))
+
+    def date_time_string(self, timestamp: float | None = None) -> str:
+        """The date by the exchange's own clock."""
+        return formatdate(self.server.exchange.now / 1000 if timestamp is None else timestamp, usegmt=True)
 
     def log_message(self, *_: object) -> None:
         """Say nothing: `exchange.requests` is the log."""
+
+
+def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let sources neither pace their requests nor linger after closing: on loopback both are idle time."""
+
+    async def pass_on(_self: object, _seconds: float) -> None:
+        pass
+
+    monkeypatch.setattr(Pace, "wait", pass_on)
+    monkeypatch.setattr(ccxt.Exchange, "timeout_on_exit", 0)

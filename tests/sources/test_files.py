@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import datetime as dt
+import gzip
+import json
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -11,9 +13,10 @@ import pandas as pd
 import pytest
 
 from forecaster.config import Config, SeriesConfig
-from forecaster.errors import BadPayload
+from forecaster.errors import BadPayload, UnknownSymbol
 from forecaster.sources import Fetched, open_source
-from forecaster.sources.files import FileSource, guess_key
+from forecaster.sources.files import FileSource, guess_keys
+from forecaster.store.memory import MemoryStore
 from tests.builders import DAY_MS, HOUR_MS, make_bars, make_key, utc_ms
 
 DAILY = make_key(timeframe="1d")
@@ -322,7 +325,7 @@ def test_the_configuration_opens_it(tmp_path):
     (tmp_path / "bars.csv").write_text(f"{HEADER}2024-01-01,2,4,1,3,5\n")
     series = SeriesConfig(exchange="any", symbol="BTC/USD", timeframe="1d", file=tmp_path / "bars.csv")
 
-    source = open_source(Config(series=(series,)), series)
+    source = open_source(Config(series=(series,)), series, MemoryStore())
 
     assert len(source.fetch(series.key, None, EVER).bars) == 1
 
@@ -417,15 +420,17 @@ def test_a_file_that_cannot_be_read_is_refused_by_name(tmp_path, name):
     (tmp_path / "damaged.parquet").write_bytes(b"PAR1 and then nothing")
     (tmp_path / "damaged.csv").write_bytes(HEADER.encode() + b"\xff\xfe\x00")
 
-    with pytest.raises(BadPayload, match="expected a readable csv or Parquet file, found") as refused:
+    with pytest.raises(BadPayload, match=r"expected a readable (csv|parquet) file, found") as refused:
         FileSource(tmp_path / name).fetch(DAILY, None, EVER)
 
     assert refused.value.source == str(tmp_path / name)
 
 
-@pytest.mark.parametrize("name", ["bars.xlsx", "bars", "bars.csv.gz"])
+@pytest.mark.parametrize("name", ["bars.xlsx", "bars", "bars.gz"])
 def test_an_unknown_suffix_is_refused(tmp_path, name):
-    with pytest.raises(BadPayload, match=r"expected a file that ends in \.csv, \.parquet, \.pq, found '"):
+    with pytest.raises(
+        BadPayload, match=r"expected a file that ends in \.csv, \.parquet, \.pq, \.feather, \.json, found '"
+    ):
         FileSource(tmp_path / name).fetch(DAILY, None, EVER)
 
 
@@ -465,9 +470,100 @@ def test_real_files_are_read(real_bars, name, symbol, span, count, missing):
     assert surplus == [("open time must be on the 1h grid of XNYS", 0)] * (4 if missing else 0)
 
 
-def test_three_symbols_side_by_side_are_refused(real_bars):
-    with pytest.raises(BadPayload, match=r"expected columns open, .* found \['', 'BTC:open', 'BTC:high', 'BTC:low'"):
-        FileSource(real_bars / "BTC_ETH_LTC_USD_1d_bitstamp.csv").fetch(DAILY, None, EVER)
+def test_several_symbols_side_by_side(real_bars):
+    """Each is had by its own key: nothing before it was listed, and one gap in common."""
+    source = FileSource(real_bars / "BTC_ETH_LTC_USD_1d_bitstamp.csv")
+    counts = {
+        symbol: len(source.fetch(make_key("any", f"{symbol}/USD", "1d"), None, EVER).bars)
+        for symbol in ("BTC", "ETH", "LTC")
+    }
+
+    assert counts == {"BTC": 1865, "ETH": 788, "LTC": 925}
+    with pytest.raises(UnknownSymbol, match="expected one of its 3 symbols, found 'DOGE/USD'"):
+        source.fetch(make_key("any", "DOGE/USD", "1d"), None, EVER)
+
+
+def exported_as(path: Path, frame: pd.DataFrame) -> Path:
+    """A file of this frame, in the shape that its name says."""
+    epochs = frame.index.astype("datetime64[ms, UTC]").astype(np.int64)
+    rows = [[int(time), *values] for time, values in zip(epochs, frame.to_numpy().tolist(), strict=True)]
+    named = frame.reset_index().rename(columns={"open_time": "date"})
+    if path.name == "feather.feather":  # freqtrade
+        named.to_feather(path)
+    elif path.name == "rows.json":  # ccxt, freqtrade
+        path.write_text(json.dumps(rows))
+    elif path.name == "rows.json.gz":
+        path.write_bytes(gzip.compress(json.dumps(rows).encode()))
+    elif path.name == "records.json":
+        path.write_text(json.dumps([dict(zip(("t", "o", "h", "l", "c", "v"), row, strict=True)) for row in rows]))
+    elif path.name == "split.json":  # pandas
+        path.write_text(json.dumps({"columns": ["timestamp", *frame.columns], "index": [], "data": rows}))
+    elif path.name == "headless.csv":  # Binance's archive, in microseconds since 2025
+        path.write_text("".join(f"{row[0] * 1000},{','.join(map(repr, row[1:]))},0,0,1,0,0,0\n" for row in rows))
+    elif path.name == "packed.csv.gz":
+        named.to_csv(path, index=False)
+    elif path.name == "yfinance.csv":
+        head = "Price,Close,High,Low,Open,Volume\nTicker,SPY,SPY,SPY,SPY,SPY\nDate,,,,,\n"
+        lines = (f"{date.date()},{c!r},{h!r},{lo!r},{o!r},{v!r}\n" for date, o, h, lo, c, v in frame.itertuples())
+        path.write_text(head + "".join(lines))
+    else:  # yfinance, two tickers
+        head = (
+            "Price,Close,Close,High,High,Low,Low,Open,Open,Volume,Volume\nTicker" + ",SPY,BTC" * 5 + "\nDate" + "," * 10
+        )
+        columns = [frame[name] for name in ("close", "high", "low", "open", "volume")]
+        cells = [",".join(f"1.0,{float(column.iloc[i])!r}" for column in columns) for i in range(len(frame))]
+        dates = [str(time.date()) for time in frame.index]
+        path.write_text("\n".join([head, *(f"{date},{cell}" for date, cell in zip(dates, cells, strict=True))]))
+    return path
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "feather.feather",
+        "rows.json",
+        "rows.json.gz",
+        "records.json",
+        "split.json",
+        "headless.csv",
+        "packed.csv.gz",
+        "yfinance.csv",
+        "two tickers.csv",
+    ],
+)
+def test_shapes_that_people_have(tmp_path, name):
+    """The same bars, to the last bit, from each of them."""
+    bars = make_bars(DAILY, 30)
+    source = FileSource(exported_as(tmp_path / name, bars.frame))
+    fetched = source.fetch(DAILY, None, EVER)
+
+    assert fetched.bars.open_time.tolist() == bars.open_time.tolist()
+    assert fetched.bars.ohlcv_TF.tolist() == bars.ohlcv_TF.tolist()
+    assert fetched.rejected == []
+
+
+@pytest.mark.parametrize(
+    ("content", "found"),
+    [
+        ("7", "int"),
+        ('{"a": 1}', "dict"),
+        ("[[1, 2, 3]]", "open_time"),
+        ('[{"time": 1}]', "time"),
+        ("[1, 2", "expected a readable json file"),
+        ("[]", "expected columns"),
+    ],
+)
+def test_json_that_is_no_table_of_bars(tmp_path, content, found):
+    path = tmp_path / "bars.json"
+    path.write_text(content)
+    with pytest.raises(BadPayload, match=found):
+        FileSource(path).fetch(DAILY, None, EVER)
+
+
+def guess_key(path: Path, *names: str):
+    """The one series of a file."""
+    (key,) = guess_keys(path, *names)
+    return key
 
 
 def exported(folder: Path, key=DAILY, name="BTCUSDT_1d.csv", count=60, start="2024-01-01") -> Path:
@@ -581,6 +677,7 @@ def test_bundled_files_are_guessed(symbol):
     assert guess_key(path) == make_key("file", f"{symbol}/USD", "1d", "XNYS")
 
 
-def test_three_symbols_side_by_side_are_not_guessed(real_bars):
-    with pytest.raises(BadPayload, match="expected columns open"):
-        guess_key(real_bars / "BTC_ETH_LTC_USD_1d_bitstamp.csv")
+def test_several_symbols_are_guessed(real_bars):
+    keys = guess_keys(real_bars / "BTC_ETH_LTC_USD_1d_bitstamp.csv")
+
+    assert [str(key) for key in keys] == ["file BTC/USD 1d", "file ETH/USD 1d", "file LTC/USD 1d"]

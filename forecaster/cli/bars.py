@@ -1,0 +1,173 @@
+"""The commands about bars: look into a file, fetch years of history, write what the store holds."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from forecaster.cli.options import ConfigOption, JsonOption, SeriesOption, utc_ms
+from forecaster.cli.printing import log_to_stderr, print_record
+from forecaster.errors import ConfigError, ForecasterError
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+    from forecaster.bars import SeriesKey
+    from forecaster.engine import Forecaster
+    from forecaster.sources.inspect import FileFacts
+
+bars_app = typer.Typer(no_args_is_help=True, help="Look into files of bars, and export what is stored.")
+
+
+@bars_app.command("inspect")
+def inspect(
+    files: Annotated[list[Path], typer.Argument(help="csv, Parquet, feather or json.")],
+    timeframe: Annotated[str | None, typer.Option(help="Such as 1h; guessed from the times if left out.")] = None,
+    calendar: Annotated[str | None, typer.Option(help="24/7 or a code such as XNYS; guessed if left out.")] = None,
+    json_: JsonOption = False,
+) -> None:
+    """Count what files hold: bars, gaps between them, duplicates, and rows that are no bars, with the reasons.
+
+    A gap is a slot of the calendar without a bar: usually nobody traded. Rejected rows never reach the store. A file
+    that cannot be understood is named with the line, and the code is 2.
+    """
+    from forecaster.clock import now_ms
+    from forecaster.sources.inspect import inspect_file
+
+    now = now_ms()
+    found: list[FileFacts] = []
+    errors: list[dict[str, str]] = []
+    for path in files:
+        try:
+            found += inspect_file(path, now, timeframe, calendar)
+        except ForecasterError as error:
+            errors.append({"file": str(path), "reason": f"{type(error).__name__}: {error}"})
+    if json_:
+        typer.echo(json.dumps({"series": [_record(one) for one in found], "errors": errors}))
+    else:
+        _print_table(found)
+    for one in errors:
+        typer.secho(f"{one['file']}: {one['reason']}", fg="red", err=True)
+    if errors:
+        raise typer.Exit(2)
+
+
+@bars_app.command("export")
+def export(
+    out: Annotated[Path, typer.Argument(help="File to write: .parquet, .csv or .feather.")],
+    config: ConfigOption = None,
+    series: SeriesOption = None,
+    json_: JsonOption = False,
+) -> None:
+    """Write the stored bars of one series, the newest revision of each, to a file that reads back as it was."""
+    from forecaster.engine import Forecaster
+
+    with Forecaster.from_config(config) as forecaster:
+        keys = forecaster.chosen(series)
+        if len(keys) != 1:
+            raise ConfigError("--series", f"one of {', '.join(map(str, keys))}", series)
+        bars = forecaster.store.bars(keys[0])
+    frame = bars.frame.reset_index()
+    if out.suffix == ".parquet":
+        frame.to_parquet(out, index=False)
+    elif out.suffix == ".feather":
+        frame.to_feather(out)
+    elif out.suffix == ".csv":
+        frame.to_csv(out, index=False)
+    else:
+        raise ConfigError("out", "a file that ends in .parquet, .feather or .csv", str(out))
+    print_record({"series": str(keys[0]), "bars": len(bars), "file": str(out)}, json_=json_)
+
+
+def pull(
+    config: ConfigOption = None,
+    since: Annotated[
+        str | None, typer.Option(help="Fetch the history from this date (UTC) on; what is stored is not asked again.")
+    ] = None,
+    series: SeriesOption = None,
+    json_: JsonOption = False,
+) -> None:
+    """Fetch, check and store the bars after the newest stored one, or years of them; no forecast.
+
+    With --since, each part of the history is durable before the next is asked for: a run that was stopped goes on where
+    it was, and the exchange's rate limit is kept. `skipped` names the series that could not be had, with the reason.
+    Code 2 when that is every series.
+    """
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from forecaster.clock import now_ms
+    from forecaster.engine import Forecaster
+
+    log_to_stderr(verbose=False)
+    as_of = now_ms()
+    with Forecaster.from_config(config) as forecaster:
+        keys = forecaster.chosen(series)
+        if since is None:
+            added, skipped = forecaster.pull(keys, as_of)
+        else:
+            with Progress(console=Console(stderr=True)) as progress:
+                added, skipped = _backfill(forecaster, keys, (utc_ms(since, 0), as_of), progress)
+    reasons = {str(key): reason for key, reason in skipped.items()}
+    print_record({"as_of": as_of, "series": len(keys), "bars_added": added, "skipped": reasons}, json_=json_)
+    leave_if_all_sat_out(reasons, len(keys))
+
+
+def leave_if_all_sat_out(skipped: dict[str, str], series: int) -> None:
+    """End with code 2, and a line for each series, when not one of them could be served."""
+    if len(skipped) == series:
+        for reason in skipped.values():
+            typer.secho(reason, fg="red", err=True)
+        raise typer.Exit(2)
+
+
+def _backfill(
+    forecaster: Forecaster, keys: list[SeriesKey], span: tuple[int, int], progress: Progress
+) -> tuple[int, dict[SeriesKey, str]]:
+    """Fetch the history of each series, one after the other."""
+    from forecaster.errors import BarsError, SourceError
+
+    added, skipped = 0, {}
+    for key in keys:
+        task = progress.add_task(str(key), total=span[1] - span[0])
+        try:
+            for new, reached in forecaster.backfill(key, *span):
+                added += new
+                progress.update(task, completed=reached - span[0])
+        except (SourceError, BarsError) as error:
+            skipped[key] = f"{type(error).__name__}: {error}"
+    return added, skipped
+
+
+def _record(facts: FileFacts) -> dict[str, object]:
+    """What a script wants to know of one series of a file."""
+    return dataclasses.asdict(facts) | {"series": str(facts.series), "calendar": facts.series.calendar}
+
+
+def _print_table(found: list[FileFacts]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    for name in ("file", "series", "calendar", "bars", "from", "to", "gaps", "longest", "duplicates", "rejected"):
+        table.add_column(name, justify="left" if name in ("file", "series", "calendar", "from", "to") else "right")
+    for one in found:
+        counts = (one.gaps, one.longest_gap, one.duplicates, sum(one.rejected.values()))
+        span = (_when(one.first_open), _when(one.last_close))
+        series = (Path(one.file).name, str(one.series), one.series.calendar)
+        table.add_row(*series, str(one.bars), *span, *map(str, counts))
+    console = Console()
+    console.print(table)
+    for one in found:
+        for reason, count in one.rejected.items():
+            console.print(f"{Path(one.file).name}: {count} rejected: {reason}", highlight=False)
+
+
+def _when(time_ms: int | None) -> str:
+    import datetime as dt
+
+    return "–" if time_ms is None else dt.datetime.fromtimestamp(time_ms / 1000, dt.UTC).strftime("%Y-%m-%d %H:%M")

@@ -1,0 +1,163 @@
+"""Walking through the bars of one series page by page: how far, what has arrived, how long to wait and ask again.
+
+Knows nothing of an exchange but that its answers are `Fetched`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from itertools import count
+from random import SystemRandom
+from typing import TYPE_CHECKING, Final, TypeVar
+
+import numpy as np
+
+from forecaster.bars import NO_TIME, Bars, RejectedRow
+from forecaster.errors import Banned, SourceError, SourceUnavailable, UnknownSymbol
+from forecaster.sources import Fetched
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterator
+
+    from forecaster.bars import SeriesKey
+
+T = TypeVar("T")
+
+UNKNOWN_PAGE: Final = 500
+PAGES_OF_A_PART: Final = 20
+_FIRST_WAIT: Final = 0.25
+_LONGEST_WAIT: Final = 8.0
+_RANDOM: Final = SystemRandom()
+
+
+class Walk:
+    """How far the bars of one series have been asked for, and what has arrived."""
+
+    def __init__(self, source: str, key: SeriesKey, as_of: int) -> None:
+        self.key = key
+        self.as_of = as_of
+        self.limit = UNKNOWN_PAGE
+        self.cursor = 0
+        self.pages: list[Fetched] = []
+        self.fault: SourceError | None = None
+        self._source = source
+        self._newest = -1
+        self._expected = int(key.sessions.last_opens(key.timeframe, as_of, 1)[0])
+
+    @property
+    def expected_close(self) -> int:
+        """Close of the newest bar that should exist."""
+        return int(self.key.sessions.closes_of(self.key.timeframe, np.array([self._expected]))[0])
+
+    @property
+    def is_done(self) -> bool:
+        """Whether there is nothing to wait for: the newest bar is there or was not asked for, or this part is over."""
+        return self._newest >= self._expected or self.cursor > self._expected or self._is_long
+
+    @property
+    def _is_long(self) -> bool:
+        return len(self.pages) >= PAGES_OF_A_PART
+
+    def begin(self, since: int) -> None:
+        """Start at the first slot at or after `since`."""
+        step = self.key.timeframe.ms
+        self.cursor = -(-since // step) * step
+
+    def goes_on(self, closed_by: int) -> bool:
+        """Whether a bar at the cursor can have closed."""
+        return self.cursor + self.key.timeframe.ms <= closed_by and not self._is_long
+
+    def add(self, page: Fetched, closed_by: int) -> bool:
+        """Take in a page, and move on past its last bar; False when the newest window is still empty."""
+        self.pages.append(page)
+        if len(page.bars):
+            self._newest = int(page.bars.open_time[-1])
+            self.cursor = self._newest + self.key.timeframe.ms
+            return True
+        beyond = self.cursor + self.limit * self.key.timeframe.ms
+        if beyond >= closed_by:
+            return False
+        self.cursor = beyond  # a window in which nobody traded
+        return True
+
+    def fetched(self) -> Fetched:
+        """All that arrived, each bar and each refused row once."""
+        pages = [page.bars for page in self.pages]
+        times = np.concatenate([bars.open_time for bars in pages]) if pages else np.empty(0, np.int64)
+        bars = Bars.empty(self.key)
+        if len(times):
+            bars = Bars(self.key, times, np.concatenate([one.ohlcv_TF for one in pages]), np.full(1, self.as_of))
+        rejected = {str(row): row for page in self.pages for row in page.rejected}
+        return Fetched(bars, list(rejected.values()), self.cursor if self._is_long else None, self.fault)
+
+
+class Patience:
+    """Asks again what failed, after random waits that grow, as long as there is time.
+
+    Full jitter: Brooker, 2015, "Exponential Backoff and Jitter".
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self._until = time.monotonic() + seconds
+        self.reason = "no answer yet"
+
+    async def with_(self, call: Callable[[], Awaitable[T]]) -> T:
+        """Await what `call` makes until it succeeds, or until a further wait would outlast the time."""
+        attempt = 0
+        while True:
+            try:
+                return await call()
+            except (UnknownSymbol, Banned):
+                raise
+            except SourceError as error:
+                self.reason = error.reason
+                told = error.retry_after if isinstance(error, SourceUnavailable) else None
+                wait = _RANDOM.uniform(0, min(_LONGEST_WAIT, _FIRST_WAIT * 2**attempt))
+                wait += told or 0
+                if time.monotonic() + wait >= self._until:
+                    raise
+            attempt += 1
+            await asyncio.sleep(wait)
+
+
+class Pace:
+    """The rate limit of one exchange: requests start apart, in the order in which they were wanted.
+
+    Kept by the monotonic clock; ccxt's own would stand still for years when the wall clock is set back.
+    """
+
+    def __init__(self) -> None:
+        self._next = 0.0
+
+    async def wait(self, seconds: float) -> None:
+        """Wait for the turn of a request that takes so many seconds of the limit."""
+        now = time.monotonic()
+        turn = max(self._next, now)
+        self._next = turn + seconds
+        if turn > now:
+            await asyncio.sleep(turn - now)
+
+
+def growing_waits() -> Iterator[float]:
+    """Seconds between questions for a bar that is late."""
+    for attempt in count():
+        yield _RANDOM.uniform(0.5, 1) * min(_LONGEST_WAIT, 2 * _FIRST_WAIT * 2**attempt)
+
+
+def trimmed(page: Fetched, cursor: int, closed_by: int) -> Fetched:
+    """Leave out what opens before the cursor and what still forms; refuse what has not even begun."""
+    bars, rejected = page.bars, [row for row in page.rejected if _is_due(row, page.bars.key, cursor, closed_by)]
+    begun = int(np.searchsorted(bars.open_time, closed_by, side="right"))
+    ahead = [
+        RejectedRow(open_time, tuple(values), f"open time must not be later than the exchange's clock, {closed_by}")
+        for open_time, values in zip(bars.open_time[begun:].tolist(), bars.ohlcv_TF[begun:].tolist(), strict=True)
+    ]
+    closed = bars[:begun].known_at(closed_by)
+    return Fetched(closed[int(np.searchsorted(closed.open_time, cursor)) :], rejected + ahead)
+
+
+def _is_due(row: RejectedRow, key: SeriesKey, cursor: int, closed_by: int) -> bool:
+    """Whether a refused row is to be reported: a bar that still forms may yet become a good one."""
+    forms = closed_by - key.timeframe.ms < row.open_time <= closed_by
+    return row.open_time == NO_TIME or (row.open_time >= cursor and not forms)
