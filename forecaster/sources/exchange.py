@@ -202,7 +202,9 @@ class ExchangeSource:
         except BadPayload as error:
             error.body = error.body or question.body
             raise
-        return trimmed(page, cursor, closed_by)
+        # An exchange that tells no time is taken by the date of this very answer.
+        dated = None if self._tells_time else self._clock.dated()
+        return trimmed(page, cursor, closed_by if dated is None else min(closed_by, dated))
 
     async def _check_listed(self, key: SeriesKey) -> None:
         if self._client is None:
@@ -232,9 +234,13 @@ class ExchangeSource:
                 self._clock.set(await self._told_time())
             return as_of if (now := self._clock.now()) is None else now
 
+    @property
+    def _tells_time(self) -> bool:
+        return self._client.has.get("fetchTime") is True
+
     async def _told_time(self) -> int | None:
-        if self._client.has.get("fetchTime") is not True:
-            return self._clock.dated()
+        if not self._tells_time:
+            return None
         try:
             told = await self._ask(_Question("its clock", MOST_BYTES), self._client.fetch_time())
         except (RateLimited, Banned):

@@ -504,7 +504,7 @@ class Bitstamp:
 
     id = "bitstamp"
     page = 1000
-    options: ClassVar[dict[str, object]] = {}
+    options: ClassVar[dict[str, object]] = {"fetchMarkets": {"expires": -1}}  # ccxt keeps them for a second
     newest_first = False
 
     def api_urls(self, url: str) -> dict[str, str]:
