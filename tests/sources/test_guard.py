@@ -1,13 +1,14 @@
 """Rows of an answer become bars, or are refused by name."""
 
+import json
 import math
 
 import numpy as np
 import pytest
 
-from forecaster.bars import SeriesKey
+from forecaster.bars import NO_TIME, SeriesKey
 from forecaster.errors import BadPayload
-from forecaster.sources.guard import NO_TIME, read_rows
+from forecaster.sources.guard import ANY, KEPT_CHARACTERS, check_place, pair_rows, read_body, read_rows
 
 KEY = SeriesKey.of("binance", "BTC/USDT", "1h")
 START = 1_718_000_000_000 // KEY.timeframe.ms * KEY.timeframe.ms
@@ -116,3 +117,87 @@ def test_numbers_that_are_no_bar_are_refused_by_the_rule_of_bars(changes, reason
 
 def test_numbers_of_numpy_are_numbers():
     assert len(read([[np.int64(START), *np.float64([10, 12, 9, 11, 3])]]).bars) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("", "expected a JSON list or object, found ''"),
+        ("null", "expected a JSON list or object, found 'null'"),
+        ('"text"', "expected a JSON list or object"),
+        ("<html>Back soon.</html>", "expected a JSON list or object, found '<html>"),
+        ("[1, 2", "expected JSON, found"),
+        ("[NaN]", "NaN is no number of JSON"),
+        ("[-Infinity]", "-Infinity is no number of JSON"),
+        ("[" * 17 + "]" * 17, "at most 16 deep, found '17 deep'"),
+        ("[" * 100_000 + "]" * 100_000, "found '100000 deep'"),
+        ("[" + "9" * 5000 + "]", "expected JSON, found"),
+    ],
+    ids=["nothing", "null", "text", "page", "truncated", "nan", "infinity", "deep", "very deep", "long number"],
+)
+def test_a_body_that_is_no_answer(text, found):
+    with pytest.raises(BadPayload, match=found) as refused:
+        read_body("binance", text)
+
+    assert refused.value.body == text[:KEPT_CHARACTERS]
+
+
+@pytest.mark.parametrize("text", ["[]", " [[1]]", '{"a": "[[[[[[[[[[[[[[[[[[[[["}', r'["\"[[[[[[[[[[[[[[[[[[[[["]'])
+def test_a_body_that_is_one(text):
+    """Brackets within a text nest nothing."""
+    assert read_body("binance", text) == json.loads(text)
+
+
+@pytest.mark.parametrize(
+    ("answer", "path"),
+    [([], ()), ({"data": {"ohlc": [1]}}, ("data", "ohlc")), ({"result": {"XBT": [], "last": 1}}, ("result", ANY))],
+)
+def test_rows_are_where_they_should_be(answer, path):
+    check_place("kraken", answer, path, "body")
+
+
+@pytest.mark.parametrize(
+    ("answer", "path"),
+    [({"a": 1}, ()), ({"data": []}, ("data", "ohlc")), ({"result": {"last": 1}}, ("result", ANY)), ([], ("data",))],
+)
+def test_an_answer_without_rows_is_not_an_empty_page(answer, path):
+    with pytest.raises(BadPayload, match="expected a list of rows") as refused:
+        check_place("kraken", answer, path, "body")
+
+    assert refused.value.body == "body"
+
+
+def test_a_raw_row_of_another_shape_is_refused_alone():
+    """With what it was, whatever the parser would have made of it."""
+    raw = [["1", "2", "3"], ["1", "2"], ["1", ["2"], "3"], ["4", "5", "6"]]
+    rows = pair_rows("binance", raw, lambda row: [START, *(float(one) for one in row), 1.0, 1.0])
+
+    assert [row.fault for row in rows] == [
+        "",
+        "expected 3 entries, as most rows have, found 2",
+        "expected entries of text or numbers, found a list or an object",
+        "",
+    ]
+    assert [row.raw for row in rows] == raw
+    assert [row.body for row in read([make_row(), *rows[1:3]]).rejected] == ['["1", "2"]', '["1", ["2"], "3"]']
+
+
+def test_no_raw_rows_are_no_rows():
+    assert pair_rows("binance", None, list) == pair_rows("binance", [], list) == []
+
+
+def test_letters_are_no_raw_rows():
+    with pytest.raises(BadPayload, match="expected a list of rows"):
+        pair_rows("binance", list("<html>"), list)
+
+
+def test_rows_of_another_timeframe_are_refused():
+    """Some venues' names of timeframes are wrong: eight hours where four were asked for."""
+    with pytest.raises(BadPayload, match=r"expected rows 1h apart for BTC/USDT, found '7200 s apart'"):
+        read([make_row(2 * i) for i in range(8)])
+
+
+def test_rows_of_a_quiet_market_are_not():
+    """Few rows, or rows at all distances, say nothing of the timeframe."""
+    assert len(read([make_row(2 * i) for i in range(7)]).bars) == 7
+    assert len(read([make_row(2 * i) for i in range(8)] + [make_row(19)]).bars) == 9

@@ -6,12 +6,13 @@ import dataclasses
 
 import numpy as np
 import pytest
+import sqlalchemy as sa
 
 from forecaster.bars import FIELDS, Bars, RejectedRow
 from forecaster.errors import InvalidContext, LedgerConflict, StoreError, StoreUnavailable
 from forecaster.forecast import ENGINE_NOISE, OHLCForecast, repair
 from forecaster.ledger import LIVE, Run
-from forecaster.store import open_store
+from forecaster.store import open_store, schema
 from forecaster.store.memory import MemoryStore
 from forecaster.store.sql import SqlStore
 from tests.builders import HOUR_MS, make_bars, make_key, utc_ms
@@ -21,6 +22,19 @@ START = utc_ms("2024-01-01")
 ETHER = make_key(symbol="ETH/USDT")
 REPLAY = "replay-1"
 WALK = make_provenance("random_walk", "1", "numpy")
+
+
+@pytest.fixture
+def quarantined():
+    """Count the rows in a store's quarantine."""
+
+    def count(store):
+        if isinstance(store, MemoryStore):
+            return len(store.rejected)
+        with store._engine.connect() as connection:
+            return connection.scalar(sa.select(sa.func.count()).select_from(schema.quarantine))
+
+    return count
 
 
 @pytest.fixture(params=["memory", "sqlite"])
@@ -207,6 +221,50 @@ def test_refused_rows_are_not_bars(store):
 
     assert len(store.bars(make_key())) == 0
     assert store.newest_open(make_key()) is None
+
+
+def test_open_times_of_a_span(store):
+    store.add_bars(make_bars(count=5))
+    store.add_bars(make_bars(count=5, seed=1))
+    opens = make_bars(count=5).open_time
+
+    assert store.opens(make_key(), int(opens[1]), int(opens[4])).tolist() == opens[1:4].tolist()
+    assert store.opens(ETHER, 0, 2**62).tolist() == []
+    assert (store.oldest_open(make_key()), store.oldest_open(ETHER)) == (int(opens[0]), None)
+
+
+def test_gaps_keep_when_they_were_asked_for(store):
+    """Each time once, however often it is written; a bar that comes after all fills its gap."""
+    first, second, third = make_bars(count=3).open_time.tolist()
+    store.add_gaps(make_key(), [second, first], 50)
+    store.add_gaps(make_key(), [first], 70)
+    store.add_gaps(make_key(), [first], 70)
+    store.add_gaps(make_key(), [], 80)
+    store.add_gaps(ETHER, [third], 50)
+    before = store.gaps(make_key(), first, third)
+    store.add_bars(make_bars(count=1))
+
+    assert before == {first: [50, 70], second: [50]}
+    assert store.gaps(make_key(), 0, second) == {}
+    assert store.gaps(make_key(), second, third) == {second: [50]}
+
+
+def test_longest_hold_of_an_exchange_counts(store):
+    store.hold("kraken", 900, "a ban", 100)
+    store.hold("kraken", 500, "a limit", 200)
+
+    assert store.held_until("kraken") == 900
+    assert store.held_until("binance") is None
+
+
+def test_row_is_refused_once(store, quarantined):
+    """However often it comes; another body is another row."""
+    refused = RejectedRow(START, (1.0, np.nan), "every value must be finite", '["1", "NaN"]')
+    store.quarantine(make_key(), [refused, refused], START)
+    store.quarantine(make_key(), [refused, dataclasses.replace(refused, body="[]")], START + 1)
+    store.quarantine(ETHER, [refused], START)
+
+    assert quarantined(store) == 3
 
 
 def test_the_memory_store_shows_what_was_refused():

@@ -1,0 +1,222 @@
+"""How `Forecaster` comes by its bars: what is asked for, what is kept, and what is asked for again."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import numpy as np
+import pytest
+
+from forecaster import Bars, Forecaster, MemoryStore
+from forecaster.bars import NO_TIME, RejectedRow
+from forecaster.errors import BadPayload, SourceUnavailable
+from forecaster.sources import Fetched
+from forecaster.timeframe import Timeframe
+from tests.builders import HOUR_MS, make_bars, make_key
+from tests.test_engine import NamedWalk, make_config
+
+HOUR = Timeframe("1h")
+KEY = make_key()
+BARS = make_bars(KEY, count=300)
+
+
+class ScriptedSource:
+    """Gives the bars that it has, but for those in `missing`, and remembers what it was asked; `part` bars at most."""
+
+    def __init__(self, bars=BARS, part=None):
+        self.bars = bars
+        self.missing = set()
+        self.asked = []
+        self.fault = None
+        self.rejected = []
+        self._part = part
+
+    def fetch(self, key, since, as_of):
+        self.asked.append(since)
+        if isinstance(self.fault, BadPayload):
+            raise self.fault
+        known = self.bars.known_at(as_of)
+        known = known[(known.open_time >= since) & ~np.isin(known.open_time, list(self.missing))]
+        part = known[: self._part]
+        until = int(part.open_time[-1]) + HOUR_MS if len(part) < len(known) else None
+        bars = Bars(key, part.open_time, part.ohlcv_TF, np.full(1, as_of))
+        return Fetched(bars, self.rejected, until, self.fault)
+
+    def close(self):
+        pass
+
+
+def make_forecaster(source, *keys, store=None):
+    keys = keys or (KEY,)
+    return Forecaster(make_config(*keys), store or MemoryStore(), dict.fromkeys(keys, source), [NamedWalk()])
+
+
+def closes(i):
+    return int(BARS.close_time[i])
+
+
+def test_newest_bars_are_asked_for_again():
+    """Three of them: an exchange may revise what it has closed."""
+    source = ScriptedSource()
+    forecaster = make_forecaster(source)
+    for i in (99, 100, 101):
+        forecaster.pull([KEY], closes(i))
+
+    assert source.asked == [int(BARS.open_time[at]) for at in (36, 97, 98)]
+
+
+def test_bar_that_changed_is_a_further_revision():
+    """What was forecast from is still there; what is read now is the newest."""
+    source = ScriptedSource()
+    forecaster = make_forecaster(source)
+    forecaster.pull([KEY], closes(99))
+    changed = BARS.ohlcv_TF.copy()
+    changed[98, 4] += 1
+    source.bars = Bars(KEY, BARS.open_time, changed)
+    added, _ = forecaster.pull([KEY], closes(100))
+    stored = forecaster.store.bars(KEY)
+
+    assert added == 2
+    assert stored.revision[stored.open_time == BARS.open_time[98]].tolist() == [1]
+    assert stored.ohlcv_TF[stored.open_time == BARS.open_time[98], 4].tolist() == [changed[98, 4]]
+
+
+def test_slot_without_a_bar_is_asked_for_until_it_is_a_gap():
+    """At two times a bar apart; then it is a gap, nobody traded, and nothing stands in its place."""
+    source = ScriptedSource()
+    source.missing = {int(BARS.open_time[60])}
+    forecaster = make_forecaster(source)
+    for i, minutes in ((99, 0), (99, 10), (100, 0), (101, 0)):
+        forecaster.pull([KEY], closes(i) + minutes * 60_000)
+
+    assert source.asked[1:] == [int(BARS.open_time[at]) for at in (60, 60, 98)]
+    assert list(forecaster.store.gaps(KEY, 0, closes(200))) == [int(BARS.open_time[60])]
+    assert int(BARS.open_time[60]) not in forecaster.store.bars(KEY).open_time
+
+
+def test_bar_that_comes_after_all_fills_its_gap():
+    source = ScriptedSource()
+    source.missing = {int(BARS.open_time[60])}
+    forecaster = make_forecaster(source)
+    forecaster.pull([KEY], closes(99))
+    source.missing.clear()
+    forecaster.pull([KEY], closes(100))
+
+    assert forecaster.store.gaps(KEY, 0, closes(200)) == {}
+    assert np.array_equal(forecaster.store.bars(KEY).open_time, BARS.open_time[36:101])
+
+
+def test_market_listed_yesterday_is_not_asked_for_its_past_for_ever():
+    """Slots before its first bar are gaps like others, as far as a context reaches."""
+    source = ScriptedSource(BARS[80:])
+    forecaster = make_forecaster(source)
+    for i in (99, 100, 101, 102):
+        forecaster.pull([KEY], closes(i))
+
+    assert source.asked == [int(BARS.open_time[at]) for at in (36, 37, 98, 99)]
+
+
+def test_after_a_long_sleep_nothing_between_is_left_out():
+    source = ScriptedSource()
+    forecaster = make_forecaster(source)
+    for i in (99, 290):
+        forecaster.pull([KEY], closes(i))
+
+    assert np.array_equal(forecaster.store.bars(KEY).open_time, BARS.open_time[36:291])
+
+
+def test_body_that_was_no_bars_goes_to_quarantine():
+    """Once, however often it comes."""
+    source = ScriptedSource()
+    source.fault = BadPayload("binance", "a JSON list or object", "<html>", "<html>Back soon.</html>")
+    forecaster = make_forecaster(source)
+    for _ in range(3):
+        _, skipped = forecaster.pull([KEY], closes(99))
+
+    assert skipped[KEY].startswith("BadPayload: binance: expected a JSON list")
+    assert forecaster.store.rejected == [
+        (KEY, RejectedRow(NO_TIME, (), source.fault.reason, "<html>Back soon.</html>"))
+    ]
+
+
+def test_what_arrived_before_a_fault_is_kept():
+    source = ScriptedSource(BARS[:90])
+    source.fault = SourceUnavailable("binance", "down")
+    source.rejected = [RejectedRow(5, (1.0,), "a reason")]
+    forecaster = make_forecaster(source)
+    added, skipped = forecaster.pull([KEY], closes(99))
+
+    assert added == 0
+    assert skipped == {KEY: "SourceUnavailable: binance: down"}
+    assert np.array_equal(forecaster.store.bars(KEY).open_time, BARS.open_time[36:90])
+    assert forecaster.store.rejected == [(KEY, source.rejected[0])]
+
+
+def test_history_comes_in_parts():
+    """Each is stored before the next is asked for."""
+    source = ScriptedSource(part=100)
+    forecaster = make_forecaster(source)
+    parts = [
+        (added, reached, len(forecaster.store.bars(KEY)))
+        for added, reached in forecaster.backfill(KEY, int(BARS.open_time[0]), closes(299))
+    ]
+
+    assert parts == [(100, closes(99), 100), (100, closes(199), 200), (100, closes(299), 300)]
+    assert source.asked == [int(BARS.open_time[at]) for at in (0, 100, 200)]
+
+
+@pytest.mark.parametrize("parts", [1, 2])
+def test_history_that_was_stopped_goes_on(parts):
+    """From the first slot that is owed, with nothing twice."""
+    source, store = ScriptedSource(part=100), MemoryStore()
+    since = int(BARS.open_time[0])
+    stopped = make_forecaster(source, store=store).backfill(KEY, since, closes(299))
+    for _ in range(parts):
+        next(stopped)
+    source.asked.clear()
+    added = [new for new, _ in make_forecaster(source, store=store).backfill(KEY, since, closes(299))]
+
+    assert source.asked[0] == int(BARS.open_time[100 * parts - 3])
+    assert sum(added) == 300 - 100 * parts
+    assert np.array_equal(store.bars(KEY).open_time, BARS.open_time)
+
+
+def test_older_history_is_fetched_behind_the_newest():
+    source = ScriptedSource(part=100)
+    forecaster = make_forecaster(source)
+    forecaster.pull([KEY], closes(299))
+    for _ in forecaster.backfill(KEY, int(BARS.open_time[0]), closes(299)):
+        pass
+
+    assert np.array_equal(forecaster.store.bars(KEY).open_time, BARS.open_time)
+
+
+def test_fault_ends_a_backfill_and_keeps_what_came():
+    source = ScriptedSource(part=100)
+    forecaster = make_forecaster(source)
+    parts = forecaster.backfill(KEY, int(BARS.open_time[0]), closes(299))
+    next(parts)
+    source.fault = SourceUnavailable("binance", "down")
+
+    with pytest.raises(SourceUnavailable):
+        next(parts)
+    assert len(forecaster.store.bars(KEY)) == 200
+
+
+def test_no_series_waits_for_a_slow_one():
+    """All are asked at once, however many: a hundred that take 0.2 s each take no longer together."""
+
+    class Slow(ScriptedSource):
+        def fetch(self, key, since, as_of):
+            barrier.wait(5)
+            return super().fetch(key, since, as_of)
+
+    keys = [make_key(symbol=f"COIN{i}/USDT") for i in range(100)]
+    barrier = threading.Barrier(100)
+    forecaster = make_forecaster(Slow(), *keys)
+    began = time.monotonic()
+    added, skipped = forecaster.pull(keys, closes(99))
+
+    assert (added, skipped) == (100 * 64, {})
+    assert time.monotonic() - began < 5
