@@ -72,7 +72,7 @@ def exchange_config(tmp_path, exchange, symbol="BTC/USDT"):
 
 COMMANDS = ["demo", "run", "once", "replay", "latest", "accuracy", "pull", "doctor"]
 COMMANDS += ["config check", "config show", "model train", "model compile", "model eval", "bench model"]
-COMMANDS += ["model finetune", "model info"]
+COMMANDS += ["model finetune", "model info", "bars inspect", "bars export"]
 
 
 @pytest.mark.parametrize("command", ["", *COMMANDS])

@@ -42,7 +42,7 @@ CLOCK_READERS = {
     "forecaster/cli/",
     "forecaster/daemon/clock.py",
     "forecaster/engine.py",
-    "forecaster/sources/exchange.py",
+    "forecaster/sources/breaker.py",
 }
 MODULES = sorted(ROOT.glob("forecaster/**/*.py"))
 

@@ -153,13 +153,15 @@ def _print_table(found: list[FileFacts]) -> None:
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False)
-    for name in ("file", "series", "calendar", "bars", "from", "to", "gaps", "longest", "duplicates", "rejected"):
-        table.add_column(name, justify="left" if name in ("file", "series", "calendar", "from", "to") else "right")
+    table.add_column("file", overflow="fold")
+    table.add_column("series")
+    for name in ("bars", "from", "to", "gaps", "longest", "twice", "rejected"):
+        table.add_column(name, justify="right", no_wrap=True)
     for one in found:
         counts = (one.gaps, one.longest_gap, one.duplicates, sum(one.rejected.values()))
-        span = (_when(one.first_open), _when(one.last_close))
-        series = (Path(one.file).name, str(one.series), one.series.calendar)
-        table.add_row(*series, str(one.bars), *span, *map(str, counts))
+        series = f"{one.series.symbol} {one.series.timeframe} {one.series.calendar}"
+        span = (_day(one.first_open), _day(one.last_close))
+        table.add_row(Path(one.file).name, series, str(one.bars), *span, *map(str, counts))
     console = Console()
     console.print(table)
     for one in found:
@@ -167,7 +169,7 @@ def _print_table(found: list[FileFacts]) -> None:
             console.print(f"{Path(one.file).name}: {count} rejected: {reason}", highlight=False)
 
 
-def _when(time_ms: int | None) -> str:
+def _day(time_ms: int | None) -> str:
     import datetime as dt
 
-    return "–" if time_ms is None else dt.datetime.fromtimestamp(time_ms / 1000, dt.UTC).strftime("%Y-%m-%d %H:%M")
+    return "–" if time_ms is None else dt.datetime.fromtimestamp(time_ms / 1000, dt.UTC).strftime("%Y-%m-%d")

@@ -8,8 +8,6 @@ import time
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Final
 
-from forecaster.clock import now_ms
-
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -58,14 +56,15 @@ class ExchangeClock:
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
-    """The seconds of a Retry-After header, which may also name a time (RFC 9110, 10.2.3); None when there is none."""
+    """The seconds of a Retry-After header (RFC 9110, 10.2.3); None when there is none.
+
+    It may name a time instead, which counts from the answer's own date: this machine's clock may be wrong.
+    """
     told = headers.get("Retry-After", "").strip()
     if re.fullmatch(r"\d+(\.\d+)?", told):
         return float(told)
     at, date = _http_date(told), _http_date(headers.get("Date", ""))
-    if at is None:
-        return None
-    return max(0.0, (at - (now_ms() if date is None else date)) / 1000)
+    return None if at is None or date is None else max(0.0, (at - date) / 1000)
 
 
 def _http_date(text: str) -> int | None:

@@ -1,0 +1,138 @@
+"""The commands about bars: what a file holds, years of history, and the way out again."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from forecaster.cli import app
+from forecaster.clock import now_ms
+from forecaster.errors import ForecasterError
+from forecaster.sources.files import FileSource
+from tests.builders import HOUR_MS, make_bars, make_key
+from tests.faults.exchange import LoopbackExchange, closed_port, unhurried
+
+
+def forecaster(*arguments):
+    """Run a command here; gives its exit code, its output, and the last line of it as JSON where it is."""
+    done = CliRunner().invoke(app, list(map(str, arguments)))
+    if isinstance(done.exception, ForecasterError):
+        raise done.exception
+    lines = done.stdout.splitlines()
+    return done.exit_code, done.output, json.loads(lines[-1]) if lines and lines[-1].startswith("{") else None
+
+
+@pytest.fixture
+def holed(tmp_path):
+    """120 hours of which five are missing, three of them in a row; one row is no bar and one comes twice."""
+    bars = make_bars(make_key(), count=120).frame.reset_index()
+    rows = bars.drop(index=[10, 50, 51, 52, 90])
+    rows.loc[60, "high"] = 1.0
+    path = tmp_path / "BTCUSDT_1h.csv"
+    rows.loc[[*rows.index, 119]].to_csv(path, index=False)
+    return path
+
+
+def test_inspect_counts(holed):
+    code, _, record = forecaster("bars", "inspect", holed, "--json")
+    (found,) = record["series"]
+
+    assert code == 0
+    assert (found["series"], found["calendar"]) == ("file BTC/USDT 1h", "24/7")
+    assert (found["bars"], found["gaps"], found["longest_gap"], found["duplicates"]) == (114, 6, 3, 1)
+    assert found["rejected"] == {"high must not be below open or close": 1}
+    assert found["last_close"] - found["first_open"] == 120 * HOUR_MS
+
+
+def test_inspect_is_a_table_for_people(holed):
+    code, output, _ = forecaster("bars", "inspect", holed)
+
+    assert code == 0
+    assert "2024-01-01" in output
+    assert "1 rejected: high must not be below open or close" in output.replace("\n", " ")
+
+
+def test_inspect_names_what_it_cannot_read(holed, tmp_path):
+    """The line is told, the others are shown, and the code is 2."""
+    broken = tmp_path / "broken.csv"
+    broken.write_text("date,open,high,low,close\n2024-01-01,1,2,1,1\n2024-01-02,1,x,1,1\n")
+    code, output, _ = forecaster("bars", "inspect", broken, holed, "--timeframe", "1h")
+
+    assert code == 2
+    assert "expected a number for high in line 3, found 'x'" in output.replace("\n", " ")
+    assert "114" in output
+
+
+def live_config(tmp_path, url):
+    """An hourly series of a loopback exchange."""
+    path = tmp_path / "live.toml"
+    path.write_text(
+        f'[exchanges.binance]\nid = "binance"\napi_urls.public = "{url}/api/v3"\ndeadline = 5\nlate_after = 0\n'
+        'options.fetchMarkets.types = ["spot"]\n'
+        '[[series]]\nexchange = "binance"\nsymbol = "BTC/USDT"\ntimeframe = "1h"\n'
+        f'[model]\ncontext = 64\n[store]\nurl = "sqlite:///{tmp_path}/ledger.db"\n'
+    )
+    return path
+
+
+@pytest.fixture
+def exchange(monkeypatch):
+    unhurried(monkeypatch)
+    with LoopbackExchange(now=now_ms()) as exchange:
+        yield exchange
+
+
+def test_history_is_pulled_kept_and_exported(exchange, tmp_path):
+    """3,000 hours from the day that is named; the second time only the newest bars are asked for again."""
+    config = live_config(tmp_path, exchange.url)
+    since = np.datetime64(exchange.now - 3000 * HOUR_MS, "ms").astype("datetime64[s]")
+    _, _, first = forecaster("pull", "--since", since, "-c", config, "--json")
+    asked = len(exchange.asked("bars"))
+    _, _, again = forecaster("pull", "--since", since, "-c", config, "--json")
+    out = tmp_path / "out.parquet"
+    _, _, written = forecaster("bars", "export", out, "-c", config, "--json")
+    bars = FileSource(out).fetch(make_key(), None, exchange.now).bars
+    truth = exchange.rows("BTC/USDT", "1h", int(bars.open_time[0]), exchange.now)[:-1]
+
+    assert first["bars_added"] == written["bars"] == len(bars) == 2999
+    assert first["skipped"] == {}
+    assert asked == 3
+    assert (again["bars_added"], len(exchange.asked("bars"))) == (0, 4)
+    assert bars.open_time.tolist() == [row[0] for row in truth]
+    assert bars.ohlcv_TF.tolist() == [list(row[1:]) for row in truth]
+
+
+def test_exchange_that_is_gone_is_told(tmp_path):
+    config = live_config(tmp_path, f"http://127.0.0.1:{closed_port()}")
+    code, output, _ = forecaster("pull", "--since", "2024-01-01", "-c", config)
+
+    assert code == 2
+    assert "SourceUnavailable: binance" in output
+
+
+@pytest.mark.parametrize("name", ["out.parquet", "out.csv", "out.feather"])
+def test_exported_bars_read_back_as_they_were(tmp_path, holed, name):
+    config = tmp_path / "file.toml"
+    config.write_text(
+        f'[[series]]\nexchange = "x"\nsymbol = "BTC/USDT"\ntimeframe = "1h"\nfile = "{holed}"\n'
+        f'[model]\ncontext = 512\n[store]\nurl = "sqlite:///{tmp_path}/ledger.db"\n'
+    )
+    key = make_key("x")
+    before = FileSource(holed).fetch(key, None, now_ms()).bars
+    forecaster("pull", "--since", "2024-01-01", "-c", config)
+    _, _, record = forecaster("bars", "export", tmp_path / name, "-c", config, "--json")
+    after = FileSource(tmp_path / name).fetch(key, None, now_ms()).bars
+
+    assert record["bars"] == len(before)
+    assert after.open_time.tolist() == before.open_time.tolist()
+    assert after.ohlcv_TF.tolist() == before.ohlcv_TF.tolist()
+
+
+def test_export_needs_one_series_and_a_known_suffix(tmp_path):
+    with pytest.raises(ForecasterError, match="--series: expected one of"):
+        forecaster("bars", "export", tmp_path / "out.csv")
+    with pytest.raises(ForecasterError, match=r"ends in \.parquet, \.feather or \.csv"):
+        forecaster("bars", "export", tmp_path / "out.xls", "--series", "arch SPX/USD 1d")
