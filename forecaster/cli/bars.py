@@ -154,7 +154,7 @@ def _print_table(found: list[FileFacts]) -> None:
 
     table = Table(box=None, pad_edge=False)
     table.add_column("file", overflow="fold")
-    table.add_column("series")
+    table.add_column("series", overflow="fold")
     for name in ("bars", "from", "to", "gaps", "longest", "twice", "rejected"):
         table.add_column(name, justify="right", no_wrap=True)
     for one in found:
