@@ -50,6 +50,7 @@ ccxt's parsers take an answer without that place for an empty page; of an exchan
 _ENTRIES: Final = ("open time", *COLUMNS)
 _YEAR_10000: Final = 253_402_300_800_000
 _STRING: Final = re.compile(r'"(?:[^"\\]|\\.)*+"', re.DOTALL)
+_NUMBER: Final = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 _DEPTHS: Final = np.zeros(256, np.int8)
 _DEPTHS[list(b"[{")], _DEPTHS[list(b"]}")] = 1, -1
 
@@ -112,7 +113,8 @@ def pair_rows(source: str, rows: object, parse: Callable[[Any], list[Any]]) -> l
         raise BadPayload(source, "a list of rows", rows)
     if not rows:
         return []
-    ((usual, _),) = Counter(len(row) for row in rows).most_common(1)
+    lengths = Counter(len(row) for row in rows)
+    usual = max(lengths, key=lambda length: (lengths[length], length))
     return [_paired(row, usual, parse) for row in rows]
 
 
@@ -143,9 +145,21 @@ def _paired(raw: list[Any] | dict[str, Any], usual: int, parse: Callable[[Any], 
     entries = raw if isinstance(raw, list) else list(raw.values())
     if len(raw) != usual:
         return Row([None] * len(_ENTRIES), raw, f"expected {usual} entries, as most rows have, found {len(raw)}")
-    if any(isinstance(entry, list | dict) for entry in entries):
-        return Row([None] * len(_ENTRIES), raw, "expected entries of text or numbers, found a list or an object")
+    odd = next((entry for entry in entries if _is_odd(entry)), None)
+    if odd is not None:
+        return Row([None] * len(_ENTRIES), raw, f"expected entries of text or numbers, found {odd!r:.40}")
     return Row(parse(raw), raw)
+
+
+def _is_odd(entry: object) -> bool:
+    """Whether Python would read a number where JSON, and whoever wrote it, knows none: True, "NaN", "1_000"."""
+    if not isinstance(entry, str):
+        return isinstance(entry, list | dict | bool)
+    try:
+        float(entry)
+    except ValueError:
+        return False
+    return not _NUMBER.fullmatch(entry)
 
 
 def _table(source: str, key: SeriesKey, rows: object) -> list[list[Any]]:

@@ -175,7 +175,7 @@ def test_a_raw_row_of_another_shape_is_refused_alone():
     assert [row.fault for row in rows] == [
         "",
         "expected 3 entries, as most rows have, found 2",
-        "expected entries of text or numbers, found a list or an object",
+        "expected entries of text or numbers, found ['2']",
         "",
     ]
     assert [row.raw for row in rows] == raw
@@ -201,3 +201,17 @@ def test_rows_of_a_quiet_market_are_not():
     """Few rows, or rows at all distances, say nothing of the timeframe."""
     assert len(read([make_row(2 * i) for i in range(7)]).bars) == 7
     assert len(read([make_row(2 * i) for i in range(8)] + [make_row(19)]).bars) == 9
+
+
+@pytest.mark.parametrize("entry", ["NaN", "inf", "-Infinity", "1_000", " 7", "\u0667", True])
+def test_what_only_python_takes_for_a_number_is_none(entry):
+    (row,) = pair_rows("binance", [["1", entry]], list)
+
+    assert row.fault.startswith("expected entries of text or numbers, found ")
+
+
+@pytest.mark.parametrize("entry", ["7", "7.", ".7", "-7e-3", "+7E10", "", "2024-01-01T00:00:00Z", None, 7, 7.5])
+def test_numbers_and_texts_of_json_are_left_to_the_parser(entry):
+    (row,) = pair_rows("binance", [["1", entry]], list)
+
+    assert (row.fault, list(row)) == ("", ["1", entry])

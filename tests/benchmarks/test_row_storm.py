@@ -1,0 +1,112 @@
+"""The judge of rows and bodies finds nothing wrong, and would if there were something."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from forecaster import bars
+from forecaster.errors import BadPayload
+from forecaster.sources import guard
+from forecaster.sources.guard import pair_rows, read_body
+from tests.benchmarks import row_storm
+from tests.benchmarks.row_storm import START, STEP, is_bar, judge_body, judge_rows, make_body, make_rows
+
+SCALARS = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(),
+    st.floats(),
+    st.text(max_size=8),
+    st.integers(0, 5).map(lambda i: START + i * STEP),
+    st.floats(1, 2).map(repr),
+)
+JSON = st.recursive(SCALARS, lambda inner: st.lists(inner, max_size=8) | st.dictionaries(st.text(max_size=3), inner))
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_page_of_rows_is_judged_alike(seed):
+    rng = np.random.default_rng(seed)
+    rows = make_rows(rng, 100)
+
+    assert judge_rows(rng, rows) == []
+    assert 20 < sum(map(is_bar, rows)) < 100
+
+
+@pytest.mark.parametrize("seed", range(200))
+def test_body_is_parsed_or_refused(seed):
+    assert judge_body(make_body(np.random.default_rng(seed))) == []
+
+
+@settings(derandomize=True, max_examples=500, deadline=None)
+@given(st.lists(st.lists(SCALARS, min_size=6, max_size=8), max_size=12))
+def test_rows_of_anything(rows):
+    """Nothing raises but what is named, and what comes through is what the judge calls a bar."""
+    try:
+        text = json.dumps(rows, allow_nan=False)
+    except ValueError:
+        return
+
+    assert judge_rows(np.random.default_rng(0), json.loads(text)) == [] or _has_odd_lengths(rows)
+
+
+@settings(derandomize=True, max_examples=500, deadline=None)
+@given(st.one_of(st.text(), JSON.map(lambda one: json.dumps(one, allow_nan=True))))
+def test_bodies_of_anything(text):
+    """A body is JSON's list or object, or refused; its rows are lists or objects, or refused."""
+    try:
+        rows = pair_rows("x", read_body("x", text), lambda raw: [None] * 6)
+    except BadPayload:
+        return
+
+    assert isinstance(json.loads(text), list | dict)
+    assert all(isinstance(row.raw, list | dict) for row in rows)
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        "every value must be finite",
+        "prices must be above",
+        "prices must be below",
+        "low must not",
+        "high must not",
+        "volume must not",
+        "open time must be on",
+    ],
+)
+def test_judge_would_notice_a_rule_that_is_missing(monkeypatch, rule):
+    def with_one_rule_less(*arguments):
+        return {reason: rows for reason, rows in rules(*arguments).items() if not reason.startswith(rule)}
+
+    rules = bars._broken_rules
+    monkeypatch.setattr(bars, "_broken_rules", with_one_rule_less)
+    rng = np.random.default_rng(0)
+
+    assert any(judge_rows(rng, make_rows(rng, 100)) for _ in range(20))
+
+
+def test_judge_would_notice_a_number_that_only_python_reads(monkeypatch):
+    monkeypatch.setattr(guard, "_is_odd", lambda entry: isinstance(entry, list | dict))
+    rng = np.random.default_rng(0)
+
+    assert any(judge_rows(rng, make_rows(rng, 100)) for _ in range(20))
+
+
+def test_command_tells_what_it_judged(monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["row_storm", "--rows", "500"])
+    with pytest.raises(SystemExit) as ended:
+        row_storm.main()
+    record = json.loads(capsys.readouterr().out.splitlines()[-1])
+
+    assert ended.value.code == 0
+    assert record["wrong"] == 0
+    assert record["rows"] >= 500
+
+
+def _has_odd_lengths(rows):
+    return len({len(row) for row in rows}) > 1
