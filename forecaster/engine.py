@@ -177,11 +177,7 @@ class Forecaster:
         Raises:
             SourceError: as its kind says; what came before is kept.
         """
-        cursor = max(since, self._owed_since(key, since))
-        while cursor < as_of:
-            fetch = partial(self._sources[key].fetch, key, cursor, as_of)
-            added, cursor = self._receive(key, cursor, as_of, fetch)
-            yield added, cursor
+        yield from self._parts(key, max(since, self._owed_since(key, since)), as_of)
 
     def pull(self, keys: Sequence[SeriesKey], as_of: int) -> tuple[int, dict[SeriesKey, str]]:
         """Fetch the bars after the last stored one, check and store them.
@@ -302,8 +298,20 @@ class Forecaster:
         since = {key: self._owed_since(key, self._first_slot(key, as_of)) for key in keys}
         with ThreadPoolExecutor(max(1, len(keys))) as pool:
             asked = {key: pool.submit(self._sources[key].fetch, key, since[key], as_of) for key in keys}
-            kept = skipped.trying(keys, lambda key: self._receive(key, since[key], as_of, asked[key].result)[0])
+            kept = skipped.trying(keys, lambda key: self._catch_up(key, since[key], as_of, asked[key].result))
         return sum(kept.values())
+
+    def _catch_up(self, key: SeriesKey, since: int, as_of: int, fetch: Callable[[], Fetched]) -> int:
+        """Take in a first answer, and ask for the rest where it was but a part; returns how many bars are new."""
+        added, reached = self._receive(key, since, as_of, fetch)
+        return added + sum(new for new, _ in self._parts(key, reached, as_of))
+
+    def _parts(self, key: SeriesKey, cursor: int, as_of: int) -> Iterator[tuple[int, int]]:
+        """Fetch part by part up to `as_of`: how many bars are new in each, and how far it came."""
+        while cursor < as_of:
+            fetch = partial(self._sources[key].fetch, key, cursor, as_of)
+            added, cursor = self._receive(key, cursor, as_of, fetch)
+            yield added, cursor
 
     def _owed_since(self, key: SeriesKey, first: int) -> int:
         """Open time from which on a source is to be asked, so that nothing from `first` on stays missing.

@@ -182,6 +182,16 @@ def test_history_that_was_stopped_goes_on(parts):
     assert np.array_equal(store.bars(KEY).open_time, BARS.open_time)
 
 
+def test_context_longer_than_a_part_is_had_at_once():
+    """A cycle asks until it has the newest bar."""
+    source = ScriptedSource(part=20)
+    forecaster = make_forecaster(source)
+    added, skipped = forecaster.pull([KEY], closes(99))
+
+    assert (added, skipped) == (64, {})
+    assert len(source.asked) == 4
+
+
 def test_older_history_is_fetched_behind_the_newest():
     source = ScriptedSource(part=100)
     forecaster = make_forecaster(source)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 UNKNOWN_PAGE: Final = 500
-PAGES_OF_A_PART: Final = 20
+PAGES_OF_A_PART: Final = 10
 _FIRST_WAIT: Final = 0.25
 _LONGEST_WAIT: Final = 8.0
 _RANDOM: Final = SystemRandom()
