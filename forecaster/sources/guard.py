@@ -145,10 +145,10 @@ def _paired(raw: list[Any] | dict[str, Any], usual: int, parse: Callable[[Any], 
     entries = raw if isinstance(raw, list) else list(raw.values())
     if len(raw) != usual:
         return Row([None] * len(_ENTRIES), raw, f"expected {usual} entries, as most rows have, found {len(raw)}")
-    odd = next((entry for entry in entries if _is_odd(entry)), None)
-    if odd is not None:
-        return Row([None] * len(_ENTRIES), raw, f"expected entries of text or numbers, found {odd!r:.40}")
-    return Row(parse(raw), raw)
+    odd = [entry for entry in entries if _is_odd(entry)]
+    fault = f"expected entries of text or numbers, found {odd[0]!r:.40}" if odd else ""
+    readable = not any(isinstance(entry, list | dict) for entry in odd)
+    return Row(parse(raw) if readable else [None] * len(_ENTRIES), raw, fault)
 
 
 def _is_odd(entry: object) -> bool:

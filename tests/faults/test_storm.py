@@ -1,0 +1,65 @@
+"""What must hold while everything goes wrong: a sample of what `python -m tests.faults.storm` plays at length."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from forecaster.bars import Bars
+from forecaster.sources import exchange as exchange_source
+from tests.faults import storm
+from tests.faults.exchange import unhurried
+from tests.faults.storm import FAULTS, Case, play
+from tests.faults.venues import VENUES
+
+CASES = [Case(venue, fault, seed) for seed, fault in enumerate(FAULTS) for venue in [list(VENUES)[seed % len(VENUES)]]]
+
+
+@pytest.fixture(autouse=True)
+def _no_waiting(monkeypatch):
+    unhurried(monkeypatch)
+    monkeypatch.setattr(exchange_source, "MARKETS_READ_AGAIN_AFTER", 0.0)
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.venue} {case.fault}")
+def test_every_fault_once(case):
+    assert play(case).broken == []
+
+
+def test_bars_that_are_stored_wrong_would_be_seen(monkeypatch):
+    """With a bar missing, and one that never was, both are told."""
+    fetched = Bars.sift
+
+    def spoil(key, opens, values, *more):
+        bars, rejected = fetched(key, opens, values, *more)
+        if len(bars) < 20:
+            return bars, rejected
+        changed = bars.ohlcv_TF.copy()
+        changed[5, 4] += 1
+        return Bars(key, bars.open_time, changed, bars.first_seen_at)[bars.open_time != bars.open_time[9]], rejected
+
+    monkeypatch.setattr(Bars, "sift", spoil)
+    broken = play(Case("binance", "duplicates", 1)).broken
+
+    assert any("that never were" in text for text in broken)
+    assert any("are missing" in text for text in broken)
+
+
+def test_requests_that_come_too_early_would_be_seen(monkeypatch):
+    monkeypatch.setattr("forecaster.sources.breaker.Breaker._let_pass", lambda _self: None)
+    broken = [text for seed in range(3) for text in play(Case("binance", "status 429", seed)).broken]
+
+    assert any("before Retry-After" in text for text in broken)
+
+
+def test_command_plays_and_counts(monkeypatch, capsys):
+    arguments = ["storm", "--venues", "binance", "--faults", "html", "late", "--processes", "1"]
+    monkeypatch.setattr("sys.argv", arguments)
+    with pytest.raises(SystemExit) as ended:
+        storm.main()
+    record = json.loads(capsys.readouterr().out.splitlines()[-1])
+
+    assert ended.value.code == 0
+    assert (record["cases"], record["broken"]) == (2, 0)
+    assert record["slowest_pull"] < storm.DEADLINE + storm.SLACK
