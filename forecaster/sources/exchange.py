@@ -158,8 +158,8 @@ class ExchangeSource:
             async with asyncio.timeout(self._config.deadline):
                 await self._walk(walk, since, patience)
         except TimeoutError:
-            expected = f"expected its bars within {self._config.deadline:g} s"
-            walk.fault = SourceUnavailable(self._name, f"{key.symbol}: {expected}, {patience.reason}")
+            expected = f"expected its bars within {self._config.deadline:g} s, no answer yet"
+            walk.fault = patience.last or SourceUnavailable(self._name, f"{key.symbol}: {expected}")
         except SourceError as error:
             walk.fault = error
         if walk.fault is not None and not walk.pages:

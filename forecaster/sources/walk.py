@@ -100,7 +100,7 @@ class Patience:
 
     def __init__(self, seconds: float) -> None:
         self._until = time.monotonic() + seconds
-        self.reason = "no answer yet"
+        self.last: SourceError | None = None
 
     async def with_(self, call: Callable[[], Awaitable[T]]) -> T:
         """Await what `call` makes until it succeeds, or until a further wait would outlast the time."""
@@ -111,7 +111,7 @@ class Patience:
             except (UnknownSymbol, Banned):
                 raise
             except SourceError as error:
-                self.reason = error.reason
+                self.last = error
                 told = error.retry_after if isinstance(error, SourceUnavailable) else None
                 wait = _RANDOM.uniform(0, min(_LONGEST_WAIT, _FIRST_WAIT * 2**attempt))
                 wait += told or 0
