@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from forecaster import Bars, Forecaster, MemoryStore
-from forecaster.bars import NO_TIME, RejectedRow
+from forecaster.bars import NO_TIME, Context, RejectedRow
 from forecaster.errors import BadPayload, SourceUnavailable
 from forecaster.sources import Fetched
 from forecaster.timeframe import Timeframe
@@ -80,6 +80,24 @@ def test_bar_that_changed_is_a_further_revision():
     assert added == 2
     assert stored.revision[stored.open_time == BARS.open_time[98]].tolist() == [1]
     assert stored.ohlcv_TF[stored.open_time == BARS.open_time[98], 4].tolist() == [changed[98, 4]]
+
+
+def test_what_a_forecast_was_made_from_can_be_had_again():
+    """After a revision too: the bars as they were known when it was issued give its very input."""
+    source = ScriptedSource()
+    forecaster = make_forecaster(source)
+    (made,) = forecaster.run_cycle(HOUR, closes(99)).forecasts
+    changed = BARS.ohlcv_TF.copy()
+    changed[98, 1] *= 2
+    source.bars = Bars(KEY, BARS.open_time, changed)
+    forecaster.pull([KEY], closes(100))
+    then, now = (
+        Context.ending_at(forecaster.store.bars(KEY, as_of=as_of), made.cutoff, 64, 32).sha256
+        for as_of in (made.issued_at, closes(100))
+    )
+
+    assert then == made.provenance.input_sha256
+    assert now != then
 
 
 def test_slot_without_a_bar_is_asked_for_until_it_is_a_gap():

@@ -64,8 +64,8 @@ _ASKS_AGAIN: Final = ("maxretriesonfailure", "maxretriesonfailuredelay", "pagina
 # (429) by one name, and a refused country (451) passes for an outage.
 _STATUSES: Final[dict[int, type[SourceUnavailable]]] = {403: Banned, 418: Banned, 429: RateLimited, 451: Banned}
 
-# The first line that fits decides. The last six are what ccxt's parsers trip over when an answer is
-# JSON of another shape.
+# The first line that fits decides. From ArithmeticError on, they are what ccxt's parsers trip over when an answer is
+# JSON of another shape; a RuntimeError is what aiohttp says of a session that is gone.
 _KINDS: Final[dict[type[Exception], type[SourceError]]] = {
     ccxt.BadSymbol: UnknownSymbol,
     ccxt.RateLimitExceeded: RateLimited,
@@ -77,11 +77,13 @@ _KINDS: Final[dict[type[Exception], type[SourceError]]] = {
     aiohttp.ClientError: SourceUnavailable,
     OSError: SourceUnavailable,
     ArithmeticError: BadPayload,
+    AssertionError: BadPayload,
     AttributeError: BadPayload,
     LookupError: BadPayload,
     RecursionError: BadPayload,
     TypeError: BadPayload,
     ValueError: BadPayload,
+    RuntimeError: SourceUnavailable,
 }
 
 

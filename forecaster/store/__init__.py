@@ -27,8 +27,8 @@ class Store(Protocol):
     def add_bars(self, bars: Bars) -> int:
         """Append bars that are new, and a further revision of those that changed; returns how many rows."""
 
-    def bars(self, key: SeriesKey, start: int | None = None, end: int | None = None) -> Bars:
-        """Give the newest revision of every bar whose open_time lies in [start, end)."""
+    def bars(self, key: SeriesKey, start: int | None = None, end: int | None = None, as_of: int | None = None) -> Bars:
+        """Give the newest revision of every bar whose open_time lies in [start, end), as known at `as_of`."""
 
     def opens(self, key: SeriesKey, start: int, end: int) -> NDArray[np.int64]:
         """Give the open times in [start, end) of which there is a bar, rising."""

@@ -49,17 +49,18 @@ class MemoryStore:
                 added += 1
         return added
 
-    def bars(self, key: SeriesKey, start: int | None = None, end: int | None = None) -> Bars:
-        """Give the newest revision of every bar whose open_time lies in [start, end)."""
-        known = self._bars.get(key, {})
-        times = sorted(time for time in known if (start is None or time >= start) and (end is None or time < end))
-        if not times:
+    def bars(self, key: SeriesKey, start: int | None = None, end: int | None = None, as_of: int | None = None) -> Bars:
+        """Give the newest revision of every bar whose open_time lies in [start, end), as known at `as_of`."""
+        known = {
+            time: [one for one in revisions if as_of is None or one[1] <= as_of]
+            for time, revisions in sorted(self._bars.get(key, {}).items())
+            if (start is None or time >= start) and (end is None or time < end)
+        }
+        newest = {time: (*revisions[-1], len(revisions) - 1) for time, revisions in known.items() if revisions}
+        if not newest:
             return Bars.empty(key)
-        newest = [known[time][-1] for time in times]
-        revision = np.array([len(known[time]) - 1 for time in times])
-        return Bars(
-            key, np.array(times), np.array([one[0] for one in newest]), np.array([one[1] for one in newest]), revision
-        )
+        values, seen, revision = zip(*newest.values(), strict=True)
+        return Bars(key, np.array(list(newest)), np.array(values), np.array(seen), np.array(revision))
 
     def opens(self, key: SeriesKey, start: int, end: int) -> NDArray[np.int64]:
         """Give the open times in [start, end) of which there is a bar, rising."""

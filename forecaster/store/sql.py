@@ -81,10 +81,11 @@ class SqlStore:
                 connection.execute(t.bar.insert(), new)
         return len(new)
 
-    def bars(self, key: SeriesKey, start: int | None = None, end: int | None = None) -> Bars:
-        """Give the newest revision of every bar whose open_time lies in [start, end)."""
+    def bars(self, key: SeriesKey, start: int | None = None, end: int | None = None, as_of: int | None = None) -> Bars:
+        """Give the newest revision of every bar whose open_time lies in [start, end), as known at `as_of`."""
         with self._transaction(write=False) as connection:
-            rows = connection.execute(_newest_bars(self._find_series(connection, key), start, end)).all()
+            query = _newest_bars(self._find_series(connection, key), start, end, as_of)
+            rows = connection.execute(query).all()
         if not rows:
             return Bars.empty(key)
         columns = np.array(rows, dtype=np.float64)
@@ -364,9 +365,9 @@ def _newest_of(as_of: int | None = None) -> sa.ScalarSelect[Any]:
     return query.scalar_subquery()
 
 
-def _newest_bars(series_id: int, start: int | None, end: int | None) -> sa.Select[Any]:
+def _newest_bars(series_id: int, start: int | None, end: int | None, as_of: int | None = None) -> sa.Select[Any]:
     columns = (t.bar.c.open_time, *(t.bar.c[name] for name in COLUMNS), t.bar.c.first_seen_at, t.bar.c.revision)
-    query = sa.select(*columns).where(t.bar.c.series_id == series_id, t.bar.c.revision == _newest_of())
+    query = sa.select(*columns).where(t.bar.c.series_id == series_id, t.bar.c.revision == _newest_of(as_of))
     if start is not None:
         query = query.where(t.bar.c.open_time >= start)
     if end is not None:

@@ -223,6 +223,20 @@ def test_refused_rows_are_not_bars(store):
     assert store.newest_open(make_key()) is None
 
 
+def test_bars_as_they_were_known(store):
+    """Before a revision came, its predecessor; before a bar was seen at all, none."""
+    bars = make_bars(count=3)
+    store.add_bars(seen(bars, START + 10))
+    store.add_bars(seen(changed(bars, row=1), START + 20))
+
+    assert len(store.bars(bars.key, as_of=START + 9)) == 0
+    assert store.bars(bars.key, as_of=START + 19).ohlcv_TF.tolist() == bars.ohlcv_TF.tolist()
+    assert store.bars(bars.key, as_of=START + 20).revision.tolist() == [0, 1, 0]
+    assert (
+        store.bars(bars.key, int(bars.open_time[1]), as_of=START + 10).ohlcv_TF.tolist() == bars.ohlcv_TF[1:].tolist()
+    )
+
+
 def test_open_times_of_a_span(store):
     store.add_bars(make_bars(count=5))
     store.add_bars(make_bars(count=5, seed=1))
