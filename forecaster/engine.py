@@ -350,8 +350,11 @@ class Forecaster:
         if len(fetched.bars):
             # Before a series' first bar, only slots that a context can hold are worth a note.
             known_from = min(self.store.oldest_open(key) or 0, self._first_slot(key, as_of))
-            missing = self._missing(key, max(since, known_from), int(fetched.bars.open_time[-1]))
+            answered_from = since if fetched.since is None else fetched.since
+            missing = self._missing(key, max(answered_from, known_from), int(fetched.bars.open_time[-1]))
             self.store.add_gaps(key, missing, as_of)
+        if fetched.since is not None:
+            _log.warning("bars.history_ends", series=str(key), asked_since=since, answered_since=fetched.since)
         if fetched.fault is not None:
             raise fetched.fault
         return added, as_of if fetched.until is None else fetched.until

@@ -7,6 +7,7 @@ import time
 
 import numpy as np
 import pytest
+import structlog
 
 from forecaster import Bars, Forecaster, MemoryStore
 from forecaster.bars import NO_TIME, Context, RejectedRow
@@ -30,6 +31,7 @@ class ScriptedSource:
         self.asked = []
         self.fault = None
         self.rejected = []
+        self.oldest = None
         self._part = part
 
     def fetch(self, key, since, as_of):
@@ -41,7 +43,7 @@ class ScriptedSource:
         part = known[: self._part]
         until = int(part.open_time[-1]) + HOUR_MS if len(part) < len(known) else None
         bars = Bars(key, part.open_time, part.ohlcv_TF, np.full(1, as_of))
-        return Fetched(bars, self.rejected, until, self.fault)
+        return Fetched(bars, self.rejected, self.oldest, until, self.fault)
 
     def close(self):
         pass
@@ -111,6 +113,20 @@ def test_slot_without_a_bar_is_asked_for_until_it_is_a_gap():
     assert source.asked[1:] == [int(BARS.open_time[at]) for at in (60, 60, 98)]
     assert list(forecaster.store.gaps(KEY, 0, closes(200))) == [int(BARS.open_time[60])]
     assert int(BARS.open_time[60]) not in forecaster.store.bars(KEY).open_time
+
+
+def test_what_an_exchange_no_longer_keeps_is_no_gap():
+    """After a long sleep its history begins behind the stored bars; that nobody traded before it is not known."""
+    source = ScriptedSource()
+    forecaster = make_forecaster(source)
+    forecaster.pull([KEY], closes(99))
+    source.bars, source.oldest = BARS[110:], int(BARS.open_time[110])
+    source.missing = {int(BARS.open_time[120])}
+    with structlog.testing.capture_logs() as logs:
+        forecaster.pull([KEY], closes(130))
+
+    assert list(forecaster.store.gaps(KEY, 0, closes(200))) == [int(BARS.open_time[120])]
+    assert [(log["event"], log["answered_since"]) for log in logs] == [("bars.history_ends", source.oldest)]
 
 
 def test_bar_that_comes_after_all_fills_its_gap():

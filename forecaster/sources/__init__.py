@@ -16,12 +16,14 @@ if TYPE_CHECKING:
 class Fetched:
     """An answer: the final bars, and the rows that were refused with their reasons.
 
-    `until` is how far the source was asked, an open time that was not; None when it was asked for all. `fault` is
-    what kept the answer from being whole; what stands here arrived before it.
+    `since` is how far back the source goes, where that is not as far as it was asked: whether there were bars before
+    is not known. `until` is how far the source was asked, an open time that was not; None when it was asked for all.
+    `fault` is what kept the answer from being whole; what stands here arrived before it.
     """
 
     bars: Bars
     rejected: list[RejectedRow] = field(default_factory=list)
+    since: int | None = None
     until: int | None = None
     fault: SourceError | None = None
 

@@ -42,6 +42,7 @@ class Walk:
         self.pages: list[Fetched] = []
         self.fault: SourceError | None = None
         self._source = source
+        self._since: int | None = None
         self._newest = -1
         self._expected = int(key.sessions.last_opens(key.timeframe, as_of, 1)[0])
 
@@ -70,6 +71,8 @@ class Walk:
 
     def add(self, page: Fetched, closed_by: int) -> bool:
         """Take in a page, and move on past its last bar; False when the newest window is still empty."""
+        if not self.pages and self._is_newest_page(page, closed_by):
+            self._since = int(page.bars.open_time[0])
         self.pages.append(page)
         if len(page.bars):
             self._newest = int(page.bars.open_time[-1])
@@ -89,7 +92,19 @@ class Walk:
         if len(times):
             bars = Bars(self.key, times, np.concatenate([one.ohlcv_TF for one in pages]), np.full(1, self.as_of))
         rejected = {str(row): row for page in self.pages for row in page.rejected}
-        return Fetched(bars, list(rejected.values()), self.cursor if self._is_long else None, self.fault)
+        until = self.cursor if self._is_long else None
+        return Fetched(bars, list(rejected.values()), self._since, until, self.fault)
+
+    def _is_newest_page(self, page: Fetched, closed_by: int) -> bool:
+        """Whether the exchange took no notice of the cursor: a whole page, behind a hole, and up to now.
+
+        So kraken answers, which keeps its newest 720 bars, and others that do not read `since`.
+        """
+        step, whole = self.key.timeframe.ms, self.limit - 1  # the bar that still forms was left out
+        if not len(page.bars) or len(page.bars) + len(page.rejected) < whole:
+            return False
+        first, last = int(page.bars.open_time[0]), int(page.bars.open_time[-1])
+        return first > self.cursor and last + 2 * step > closed_by and last - self.cursor > self.limit * step
 
 
 class Patience:

@@ -10,14 +10,18 @@ import argparse
 import json
 import math
 import sys
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
+import ccxt
 import numpy as np
 from rich.progress import Progress
 
 from forecaster.bars import SeriesKey
 from forecaster.errors import BadPayload
 from forecaster.sources.guard import pair_rows, read_body, read_rows
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 KEY: Final = SeriesKey.of("binance", "BTC/USDT", "1h")
 STEP: Final = KEY.timeframe.ms
@@ -36,9 +40,8 @@ BAD_TIMES: Final[list[Any]] = [
 PIECES: Final = ["[", "]", "{", "}", '"', ",", ":", "1", "-", "null", "NaN", "é", "\\", "\n", "1e999", "<html>", "true"]
 
 
-def parse(raw: list[Any]) -> list[Any]:
-    """What ccxt's parser of such rows does: the time as an integer, the rest as floats, None where it cannot."""
-    return [_integer(raw[0]), *(_float(entry) for entry in raw[1:6])]
+parse: Final[Callable[[list[Any]], list[Any]]] = ccxt.binance().parse_ohlcv
+"""The parser between the two: ccxt's own."""
 
 
 def is_bar(raw: list[Any]) -> bool:
@@ -149,17 +152,6 @@ def _accepted(rows: list[list[Any]]) -> dict[int, tuple[float, ...]]:
     answer = read_body("binance", json.dumps(rows))
     bars = read_rows("binance", KEY, pair_rows("binance", answer, parse), 1).bars
     return {int(time): tuple(values) for time, values in zip(bars.open_time, bars.ohlcv_TF.tolist(), strict=True)}
-
-
-def _integer(entry: object) -> int | None:
-    return entry if isinstance(entry, int) else None
-
-
-def _float(entry: object) -> float | None:
-    try:
-        return float(entry)  # type: ignore[arg-type]  # whether it is one is the question
-    except (TypeError, ValueError, OverflowError):
-        return None
 
 
 if __name__ == "__main__":

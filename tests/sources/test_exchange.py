@@ -142,6 +142,7 @@ def test_paging_goes_on_past_a_gap_longer_than_a_page(exchange, binance):
     fetched = binance.fetch(make_key("binance"), AS_OF - 3500 * HOUR, AS_OF)
 
     assert len(fetched.bars) == 3499 - 1200
+    assert fetched.since is None
     assert_equal_to_truth(fetched.bars, exchange, AS_OF - 3500 * HOUR, AS_OF - 5_000)
 
 
@@ -174,7 +175,18 @@ def test_kraken_answers_with_its_newest_bars_when_since_is_too_old(exchange, ope
     fetched = source.fetch(make_key("kraken"), AS_OF - 5000 * HOUR, AS_OF)
 
     assert len(fetched.bars) == KRAKEN_KEEPS - 1
+    assert fetched.since == int(fetched.bars.open_time[0])
     assert_equal_to_truth(fetched.bars, exchange, AS_OF - KRAKEN_KEEPS * HOUR, AS_OF - 5_000)
+
+
+def test_market_listed_after_since_is_told_from_a_history_that_ends(exchange, binance):
+    """A whole page behind a hole is no sign of it, as long as more comes after the page."""
+    exchange.missing.update(range(AS_OF - 5_000 - 3000 * HOUR, AS_OF - 5_000 - 1500 * HOUR, HOUR))
+
+    fetched = binance.fetch(make_key("binance"), AS_OF - 2500 * HOUR, AS_OF)
+
+    assert len(fetched.bars) == 1500
+    assert fetched.since is None
 
 
 def test_without_since_one_page_back_is_asked_for(exchange, every_venue, open_source):
@@ -374,9 +386,8 @@ def test_a_wait_within_the_deadline_is_waited_out(exchange, venue, open_source):
     assert len(source.fetch(make_key(venue), AS_OF - 5 * HOUR, AS_OF).bars) == 4
 
 
+@pytest.mark.parametrize("venue", ["binance", "kraken"])
 def test_a_ban_at_the_clock_is_not_passed_over(exchange, venue, source):
-    if venue == "bitstamp":
-        pytest.xfail("it has no clock to ask")
     exchange.fail_next("status", status=418, at="time")
 
     with pytest.raises(Banned):
