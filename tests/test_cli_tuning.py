@@ -197,7 +197,10 @@ def test_interrupted_tuning_leaves_nothing(offered, tmp_path):
         while not list(tmp_path.rglob(".unfinished-*")) and time.monotonic() < give_up:
             time.sleep(0.1)
         running.send_signal(signal.SIGINT)
-        _, told = running.communicate(timeout=60)
+        try:
+            _, told = running.communicate(timeout=60)
+        finally:
+            running.kill()
 
     assert running.returncode not in {0, 2}
     assert "Traceback" not in told
