@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from forecaster.cli.options import ConfigOption, JsonOption, SeriesOption, utc_ms
-from forecaster.cli.printing import log_to_stderr, print_record
+from forecaster.cli.printing import log_to_stderr, print_files, print_record
 from forecaster.errors import ConfigError, ForecasterError
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def inspect(
     if json_:
         typer.echo(json.dumps({"series": [_record(one) for one in found], "errors": errors}))
     else:
-        _print_table(found)
+        print_files(found)
     for one in errors:
         typer.secho(f"{one['file']}: {one['reason']}", fg="red", err=True)
     if errors:
@@ -146,30 +146,3 @@ def _backfill(
 def _record(facts: FileFacts) -> dict[str, object]:
     """What a script wants to know of one series of a file."""
     return dataclasses.asdict(facts) | {"series": str(facts.series), "calendar": facts.series.calendar}
-
-
-def _print_table(found: list[FileFacts]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False)
-    table.add_column("file", overflow="fold")
-    table.add_column("series", overflow="fold")
-    for name in ("bars", "from", "to", "gaps", "longest", "twice", "rejected"):
-        table.add_column(name, justify="right", no_wrap=True)
-    for one in found:
-        counts = (one.gaps, one.longest_gap, one.duplicates, sum(one.rejected.values()))
-        series = f"{one.series.symbol} {one.series.timeframe} {one.series.calendar}"
-        span = (_day(one.first_open), _day(one.last_close))
-        table.add_row(Path(one.file).name, series, str(one.bars), *span, *map(str, counts))
-    console = Console()
-    console.print(table)
-    for one in found:
-        for reason, count in one.rejected.items():
-            console.print(f"{Path(one.file).name}: {count} rejected: {reason}", highlight=False)
-
-
-def _day(time_ms: int | None) -> str:
-    import datetime as dt
-
-    return "–" if time_ms is None else dt.datetime.fromtimestamp(time_ms / 1000, dt.UTC).strftime("%Y-%m-%d")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import json
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
 
 import typer
 
@@ -17,6 +19,9 @@ if TYPE_CHECKING:
     from forecaster.ledger import AccuracyReport
     from forecaster.model.bench_report import BenchReport
     from forecaster.model.bench_start import StartTimes
+    from forecaster.sources.inspect import FileFacts
+
+_WIDTH_OF_A_FILE: Final = 160
 
 
 def log_to_stderr(*, verbose: bool = True) -> None:
@@ -33,6 +38,24 @@ def print_record(record: Mapping[str, object], *, json_: bool) -> None:
         return
     for name, value in record.items():
         typer.echo(f"{name:20} {value}")
+
+
+def print_files(found: Sequence[FileFacts]) -> None:
+    """Print what files hold as a table, one line for each series, and below it why rows were refused."""
+    table = _table(
+        "a gap is a slot without a bar; the longest run of them is in brackets",
+        ("file", "series", "calendar", "bars", "from", "to", "gaps", "twice", "rejected"),
+        left={"file", "series", "calendar"},
+    )
+    for one in found:
+        series = (Path(one.file).name, f"{one.series.symbol} {one.series.timeframe}", one.series.calendar)
+        gaps = f"{one.gaps} ({one.longest_gap})" if one.gaps else "0"
+        counts = (gaps, str(one.duplicates), str(sum(one.rejected.values())))
+        table.add_row(*series, f"{one.bars:,}", _day(one.first_open), _day(one.last_close), *counts)
+    _print(table)
+    for one in found:
+        for reason, count in one.rejected.items():
+            typer.echo(f"{Path(one.file).name}: {count} rejected: {reason}")
 
 
 def print_scores(scores: Scores) -> None:
@@ -130,6 +153,10 @@ def _print_steps(result: SeriesResult) -> None:
     _print(table)
 
 
+def _day(time_ms: int | None) -> str:
+    return "–" if time_ms is None else dt.datetime.fromtimestamp(time_ms / 1000, dt.UTC).strftime("%Y-%m-%d")
+
+
 def _number(value: float | None) -> str:
     return "–" if value is None else f"{value:.3f}"
 
@@ -164,4 +191,7 @@ def _table(title: str, columns: Collection[str], left: Collection[str]) -> Table
 def _print(table: Table) -> None:
     from rich.console import Console
 
-    Console().print(table)
+    console = Console()
+    if not console.is_terminal:
+        console.width = max(console.width, _WIDTH_OF_A_FILE)
+    console.print(table)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import socket
+import ssl
 import struct
 import sys
 import threading
@@ -30,6 +31,7 @@ from tests.faults.venues import TIMEFRAMES, VENUES, Asked, Endpoint, Row, Venue
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     import pytest
 
@@ -99,9 +101,10 @@ class LoopbackExchange:
     Args:
         now: its clock, UTC ms; assign to `exchange.now` to move it. The bar that contains it still forms.
         listed_at: UTC ms of the first bar of every symbol; a thousand days before `now` unless given.
+        certificate: a file with a key and a certificate, for an exchange that listens by TLS.
     """
 
-    def __init__(self, now: int, listed_at: int | None = None) -> None:
+    def __init__(self, now: int, listed_at: int | None = None, certificate: Path | None = None) -> None:
         self.now = now
         self.listed_at = now - 1000 * DAY_MS if listed_at is None else listed_at
         self.requests: list[Request] = []
@@ -111,7 +114,8 @@ class LoopbackExchange:
         self.elsewhere = 0
         self.closing = threading.Event()
         self._faults: list[Fault] = []
-        self._server = _Server(self)
+        self._server = _Server(self, certificate)
+        self._scheme = "http" if certificate is None else "https"
         self._other = _Server(self)
         self._threads = [
             threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
@@ -134,7 +138,7 @@ class LoopbackExchange:
     @property
     def url(self) -> str:
         """Where it listens."""
-        return f"http://127.0.0.1:{self._server.server_port}"
+        return f"{self._scheme}://127.0.0.1:{self._server.server_port}"
 
     def config(self, exchange_id: str, **settings: float) -> ExchangeConfig:
         """Make the configuration that sends ccxt's client of this exchange here; impatient, unless `settings` say."""
@@ -325,8 +329,12 @@ class _Server(ThreadingHTTPServer):
 
     request_queue_size = 1024
 
-    def __init__(self, exchange: LoopbackExchange) -> None:
+    def __init__(self, exchange: LoopbackExchange, certificate: Path | None = None) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
+        if certificate is not None:
+            tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            tls.load_cert_chain(certificate)
+            self.socket = tls.wrap_socket(self.socket, server_side=True)
         self.exchange = exchange
 
     def handle_error(self, request: Any, client_address: Any) -> None:

@@ -1,6 +1,8 @@
 """Real ccxt clients of eight exchanges against a loopback exchange."""
 
 import asyncio
+import datetime as dt
+import ipaddress
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -10,6 +12,9 @@ import aiohttp
 import numpy as np
 import pytest
 from ccxt.base.errors import BaseError
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from forecaster.bars import SeriesKey
 from forecaster.config import ExchangeConfig
@@ -484,6 +489,31 @@ def test_only_the_exchange_itself_is_asked(exchange, every_venue, open_source):
         source.fetch(make_key(every_venue), AS_OF - 5 * HOUR, AS_OF)
 
     assert exchange.requests == []
+
+
+def test_exchange_that_cannot_show_who_it_is_is_not_asked(open_source, tmp_path):
+    """Its certificate is its own work: no request leaves, and an option of ccxt's cannot change that."""
+    with LoopbackExchange(AS_OF, certificate=self_signed(tmp_path)) as exchange:
+        config = exchange.config("binance", deadline=0.5)
+        source = open_source(config.model_copy(update={"options": {**config.options, "verify": False}}))
+        with pytest.raises(SourceUnavailable, match="CertificateError"):
+            source.fetch(make_key("binance"), AS_OF - 5 * HOUR, AS_OF)
+
+    assert exchange.requests == []
+
+
+def self_signed(folder):
+    """A file with a key, and a certificate for 127.0.0.1 that this key has signed."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "127.0.0.1")])
+    valid = (dt.datetime(2020, 1, 1, tzinfo=dt.UTC), dt.datetime(2100, 1, 1, tzinfo=dt.UTC))
+    builder = x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number(), *valid)
+    address = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
+    certificate = builder.add_extension(address, critical=False).sign(key, hashes.SHA256())
+    pem = serialization.Encoding.PEM
+    private = key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    (folder / "tls.pem").write_bytes(private + certificate.public_bytes(pem))
+    return folder / "tls.pem"
 
 
 def test_nobody_listening_is_unavailable(open_source):
