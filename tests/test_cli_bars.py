@@ -6,6 +6,7 @@ import json
 
 import numpy as np
 import pytest
+import structlog
 from typer.testing import CliRunner
 
 from forecaster.cli import app
@@ -14,6 +15,13 @@ from forecaster.errors import ForecasterError
 from forecaster.sources.files import FileSource
 from tests.builders import HOUR_MS, make_bars, make_key
 from tests.faults.exchange import LoopbackExchange, closed_port, unhurried
+
+
+@pytest.fixture(autouse=True)
+def _log_is_given_back():
+    """A command in this process writes its log to a stream that ends with it."""
+    yield
+    structlog.reset_defaults()
 
 
 def forecaster(*arguments):
@@ -42,7 +50,7 @@ def test_inspect_counts(holed):
 
     assert code == 0
     assert (found["series"], found["calendar"]) == ("file BTC/USDT 1h", "24/7")
-    assert (found["bars"], found["gaps"], found["longest_gap"], found["duplicates"]) == (114, 6, 3, 1)
+    assert (found["bars"], found["gaps"], found["longest_gap"], found["replaced"]) == (114, 6, 3, 1)
     assert found["rejected"] == {"high must not be below open or close": 1}
     assert found["last_close"] - found["first_open"] == 120 * HOUR_MS
 
@@ -103,6 +111,30 @@ def test_history_is_pulled_kept_and_exported(exchange, tmp_path):
     assert (again["bars_added"], len(exchange.asked("bars"))) == (0, 4)
     assert bars.open_time.tolist() == [row[0] for row in truth]
     assert bars.ohlcv_TF.tolist() == [list(row[1:]) for row in truth]
+
+
+def test_what_is_stored_is_shown(exchange, tmp_path):
+    """Bars, a gap, a revision, rows that were refused and why, and until when nobody asks."""
+    config = live_config(tmp_path, exchange.url)
+    hour = exchange.now // HOUR_MS * HOUR_MS
+    exchange.missing.add(hour - 20 * HOUR_MS)
+    exchange.fail_next("negative")
+    forecaster("pull", "-c", config, "--json")
+    exchange.revised[hour - HOUR_MS] = 60_500.0
+    forecaster("pull", "-c", config, "--json")
+    exchange.fail_next("status", status=418, headers={"Retry-After": "3600"})
+    forecaster("pull", "-c", config, "--json")
+    _, _, shown = forecaster("bars", "show", "-c", config, "--json")
+    _, table, _ = forecaster("bars", "show", "-c", config)
+    (facts,) = shown["series"]
+
+    assert (facts["place"], facts["bars"], facts["gaps"], facts["longest_gap"]) == ("binance", 63, 1, 1)
+    assert facts["replaced"] == 1
+    assert facts["last_close"] == hour
+    assert facts["rejected"] == {"prices must be above 0": 32}
+    assert 3_500_000 < shown["held_until"]["binance"] - exchange.now <= 3_600_000 + 60_000
+    assert "binance BTC/USDT: 32 rejected: prices must be above 0" in table
+    assert "binance: not asked for 3" in table
 
 
 def test_exchange_that_is_gone_is_told(tmp_path):

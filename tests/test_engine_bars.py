@@ -169,9 +169,7 @@ def test_body_that_was_no_bars_goes_to_quarantine():
         _, skipped = forecaster.pull([KEY], closes(99))
 
     assert skipped[KEY].startswith("BadPayload: binance: expected a JSON list")
-    assert forecaster.store.rejected == [
-        (KEY, RejectedRow(NO_TIME, (), source.fault.reason, "<html>Back soon.</html>"))
-    ]
+    assert forecaster.store.rejected(KEY) == [RejectedRow(NO_TIME, (), source.fault.reason, "<html>Back soon.</html>")]
 
 
 def test_what_arrived_before_a_fault_is_kept():
@@ -184,7 +182,7 @@ def test_what_arrived_before_a_fault_is_kept():
     assert added == 0
     assert skipped == {KEY: "SourceUnavailable: binance: down"}
     assert np.array_equal(forecaster.store.bars(KEY).open_time, BARS.open_time[36:90])
-    assert forecaster.store.rejected == [(KEY, source.rejected[0])]
+    assert forecaster.store.rejected(KEY) == source.rejected
 
 
 def test_history_comes_in_parts():

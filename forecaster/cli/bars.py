@@ -1,4 +1,4 @@
-"""The commands about bars: look into a file, fetch years of history, write what the store holds."""
+"""The commands about bars: look into files and into the store, fetch years of history, write what is stored."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from forecaster.cli.options import ConfigOption, JsonOption, SeriesOption, utc_ms
-from forecaster.cli.printing import log_to_stderr, print_files, print_record
+from forecaster.cli.printing import log_to_stderr, print_facts, print_record
 from forecaster.errors import ConfigError, ForecasterError
 
 if TYPE_CHECKING:
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
     from forecaster.bars import SeriesKey
     from forecaster.engine import Forecaster
-    from forecaster.sources.inspect import FileFacts
+    from forecaster.sources.inspect import BarFacts
 
-bars_app = typer.Typer(no_args_is_help=True, help="Look into files of bars, and export what is stored.")
+bars_app = typer.Typer(no_args_is_help=True, help="Look into files of bars and into the store; export.")
 
 
 @bars_app.command("inspect")
@@ -30,7 +30,7 @@ def inspect(
     calendar: Annotated[str | None, typer.Option(help="24/7 or a code such as XNYS; guessed if left out.")] = None,
     json_: JsonOption = False,
 ) -> None:
-    """Count what files hold: bars, gaps between them, duplicates, and rows that are no bars, with the reasons.
+    """Count what files hold: bars, gaps between them, bars that come twice, and rows that are none, with the reasons.
 
     A gap is a slot of the calendar without a bar: usually nobody traded. Rejected rows never reach the store. A file
     that cannot be understood is named with the line, and the code is 2.
@@ -39,7 +39,7 @@ def inspect(
     from forecaster.sources.inspect import inspect_file
 
     now = now_ms()
-    found: list[FileFacts] = []
+    found: list[BarFacts] = []
     errors: list[dict[str, str]] = []
     for path in files:
         try:
@@ -49,11 +49,35 @@ def inspect(
     if json_:
         typer.echo(json.dumps({"series": [_record(one) for one in found], "errors": errors}))
     else:
-        print_files(found)
+        print_facts(found)
     for one in errors:
         typer.secho(f"{one['file']}: {one['reason']}", fg="red", err=True)
     if errors:
         raise typer.Exit(2)
+
+
+@bars_app.command("show")
+def show(config: ConfigOption = None, series: SeriesOption = None, json_: JsonOption = False) -> None:
+    """Count what is stored: bars, gaps between them, bars that were revised, and rows that were refused.
+
+    Also tells why they were refused, and until when an exchange may not be asked, because it said so.
+    """
+    from forecaster.clock import now_ms
+    from forecaster.engine import Forecaster
+    from forecaster.sources.inspect import inspect_store
+
+    now = now_ms()
+    with Forecaster.from_config(config) as forecaster:
+        keys = forecaster.chosen(series)
+        found = [inspect_store(forecaster.store, key) for key in keys]
+        until = {key.exchange: forecaster.store.held_until(key.exchange) or 0 for key in keys}
+    held = {exchange: time for exchange, time in until.items() if time > now}
+    if json_:
+        typer.echo(json.dumps({"series": [_record(one) for one in found], "held_until": held}))
+        return
+    print_facts(found)
+    for exchange, time in held.items():
+        typer.echo(f"{exchange}: not asked for {(time - now) / 1000:.0f} s more, as it told us")
 
 
 @bars_app.command("export")
@@ -143,6 +167,6 @@ def _backfill(
     return added, skipped
 
 
-def _record(facts: FileFacts) -> dict[str, object]:
-    """What a script wants to know of one series of a file."""
+def _record(facts: BarFacts) -> dict[str, object]:
+    """What a script wants to know of one series."""
     return dataclasses.asdict(facts) | {"series": str(facts.series), "calendar": facts.series.calendar}

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from forecaster.ledger import AccuracyReport
     from forecaster.model.bench_report import BenchReport
     from forecaster.model.bench_start import StartTimes
-    from forecaster.sources.inspect import FileFacts
+    from forecaster.sources.inspect import BarFacts
 
 _WIDTH_OF_A_FILE: Final = 160
 
@@ -40,22 +40,22 @@ def print_record(record: Mapping[str, object], *, json_: bool) -> None:
         typer.echo(f"{name:20} {value}")
 
 
-def print_files(found: Sequence[FileFacts]) -> None:
-    """Print what files hold as a table, one line for each series, and below it why rows were refused."""
+def print_facts(found: Sequence[BarFacts]) -> None:
+    """Print what files or the store hold as a table, one line for each series, and below it why rows were refused."""
     table = _table(
         "a gap is a slot without a bar; the longest run of them is in brackets",
-        ("file", "series", "calendar", "bars", "from", "to", "gaps", "twice", "rejected"),
-        left={"file", "series", "calendar"},
+        ("place", "series", "calendar", "bars", "from", "to", "gaps", "replaced", "rejected"),
+        left={"place", "series", "calendar"},
     )
     for one in found:
-        series = (Path(one.file).name, f"{one.series.symbol} {one.series.timeframe}", one.series.calendar)
+        series = (Path(one.place).name, f"{one.series.symbol} {one.series.timeframe}", one.series.calendar)
         gaps = f"{one.gaps} ({one.longest_gap})" if one.gaps else "0"
-        counts = (gaps, str(one.duplicates), str(sum(one.rejected.values())))
+        counts = (gaps, str(one.replaced), str(sum(one.rejected.values())))
         table.add_row(*series, f"{one.bars:,}", _day(one.first_open), _day(one.last_close), *counts)
     _print(table)
     for one in found:
         for reason, count in one.rejected.items():
-            typer.echo(f"{Path(one.file).name}: {count} rejected: {reason}")
+            typer.echo(f"{Path(one.place).name} {one.series.symbol}: {count} rejected: {reason}")
 
 
 def print_scores(scores: Scores) -> None:

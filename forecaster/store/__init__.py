@@ -42,6 +42,9 @@ class Store(Protocol):
     def quarantine(self, key: SeriesKey, rows: Sequence[RejectedRow], seen_at: int) -> None:
         """Keep rows that were refused, with their reasons; one that is there already stays as it is."""
 
+    def rejected(self, key: SeriesKey) -> list[RejectedRow]:
+        """Give the rows of a series that were refused, in the order in which they came."""
+
     def add_gaps(self, key: SeriesKey, opens: Sequence[int], asked_at: int) -> None:
         """Keep that the bars of these open times were asked for at `asked_at`, and that there were none."""
 

@@ -26,14 +26,14 @@ _Revisions: TypeAlias = "dict[int, list[tuple[tuple[float, ...], int]]]"
 
 
 class MemoryStore:
-    """A `Store` in dictionaries; `rejected` and `runs` can be looked at by tests."""
+    """A `Store` in dictionaries; `runs` can be looked at by tests."""
 
     def __init__(self) -> None:
         self._bars: dict[SeriesKey, _Revisions] = {}
         self._forecasts: dict[str, dict[str, OHLCForecast]] = {}
         self._gaps: dict[SeriesKey, dict[int, list[int]]] = {}
         self._holds: dict[str, int] = {}
-        self.rejected: list[tuple[SeriesKey, RejectedRow]] = []
+        self._rejected: dict[SeriesKey, dict[str, RejectedRow]] = {}
         self.runs: dict[str, Run] = {}
 
     def add_bars(self, bars: Bars) -> int:
@@ -77,8 +77,13 @@ class MemoryStore:
     def quarantine(self, key: SeriesKey, rows: Sequence[RejectedRow], seen_at: int) -> None:
         """Keep rows that were refused, with their reasons; one that is there already stays as it is."""
         del seen_at
-        held = {str(row) for other, row in self.rejected if other == key}
-        self.rejected.extend((key, row) for name, row in {str(row): row for row in rows}.items() if name not in held)
+        held = self._rejected.setdefault(key, {})
+        for row in rows:
+            held.setdefault(str(row), row)
+
+    def rejected(self, key: SeriesKey) -> list[RejectedRow]:
+        """Give the rows of a series that were refused, in the order in which they came."""
+        return list(self._rejected.get(key, {}).values())
 
     def add_gaps(self, key: SeriesKey, opens: Sequence[int], asked_at: int) -> None:
         """Keep that the bars of these open times were asked for at `asked_at`, and that there were none."""

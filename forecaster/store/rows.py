@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from forecaster.bars import COLUMNS, FIELDS, Bars, SeriesKey
+from forecaster.bars import COLUMNS, FIELDS, Bars, RejectedRow, SeriesKey
 from forecaster.errors import InvalidContext
 from forecaster.forecast import OHLCForecast, Provenance
 from forecaster.ledger import LedgerRow, forecast_id
@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 
     import sqlalchemy as sa
     from numpy.typing import NDArray
-
-    from forecaster.bars import RejectedRow
 
 
 def bar_row(bars: Bars, i: int, series_id: int, known: Sequence[Any] | None) -> dict[str, Any] | None:
@@ -50,6 +48,11 @@ def quarantine_row(row: RejectedRow, series_id: int, seen_at: int) -> dict[str, 
         "body": row.body,
         "seen_at": seen_at,
     }
+
+
+def read_rejected(row: sa.Row[Any]) -> RejectedRow:
+    """The refused row that `row` holds."""
+    return RejectedRow(row.open_time, tuple(json.loads(row.row)), row.reason, row.body)
 
 
 def forecast_row(forecast: OHLCForecast, run_id: str, series_id: int) -> dict[str, Any]:

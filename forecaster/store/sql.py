@@ -25,6 +25,7 @@ from forecaster.store.rows import (
     ledger_order,
     quarantine_row,
     read_forecast,
+    read_rejected,
     read_row,
     value_rows,
 )
@@ -126,6 +127,14 @@ class SqlStore:
             new = [row for content, row in by_content.items() if content not in known]
             if new:
                 connection.execute(t.quarantine.insert(), new)
+
+    def rejected(self, key: SeriesKey) -> list[RejectedRow]:
+        """Give the rows of a series that were refused, in the order in which they came."""
+        columns = (t.quarantine.c[name] for name in ("open_time", "row", "reason", "body"))
+        with self._transaction(write=False) as connection:
+            where = t.quarantine.c.series_id == self._find_series(connection, key)
+            rows = connection.execute(sa.select(*columns).where(where).order_by(t.quarantine.c.id)).all()
+        return [read_rejected(row) for row in rows]
 
     def add_gaps(self, key: SeriesKey, opens: Sequence[int], asked_at: int) -> None:
         """Keep that the bars of these open times were asked for at `asked_at`, and that there were none."""

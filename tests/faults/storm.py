@@ -121,7 +121,13 @@ class _Play:
         self._recover()
         self.check_stored()
         self._source.close()
-        return Outcome(self.case, len(self.exchange.requests), self.seconds, len(self.store.rejected), self.broken)
+        return Outcome(
+            self.case,
+            len(self.exchange.requests),
+            self.seconds,
+            len(self.store.rejected(self.service.series[0])),
+            self.broken,
+        )
 
     def pull(self) -> None:
         """Ask once; in time, whatever happens."""
