@@ -100,7 +100,7 @@ def test_once_on_an_exchange_that_is_not_there(tmp_path):
     path = tmp_path / "unreachable.toml"
     path.write_text(
         f'[exchanges.binance]\nid = "binance"\napi_urls.public = "http://127.0.0.1:{closed_port()}/api/v3"\n'
-        'options.fetchMarkets.types = ["spot"]\n'
+        'deadline = 3\noptions.fetchMarkets.types = ["spot"]\n'
         '[[series]]\nexchange = "binance"\nsymbol = "BTC/USDT"\ntimeframe = "1m"\n'
         f'[store]\nurl = "sqlite:///{tmp_path}/ledger.db"\n'
     )

@@ -56,6 +56,7 @@ class Breaker:
         self._faults = 0
         self._refusals = 0
         self._reason = "told before this start"
+        self._kind: type[SourceUnavailable] = RateLimited
         self._trying = False
         self._until = _monotonic_ms()
         kept = holds.held_until(exchange)
@@ -73,7 +74,7 @@ class Breaker:
         """Wrap one request: refuse it while the way is closed, and learn from how it ends.
 
         Raises:
-            RateLimited: instead of asking, with the seconds to wait.
+            RateLimited: instead of asking, with the seconds to wait; SourceUnavailable, while it pauses after faults.
         """
         self._let_pass()
         try:
@@ -96,11 +97,11 @@ class Breaker:
     def _let_pass(self) -> None:
         left = self.seconds_left
         if left:
-            raise RateLimited(self._exchange, f"not asked for {left:.1f} s more: {self._reason}", left)
+            raise self._kind(self._exchange, f"not asked for {left:.1f} s more: {self._reason}", left)
         if not self._is_open:
             if self._trying:
                 reason = f"one request goes first, to see whether it answers again: {self._reason}"
-                raise RateLimited(self._exchange, reason, _ONE_AT_A_TIME_SECONDS)
+                raise self._kind(self._exchange, reason, _ONE_AT_A_TIME_SECONDS)
             self._trying = True
 
     def _answered(self) -> None:
@@ -134,6 +135,7 @@ class Breaker:
     def _close(self, wait_ms: int, error: SourceError) -> None:
         self._is_open, self._trying = False, False
         self._reason = error.reason
+        self._kind = RateLimited if isinstance(error, RateLimited | Banned) else SourceUnavailable
         self._until = max(self._until, _monotonic_ms() + wait_ms)
 
 

@@ -79,7 +79,11 @@ def play(case: Case) -> Outcome:
     """Play a fault, end it, and look at what is stored."""
     rng = np.random.default_rng([case.seed, FAULTS.index(case.fault)])
     with LoopbackExchange(now=NOW) as exchange:
-        return _Play(case, exchange, rng).run()
+        one = _Play(case, exchange, rng)
+        try:
+            return one.run()
+        finally:
+            one.close()
 
 
 class _Play:
@@ -120,7 +124,6 @@ class _Play:
         self._end(settled)
         self._recover()
         self.check_stored()
-        self._source.close()
         return Outcome(
             self.case,
             len(self.exchange.requests),
@@ -128,6 +131,10 @@ class _Play:
             len(self.store.rejected(self.service.series[0])),
             self.broken,
         )
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._source.close()
 
     def pull(self) -> None:
         """Ask once; in time, whatever happens."""
@@ -159,7 +166,7 @@ class _Play:
 
     def _kill(self) -> None:
         """A new process on the same store; the old one gets no chance to say anything."""
-        self._source.close()
+        self.close()
         self.service = self._start()
 
     def _begin(self) -> int:

@@ -52,7 +52,7 @@ def is_asked(breaker):
         ask(breaker, KeyboardInterrupt())
     except KeyboardInterrupt:
         return True
-    except RateLimited:
+    except SourceUnavailable:
         return False
     return True
 
@@ -149,6 +149,16 @@ def test_several_faults_in_a_row_pause_everybody(clock):
     assert before == 0
     assert waits == [1, 2, 4, 8, 16, 32, 60, 60, 60]
     assert is_asked(breaker)
+
+
+def test_pause_is_not_called_a_limit(clock):
+    """The exchange is down; it has not asked for fewer requests."""
+    breaker = Breaker("kraken", MemoryStore())
+    fail(breaker, OUTAGE, 5)
+    with pytest.raises(SourceUnavailable, match=f"not asked for .*{OUTAGE.reason}") as refused:
+        ask(breaker)
+
+    assert type(refused.value) is SourceUnavailable
 
 
 def test_outage_that_names_its_end_is_waited_out(clock):

@@ -379,7 +379,7 @@ def test_nobody_asks_before_the_time_that_was_named(exchange, venue, open_source
     refused_at = exchange.requests[-1].at
     if restart:
         source = open_source(exchange.config(venue, deadline=0.6), holds)
-    with pytest.raises(RateLimited, match="not asked for"):
+    with pytest.raises(SourceUnavailable, match="not asked for"):
         source.fetch(make_key(venue), AS_OF - 5 * HOUR, AS_OF)
     before = len(exchange.requests)
     bars = ready(source).fetch(make_key(venue), AS_OF - 5 * HOUR, AS_OF).bars
