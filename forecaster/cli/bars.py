@@ -64,12 +64,16 @@ def show(config: ConfigOption = None, series: SeriesOption = None, json_: JsonOp
     """
     from forecaster.clock import now_ms
     from forecaster.engine import Forecaster
-    from forecaster.sources.inspect import inspect_store
+    from forecaster.sources.inspect import count_bars
 
     now = now_ms()
     with Forecaster.from_config(config) as forecaster:
         keys = forecaster.chosen(series)
-        found = [inspect_store(forecaster.store, key) for key in keys]
+        found = []
+        for key in keys:
+            bars = forecaster.store.bars(key)
+            rejected = forecaster.store.rejected(key)
+            found.append(count_bars(key.exchange, bars, rejected, int(bars.revision.sum())))
         until = {key.exchange: forecaster.store.held_until(key.exchange) or 0 for key in keys}
     held = {exchange: time for exchange, time in until.items() if time > now}
     if json_:

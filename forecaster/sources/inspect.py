@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from forecaster.bars import Bars, RejectedRow, SeriesKey
-    from forecaster.store import Store
 
 
 @dataclass(frozen=True)
@@ -48,17 +47,12 @@ def inspect_file(path: Path, as_of: int, timeframe: str | None = None, calendar:
     for key in guess_keys(path, timeframe, calendar):
         fetched = source.fetch(key, None, as_of)
         replaced = source.row_count(key, as_of) - len(fetched.bars) - len(fetched.rejected)
-        found.append(_count(str(path), fetched.bars, fetched.rejected, replaced))
+        found.append(count_bars(str(path), fetched.bars, fetched.rejected, replaced))
     return found
 
 
-def inspect_store(store: Store, key: SeriesKey) -> BarFacts:
-    """Count what a store holds of a series."""
-    bars = store.bars(key)
-    return _count(key.exchange, bars, store.rejected(key), int(bars.revision.sum()))
-
-
-def _count(place: str, bars: Bars, rejected: Sequence[RejectedRow], replaced: int) -> BarFacts:
+def count_bars(place: str, bars: Bars, rejected: Sequence[RejectedRow], replaced: int) -> BarFacts:
+    """Count the bars of one series, and what was refused beside them."""
     key, reasons = bars.key, dict(Counter(row.reason for row in rejected))
     if not len(bars):
         return BarFacts(place, key, 0, None, None, 0, 0, replaced, reasons)
