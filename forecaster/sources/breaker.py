@@ -26,6 +26,7 @@ LONGEST_BAN_MS: Final = 3 * DAY_MS
 LONGEST_PAUSE_MS: Final = 60_000
 FAULTS_BEFORE_PAUSE: Final = 5
 _ONE_AT_A_TIME_SECONDS: Final = 0.25
+_ROUNDING_MS: Final = 2
 
 
 class Holds(Protocol):
@@ -61,7 +62,7 @@ class Breaker:
         self._until = _monotonic_ms()
         kept = holds.held_until(exchange)
         if kept is not None:
-            self._until += min(max(0, kept - now_ms()), LONGEST_HOLD_MS)
+            self._until += _safely(min(max(0, kept - now_ms()), LONGEST_HOLD_MS))
         self._is_open = kept is None
 
     @property
@@ -137,6 +138,11 @@ class Breaker:
         self._reason = error.reason
         self._kind = RateLimited if isinstance(error, RateLimited | Banned) else SourceUnavailable
         self._until = max(self._until, _monotonic_ms() + wait_ms)
+
+
+def _safely(wait_ms: int) -> int:
+    """A little longer than a wait by the wall clock: NTP may stretch that clock by half a thousandth while it lasts."""
+    return wait_ms + wait_ms // 1000 + _ROUNDING_MS if wait_ms else 0
 
 
 def _monotonic_ms() -> int:

@@ -179,7 +179,10 @@ def test_unknown_symbol_is_an_answer(clock):
 
 @pytest.mark.parametrize("error", [LIMIT, BAN, SourceUnavailable("kraken", "maintenance", 50.0)])
 def test_wait_outlives_the_process(clock, error):
-    """Another breaker on the same ledger waits for what is left, and then lets one request go first."""
+    """Another breaker on the same ledger waits for what is left, and then lets one request go first.
+
+    A thousandth longer: the wall clock, by which it must wait, may run slow by half of that while NTP mends it.
+    """
     holds = MemoryStore()
     first = Breaker("kraken", holds)
     fail(first, error)
@@ -187,7 +190,7 @@ def test_wait_outlives_the_process(clock, error):
     left = first.seconds_left
     second, other = Breaker("kraken", holds), Breaker("binance", holds)
 
-    assert second.seconds_left == left
+    assert left * 1.001 <= second.seconds_left <= left * 1.001 + 0.003
     assert not is_asked(second)
     assert is_asked(other)
 
@@ -199,7 +202,7 @@ def test_pause_of_our_own_does_not_outlive_the_process(clock):
     assert holds.held_until("kraken") is None
 
 
-@pytest.mark.parametrize(("set_by", "left"), [(-10 * 365 * DAY_MS, 30 * 86_400), (10 * 365 * DAY_MS, 0)])
+@pytest.mark.parametrize(("set_by", "left"), [(-10 * 365 * DAY_MS, 2_594_592.002), (10 * 365 * DAY_MS, 0)])
 def test_wall_clock_that_was_set(clock, set_by, left):
     """While we run it takes no part; after a restart it decides, within bounds."""
     holds = MemoryStore()
