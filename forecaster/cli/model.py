@@ -91,7 +91,7 @@ def model_eval(  # noqa: PLR0913, PLR0917 - one parameter for each option
     from forecaster.clock import now_ms
     from forecaster.model import load_model
     from forecaster.replay.evaluate import EvaluationPlan
-    from forecaster.sources.files import FileSource, guess_keys
+    from forecaster.sources.files import FileSource
 
     log_to_stderr(verbose=False)
     settings = _to_evaluate(config, {"id": model, "revision": revision, "context": context, "compile": compile_})
@@ -105,7 +105,8 @@ def model_eval(  # noqa: PLR0913, PLR0917 - one parameter for each option
     with Progress(console=Console(stderr=True)) as progress:
         for path in files:
             try:
-                source, keys = FileSource(path), guess_keys(path, timeframe, calendar)
+                source = FileSource(path)
+                keys = source.guess_keys(timeframe, calendar)
                 for key in keys:
                     name = path.stem if len(keys) == 1 else f"{path.stem} {key.symbol}"
                     task = progress.add_task(name, total=cutoffs)

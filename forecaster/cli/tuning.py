@@ -159,12 +159,13 @@ class _History(NamedTuple):
 
 def _read(file: Path, names: tuple[str | None, str | None], as_of: int, until: dt.datetime | None) -> _History:
     """Read a file as the timeframe and calendar that are given, or guessed."""
-    from forecaster.sources.files import FileSource, guess_keys
+    from forecaster.sources.files import FileSource
 
-    keys = guess_keys(file, *names)
+    source = FileSource(file)
+    keys = source.guess_keys(*names)
     if len(keys) > 1:
         raise ConfigError("file", "bars of one series", ", ".join(key.symbol for key in keys))
-    bars = FileSource(file).fetch(keys[0], None, as_of).bars
+    bars = source.fetch(keys[0], None, as_of).bars
     if until is None:
         older = bars[: int(len(bars) * TRAINING_SHARE)]
     else:

@@ -117,9 +117,7 @@ class Breaker:
         told = None if error.retry_after is None else round(error.retry_after * 1000)
         wait = min(first << min(self._refusals, 20), longest) if told is None else min(told, LONGEST_HOLD_MS)
         self._refusals += 1
-        self._close(wait, error)
-        now = now_ms()
-        self._holds.hold(self._exchange, now + wait, error.reason, now)
+        self._hold(wait, error)
 
     def _failed(self, error: SourceError) -> None:
         """Close for a moment once several requests in a row have failed, and at each failure from then on."""
@@ -127,11 +125,15 @@ class Breaker:
         self._trying = False
         told = error.retry_after if isinstance(error, SourceUnavailable) else None
         if told is not None:
-            self._close(min(round(told * 1000), LONGEST_HOLD_MS), error)
-            now = now_ms()
-            self._holds.hold(self._exchange, now + round(told * 1000), error.reason, now)
+            self._hold(min(round(told * 1000), LONGEST_HOLD_MS), error)
         elif self._faults >= FAULTS_BEFORE_PAUSE:
             self._close(min(FIRST_PAUSE_MS << min(self._faults - FAULTS_BEFORE_PAUSE, 20), LONGEST_PAUSE_MS), error)
+
+    def _hold(self, wait_ms: int, error: SourceError) -> None:
+        """Close, and write it down for whoever runs after this process."""
+        self._close(wait_ms, error)
+        now = now_ms()
+        self._holds.hold(self._exchange, now + wait_ms, error.reason, now)
 
     def _close(self, wait_ms: int, error: SourceError) -> None:
         self._is_open, self._trying = False, False

@@ -2,7 +2,7 @@
 
 The file is read once, at the first question, and kept: what is written to it later is not seen. How its cells are read
 is left to `tables`, which rows are bars to `Bars.sift`, and what a date stands for to the calendar of the series.
-`guess_keys` names the series of a file that nobody has described.
+`FileSource.guess_keys` names the series of a file that nobody has described.
 """
 
 from __future__ import annotations
@@ -59,6 +59,24 @@ class FileSource:
         """Count the rows of a series that had closed by `as_of`, bars or not, each version of one."""
         return len(self._closed(key, as_of)[0])
 
+    def guess_keys(self, timeframe: str | None = None, calendar_name: str | None = None) -> list[SeriesKey]:
+        """Guess which series the file holds, from its times and its names: `BTCUSDT_1d.csv` holds `file BTC/USDT 1d`.
+
+        The timeframe is the commonest distance between neighbouring times. The calendar is `24/7` when bars fall
+        on weekends, or mostly outside New York's sessions; else `XNYS`. Neither is guessed when it is given.
+
+        Raises:
+            BadPayload: for a file that cannot be read, or whose times are of no timeframe.
+            ConfigError: for a given timeframe that is none.
+        """
+        keys = []
+        for name, rows in self._content().items():
+            label = np.unique(rows.label)
+            length = _guess_timeframe(self._path, label) if timeframe is None else Timeframe(timeframe)
+            sessions = calendar_name or _guess_calendar(length, label)
+            keys.append(SeriesKey("file", _guess_symbol(name or _stem(self._path), sessions), length, sessions))
+        return keys
+
     def close(self) -> None:
         """Do nothing: no file stays open."""
 
@@ -71,36 +89,21 @@ class FileSource:
         closed = np.where(closes < 0, opens + key.timeframe.ms, closes) <= as_of
         return opens[closed], rows.ohlcv_TF[closed]
 
-    def _rows_of(self, symbol: str) -> Rows:
+    def _content(self) -> dict[str, Rows]:
         with self._reading:
             if self._rows is None:
                 self._rows = read_file(self._path)
-        if len(self._rows) == 1:
-            return next(iter(self._rows.values()))
+            return self._rows
+
+    def _rows_of(self, symbol: str) -> Rows:
+        content = self._content()
+        if len(content) == 1:
+            return next(iter(content.values()))
         spellings = {symbol, symbol.replace("/", ""), symbol.replace("/", "-"), symbol.partition("/")[0]}
-        named = [rows for name, rows in self._rows.items() if name.upper() in {one.upper() for one in spellings}]
+        named = [rows for name, rows in content.items() if name.upper() in {one.upper() for one in spellings}]
         if not named:
-            raise UnknownSymbol(str(self._path), symbol, len(self._rows))
+            raise UnknownSymbol(str(self._path), symbol, len(content))
         return named[0]
-
-
-def guess_keys(path: Path, timeframe: str | None = None, calendar_name: str | None = None) -> list[SeriesKey]:
-    """Guess which series a file holds, from its times and its names: `BTCUSDT_1d.csv` holds `file BTC/USDT 1d`.
-
-    The timeframe is the commonest distance between neighbouring times. The calendar is `24/7` when bars fall
-    on weekends, or mostly outside New York's sessions; else `XNYS`. Neither is guessed when it is given.
-
-    Raises:
-        BadPayload: for a file that cannot be read, or whose times are of no timeframe.
-        ConfigError: for a given timeframe that is none.
-    """
-    keys = []
-    for name, rows in read_file(path).items():
-        label = np.unique(rows.label)
-        length = _guess_timeframe(path, label) if timeframe is None else Timeframe(timeframe)
-        sessions = calendar_name or _guess_calendar(length, label)
-        keys.append(SeriesKey("file", _guess_symbol(name or _stem(path), sessions), length, sessions))
-    return keys
 
 
 def _stem(path: Path) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from forecaster.sources.files import FileSource, guess_keys
+from forecaster.sources.files import FileSource
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -44,7 +44,7 @@ def inspect_file(path: Path, as_of: int, timeframe: str | None = None, calendar:
         BadPayload: for a file that cannot be read, with the line.
     """
     source, found = FileSource(path), []
-    for key in guess_keys(path, timeframe, calendar):
+    for key in source.guess_keys(timeframe, calendar):
         fetched = source.fetch(key, None, as_of)
         replaced = source.row_count(key, as_of) - len(fetched.bars) - len(fetched.rejected)
         found.append(count_bars(str(path), fetched.bars, fetched.rejected, replaced))

@@ -15,7 +15,7 @@ import pytest
 from forecaster.config import Config, SeriesConfig
 from forecaster.errors import BadPayload, UnknownSymbol
 from forecaster.sources import Fetched, open_source
-from forecaster.sources.files import FileSource, guess_keys
+from forecaster.sources.files import FileSource
 from forecaster.store.memory import MemoryStore
 from tests.builders import DAY_MS, HOUR_MS, make_bars, make_key, utc_ms
 
@@ -562,7 +562,7 @@ def test_json_that_is_no_table_of_bars(tmp_path, content, found):
 
 def guess_key(path: Path, *names: str):
     """The one series of a file."""
-    (key,) = guess_keys(path, *names)
+    (key,) = FileSource(path).guess_keys(*names)
     return key
 
 
@@ -678,6 +678,6 @@ def test_bundled_files_are_guessed(symbol):
 
 
 def test_several_symbols_are_guessed(real_bars):
-    keys = guess_keys(real_bars / "BTC_ETH_LTC_USD_1d_bitstamp.csv")
+    keys = FileSource(real_bars / "BTC_ETH_LTC_USD_1d_bitstamp.csv").guess_keys()
 
     assert [str(key) for key in keys] == ["file BTC/USD 1d", "file ETH/USD 1d", "file LTC/USD 1d"]
