@@ -73,6 +73,7 @@ quarantine = Table(
     Column("reason", Text, nullable=False),
     Column("body", Text, nullable=False),
     Column("seen_at", BigInteger, nullable=False),
+    Index("quarantine_place", "series_id", "open_time"),
 )
 
 gap = Table(

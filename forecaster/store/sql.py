@@ -9,7 +9,7 @@ import re
 import sqlite3
 from contextlib import contextmanager
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import sqlalchemy as sa
@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 
     from forecaster.forecast import OHLCForecast
 
+_T = TypeVar("_T")
+_PORTION = 500
 BUSY_TIMEOUT_MS = 10_000
 _WAL_FIXED_IN = ((3, 51, 3), (3, 50, 7), (3, 44, 6))
 
@@ -118,11 +120,10 @@ class SqlStore:
             series_id = self._series_id(connection, key)
             made = [quarantine_row(row, series_id, seen_at) for row in rows]
             columns = (t.quarantine.c.open_time, t.quarantine.c.row, t.quarantine.c.reason, t.quarantine.c.body)
-            times = {row.open_time for row in rows}
-            query = sa.select(*columns).where(
-                t.quarantine.c.series_id == series_id, t.quarantine.c.open_time.in_(times)
-            )
-            known = {tuple(row) for row in connection.execute(query)}
+            query = sa.select(*columns).where(t.quarantine.c.series_id == series_id)
+            known: set[tuple[Any, ...]] = set()
+            for some in _portions(sorted({row.open_time for row in rows})):
+                known.update(map(tuple, connection.execute(query.where(t.quarantine.c.open_time.in_(some)))))
             by_content = {(row["open_time"], row["row"], row["reason"], row["body"]): row for row in made}
             new = [row for content, row in by_content.items() if content not in known]
             if new:
@@ -327,11 +328,15 @@ class SqlStore:
 
     def _known_payloads(self, connection: sa.Connection, names: list[str]) -> dict[str, str]:
         known: dict[str, str] = {}
-        for first in range(0, len(names), 500):
-            some = names[first : first + 500]
+        for some in _portions(names):
             query = sa.select(t.forecast.c.id, t.forecast.c.payload_sha256).where(t.forecast.c.id.in_(some))
             known.update((row.id, row.payload_sha256) for row in connection.execute(query))
         return known
+
+
+def _portions(names: list[_T]) -> Iterator[list[_T]]:
+    """As many as one query names: every SQLite takes so many values."""
+    return (names[first : first + _PORTION] for first in range(0, len(names), _PORTION))
 
 
 def _without_password(url: str) -> str:

@@ -270,6 +270,15 @@ def test_row_is_refused_once(store):
     assert store.rejected(make_key(symbol="LTC/USDT")) == []
 
 
+def test_file_of_nothing_but_bad_rows_is_refused_row_by_row(store):
+    """More of them than one query may name: 250,000 in Debian's SQLite."""
+    rows = [RejectedRow(START + i, (1.0,), "prices must be above 0") for i in range(250_001)]
+    store.quarantine(make_key(), rows, START)
+    store.quarantine(make_key(), rows, START)
+
+    assert len(store.rejected(make_key())) == len(rows)
+
+
 def test_a_forecast_comes_back_bit_by_bit(store):
     """Raw and repaired prices, levels, provenance and times: nothing is rounded, nothing is lost."""
     forecast = make_forecast(issued_at=CUTOFF + 3)
