@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import closing
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from forecaster.cli import app
 from forecaster.clock import now_ms
 from forecaster.errors import ForecasterError
 from forecaster.sources.files import FileSource
+from forecaster.store import open_store
 from tests.builders import HOUR_MS, make_bars, make_key
 from tests.faults.exchange import LoopbackExchange, closed_port, unhurried
 
@@ -135,6 +137,15 @@ def test_what_is_stored_is_shown(exchange, tmp_path):
     assert 3_500_000 < shown["held_until"]["binance"] - exchange.now <= 3_600_000 + 60_000
     assert "binance BTC/USDT: 32 rejected: prices must be above 0" in table
     assert "binance: not asked for 3" in table
+
+
+def test_wait_that_is_over_is_not_shown(tmp_path):
+    config = live_config(tmp_path, "http://127.0.0.1:1")
+    with closing(open_store(f"sqlite:///{tmp_path}/ledger.db")) as store:
+        store.hold("binance", now_ms() - 1, "429 Too Many Requests", now_ms() - 60_000)
+    _, _, shown = forecaster("bars", "show", "-c", config, "--json")
+
+    assert shown["held_until"] == {}
 
 
 def test_exchange_that_is_gone_is_told(tmp_path):

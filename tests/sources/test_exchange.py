@@ -194,6 +194,30 @@ def test_market_listed_after_since_is_told_from_a_history_that_ends(exchange, bi
     assert fetched.since is None
 
 
+@pytest.mark.parametrize(("hours", "hole"), [(1000, range(1)), (1099, range(500, 600))], ids=["first slot", "middle"])
+def test_gap_within_one_whole_page_is_told_from_a_history_that_ends(exchange, binance, hours, hole):
+    """999 bars and the one that forms: a page that is whole, goes up to now, and was given as it was asked for."""
+    since = AS_OF - 5_000 - hours * HOUR
+    exchange.missing.update(since + slot * HOUR for slot in hole)
+
+    fetched = binance.fetch(make_key("binance"), since, AS_OF)
+
+    assert len(fetched.bars) == 999
+    assert fetched.since is None
+
+
+def test_row_of_an_hour_that_has_not_begun_is_refused(exchange, venue, source):
+    """By the exchange's own clock; it is reported, and not left out in silence."""
+    exchange.fail_next("future", times=1000)
+
+    fetched = source.fetch(make_key(venue), AS_OF - 5 * HOUR, AS_OF)
+
+    assert [row.reason.partition(",")[0] for row in fetched.rejected] == [
+        "open time must not be later than the exchange's clock"
+    ] * 2
+    assert len(fetched.bars) == 4
+
+
 def test_without_since_one_page_back_is_asked_for(exchange, every_venue, open_source):
     source = open_source(exchange.config(every_venue))
     fetched = source.fetch(make_key(every_venue), None, AS_OF)
