@@ -14,7 +14,7 @@ from forecaster.bars import Context
 from forecaster.config import default_config_path, load_config
 from forecaster.errors import ForecasterError
 from forecaster.model import load_model
-from forecaster.store import open_store
+from forecaster.store import open_reader
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -62,8 +62,12 @@ def _load(name: str, loaded: list[Config]) -> str:
 
 
 def _open_ledger(config: Config) -> str:
-    open_store(config.store.url).close()
-    return config.store.url
+    reader = open_reader(config.store.url)
+    try:
+        made = reader.latest(config.series[0].key, config.model.id)
+    finally:
+        reader.close()
+    return f"{config.store.url}: {'no forecast yet' if made is None else 'readable'}"
 
 
 def _forecast_once(config: Config) -> str:

@@ -21,10 +21,10 @@ from forecaster.bars import NO_TIME, Bars, Context, RejectedRow, SeriesKey
 from forecaster.clock import now_ms
 from forecaster.config import Config, default_config_path, load_config
 from forecaster.errors import BadPayload, BarsError, ConfigError, NotEnoughBars, SourceError
-from forecaster.ledger import LIVE, AccuracyReport, LedgerRow, Run, SettledRow
+from forecaster.ledger import LIVE, AccuracyReport, LedgerRow, Run, SettledRow, Slot
 from forecaster.model import Model, load_baselines, load_model
 from forecaster.sources import BarSource, Fetched, open_source
-from forecaster.store import Store, open_store
+from forecaster.store import Reader, Store, open_reader, open_store
 from forecaster.timeframe import DAY_MS, Timeframe
 
 if TYPE_CHECKING:
@@ -37,12 +37,13 @@ if TYPE_CHECKING:
 
 _log = structlog.get_logger(__name__)
 _BARS_ASKED_AGAIN = 3
+_CATCH_UP = 24
 _T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
 class CycleReport:
-    """What one cycle did. `settled` are the ledger rows whose target bar arrived in it."""
+    """What one cycle did. `settled` are the ledger rows whose target bar arrived in it, but for late ones."""
 
     timeframe: Timeframe
     as_of: int
@@ -79,21 +80,22 @@ class Forecaster:
 
     Args:
         config: what to forecast and how.
-        store: where bars and forecasts are kept.
-        sources: where the bars of each series come from; needed by `run_cycle` and `pull` alone.
+        store: where bars and forecasts are kept; when left out, what the configuration names, opened to be written by
+            the first call that writes.
+        sources: where the bars of each series come from; what the configuration names when left out.
         models: the model, then its baselines; loaded at the first forecast when left out.
     """
 
     def __init__(
         self,
         config: Config,
-        store: Store,
+        store: Store | None = None,
         sources: dict[SeriesKey, BarSource] | None = None,
         models: Sequence[Model] | None = None,
     ) -> None:
         self.config = config
-        self.store = store
-        self._sources = sources or {}
+        self._store = store
+        self._given_sources = sources
         self._given_models = models
 
     @classmethod
@@ -102,19 +104,39 @@ class Forecaster:
 
         Raises:
             ConfigError: names the key, what was expected and found.
-            StoreError: when the ledger cannot be opened.
         """
-        return cls.open(load_config(path or default_config_path()))
+        return cls(load_config(path or default_config_path()))
 
-    @classmethod
-    def open(cls, config: Config) -> Forecaster:
-        """Open the store and the sources that a configuration names; sources of one place are shared."""
-        store = open_store(config.store.url)
-        sources: dict[tuple[str, Path | None], BarSource] = {}
-        for one in config.series:
+    @property
+    def store(self) -> Store:
+        """The store, to be written: no other process writes it until this is closed.
+
+        Raises:
+            StoreError: when it cannot be opened, or another process writes it.
+        """
+        if self._store is None:
+            self._store = open_store(self.config.store.url)
+        return self._store
+
+    @property
+    def reader(self) -> Reader:
+        """The store, to be read, beside whoever writes it."""
+        return self._opened_reader if self._store is None else self._store
+
+    @cached_property
+    def _opened_reader(self) -> Reader:
+        return open_reader(self.config.store.url)
+
+    @cached_property
+    def _sources(self) -> dict[SeriesKey, BarSource]:
+        """Where the bars of each series come from; what lies in one place is shared."""
+        if self._given_sources is not None:
+            return self._given_sources
+        places: dict[tuple[str, Path | None], BarSource] = {}
+        for one in self.config.series:
             place = (one.exchange, one.file)
-            sources[place] = sources.get(place) or open_source(config, one, store)
-        return cls(config, store, {one.key: sources[one.exchange, one.file] for one in config.series})
+            places[place] = places.get(place) or open_source(self.config, one, self.store)
+        return {one.key: places[one.exchange, one.file] for one in self.config.series}
 
     @cached_property
     def models(self) -> list[Model]:
@@ -149,11 +171,13 @@ class Forecaster:
         models = self.models  # a model that cannot be loaded stops the cycle before anything is written
         skipped = _Skipped()
         keys = [key for key in self.series if key.timeframe == timeframe]
+        owed = {key: self._owed(key, as_of) for key in keys}
         added = self._pull(keys, as_of, skipped)
-        owed = [key for key in keys if not self._has_forecast(key, as_of)]
-        contexts = skipped.trying(owed, lambda key: self._context(key, as_of))
+        contexts = skipped.trying([key for key in keys if owed[key]], lambda key: self._contexts(owed[key]))
         issued_at = (as_of if started_at is None else started_at) + _ms_since(started)
-        made = self.forecast(list(contexts.values()), issued_at=issued_at)
+        ready = [context for of_key in contexts.values() for context in of_key]
+        made = self.forecast(ready, issued_at=issued_at)
+        self._settle_slots(owed, made, skipped.reasons, as_of)
         arrived = self.store.settled_rows(as_of, since=as_of - 1)
         report = CycleReport(
             timeframe=timeframe,
@@ -161,7 +185,7 @@ class Forecaster:
             series=len(keys),
             bars_added=added,
             forecasts=made,
-            settled=[one for one in arrived if one.row.key.timeframe == timeframe],
+            settled=[one for one in arrived if one.row.key.timeframe == timeframe and not one.row.late],
             skipped=skipped.reasons,
             seconds=time.perf_counter() - started,
         )
@@ -247,11 +271,11 @@ class Forecaster:
 
     def latest(self, exchange: str, symbol: str, timeframe: str) -> OHLCForecast | None:
         """Read the newest live forecast of a series from the ledger: no network, no model. None before the first."""
-        return self.store.latest(self._configured(exchange, symbol, timeframe), self.model_name)
+        return self.reader.latest(self._configured(exchange, symbol, timeframe), self.model_name)
 
     def history(self, exchange: str, symbol: str, timeframe: str, start: int, end: int) -> list[LedgerRow]:
         """Read the live rows whose cutoff lies in [start, end), UTC ms, all models."""
-        return self.store.history(self._configured(exchange, symbol, timeframe), start, end)
+        return self.reader.history(self._configured(exchange, symbol, timeframe), start, end)
 
     def accuracy(self, window: str | None = None, as_of: int | None = None, run_id: str = LIVE) -> list[AccuracyReport]:
         """Score a run's settled rows by series, model, step and field.
@@ -263,7 +287,8 @@ class Forecaster:
         """
         until = now_ms() if as_of is None else as_of
         since = None if window is None else until - _days(window) * DAY_MS
-        return Scores(self.store.settled_rows(until, since, run_id)).reports()
+        settled = self.reader.settled_rows(until, since, run_id)
+        return Scores(one for one in settled if not one.row.late).reports()
 
     def chosen(self, name: str | None) -> list[SeriesKey]:
         """Give the configured series of this name, `EXCHANGE SYMBOL TIMEFRAME`; all when it is None.
@@ -283,9 +308,13 @@ class Forecaster:
 
     def close(self) -> None:
         """Let go of sources and store."""
-        for source in set(self._sources.values()):
-            source.close()
-        self.store.close()
+        if "_sources" in self.__dict__:
+            for source in set(self._sources.values()):
+                source.close()
+        if "_opened_reader" in self.__dict__:
+            self._opened_reader.close()
+        if self._store is not None:
+            self._store.close()
 
     def __enter__(self) -> Self:
         return self
@@ -359,13 +388,53 @@ class Forecaster:
             raise fetched.fault
         return added, as_of if fetched.until is None else fetched.until
 
-    def _has_forecast(self, key: SeriesKey, as_of: int) -> bool:
-        """Whether the newest cutoff at `as_of` has been forecast already."""
-        newest = self.store.latest(key, self.model_name)
-        return newest is not None and newest.cutoff >= _cutoff(key, as_of)
+    def _owed(self, key: SeriesKey, as_of: int) -> list[Slot]:
+        """The forecasts of a series that are due and not there: the newest, and those that were missed before it.
 
-    def _context(self, key: SeriesKey, as_of: int) -> Context:
-        return self._cut(self.store.bars(key, start=self._first_slot(key, as_of)), _cutoff(key, as_of))
+        What was missed is caught up on as far back as `_CATCH_UP` bars: each from the bars up to its own cutoff, and
+        flagged late. Written down as owed before anything else is done, so that a process that dies leaves a trace.
+        """
+        closes = key.sessions.closes_of(key.timeframe, key.sessions.last_opens(key.timeframe, as_of, _CATCH_UP))
+        known = {slot.cutoff: slot for slot in self.store.slots(key, int(closes[0]), int(closes[-1]) + 1)}
+        is_new = not known and self.store.latest(key, self.model_name) is None
+        first = int(closes[-1]) if is_new else min(known, default=int(closes[0]))
+        owed = [
+            dataclasses.replace(slot, state="leased", attempts=slot.attempts + 1, leased_until=as_of + key.timeframe.ms)
+            for slot in (known.get(cutoff, Slot(key, cutoff)) for cutoff in closes.tolist() if cutoff >= first)
+            if slot.state not in {"done", "gap"}
+        ]
+        self.store.set_slots(owed, as_of)
+        return owed
+
+    def _contexts(self, owed: Sequence[Slot]) -> list[Context]:
+        """The contexts of what a series owes, of those that can be had.
+
+        Raises:
+            BarsError: when the newest cannot.
+        """
+        key, newest = owed[0].key, owed[-1].cutoff
+        bars = self.store.bars(key, start=self._first_slot(key, owed[0].cutoff))
+        contexts = []
+        for slot in owed:
+            try:
+                contexts.append(self._cut(bars, slot.cutoff))
+            except BarsError:
+                if slot.cutoff == newest:
+                    raise
+        return contexts
+
+    def _settle_slots(
+        self, owed: dict[SeriesKey, list[Slot]], made: Sequence[OHLCForecast], skipped: dict[SeriesKey, str], as_of: int
+    ) -> None:
+        """Write down what became of the work: done, failed for a reason, or a gap where no bar came in time."""
+        done = {(one.key, one.cutoff) for one in made}
+        ended = []
+        for key, slots in owed.items():
+            for slot in slots:
+                state = "done" if (key, slot.cutoff) in done else "failed" if key in skipped else "gap"
+                reason = "" if state == "done" else skipped.get(key, "no bars to forecast from")
+                ended.append(dataclasses.replace(slot, state=state, reason=reason, leased_until=0))
+        self.store.set_slots(ended, as_of)
 
     def _first_slot(self, key: SeriesKey, as_of: int) -> int:
         """Open time of the oldest bar that a context at `as_of` can hold."""

@@ -20,6 +20,7 @@
     └─ StoreError
        ├─ StoreUnavailable          the database cannot be opened or written
        ├─ SchemaTooNew              upgrade the program, not the database
+       ├─ LeaseLost                 another process writes now; nothing of this transaction was kept
        └─ LedgerConflict            the same key with another payload: an integrity alarm
 
 A constructor takes the facts and makes its own message; the facts stay as attributes.
@@ -159,6 +160,14 @@ class SchemaTooNew(StoreError):
 
     def __init__(self, url: str, expected: int, found: int) -> None:
         super().__init__(f"store {url}: expected schema {expected} or older, found {found}")
+
+
+class LeaseLost(StoreError):
+    """Another process has taken over the ledger; `epoch` is what this one had."""
+
+    def __init__(self, url: str, epoch: int) -> None:
+        super().__init__(f"store {url}: expected to hold the lease of epoch {epoch}, another process has taken over")
+        self.epoch = epoch
 
 
 class LedgerConflict(StoreError):

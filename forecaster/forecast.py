@@ -98,6 +98,12 @@ class OHLCForecast:
         return int(self.raw_FHQ.shape[1])
 
     @property
+    def is_late(self) -> bool:
+        """Whether it was asked for when the first bar that it forecasts had closed."""
+        closes = self.key.sessions.closes_of(self.key.timeframe, self.target_opens()[:1])
+        return self.issued_at is not None and self.issued_at >= int(closes[0])
+
+    @property
     def engine(self) -> str:
         """`compiled` or `eager` for Chronos-2, `numpy` for a baseline."""
         return self.provenance.engine

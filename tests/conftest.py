@@ -15,3 +15,12 @@ def _home():
         patch.setenv("MPLCONFIGDIR", os.environ.get("MPLCONFIGDIR", str(Path.home() / ".cache" / "matplotlib")))
         patch.setenv("HOME", home)
         yield
+
+
+@pytest.fixture(scope="session")
+def cluster():
+    """A PostgreSQL of our own, for the tests that ask for it."""
+    from tests.postgres import Cluster
+
+    with Cluster() as cluster:
+        yield cluster

@@ -88,6 +88,7 @@ def make_settled(  # noqa: PLR0913 - each is what one test or another is about
         target_open=cutoff + (step - 1) * key.timeframe.ms,
         issued_at=cutoff,
         available_at=cutoff + LATENCY_MS,
+        late=False,
         engine="eager",
         quantile_levels=levels,
         raw_Q=np.array(values_Q, np.float64),

@@ -11,6 +11,7 @@ import structlog
 
 from forecaster import Bars, Forecaster, MemoryStore
 from forecaster.bars import NO_TIME, Context, RejectedRow
+from forecaster.config import StoreConfig
 from forecaster.errors import BadPayload, SourceUnavailable
 from forecaster.sources import Fetched
 from forecaster.timeframe import Timeframe
@@ -262,3 +263,91 @@ def test_no_series_waits_for_a_slow_one():
 
     assert (added, skipped) == (100 * 64, {})
     assert time.monotonic() - began < 5
+
+
+def states(forecaster):
+    return [(slot.cutoff, slot.state, slot.reason) for slot in forecaster.store.slots(KEY, 0, 2**62)]
+
+
+def test_close_that_was_forecast_is_done():
+    forecaster = make_forecaster(ScriptedSource())
+    forecaster.run_cycle(HOUR, closes(99))
+    again = forecaster.run_cycle(HOUR, closes(99))
+
+    assert states(forecaster) == [(closes(99), "done", "")]
+    assert again.forecasts == []
+
+
+def test_closes_that_were_missed_are_caught_up_on():
+    """Each from the bars up to its own cutoff, flagged late, and left out of accuracy."""
+    forecaster = make_forecaster(ScriptedSource())
+    forecaster.run_cycle(HOUR, closes(99))
+    report = forecaster.run_cycle(HOUR, closes(103) + 5_000)
+    after = forecaster.run_cycle(HOUR, closes(110))
+    rows = forecaster.reader.history(KEY, 0, 2**62)
+
+    assert [one.cutoff for one in report.forecasts] == [closes(i) for i in (100, 101, 102, 103)]
+    assert {row.cutoff for row in rows if row.late} == {closes(i) for i in (*range(100, 103), *range(104, 110))}
+    assert [state for _, state, _ in states(forecaster)] == ["done"] * 12
+    assert {one.row.late for one in after.settled} == {False}
+    alone = make_forecaster(ScriptedSource()).run_cycle(HOUR, closes(101)).forecasts[0]
+    assert alone.raw_FHQ.tolist() == report.forecasts[1].raw_FHQ.tolist()
+
+
+def test_what_is_caught_up_on_has_an_end():
+    """A service that slept for a month owes a day's closes, not seven hundred."""
+    forecaster = make_forecaster(ScriptedSource())
+    forecaster.run_cycle(HOUR, closes(99))
+    report = forecaster.run_cycle(HOUR, closes(250))
+
+    assert [one.cutoff for one in report.forecasts] == [closes(i) for i in range(227, 251)]
+
+
+def test_close_whose_bars_cannot_be_had_has_failed_for_a_reason():
+    """And is caught up on when they can."""
+    source = ScriptedSource()
+    forecaster = make_forecaster(source)
+    forecaster.run_cycle(HOUR, closes(99))
+    source.bars, source.fault = BARS[:100], SourceUnavailable("binance", "down")
+    forecaster.run_cycle(HOUR, closes(100))
+    failed = states(forecaster)[-1]
+    source.bars, source.fault = BARS, None
+    forecaster.run_cycle(HOUR, closes(101))
+
+    assert failed == (closes(100), "failed", "SourceUnavailable: binance: down")
+    assert [state for _, state, _ in states(forecaster)] == ["done"] * 3
+
+
+def test_close_without_a_bar_is_a_gap():
+    """Nobody traded: there is nothing to forecast from at that close, now or later."""
+    source = ScriptedSource()
+    source.missing = {int(BARS.open_time[100])}
+    forecaster = make_forecaster(source)
+    for i in (99, 100, 101):
+        forecaster.run_cycle(HOUR, closes(i))
+
+    assert [state for _, state, _ in states(forecaster)] == ["done", "gap", "done"]
+
+
+def test_work_is_written_down_before_it_is_begun():
+    """A process that dies while it fetches leaves a slot that says so."""
+
+    class Deadly(ScriptedSource):
+        def fetch(self, *_):
+            raise KeyboardInterrupt
+
+    forecaster = make_forecaster(Deadly())
+    with pytest.raises(KeyboardInterrupt):
+        forecaster.run_cycle(HOUR, closes(99))
+
+    assert states(forecaster) == [(closes(99), "leased", "")]
+
+
+def test_reads_open_nothing_to_write(tmp_path):
+    """A strategy's look at a ledger makes no file, takes no lock, and imports no SQLAlchemy."""
+    config = make_config(KEY).model_copy(update={"store": StoreConfig(url=f"sqlite:///{tmp_path}/ledger.db")})
+    with Forecaster(config) as forecaster:
+        found = forecaster.latest("binance", "BTC/USDT", "1h"), forecaster.accuracy()
+
+    assert found == (None, [])
+    assert list(tmp_path.iterdir()) == []

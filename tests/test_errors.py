@@ -15,6 +15,7 @@ from forecaster.errors import (
     InferenceError,
     InvalidBars,
     InvalidContext,
+    LeaseLost,
     LedgerConflict,
     MissingBars,
     ModelLoadError,
@@ -45,6 +46,10 @@ MESSAGES = [
     (NonFiniteForecast(SERIES, 7200), f"{SERIES}: expected a finite forecast at cutoff 7200, found NaN or infinity"),
     (StoreUnavailable("sqlite:///x.db", "disk is full"), "store sqlite:///x.db: disk is full"),
     (SchemaTooNew("sqlite:///x.db", 1, 2), "store sqlite:///x.db: expected schema 1 or older, found 2"),
+    (
+        LeaseLost("sqlite:///x.db", 4),
+        "store sqlite:///x.db: expected to hold the lease of epoch 4, another process has taken over",
+    ),
     (LedgerConflict("ab12"), "forecast ab12 is in the ledger with other numbers"),
 ]
 

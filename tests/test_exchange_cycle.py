@@ -48,7 +48,7 @@ def make_config(exchange, tmp_path, *symbols, binance=None):
 
 def test_bars_are_pulled_forecast_and_settled(exchange, tmp_path):
     """Binance and Kraken: the forming bar is left out, both are forecast, and the next bars settle them."""
-    with Forecaster.open(make_config(exchange, tmp_path)) as forecaster:
+    with Forecaster(make_config(exchange, tmp_path)) as forecaster:
         first = forecaster.run_cycle(HOUR, NOW)
         binance, kraken = forecaster.series
         newest = int(forecaster.store.bars(binance).close_time[-1])
@@ -69,9 +69,9 @@ def test_bars_are_pulled_forecast_and_settled(exchange, tmp_path):
 
 def test_ledger_holds_the_forecasts_for_another_process(exchange, tmp_path):
     config = make_config(exchange, tmp_path)
-    with Forecaster.open(config) as forecaster:
+    with Forecaster(config) as forecaster:
         made = forecaster.run_cycle(HOUR, NOW).forecasts
-    with Forecaster.open(config) as reader:
+    with Forecaster(config) as reader:
         read = [reader.latest(one.key.exchange, one.key.symbol, "1h") for one in made]
 
     for one, other in zip(made, read, strict=True):
@@ -82,7 +82,7 @@ def test_ledger_holds_the_forecasts_for_another_process(exchange, tmp_path):
 @pytest.mark.parametrize("fault", ["html", "truncated", "reset", "status"])
 def test_a_broken_exchange_skips_its_series_alone(exchange, other_exchange, tmp_path, fault):
     """Kraken fails in the way named, however often it is asked; it is back at a later cycle."""
-    with Forecaster.open(make_config(exchange, tmp_path, binance=other_exchange)) as forecaster:
+    with Forecaster(make_config(exchange, tmp_path, binance=other_exchange)) as forecaster:
         forecaster.run_cycle(HOUR, NOW)
         exchange.now = other_exchange.now = NOW + HOUR.ms
         exchange.fail_next(fault, times=1000, at="bars", status=503)
@@ -98,7 +98,7 @@ def test_a_broken_exchange_skips_its_series_alone(exchange, other_exchange, tmp_
 
 
 def test_unknown_symbol_is_named(exchange, tmp_path):
-    with Forecaster.open(make_config(exchange, tmp_path, ("binance", "NO/SUCH"))) as forecaster:
+    with Forecaster(make_config(exchange, tmp_path, ("binance", "NO/SUCH"))) as forecaster:
         report = forecaster.run_cycle(HOUR, NOW)
 
     ((key, reason),) = report.skipped.items()

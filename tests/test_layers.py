@@ -43,6 +43,7 @@ CLOCK_READERS = {
     "forecaster/daemon/clock.py",
     "forecaster/engine.py",
     "forecaster/sources/breaker.py",
+    "forecaster/store/lease.py",
 }
 MODULES = sorted(ROOT.glob("forecaster/**/*.py"))
 

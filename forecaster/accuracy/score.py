@@ -3,14 +3,14 @@
 Skill compares a model with the random walk on common cases only: the same series, run, cutoff, step
 and field, settled for both.
 
-Shapes: N cases, Q quantile levels, L losses.
+Shapes: N cases, G groups of them, Q quantile levels, L losses.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
@@ -70,11 +70,15 @@ class Totals:
         return metrics.skill(self.common_pinball, self.walk_pinball)
 
 
+_SUMS: Final = len(fields(Totals))
+
+
 class Scores:
     """Accuracy by series, model, step and field, grown row by row."""
 
     def __init__(self, rows: Iterable[SettledRow] = ()) -> None:
-        self._sums: dict[tuple[SeriesKey, str, int, str], NDArray[np.float64]] = defaultdict(_nothing)
+        self._groups: dict[tuple[SeriesKey, str, int, str], int] = {}
+        self._sums_GL = np.zeros((0, _SUMS))
         self.add(list(rows))
 
     def add(self, rows: Sequence[SettledRow]) -> None:
@@ -82,19 +86,21 @@ class Scores:
         if not rows:
             return
         losses_NL = _losses(rows)
-        place = {(_case(one.row), one.row.model_id): i for i, one in enumerate(rows)}
-        for (of_case, _), i in place.items():
-            row = rows[i].row
-            sums = self._sums[row.key, row.model_id, row.step, row.field]
-            sums[:5] += losses_NL[i]
-            walk = place.get((of_case, RANDOM_WALK))
-            if walk is not None:
-                sums[5:7] += losses_NL[i, 1:3]
-                sums[7:] += losses_NL[walk, 1:3]
+        walks = {_case(one.row): i for i, one in enumerate(rows) if one.row.model_id == RANDOM_WALK}
+        terms_NL = np.zeros((len(rows), _SUMS))
+        terms_NL[:, :5] = losses_NL
+        pairs = [(i, walks[_case(one.row)]) for i, one in enumerate(rows) if walks and _case(one.row) in walks]
+        if pairs:
+            row, walk = np.array(pairs).T
+            terms_NL[row, 5:7] = losses_NL[row, 1:3]
+            terms_NL[row, 7:] = losses_NL[walk, 1:3]
+        groups = [self._groups.setdefault(_group(one.row), len(self._groups)) for one in rows]
+        self._sums_GL = np.concatenate([self._sums_GL, np.zeros((len(self._groups) - len(self._sums_GL), _SUMS))])
+        np.add.at(self._sums_GL, groups, terms_NL)
 
     def reports(self) -> list[AccuracyReport]:
         """One report per series, model, step and field, in that order."""
-        ordered = sorted(self._sums.items(), key=lambda item: (str(item[0][0]), *item[0][1:]))
+        ordered = sorted(self._groups.items(), key=lambda item: (str(item[0][0]), *item[0][1:]))
         return [
             AccuracyReport(
                 key=key,
@@ -109,25 +115,24 @@ class Scores:
                 skill_mae=totals.skill_mae,
                 skill_pinball=totals.skill_pinball,
             )
-            for (key, model_id, step, field), totals in ((name, Totals.of(sums)) for name, sums in ordered)
+            for (key, model_id, step, field), totals in ((name, Totals.of(self._sums_GL[i])) for name, i in ordered)
         ]
 
     def total(self, model_name: str, field: str, step: int | None = 1, key: SeriesKey | None = None) -> Totals:
         """Sums of one model and field over series (all unless `key`) and steps (all if `step` is None)."""
         chosen = [
-            sums
-            for (of_key, model_id, of_step, of_field), sums in self._sums.items()
+            i
+            for (of_key, model_id, of_step, of_field), i in self._groups.items()
             if model_id.partition("@")[0] == model_name
             and of_field == field
             and step in (None, of_step)
             and key in (None, of_key)
         ]
-        return Totals.of(sum(chosen, _nothing()))
+        return Totals.of(self._sums_GL[chosen].sum(axis=0))
 
 
-def _nothing() -> NDArray[np.float64]:
-    """Sums of no cases, in the order of the fields of `Totals`."""
-    return np.zeros(len(fields(Totals)))
+def _group(row: LedgerRow) -> tuple[SeriesKey, str, int, str]:
+    return row.key, row.model_id, row.step, row.field
 
 
 def _case(row: LedgerRow) -> tuple[SeriesKey, str, int, int, str]:

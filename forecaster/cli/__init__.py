@@ -17,6 +17,7 @@ from forecaster.cli.bars import bars_app, leave_if_all_sat_out, pull
 from forecaster.cli.model import bench_app, model_app
 from forecaster.cli.options import ConfigOption, JsonOption, SeriesOption, utc_ms
 from forecaster.cli.printing import log_to_stderr, print_record, print_reports, print_scores
+from forecaster.cli.store import store_app, verify_app
 from forecaster.errors import ConfigError, ForecasterError
 
 if TYPE_CHECKING:
@@ -37,6 +38,8 @@ app.add_typer(bars_app, name="bars")
 app.command()(pull)
 app.add_typer(model_app, name="model")
 app.add_typer(bench_app, name="bench")
+app.add_typer(store_app, name="store")
+app.add_typer(verify_app, name="verify")
 
 
 def main() -> None:
@@ -72,7 +75,7 @@ def demo(
     if cycles is not None and settings.demo is not None:
         settings = settings.model_copy(update={"demo": settings.demo.model_copy(update={"cycles": cycles})})
     store = settings.store.model_copy(update={"url": _fresh_ledger(settings.store.url, out, replace=config is None)})
-    with Forecaster.open(settings.model_copy(update={"store": store})) as forecaster:
+    with Forecaster(settings.model_copy(update={"store": store})) as forecaster:
         show = Demo(forecaster)
         summary = show.run(Console(stderr=True))
         picture, page = out / "demo-report.png", out / "demo-report.html"
@@ -92,6 +95,7 @@ def run(config: ConfigOption = None) -> None:
 
     log_to_stderr()
     with Forecaster.from_config(config) as forecaster:
+        _ = forecaster.store  # a daemon that may not write does not start
         daemon = Daemon(forecaster, WallClock())
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: daemon.stop())
@@ -167,7 +171,7 @@ def replay(
             task = progress.add_task(str(key), total=len(cutoffs))
             done = run_replay(forecaster, bars, cutoffs, on_batch=partial(progress.advance, task))
             windows += len(cutoffs)
-        scores = Scores(forecaster.store.settled_rows(now, run_id=done.id))
+        scores = Scores(forecaster.reader.settled_rows(now, run_id=done.id))
         totals = scores.total(forecaster.model_name, "close")
     seconds = time.perf_counter() - started
     if not json_:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from forecaster.cli.options import ConfigOption, JsonOption, SeriesOption, utc_ms
-from forecaster.cli.printing import log_to_stderr, print_facts, print_record
+from forecaster.cli.printing import log_to_stderr, print_facts, print_record, write_frame
 from forecaster.errors import ConfigError, ForecasterError
 
 if TYPE_CHECKING:
@@ -71,10 +71,10 @@ def show(config: ConfigOption = None, series: SeriesOption = None, json_: JsonOp
         keys = forecaster.chosen(series)
         found = []
         for key in keys:
-            bars = forecaster.store.bars(key)
-            rejected = forecaster.store.rejected(key)
+            bars = forecaster.reader.bars(key)
+            rejected = forecaster.reader.rejected(key)
             found.append(count_bars(key.exchange, bars, rejected, int(bars.revision.sum())))
-        until = {key.exchange: forecaster.store.held_until(key.exchange) or 0 for key in keys}
+        until = {key.exchange: forecaster.reader.held_until(key.exchange) or 0 for key in keys}
     held = {exchange: time for exchange, time in until.items() if time > now}
     if json_:
         typer.echo(json.dumps({"series": [_record(one) for one in found], "held_until": held}))
@@ -98,16 +98,8 @@ def export(
         keys = forecaster.chosen(series)
         if len(keys) != 1:
             raise ConfigError("--series", f"one of {', '.join(map(str, keys))}", series)
-        bars = forecaster.store.bars(keys[0])
-    frame = bars.frame.reset_index()
-    if out.suffix == ".parquet":
-        frame.to_parquet(out, index=False)
-    elif out.suffix == ".feather":
-        frame.to_feather(out)
-    elif out.suffix == ".csv":
-        frame.to_csv(out, index=False)
-    else:
-        raise ConfigError("out", "a file that ends in .parquet, .feather or .csv", str(out))
+        bars = forecaster.reader.bars(keys[0])
+    write_frame(bars.frame.reset_index(), out)
     print_record({"series": str(keys[0]), "bars": len(bars), "file": str(out)}, json_=json_)
 
 

@@ -9,9 +9,12 @@ from typing import TYPE_CHECKING, Final
 
 import typer
 
+from forecaster.errors import ConfigError
+
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
 
+    import pandas as pd
     from rich.table import Table
 
     from forecaster.accuracy.score import Scores
@@ -38,6 +41,22 @@ def print_record(record: Mapping[str, object], *, json_: bool) -> None:
         return
     for name, value in record.items():
         typer.echo(f"{name:20} {value}")
+
+
+def write_frame(frame: pd.DataFrame, out: Path) -> None:
+    """Write a frame to the kind of file that its name ends in.
+
+    Raises:
+        ConfigError: for another ending.
+    """
+    if out.suffix == ".parquet":
+        frame.to_parquet(out, index=False)
+    elif out.suffix == ".feather":
+        frame.to_feather(out)
+    elif out.suffix == ".csv":
+        frame.to_csv(out, index=False)
+    else:
+        raise ConfigError("out", "a file that ends in .parquet, .feather or .csv", str(out))
 
 
 def print_facts(found: Sequence[BarFacts]) -> None:

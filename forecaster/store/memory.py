@@ -12,7 +12,7 @@ import numpy as np
 from forecaster.bars import FIELDS, Bars
 from forecaster.errors import InvalidContext, LedgerConflict, StoreUnavailable
 from forecaster.forecast import same_forecast
-from forecaster.ledger import LIVE, LedgerRow, Run, SettledRow, forecast_id
+from forecaster.ledger import LIVE, LedgerRow, Run, SettledRow, Slot
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -33,6 +33,7 @@ class MemoryStore:
         self._forecasts: dict[str, dict[str, OHLCForecast]] = {}
         self._gaps: dict[SeriesKey, dict[int, list[int]]] = {}
         self._holds: dict[str, int] = {}
+        self._slots: dict[SeriesKey, dict[int, Slot]] = {}
         self._rejected: dict[SeriesKey, dict[str, RejectedRow]] = {}
         self.runs: dict[str, Run] = {}
 
@@ -124,7 +125,7 @@ class MemoryStore:
         for forecast in forecasts:
             if forecast.issued_at is None or forecast.available_at is None:
                 raise InvalidContext("forecast", "issued_at and available_at", f"none on {forecast.key}")
-            name = forecast_id(forecast.key, forecast.provenance.ledger_id, run_id, forecast.cutoff)
+            name = f"{forecast.key} {forecast.provenance.ledger_id} at {forecast.cutoff}"
             there = known.get(name) or new.setdefault(name, forecast)
             if not same_forecast(there, forecast):
                 raise LedgerConflict(name)
@@ -146,6 +147,19 @@ class MemoryStore:
         made = sorted(self._of_run(run_id), key=_ledger_order)
         settled = (self._settle(row, as_of, since) for forecast in made for row in _rows(forecast, run_id))
         return [row for row in settled if row is not None]
+
+    def set_slots(self, slots: Sequence[Slot], changed_at: int) -> None:
+        """Keep the state of work; a slot that is done stays done."""
+        del changed_at
+        for one in slots:
+            there = self._slots.setdefault(one.key, {})
+            if one.cutoff not in there or there[one.cutoff].state != "done":
+                there[one.cutoff] = one
+
+    def slots(self, key: SeriesKey, start: int, end: int) -> list[Slot]:
+        """Give the work of a series whose cutoff lies in [start, end), oldest first."""
+        known = self._slots.get(key, {})
+        return [known[cutoff] for cutoff in sorted(known) if start <= cutoff < end]
 
     def close(self) -> None:
         """Nothing to let go of."""
@@ -175,6 +189,7 @@ def _rows(forecast: OHLCForecast, run_id: str) -> Iterator[LedgerRow]:
                 target_open=target,
                 issued_at=forecast.issued_at or 0,
                 available_at=forecast.available_at or 0,
+                late=forecast.is_late,
                 engine=forecast.engine,
                 quantile_levels=forecast.quantile_levels,
                 raw_Q=forecast.raw_FHQ[f, step - 1],

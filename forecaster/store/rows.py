@@ -1,41 +1,64 @@
 """Records into rows of the tables, and back: what each column holds.
 
-Quantiles are kept twice: q10, q50 and q90 as columns that people can query, and all levels, raw and
-repaired, as little-endian float64 blobs that reproduce the forecast bit by bit.
+Quantiles are kept twice: q10, q50 and q90 of each field as columns that people can query, and all levels, raw and
+repaired, as little-endian float64 in the order field, level, which reproduce the forecast bit by bit; `repaired` is
+empty where nothing was.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections import defaultdict
 from dataclasses import asdict
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
 
 from forecaster.bars import COLUMNS, FIELDS, Bars, RejectedRow, SeriesKey
 from forecaster.errors import InvalidContext
 from forecaster.forecast import OHLCForecast, Provenance
-from forecaster.ledger import LedgerRow, forecast_id
+from forecaster.ledger import LedgerRow
+from forecaster.store.chain import bar_link, forecast_link
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Mapping, Sequence
 
-    import sqlalchemy as sa
     from numpy.typing import NDArray
 
+    Row = Any
+    """A line of an answer: its columns are attributes."""
 
-def bar_row(bars: Bars, i: int, series_id: int, known: Sequence[Any] | None) -> dict[str, Any] | None:
-    """The row to append for bar `i`; None when the newest known revision holds the same values."""
-    values = bars.ohlcv_TF[i].tolist()
-    if known is not None and list(known[1:6]) == values:
-        return None
-    revision = 0 if known is None else int(known[7]) + 1
-    row = dict(zip(COLUMNS, values, strict=True))
-    row |= {"series_id": series_id, "open_time": int(bars.open_time[i])}
-    return row | {"revision": revision, "first_seen_at": int(bars.first_seen_at[i])}
+TENS: Final = tuple(f"{field}_q{level}" for field in FIELDS for level in (10, 50, 90))
+"""The quantiles that people can query, as columns of `forecast_step`."""
+
+CHAINED: Final = (
+    "cutoff", "model_id", "horizon", "quantile_levels", "issued_at", "available_at", "late", "engine", "provenance",
+)  # fmt: skip
+
+
+class Head(NamedTuple):
+    """The last row of a chain: its number, from 1 on, and its digest."""
+
+    seq: int
+    link: bytes
+
+
+def bar_rows(bars: Bars, series_id: int, known: Mapping[int, Row], head: Head) -> list[dict[str, Any]]:
+    """The rows to append behind `head`: bars that are new, and those that differ from the newest known revision."""
+    rows = []
+    for open_time, values, seen in zip(
+        bars.open_time.tolist(), bars.ohlcv_TF.tolist(), bars.first_seen_at.tolist(), strict=True
+    ):
+        there = known.get(open_time)
+        if there is not None and [there.open, there.high, there.low, there.close, there.volume] == values:
+            continue
+        revision = 0 if there is None else there.revision + 1
+        head = Head(head.seq + 1, bar_link(head.link, open_time, revision, values, seen))
+        row = dict(zip(COLUMNS, values, strict=True))
+        row |= {"series_id": series_id, "open_time": open_time, "revision": revision, "first_seen_at": seen}
+        rows.append(row | head._asdict())
+    return rows
 
 
 def quarantine_row(row: RejectedRow, series_id: int, seen_at: int) -> dict[str, Any]:
@@ -50,13 +73,13 @@ def quarantine_row(row: RejectedRow, series_id: int, seen_at: int) -> dict[str, 
     }
 
 
-def read_rejected(row: sa.Row[Any]) -> RejectedRow:
+def read_rejected(row: Row) -> RejectedRow:
     """The refused row that `row` holds."""
     return RejectedRow(row.open_time, tuple(json.loads(row.row)), row.reason, row.body)
 
 
 def forecast_row(forecast: OHLCForecast, run_id: str, series_id: int) -> dict[str, Any]:
-    """The row of `forecast`; its payload's digest tells equal numbers from others of the same name.
+    """The row of `forecast`, without its place in the chain; its payload's digest tells equal numbers from others.
 
     Raises:
         InvalidContext: for a forecast that carries no issue time.
@@ -65,83 +88,93 @@ def forecast_row(forecast: OHLCForecast, run_id: str, series_id: int) -> dict[st
     if forecast.issued_at is None or forecast.available_at is None:
         raise InvalidContext("forecast", "issued_at and available_at", f"none on {forecast.key}")
     return {
-        "id": forecast_id(forecast.key, p.ledger_id, run_id, forecast.cutoff),
         "series_id": series_id,
-        "model_id": p.ledger_id,
         "run_id": run_id,
         "cutoff": forecast.cutoff,
+        "model_id": p.ledger_id,
         "horizon": forecast.horizon,
         "quantile_levels": json.dumps(forecast.quantile_levels),
         "issued_at": forecast.issued_at,
         "available_at": forecast.available_at,
+        "late": forecast.is_late,
         "engine": p.engine,
         "provenance": json.dumps(asdict(p)),
         "payload_sha256": hashlib.sha256(np.ascontiguousarray(forecast.raw_FHQ, "<f8").tobytes()).hexdigest(),
     }
 
 
-def value_rows(forecast: OHLCForecast, name: str) -> Iterator[dict[str, Any]]:
-    """The rows of `forecast_value`: one per field and step."""
-    tens = {f"q{round(100 * level)}": forecast.quantiles(level) for level in (0.1, 0.5, 0.9)}
-    targets = forecast.target_opens().tolist()
-    for f, field in enumerate(FIELDS):
-        for h, target in enumerate(targets):
-            yield {
-                "forecast_id": name,
-                "step": h + 1,
-                "field": field,
-                "target_open": target,
-                **{column: float(values_FH[f, h]) for column, values_FH in tens.items()},
-                "raw": _pack(forecast.raw_FHQ[f, h]),
-                "repaired": _pack(forecast.values_FHQ[f, h]),
-            }
+def linked(row: dict[str, Any], forecast: OHLCForecast, head: Head) -> dict[str, Any]:
+    """The row of a forecast at its place in the chain, behind `head`."""
+    facts = [row[name] for name in CHAINED]
+    link = forecast_link(head.link, facts, _payload(forecast.raw_FHQ) + _payload(forecast.values_FHQ))
+    return row | Head(head.seq + 1, link)._asdict()
 
 
-def read_forecast(key: SeriesKey, row: sa.Row[Any], values: Sequence[sa.Row[Any]]) -> OHLCForecast:
-    """Make a forecast again from its row and its values, which come in the order of steps."""
-    by_field: dict[str, list[sa.Row[Any]]] = defaultdict(list)
-    for value in values:
-        by_field[value.field].append(value)
-    raw, repaired = (
-        np.array([[_unpack(getattr(value, name)) for value in by_field[field]] for field in FIELDS])
-        for name in ("raw", "repaired")
-    )
+def step_rows(forecast: OHLCForecast, forecast_id: int, series_id: int) -> list[dict[str, Any]]:
+    """The rows of `forecast_step`: one per step, in the order of `_STEP_COLUMNS`."""
+    tens_HC = np.stack([forecast.quantiles(level) for level in (0.1, 0.5, 0.9)], axis=1).reshape(-1, forecast.horizon).T
+    raw, repaired = _by_step(forecast.raw_FHQ), _by_step(forecast.values_FHQ)
+    return [
+        {
+            "forecast_id": forecast_id,
+            "step": h + 1,
+            "series_id": series_id,
+            "target_open": target,
+            **dict(zip(TENS, tens, strict=True)),
+            "raw": raw[h],
+            "repaired": b"" if repaired[h] == raw[h] else repaired[h],
+        }
+        for h, (target, tens) in enumerate(zip(forecast.target_opens().tolist(), tens_HC.tolist(), strict=True))
+    ]
+
+
+def read_forecast(key: SeriesKey, row: Row, steps: Sequence[Row]) -> OHLCForecast:
+    """Make a forecast again from its row and its steps, which come in their order."""
+    levels = _levels(row.quantile_levels)
+    raw, repaired = (_unpack(payload, levels) for payload in payloads(steps))
     about = json.loads(row.provenance)
     about["batch_shape"] = tuple(about["batch_shape"])
-    levels = _levels(row.quantile_levels)
     return OHLCForecast(key, row.cutoff, levels, raw, repaired, Provenance(**about), row.issued_at, row.available_at)
 
 
-def read_row(row: sa.Row[Any]) -> LedgerRow:
-    """Make a ledger row from a line of a query that joins forecast, value and series."""
-    return LedgerRow(
-        key=_key(row.exchange, row.symbol, row.timeframe, row.calendar),
-        model_id=row.model_id,
-        run_id=row.run_id,
-        cutoff=row.cutoff,
-        step=row.step,
-        field=row.field,
-        target_open=row.target_open,
-        issued_at=row.issued_at,
-        available_at=row.available_at,
-        engine=row.engine,
-        quantile_levels=_levels(row.quantile_levels),
-        raw_Q=_unpack(row.raw),
-        values_Q=_unpack(row.repaired),
-    )
+def payloads(steps: Sequence[Row]) -> tuple[bytes, bytes]:
+    """All prices of a forecast, raw and repaired, from its steps; those that needed no repair are kept once."""
+    return b"".join(step.raw for step in steps), b"".join(step.repaired or step.raw for step in steps)
 
 
-def ledger_order(row: LedgerRow) -> tuple[str, int, str, int, int]:
-    """Sort by series, cutoff, model, step and field."""
-    return (str(row.key), row.cutoff, row.model_id, row.step, FIELDS.index(row.field))
+def read_rows(row: Row) -> list[LedgerRow]:
+    """Make the four ledger rows of a step from a line of a query that joins forecast, step and series."""
+    key, levels = _key(row.exchange, row.symbol, row.timeframe, row.calendar), _levels(row.quantile_levels)
+    raw_FQ = np.frombuffer(row.raw, "<f8").reshape(len(FIELDS), -1)
+    values_FQ = np.frombuffer(row.repaired, "<f8").reshape(len(FIELDS), -1) if row.repaired else raw_FQ
+    name: tuple[Any, ...] = (key, row.model_id, row.run_id, row.cutoff, row.step)
+    about: tuple[Any, ...] = (row.target_open, row.issued_at, row.available_at, bool(row.late), row.engine, levels)
+    made: list[tuple[Any, ...]] = [
+        (*name, field, *about, raw_Q, values_Q)
+        for field, raw_Q, values_Q in zip(FIELDS, raw_FQ, values_FQ, strict=True)
+    ]
+    return [LedgerRow(*one) for one in made]
 
 
-def _pack(values_Q: NDArray[np.float64]) -> bytes:
-    return np.ascontiguousarray(values_Q, "<f8").tobytes()
+def ledger_order(row: Row) -> tuple[str, int, str, int]:
+    """Sort lines by series, cutoff, model and step; the fields of each come in their own order."""
+    return (f"{row.exchange} {row.symbol} {row.timeframe}", row.cutoff, row.model_id, row.step)
 
 
-def _unpack(blob: bytes) -> NDArray[np.float64]:
-    return np.frombuffer(blob, "<f8")
+def _payload(prices_FHQ: NDArray[np.float64]) -> bytes:
+    """All prices, step by step."""
+    return np.ascontiguousarray(prices_FHQ.transpose(1, 0, 2), "<f8").tobytes()
+
+
+def _by_step(prices_FHQ: NDArray[np.float64]) -> list[bytes]:
+    payload, horizon = _payload(prices_FHQ), prices_FHQ.shape[1]
+    size = len(payload) // horizon
+    return [payload[h * size : (h + 1) * size] for h in range(horizon)]
+
+
+def _unpack(payload: bytes, levels: tuple[float, ...]) -> NDArray[np.float64]:
+    """Prices of one step or of several, (F, H, Q)."""
+    return np.frombuffer(payload, "<f8").reshape(-1, len(FIELDS), len(levels)).transpose(1, 0, 2)
 
 
 _key = lru_cache(maxsize=4096)(SeriesKey.of)

@@ -1,19 +1,26 @@
-"""The tables, in SQLAlchemy Core. Times are UTC ms; prices are 64-bit floats; nothing is ever updated.
+"""The tables, in SQLAlchemy Core. Times are UTC ms; prices are 64-bit floats.
 
 series ─┬─ bar            one row per revision of a bar
         ├─ gap            one row each time a slot was asked for and had no bar
         ├─ quarantine     rows that were refused
-        └─ forecast ──── forecast_value    one row per step and field
+        ├─ slot           work owed: one row for each close that is to be forecast
+        └─ forecast ──── forecast_step    one row per step: all quantiles of its four fields
 model ───┘  │
 run ────────┘
 
 hold                      one row each time an exchange said not to ask
+lease                     who writes
+
+Only `slot` and `lease` are ever updated; triggers refuse to change or delete a row of the others. People query views:
+`forecast_value` has a row per step and field, `newest_bar` the newest revision of each bar, `settled` both together.
+What makes them all is in `migrations`; here is what the program writes to.
 """
 
 from __future__ import annotations
 
 from sqlalchemy import (
     BigInteger,
+    Boolean,
     CheckConstraint,
     Column,
     Double,
@@ -28,11 +35,9 @@ from sqlalchemy import (
     UniqueConstraint,
 )
 
-SCHEMA_VERSION = 1
+from forecaster.store.rows import TENS
 
 metadata = MetaData()
-
-schema_version = Table("schema_version", metadata, Column("version", Integer, primary_key=True, autoincrement=False))
 
 series = Table(
     "series",
@@ -57,6 +62,9 @@ bar = Table(
     Column("close", Double, nullable=False),
     Column("volume", Double, nullable=False),
     Column("first_seen_at", BigInteger, nullable=False),
+    Column("seq", Integer, nullable=False),
+    Column("link", LargeBinary, nullable=False),
+    UniqueConstraint("series_id", "seq"),
     CheckConstraint("0 < low AND low <= open AND low <= close", name="bar_low"),
     CheckConstraint("high >= open AND high >= close AND high < 1e15", name="bar_high"),
     CheckConstraint("volume >= 0", name="bar_volume"),
@@ -114,33 +122,60 @@ run = Table(
 forecast = Table(
     "forecast",
     metadata,
-    Column("id", String, primary_key=True),
+    Column("id", Integer, primary_key=True),
     Column("series_id", ForeignKey("series.id"), nullable=False),
-    Column("model_id", ForeignKey("model.id"), nullable=False),
     Column("run_id", ForeignKey("run.id"), nullable=False),
     Column("cutoff", BigInteger, nullable=False),
+    Column("model_id", ForeignKey("model.id"), nullable=False),
     Column("horizon", Integer, nullable=False),
     Column("quantile_levels", Text, nullable=False),
     Column("issued_at", BigInteger, nullable=False),
     Column("available_at", BigInteger, nullable=False),
+    Column("late", Boolean, nullable=False),
     Column("engine", String, nullable=False),
     Column("provenance", Text, nullable=False),
     Column("payload_sha256", String, nullable=False),
-    UniqueConstraint("series_id", "model_id", "run_id", "cutoff"),
-    Index("forecast_newest", "series_id", "run_id", "cutoff"),
+    Column("seq", Integer, nullable=False),
+    Column("link", LargeBinary, nullable=False),
+    UniqueConstraint("series_id", "run_id", "cutoff", "model_id"),
+    UniqueConstraint("series_id", "run_id", "seq"),
+    CheckConstraint("available_at >= issued_at", name="forecast_available"),
+    CheckConstraint("horizon > 0", name="forecast_horizon"),
 )
 
-forecast_value = Table(
-    "forecast_value",
+forecast_step = Table(
+    "forecast_step",
     metadata,
     Column("forecast_id", ForeignKey("forecast.id"), primary_key=True),
     Column("step", Integer, primary_key=True),
-    Column("field", String, primary_key=True),
+    Column("series_id", ForeignKey("series.id"), nullable=False),
     Column("target_open", BigInteger, nullable=False),
-    Column("q10", Double, nullable=False),
-    Column("q50", Double, nullable=False),
-    Column("q90", Double, nullable=False),
+    *(Column(name, Double, nullable=False) for name in TENS),
     Column("raw", LargeBinary, nullable=False),
     Column("repaired", LargeBinary, nullable=False),
-    Index("value_target", "target_open"),
+    Index("step_target", "series_id", "target_open"),
+)
+
+slot = Table(
+    "slot",
+    metadata,
+    Column("series_id", ForeignKey("series.id"), primary_key=True),
+    Column("cutoff", BigInteger, primary_key=True),
+    Column("state", String, nullable=False),
+    Column("epoch", Integer, nullable=False),
+    Column("leased_until", BigInteger, nullable=False),
+    Column("attempts", Integer, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("changed_at", BigInteger, nullable=False),
+    CheckConstraint("state IN ('pending', 'leased', 'done', 'failed', 'gap')", name="slot_state"),
+    Index("slot_owed", "state", "cutoff"),
+)
+
+lease = Table(
+    "lease",
+    metadata,
+    Column("name", String, primary_key=True),
+    Column("owner", String, nullable=False),
+    Column("epoch", Integer, nullable=False),
+    Column("expires_at", BigInteger, nullable=False),
 )

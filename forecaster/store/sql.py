@@ -1,147 +1,113 @@
-"""The store on a database: one class for every SQLAlchemy URL, SQLite by default.
+"""The store on a database that this process writes: one class for SQLite and PostgreSQL.
 
-Here are transactions and queries; what a row holds is in `rows`, what the tables are in `schema`.
+Here are the writes, each in one transaction that begins with the lease; the reads are `Reading`'s. What a row holds is
+in `rows`, what the tables are in `schema`, how they came to be in `migrations`.
 """
 
 from __future__ import annotations
 
-import re
-import sqlite3
 from contextlib import contextmanager
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import sqlalchemy as sa
 
-from forecaster.bars import COLUMNS, FIELDS, Bars, RejectedRow, SeriesKey
-from forecaster.errors import LedgerConflict, SchemaTooNew, StoreUnavailable
+from forecaster.errors import LedgerConflict
 from forecaster.forecast import same_forecast
-from forecaster.ledger import LIVE, LedgerRow, Run, SettledRow
+from forecaster.store import reading
 from forecaster.store import schema as t
-from forecaster.store.rows import (
-    bar_row,
-    forecast_row,
-    ledger_order,
-    quarantine_row,
-    read_forecast,
-    read_rejected,
-    read_row,
-    value_rows,
-)
+from forecaster.store.chain import first_link
+from forecaster.store.database import Database
+from forecaster.store.lease import Lease
+from forecaster.store.reading import EVER, Reading
+from forecaster.store.rows import Head, bar_rows, forecast_row, linked, quarantine_row, read_forecast, step_rows
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Collection, Iterator, Sequence
 
-    from numpy.typing import NDArray
-
+    from forecaster.bars import Bars, RejectedRow, SeriesKey
     from forecaster.forecast import OHLCForecast
+    from forecaster.ledger import Run, Slot
 
-_T = TypeVar("_T")
-_PORTION = 500
-BUSY_TIMEOUT_MS = 10_000
-_WAL_FIXED_IN = ((3, 51, 3), (3, 50, 7), (3, 44, 6))
+_SET_SLOT = """
+INSERT INTO slot (series_id, cutoff, state, epoch, leased_until, attempts, reason, changed_at)
+VALUES (:series_id, :cutoff, :state, :epoch, :leased_until, :attempts, :reason, :changed_at)
+ON CONFLICT (series_id, cutoff) DO UPDATE SET state = excluded.state, epoch = excluded.epoch,
+    leased_until = excluded.leased_until, attempts = excluded.attempts, reason = excluded.reason,
+    changed_at = excluded.changed_at
+WHERE slot.state <> 'done'"""
+_SOME = 500
+"""How many values one query asks for: SQLite takes 32,766 at most, older ones 999."""
 
 
-class SqlStore:
-    """A `Store` on SQLite (or another database that SQLAlchemy speaks to).
+class SqlStore(Reading):
+    """A `Store` that writes. It is the only one, in any process, until it is closed or loses its lease.
+
+    A ledger that an older program wrote is brought up to date first, behind a copy of it (SQLite).
 
     Raises:
-        StoreUnavailable: when the database cannot be opened.
+        StoreUnavailable: when the database cannot be opened, or another process writes it.
         SchemaTooNew: when a newer program wrote it.
     """
 
     def __init__(self, url: str) -> None:
-        self._url = _without_password(url)
+        self._database = Database(url)
+        super().__init__(self._database)
         try:
-            self._engine = sa.create_engine(url)
-        except (sa.exc.ArgumentError, ImportError, ValueError) as error:
-            raise StoreUnavailable(
-                self._url, f"expected memory: or a URL such as sqlite:///ledger.db: {error}"
-            ) from error
-        if self._engine.dialect.name == "sqlite":
-            sa.event.listen(self._engine, "connect", _prepare_sqlite)
-            sa.event.listen(self._engine, "begin", _begin_sqlite)
-        with self._transaction() as connection:
-            t.metadata.create_all(connection)
-            found = connection.scalar(sa.select(sa.func.max(t.schema_version.c.version)))
-            if found is None:
-                connection.execute(t.schema_version.insert().values(version=t.SCHEMA_VERSION))
-            elif found > t.SCHEMA_VERSION:
-                raise SchemaTooNew(self._url, t.SCHEMA_VERSION, found)
+            self._lease = Lease(self._database)
+        except BaseException:
+            self._database.close()
+            raise
+
+    @property
+    def epoch(self) -> int:
+        """How often the right to write this ledger has changed hands."""
+        return self._lease.epoch
+
+    def renew(self) -> None:
+        """Keep the right to write, as every write does.
+
+        Raises:
+            LeaseLost: when another process has taken over.
+        """
+        with self._writing():
+            pass
 
     def add_bars(self, bars: Bars) -> int:
         """Append bars that are new, and a further revision of those that changed; returns how many rows."""
         if not len(bars):
             return 0
-        with self._transaction() as connection:
+        with self._writing() as connection:
             series_id = self._series_id(connection, bars.key)
-            span = (int(bars.open_time[0]), int(bars.open_time[-1]) + 1)
-            known = {row[0]: row for row in connection.execute(_newest_bars(series_id, *span))}
-            rows = [bar_row(bars, i, series_id, known.get(int(bars.open_time[i]))) for i in range(len(bars))]
-            new = [row for row in rows if row is not None]
-            if new:
-                connection.execute(t.bar.insert(), new)
-        return len(new)
-
-    def bars(self, key: SeriesKey, start: int | None = None, end: int | None = None, as_of: int | None = None) -> Bars:
-        """Give the newest revision of every bar whose open_time lies in [start, end), as known at `as_of`."""
-        with self._transaction(write=False) as connection:
-            query = _newest_bars(self._find_series(connection, key), start, end, as_of)
-            rows = connection.execute(query).all()
-        if not rows:
-            return Bars.empty(key)
-        columns = np.array(rows, dtype=np.float64)
-        times, seen, revision = (np.array([row[i] for row in rows], np.int64) for i in (0, 6, 7))
-        return Bars(key, times, columns[:, 1:6], seen, revision)
-
-    def opens(self, key: SeriesKey, start: int, end: int) -> NDArray[np.int64]:
-        """Give the open times in [start, end) of which there is a bar, rising."""
-        with self._transaction(write=False) as connection:
-            query = (
-                sa.select(t.bar.c.open_time).distinct().where(t.bar.c.series_id == self._find_series(connection, key))
-            )
-            query = query.where(t.bar.c.open_time >= start, t.bar.c.open_time < end).order_by(t.bar.c.open_time)
-            return np.array(connection.scalars(query).all(), np.int64)
-
-    def newest_open(self, key: SeriesKey) -> int | None:
-        """Open time of the newest bar of a series, None when there is none."""
-        return self._open_time(key, sa.func.max(t.bar.c.open_time))
-
-    def oldest_open(self, key: SeriesKey) -> int | None:
-        """Open time of the oldest bar of a series, None when there is none."""
-        return self._open_time(key, sa.func.min(t.bar.c.open_time))
+            span = {"start": int(bars.open_time[0]), "end": int(bars.open_time[-1]) + 1, "as_of": EVER}
+            known = {row.open_time: row for row in _ask(connection, reading.BARS, series=series_id, **span)}
+            head = _head(connection, t.bar, t.bar.c.series_id == series_id) or _before(bars.key, "bar")
+            rows = bar_rows(bars, series_id, known, head)
+            if rows:
+                connection.execute(t.bar.insert(), rows)
+        return len(rows)
 
     def quarantine(self, key: SeriesKey, rows: Sequence[RejectedRow], seen_at: int) -> None:
         """Keep rows that were refused, with their reasons; one that is there already stays as it is."""
         if not rows:
             return
-        with self._transaction() as connection:
+        with self._writing() as connection:
             series_id = self._series_id(connection, key)
-            made = [quarantine_row(row, series_id, seen_at) for row in rows]
-            columns = (t.quarantine.c.open_time, t.quarantine.c.row, t.quarantine.c.reason, t.quarantine.c.body)
-            query = sa.select(*columns).where(t.quarantine.c.series_id == series_id)
+            content = (t.quarantine.c.open_time, t.quarantine.c.row, t.quarantine.c.reason, t.quarantine.c.body)
+            query = sa.select(*content).where(t.quarantine.c.series_id == series_id)
             known: set[tuple[Any, ...]] = set()
             for some in _portions(sorted({row.open_time for row in rows})):
                 known.update(map(tuple, connection.execute(query.where(t.quarantine.c.open_time.in_(some)))))
-            by_content = {(row["open_time"], row["row"], row["reason"], row["body"]): row for row in made}
-            new = [row for content, row in by_content.items() if content not in known]
-            if new:
-                connection.execute(t.quarantine.insert(), new)
-
-    def rejected(self, key: SeriesKey) -> list[RejectedRow]:
-        """Give the rows of a series that were refused, in the order in which they came."""
-        columns = (t.quarantine.c[name] for name in ("open_time", "row", "reason", "body"))
-        with self._transaction(write=False) as connection:
-            where = t.quarantine.c.series_id == self._find_series(connection, key)
-            rows = connection.execute(sa.select(*columns).where(where).order_by(t.quarantine.c.id)).all()
-        return [read_rejected(row) for row in rows]
+            made = [quarantine_row(row, series_id, seen_at) for row in rows]
+            new = {tuple(row[column.name] for column in content): row for row in made}
+            if new.keys() - known:
+                connection.execute(t.quarantine.insert(), [new[one] for one in new if one not in known])
 
     def add_gaps(self, key: SeriesKey, opens: Sequence[int], asked_at: int) -> None:
         """Keep that the bars of these open times were asked for at `asked_at`, and that there were none."""
         if not opens:
             return
-        with self._transaction() as connection:
+        with self._writing() as connection:
             series_id = self._series_id(connection, key)
             same = (t.gap.c.series_id == series_id, t.gap.c.asked_at == asked_at)
             known = set(connection.scalars(sa.select(t.gap.c.open_time).where(*same)))
@@ -151,38 +117,15 @@ class SqlStore:
             if new:
                 connection.execute(t.gap.insert(), new)
 
-    def gaps(self, key: SeriesKey, start: int, end: int) -> dict[int, list[int]]:
-        """Give the open times in [start, end) without a bar, with the times at which each was asked for."""
-        filled = sa.exists().where(t.bar.c.series_id == t.gap.c.series_id, t.bar.c.open_time == t.gap.c.open_time)
-        with self._transaction(write=False) as connection:
-            query = (
-                sa.select(t.gap.c.open_time, t.gap.c.asked_at)
-                .where(t.gap.c.series_id == self._find_series(connection, key))
-                .where(t.gap.c.open_time >= start, t.gap.c.open_time < end, ~filled)
-                .order_by(t.gap.c.open_time, t.gap.c.asked_at)
-            )
-            rows = connection.execute(query).all()
-        found: dict[int, list[int]] = {}
-        for row in rows:
-            found.setdefault(row.open_time, []).append(row.asked_at)
-        return found
-
     def hold(self, exchange: str, until: int, reason: str, seen_at: int) -> None:
         """Keep that this exchange is not to be asked before `until`."""
-        with self._transaction() as connection:
+        with self._writing() as connection:
             row = {"exchange": exchange, "until": until, "reason": reason, "seen_at": seen_at}
             connection.execute(t.hold.insert().values(row))
 
-    def held_until(self, exchange: str) -> int | None:
-        """Give the latest time before which this exchange is not to be asked; None when there was never one."""
-        with self._transaction(write=False) as connection:
-            query = sa.select(sa.func.max(t.hold.c.until)).where(t.hold.c.exchange == exchange)
-            found: int | None = connection.scalar(query)
-        return found
-
     def add_run(self, run: Run) -> None:
         """Name a run before its forecasts; a run that is known stays as it is."""
-        with self._transaction() as connection:
+        with self._writing() as connection:
             if connection.scalar(sa.select(t.run.c.id).where(t.run.c.id == run.id)) is None:
                 connection.execute(t.run.insert(), [asdict(run)])
 
@@ -194,222 +137,141 @@ class SqlStore:
         Raises:
             LedgerConflict: when one is there with other numbers; then nothing of the batch is written.
         """
-        with self._transaction() as connection:
-            series_ids = {key: self._series_id(connection, key) for key in {f.key for f in forecasts}}
+        if not forecasts:
+            return 0
+        with self._writing() as connection:
+            series = self._series_ids(connection, {f.key for f in forecasts})
             self._add_models(connection, forecasts)
-            rows = [forecast_row(one, run_id, series_ids[one.key]) for one in forecasts]
-            held = self._known_payloads(connection, [row["id"] for row in rows])
-            new: dict[str, OHLCForecast] = {}
-            for row, forecast in zip(rows, forecasts, strict=True):
-                name, payload = row["id"], row["payload_sha256"]
-                if name not in held:
-                    new[name] = forecast
-                if held.setdefault(name, payload) == payload:
+            heads = _heads(connection, series, run_id)
+            known = _known(connection, forecasts, series, run_id)
+            number = connection.scalar(sa.select(sa.func.max(t.forecast.c.id))) or 0
+            rows: list[dict[str, Any]] = []
+            steps: list[dict[str, Any]] = []
+            for forecast in forecasts:
+                row = forecast_row(forecast, run_id, series[forecast.key])
+                name = (row["series_id"], row["cutoff"], row["model_id"])
+                there = known.setdefault(name, forecast)
+                if there is not forecast:
+                    self._refuse_other(connection, there, forecast, row["payload_sha256"])
                     continue
-                if not same_forecast(new.get(name) or self._read(connection, forecast.key, name), forecast):
-                    raise LedgerConflict(name)
-            if new:
-                connection.execute(
-                    t.forecast.insert(), list({row["id"]: row for row in rows if row["id"] in new}.values())
-                )
-                values = [value for name, forecast in new.items() for value in value_rows(forecast, name)]
-                connection.execute(t.forecast_value.insert(), values)
-        return len(new)
+                number += 1
+                row = linked(row, forecast, heads[forecast.key])
+                heads[forecast.key] = Head(row["seq"], row["link"])
+                rows.append(row | {"id": number})
+                steps += step_rows(forecast, number, row["series_id"])
+            if rows:
+                connection.execute(t.forecast.insert(), rows)
+                connection.execute(t.forecast_step.insert(), steps)
+        return len(rows)
 
-    def latest(self, key: SeriesKey, model_name: str, run_id: str = LIVE) -> OHLCForecast | None:
-        """Give the forecast with the newest cutoff that a model of this name made."""
-        with self._transaction(write=False) as connection:
-            series_id = self._find_series(connection, key)
-            found = connection.execute(
-                sa.select(t.forecast.c.id)
-                .join(t.model)
-                .where(t.forecast.c.series_id == series_id, t.forecast.c.run_id == run_id, t.model.c.name == model_name)
-                .order_by(t.forecast.c.cutoff.desc(), t.forecast.c.issued_at.desc())
-                .limit(1)
-            ).first()
-            if found is None:
-                return None
-            return self._read(connection, key, found.id)
-
-    def history(self, key: SeriesKey, start: int, end: int, run_id: str = LIVE) -> list[LedgerRow]:
-        """Give all models' rows whose cutoff lies in [start, end), by cutoff, model, step and field."""
-        with self._transaction(write=False) as connection:
-            series_id = self._find_series(connection, key)
-            query = (
-                _ledger_query()
-                .where(t.forecast.c.series_id == series_id, t.forecast.c.run_id == run_id)
-                .where(t.forecast.c.cutoff >= start, t.forecast.c.cutoff < end)
-                .order_by(t.forecast.c.cutoff, t.forecast.c.model_id, t.forecast_value.c.step)
-            )
-            rows = connection.execute(query).all()
-        return sorted((read_row(row) for row in rows), key=ledger_order)
-
-    def settled_rows(self, as_of: int, since: int | None = None, run_id: str = LIVE) -> list[SettledRow]:
-        """Give rows whose target bar was first seen in (since, as_of], with the newest revision of it."""
-        query = (
-            _ledger_query()
-            .add_columns(*(t.bar.c[name].label(f"actual_{name}") for name in FIELDS), t.bar.c.revision)
-            .join(
-                t.bar,
-                (t.bar.c.series_id == t.forecast.c.series_id) & (t.bar.c.open_time == t.forecast_value.c.target_open),
-            )
-            .where(t.forecast.c.run_id == run_id, t.bar.c.first_seen_at <= as_of, t.bar.c.revision == _newest_of(as_of))
-        )
-        if since is not None:
-            query = query.where(t.bar.c.first_seen_at > since)
-        with self._transaction(write=False) as connection:
-            rows = connection.execute(query).all()
-        settled = [SettledRow(read_row(row), float(getattr(row, f"actual_{row.field}")), row.revision) for row in rows]
-        return sorted(settled, key=lambda one: ledger_order(one.row))
+    def set_slots(self, slots: Sequence[Slot], changed_at: int) -> None:
+        """Keep the state of work; a slot that is done stays done."""
+        if not slots:
+            return
+        with self._writing() as connection:
+            rows = [
+                {
+                    "series_id": self._series_id(connection, one.key),
+                    "epoch": self.epoch,
+                    "changed_at": changed_at,
+                    **{name: getattr(one, name) for name in ("cutoff", "state", "attempts", "reason", "leased_until")},
+                }
+                for one in slots
+            ]
+            connection.execute(sa.text(_SET_SLOT), rows)
 
     def close(self) -> None:
-        """Let go of the database."""
-        self._engine.dispose()
+        """Let the next one write, and let go of the database."""
+        self._lease.release()
+        self._database.close()
 
     @contextmanager
-    def _transaction(self, *, write: bool = True) -> Iterator[sa.Connection]:
-        """One transaction: committed when the block ends, undone when it raises."""
-        try:
-            with self._engine.connect().execution_options(write=write) as connection, connection.begin():
-                yield connection
-        except (sa.exc.DBAPIError, sqlite3.Error) as error:
-            raise StoreUnavailable(self._url, str(getattr(error, "orig", error))) from error
-
-    def _open_time(self, key: SeriesKey, which: sa.Function[int]) -> int | None:
-        with self._transaction(write=False) as connection:
-            series_id = self._find_series(connection, key)
-            found: int | None = connection.scalar(sa.select(which).where(t.bar.c.series_id == series_id))
-        return found
-
-    def _find_series(self, connection: sa.Connection, key: SeriesKey) -> int:
-        """Id of a series, -1 when it is not there yet."""
-        found: int | None = connection.scalar(
-            sa.select(t.series.c.id).where(
-                t.series.c.exchange == key.exchange,
-                t.series.c.symbol == key.symbol,
-                t.series.c.timeframe == str(key.timeframe),
-            )
-        )
-        return -1 if found is None else found
+    def _writing(self) -> Iterator[sa.Connection]:
+        with self._database.transaction() as connection:
+            self._lease.confirm(connection)
+            yield connection
 
     def _series_id(self, connection: sa.Connection, key: SeriesKey) -> int:
-        found = self._find_series(connection, key)
-        if found >= 0:
-            return found
-        row = {
-            "exchange": key.exchange,
-            "symbol": key.symbol,
-            "timeframe": str(key.timeframe),
-            "calendar": key.calendar,
-        }
-        connection.execute(t.series.insert().values(row))
-        return self._find_series(connection, key)
+        return self._series_ids(connection, {key})[key]
+
+    def _series_ids(self, connection: sa.Connection, keys: Collection[SeriesKey]) -> dict[SeriesKey, int]:
+        """The ids of series, of which those that are new are added."""
+        names = {(key.exchange, key.symbol, str(key.timeframe)): key for key in keys}
+        columns = (t.series.c.exchange, t.series.c.symbol, t.series.c.timeframe)
+        query = sa.select(*columns, t.series.c.id)
+        if len(keys) == 1:
+            query = query.where(*(column == name for column, name in zip(columns, next(iter(names)), strict=True)))
+        found = {names[row[:3]]: row.id for row in connection.execute(query) if row[:3] in names}
+        for (exchange, symbol, timeframe), key in names.items():
+            if key not in found:
+                row = {"exchange": exchange, "symbol": symbol, "timeframe": timeframe, "calendar": key.calendar}
+                found[key] = connection.scalars(t.series.insert().returning(t.series.c.id), row).one()
+        return found
 
     def _add_models(self, connection: sa.Connection, forecasts: Sequence[OHLCForecast]) -> None:
-        rows = {f.provenance.ledger_id: f for f in forecasts}
-        known = set(connection.scalars(sa.select(t.model.c.id).where(t.model.c.id.in_(rows))))
+        made = {f.provenance.ledger_id: f.provenance for f in forecasts}
+        known = set(connection.scalars(sa.select(t.model.c.id).where(t.model.c.id.in_(made))))
         new = [
-            {
-                "id": name,
-                "name": f.provenance.model_id,
-                "revision": f.provenance.revision,
-                "weights_sha256": f.provenance.weights_sha256,
-            }
-            for name, f in rows.items()
+            {"id": name, "name": one.model_id, "revision": one.revision, "weights_sha256": one.weights_sha256}
+            for name, one in made.items()
             if name not in known
         ]
         if new:
             connection.execute(t.model.insert(), new)
 
-    def _read(self, connection: sa.Connection, key: SeriesKey, name: str) -> OHLCForecast:
-        row = connection.execute(sa.select(t.forecast).where(t.forecast.c.id == name)).one()
-        values = sa.select(t.forecast_value).where(t.forecast_value.c.forecast_id == name)
-        return read_forecast(key, row, connection.execute(values.order_by(t.forecast_value.c.step)).all())
-
-    def _known_payloads(self, connection: sa.Connection, names: list[str]) -> dict[str, str]:
-        known: dict[str, str] = {}
-        for some in _portions(names):
-            query = sa.select(t.forecast.c.id, t.forecast.c.payload_sha256).where(t.forecast.c.id.in_(some))
-            known.update((row.id, row.payload_sha256) for row in connection.execute(query))
-        return known
+    def _refuse_other(self, connection: sa.Connection, there: Any, forecast: OHLCForecast, payload: str) -> None:
+        """Let a forecast pass that is in the ledger, or in its own batch, already."""
+        if not isinstance(there, type(forecast)):
+            if there.payload_sha256 == payload:
+                return
+            there = read_forecast(forecast.key, there, _ask(connection, reading.STEPS, id=there.id))
+        if not same_forecast(there, forecast):
+            raise LedgerConflict(f"{forecast.key} {forecast.provenance.ledger_id} at {forecast.cutoff}")
 
 
-def _portions(names: list[_T]) -> Iterator[list[_T]]:
-    """As many as one query names: every SQLite takes so many values."""
-    return (names[first : first + _PORTION] for first in range(0, len(names), _PORTION))
+def _ask(connection: sa.Connection, sql: str, **values: object) -> Sequence[Any]:
+    return connection.execute(sa.text(sql), values).all()
 
 
-def _without_password(url: str) -> str:
-    return re.sub(r"(://[^/@]*?):[^/@]*@", r"\1:***@", url)
+def _head(connection: sa.Connection, table: sa.Table, *where: sa.ColumnElement[bool]) -> Head | None:
+    query = sa.select(table.c.seq, table.c.link).where(*where).order_by(table.c.seq.desc()).limit(1)
+    row = connection.execute(query).first()
+    return None if row is None else Head(row.seq, row.link)
 
 
-def _prepare_sqlite(connection: sqlite3.Connection, record: object) -> None:
-    """Full synchronisation; write-ahead log only where SQLite's WAL-reset bug is fixed."""
-    del record
-    connection.isolation_level = None
-    journal = "WAL" if _wal_is_safe(sqlite3.sqlite_version_info) else "DELETE"
-    for pragma in (
-        f"busy_timeout={BUSY_TIMEOUT_MS}",
-        f"journal_mode={journal}",
-        "synchronous=FULL",
-        "foreign_keys=ON",
-    ):
-        connection.execute(f"PRAGMA {pragma}")
+def _heads(connection: sa.Connection, series: dict[SeriesKey, int], run_id: str) -> dict[SeriesKey, Head]:
+    """The last link of each series' chain in a run."""
+    other = t.forecast.alias("other")
+    last = sa.select(other.c.id).where(other.c.series_id == t.series.c.id, other.c.run_id == run_id)
+    newest = last.order_by(other.c.seq.desc()).limit(1).scalar_subquery()
+    query = sa.select(t.forecast.c.series_id, t.forecast.c.seq, t.forecast.c.link)
+    query = query.select_from(t.series.join(t.forecast, t.forecast.c.id == newest))
+    found = {}
+    for some in _portions(list(series.values())):
+        for row in connection.execute(query.where(t.series.c.id.in_(some))):
+            found[row.series_id] = Head(row.seq, row.link)
+    return {key: found.get(series_id) or _before(key, "forecast", run_id) for key, series_id in series.items()}
 
 
-def _begin_sqlite(connection: sa.Connection) -> None:
-    """Take the write lock at once where a transaction will write: no deadlock half-way."""
-    writes = connection.get_execution_options().get("write", True)
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+def _portions(ids: list[int]) -> Iterator[list[int]]:
+    return (ids[first : first + _SOME] for first in range(0, len(ids), _SOME))
 
 
-def _wal_is_safe(version: tuple[int, ...]) -> bool:
-    """Whether this SQLite has the WAL-reset fix (sqlite.org/wal.html, section 11)."""
-    return version >= _WAL_FIXED_IN[0] or any(fixed <= version < (fixed[0], fixed[1] + 1) for fixed in _WAL_FIXED_IN)
+def _before(key: SeriesKey, kind: str, *more: str) -> Head:
+    """What stands before the first row of a series."""
+    return Head(0, first_link(kind, key.exchange, key.symbol, str(key.timeframe), key.calendar, *more))
 
 
-def _newest_of(as_of: int | None = None) -> sa.ScalarSelect[Any]:
-    """Newest revision of the outer query's bar, as known at `as_of`."""
-    other = t.bar.alias("other")
-    query = sa.select(sa.func.max(other.c.revision)).where(
-        other.c.series_id == t.bar.c.series_id, other.c.open_time == t.bar.c.open_time
-    )
-    if as_of is not None:
-        query = query.where(other.c.first_seen_at <= as_of)
-    return query.scalar_subquery()
-
-
-def _newest_bars(series_id: int, start: int | None, end: int | None, as_of: int | None = None) -> sa.Select[Any]:
-    columns = (t.bar.c.open_time, *(t.bar.c[name] for name in COLUMNS), t.bar.c.first_seen_at, t.bar.c.revision)
-    query = sa.select(*columns).where(t.bar.c.series_id == series_id, t.bar.c.revision == _newest_of(as_of))
-    if start is not None:
-        query = query.where(t.bar.c.open_time >= start)
-    if end is not None:
-        query = query.where(t.bar.c.open_time < end)
-    return query.order_by(t.bar.c.open_time)
-
-
-def _ledger_query() -> sa.Select[Any]:
-    return (
-        sa.select(
-            t.series.c.exchange,
-            t.series.c.symbol,
-            t.series.c.timeframe,
-            t.series.c.calendar,
-            t.forecast.c.model_id,
-            t.forecast.c.run_id,
-            t.forecast.c.cutoff,
-            t.forecast.c.issued_at,
-            t.forecast.c.available_at,
-            t.forecast.c.engine,
-            t.forecast_value.c.step,
-            t.forecast_value.c.field,
-            t.forecast_value.c.target_open,
-            t.forecast_value.c.raw,
-            t.forecast_value.c.repaired,
-            t.forecast.c.quantile_levels,
-        )
-        .select_from(t.forecast)
-        .join(t.forecast_value, t.forecast_value.c.forecast_id == t.forecast.c.id)
-        .join(t.series, t.series.c.id == t.forecast.c.series_id)
-    )
+def _known(
+    connection: sa.Connection, forecasts: Sequence[OHLCForecast], series: dict[SeriesKey, int], run_id: str
+) -> dict[tuple[int, int, str], Any]:
+    """The forecasts of a run that are in the ledger, among the series and cutoffs of a batch."""
+    cutoffs = [one.cutoff for one in forecasts]
+    columns = [t.forecast.c[name] for name in ("id", "series_id", "cutoff", "model_id", "payload_sha256")]
+    columns += [t.forecast.c[name] for name in ("quantile_levels", "provenance", "issued_at", "available_at")]
+    span = (t.forecast.c.run_id == run_id, t.forecast.c.cutoff.between(min(cutoffs), max(cutoffs)))
+    found = {}
+    for some in _portions(list(series.values())):
+        query = sa.select(*columns).where(t.forecast.c.series_id.in_(some), *span)
+        found.update({(row.series_id, row.cutoff, row.model_id): row for row in connection.execute(query)})
+    return found

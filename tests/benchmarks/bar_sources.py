@@ -87,7 +87,7 @@ def poll(series: int, silent: int, *, paced: bool) -> dict[str, object]:
         )
         if not paced:
             hurry()
-        with Forecaster.open(config) as forecaster:
+        with Forecaster(config) as forecaster:
             forecaster.pull(forecaster.series, now)
             good.ask(f"exchange.__setattr__('now', {now + HOUR_MS})")
             bad.ask(f"exchange.__setattr__('now', {now + HOUR_MS})")

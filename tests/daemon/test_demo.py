@@ -141,5 +141,5 @@ def test_date_that_is_none():
             "store": config.store.model_copy(update={"url": "memory:"}),
         }
     )
-    with Forecaster.open(config) as forecaster, pytest.raises(ConfigError, match="a date such as"):
+    with Forecaster(config) as forecaster, pytest.raises(ConfigError, match="a date such as"):
         Demo(forecaster).run(Console(file=io.StringIO()))

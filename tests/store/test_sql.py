@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sqlite3
 import subprocess
 import sys
@@ -15,16 +16,16 @@ import pytest
 from forecaster.bars import FIELDS, Bars, RejectedRow
 from forecaster.errors import LedgerConflict, SchemaTooNew, StoreUnavailable
 from forecaster.ledger import LIVE, Run
-from forecaster.store import sql
-from forecaster.store.schema import SCHEMA_VERSION
+from forecaster.store import open_reader, sqlite
 from forecaster.store.sql import SqlStore
+from forecaster.store.sqlite import SCHEMA
 from tests.builders import DAY_MS, HOUR_MS, make_bars, make_key, utc_ms
 from tests.forecast_builders import CUTOFF, make_forecast
 
 START = utc_ms("2024-01-01")
 ROOT = Path(__file__).parents[2]
 ETHER = make_key(symbol="ETH/USDT")
-INSERT_BAR = "INSERT INTO bar VALUES (1, ?, 0, ?, ?, ?, ?, ?, 0)"
+INSERT_BAR = "INSERT INTO bar VALUES (1, ?, 0, ?, ?, ?, ?, ?, 0, 99, x'00')"
 GOOD = (START + DAY_MS, 100.0, 110.0, 90.0, 105.0, 7.0)
 
 BROKEN = {
@@ -49,14 +50,15 @@ def path(tmp_path):
 
 @pytest.fixture
 def opened(path):
-    """Give a function that opens the ledger; every store of it is closed at the end."""
+    """Give a function that opens the ledger, behind whoever had it open; the last one is closed at the end."""
     stores = []
 
     def open_again() -> SqlStore:
-        store = SqlStore(f"sqlite:///{path}")
-        stores.append(store)
-        store.add_run(Run(LIVE, LIVE, START))
-        return store
+        for store in stores:
+            store.close()
+        stores.append(SqlStore(f"sqlite:///{path}"))
+        stores[-1].add_run(Run(LIVE, LIVE, START))
+        return stores[-1]
 
     yield open_again
     for store in stores:
@@ -77,7 +79,7 @@ def change(path: Path, statement: str, *values: object) -> None:
 
 def pragma(store: SqlStore, name: str) -> object:
     """A setting of the store's own connection; others have their own."""
-    with store._engine.connect() as connection:
+    with store._database.engine.connect() as connection:
         return connection.exec_driver_sql(f"PRAGMA {name}").scalar()
 
 
@@ -85,17 +87,18 @@ def test_a_new_ledger_names_its_schema(path, opened):
     opened()
     opened()
 
-    assert ask(path, "SELECT version FROM schema_version") == [(SCHEMA_VERSION,)]
+    assert ask(path, "SELECT version_num FROM alembic_version") == [(f"{SCHEMA:04}",)]
 
 
 def test_a_ledger_of_a_newer_program_is_refused(path, opened):
-    """Untouched, and with both versions named."""
+    """To be written and to be read: untouched, and with both versions named."""
     opened().close()
-    change(path, "UPDATE schema_version SET version = ?", SCHEMA_VERSION + 1)
+    change(path, "UPDATE alembic_version SET version_num = ?", f"{SCHEMA + 1:04}")
     before = path.read_bytes()
 
-    with pytest.raises(SchemaTooNew, match=f"expected schema {SCHEMA_VERSION} or older, found {SCHEMA_VERSION + 1}"):
-        opened()
+    for use in (opened, lambda: open_reader(f"sqlite:///{path}").newest_open(ETHER)):
+        with pytest.raises(SchemaTooNew, match=f"expected schema {SCHEMA} or older, found {SCHEMA + 1}"):
+            use()
 
     assert path.read_bytes() == before
 
@@ -104,17 +107,85 @@ def test_a_path_that_cannot_be_written_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
 
     for url in (f"sqlite:///{tmp_path}/missing/ledger.db", f"sqlite:///{tmp_path}", f"sqlite:///{tmp_path}/file/x.db"):
-        with pytest.raises(StoreUnavailable, match="unable to open database file"):
+        with pytest.raises(StoreUnavailable, match="unable to open"):
             SqlStore(url)
 
 
-def test_a_ledger_that_may_only_be_read_refuses_writes(path, opened):
+def test_reader_cannot_write(path, opened):
+    """Not even by SQL of its own."""
     opened().add_bars(make_bars(count=3))
-    with closing(SqlStore(f"sqlite:///file:{path}?mode=ro&uri=true")) as store:
+    with closing(open_reader(f"sqlite:///{path}")) as reader:
         with pytest.raises(StoreUnavailable, match="readonly"):
-            store.add_bars(make_bars(count=4))
+            reader._ask("DELETE FROM lease", {})
 
-        assert len(store.bars(make_key())) == 3
+        assert len(reader.bars(make_key())) == 3
+
+
+def test_reader_of_a_ledger_that_is_not_there_finds_nothing(path):
+    """And makes none: a look at a path with a slip in it leaves no file."""
+    with closing(open_reader(f"sqlite:///{path}")) as reader:
+        found = (
+            reader.latest(ETHER, "nano"),
+            reader.newest_open(ETHER),
+            len(reader.bars(ETHER)),
+            reader.held_until("x"),
+        )
+
+    assert found == (None, None, 0, None)
+    assert list(path.parent.iterdir()) == []
+
+
+KILLED_IN_A_WRITE = """
+import os, signal, sqlite3, sys
+connection = sqlite3.connect(sys.argv[1], isolation_level=None)
+connection.execute("PRAGMA cache_size = 5")  # so that pages reach the file before the commit does
+connection.execute("BEGIN IMMEDIATE")
+connection.execute(
+    "CREATE TABLE half AS WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n LIMIT 9999) SELECT * FROM n"
+)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_reader_reads_on_when_the_writer_was_killed_in_a_write(path, opened):
+    """What was half written is undone, as SQLite does, and nobody has to start the writer first."""
+    opened().add_bars(make_bars(count=3))
+    with closing(open_reader(f"sqlite:///{path}")) as reader:
+        reader.bars(make_key())
+        subprocess.run([sys.executable, "-c", KILLED_IN_A_WRITE, str(path)], check=False, timeout=60)
+        assert path.with_name(f"{path.name}-journal").exists()
+
+        assert len(reader.bars(make_key())) == 3
+    with closing(open_reader(f"sqlite:///{path}")) as reader:
+        assert len(reader.bars(make_key())) == 3
+    assert ask(path, "SELECT COUNT(*) FROM sqlite_master WHERE name = 'half'") == [(0,)]
+
+
+def test_reader_sees_what_is_written_after_it_was_opened(path, opened):
+    with closing(open_reader(f"sqlite:///{path}")) as reader:
+        before = reader.newest_open(make_key())
+        store = opened()
+        store.add_bars(make_bars(count=3))
+        between = reader.newest_open(make_key())
+        store.add_bars(make_bars(count=4))
+
+        assert before is None
+        assert between < reader.newest_open(make_key())
+
+
+def test_reader_takes_neither_torch_nor_sqlalchemy(path, opened):
+    """What a strategy's process pays for `latest` is NumPy and SQLite."""
+    opened().add_forecasts([make_forecast()], LIVE)
+    program = (
+        "import sys\n"
+        "from forecaster.store import open_reader\n"
+        "from forecaster import SeriesKey\n"
+        f"found = open_reader('sqlite:///{path}').latest(SeriesKey.of('binance', 'BTC/USDT', '1h'), 'nano')\n"
+        "print(found.horizon, sorted({'torch', 'sqlalchemy', 'alembic', 'pandas', 'ccxt'} & set(sys.modules)))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True, capture_output=True, text=True)
+
+    assert done.stdout.strip() == "3 []"
 
 
 def test_a_file_that_is_no_database_is_refused_and_left_alone(path):
@@ -180,41 +251,41 @@ def test_what_was_acknowledged_survives_a_kill(path, opened):
     assert len(opened().history(make_key(), 0, 2**60)) == 12
 
 
-def test_what_one_connection_wrote_another_reads(opened):
-    one, other = opened(), opened()
-    bars = make_bars(count=6)
+def test_what_one_process_wrote_another_reads(path, opened):
+    store, bars = opened(), make_bars(count=6)
+    store.add_bars(bars)
+    store.add_forecasts([make_forecast()], LIVE)
+    with closing(open_reader(f"sqlite:///{path}")) as reader:
+        assert reader.bars(bars.key).ohlcv_TF.tobytes() == bars.ohlcv_TF.tobytes()
+        assert reader.latest(make_key(), "nano").raw_FHQ.tobytes() == make_forecast().raw_FHQ.tobytes()
+        assert [row.step for row in reader.history(make_key(), 0, 2**60)] == [1] * 4 + [2] * 4 + [3] * 4
 
-    one.add_bars(bars[:3])
-    other.add_bars(bars[2:])
-    one.add_forecasts([make_forecast()], LIVE)
-
-    assert len(one.bars(bars.key)) == len(other.bars(bars.key)) == 6
-    assert other.add_forecasts([make_forecast()], LIVE) == 0
+    assert store.add_forecasts([make_forecast()], LIVE) == 0
     with pytest.raises(LedgerConflict):
-        other.add_forecasts([make_forecast(seed=1)], LIVE)
+        store.add_forecasts([make_forecast(seed=1)], LIVE)
 
 
-def test_two_writers_at_once_wait_for_each_other(opened):
+def test_two_threads_at_once_wait_for_each_other(opened):
     """Every row arrives once, though both write the same series."""
-    stores, bars = [opened(), opened()], make_bars(count=40)
+    store, bars = opened(), make_bars(count=40)
     added = []
 
-    def write(store: SqlStore) -> None:
+    def write() -> None:
         added.extend(store.add_bars(bars[i : i + 2]) for i in range(0, 40, 2))
 
-    threads = [threading.Thread(target=write, args=[store]) for store in stores]
+    threads = [threading.Thread(target=write) for _ in range(2)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
 
     assert sum(added) == 40
-    assert stores[0].bars(bars.key).revision.tolist() == [0] * 40
+    assert store.bars(bars.key).revision.tolist() == [0] * 40
 
 
 def test_a_ledger_that_stays_locked_is_unavailable(path, opened, monkeypatch):
     """After its patience the store says so, and works again when the lock is gone."""
-    monkeypatch.setattr(sql, "BUSY_TIMEOUT_MS", 20)
+    monkeypatch.setattr(sqlite, "BUSY_TIMEOUT_MS", 20)
     store = opened()
     with closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.execute("BEGIN EXCLUSIVE")
@@ -337,7 +408,7 @@ def test_connections_check_keys_and_wait_for_the_disk(opened):
     store = opened()
 
     assert pragma(store, "foreign_keys") == 1
-    assert pragma(store, "synchronous") == 2  # FULL
+    assert pragma(store, "synchronous") == 3  # EXTRA
 
 
 @pytest.mark.parametrize(("version", "journal"), [((3, 40, 1), "delete"), ((3, 51, 3), "wal")])
@@ -365,4 +436,20 @@ def test_the_journal_is_chosen_by_the_version_of_sqlite(opened, monkeypatch, ver
 )
 def test_the_write_ahead_log_is_used_where_its_fault_is_mended(version, safe):
     """Releases that carry the fix of sqlite.org/wal.html, section 11, and no others."""
-    assert sql._wal_is_safe(version) is safe
+    assert sqlite.wal_is_safe(version) is safe
+
+
+def test_prices_that_needed_no_repair_are_kept_once(tmp_path):
+    """Half of a step's bytes, for most baselines."""
+    forecast = make_forecast()
+    whole = dataclasses.replace(forecast, raw_FHQ=forecast.values_FHQ)
+    path = tmp_path / "ledger.db"
+    with closing(SqlStore(f"sqlite:///{path}")) as store:
+        store.add_run(Run(LIVE, LIVE, CUTOFF))
+        store.add_forecasts([whole], LIVE)
+        again = store.latest(make_key(), "nano")
+    with closing(sqlite3.connect(path)) as connection:
+        kept = connection.execute("SELECT DISTINCT LENGTH(raw), LENGTH(repaired) FROM forecast_step").fetchall()
+
+    assert kept == [(4 * 21 * 8, 0)]
+    assert again.values_FHQ.tobytes() == whole.values_FHQ.tobytes()

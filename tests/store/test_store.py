@@ -10,7 +10,7 @@ import pytest
 from forecaster.bars import FIELDS, Bars, RejectedRow
 from forecaster.errors import InvalidContext, LedgerConflict, StoreError, StoreUnavailable
 from forecaster.forecast import ENGINE_NOISE, OHLCForecast, repair
-from forecaster.ledger import LIVE, Run
+from forecaster.ledger import LIVE, Run, Slot
 from forecaster.store import open_store
 from forecaster.store.memory import MemoryStore
 from forecaster.store.sql import SqlStore
@@ -23,9 +23,10 @@ REPLAY = "replay-1"
 WALK = make_provenance("random_walk", "1", "numpy")
 
 
-@pytest.fixture(params=["memory", "sqlite"])
+@pytest.fixture(params=["memory", "sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
 def store(request, tmp_path):
-    url = "memory:" if request.param == "memory" else f"sqlite:///{tmp_path}/ledger.db"
+    urls = {"memory": lambda: "memory:", "sqlite": lambda: f"sqlite:///{tmp_path}/ledger.db"}
+    url = urls.get(request.param, lambda: request.getfixturevalue("cluster").new_database())()
     opened = open_store(url)
     opened.add_run(Run(LIVE, LIVE, START))
     opened.add_run(Run(REPLAY, "replay", START))
@@ -277,6 +278,18 @@ def test_file_of_nothing_but_bad_rows_is_refused_row_by_row(store):
     store.quarantine(make_key(), rows, START)
 
     assert len(store.rejected(make_key())) == len(rows)
+
+
+def test_slot_that_is_done_stays_done(store):
+    """Whatever a slower process says of it later; of others the newest word counts."""
+    pending, done = Slot(make_key(), CUTOFF), Slot(make_key(), CUTOFF + HOUR_MS, "done", 1)
+    store.set_slots([pending, done], CUTOFF)
+    store.set_slots([dataclasses.replace(one, state="failed", reason="no answer") for one in (pending, done)], CUTOFF)
+
+    assert [(one.state, one.reason) for one in store.slots(make_key(), 0, 2**60)] == [
+        ("failed", "no answer"),
+        ("done", ""),
+    ]
 
 
 def test_a_forecast_comes_back_bit_by_bit(store):

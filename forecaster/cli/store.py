@@ -1,0 +1,146 @@
+"""The commands about the ledger itself: how large it is, copies, what may leave it, and whether it is what it was."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from forecaster.cli.options import ConfigOption, JsonOption, SeriesOption
+from forecaster.cli.printing import print_record
+from forecaster.errors import ConfigError
+
+store_app = typer.Typer(no_args_is_help=True, help="Look after the ledger: size, copies, space, schema.")
+verify_app = typer.Typer(no_args_is_help=True, help="Prove what is claimed.")
+
+_DAY_MS = 86_400_000
+
+
+@store_app.command("info")
+def info(config: ConfigOption = None, json_: JsonOption = False) -> None:
+    """Measure the ledger: bytes, rows by table, forecasts by run."""
+    from forecaster.store.upkeep import facts
+
+    found = facts(_url(config))
+    if json_:
+        typer.echo(json.dumps(dataclasses.asdict(found)))
+        return
+    print_record({"ledger": found.url, "schema": found.schema, "bytes": f"{found.bytes:,}"}, json_=False)
+    print_record({f"rows of {name}": f"{count:,}" for name, count in found.rows.items()}, json_=False)
+    print_record({f"run {run}": f"{count:,} forecasts" for run, count in found.forecasts_by_run.items()}, json_=False)
+
+
+@store_app.command("backup")
+def backup(
+    out: Annotated[Path, typer.Argument(help="File to write; one that is there is replaced by a copy that is whole.")],
+    config: ConfigOption = None,
+    json_: JsonOption = False,
+) -> None:
+    """Copy an SQLite ledger while it is in use, and check the copy."""
+    from forecaster.store import upkeep
+
+    upkeep.backup(_url(config), out)
+    print_record({"file": str(out), "bytes": out.stat().st_size}, json_=json_)
+
+
+@store_app.command("vacuum")
+def vacuum(config: ConfigOption = None, json_: JsonOption = False) -> None:
+    """Give the space of deleted rows back. No other process may write the ledger meanwhile."""
+    from forecaster.store import upkeep
+
+    url = _url(config)
+    before = upkeep.facts(url).bytes
+    upkeep.vacuum(url)
+    print_record({"bytes_before": before, "bytes_after": upkeep.facts(url).bytes}, json_=json_)
+
+
+@store_app.command("prune")
+def prune(
+    older_than: Annotated[str, typer.Option(help="Only runs that began so many days ago, such as 90d.")] = "90d",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Count, and delete nothing.")] = False,
+    config: ConfigOption = None,
+    json_: JsonOption = False,
+) -> None:
+    """Delete old replays and single predictions. Bars and live forecasts always stay.
+
+    The space is reused; `store vacuum` gives it back.
+    """
+    from forecaster.clock import now_ms
+    from forecaster.store import upkeep
+
+    if not (older_than.endswith("d") and older_than[:-1].isdigit()):
+        raise ConfigError("--older-than", "a number of days such as 90d", older_than)
+    runs = upkeep.prune(_url(config), now_ms() - int(older_than[:-1]) * _DAY_MS, dry_run=dry_run)
+    print_record({"dry_run": dry_run, "runs": len(runs), "forecasts": sum(runs.values())}, json_=json_)
+
+
+@store_app.command("export")
+def export(
+    out: Annotated[Path, typer.Argument(help="File to write: .parquet, .feather or .csv.")],
+    config: ConfigOption = None,
+    series: SeriesOption = None,
+    run_id: Annotated[str, typer.Option("--run", help="Which run: `live`, or the id a replay printed.")] = "live",
+    json_: JsonOption = False,
+) -> None:
+    """Write a run's forecasts to a file: a line for each field of each step, all quantiles, and what came."""
+    from forecaster.cli.printing import write_frame
+    from forecaster.clock import now_ms
+    from forecaster.engine import Forecaster
+    from forecaster.ledger import to_frame
+
+    with Forecaster.from_config(config) as forecaster:
+        rows = [row for key in forecaster.chosen(series) for row in forecaster.reader.history(key, 0, 2**62, run_id)]
+        settled = forecaster.reader.settled_rows(now_ms(), run_id=run_id)
+    write_frame(to_frame(rows, settled), out)
+    print_record({"run": run_id, "rows": len(rows), "file": str(out)}, json_=json_)
+
+
+@store_app.command("upgrade")
+def upgrade(config: ConfigOption = None, json_: JsonOption = False) -> None:
+    """Bring the ledger to this program's schema, behind a copy of it; whoever writes to it does so as well."""
+    from forecaster.store import open_store
+    from forecaster.store.upkeep import schema
+
+    url = _url(config)
+    before = schema(url)
+    open_store(url).close()
+    print_record({"schema_before": before, "schema": schema(url)}, json_=json_)
+
+
+@verify_app.command("ledger")
+def ledger(config: ConfigOption = None, json_: JsonOption = False) -> None:
+    """Check every row of the ledger: chains, checksums, columns, times, and that nothing refers to what is not there.
+
+    Code 2 when something is wrong. `heads` with --json names the last link of each chain: note them down, and a later
+    check can be compared with them.
+    """
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from forecaster.store import open_database
+    from forecaster.store.verify import count_rows, verify_ledger
+
+    database = open_database(_url(config))
+    try:
+        with Progress(console=Console(stderr=True)) as progress:
+            task = progress.add_task("ledger", total=count_rows(database))
+            found = verify_ledger(database, lambda rows: progress.advance(task, rows))
+    finally:
+        database.close()
+    if json_:
+        typer.echo(json.dumps({"ok": found.ok, "rows": found.rows, "errors": found.errors, "heads": found.heads}))
+    else:
+        for error in found.errors:
+            typer.secho(error, fg="red", err=True)
+        typer.echo(f"{found.rows:,} rows, {len(found.errors)} errors: {'ok' if found.ok else 'NOT what was written'}")
+    if not found.ok:
+        raise typer.Exit(2)
+
+
+def _url(config: Path | str | None) -> str:
+    from forecaster.config import default_config_path, load_config
+
+    return load_config(config or default_config_path()).store.url

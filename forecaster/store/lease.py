@@ -1,0 +1,226 @@
+"""Who writes a ledger: one process at a time, known by a lease with an epoch, and fenced when it has lost it.
+
+Two things tell whether the last writer lives. A lock that its death frees at once: `flock` beside an SQLite file, an
+advisory lock of PostgreSQL. And the lease in the database, which a thread prolongs as long as the process runs: it runs
+out when the process is stopped, or cut off from the database. Whoever takes over ends what the last one has begun,
+where the database can, and raises the epoch; every write transaction begins by checking it, so one that wakes up late
+writes nothing.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import threading
+import time
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, Protocol
+
+import sqlalchemy as sa
+
+from forecaster.clock import now_ms
+from forecaster.errors import LeaseLost, StoreUnavailable
+from forecaster.store import migrations
+from forecaster.store import schema as t
+from forecaster.store.sqlite import SCHEMA
+
+if TYPE_CHECKING:
+    from forecaster.store.database import Database
+
+LEASE_MS: Final = 30_000
+WRITER: Final = "writer"
+_PATIENCE_SECONDS: Final = 3.0
+_POLL_SECONDS: Final = 0.05
+_ADVISORY_KEY: Final = 0x0C04_2002
+_NETWORK: Final = frozenset(
+    {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "ceph", "glusterfs", "lustre", "fuse.sshfs", "fuse.rclone"}
+)
+
+
+class _TakenError(StoreUnavailable):
+    """Another process writes."""
+
+
+class Lock(Protocol):
+    """Held by one living process at most."""
+
+    def try_take(self) -> bool:
+        """Take it; False when another holds it."""
+
+    def release(self) -> None:
+        """Give it back, if it was taken."""
+
+
+class Lease:
+    """The right to write, taken when it is made, kept by writing. Whoever gets it has today's schema.
+
+    Raises:
+        StoreUnavailable: when the database cannot be opened, or another process writes.
+        SchemaTooNew: when a newer program wrote it.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._owner = database.session
+        self._lock = lock_of(database)
+        self.epoch = self._take_in_time()
+        self._ending = threading.Event()
+        self._heart = threading.Thread(target=self._beat, name=f"lease of {database.url}", daemon=True)
+        self._heart.start()
+
+    def confirm(self, connection: sa.Connection) -> None:
+        """Begin a write transaction: prolong the lease, or refuse to write without it.
+
+        Raises:
+            LeaseLost: when another process has taken over.
+        """
+        mine = (t.lease.c.name == WRITER, t.lease.c.epoch == self.epoch, t.lease.c.owner == self._owner)
+        kept = connection.execute(t.lease.update().where(*mine).values(expires_at=now_ms() + LEASE_MS))
+        if kept.rowcount != 1:
+            raise LeaseLost(self._database.url, self.epoch)
+
+    def release(self) -> None:
+        """Let the next one write at once."""
+        self._ending.set()
+        self._heart.join()
+        mine = (t.lease.c.name == WRITER, t.lease.c.epoch == self.epoch, t.lease.c.owner == self._owner)
+        with suppress(StoreUnavailable), self._database.transaction() as connection:
+            connection.execute(t.lease.update().where(*mine).values(expires_at=0))
+        self._lock.release()
+
+    def _beat(self) -> None:
+        """Prolong the lease while nothing is written, until it ends or is lost.
+
+        Whoever took over from one that still held the lock takes that as well, once it can be had.
+        """
+        while not self._ending.wait(LEASE_MS / 3000):
+            try:
+                self._lock.try_take()
+                with self._database.transaction() as connection:
+                    self.confirm(connection)
+            except LeaseLost:
+                return  # whoever writes next is told
+            except StoreUnavailable:
+                continue  # the disk is full, or gone for a moment: the next beat may succeed
+
+    def _take_in_time(self) -> int:
+        """Take the lease, waiting a moment for a command that is about to end."""
+        give_up = time.monotonic() + _PATIENCE_SECONDS
+        while True:
+            try:
+                return self._take()
+            except _TakenError:
+                if time.monotonic() >= give_up:
+                    self._lock.release()
+                    raise
+            time.sleep(_POLL_SECONDS)
+
+    def _take(self) -> int:
+        last_is_dead = self._lock.try_take()
+        if last_is_dead:
+            migrations.upgrade(self._database)
+        elif migrations.schema_in(self._database) != SCHEMA:
+            raise _TakenError(self._database.url, "expected today's schema; another process has yet to bring it there")
+        with self._database.transaction() as connection:
+            query = sa.select(t.lease).where(t.lease.c.name == WRITER)
+            last, now = connection.execute(query).one_or_none(), now_ms()
+            if last is not None:
+                if last.expires_at > now and not last_is_dead:
+                    expected = f"expected to be the only one that writes; process {last.owner} does"
+                    raise _TakenError(self._database.url, f"{expected}: stop it, or use a ledger of your own")
+                self._database.cut_off(connection, last.owner)
+            if connection.execute(query.with_for_update()).one_or_none() != last:
+                raise _TakenError(self._database.url, "expected to be the only one that writes; another was quicker")
+            epoch = 1 if last is None else int(last.epoch) + 1
+            row = {"owner": self._owner, "epoch": epoch, "expires_at": now + LEASE_MS}
+            if last is None:
+                connection.execute(t.lease.insert().values(name=WRITER, **row))
+            else:
+                connection.execute(t.lease.update().where(t.lease.c.name == WRITER).values(row))
+        return epoch
+
+
+def lock_of(database: Database) -> Lock:
+    """The lock that a database's writer holds.
+
+    Raises:
+        StoreUnavailable: for a file on a network file system, whose locks cannot be trusted.
+    """
+    if database.path is None:
+        return AdvisoryLock(database)
+    kind = _file_system_of(database.path)
+    if kind in _NETWORK:
+        raise StoreUnavailable(database.url, f"expected a local file system, whose locks hold, found {kind}")
+    return FileLock(database.path.with_name(f"{database.path.name}.lock"))
+
+
+class FileLock:
+    """`flock` on a file beside the ledger; the kernel frees it when the process ends, however it ends."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file: int | None = None
+
+    def try_take(self) -> bool:
+        """Take it; False when another holds it."""
+        if self._file is not None:
+            return True
+        try:
+            file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        except OSError as error:
+            raise StoreUnavailable(f"sqlite:///{self._path.with_suffix('')}", f"unable to open {error}") from error
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(file)
+            return False
+        self._file = file
+        return True
+
+    def release(self) -> None:
+        """Give it back, if it was taken."""
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
+
+
+class AdvisoryLock:
+    """A lock of PostgreSQL's on a session of its own; the server frees it when the session ends."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._session: sa.Connection | None = None
+
+    def try_take(self) -> bool:
+        """Take it; False when another holds it."""
+        if self._session is not None:
+            return True
+        with ExitStack() as opened, self._database.faults():
+            session = opened.enter_context(self._database.engine.connect())
+            session.execution_options(isolation_level="AUTOCOMMIT")
+            if not session.scalar(sa.select(sa.func.pg_try_advisory_lock(_ADVISORY_KEY))):
+                return False
+            session.detach()
+            self._session = session
+            opened.pop_all()
+        return True
+
+    def release(self) -> None:
+        """Give it back, if it was taken."""
+        if self._session is not None:
+            with suppress(sa.exc.SQLAlchemyError):
+                self._session.close()
+            self._session = None
+
+
+def _file_system_of(path: Path) -> str:
+    """The kind of file system that a path lies on, as the kernel calls it; empty where it does not tell."""
+    try:
+        mounts = Path("/proc/self/mounts").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return ""
+    places = [(line.split()[1].replace("\\040", " "), line.split()[2]) for line in mounts]
+    where = path.absolute()
+    holding = [(len(place), kind) for place, kind in places if where.is_relative_to(place)]
+    return max(holding, default=(0, ""))[1]

@@ -1,0 +1,173 @@
+"""What can be read from a ledger: the questions as SQL, the answers as records.
+
+Knows no database library: `SqliteFile` asks through Python's own, which is light enough for a strategy's process, and
+`SqlStore` through SQLAlchemy. The SQL is what SQLite and PostgreSQL both understand.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+import numpy as np
+
+from forecaster.bars import Bars, RejectedRow, SeriesKey
+from forecaster.ledger import LIVE, LedgerRow, SettledRow, Slot
+from forecaster.store.rows import ledger_order, read_forecast, read_rejected, read_rows
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+    from forecaster.forecast import OHLCForecast
+
+EVER: Final = 2**62
+"""Later than every time in a ledger."""
+
+SERIES: Final = "SELECT id FROM series WHERE exchange = :exchange AND symbol = :symbol AND timeframe = :timeframe"
+BARS: Final = """
+SELECT open_time, open, high, low, close, volume, first_seen_at, revision
+FROM bar b
+WHERE series_id = :series AND open_time >= :start AND open_time < :end AND revision = (
+    SELECT MAX(o.revision) FROM bar o
+    WHERE o.series_id = b.series_id AND o.open_time = b.open_time AND o.first_seen_at <= :as_of
+)
+ORDER BY open_time"""
+FORECAST: Final = """
+SELECT f.id, f.cutoff, f.quantile_levels, f.issued_at, f.available_at, f.provenance
+FROM forecast f JOIN model m ON m.id = f.model_id
+WHERE f.series_id = :series AND f.run_id = :run"""
+STEPS: Final = "SELECT raw, repaired FROM forecast_step WHERE forecast_id = :id ORDER BY step"
+
+_LATEST: Final = FORECAST + " AND m.name = :model ORDER BY f.cutoff DESC, f.issued_at DESC LIMIT 1"
+_OPENS: Final = """
+SELECT DISTINCT open_time FROM bar
+WHERE series_id = :series AND open_time >= :start AND open_time < :end
+ORDER BY open_time"""
+_NEWEST: Final = "SELECT MAX(open_time) AS open_time FROM bar WHERE series_id = :series"
+_OLDEST: Final = "SELECT MIN(open_time) AS open_time FROM bar WHERE series_id = :series"
+_REJECTED: Final = 'SELECT open_time, "row", reason, body FROM quarantine WHERE series_id = :series ORDER BY id'
+_GAPS: Final = """
+SELECT open_time, asked_at FROM gap g
+WHERE series_id = :series AND open_time >= :start AND open_time < :end
+    AND NOT EXISTS (SELECT 1 FROM bar b WHERE b.series_id = g.series_id AND b.open_time = g.open_time)
+ORDER BY open_time, asked_at"""
+_SLOTS: Final = """
+SELECT cutoff, state, attempts, reason, leased_until FROM slot
+WHERE series_id = :series AND cutoff >= :start AND cutoff < :end
+ORDER BY cutoff"""
+_HELD_UNTIL: Final = "SELECT MAX(until) AS until FROM hold WHERE exchange = :exchange"
+
+_STEP: Final = """
+SELECT n.exchange, n.symbol, n.timeframe, n.calendar, f.model_id, f.run_id, f.cutoff, f.issued_at, f.available_at,
+    f.late, f.engine, f.quantile_levels, s.step, s.target_open, s.raw, s.repaired"""
+_HISTORY: Final = f"""{_STEP}
+FROM forecast f
+JOIN forecast_step s ON s.forecast_id = f.id
+JOIN series n ON n.id = f.series_id
+WHERE f.series_id = :series AND f.run_id = :run AND f.cutoff >= :start AND f.cutoff < :end"""
+# From the bars that came to the steps that they settle: a ledger may hold years of steps.
+_SETTLED: Final = f"""{_STEP}, b.open, b.high, b.low, b.close, b.revision
+FROM bar b
+JOIN forecast_step s ON s.series_id = b.series_id AND s.target_open = b.open_time
+JOIN forecast f ON f.id = s.forecast_id
+JOIN series n ON n.id = f.series_id
+WHERE b.first_seen_at > :since AND b.first_seen_at <= :as_of AND f.run_id = :run AND b.revision = (
+    SELECT MAX(o.revision) FROM bar o
+    WHERE o.series_id = b.series_id AND o.open_time = b.open_time AND o.first_seen_at <= :as_of
+)"""  # noqa: S608 - our own words
+
+
+class Asked(Protocol):
+    """A database that can be asked."""
+
+    def ask(self, sql: str, values: Mapping[str, object]) -> Sequence[Any]:
+        """Put an SQL text with named values; gives lines whose columns are attributes."""
+
+    def close(self) -> None:
+        """Let go of it."""
+
+
+class Reading:
+    """The questions of `Reader`."""
+
+    def __init__(self, database: Asked) -> None:
+        self._asked = database
+        self._ask = database.ask
+
+    def bars(self, key: SeriesKey, start: int | None = None, end: int | None = None, as_of: int | None = None) -> Bars:
+        """Give the newest revision of every bar whose open_time lies in [start, end), as known at `as_of`."""
+        span = {"start": -EVER if start is None else start, "end": EVER if end is None else end}
+        known = EVER if as_of is None else as_of
+        rows = self._ask(BARS, {"series": self._series(key), "as_of": known, **span})
+        if not rows:
+            return Bars.empty(key)
+        times, *ohlcv, seen, revision = zip(*map(tuple, rows), strict=True)
+        return Bars(key, np.array(times), np.array(ohlcv).T, np.array(seen), np.array(revision))
+
+    def opens(self, key: SeriesKey, start: int, end: int) -> NDArray[np.int64]:
+        """Give the open times in [start, end) of which there is a bar, rising."""
+        rows = self._ask(_OPENS, {"series": self._series(key), "start": start, "end": end})
+        return np.array([row.open_time for row in rows], np.int64)
+
+    def newest_open(self, key: SeriesKey) -> int | None:
+        """Open time of the newest bar of a series, None when there is none."""
+        return self._open_time(_NEWEST, key)
+
+    def oldest_open(self, key: SeriesKey) -> int | None:
+        """Open time of the oldest bar of a series, None when there is none."""
+        return self._open_time(_OLDEST, key)
+
+    def rejected(self, key: SeriesKey) -> list[RejectedRow]:
+        """Give the rows of a series that were refused, in the order in which they came."""
+        return [read_rejected(row) for row in self._ask(_REJECTED, {"series": self._series(key)})]
+
+    def gaps(self, key: SeriesKey, start: int, end: int) -> dict[int, list[int]]:
+        """Give the open times in [start, end) without a bar, with the times at which each was asked for."""
+        found: dict[int, list[int]] = {}
+        for row in self._ask(_GAPS, {"series": self._series(key), "start": start, "end": end}):
+            found.setdefault(row.open_time, []).append(row.asked_at)
+        return found
+
+    def held_until(self, exchange: str) -> int | None:
+        """Give the latest time before which this exchange is not to be asked; None when there was never one."""
+        rows = self._ask(_HELD_UNTIL, {"exchange": exchange})
+        return rows[0].until if rows else None
+
+    def latest(self, key: SeriesKey, model_name: str, run_id: str = LIVE) -> OHLCForecast | None:
+        """Give the forecast with the newest cutoff that a model of this name made."""
+        rows = self._ask(_LATEST, {"series": self._series(key), "run": run_id, "model": model_name})
+        return read_forecast(key, rows[0], self._ask(STEPS, {"id": rows[0].id})) if rows else None
+
+    def history(self, key: SeriesKey, start: int, end: int, run_id: str = LIVE) -> list[LedgerRow]:
+        """Give all models' rows whose cutoff lies in [start, end), by cutoff, model, step and field."""
+        values = {"series": self._series(key), "run": run_id, "start": start, "end": end}
+        return [row for line in sorted(self._ask(_HISTORY, values), key=ledger_order) for row in read_rows(line)]
+
+    def settled_rows(self, as_of: int, since: int | None = None, run_id: str = LIVE) -> list[SettledRow]:
+        """Give rows whose target bar was first seen in (since, as_of], with the newest revision of it."""
+        values = {"as_of": as_of, "since": -EVER if since is None else since, "run": run_id}
+        return [
+            SettledRow(row, actual, line.revision)
+            for line in sorted(self._ask(_SETTLED, values), key=ledger_order)
+            for row, actual in zip(read_rows(line), (line.open, line.high, line.low, line.close), strict=True)
+        ]
+
+    def slots(self, key: SeriesKey, start: int, end: int) -> list[Slot]:
+        """Give the work of a series whose cutoff lies in [start, end), oldest first."""
+        rows = self._ask(_SLOTS, {"series": self._series(key), "start": start, "end": end})
+        return [Slot(key, row.cutoff, row.state, row.attempts, row.reason, row.leased_until) for row in rows]
+
+    def close(self) -> None:
+        """Let go of the database."""
+        self._asked.close()
+
+    def _open_time(self, which: str, key: SeriesKey) -> int | None:
+        rows = self._ask(which, {"series": self._series(key)})
+        return rows[0].open_time if rows else None
+
+    def _series(self, key: SeriesKey) -> int:
+        """Id of a series, -1 when it is not there yet."""
+        names = {"exchange": key.exchange, "symbol": key.symbol, "timeframe": str(key.timeframe)}
+        rows = self._ask(SERIES, names)
+        return int(rows[0].id) if rows else -1

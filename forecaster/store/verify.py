@@ -1,0 +1,161 @@
+"""Whether a ledger is what it was: chains, checksums, the columns that people query, and times that make sense.
+
+Reads row by row, and trusts nothing but the first link of each chain, which follows from the names of its series.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from forecaster.bars import COLUMNS, SeriesKey
+from forecaster.errors import ForecasterError
+from forecaster.store.chain import bar_link, first_link, forecast_link
+from forecaster.store.reading import STEPS
+from forecaster.store.rows import CHAINED, TENS, payloads, read_forecast
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from forecaster.store.reading import Asked
+
+_SOME: Final = 1000
+_BARS: Final = "SELECT * FROM bar WHERE series_id = :series AND seq > :after ORDER BY seq LIMIT :some"
+_FORECASTS: Final = """
+SELECT * FROM forecast WHERE series_id = :series AND run_id = :run AND seq > :after ORDER BY seq LIMIT :some"""
+_ALL_STEPS: Final = STEPS.replace("SELECT", f"SELECT step, series_id, target_open, {', '.join(TENS)},")
+_ORPHANS: Final = {
+    "forecast_step without its forecast": """
+        SELECT COUNT(*) AS n FROM forecast_step s LEFT JOIN forecast f ON f.id = s.forecast_id WHERE f.id IS NULL""",
+    "forecast without its model": """
+        SELECT COUNT(*) AS n FROM forecast f LEFT JOIN model m ON m.id = f.model_id WHERE m.id IS NULL""",
+    "forecast without its run": """
+        SELECT COUNT(*) AS n FROM forecast f LEFT JOIN run r ON r.id = f.run_id WHERE r.id IS NULL""",
+    "forecast without its series": """
+        SELECT COUNT(*) AS n FROM forecast f LEFT JOIN series s ON s.id = f.series_id WHERE s.id IS NULL""",
+    "bar without its series": """
+        SELECT COUNT(*) AS n FROM bar b LEFT JOIN series s ON s.id = b.series_id WHERE s.id IS NULL""",
+}
+
+
+@dataclass
+class LedgerCheck:
+    """What was found: how many rows of the ledger were read, what is wrong, and where each chain ends.
+
+    `heads` names the last link of each chain. Whoever notes them down can tell later that nothing was cut off an end,
+    which a chain by itself cannot show.
+    """
+
+    rows: int = 0
+    errors: list[str] = field(default_factory=list)
+    heads: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing is wrong."""
+        return not self.errors
+
+
+def verify_ledger(database: Asked, on_rows: Callable[[int], None] = lambda _: None) -> LedgerCheck:
+    """Check a whole ledger. `on_rows` hears of every few hundred rows how many they were.
+
+    Raises:
+        StoreUnavailable: when it cannot be read.
+    """
+    check = LedgerCheck()
+    for series in database.ask("SELECT * FROM series ORDER BY id", {}):
+        key = SeriesKey.of(series.exchange, series.symbol, series.timeframe, series.calendar)
+        _check_bars(database, series.id, key, check, on_rows)
+        runs = "SELECT DISTINCT run_id FROM forecast WHERE series_id = :series ORDER BY run_id"
+        for run in database.ask(runs, {"series": series.id}):
+            _check_forecasts(database, series.id, key, run.run_id, check, on_rows)
+    for what, query in _ORPHANS.items():
+        count = database.ask(query, {})
+        if count and count[0].n:
+            check.errors.append(f"{count[0].n} × {what}")
+    return check
+
+
+def count_rows(database: Asked) -> int:
+    """How many rows `verify_ledger` will read."""
+    query = "SELECT (SELECT COUNT(*) FROM bar) + (SELECT COUNT(*) FROM forecast) AS n"
+    counted = database.ask(query, {})
+    return int(counted[0].n) if counted else 0
+
+
+def _check_bars(
+    database: Asked, series: int, key: SeriesKey, check: LedgerCheck, on_rows: Callable[[int], None]
+) -> None:
+    link, seq = first_link("bar", key.exchange, key.symbol, str(key.timeframe), key.calendar), 0
+    for row in _each(database, _BARS, {"series": series}, on_rows):
+        name = f"{key} bar {row.open_time} revision {row.revision}"
+        link = bar_link(
+            link, row.open_time, row.revision, [getattr(row, column) for column in COLUMNS], row.first_seen_at
+        )
+        seq = _check_place(name, row, seq, link, check)
+        link = bytes(row.link)
+        check.rows += 1
+    if seq:
+        check.heads[f"{key} bars"] = link.hex()
+
+
+def _check_forecasts(
+    database: Asked, series: int, key: SeriesKey, run: str, check: LedgerCheck, on_rows: Callable[[int], None]
+) -> None:
+    link, seq = first_link("forecast", key.exchange, key.symbol, str(key.timeframe), key.calendar, run), 0
+    for row in _each(database, _FORECASTS, {"series": series, "run": run}, on_rows):
+        name = f"{key} {row.model_id} of run {run} at {row.cutoff}"
+        steps = database.ask(_ALL_STEPS, {"id": row.id})
+        facts = [bool(row.late) if column == "late" else getattr(row, column) for column in CHAINED]
+        seq = _check_place(name, row, seq, forecast_link(link, facts, b"".join(payloads(steps))), check)
+        link = bytes(row.link)
+        check.errors += [f"{name}: {fault}" for fault in _faults(key, row, steps)]
+        check.rows += 1
+    if seq:
+        check.heads[f"{key} forecasts of {run}"] = link.hex()
+
+
+def _check_place(name: str, row: Any, before: int, link: bytes, check: LedgerCheck) -> int:
+    """Compare a row's place in its chain with what it should be."""
+    if row.seq != before + 1:
+        check.errors.append(f"{name}: expected to be row {before + 1} of its chain, is {row.seq}")
+    if bytes(row.link) != link:
+        check.errors.append(f"{name}: is not what was written, or does not follow what was written before it")
+    return int(row.seq)
+
+
+def _faults(key: SeriesKey, row: Any, steps: Any) -> Iterator[str]:
+    """What is wrong with a forecast by itself."""
+    if [step.step for step in steps] != list(range(1, row.horizon + 1)):
+        yield f"expected steps 1 to {row.horizon}, found {[step.step for step in steps]}"
+        return
+    try:
+        forecast = read_forecast(key, row, steps)
+    except (ForecasterError, ValueError, TypeError, KeyError) as error:
+        yield f"cannot be read: {error}"
+        return
+    if hashlib.sha256(np.ascontiguousarray(forecast.raw_FHQ, "<f8").tobytes()).hexdigest() != row.payload_sha256:
+        yield "its numbers do not fit their checksum"
+    if forecast.target_opens().tolist() != [step.target_open for step in steps]:
+        yield "its targets are not the bars behind its cutoff"
+    tens = np.stack([forecast.quantiles(level) for level in (0.1, 0.5, 0.9)], axis=1).reshape(-1, forecast.horizon).T
+    if tens.tolist() != [[getattr(step, column) for column in TENS] for step in steps]:
+        yield "the columns q10, q50 and q90 do not fit its quantiles"
+    if bool(row.late) != forecast.is_late:
+        yield f"expected late to be {forecast.is_late}: asked for at {row.issued_at}, behind a cutoff of {row.cutoff}"
+    if not row.cutoff <= row.issued_at <= row.available_at:
+        yield f"expected cutoff ≤ issued ≤ available, found {row.cutoff}, {row.issued_at}, {row.available_at}"
+
+
+def _each(database: Asked, sql: str, values: dict[str, object], on_rows: Callable[[int], None]) -> Iterator[Any]:
+    after = 0
+    while True:
+        rows = database.ask(sql, {**values, "after": after, "some": _SOME})
+        yield from rows
+        on_rows(len(rows))
+        if len(rows) < _SOME:
+            return
+        after = rows[-1].seq

@@ -1,0 +1,186 @@
+"""One writer at a time, and what becomes of one that was taken for dead."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from forecaster.errors import LeaseLost, StoreUnavailable
+from forecaster.store import lease
+from forecaster.store.sql import SqlStore
+from tests.builders import make_bars
+
+ROOT = Path(__file__).parents[2]
+HOLD = """
+import sys
+from forecaster.store.sql import SqlStore
+store = SqlStore(sys.argv[1])
+print("ready", flush=True)
+sys.stdin.readline()
+store.close()
+"""
+
+
+@pytest.fixture
+def url(tmp_path):
+    return f"sqlite:///{tmp_path}/ledger.db"
+
+
+@pytest.fixture(autouse=True)
+def _impatient(monkeypatch):
+    monkeypatch.setattr(lease, "_PATIENCE_SECONDS", 0.2)
+
+
+@pytest.fixture
+def other(url):
+    """Another process that writes."""
+    command = [sys.executable, "-c", HOLD, url]
+    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "ready\n"
+        yield process
+        process.kill()
+
+
+class Clock:
+    """The wall clock of this process, moved by hand."""
+
+    def __init__(self):
+        self.ahead = 0
+
+    def now(self):
+        return 1_700_000_000_000 + self.ahead
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr(lease, "now_ms", clock.now)
+    return clock
+
+
+def test_second_process_is_refused_by_name(url, other):
+    with pytest.raises(StoreUnavailable, match=f"expected to be the only one that writes; process .* {other.pid} "):
+        SqlStore(url)
+
+
+def test_process_that_ended_makes_room_at_once(url, other):
+    other.communicate("\n", timeout=30)
+    with closing(SqlStore(url)) as store:
+        assert store.epoch == 2
+
+
+def test_process_that_was_killed_makes_room_at_once(url, other):
+    os.kill(other.pid, signal.SIGKILL)
+    other.wait()
+    with closing(SqlStore(url)) as store:
+        assert store.epoch == 2
+
+
+def test_process_that_stands_still_is_fenced(url, clock):
+    """It holds its lock, but its lease has run out: another takes over, and what it writes later is refused."""
+    bars = make_bars(count=5)
+    with closing(SqlStore(url)) as first:
+        first.add_bars(bars[:3])
+        clock.ahead += lease.LEASE_MS + 1
+        with closing(SqlStore(url)) as second:
+            with pytest.raises(LeaseLost, match="epoch 1"):
+                first.add_bars(bars[:4])
+            with pytest.raises(LeaseLost):
+                first.renew()
+            added = second.add_bars(bars)
+
+            assert second.epoch == 2
+            assert added == 2
+
+
+def test_process_that_writes_nothing_keeps_the_lease(url, monkeypatch):
+    """As long as it runs: an hourly service is idle for most of an hour."""
+    monkeypatch.setattr(lease, "LEASE_MS", 300)
+    with closing(SqlStore(url)) as first:
+        time.sleep(1)
+        with pytest.raises(StoreUnavailable, match="the only one"):
+            SqlStore(url)
+        first.renew()
+
+
+def test_heart_stops_with_the_store(url):
+    before = threading.active_count()
+    SqlStore(url).close()
+
+    assert threading.active_count() == before
+
+
+def test_leader_takes_the_lock_that_the_last_one_held(url, monkeypatch):
+    """So that its own death is seen at once, and nobody else takes it for dead."""
+    monkeypatch.setattr(lease, "LEASE_MS", 300)
+    with closing(SqlStore(url)) as first:
+        first._lease._ending.set()  # it stands still
+        time.sleep(0.5)
+        with closing(SqlStore(url)) as second:
+            first.close()
+            time.sleep(0.5)
+            with pytest.raises(StoreUnavailable, match="the only one"):
+                SqlStore(url)
+            second.renew()
+
+
+def test_writing_keeps_the_lease(url, clock):
+    with closing(SqlStore(url)) as first:
+        for _ in range(3):
+            clock.ahead += lease.LEASE_MS - 1
+            first.renew()
+        clock.ahead += lease.LEASE_MS - 1
+        with pytest.raises(StoreUnavailable, match="the only one"):
+            SqlStore(url)
+
+
+@pytest.mark.parametrize("years", [10, -10])
+def test_clock_that_jumps_lets_no_two_write(url, clock, years):
+    """Ten years on, another may take over, and the first is fenced; ten years back, it must wait for the lock."""
+    with closing(SqlStore(url)) as first:
+        clock.ahead += years * 365 * 86_400_000
+        if years < 0:
+            with pytest.raises(StoreUnavailable, match="the only one"):
+                SqlStore(url)
+            assert first.add_bars(make_bars(count=3)) == 3
+            return
+        with closing(SqlStore(url)) as second:
+            assert second.add_bars(make_bars(count=3)) == 3
+            with pytest.raises(LeaseLost):
+                first.add_bars(make_bars(count=4))
+
+
+def test_lease_that_was_lost_is_not_given_back(url, clock):
+    """Closing the one that lost it changes nothing for the one that has it."""
+    first = SqlStore(url)
+    clock.ahead += lease.LEASE_MS + 1
+    with closing(SqlStore(url)) as second:
+        first.close()
+
+        second.renew()
+
+
+@pytest.mark.parametrize("kind", ["nfs4", "cifs", "fuse.sshfs"])
+def test_network_file_system_is_refused(url, monkeypatch, kind):
+    monkeypatch.setattr(lease, "_file_system_of", lambda _: kind)
+
+    with pytest.raises(StoreUnavailable, match=f"expected a local file system, whose locks hold, found {kind}"):
+        SqlStore(url)
+
+
+def test_file_system_is_that_of_the_deepest_mount(monkeypatch, tmp_path):
+    mounts = "/dev/a / ext4 rw 0 0\nserver:/x /data nfs4 rw 0 0\n/dev/b /data/with\\040space xfs rw 0 0\n"
+    monkeypatch.setattr(lease.Path, "read_text", lambda *_, **__: mounts)
+    found = [
+        lease._file_system_of(Path(one)) for one in ("/home/l.db", "/data/l.db", "/data/with space/l.db", "/database/x")
+    ]
+
+    assert found == ["ext4", "nfs4", "xfs", "ext4"]

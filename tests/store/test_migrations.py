@@ -1,0 +1,172 @@
+"""Every ledger that was ever released opens, holds what it held, and is never left between two schemas."""
+
+from __future__ import annotations
+
+import shutil
+import sqlite3
+import subprocess
+import sys
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from forecaster.errors import StoreUnavailable
+from forecaster.store import migrations, open_database, open_reader
+from forecaster.store.database import Database
+from forecaster.store.sql import SqlStore
+from forecaster.store.sqlite import SCHEMA
+from forecaster.store.verify import verify_ledger
+from tests.builders import make_bars, make_key
+from tests.forecast_builders import CUTOFF, make_forecast
+
+ROOT = Path(__file__).parents[2]
+RELEASED = sorted((Path(__file__).parent / "released").glob("schema-*.sql"))
+SPX = make_key("arch", "SPX/USD", "1d", "XNYS")
+KILLED_AT_STATEMENT = """
+import os, signal, sys
+import sqlalchemy as sa
+from forecaster.store import migrations
+from forecaster.store.database import Database
+
+database, left = Database(sys.argv[1]), [int(sys.argv[2])]
+
+def count(*_):
+    left[0] -= 1
+    if not left[0]:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+sa.event.listen(database.engine, "before_cursor_execute", count)
+migrations.upgrade(database)
+print("done")
+"""
+
+
+@pytest.fixture(params=RELEASED, ids=lambda path: path.stem)
+def ledger(request, tmp_path):
+    path = tmp_path / "ledger.db"
+    with closing(sqlite3.connect(path)) as connection:
+        connection.executescript(request.param.read_text(encoding="utf-8"))
+    return path
+
+
+def schema_of(path):
+    database = Database(f"sqlite:///{path}")
+    with closing(database), database.transaction(write=False) as connection:
+        return migrations.schema_of(connection)
+
+
+def shape(path):
+    """What a ledger looks like: columns, keys, indexes, views and triggers, whatever their order and spelling."""
+    with closing(sqlite3.connect(path)) as connection:
+        names = connection.execute(
+            "SELECT type, name, tbl_name FROM sqlite_master WHERE name NOT LIKE 'sqlite_%'"
+        ).fetchall()
+        tables = [name for kind, name, _ in names if kind == "table"]
+        columns = {name: connection.execute(f"PRAGMA table_info({name})").fetchall() for name in tables}
+        keys = {name: sorted(connection.execute(f"PRAGMA foreign_key_list({name})").fetchall()) for name in tables}
+        plain = {name: sorted((one[1], one[2], one[3], one[5]) for one in columns[name]) for name in tables}
+        return sorted(names), plain, keys
+
+
+def assert_holds_what_it_held(path):
+    bars = make_bars(count=5, start=CUTOFF - 2 * 3_600_000)
+    with closing(open_reader(f"sqlite:///{path}")) as reader:
+        stored = reader.bars(bars.key)
+        live = reader.history(bars.key, 0, 2**60)
+        walk = reader.latest(bars.key, "random_walk")
+        late = reader.latest(bars.key, "nano")
+        stock = reader.latest(SPX, "nano", "replay-1")
+        rejected = reader.rejected(bars.key)
+
+    assert stored.open_time.tolist() == bars.open_time.tolist()
+    assert stored.revision.tolist() == [0, 0, 0, 1, 0]
+    assert stored.first_seen_at.tolist() == [CUTOFF + 5] * 3 + [CUTOFF + 9] * 2
+    assert stored.ohlcv_TF[:, :4].tolist() == bars.ohlcv_TF[:, :4].tolist()
+    assert [(row.cutoff, row.late) for row in live[::12]] == [
+        (CUTOFF, False),
+        (CUTOFF, False),
+        (CUTOFF + 3_600_000, True),
+    ]
+    assert walk.raw_FHQ.tobytes() == make_forecast(seed=1).raw_FHQ.tobytes()
+    assert walk.values_FHQ.tobytes() == make_forecast(seed=1).values_FHQ.tobytes()
+    assert late.raw_FHQ.tobytes() == make_forecast(seed=2, horizon=2).raw_FHQ.tobytes()
+    assert stock.quantile_levels == (0.1, 0.5, 0.9)
+    assert [row.reason for row in rejected] == ["prices must be above 0"]
+    with closing(open_database(f"sqlite:///{path}")) as database:
+        check = verify_ledger(database)
+    assert check.errors == []
+    assert check.rows == 6 + 4
+
+
+def test_there_is_a_ledger_of_every_schema():
+    assert [int(path.stem.removeprefix("schema-")) for path in RELEASED] == list(range(1, SCHEMA + 1))
+
+
+def test_released_ledger_opens(ledger):
+    """Written on after that, and checked row by row."""
+    with closing(SqlStore(f"sqlite:///{ledger}")) as store:
+        assert store.add_bars(make_bars(count=5, start=CUTOFF - 2 * 3_600_000)[:3]) == 0
+        assert store.add_forecasts([make_forecast()], "live") == 0
+        assert_holds_what_it_held(ledger)
+        assert (
+            store.add_forecasts([make_forecast(cutoff=CUTOFF + 7_200_000, issued_at=CUTOFF + 7_200_000)], "live") == 1
+        )
+    with closing(open_database(f"sqlite:///{ledger}")) as database:
+        assert verify_ledger(database).errors == []
+
+
+def test_released_ledger_looks_like_a_new_one(ledger, tmp_path):
+    SqlStore(f"sqlite:///{ledger}").close()
+    SqlStore(f"sqlite:///{tmp_path}/new.db").close()
+
+    assert shape(ledger) == shape(tmp_path / "new.db")
+
+
+def test_ledger_is_copied_before_it_is_changed(ledger):
+    """The copy is what the older program can go on with."""
+    before, shape_before = schema_of(ledger), shape(ledger)
+    SqlStore(f"sqlite:///{ledger}").close()
+    copy = ledger.with_name(f"ledger.db.schema-{before}")
+
+    assert copy.exists() == (before < SCHEMA)
+    assert before == SCHEMA or (schema_of(copy), shape(copy)) == (before, shape_before)
+
+
+def test_reader_does_not_change_an_older_ledger(ledger):
+    before = ledger.read_bytes()
+    if schema_of(ledger) == SCHEMA:
+        assert_holds_what_it_held(ledger)
+        return
+    with closing(open_reader(f"sqlite:///{ledger}")) as reader, pytest.raises(StoreUnavailable, match="store upgrade"):
+        reader.newest_open(SPX)
+
+    assert ledger.read_bytes() == before
+
+
+@pytest.mark.parametrize("statement", [1, 12, 25, 40, 60, 80, 100])
+def test_upgrade_that_is_killed_leaves_one_schema_or_the_other(ledger, statement):
+    """And the next one finishes it."""
+    before = schema_of(ledger)
+    command = [sys.executable, "-c", KILLED_AT_STATEMENT, f"sqlite:///{ledger}", str(statement)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+
+    assert done.returncode == (0 if "done" in done.stdout else -9), done.stderr
+    assert schema_of(ledger) == (SCHEMA if "done" in done.stdout else before)
+    SqlStore(f"sqlite:///{ledger}").close()
+    assert_holds_what_it_held(ledger)
+
+
+def test_upgrade_without_room_for_a_copy_changes_nothing(ledger, monkeypatch):
+    if schema_of(ledger) == SCHEMA:
+        return
+    before = ledger.read_bytes()
+    monkeypatch.setattr(migrations, "copy", _no_room)
+    with pytest.raises(StoreUnavailable, match="no room"):
+        SqlStore(f"sqlite:///{ledger}")
+
+    assert ledger.read_bytes() == before
+
+
+def _no_room(path, to):
+    raise StoreUnavailable(str(path), f"no room for {shutil.os.fspath(to)}")

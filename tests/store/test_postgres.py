@@ -1,0 +1,145 @@
+"""What PostgreSQL does of its own accord: crash, lock, and be changed past our code."""
+
+from __future__ import annotations
+
+import time
+from contextlib import closing, suppress
+
+import psycopg
+import pytest
+
+from forecaster.errors import LeaseLost, StoreUnavailable
+from forecaster.ledger import LIVE, Run
+from forecaster.store import lease, open_database, open_reader
+from forecaster.store.sql import SqlStore
+from forecaster.store.upkeep import facts, prune
+from forecaster.store.verify import verify_ledger
+from tests.builders import make_bars, make_key
+from tests.forecast_builders import CUTOFF, make_forecast
+
+pytestmark = pytest.mark.postgres
+
+
+@pytest.fixture
+def url(cluster):
+    return cluster.new_database()
+
+
+def fill(url):
+    """Bars, a live forecast, and one of a replay."""
+    with closing(SqlStore(url)) as store:
+        store.add_run(Run(LIVE, LIVE, CUTOFF))
+        store.add_run(Run("replay-1", "replay", CUTOFF))
+        store.add_bars(make_bars(count=5))
+        store.add_forecasts([make_forecast()], LIVE)
+        store.add_forecasts([make_forecast()], "replay-1")
+
+
+def check(url):
+    with closing(open_database(url)) as database:
+        return verify_ledger(database)
+
+
+def test_crashes_and_cut_connections_lose_nothing():
+    """A sample of `python -m tests.faults.crash_postgres --cycles 300`."""
+    from tests.faults.crash_postgres import crash
+
+    found = crash(8, seed=0)
+
+    assert found["wrong"] == 0, found
+    assert found["acknowledged"] > 0
+    assert found["refused"] > 0
+    assert found["cut_after_commit"] > 0
+
+
+def test_second_writer_is_refused(url, monkeypatch):
+    monkeypatch.setattr(lease, "_PATIENCE_SECONDS", 0.1)
+    with closing(SqlStore(url)), pytest.raises(StoreUnavailable, match="the only one that writes"):
+        SqlStore(url)
+    with closing(SqlStore(url)) as store:
+        assert store.epoch == 2
+
+
+def test_writer_that_stands_still_in_a_batch_is_cut_off(url, monkeypatch):
+    """Its server waits for the rest without end, holding the lease's row: whoever takes over ends that."""
+    clock = [1_700_000_000_000]
+    monkeypatch.setattr(lease, "now_ms", lambda: clock[0])
+    with closing(SqlStore(url)) as first:
+        place, name = url.replace("+psycopg", ""), first._database.session
+        with closing(psycopg.connect(place, application_name=name)) as stopped:
+            stopped.execute("UPDATE lease SET expires_at = expires_at")
+            stopped.pgconn.enter_pipeline_mode()
+            stopped.pgconn.send_query_params(b"SELECT 1", None)
+            stopped.pgconn.flush()
+            clock[0] += lease.LEASE_MS + 1
+            with closing(SqlStore(url)) as second:
+                assert second.add_bars(make_bars(count=3)) == 3
+                assert second.epoch == 2
+                with pytest.raises(LeaseLost):
+                    _write_until_refused(first)
+
+
+def test_leader_takes_the_lock_that_the_last_one_held(url, monkeypatch):
+    """So that its own death is seen at once."""
+    monkeypatch.setattr(lease, "LEASE_MS", 300)
+    with closing(SqlStore(url)) as first:
+        first._lease._ending.set()  # it stands still
+        with closing(SqlStore(url)) as second:
+            first.close()
+            time.sleep(0.5)
+
+            assert second._lease._lock._session is not None
+
+
+def _write_until_refused(store):
+    for i in range(5):
+        with suppress(StoreUnavailable):  # its connections are gone
+            store.add_bars(make_bars(count=i + 1))
+
+
+def test_reader_reads_beside_the_writer(url):
+    with closing(SqlStore(url)) as store, closing(open_reader(url)) as reader:
+        store.add_bars(make_bars(count=5))
+
+        assert len(reader.bars(make_key())) == 5
+
+
+def test_ledger_is_what_it_was_until_it_is_touched(cluster, url):
+    fill(url)
+    before = check(url)
+    name = url.rpartition("/")[2]
+    for table in ("bar", "forecast"):
+        cluster.ask(name, f"ALTER TABLE {table} DISABLE TRIGGER USER")
+    cluster.ask(name, "UPDATE bar SET close = close + 0.01 WHERE seq = 3")
+    after = check(url)
+
+    assert (before.ok, before.rows) == (True, 7)
+    assert len(after.errors) == 1
+    assert "is not what was written" in after.errors[0]
+
+
+@pytest.mark.parametrize("statement", ["UPDATE bar SET close = 1", "DELETE FROM forecast", "TRUNCATE forecast_step"])
+def test_tables_refuse_to_be_changed(cluster, url, statement):
+    fill(url)
+    with pytest.raises(psycopg.errors.RaiseException, match="is only appended to"):
+        cluster.ask(url.rpartition("/")[2], statement)
+
+
+def test_old_runs_leave_and_the_guards_stay(cluster, url):
+    fill(url)
+    counted = prune(url, CUTOFF + 1, dry_run=True)
+    pruned = prune(url, CUTOFF + 1, dry_run=False)
+
+    assert counted == pruned == {"replay-1": 1}
+    assert facts(url).forecasts_by_run == {LIVE: 1}
+    assert check(url).errors == []
+    test_tables_refuse_to_be_changed(cluster, url, "DELETE FROM run")
+
+
+def test_people_can_ask_the_views(cluster, url):
+    fill(url)
+    name = url.rpartition("/")[2]
+
+    assert cluster.ask(name, "SELECT COUNT(*) FROM forecast_value") == [(24,)]
+    assert cluster.ask(name, "SELECT COUNT(*) FROM newest_bar") == [(5,)]
+    assert cluster.ask(name, "SELECT COUNT(*) FROM settled") == [(0,)]
