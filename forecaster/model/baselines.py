@@ -1,5 +1,7 @@
 """The honest competition: models without weights, recorded and scored beside Chronos-2.
 
+The random walk and the filtered historical simulation are here; `garch` and `har` hold one more each.
+
 Shapes: T bars, F fields, H steps, Q quantile levels.
 """
 
@@ -14,7 +16,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from forecaster.errors import ConfigError, InvalidContext
-from forecaster.forecast import CHRONOS_LEVELS, OHLCForecast, Provenance, repair
+from forecaster.forecast import CHRONOS_LEVELS
+from forecaster.model.garch import Garch
+from forecaster.model.har import HarRange
+from forecaster.model.moves import LONGEST_STRETCH, check_horizon, forecast_of, past_moves, provenance_of, quantiles
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,11 +27,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from forecaster.bars import Context
+    from forecaster.forecast import OHLCForecast
     from forecaster.model import Model
 
 _DECAY = 0.94
-_LONGEST_STRETCH = 10
-_LEVELS_Q = np.array(CHRONOS_LEVELS)
 _Z_Q = np.array([NormalDist().inv_cdf(level) for level in CHRONOS_LEVELS])
 
 
@@ -48,7 +52,7 @@ class RandomWalk:
         Raises:
             InvalidContext: for a context of fewer than three bars, or a horizon below 1.
         """
-        _check_horizon(horizon)
+        check_horizon(horizon)
         return [self._predict_one(context, horizon) for context in contexts]
 
     def _predict_one(self, context: Context, horizon: int) -> OHLCForecast:
@@ -56,7 +60,8 @@ class RandomWalk:
         mean_F, variance_F = _moves(context)
         steps_H = np.arange(horizon)
         sigma_FH = np.sqrt(variance_F[:, None] + steps_H * variance_F[3])
-        return _forecast(self, context, mean_F[:, None, None] + sigma_FH[:, :, None] * _Z_Q, started)
+        log_FHQ = mean_F[:, None, None] + sigma_FH[:, :, None] * _Z_Q
+        return forecast_of(context, log_FHQ, provenance_of(self, context, started))
 
 
 class FilteredHistoricalSimulation:
@@ -87,21 +92,15 @@ class FilteredHistoricalSimulation:
             InvalidContext: for a context with fewer than 30 moves over some number of bars up to `horizon`, or a
                 horizon below 1.
         """
-        _check_horizon(horizon)
+        check_horizon(horizon)
         return [self._predict_one(context, horizon) for context in contexts]
 
     def _predict_one(self, context: Context, horizon: int) -> OHLCForecast:
         started = time.perf_counter()
         log_CT = np.log(context.ohlc_CT[:, -self.slots :])
-        stretch_T = _stretch(log_CT)
-        moves_FHT = np.full((len(log_CT), horizon, log_CT.shape[1]), np.nan)
-        for step in range(1, horizon + 1):
-            moves_FHT[:, step - 1, :-step] = (log_CT[:, step:] - log_CT[3, :-step]) * stretch_T[:-step]
-        counts_H = (~np.isnan(moves_FHT[3])).sum(axis=1)
-        if counts_H.min() < self.fewest_moves:
-            expected = f"{self.fewest_moves} moves or more over {int(counts_H.argmin()) + 1} bars"
-            raise InvalidContext(f"context of {context.key}", expected, int(counts_H.min()))
-        return _forecast(self, context, _quantiles(moves_FHT, counts_H), started)
+        moves_FHT = past_moves(log_CT, horizon) * _stretch(log_CT)
+        log_FHQ = quantiles(moves_FHT, context, self.fewest_moves)
+        return forecast_of(context, log_FHQ, provenance_of(self, context, started))
 
 
 def baseline(name: str) -> Model:
@@ -110,34 +109,11 @@ def baseline(name: str) -> Model:
     Raises:
         ConfigError: for an unknown one.
     """
-    known: dict[str, type[Model]] = {one.name: one for one in (RandomWalk, FilteredHistoricalSimulation)}
+    models = (RandomWalk, FilteredHistoricalSimulation, Garch, HarRange)
+    known: dict[str, type[Model]] = {one.name: one for one in models}
     if name not in known:
         raise ConfigError("model.baselines", f"any of {', '.join(known)}", name)
     return known[name]()
-
-
-def _check_horizon(horizon: int) -> None:
-    if horizon < 1:
-        raise InvalidContext("horizon", "1 or more", horizon)
-
-
-def _forecast(model: Model, context: Context, log_FHQ: NDArray[np.float64], started: float) -> OHLCForecast:
-    """Make the forecast whose quantiles are last close · exp(log_FHQ)."""
-    raw_FHQ = context.last_close * np.exp(log_FHQ)
-    provenance = Provenance(
-        model_id=model.name,
-        revision="1",
-        weights_sha256="",
-        dtype="float64",
-        device="cpu",
-        engine=model.engine,
-        engine_reason=model.engine_reason,
-        input_sha256=context.sha256,
-        batch_shape=(1, context.ohlc_CT.shape[1]),
-        library_versions=f"numpy {np.__version__}",
-        seconds=time.perf_counter() - started,
-    )
-    return OHLCForecast(context.key, context.cutoff, CHRONOS_LEVELS, raw_FHQ, repair(raw_FHQ), provenance)
 
 
 def _moves(context: Context) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -164,17 +140,5 @@ def _stretch(log_CT: NDArray[np.float64]) -> NDArray[np.float64]:
     sigma_T[real_T] = np.sqrt(sums_T / weights_T)
     if sigma_T[-1] == 0:
         return np.ones_like(sigma_T)
-    stretch_T: NDArray[np.float64] = sigma_T[-1] / np.maximum(sigma_T, sigma_T[-1] / _LONGEST_STRETCH)
+    stretch_T: NDArray[np.float64] = sigma_T[-1] / np.maximum(sigma_T, sigma_T[-1] / LONGEST_STRETCH)
     return stretch_T
-
-
-def _quantiles(moves_FHT: NDArray[np.float64], counts_H: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Give the quantiles at all levels of the moves that are not NaN, (F, H, Q), linear between order statistics."""
-    ranked_FHT = np.sort(moves_FHT, axis=2)  # NaN comes last
-    position_HQ = _LEVELS_Q * (counts_H[:, None] - 1)
-    below_HQ = np.floor(position_HQ).astype(np.int64)
-    weight_HQ = position_HQ - below_HQ
-    lower_FHQ = np.take_along_axis(ranked_FHT, below_HQ[None], axis=2)
-    upper_FHQ = np.take_along_axis(ranked_FHT, below_HQ[None] + 1, axis=2)
-    quantiles_FHQ: NDArray[np.float64] = (1 - weight_HQ) * lower_FHQ + weight_HQ * upper_FHQ
-    return quantiles_FHQ

@@ -363,6 +363,6 @@ def test_a_baseline_is_made_by_its_name(name):
 
 
 def test_an_unknown_name_is_refused_with_those_known():
-    known = "random_walk, filtered_historical_simulation"
+    known = "random_walk, filtered_historical_simulation, garch, har_range"
     with pytest.raises(ConfigError, match=rf"model\.baselines: expected any of {known}, found 'theta'"):
         baseline("theta")
