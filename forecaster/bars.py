@@ -232,6 +232,11 @@ class Context:
         return float(self.ohlc_CT[3, -1])
 
     @property
+    def open_time(self) -> NDArray[np.int64]:
+        """(T,) open times of the slots, UTC ms."""
+        return self.key.sessions.last_opens(self.key.timeframe, self.cutoff, self.ohlc_CT.shape[1])
+
+    @property
     def missing_share(self) -> float:
         """Share of slots without a bar, 0 to 1."""
         return float(np.isnan(self.ohlc_CT[3]).mean())

@@ -6,6 +6,7 @@ Paths in a file are relative to that file. The environment carries the path of t
 
 from __future__ import annotations
 
+import datetime as dt  # noqa: TC003 - pydantic looks at it
 import os
 import re
 import tomllib
@@ -92,6 +93,11 @@ class ModelConfig(_Record):
     baselines: Annotated[tuple[str, ...], Field(description="models recorded beside it; `random_walk` gives skill")] = (
         "random_walk",
     )
+
+    released: Annotated[
+        dt.date | None, Field(description="date (UTC) of its release: its training may have seen what is older")
+    ] = None
+    calibrate: Annotated[bool, Field(description="move its quantiles by how often outcomes fell below them")] = True
 
     @model_validator(mode="after")
     def _is_consistent(self) -> ModelConfig:

@@ -5,7 +5,7 @@ Shapes: F fields (open, high, low, close), H steps, Q quantile levels.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -111,7 +111,12 @@ class OHLCForecast:
     @property
     def repairs(self) -> int:
         """How many of the raw values `repair` had to move."""
-        return int((self.raw_FHQ != self.values_FHQ).sum())
+        return int((self.raw_FHQ != repair(self.raw_FHQ)).sum())
+
+    @property
+    def uncalibrated(self) -> OHLCForecast:
+        """The same forecast as the model gave it, before calibration; repaired, as every forecast is."""
+        return replace(self, values_FHQ=repair(self.raw_FHQ))
 
     def quantile(self, field: str, level: float) -> NDArray[np.float64]:
         """Price of `field` at quantile `level`, (H,); linear between the model's own levels.

@@ -5,13 +5,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING
 
+from forecaster.bars import FIELDS
 from forecaster.errors import InvalidContext
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     import numpy as np
     import pandas as pd
@@ -64,6 +65,66 @@ class SettledRow:
     revision: int
 
 
+@dataclass(frozen=True, eq=False)
+class SettledSteps:
+    """Settled rows of one series and run as columns, for who counts millions: N steps of forecasts, four fields each.
+
+    Ordered by cutoff, model and step. `model_N` and `engine_N` are places in `models` and `engines`. Prices are those
+    of `LedgerRow`; `actual_NF` are the target bar's, in the order of `FIELDS`, of its revision `revision_N`.
+
+    Shapes: N steps, F fields, Q quantile levels.
+    """
+
+    key: SeriesKey
+    run_id: str
+    quantile_levels: tuple[float, ...]
+    models: tuple[str, ...]
+    engines: tuple[str, ...]
+    model_N: NDArray[np.int64]
+    engine_N: NDArray[np.int64]
+    cutoff_N: NDArray[np.int64]
+    step_N: NDArray[np.int64]
+    target_open_N: NDArray[np.int64]
+    issued_at_N: NDArray[np.int64]
+    available_at_N: NDArray[np.int64]
+    late_N: NDArray[np.bool_]
+    raw_NFQ: NDArray[np.float64]
+    values_NFQ: NDArray[np.float64]
+    actual_NF: NDArray[np.float64]
+    revision_N: NDArray[np.int64]
+    seen_at_N: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.step_N)
+
+    def __getitem__(self, chosen: NDArray[np.bool_] | NDArray[np.int64]) -> SettledSteps:
+        """Give some of the steps, by mask or places."""
+        columns = {one.name: getattr(self, one.name)[chosen] for one in fields(self) if "_N" in one.name}
+        return replace(self, **columns)
+
+    def rows(self) -> Iterator[SettledRow]:
+        """Give them one by one: four for each step."""
+        for i in range(len(self)):
+            for f, field in enumerate(FIELDS):
+                row = LedgerRow(
+                    key=self.key,
+                    model_id=self.models[self.model_N[i]],
+                    run_id=self.run_id,
+                    cutoff=int(self.cutoff_N[i]),
+                    step=int(self.step_N[i]),
+                    field=field,
+                    target_open=int(self.target_open_N[i]),
+                    issued_at=int(self.issued_at_N[i]),
+                    available_at=int(self.available_at_N[i]),
+                    late=bool(self.late_N[i]),
+                    engine=self.engines[self.engine_N[i]],
+                    quantile_levels=self.quantile_levels,
+                    raw_Q=self.raw_NFQ[i, f],
+                    values_Q=self.values_NFQ[i, f],
+                )
+                yield SettledRow(row, float(self.actual_NF[i, f]), int(self.revision_N[i]))
+
+
 @dataclass(frozen=True, slots=True)
 class Slot:
     """Work owed: the forecast of one series at one cutoff, and how far it has come.
@@ -81,12 +142,35 @@ class Slot:
 
 
 @dataclass(frozen=True, slots=True)
+class CalibrationState:
+    """What was learned of a model on a series by `cutoff` (UTC ms): bytes of an `accuracy.calibration.Calibrator`."""
+
+    key: SeriesKey
+    model_id: str
+    cutoff: int
+    state: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class AccuracyReport:
     """How good one model was on one series, step and field, over `n` settled rows.
 
-    `mae` and `width80` are in price; `pinball` is the mean over levels, in price; `coverage80` is the
-    share of outcomes inside the central 80 % interval; `skill_*` is 1 - loss / loss of the random walk
-    on the common cases, None when there are none.
+    `field` is one of the four, or `range`, high - low, which has no quantiles of its own. What cannot be said of the
+    rows is None.
+
+    Args:
+        mae: mean absolute error of the median, in price; `rmse` the root of its mean square; `bias` the mean of
+            median - actual; `log_*` the same in log-return, for `range` in log range.
+        mase: MAE over the mean absolute change of the close within 256 bars before the cutoff.
+        pinball: mean over the levels, in price; `crps` twice its integral over them; `wql` as a share of the price.
+        interval_score80: of the central 80 % interval, in price; `width80` its width.
+        coverage80: share of outcomes inside the central 80 % interval; so for 50, 90 and 98.
+        pit: share of outcomes in each tenth of the probability integral transform; all 0.1 where it is true.
+        direction: share of moves from the last close on whose side the median was; `direction_majority` is what always
+            saying the more frequent one would have given.
+        qlike: loss of the variance that the forecast range stands for, of `range` alone.
+        n_common: rows that the random walk forecast as well; `skill_*` is 1 - loss / its loss on them, each in units of
+            the last close.
     """
 
     key: SeriesKey
@@ -95,11 +179,28 @@ class AccuracyReport:
     field: str
     n: int
     mae: float
-    pinball: float
-    coverage80: float
-    width80: float
+    rmse: float
+    bias: float
+    log_rmse: float | None
+    log_bias: float | None
+    mase: float | None
+    pinball: float | None
+    wql: float | None
+    crps: float | None
+    interval_score80: float | None
+    width80: float | None
+    coverage50: float | None
+    coverage80: float | None
+    coverage90: float | None
+    coverage98: float | None
+    pit: tuple[float, ...]
+    direction: float | None
+    direction_majority: float | None
+    qlike: float | None
+    n_common: int
     skill_mae: float | None
     skill_pinball: float | None
+    skill_crps: float | None
 
     def __post_init__(self) -> None:
         """Refuse a report about nothing."""

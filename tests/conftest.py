@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import tempfile
 from pathlib import Path
 
 import pytest
+import structlog
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -24,3 +26,12 @@ def cluster():
 
     with Cluster() as cluster:
         yield cluster
+
+
+@pytest.fixture(autouse=True)
+def _quiet():
+    """What a command under test said about logging ends with it: its standard error is closed by then."""
+    yield
+    structlog.reset_defaults()
+    for handler in [one for one in logging.root.handlers if type(one) is logging.StreamHandler]:
+        logging.root.removeHandler(handler)

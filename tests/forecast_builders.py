@@ -1,4 +1,7 @@
-"""Forecasts and settled rows with sane defaults; the same arguments give the same values on any machine."""
+"""Forecasts and settled rows with sane defaults; the same arguments give the same values on any machine.
+
+Shapes: N steps, F fields, Q quantile levels, T bars.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +9,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from forecaster.bars import FIELDS, Bars
 from forecaster.forecast import CHRONOS_LEVELS, OHLCForecast, Provenance, repair
-from forecaster.ledger import LedgerRow, SettledRow
+from forecaster.ledger import SettledSteps
 from tests.builders import make_key, utc_ms
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from numpy.typing import ArrayLike
 
     from forecaster.bars import SeriesKey
 
@@ -64,34 +70,68 @@ def make_forecast(  # noqa: PLR0913 - each is what one test or another is about
     )
 
 
-def make_settled(  # noqa: PLR0913 - each is what one test or another is about
-    values_Q: Sequence[float],
-    actual: float,
+def make_steps(  # noqa: PLR0913 - each is what one test or another is about
+    values: ArrayLike,
+    actual: ArrayLike,
     *,
-    model_id: str = "nano@1",
-    cutoff: int = CUTOFF,
-    step: int = 1,
-    field: str = "close",
+    models: str | Sequence[str] = "nano@1",
+    cutoff: ArrayLike = CUTOFF,
+    step: ArrayLike = 1,
+    late: ArrayLike = False,
+    engines: str | Sequence[str] = "eager",
+    raw: ArrayLike | None = None,
     levels: tuple[float, ...] = TENS,
     key: SeriesKey | None = None,
     run_id: str = "live",
-) -> SettledRow:
-    """Make a ledger row of a 24/7 series with its outcome."""
+) -> SettledSteps:
+    """Make settled steps of a 24/7 series, in the ledger's order.
+
+    `values` are (Q,), one step, or (N, Q), all fields alike, or (N, F, Q); `actual` one price, (N,) or (N, F). What is
+    given once is that of every step.
+    """
     key = key or make_key()
-    row = LedgerRow(
+    values_NFQ, raw_NFQ = (_by_field(one, 3) for one in (values, values if raw is None else raw))
+    given = (models, engines, cutoff, step, late)
+    n = max(len(values_NFQ), *map(np.size, given))
+    name_N, engine_N, cutoff_N, step_N, late_N = (np.broadcast_to(np.array(one), n) for one in given)
+    (models_M, model_N), (engines_E, engine_N) = (np.unique(one, return_inverse=True) for one in (name_N, engine_N))
+    made = SettledSteps(
         key=key,
-        model_id=model_id,
         run_id=run_id,
-        cutoff=cutoff,
-        step=step,
-        field=field,
-        target_open=cutoff + (step - 1) * key.timeframe.ms,
-        issued_at=cutoff,
-        available_at=cutoff + LATENCY_MS,
-        late=False,
-        engine="eager",
         quantile_levels=levels,
-        raw_Q=np.array(values_Q, np.float64),
-        values_Q=np.array(values_Q, np.float64),
+        models=tuple(models_M.tolist()),
+        engines=tuple(engines_E.tolist()),
+        model_N=model_N,
+        engine_N=engine_N,
+        cutoff_N=cutoff_N,
+        step_N=step_N,
+        target_open_N=cutoff_N + (step_N - 1) * key.timeframe.ms,
+        issued_at_N=cutoff_N,
+        available_at_N=cutoff_N + LATENCY_MS,
+        late_N=late_N,
+        raw_NFQ=np.broadcast_to(raw_NFQ, (n, len(FIELDS), len(levels))),
+        values_NFQ=np.broadcast_to(values_NFQ, (n, len(FIELDS), len(levels))),
+        actual_NF=np.broadcast_to(_by_field(actual, 2), (n, len(FIELDS))),
+        revision_N=np.zeros(n, np.int64),
+        seen_at_N=cutoff_N + step_N * key.timeframe.ms,
     )
-    return SettledRow(row, actual, 0)
+    return made[np.lexsort((step_N, model_N, cutoff_N))]
+
+
+def make_past(closes_T: ArrayLike, key: SeriesKey | None = None, cutoff: int = CUTOFF) -> Bars:
+    """Make the bars of a 24/7 series that close up to `cutoff`, of these closes; NaN is a slot without a bar."""
+    key = key or make_key()
+    closes_T = np.asarray(closes_T, np.float64)
+    opens_T = cutoff - np.arange(len(closes_T), 0, -1) * key.timeframe.ms
+    real_T = ~np.isnan(closes_T)
+    return Bars(key, opens_T[real_T], np.tile(closes_T[real_T], (5, 1)).T)
+
+
+def _by_field(prices: ArrayLike, axes: int) -> np.ndarray:
+    """Prices of each step and field: without an axis of steps they are of one, without one of fields of every field."""
+    prices = np.asarray(prices, np.float64)
+    if prices.ndim < axes - 1:
+        prices = prices[None]
+    if prices.ndim < axes:
+        prices = np.stack([prices] * len(FIELDS), axis=1)
+    return prices

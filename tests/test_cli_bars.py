@@ -7,7 +7,6 @@ from contextlib import closing
 
 import numpy as np
 import pytest
-import structlog
 from typer.testing import CliRunner
 
 from forecaster.cli import app
@@ -17,13 +16,6 @@ from forecaster.sources.files import FileSource
 from forecaster.store import open_store
 from tests.builders import HOUR_MS, make_bars, make_key
 from tests.faults.exchange import LoopbackExchange, closed_port, unhurried
-
-
-@pytest.fixture(autouse=True)
-def _log_is_given_back():
-    """A command in this process writes its log to a stream that ends with it."""
-    yield
-    structlog.reset_defaults()
 
 
 def forecaster(*arguments):

@@ -65,9 +65,11 @@ def test_next_cycle_settles_the_first_step(bars):
     forecaster.run_cycle(HOUR, as_of)
     report = forecaster.run_cycle(HOUR, as_of + HOUR_MS)
 
-    assert {(one.row.step, one.row.target_open) for one in report.settled} == {(1, as_of)}
-    assert len(report.settled) == 2 * 4
-    assert {one.actual for one in report.settled if one.row.field == "close"} == {bars.close[100]}
+    (steps,) = (one.steps for one in report.settled)
+
+    assert (steps.step_N.tolist(), steps.target_open_N.tolist()) == ([1, 1], [as_of, as_of])
+    assert report.settled_rows == 2 * 4
+    assert steps.actual_NF.tolist() == [bars.ohlcv_TF[100, :4].tolist()] * 2
 
 
 def test_bad_series_sit_out_by_name(bars):
@@ -109,7 +111,7 @@ def test_settled_rows_are_counted_by_their_own_timeframe(bars):
     for as_of in (first, second):
         reports = [forecaster.run_cycle(timeframe, as_of) for timeframe in forecaster.timeframes]
 
-    assert [{one.row.key for one in report.settled} for report in reports] == [{GOOD}, {slow.key}]
+    assert [{one.steps.key for one in report.settled} for report in reports] == [{GOOD}, {slow.key}]
 
 
 def test_missing_weights_stop_the_cycle_before_it_writes(bars):
@@ -181,10 +183,10 @@ def test_history_and_accuracy(bars):
         forecaster.run_cycle(HOUR, int(bars.close_time[i]))
     history = forecaster.history("binance", "BTC/USDT", "1h", int(bars.close_time[95]), int(bars.close_time[97]))
     reports = forecaster.accuracy(as_of=int(bars.close_time[99]))
-    walk = next(one for one in reports if (one.model_id, one.step, one.field) == ("nano@1", 1, "close"))
+    walk = next(one for one in reports if (one.model_id, one.step, one.field) == ("random_walk@1", 1, "close"))
 
     assert len(history) == 2 * 2 * 3 * 4
-    assert (walk.n, walk.skill_mae, walk.skill_pinball) == (9, 0, 0)
+    assert (walk.n, walk.n_common, walk.skill_mae, walk.skill_pinball) == (9, 9, 0, 0)
 
 
 def test_window_takes_the_last_days_only(bars):

@@ -22,11 +22,15 @@ LEVELS = {
     "model": 4,
     "store": 4,
     "accuracy": 4,
-    "engine": 5,
-    "replay": 6,
-    "daemon": 6,
-    "doctor": 6,
-    "cli": 7,
+    "assess": 5,
+    "calibrate": 5,
+    "intake": 5,
+    "slots": 5,
+    "engine": 6,
+    "replay": 7,
+    "daemon": 7,
+    "doctor": 7,
+    "cli": 8,
 }
 # Inside one level: sessions before bars before config.
 PEERS = {("bars", "sessions"), ("config", "bars"), ("config", "sessions"), ("timeframe", "errors")}

@@ -1,159 +1,252 @@
-"""From settled rows to accuracy: sums and counts first, means last, so that parts add up.
+"""From losses to accuracy: sums and counts first, means last, so that parts from many machines add up.
 
-Skill compares a model with the random walk on common cases only: the same series, run, cutoff, step
-and field, settled for both.
+Skill compares a model with the random walk on common cases only: the same series, run, cutoff, step and field,
+settled for both, each in units of the last close. What was served and what the model gave before calibration are
+counted apart, and so are engines and late forecasts.
 
-Shapes: N cases, G groups of them, Q quantile levels, L losses.
+Shapes: N steps, H numbers of steps, G fields and the range, C columns.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Final
+from dataclasses import dataclass
+from math import sqrt
+from typing import TYPE_CHECKING, Final, NamedTuple, Self
 
 import numpy as np
 
 from forecaster.accuracy import metrics
-from forecaster.forecast import interpolate
+from forecaster.accuracy.losses import COLUMNS, COUNTS, PIT_BINS, PLACE, SCORED, Losses
+from forecaster.bars import FIELDS
 from forecaster.ledger import AccuracyReport
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable
 
     from numpy.typing import NDArray
 
     from forecaster.bars import SeriesKey
-    from forecaster.ledger import LedgerRow, SettledRow
 
-RANDOM_WALK = "random_walk@1"
+SERVED: Final = "served"
+RAW: Final = "raw"
+_NOTHING: Final = np.zeros((0, len(SCORED), len(COLUMNS)))
 
 
-@dataclass(frozen=True, slots=True)
+class Group(NamedTuple):
+    """What is counted apart. `form` is `served`, or `raw` for the model's own prices before calibration."""
+
+    key: SeriesKey
+    model_id: str
+    engine: str
+    late: bool
+    form: str
+
+    @property
+    def model_name(self) -> str:
+        """What the configuration calls the model."""
+        return self.model_id.partition("@")[0]
+
+
+@dataclass(frozen=True)
 class Totals:
-    """Sums over cases; those of `common_*` only over cases that the random walk forecast as well."""
+    """Sums of cases by column, and the means that follow from them: None where there was no case to take one of.
 
-    n: int
-    absolute_error: float
-    pinball: float
-    covered80: int
-    width80: float
-    common_absolute_error: float
-    common_pinball: float
-    walk_absolute_error: float
-    walk_pinball: float
+    Losses are in price; skills are of losses in units of the last close.
+    """
 
-    @classmethod
-    def of(cls, sums: NDArray[np.float64]) -> Totals:
-        """Name the sums of `Scores`."""
-        n, absolute_error, pinball, covered80, *rest = sums.tolist()
-        return cls(int(n), absolute_error, pinball, int(covered80), *rest)
+    sums_C: NDArray[np.float64]
+
+    def __getitem__(self, column: str) -> float:
+        """One of the sums: see `losses.COLUMNS`."""
+        return float(self.sums_C[PLACE[column]])
 
     @property
-    def mae(self) -> float:
+    def n(self) -> int:
+        """Number of cases."""
+        return int(self["n"])
+
+    def mean(self, column: str, count: str = "n") -> float | None:
+        """A column's sum over a count."""
+        return self[column] / self[count] if self[count] else None
+
+    def root_mean(self, column: str, count: str = "n") -> float | None:
+        """The root of a column's mean."""
+        mean = self.mean(column, count)
+        return None if mean is None else sqrt(mean)
+
+    def skill(self, loss: str) -> float | None:
+        """1 - loss / the random walk's, on common cases; `loss` is absolute_error, pinball or crps."""
+        return metrics.skill(self[f"common_{loss}"], self[f"walk_{loss}"])
+
+    def coverage(self, percent: int) -> float | None:
+        """Share of outcomes inside the central interval of 50, 80, 90 or 98 percent."""
+        share = self.mean(f"covered{percent}", "quantile_n")
+        return None if share is None or np.isnan(share) else share
+
+    @property
+    def mae(self) -> float | None:
         """Mean absolute error of the median, in price."""
-        return self.absolute_error / self.n
+        return self.mean("absolute_error")
 
     @property
-    def coverage80(self) -> float:
-        """Share of outcomes inside the central 80 % interval."""
-        return self.covered80 / self.n
+    def pit(self) -> tuple[float, ...]:
+        """Share of outcomes in each tenth of the probability integral transform; a tenth each where it is true."""
+        counts = [self[f"pit{i}"] for i in range(PIT_BINS)]
+        return tuple(one / sum(counts) for one in counts) if sum(counts) else ()
 
     @property
-    def skill_mae(self) -> float | None:
-        """1 - MAE / MAE of the random walk, on common cases."""
-        return metrics.skill(self.common_absolute_error, self.walk_absolute_error)
+    def wql(self) -> float | None:
+        """Weighted quantile loss."""
+        return metrics.weighted_quantile_loss(self["pinball"], self["absolute_actual"]) if self["quantile_n"] else None
 
     @property
-    def skill_pinball(self) -> float | None:
-        """1 - pinball loss / pinball loss of the random walk, on common cases."""
-        return metrics.skill(self.common_pinball, self.walk_pinball)
-
-
-_SUMS: Final = len(fields(Totals))
+    def direction_majority(self) -> float | None:
+        """Share of right directions of who always says the more frequent one."""
+        return metrics.majority_share(int(self["ups"]), int(self["direction_n"] - self["ups"]))
 
 
 class Scores:
-    """Accuracy by series, model, step and field, grown row by row."""
+    """Accuracy that grows loss by loss.
 
-    def __init__(self, rows: Iterable[SettledRow] = ()) -> None:
-        self._groups: dict[tuple[SeriesKey, str, int, str], int] = {}
-        self._sums_GL = np.zeros((0, _SUMS))
-        self.add(list(rows))
-
-    def add(self, rows: Sequence[SettledRow]) -> None:
-        """Count further rows. Rows of one case must come together with the random walk's."""
-        if not rows:
-            return
-        losses_NL = _losses(rows)
-        walks = {_case(one.row): i for i, one in enumerate(rows) if one.row.model_id == RANDOM_WALK}
-        terms_NL = np.zeros((len(rows), _SUMS))
-        terms_NL[:, :5] = losses_NL
-        pairs = [(i, walks[_case(one.row)]) for i, one in enumerate(rows) if walks and _case(one.row) in walks]
-        if pairs:
-            row, walk = np.array(pairs).T
-            terms_NL[row, 5:7] = losses_NL[row, 1:3]
-            terms_NL[row, 7:] = losses_NL[walk, 1:3]
-        groups = [self._groups.setdefault(_group(one.row), len(self._groups)) for one in rows]
-        self._sums_GL = np.concatenate([self._sums_GL, np.zeros((len(self._groups) - len(self._sums_GL), _SUMS))])
-        np.add.at(self._sums_GL, groups, terms_NL)
-
-    def reports(self) -> list[AccuracyReport]:
-        """One report per series, model, step and field, in that order."""
-        ordered = sorted(self._groups.items(), key=lambda item: (str(item[0][0]), *item[0][1:]))
-        return [
-            AccuracyReport(
-                key=key,
-                model_id=model_id,
-                step=step,
-                field=field,
-                n=totals.n,
-                mae=totals.mae,
-                pinball=totals.pinball / totals.n,
-                coverage80=totals.coverage80,
-                width80=totals.width80 / totals.n,
-                skill_mae=totals.skill_mae,
-                skill_pinball=totals.skill_pinball,
-            )
-            for (key, model_id, step, field), totals in ((name, Totals.of(self._sums_GL[i])) for name, i in ordered)
-        ]
-
-    def total(self, model_name: str, field: str, step: int | None = 1, key: SeriesKey | None = None) -> Totals:
-        """Sums of one model and field over series (all unless `key`) and steps (all if `step` is None)."""
-        chosen = [
-            i
-            for (of_key, model_id, of_step, of_field), i in self._groups.items()
-            if model_id.partition("@")[0] == model_name
-            and of_field == field
-            and step in (None, of_step)
-            and key in (None, of_key)
-        ]
-        return Totals.of(self._sums_GL[chosen].sum(axis=0))
-
-
-def _group(row: LedgerRow) -> tuple[SeriesKey, str, int, str]:
-    return row.key, row.model_id, row.step, row.field
-
-
-def _case(row: LedgerRow) -> tuple[SeriesKey, str, int, int, str]:
-    return row.key, row.run_id, row.cutoff, row.step, row.field
-
-
-def _losses(rows: Sequence[SettledRow]) -> NDArray[np.float64]:
-    """One line per row: 1 and its losses, in the order of the first fields of `Totals`.
-
-    Rows that share quantile levels are computed together.
+    Args:
+        losses: what to count at once.
     """
-    losses_NL = np.ones((len(rows), 5))
-    by_levels: dict[tuple[float, ...], list[int]] = defaultdict(list)
-    for i, one in enumerate(rows):
-        by_levels[one.row.quantile_levels].append(i)
-    for levels, positions in by_levels.items():
-        values_NQ = np.stack([rows[i].row.values_Q for i in positions])
-        actual_N = np.array([rows[i].actual for i in positions])
-        lower_N, median_N, upper_N = (interpolate(values_NQ, levels, level) for level in (0.1, 0.5, 0.9))
-        losses_NL[positions, 1] = metrics.absolute_error(median_N, actual_N)
-        losses_NL[positions, 2] = metrics.pinball(values_NQ, np.array(levels), actual_N)
-        losses_NL[positions, 3] = metrics.covered(lower_N, upper_N, actual_N)
-        losses_NL[positions, 4] = upper_N - lower_N
-    return losses_NL
+
+    def __init__(self, losses: Iterable[Losses] = ()) -> None:
+        self._sums: dict[Group, NDArray[np.float64]] = defaultdict(_NOTHING.copy)
+        for one in losses:
+            self.add(one)
+
+    def add(self, losses: Losses) -> None:
+        """Count further cases. A case comes together with the random walk's of the same cutoff."""
+        steps = losses.steps
+        code_N = (steps.model_N * len(steps.engines) + steps.engine_N) * 2 + steps.late_N
+        for code in np.unique(code_N).tolist():
+            chosen = np.flatnonzero(code_N == code)
+            chosen = chosen[np.argsort(steps.step_N[chosen], kind="stable")]
+            first = chosen[0]
+            about = (steps.engines[steps.engine_N[first]], bool(steps.late_N[first]))
+            for form, terms_NGC in ((SERVED, losses.served_NGC), (RAW, losses.raw_NGC)):
+                group = Group(steps.key, steps.models[steps.model_N[first]], *about, form)
+                self._count(group, _sum_by_step(terms_NGC[chosen], steps.step_N[chosen]))
+
+    @classmethod
+    def together(cls, parts: Iterable[Scores]) -> Self:
+        """Put parts that counted different cases together."""
+        whole = cls()
+        for part in parts:
+            whole.merge(part)
+        return whole
+
+    def merge(self, other: Scores) -> None:
+        """Add what another has counted, of other cases."""
+        for group, sums_HGC in other._sums.items():
+            self._count(group, sums_HGC)
+
+    def difference(self, other: Scores) -> float:
+        """The largest difference of a sum from another's, relative to it; infinity where counts or groups differ.
+
+        Signed sums, which may come to nothing, are compared with those of their absolute values.
+        """
+        if self._sums.keys() != other._sums.keys():
+            return float("inf")
+        return max((_difference(sums, other._sums[group]) for group, sums in self._sums.items()), default=0.0)
+
+    @property
+    def groups(self) -> list[Group]:
+        """What has been counted, by series and model."""
+        return sorted(self._sums, key=lambda group: (str(group.key), *group[1:]))
+
+    def total(
+        self, model_name: str, field: str | None = None, step: int | None = 1, key: SeriesKey | None = None
+    ) -> Totals:
+        """Sum what a model served, none of it late: one field or all four, one step or all, one series or all."""
+        found = [one for one in self.groups if (one.model_name, one.form, one.late) == (model_name, SERVED, False)]
+        return self.sum_of([one for one in found if key in (None, one.key)], field, step)
+
+    def sum_of(self, groups: Iterable[Group], field: str | None = None, step: int | None = None) -> Totals:
+        """Sum over groups, one field or all four, one step or all."""
+        fields = slice(0, len(FIELDS)) if field is None else slice(SCORED.index(field), SCORED.index(field) + 1)
+        steps = slice(None) if step is None else slice(step - 1, step)
+        parts = [self._sums[one][steps, fields].sum(axis=(0, 1)) for one in groups]
+        return Totals(np.sum(parts, axis=0) if parts else np.zeros(len(COLUMNS)))
+
+    def reports(self, form: str = SERVED, *, late: bool = False) -> list[AccuracyReport]:
+        """One report per series, model, step and field, in that order, over engines, before and after the release."""
+        sums: dict[tuple[SeriesKey, str], NDArray[np.float64]] = {}
+        for group in self.groups:
+            if (group.form, group.late) == (form, late):
+                name = group.key, group.model_id
+                sums[name] = _added(sums.get(name, _NOTHING), self._sums[group])
+        found = []
+        for (key, model_id), sums_HGC in sums.items():
+            for h, sums_GC in enumerate(sums_HGC):
+                of_fields = zip(SCORED, map(Totals, sums_GC), strict=True)
+                found += [_report(key, model_id, h + 1, field, one) for field, one in of_fields if one.n]
+        return found
+
+    def _count(self, group: Group, sums_HGC: NDArray[np.float64]) -> None:
+        self._sums[group] = _added(self._sums[group], sums_HGC)
+
+
+def _sum_by_step(terms_NGC: NDArray[np.float64], step_N: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Sum cases of the same step, (H, G, C); they come in the order of steps."""
+    starts = np.flatnonzero(np.diff(step_N, prepend=0))
+    sums_HGC = np.zeros((int(step_N[-1]), *terms_NGC.shape[1:]))
+    sums_HGC[step_N[starts] - 1] = np.add.reduceat(terms_NGC, starts, axis=0)
+    return sums_HGC
+
+
+def _added(one_HGC: NDArray[np.float64], other_HGC: NDArray[np.float64]) -> NDArray[np.float64]:
+    longer, shorter = (one_HGC, other_HGC) if len(one_HGC) >= len(other_HGC) else (other_HGC, one_HGC)
+    sums_HGC = longer.copy()
+    sums_HGC[: len(shorter)] += shorter
+    return sums_HGC
+
+
+def _difference(one_HGC: NDArray[np.float64], other_HGC: NDArray[np.float64]) -> float:
+    counts = [PLACE[name] for name in COUNTS]
+    if one_HGC.shape != other_HGC.shape:
+        return float("inf")
+    if not np.array_equal(one_HGC[..., counts], other_HGC[..., counts], equal_nan=True):
+        return float("inf")
+    scale_HGC = np.abs(one_HGC)
+    scale_HGC[..., PLACE["error"]] = one_HGC[..., PLACE["absolute_error"]]
+    scale_HGC[..., PLACE["log_error"]] = one_HGC[..., PLACE["log_absolute_error"]]
+    off_HGC = np.abs(one_HGC - other_HGC) / np.where(scale_HGC > 0, scale_HGC, 1.0)
+    off_HGC[..., counts] = 0.0  # a coverage that the levels do not hold is NaN on both sides
+    return float(np.nan_to_num(off_HGC, nan=np.inf).max(initial=0.0))
+
+
+def _report(key: SeriesKey, model_id: str, step: int, field: str, totals: Totals) -> AccuracyReport:
+    return AccuracyReport(
+        key=key,
+        model_id=model_id,
+        step=step,
+        field=field,
+        n=totals.n,
+        mae=totals["absolute_error"] / totals.n,
+        rmse=sqrt(totals["squared_error"] / totals.n),
+        bias=totals["error"] / totals.n,
+        log_rmse=totals.root_mean("log_squared_error", "log_n"),
+        log_bias=totals.mean("log_error", "log_n"),
+        mase=totals.mean("scaled_error", "scaled_n"),
+        pinball=totals.mean("pinball", "quantile_n"),
+        wql=totals.wql,
+        crps=totals.mean("crps", "quantile_n"),
+        interval_score80=totals.mean("interval_score80", "quantile_n"),
+        width80=totals.mean("width80", "quantile_n"),
+        coverage50=totals.coverage(50),
+        coverage80=totals.coverage(80),
+        coverage90=totals.coverage(90),
+        coverage98=totals.coverage(98),
+        pit=totals.pit,
+        direction=totals.mean("direction", "direction_n"),
+        direction_majority=totals.direction_majority,
+        qlike=totals.mean("qlike", "qlike_n"),
+        n_common=int(totals["common_n"]),
+        skill_mae=totals.skill("absolute_error"),
+        skill_pinball=totals.skill("pinball"),
+        skill_crps=totals.skill("crps"),
+    )

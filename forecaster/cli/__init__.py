@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from forecaster.cli.accuracy import accuracy, report
 from forecaster.cli.bars import bars_app, leave_if_all_sat_out, pull
 from forecaster.cli.model import bench_app, model_app
 from forecaster.cli.options import ConfigOption, JsonOption, SeriesOption, utc_ms
-from forecaster.cli.printing import log_to_stderr, print_record, print_reports, print_scores
+from forecaster.cli.printing import log_to_stderr, print_record, print_scores
 from forecaster.cli.store import store_app, verify_app
 from forecaster.errors import ConfigError, ForecasterError
 
@@ -36,6 +37,8 @@ config_app = typer.Typer(no_args_is_help=True, help="Check or show a configurati
 app.add_typer(config_app, name="config")
 app.add_typer(bars_app, name="bars")
 app.command()(pull)
+app.command()(accuracy)
+app.command()(report)
 app.add_typer(model_app, name="model")
 app.add_typer(bench_app, name="bench")
 app.add_typer(store_app, name="store")
@@ -132,7 +135,7 @@ def once(
         "series": series,
         "bars_added": sum(one.bars_added for one in reports),
         "forecasts": sum(len(one.forecasts) for one in reports),
-        "settled": sum(len(one.settled) for one in reports),
+        "settled": sum(one.settled_rows for one in reports),
         "skipped": skipped,
     }
     print_record(record, json_=json_)
@@ -171,7 +174,7 @@ def replay(
             task = progress.add_task(str(key), total=len(cutoffs))
             done = run_replay(forecaster, bars, cutoffs, on_batch=partial(progress.advance, task))
             windows += len(cutoffs)
-        scores = Scores(forecaster.reader.settled_rows(now, run_id=done.id))
+        scores = Scores(forecaster.losses(as_of=now, run_id=done.id))
         totals = scores.total(forecaster.model_name, "close")
     seconds = time.perf_counter() - started
     if not json_:
@@ -182,9 +185,9 @@ def replay(
         "seconds": round(seconds, 2),
         "windows_per_second": round(windows / seconds, 1),
         "peak_rss_mb": _peak_rss_mb(),
-        "mae_close": totals.mae if totals.n else None,
-        "skill_close": totals.skill_mae,
-        "coverage80": totals.coverage80 if totals.n else None,
+        "mae_close": totals.mae,
+        "skill_close": totals.skill("absolute_error"),
+        "coverage80": totals.coverage(80),
     }
     print_record(record, json_=json_)
 
@@ -202,27 +205,6 @@ def latest(config: ConfigOption = None, series: SeriesOption = None, json_: Json
         return
     for record in found:
         print_record(record, json_=False)
-
-
-@app.command()
-def accuracy(
-    config: ConfigOption = None,
-    window: Annotated[str | None, typer.Option(help="Only what settled in the last days, such as 30d.")] = None,
-    run_id: Annotated[str, typer.Option("--run", help="Which run: `live`, or the id a replay printed.")] = "live",
-    json_: JsonOption = False,
-) -> None:
-    """Score what has settled, by series, model, step and field, beside the random walk."""
-    from forecaster.engine import Forecaster
-
-    with Forecaster.from_config(config) as forecaster:
-        reports = forecaster.accuracy(window, run_id=run_id)
-    if json_:
-        rows = [{**dataclasses.asdict(one), "key": str(one.key)} for one in reports]
-        typer.echo(json.dumps({"run": run_id, "reports": rows}))
-    elif reports:
-        print_reports(reports)
-    else:
-        typer.echo(f"run {run_id}: nothing has settled yet")
 
 
 @app.command()

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from forecaster.accuracy.score import Scores
+    from forecaster.accuracy.trust import Verdict
+    from forecaster.assess import Assessment
     from forecaster.cli.evaluation import EvaluationReport, SeriesResult
     from forecaster.ledger import AccuracyReport
     from forecaster.model.bench_report import BenchReport
@@ -85,14 +87,38 @@ def print_scores(scores: Scores) -> None:
 def print_reports(reports: Sequence[AccuracyReport]) -> None:
     """Print accuracy as a table, one line for each report."""
     table = _table(
-        "accuracy beside the random walk (skill by MAE and by pinball loss)",
-        ("series", "model", "step", "field", "n", "MAE", "skill", "pinball", "in 80%"),
+        "accuracy, losses in price; skill is 1 - loss / the random walk's",
+        ("series", "model", "step", "field", "n", "MAE", "MASE", "CRPS", "skill MAE", "CRPS", "50%", "80%", "98%"),
         left={"series", "model", "field"},
     )
     for one in reports:
-        skills = ["–" if s is None else f"{s:+.3f}" for s in (one.skill_mae, one.skill_pinball)]
         where = (str(one.key), one.model_id.partition("@")[0], str(one.step), one.field)
-        table.add_row(*where, str(one.n), f"{one.mae:.4g}", *skills, f"{one.coverage80:.1%}")
+        losses = (f"{one.mae:.4g}", *(_number(loss) for loss in (one.mase, one.crps)))
+        skills = (_signed(skill) for skill in (one.skill_mae, one.skill_crps))
+        inside = (_percent(share) for share in (one.coverage50, one.coverage80, one.coverage98))
+        table.add_row(*where, str(one.n), *losses, *skills, *inside)
+    _print(table)
+
+
+def print_verdicts(verdicts: Sequence[Verdict], found: Assessment, era: str = "all") -> None:
+    """Print what the past proves, one line for each series and model, served and as the model gave it.
+
+    A star stands before models that no other surely beats on their series.
+    """
+    rivals = ", ".join(dict.fromkeys(one.rival.replace("_", " ") for one in verdicts))
+    table = _table(
+        f"{'' if era == 'all' else f'{era}: '}pinball loss beside the {rivals}; skill above 0 is better; "
+        "* no other model is surely better",
+        ("series", "model", "form", "cutoffs", "skill", "95% interval", "in 80%", "verdict"),
+        left={"series", "model", "form", "verdict"},
+    )
+    for one in verdicts:
+        name = one.model_id.partition("@")[0]
+        star = "*" if one.form == "served" and one.model_id in found.may_be_best[one.key] else " "
+        interval = "–" if one.lower is None or one.upper is None else f"{one.lower:+.3f} to {one.upper:+.3f}"
+        inside = _percent(found.coverage80[one.key, one.model_id, one.form])
+        words = "" if name == one.rival and one.form == "served" else one.words
+        table.add_row(str(one.key), f"{star} {name}", one.form, str(one.n), _signed(one.skill), interval, inside, words)
     _print(table)
 
 
@@ -174,6 +200,14 @@ def _print_steps(result: SeriesResult) -> None:
 
 def _day(time_ms: int | None) -> str:
     return "–" if time_ms is None else dt.datetime.fromtimestamp(time_ms / 1000, dt.UTC).strftime("%Y-%m-%d")
+
+
+def _signed(value: float | None) -> str:
+    return "–" if value is None else f"{value:+.3f}"
+
+
+def _percent(share: float | None) -> str:
+    return "–" if share is None else f"{share:.1%}"
 
 
 def _number(value: float | None) -> str:

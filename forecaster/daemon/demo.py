@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 
 from forecaster.accuracy.report import Chart, Page, draw_charts, write_page
 from forecaster.accuracy.score import Scores
+from forecaster.bars import FIELDS
 from forecaster.daemon.clock import SpedUpClock
 from forecaster.daemon.scheduler import Daemon, schedules
-from forecaster.daemon.view import CycleView, is_next_close
+from forecaster.daemon.view import CycleView, next_closes
 from forecaster.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -88,14 +89,14 @@ class Demo:
     def _count(self, report: CycleReport) -> None:
         self._bars += report.bars_added
         self._forecasts += len(report.forecasts)
-        self._settled += len(report.settled)
-        self.scores.add(report.settled)
+        self._settled += report.settled_rows
+        for losses in report.settled:
+            self.scores.add(losses)
         self._last_reason = next(iter(report.skipped.values()), self._last_reason)
         for forecast in report.forecasts:
             self._recent[forecast.key].append(forecast)
-        for one in report.settled:
-            if is_next_close(one, self._forecaster.model_name):
-                self._next_closes[one.row.key].append(one)
+        for one in next_closes(report, self._forecaster.model_name):
+            self._next_closes[one.row.key].append(one)
 
     def _summary(self, cycles: int, seconds: float) -> DemoSummary:
         model = self._forecaster.models[0]
@@ -105,9 +106,9 @@ class Demo:
             bars=self._bars,
             forecasts=self._forecasts,
             settled=self._settled,
-            mae_close=totals.mae if totals.n else None,
-            skill_close=totals.skill_mae,
-            coverage80=totals.coverage80 if totals.n else None,
+            mae_close=totals.mae,
+            skill_close=totals.skill("absolute_error"),
+            coverage80=totals.coverage(80),
             engine=model.engine,
             engine_reason=model.engine_reason,
             seconds=round(seconds, 2),
@@ -130,7 +131,7 @@ class Demo:
                 ("Forecasts", f"{summary.forecasts:,}", f"{summary.settled:,} ledger rows met their bar"),
                 ("Engine", summary.engine, summary.engine_reason),
             ],
-            reports=self.scores.reports(),
+            reports=[one for one in self.scores.reports() if one.field in FIELDS],
             notes=[
                 "Point skill near zero is what honest scoring of prices shows; look at the intervals, high and low."
             ],

@@ -15,6 +15,8 @@ from rich.text import Text
 from forecaster.forecast import interpolate
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from rich.console import Console
 
     from forecaster.accuracy.score import Scores
@@ -70,7 +72,7 @@ class CycleView:
         )
         for name in ("series", "close", "forecast, 80 %", "next, 80 %", "skill", "in 80%"):
             table.add_column(name, justify="left" if name == "series" else "right", no_wrap=True)
-        met = {one.row.key: one for one in report.settled if is_next_close(one, self._forecaster.model_name)}
+        met = {one.row.key: one for one in next_closes(report, self._forecaster.model_name)}
         for forecast in report.forecasts:
             lower, upper = forecast.interval(0.8)
             close = self._forecaster.store.bars(forecast.key, start=_open_of_last(forecast.key, forecast.cutoff)).close
@@ -88,16 +90,17 @@ class CycleView:
     def _standing(self, key: SeriesKey) -> tuple[str, str]:
         """Running skill and coverage of the next close."""
         totals = self._scores.total(self._forecaster.model_name, "close", key=key)
-        if not totals.n:
-            return "–", "–"
-        skill = totals.skill_mae
-        return "–" if skill is None else f"{skill:+.2f}", f"{totals.coverage80:.0%}"
+        skill, coverage = totals.skill("absolute_error"), totals.coverage(80)
+        return "–" if skill is None else f"{skill:+.2f}", "–" if coverage is None else f"{coverage:.0%}"
 
 
-def is_next_close(one: SettledRow, model_name: str) -> bool:
-    """Whether a settled row is the headline: the close of step 1 by the model itself."""
-    row = one.row
-    return row.field == "close" and row.step == 1 and row.model_id.startswith(f"{model_name}@")
+def next_closes(report: CycleReport, model_name: str) -> Iterator[SettledRow]:
+    """The headline of what a cycle settled: the close of step 1 by the model itself, for each series."""
+    for losses in report.settled:
+        steps = losses.steps
+        of_model = np.array([name.partition("@")[0] == model_name for name in steps.models])
+        chosen = of_model[steps.model_N] & (steps.step_N == 1) & ~steps.late_N
+        yield from (one for one in steps[chosen].rows() if one.row.field == "close")
 
 
 def _outcome(one: SettledRow | None) -> Text:

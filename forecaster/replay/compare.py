@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from forecaster.accuracy.metrics import diebold_mariano
+from forecaster.accuracy.significance import SIGNIFICANT, diebold_mariano
 from forecaster.errors import InvalidContext
 from forecaster.replay.evaluate import SIMULATION, WALK, ratio
 
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
     from forecaster.replay.evaluate import Evaluation
 
-SIGNIFICANT: Final = 0.05
 BASELINES: Final = (WALK, SIMULATION)
 
 
@@ -56,8 +55,8 @@ def compare(made: Sequence[Evaluation], original: Sequence[Evaluation]) -> Compa
     there, so that a series counts by its cutoffs, not by how much it moves.
 
     Markets move together, and two series at one cutoff are not two proofs. So losses of all series stand in one row
-    in the order of time, and the test counts as many autocovariances as there are later cutoffs, of whichever
-    series, before a cutoff's last target has closed. Of one series, that is the usual lag.
+    in the order of time, and the test's lag is how many later cutoffs there are, of whichever series, before a
+    cutoff's last target has closed. Of one series, that is the usual lag.
 
     Raises:
         InvalidContext: for evaluations of other series or cutoffs, or too few cutoffs for the test.

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from forecaster.accuracy.metrics import FEWEST_CASES, absolute_error, covered, diebold_mariano, pinball
+from forecaster.accuracy.metrics import absolute_error, covered, pinball
+from forecaster.accuracy.significance import FEWEST_CASES, diebold_mariano, fewest_cases
 from forecaster.bars import FIELDS, Context
 from forecaster.config import Config
 from forecaster.engine import Forecaster
@@ -163,7 +164,7 @@ class Evaluation:
 
     def _p_value(self, loss_NFH: NDArray[np.float64], other_NFH: NDArray[np.float64]) -> float | None:
         came_N = ~np.isnan(loss_NFH).all(axis=(1, 2))
-        if came_N.sum() < max(2 * (self.lag + 1), FEWEST_CASES):
+        if came_N.sum() < fewest_cases(self.lag):
             return None
         loss_N, other_N = (np.nanmean(one[came_N], axis=(1, 2)) for one in (loss_NFH, other_NFH))
         return diebold_mariano(loss_N, other_N, self.lag).p_value
@@ -243,7 +244,7 @@ def _entrants(models: Sequence[Model], key: SeriesKey, plan: EvaluationPlan) -> 
     lengths = [plan.context] * len(models) + [BASELINE_CONTEXT] * len(baselines)
     # The bars are in hand, so the file that a series must name is never opened.
     series = {"exchange": key.exchange, "symbol": key.symbol, "timeframe": str(key.timeframe), "file": Path()}
-    config = Config.model_validate({"series": [series | {"calendar": key.calendar}]})
+    config = Config.model_validate({"series": [series | {"calendar": key.calendar}], "model": {"calibrate": False}})
     paths = [Forecaster(config, MemoryStore(), models=[one]) for one in (*models, *baselines)]
     return list(zip(paths, lengths, strict=True))
 

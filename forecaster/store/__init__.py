@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Final, Protocol
 from forecaster.ledger import LIVE
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     import numpy as np
     from numpy.typing import NDArray
 
     from forecaster.bars import Bars, RejectedRow, SeriesKey
     from forecaster.forecast import OHLCForecast
-    from forecaster.ledger import LedgerRow, Run, SettledRow, Slot
+    from forecaster.ledger import CalibrationState, LedgerRow, Run, SettledRow, SettledSteps, Slot
     from forecaster.store.reading import Asked
 
 _SQLITE: Final = "sqlite:///"
@@ -54,8 +54,19 @@ class Reader(Protocol):
     def settled_rows(self, as_of: int, since: int | None = None, run_id: str = LIVE) -> list[SettledRow]:
         """Give rows whose target bar was first seen in (since, as_of], with the newest revision of it."""
 
+    def arrived(self, as_of: int, since: int | None = None, run_id: str = LIVE) -> list[SettledSteps]:
+        """Give the steps whose target bar was first seen in (since, as_of], by series."""
+
+    def settled(
+        self, key: SeriesKey, as_of: int, since: int | None = None, run_id: str = LIVE
+    ) -> Iterator[SettledSteps]:
+        """Give the same of one series, some cutoffs at a time, however many there are."""
+
     def slots(self, key: SeriesKey, start: int, end: int) -> list[Slot]:
         """Give the work of a series whose cutoff lies in [start, end), oldest first."""
+
+    def calibration(self, key: SeriesKey, model_id: str, run_id: str = LIVE) -> CalibrationState | None:
+        """Give what was last learned of a model on a series in a run; None before the first forecast."""
 
     def close(self) -> None:
         """Let go of the database."""
@@ -84,8 +95,10 @@ class Store(Reader, Protocol):
     def add_run(self, run: Run) -> None:
         """Name a run before its forecasts; a run that is known stays as it is."""
 
-    def add_forecasts(self, forecasts: Sequence[OHLCForecast], run_id: str) -> int:
-        """Append forecasts in one transaction; returns how many are new.
+    def add_forecasts(
+        self, forecasts: Sequence[OHLCForecast], run_id: str, learned: Sequence[CalibrationState] = ()
+    ) -> int:
+        """Append forecasts and what was learned by them, in one transaction; returns how many forecasts are new.
 
         A forecast that is in the ledger with the same numbers is left alone.
 

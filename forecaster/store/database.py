@@ -77,8 +77,6 @@ class Database:
         try:
             yield
         except (sa.exc.DBAPIError, sqlite3.Error) as error:
-            # A disk that was full, or gone for a moment: the next transaction begins with a connection of its own.
-            self.engine.dispose()
             raise StoreUnavailable(self.url, str(getattr(error, "orig", error)).strip()) from error
 
     def ask(self, sql: str, values: Mapping[str, object]) -> Sequence[Any]:

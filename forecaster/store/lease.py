@@ -64,7 +64,11 @@ class Lease:
         self._database = database
         self._owner = database.session
         self._lock = lock_of(database)
-        self.epoch = self._take_in_time()
+        try:
+            self.epoch = self._take_in_time()
+        except BaseException:
+            self._lock.release()
+            raise
         self._ending = threading.Event()
         self._heart = threading.Thread(target=self._beat, name=f"lease of {database.url}", daemon=True)
         self._heart.start()
@@ -112,7 +116,6 @@ class Lease:
                 return self._take()
             except _TakenError:
                 if time.monotonic() >= give_up:
-                    self._lock.release()
                     raise
             time.sleep(_POLL_SECONDS)
 

@@ -5,21 +5,23 @@ It keeps the contract of `Store` but durability: what it holds ends with the pro
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeAlias
+from itertools import groupby
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 import numpy as np
 
-from forecaster.bars import FIELDS, Bars
+from forecaster.bars import Bars, SeriesKey
 from forecaster.errors import InvalidContext, LedgerConflict, StoreUnavailable
 from forecaster.forecast import same_forecast
-from forecaster.ledger import LIVE, LedgerRow, Run, SettledRow, Slot
+from forecaster.ledger import LIVE, CalibrationState, LedgerRow, Run, SettledRow, SettledSteps, Slot
+from forecaster.store.rows import PORTION, forecast_row, ledger_order, read_rows, read_steps, step_rows
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
 
-    from forecaster.bars import RejectedRow, SeriesKey
+    from forecaster.bars import RejectedRow
     from forecaster.forecast import OHLCForecast
 
 _Revisions: TypeAlias = "dict[int, list[tuple[tuple[float, ...], int]]]"
@@ -34,6 +36,7 @@ class MemoryStore:
         self._gaps: dict[SeriesKey, dict[int, list[int]]] = {}
         self._holds: dict[str, int] = {}
         self._slots: dict[SeriesKey, dict[int, Slot]] = {}
+        self._learned: dict[tuple[SeriesKey, str, str], CalibrationState] = {}
         self._rejected: dict[SeriesKey, dict[str, RejectedRow]] = {}
         self.runs: dict[str, Run] = {}
 
@@ -112,8 +115,10 @@ class MemoryStore:
         """Name a run before its forecasts; a run that is known stays as it is."""
         self.runs.setdefault(run.id, run)
 
-    def add_forecasts(self, forecasts: Sequence[OHLCForecast], run_id: str) -> int:
-        """Append forecasts, all or none; returns how many are new.
+    def add_forecasts(
+        self, forecasts: Sequence[OHLCForecast], run_id: str, learned: Sequence[CalibrationState] = ()
+    ) -> int:
+        """Append forecasts and what was learned by them, all or none; returns how many forecasts are new.
 
         Raises:
             LedgerConflict: when one is there with other numbers, by more than float32's noise.
@@ -130,7 +135,12 @@ class MemoryStore:
             if not same_forecast(there, forecast):
                 raise LedgerConflict(name)
         known.update(new)
+        self._learned.update({(one.key, one.model_id, run_id): one for one in learned})
         return len(new)
+
+    def calibration(self, key: SeriesKey, model_id: str, run_id: str = LIVE) -> CalibrationState | None:
+        """Give what was last learned of a model on a series in a run; None before the first forecast."""
+        return self._learned.get((key, model_id, run_id))
 
     def latest(self, key: SeriesKey, model_name: str, run_id: str = LIVE) -> OHLCForecast | None:
         """Give the forecast with the newest cutoff that a model of this name made."""
@@ -140,13 +150,24 @@ class MemoryStore:
     def history(self, key: SeriesKey, start: int, end: int, run_id: str = LIVE) -> list[LedgerRow]:
         """Give all models' rows whose cutoff lies in [start, end), by cutoff, model, step and field."""
         made = [f for f in self._of_run(run_id) if f.key == key and start <= f.cutoff < end]
-        return [row for f in sorted(made, key=_ledger_order) for row in _rows(f, run_id)]
+        return [row for line in sorted(_lines(made, run_id), key=ledger_order) for row in read_rows(line)]
 
     def settled_rows(self, as_of: int, since: int | None = None, run_id: str = LIVE) -> list[SettledRow]:
         """Give rows whose target bar was first seen in (since, as_of], with the newest revision of it."""
-        made = sorted(self._of_run(run_id), key=_ledger_order)
-        settled = (self._settle(row, as_of, since) for forecast in made for row in _rows(forecast, run_id))
-        return [row for row in settled if row is not None]
+        return [row for steps in self.arrived(as_of, since, run_id) for row in steps.rows()]
+
+    def arrived(self, as_of: int, since: int | None = None, run_id: str = LIVE) -> list[SettledSteps]:
+        """Give the steps whose target bar was first seen in (since, as_of], by series."""
+        return list(self._settle(self._of_run(run_id), run_id, as_of, since))
+
+    def settled(
+        self, key: SeriesKey, as_of: int, since: int | None = None, run_id: str = LIVE
+    ) -> Iterator[SettledSteps]:
+        """Give the same of one series, some cutoffs at a time."""
+        portion = PORTION * key.timeframe.ms
+        made = sorted((one for one in self._of_run(run_id) if one.key == key), key=lambda one: one.cutoff)
+        for _, some in groupby(made, key=lambda one: one.cutoff // portion):
+            yield from self._settle(list(some), run_id, as_of, since)
 
     def set_slots(self, slots: Sequence[Slot], changed_at: int) -> None:
         """Keep the state of work; a slot that is done stays done."""
@@ -167,35 +188,57 @@ class MemoryStore:
     def _of_run(self, run_id: str) -> list[OHLCForecast]:
         return list(self._forecasts.get(run_id, {}).values())
 
-    def _settle(self, row: LedgerRow, as_of: int, since: int | None) -> SettledRow | None:
-        revisions = self._bars.get(row.key, {}).get(row.target_open, [])
-        seen = [i for i, (_, first_seen_at) in enumerate(revisions) if first_seen_at <= as_of]
-        if not seen or (since is not None and revisions[seen[-1]][1] <= since):
-            return None
-        return SettledRow(row, revisions[seen[-1]][0][FIELDS.index(row.field)], seen[-1])
+    def _settle(
+        self, made: Sequence[OHLCForecast], run_id: str, as_of: int, since: int | None
+    ) -> Iterator[SettledSteps]:
+        lines = []
+        for line in sorted(_lines(made, run_id), key=ledger_order):
+            key = SeriesKey.of(line.exchange, line.symbol, line.timeframe, line.calendar)
+            revisions = self._bars.get(key, {}).get(line.target_open, [])
+            seen = [i for i, (_, first_seen_at) in enumerate(revisions) if first_seen_at <= as_of]
+            if seen and (since is None or revisions[seen[-1]][1] > since):
+                (open_, high, low, close, *_), at = revisions[seen[-1]]
+                lines.append(
+                    line._replace(open=open_, high=high, low=low, close=close, revision=seen[-1], first_seen_at=at)
+                )
+        return read_steps(lines)
 
 
-def _rows(forecast: OHLCForecast, run_id: str) -> Iterator[LedgerRow]:
-    targets = forecast.target_opens().tolist()
-    for step, target in enumerate(targets, start=1):
-        for f, field in enumerate(FIELDS):
-            yield LedgerRow(
-                key=forecast.key,
-                model_id=forecast.provenance.ledger_id,
-                run_id=run_id,
-                cutoff=forecast.cutoff,
-                step=step,
-                field=field,
-                target_open=target,
-                issued_at=forecast.issued_at or 0,
-                available_at=forecast.available_at or 0,
-                late=forecast.is_late,
-                engine=forecast.engine,
-                quantile_levels=forecast.quantile_levels,
-                raw_Q=forecast.raw_FHQ[f, step - 1],
-                values_Q=forecast.values_FHQ[f, step - 1],
-            )
+class _Line(NamedTuple):
+    """A step of a forecast, and its outcome, as a database would give them."""
+
+    exchange: str
+    symbol: str
+    timeframe: str
+    calendar: str
+    model_id: str
+    run_id: str
+    cutoff: int
+    issued_at: int
+    available_at: int
+    late: bool
+    engine: str
+    quantile_levels: str
+    step: int
+    target_open: int
+    raw: bytes
+    repaired: bytes
+    open: float = 0.0
+    high: float = 0.0
+    low: float = 0.0
+    close: float = 0.0
+    revision: int = 0
+    first_seen_at: int = 0
 
 
-def _ledger_order(forecast: OHLCForecast) -> tuple[str, int, str]:
-    return (str(forecast.key), forecast.cutoff, forecast.provenance.ledger_id)
+def _lines(made: Sequence[OHLCForecast], run_id: str) -> Iterator[_Line]:
+    for forecast in made:
+        row, key = forecast_row(forecast, run_id, 0), forecast.key
+        row |= {
+            "exchange": key.exchange,
+            "symbol": key.symbol,
+            "timeframe": str(key.timeframe),
+            "calendar": key.calendar,
+        }
+        for step in step_rows(forecast, 0, 0):
+            yield _Line(**{name: (row | step)[name] for name in _Line._fields if name in row or name in step})

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 import numpy as np
 
 from forecaster.bars import Bars, RejectedRow, SeriesKey
-from forecaster.ledger import LIVE, LedgerRow, SettledRow, Slot
-from forecaster.store.rows import ledger_order, read_forecast, read_rejected, read_rows
+from forecaster.ledger import LIVE, CalibrationState, LedgerRow, SettledRow, SettledSteps, Slot
+from forecaster.store.rows import PORTION, ledger_order, read_forecast, read_rejected, read_rows, read_steps
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -27,12 +27,11 @@ EVER: Final = 2**62
 SERIES: Final = "SELECT id FROM series WHERE exchange = :exchange AND symbol = :symbol AND timeframe = :timeframe"
 BARS: Final = """
 SELECT open_time, open, high, low, close, volume, first_seen_at, revision
-FROM bar b
-WHERE series_id = :series AND open_time >= :start AND open_time < :end AND revision = (
-    SELECT MAX(o.revision) FROM bar o
-    WHERE o.series_id = b.series_id AND o.open_time = b.open_time AND o.first_seen_at <= :as_of
-)
-ORDER BY open_time"""
+FROM bar
+WHERE series_id = :series AND open_time >= :start AND open_time < :end AND first_seen_at <= :as_of
+ORDER BY open_time, revision"""
+"""All revisions of bars: of each, the last one counts."""
+
 FORECAST: Final = """
 SELECT f.id, f.cutoff, f.quantile_levels, f.issued_at, f.available_at, f.provenance
 FROM forecast f JOIN model m ON m.id = f.model_id
@@ -56,6 +55,8 @@ _SLOTS: Final = """
 SELECT cutoff, state, attempts, reason, leased_until FROM slot
 WHERE series_id = :series AND cutoff >= :start AND cutoff < :end
 ORDER BY cutoff"""
+_CALIBRATION: Final = """
+SELECT cutoff, state FROM calibration WHERE series_id = :series AND run_id = :run AND model_id = :model"""
 _HELD_UNTIL: Final = "SELECT MAX(until) AS until FROM hold WHERE exchange = :exchange"
 
 _STEP: Final = """
@@ -66,16 +67,27 @@ FROM forecast f
 JOIN forecast_step s ON s.forecast_id = f.id
 JOIN series n ON n.id = f.series_id
 WHERE f.series_id = :series AND f.run_id = :run AND f.cutoff >= :start AND f.cutoff < :end"""
+_CAME: Final = """b.first_seen_at > :since AND b.first_seen_at <= :as_of AND f.run_id = :run AND b.revision = (
+    SELECT MAX(o.revision) FROM bar o
+    WHERE o.series_id = b.series_id AND o.open_time = b.open_time AND o.first_seen_at <= :as_of
+)"""
 # From the bars that came to the steps that they settle: a ledger may hold years of steps.
-_SETTLED: Final = f"""{_STEP}, b.open, b.high, b.low, b.close, b.revision
+_FROM_BARS: Final = """
 FROM bar b
 JOIN forecast_step s ON s.series_id = b.series_id AND s.target_open = b.open_time
 JOIN forecast f ON f.id = s.forecast_id
+JOIN series n ON n.id = f.series_id"""
+_SETTLED: Final = f"{_STEP}, b.open, b.high, b.low, b.close, b.revision, b.first_seen_at {_FROM_BARS} WHERE {_CAME}"
+_OF_SERIES: Final = f"""{_STEP}, b.open, b.high, b.low, b.close, b.revision, b.first_seen_at
+FROM forecast f
+JOIN forecast_step s ON s.forecast_id = f.id
 JOIN series n ON n.id = f.series_id
-WHERE b.first_seen_at > :since AND b.first_seen_at <= :as_of AND f.run_id = :run AND b.revision = (
-    SELECT MAX(o.revision) FROM bar o
-    WHERE o.series_id = b.series_id AND o.open_time = b.open_time AND o.first_seen_at <= :as_of
-)"""  # noqa: S608 - our own words
+JOIN bar b ON b.series_id = s.series_id AND b.open_time = s.target_open
+WHERE f.series_id = :series AND f.cutoff >= :start AND f.cutoff < :end AND {_CAME}"""
+_CUTOFFS: Final = """
+SELECT MIN(cutoff) AS oldest, MAX(cutoff) AS newest FROM forecast WHERE series_id = :series AND run_id = :run"""
+_CUTOFFS_SINCE: Final = f"""
+SELECT MIN(f.cutoff) AS oldest, MAX(f.cutoff) AS newest {_FROM_BARS} WHERE f.series_id = :series AND {_CAME}"""
 
 
 class Asked(Protocol):
@@ -102,8 +114,9 @@ class Reading:
         rows = self._ask(BARS, {"series": self._series(key), "as_of": known, **span})
         if not rows:
             return Bars.empty(key)
-        times, *ohlcv, seen, revision = zip(*map(tuple, rows), strict=True)
-        return Bars(key, np.array(times), np.array(ohlcv).T, np.array(seen), np.array(revision))
+        times, *ohlcv, seen, revision = map(np.array, zip(*rows, strict=True))
+        newest = np.append(times[1:] > times[:-1], True)
+        return Bars(key, times[newest], np.array(ohlcv).T[newest], seen[newest], revision[newest])
 
     def opens(self, key: SeriesKey, start: int, end: int) -> NDArray[np.int64]:
         """Give the open times in [start, end) of which there is a bar, rising."""
@@ -146,12 +159,35 @@ class Reading:
 
     def settled_rows(self, as_of: int, since: int | None = None, run_id: str = LIVE) -> list[SettledRow]:
         """Give rows whose target bar was first seen in (since, as_of], with the newest revision of it."""
+        return [row for steps in self.arrived(as_of, since, run_id) for row in steps.rows()]
+
+    def arrived(self, as_of: int, since: int | None = None, run_id: str = LIVE) -> list[SettledSteps]:
+        """Give the steps whose target bar was first seen in (since, as_of], by series."""
         values = {"as_of": as_of, "since": -EVER if since is None else since, "run": run_id}
-        return [
-            SettledRow(row, actual, line.revision)
-            for line in sorted(self._ask(_SETTLED, values), key=ledger_order)
-            for row, actual in zip(read_rows(line), (line.open, line.high, line.low, line.close), strict=True)
-        ]
+        return list(read_steps(sorted(self._ask(_SETTLED, values), key=ledger_order)))
+
+    def settled(
+        self, key: SeriesKey, as_of: int, since: int | None = None, run_id: str = LIVE
+    ) -> Iterator[SettledSteps]:
+        """Give the same of one series, some cutoffs at a time, however many there are."""
+        values = {
+            "series": self._series(key),
+            "as_of": as_of,
+            "since": -EVER if since is None else since,
+            "run": run_id,
+        }
+        (found,) = self._ask(_CUTOFFS if since is None else _CUTOFFS_SINCE, values) or [None]
+        if found is None or found.oldest is None:
+            return
+        portion = PORTION * key.timeframe.ms
+        for start in range(found.oldest - found.oldest % portion, found.newest + 1, portion):
+            lines = self._ask(_OF_SERIES, {**values, "start": start, "end": start + portion})
+            yield from read_steps(sorted(lines, key=ledger_order))
+
+    def calibration(self, key: SeriesKey, model_id: str, run_id: str = LIVE) -> CalibrationState | None:
+        """Give what was last learned of a model on a series in a run; None before the first forecast."""
+        rows = self._ask(_CALIBRATION, {"series": self._series(key), "run": run_id, "model": model_id})
+        return CalibrationState(key, model_id, rows[0].cutoff, bytes(rows[0].state)) if rows else None
 
     def slots(self, key: SeriesKey, start: int, end: int) -> list[Slot]:
         """Give the work of a series whose cutoff lies in [start, end), oldest first."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import defaultdict
 from dataclasses import asdict
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
@@ -18,11 +19,11 @@ import numpy as np
 from forecaster.bars import COLUMNS, FIELDS, Bars, RejectedRow, SeriesKey
 from forecaster.errors import InvalidContext
 from forecaster.forecast import OHLCForecast, Provenance
-from forecaster.ledger import LedgerRow
+from forecaster.ledger import LedgerRow, SettledSteps
 from forecaster.store.chain import bar_link, forecast_link
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -31,6 +32,9 @@ if TYPE_CHECKING:
 
 TENS: Final = tuple(f"{field}_q{level}" for field in FIELDS for level in (10, 50, 90))
 """The quantiles that people can query, as columns of `forecast_step`."""
+
+PORTION: Final = 128
+"""Slots of a series whose cutoffs are read at once."""
 
 CHAINED: Final = (
     "cutoff", "model_id", "horizon", "quantile_levels", "issued_at", "available_at", "late", "engine", "provenance",
@@ -154,6 +158,54 @@ def read_rows(row: Row) -> list[LedgerRow]:
         for field, raw_Q, values_Q in zip(FIELDS, raw_FQ, values_FQ, strict=True)
     ]
     return [LedgerRow(*one) for one in made]
+
+
+def read_steps(rows: Iterable[Row]) -> Iterator[SettledSteps]:
+    """Make columns of lines that come in `ledger_order`: one record for each series and set of quantile levels."""
+    groups: dict[tuple[str, ...], list[Row]] = defaultdict(list)
+    for row in rows:
+        groups[row.exchange, row.symbol, row.timeframe, row.calendar, row.run_id, row.quantile_levels].append(row)
+    for (*names, run_id, quantile_levels), lines in groups.items():
+        yield _columns(_key(*names), run_id, _levels(quantile_levels), lines)
+
+
+def _columns(key: SeriesKey, run_id: str, levels: tuple[float, ...], lines: Sequence[Row]) -> SettledSteps:
+    columns = dict(zip(lines[0]._fields, zip(*lines, strict=True), strict=True))
+    models, model_N = _places(columns["model_id"])
+    engines, engine_N = _places(columns["engine"])
+    shape = (len(lines), len(FIELDS), len(levels))
+    repaired = (one or raw for raw, one in zip(columns["raw"], columns["repaired"], strict=True))
+    names = ("cutoff", "step", "target_open", "issued_at", "available_at", "late", "revision", "first_seen_at")
+    cutoff, step, target, issued, available, late, revision, seen = (
+        np.array(columns[name], np.int64) for name in names
+    )
+    return SettledSteps(
+        key=key,
+        run_id=run_id,
+        quantile_levels=levels,
+        models=models,
+        engines=engines,
+        model_N=model_N,
+        engine_N=engine_N,
+        cutoff_N=cutoff,
+        step_N=step,
+        target_open_N=target,
+        issued_at_N=issued,
+        available_at_N=available,
+        late_N=late.astype(bool),
+        raw_NFQ=np.frombuffer(b"".join(columns["raw"]), "<f8").reshape(shape),
+        values_NFQ=np.frombuffer(b"".join(repaired), "<f8").reshape(shape),
+        actual_NF=np.column_stack([columns[field] for field in FIELDS]),
+        revision_N=revision,
+        seen_at_N=seen,
+    )
+
+
+def _places(names: Sequence[str]) -> tuple[tuple[str, ...], NDArray[np.int64]]:
+    """The different names, and where each stands among them."""
+    place: dict[str, int] = {}
+    places_N = np.array([place.setdefault(name, len(place)) for name in names], np.int64)
+    return tuple(place), places_N
 
 
 def ledger_order(row: Row) -> tuple[str, int, str, int]:

@@ -9,11 +9,12 @@ model ───┘  │
 run ────────┘
 
 hold                      one row each time an exchange said not to ask
+calibration               what was learned of a model on a series, in a run
 lease                     who writes
 
-Only `slot` and `lease` are ever updated; triggers refuse to change or delete a row of the others. People query views:
-`forecast_value` has a row per step and field, `newest_bar` the newest revision of each bar, `settled` both together.
-What makes them all is in `migrations`; here is what the program writes to.
+Only `slot`, `calibration` and `lease` are ever updated; triggers refuse to change or delete a row of the others. People
+query views: `forecast_value` has a row per step and field, `newest_bar` the newest revision of each bar, `settled` both
+together. What makes them all is in `migrations`; here is what the program writes to.
 """
 
 from __future__ import annotations
@@ -169,6 +170,16 @@ slot = Table(
     Column("changed_at", BigInteger, nullable=False),
     CheckConstraint("state IN ('pending', 'leased', 'done', 'failed', 'gap')", name="slot_state"),
     Index("slot_owed", "state", "cutoff"),
+)
+
+calibration = Table(
+    "calibration",
+    metadata,
+    Column("series_id", ForeignKey("series.id"), primary_key=True),
+    Column("run_id", ForeignKey("run.id"), primary_key=True),
+    Column("model_id", ForeignKey("model.id"), primary_key=True),
+    Column("cutoff", BigInteger, nullable=False),
+    Column("state", LargeBinary, nullable=False),
 )
 
 lease = Table(

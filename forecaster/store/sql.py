@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from forecaster.bars import Bars, RejectedRow, SeriesKey
     from forecaster.forecast import OHLCForecast
-    from forecaster.ledger import Run, Slot
+    from forecaster.ledger import CalibrationState, Run, Slot
 
 _SET_SLOT = """
 INSERT INTO slot (series_id, cutoff, state, epoch, leased_until, attempts, reason, changed_at)
@@ -36,6 +36,10 @@ ON CONFLICT (series_id, cutoff) DO UPDATE SET state = excluded.state, epoch = ex
     leased_until = excluded.leased_until, attempts = excluded.attempts, reason = excluded.reason,
     changed_at = excluded.changed_at
 WHERE slot.state <> 'done'"""
+_LEARN = """
+INSERT INTO calibration (series_id, run_id, model_id, cutoff, state)
+VALUES (:series_id, :run_id, :model_id, :cutoff, :state)
+ON CONFLICT (series_id, run_id, model_id) DO UPDATE SET cutoff = excluded.cutoff, state = excluded.state"""
 _SOME = 500
 """How many values one query asks for: SQLite takes 32,766 at most, older ones 999."""
 
@@ -94,10 +98,10 @@ class SqlStore(Reading):
         with self._writing() as connection:
             series_id = self._series_id(connection, key)
             content = (t.quarantine.c.open_time, t.quarantine.c.row, t.quarantine.c.reason, t.quarantine.c.body)
-            query = sa.select(*content).where(t.quarantine.c.series_id == series_id)
-            known: set[tuple[Any, ...]] = set()
-            for some in _portions(sorted({row.open_time for row in rows})):
-                known.update(map(tuple, connection.execute(query.where(t.quarantine.c.open_time.in_(some)))))
+            times = [row.open_time for row in rows]
+            around = t.quarantine.c.open_time.between(min(times), max(times))
+            query = sa.select(*content).where(t.quarantine.c.series_id == series_id, around)
+            known = set(map(tuple, connection.execute(query)))
             made = [quarantine_row(row, series_id, seen_at) for row in rows]
             new = {tuple(row[column.name] for column in content): row for row in made}
             if new.keys() - known:
@@ -129,8 +133,10 @@ class SqlStore(Reading):
             if connection.scalar(sa.select(t.run.c.id).where(t.run.c.id == run.id)) is None:
                 connection.execute(t.run.insert(), [asdict(run)])
 
-    def add_forecasts(self, forecasts: Sequence[OHLCForecast], run_id: str) -> int:
-        """Append forecasts in one transaction; returns how many are new.
+    def add_forecasts(
+        self, forecasts: Sequence[OHLCForecast], run_id: str, learned: Sequence[CalibrationState] = ()
+    ) -> int:
+        """Append forecasts and what was learned by them, in one transaction; returns how many forecasts are new.
 
         One that is there and differs by float32's noise alone, since another engine made it, stays as it is.
 
@@ -162,6 +168,12 @@ class SqlStore(Reading):
             if rows:
                 connection.execute(t.forecast.insert(), rows)
                 connection.execute(t.forecast_step.insert(), steps)
+            if learned:
+                places = [{"series_id": series[one.key], "run_id": run_id} for one in learned]
+                states = [{name: getattr(one, name) for name in ("model_id", "cutoff", "state")} for one in learned]
+                connection.execute(
+                    sa.text(_LEARN), [place | state for place, state in zip(places, states, strict=True)]
+                )
         return len(rows)
 
     def set_slots(self, slots: Sequence[Slot], changed_at: int) -> None:

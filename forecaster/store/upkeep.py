@@ -23,7 +23,19 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-_COUNTED: Final = ("series", "bar", "gap", "quarantine", "hold", "model", "run", "forecast", "forecast_step", "slot")
+_COUNTED: Final = (
+    "series",
+    "bar",
+    "gap",
+    "quarantine",
+    "hold",
+    "model",
+    "run",
+    "forecast",
+    "forecast_step",
+    "slot",
+    "calibration",
+)
 
 
 @dataclass(frozen=True)
@@ -138,6 +150,7 @@ def _delete(connection: sa.Connection, runs: Sequence[str]) -> None:
         ids = sa.select(t.forecast.c.id).where(t.forecast.c.run_id == run)
         connection.execute(t.forecast_step.delete().where(t.forecast_step.c.forecast_id.in_(ids)))
         connection.execute(t.forecast.delete().where(t.forecast.c.run_id == run))
+        connection.execute(t.calibration.delete().where(t.calibration.c.run_id == run))
         connection.execute(t.run.delete().where(t.run.c.id == run))
     for _, make in guards:
         connection.exec_driver_sql(make)

@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from forecaster.accuracy.losses import measure
 from forecaster.accuracy.report import Chart, Page, draw_charts, write_page
 from forecaster.accuracy.score import Scores
+from forecaster.bars import FIELDS
 from forecaster.ledger import LIVE, AccuracyReport, Run
 from forecaster.store.memory import MemoryStore
-from tests.builders import make_bars, make_key, utc_ms
-from tests.forecast_builders import make_forecast
+from tests.builders import HOUR_MS, make_bars, make_key, utc_ms
+from tests.forecast_builders import make_forecast, make_past, make_steps
 
 START = utc_ms("2024-01-01")
 HOSTILE = '<script>alert("x")</script>&\'"'
@@ -57,11 +59,28 @@ def make_report(skill: float | None = 0.125, exchange: str = "binance") -> Accur
         field="close",
         n=1234,
         mae=12.345678,
+        rmse=20.5,
+        bias=-0.5,
+        log_rmse=0.002,
+        log_bias=-0.0001,
+        mase=0.98,
         pinball=3.5,
-        coverage80=0.8125,
+        wql=0.001,
+        crps=9.5,
+        interval_score80=120.0,
         width80=77.0,
+        coverage50=0.5125,
+        coverage80=0.8125,
+        coverage90=0.9125,
+        coverage98=None,
+        pit=(0.1,) * 10,
+        direction=0.51,
+        direction_majority=0.53,
+        qlike=None,
+        n_common=1200,
         skill_mae=skill,
         skill_pinball=skill,
+        skill_crps=skill,
     )
 
 
@@ -229,7 +248,9 @@ def test_a_page_without_scores_is_a_page(tmp_path):
 
 
 def test_the_report_of_scores_fits_the_page(tmp_path):
-    """What `Scores` gives is what the page takes."""
-    reports = Scores(make_chart().next_closes).reports()
+    """What `Scores` gives of a field is what the page takes."""
+    steps = make_steps([90, 100, 110], 101.0, cutoff=START + np.arange(17) * HOUR_MS)
+    reports = Scores([measure(steps, make_past([100.0], cutoff=START))]).reports()
+    page = make_page(reports=[one for one in reports if one.field in FIELDS])
 
-    assert f"<td>{reports[0].n}</td>" in written(tmp_path, make_page(reports=reports))
+    assert "<td>17</td>" in written(tmp_path, page)

@@ -46,7 +46,7 @@ def test_bars_that_are_stored_wrong_would_be_seen(monkeypatch):
 
 def test_bars_that_are_missing_would_be_seen(monkeypatch):
     """Every slot that was ever empty is taken for a gap at once."""
-    monkeypatch.setattr("forecaster.engine._is_settled", lambda *_: True)
+    monkeypatch.setattr("forecaster.intake._is_settled", lambda *_: True)
 
     assert any("are missing" in text for seed in range(4) for text in play(Case("binance", "gap", seed)).broken)
 

@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from forecaster.accuracy.metrics import diebold_mariano
+from forecaster.accuracy.significance import diebold_mariano
 from forecaster.errors import InvalidContext
 from forecaster.model.baselines import FilteredHistoricalSimulation, RandomWalk
 from forecaster.replay.compare import compare

@@ -7,7 +7,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from forecaster.accuracy.metrics import diebold_mariano
+from forecaster.accuracy.significance import diebold_mariano
 from forecaster.bars import FIELDS, Bars, Context
 from forecaster.errors import InvalidContext, NotEnoughBars
 from forecaster.forecast import CHRONOS_LEVELS, OHLCForecast, Provenance, repair
@@ -219,9 +219,18 @@ def test_too_few_bars(count, horizon):
 
 @pytest.mark.parametrize(("count", "horizon"), [(76, 3), (87, 8)])
 def test_just_enough_bars(count, horizon):
+    """Enough to score; a test of the losses needs four times the horizon."""
     evaluation = evaluate([Stencil()], make_bars(count=count), EvaluationPlan(horizon=horizon))
 
-    assert evaluation.p_value("stencil", WALK) <= 1
+    assert evaluation.pinball_ratio("stencil", WALK) > 0
+    assert evaluation.p_value("stencil", WALK) is None
+
+
+@pytest.mark.parametrize(("count", "known"), [(78, True), (77, False)])
+def test_a_p_value_needs_four_times_the_horizon(count, known):
+    evaluation = evaluate([Stencil()], make_bars(count=count), EvaluationPlan(horizon=3))
+
+    assert (evaluation.p_value("stencil", WALK) is not None) == known
 
 
 @pytest.mark.parametrize("plan", [EvaluationPlan(cutoffs=9, horizon=3), EvaluationPlan(end=utc_ms("2024-01-03"))])

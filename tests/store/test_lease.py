@@ -13,8 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from forecaster.errors import LeaseLost, StoreUnavailable
+from forecaster.errors import LeaseLost, SchemaTooNew, StoreUnavailable
 from forecaster.store import lease
+from forecaster.store.database import Database
 from forecaster.store.sql import SqlStore
 from tests.builders import make_bars
 
@@ -184,3 +185,17 @@ def test_file_system_is_that_of_the_deepest_mount(monkeypatch, tmp_path):
     ]
 
     assert found == ["ext4", "nfs4", "xfs", "ext4"]
+
+
+def test_ledger_that_cannot_be_opened_leaves_no_lock(url):
+    """Whoever mends it may write it, in the same process too."""
+    SqlStore(url).close()
+    database = Database(url)
+    with closing(database), database.transaction() as connection:
+        connection.exec_driver_sql("UPDATE alembic_version SET version_num = '9999'")
+    with pytest.raises(SchemaTooNew):
+        SqlStore(url)
+    taken = lease.FileLock(Path(url.removeprefix("sqlite:///") + ".lock"))
+
+    assert taken.try_take()
+    taken.release()

@@ -1,0 +1,134 @@
+"""From sources into the store: what is fetched of a series, what of it is kept, and what is still missing."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, Final, TypeVar
+
+import numpy as np
+import structlog
+
+from forecaster.bars import NO_TIME, RejectedRow, SeriesKey
+from forecaster.errors import BadPayload, BarsError, SourceError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+
+    from forecaster.sources import BarSource, Fetched
+    from forecaster.store import Store
+
+_log = structlog.get_logger(__name__)
+_BARS_ASKED_AGAIN: Final = 3
+_T = TypeVar("_T")
+
+
+@dataclass
+class Skipped:
+    """Series that sit out a cycle, by name, with the reason."""
+
+    reasons: dict[SeriesKey, str] = field(default_factory=dict)
+
+    def trying(self, keys: Iterable[SeriesKey], step: Callable[[SeriesKey], _T]) -> dict[SeriesKey, _T]:
+        """Run `step` for each series that is still in; one that fails by name sits out from here on."""
+        done: dict[SeriesKey, _T] = {}
+        for key in keys:
+            if key in self.reasons:
+                continue
+            try:
+                done[key] = step(key)
+            except (SourceError, BarsError) as error:
+                self.reasons[key] = f"{type(error).__name__}: {error}"
+                _log.warning("series.skipped", series=str(key), reason=self.reasons[key])
+        return done
+
+
+class Intake:
+    """Fetches bars, checks what came, and stores it.
+
+    Args:
+        store: where bars are kept.
+        sources: where those of each series come from.
+        context: bars that a model sees: so far back a new series is asked for.
+    """
+
+    def __init__(self, store: Store, sources: Mapping[SeriesKey, BarSource], context: int) -> None:
+        self._store = store
+        self._sources = sources
+        self._context = context
+
+    def pull(self, keys: Sequence[SeriesKey], as_of: int, skipped: Skipped) -> int:
+        """Fetch all series at once, so that none waits for another, and store them one after the other."""
+        since = {key: self.owed_since(key, self.first_slot(key, as_of)) for key in keys}
+        with ThreadPoolExecutor(max(1, len(keys))) as pool:
+            asked = {key: pool.submit(self._sources[key].fetch, key, since[key], as_of) for key in keys}
+            kept = skipped.trying(keys, lambda key: self._catch_up(key, since[key], as_of, asked[key].result))
+        return sum(kept.values())
+
+    def _catch_up(self, key: SeriesKey, since: int, as_of: int, fetch: Callable[[], Fetched]) -> int:
+        """Take in a first answer, and ask for the rest where it was but a part; returns how many bars are new."""
+        added, reached = self.receive(key, since, as_of, fetch)
+        return added + sum(new for new, _ in self.parts(key, reached, as_of))
+
+    def parts(self, key: SeriesKey, cursor: int, as_of: int) -> Iterator[tuple[int, int]]:
+        """Fetch part by part up to `as_of`: how many bars are new in each, and how far it came."""
+        while cursor < as_of:
+            fetch = partial(self._sources[key].fetch, key, cursor, as_of)
+            added, cursor = self.receive(key, cursor, as_of, fetch)
+            yield added, cursor
+
+    def owed_since(self, key: SeriesKey, first: int) -> int:
+        """Open time from which on a source is to be asked, so that nothing from `first` on stays missing.
+
+        The newest bars are asked for again: they may have been revised. So is every slot without a bar, until it was
+        asked for at two times a bar apart: then nobody traded in it.
+        """
+        newest = self._store.newest_open(key)
+        if newest is None:
+            return first
+        step = key.timeframe.ms
+        missing = self._missing(key, first, newest)
+        gaps = self._store.gaps(key, first, newest) if missing else {}
+        owed = [open_time for open_time in missing if not _is_settled(gaps.get(open_time, []), step)]
+        again: list[int] = key.sessions.last_opens(key.timeframe, newest + step, _BARS_ASKED_AGAIN).tolist()
+        return min([*owed[:1], *again[:1], newest])
+
+    def _missing(self, key: SeriesKey, start: int, end: int) -> list[int]:
+        """Open times in [start, end) that the calendar expects and the store has not."""
+        expected = key.sessions.opens_between(key.timeframe, start, end)
+        missing: list[int] = np.setdiff1d(expected, self._store.opens(key, start, end), assume_unique=True).tolist()
+        return missing
+
+    def receive(self, key: SeriesKey, since: int, as_of: int, fetch: Callable[[], Fetched]) -> tuple[int, int]:
+        """Take what a source gives: bars, what it refused, and slots where it had nothing.
+
+        Returns how many bars are new, and how far the source was asked.
+        """
+        try:
+            fetched = fetch()
+        except BadPayload as error:
+            self._store.quarantine(key, [RejectedRow(NO_TIME, (), error.reason, error.body)], as_of)
+            raise
+        self._store.quarantine(key, fetched.rejected, as_of)
+        added = self._store.add_bars(fetched.bars)
+        if len(fetched.bars):
+            # Before a series' first bar, only slots that a context can hold are worth a note.
+            known_from = min(self._store.oldest_open(key) or 0, self.first_slot(key, as_of))
+            answered_from = since if fetched.since is None else fetched.since
+            missing = self._missing(key, max(answered_from, known_from), int(fetched.bars.open_time[-1]))
+            self._store.add_gaps(key, missing, as_of)
+        if fetched.since is not None:
+            _log.warning("bars.history_ends", series=str(key), asked_since=since, answered_since=fetched.since)
+        if fetched.fault is not None:
+            raise fetched.fault
+        return added, as_of if fetched.until is None else fetched.until
+
+    def first_slot(self, key: SeriesKey, as_of: int) -> int:
+        """Open time of the oldest bar that a context at `as_of` can hold."""
+        return int(key.sessions.last_opens(key.timeframe, as_of, self._context)[0])
+
+
+def _is_settled(asked: list[int], step: int) -> bool:
+    """Whether a slot was asked for often enough to say that it has no bar."""
+    return bool(asked) and asked[-1] - asked[0] >= step

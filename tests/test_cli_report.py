@@ -1,0 +1,147 @@
+"""`forecaster report`, run on a ledger in a file: what it writes, what it says, and its mistakes."""
+
+from __future__ import annotations
+
+import json
+from contextlib import closing
+
+import pytest
+import typer
+from PIL import Image
+from typer.testing import CliRunner
+
+from forecaster.bars import Bars
+from forecaster.cli.accuracy import report
+from forecaster.errors import ConfigError, ForecasterError, StoreUnavailable
+from forecaster.ledger import LIVE, Run
+from forecaster.store.sql import SqlStore
+from tests.accuracy.test_page import BEFORE, Opened, make_lognormal
+from tests.builders import make_bars, make_key
+
+app = typer.Typer()
+app.command()(report)
+CUTOFFS = 30
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A configuration of two series, of which one has a ledger of thirty cutoffs."""
+    (tmp_path / "config.toml").write_text(
+        "".join(
+            f'[[series]]\nexchange = "binance"\nsymbol = "{symbol}/USDT"\ntimeframe = "1h"\nfile = "none.csv"\n'
+            for symbol in ("BTC", "ETH")
+        )
+        + f'[store]\nurl = "sqlite:///{tmp_path}/ledger.db"\n'
+    )
+    return tmp_path
+
+
+@pytest.fixture
+def bars(folder):
+    """The bars of that ledger."""
+    key = make_key()
+    bars = make_bars(key, BEFORE + CUTOFFS)
+    bars = Bars(key, bars.open_time, bars.ohlcv_TF, bars.close_time)
+    with closing(SqlStore(f"sqlite:///{folder}/ledger.db")) as store:
+        store.add_run(Run(LIVE, LIVE, 0))
+        store.add_bars(bars)
+        for i in range(CUTOFFS):
+            close = bars.close[BEFORE + i]
+            made = [make_lognormal(key, bars, i, close, (1, 1), name) for name in ("nano", "random_walk")]
+            store.add_forecasts(made, LIVE)
+    return bars
+
+
+def run(folder, *arguments):
+    """Run the command; gives its output."""
+    given = ["--config", folder / "config.toml", "--out", folder / "report.html", *arguments]
+    done = CliRunner().invoke(app, [str(one) for one in given])
+    if isinstance(done.exception, ForecasterError):
+        raise done.exception
+    assert done.exit_code == 0, done.output
+    return done.stdout
+
+
+def test_it_says_what_it_wrote(folder, bars):
+    told = json.loads(run(folder, "--json").splitlines()[-1])
+
+    assert told["report"] == str(folder / "report.html")
+    assert told["bytes"] == (folder / "report.html").stat().st_size
+    assert (told["series"], told["settled_forecasts"], told["pictures"]) == (2, CUTOFFS - 1, [])
+    assert "report.html" in run(folder)
+
+
+def test_one_series_of_several(folder, bars):
+    """The other one has nothing, and no section."""
+    run(folder)
+    both = Opened(folder / "report.html")
+    run(folder, "--series", "binance BTC/USDT 1h")
+    one = Opened(folder / "report.html")
+
+    assert "Nothing has settled yet: no forecast of this series has met its bar." in both.texts
+    assert sum(tag == "section" for tag, _ in both.tags) == 2
+    assert sum(tag == "section" for tag, _ in one.tags) == 1
+
+
+def test_pictures(folder, bars):
+    told = json.loads(run(folder, "--png", folder / "png", "--json").splitlines()[-1])
+
+    assert len(told["pictures"]) == 4
+    for path in told["pictures"]:
+        with Image.open(path) as picture:
+            assert picture.format == "PNG"
+
+
+def test_as_of_a_time(folder, bars):
+    """The ledger's own time, printed on the page; of what came later nothing counts."""
+    as_of = str(bars.close_time[BEFORE + 20].astype("datetime64[ms]"))
+    told = json.loads(run(folder, "--as-of", as_of, "--json").splitlines()[-1])
+
+    assert told["settled_forecasts"] == 20
+    assert any(as_of[:16].replace("T", " ") in text for text in Opened(folder / "report.html").texts)
+
+
+def test_a_window_is_of_what_settled_in_it(folder, bars):
+    """One day: what came in the 24 hours up to the last bar, of forecasts up to four bars before."""
+    as_of = str(bars.close_time[-1].astype("datetime64[ms]"))
+    told = json.loads(run(folder, "--window", "1d", "--as-of", as_of, "--json").splitlines()[-1])
+
+    assert told["settled_forecasts"] == 24 + 3
+
+
+def test_the_same_ledger_gives_the_same_file(folder, bars):
+    """No clock of its own, no random name."""
+    run(folder, "--as-of", "2024-02-01")
+    first = (folder / "report.html").read_bytes()
+    run(folder, "--as-of", "2024-02-01")
+
+    assert (folder / "report.html").read_bytes() == first
+
+
+def test_an_empty_ledger(folder):
+    """Nothing is written."""
+    with pytest.raises(StoreUnavailable, match="expected forecasts of nano in run 'live', found none"):
+        run(folder)
+
+    assert not (folder / "report.html").exists()
+
+
+def test_a_run_that_is_not_there(folder, bars):
+    with pytest.raises(StoreUnavailable, match="in run 'replay-9', found none"):
+        run(folder, "--run", "replay-9")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (("--series", "binance XRP/USDT 1h"), "series: expected one of"),
+        (("--window", "soon"), "window"),
+        (("--as-of", "soon"), "time: expected a date"),
+        (("--out", "/dev/null/report.html"), "out: expected a file that can be written"),
+        (("--png", "/dev/null/png"), "png: expected a folder that can be written"),
+    ],
+    ids=lambda one: one[0] if isinstance(one, tuple) else "",
+)
+def test_mistakes(folder, bars, arguments, expected):
+    with pytest.raises(ConfigError, match=expected):
+        run(folder, *arguments)
