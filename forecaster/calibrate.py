@@ -14,9 +14,11 @@ from collections import defaultdict
 from typing import TYPE_CHECKING
 
 import numpy as np
+import structlog
 
 from forecaster.accuracy.calibration import Calibrator, Seen
 from forecaster.bars import FIELDS
+from forecaster.errors import InvalidContext
 from forecaster.forecast import repair
 from forecaster.ledger import CalibrationState
 
@@ -26,6 +28,9 @@ if TYPE_CHECKING:
     from forecaster.bars import Context, SeriesKey
     from forecaster.forecast import OHLCForecast
     from forecaster.store import Reader
+
+
+_log = structlog.get_logger(__name__)
 
 
 class Calibrations:
@@ -74,7 +79,11 @@ class Calibrations:
         fresh = Calibrator(like.horizon, like.quantile_levels)
         if stored is None:
             return fresh
-        found = Calibrator.from_bytes(stored.state)
+        try:
+            found = Calibrator.from_bytes(stored.state)
+        except InvalidContext as error:  # it can be learned again; a forecast that is not made cannot be made up for
+            _log.warning("calibration.lost", series=str(like.key), model=model_id, run=run_id, reason=str(error))
+            return fresh
         if not _fits(found, like):
             return fresh
         key = like.key

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 from contextlib import closing
 
 import numpy as np
 import pytest
+import structlog
 
 from forecaster import Forecaster, MemorySource, MemoryStore
 from forecaster.bars import Bars, Context
@@ -176,6 +178,20 @@ def test_bars_after_a_cutoff_do_not_matter():
     assert [row.values_Q.tobytes() for row in first.store.history(KEY, 0, 2**62, one.id)] == [
         row.values_Q.tobytes() for row in second.store.history(KEY, 0, 2**62, one.id)
     ]
+
+
+def test_damaged_state_costs_no_forecast():
+    """What was learned is lost, by name in the log; the next forecast is the model's own, and learning begins anew."""
+    store = MemoryStore()
+    before = cycles(make_forecaster(store), 60, 90)[-1]
+    name = (KEY, before.provenance.ledger_id, LIVE)
+    store._learned[name] = dataclasses.replace(store._learned[name], state=b"OCAL and then nothing")
+    with structlog.testing.capture_logs() as logs:
+        after = cycles(make_forecaster(store), 90, 100)
+
+    assert [one["event"] for one in logs].count("calibration.lost") == 1
+    assert after[0].values_FHQ.tolist() == repair(after[0].raw_FHQ).tolist()
+    assert (after[-1].values_FHQ != repair(after[-1].raw_FHQ)).any()
 
 
 def test_state_is_in_the_ledger_with_the_forecast(tmp_path):

@@ -76,8 +76,8 @@ class Store(Reader, Protocol):
     """Append-only memory of the service, for the one process that writes it.
 
     Every write is durable when the call returns. Nothing that was written is changed or deleted, but the states of
-    slots. All methods raise `StoreUnavailable` when the database cannot be written, and `LeaseLost` when another
-    process has taken over; then nothing of the call was kept.
+    slots and of calibration. All methods raise `StoreUnavailable` when the database cannot be written, and `LeaseLost`
+    when another process has taken over; then nothing of the call was kept.
     """
 
     def add_bars(self, bars: Bars) -> int:
