@@ -9,12 +9,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from forecaster.accuracy.trust import Trust
     from forecaster.bars import Bars, Context, SeriesKey
     from forecaster.engine import CycleReport, Forecaster
     from forecaster.errors import ForecasterError
     from forecaster.forecast import OHLCForecast, Provenance
     from forecaster.ledger import AccuracyReport, LedgerRow, SettledRow
     from forecaster.model.chronos2 import Chronos2OHLCWrapper
+    from forecaster.replay.decide import Outlook, Position, Signal, Strategy
     from forecaster.sources.memory import MemorySource
     from forecaster.store.memory import MemoryStore
     from forecaster.timeframe import Timeframe
@@ -31,10 +33,15 @@ _HOMES = {
     "MemorySource": "sources.memory",
     "MemoryStore": "store.memory",
     "OHLCForecast": "forecast",
+    "Outlook": "replay.decide",
+    "Position": "replay.decide",
     "Provenance": "forecast",
     "SeriesKey": "bars",
     "SettledRow": "ledger",
+    "Signal": "replay.decide",
+    "Strategy": "replay.decide",
     "Timeframe": "timeframe",
+    "Trust": "accuracy.trust",
 }
 
 __all__ = [
@@ -49,10 +56,15 @@ __all__ = [
     "MemorySource",
     "MemoryStore",
     "OHLCForecast",
+    "Outlook",
+    "Position",
     "Provenance",
     "SeriesKey",
     "SettledRow",
+    "Signal",
+    "Strategy",
     "Timeframe",
+    "Trust",
 ]
 
 

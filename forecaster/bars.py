@@ -212,13 +212,12 @@ class Context:
             NotEnoughBars: when fewer than `min_bars` real bars fall into those slots.
         """
         slots = bars.key.sessions.last_opens(bars.key.timeframe, cutoff, length)
-        if not len(slots) or bars.key.sessions.closes_of(bars.key.timeframe, slots[-1:])[0] != cutoff:
-            raise MissingBars(bars.key, cutoff, int(bars.close_time[-1]) if len(bars) else None)
-        first, last = np.searchsorted(bars.open_time, [slots[0], slots[-1] + 1])
-        if last == 0 or bars.open_time[last - 1] != slots[-1]:
+        last = int(np.searchsorted(bars.close_time, cutoff, side="right"))
+        if not len(slots) or not last or bars.close_time[last - 1] != cutoff:
             raise MissingBars(bars.key, cutoff, int(bars.close_time[last - 1]) if last else None)
+        first = int(np.searchsorted(bars.open_time, slots[0]))
         if last - first < min_bars:
-            raise NotEnoughBars(bars.key, min_bars, int(last - first))
+            raise NotEnoughBars(bars.key, min_bars, last - first)
         ohlc_CT = np.full((len(FIELDS), len(slots)), np.nan)
         at = np.searchsorted(slots, bars.open_time[first:last])
         ohlc_CT[:, at] = bars.ohlcv_TF[first:last, : len(FIELDS)].T
@@ -241,7 +240,7 @@ class Context:
         """Share of slots without a bar, 0 to 1."""
         return float(np.isnan(self.ohlc_CT[3]).mean())
 
-    @property
+    @cached_property
     def sha256(self) -> str:
         """Digest of series, cutoff and every price bit: equal digests saw equal inputs."""
         head = f"{self.key}|{self.key.calendar}|{self.cutoff}|".encode()

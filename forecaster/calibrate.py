@@ -9,7 +9,6 @@ Shapes: F fields, H steps, Q quantile levels.
 
 from __future__ import annotations
 
-import dataclasses
 from collections import defaultdict
 from typing import TYPE_CHECKING
 
@@ -24,6 +23,8 @@ from forecaster.ledger import CalibrationState
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+
+    from numpy.typing import NDArray
 
     from forecaster.bars import Context, SeriesKey
     from forecaster.forecast import OHLCForecast
@@ -46,12 +47,12 @@ class Calibrations:
 
     def apply(
         self, contexts: Sequence[Context], made: Sequence[OHLCForecast], run_id: str
-    ) -> tuple[list[OHLCForecast], list[CalibrationState]]:
+    ) -> tuple[list[NDArray[np.float64]], list[CalibrationState]]:
         """Learn from the bars of the contexts, in the order of cutoffs, and calibrate the forecasts made from them.
 
-        Returns the forecasts in their own order, and what has been learned, for the ledger.
+        Returns the prices to serve, (F, H, Q) for each forecast, and what has been learned, for the ledger.
         """
-        served, touched = list(made), {}
+        served, touched = [one.raw_FHQ for one in made], {}
         for i in sorted(range(len(made)), key=lambda i: made[i].cutoff):
             one = made[i]
             name = (run_id, one.key, one.provenance.ledger_id)
@@ -59,14 +60,18 @@ class Calibrations:
                 self._known[name] = self._read(one, run_id)
             touched[name] = self._known[name]
             served[i] = _calibrated(touched[name], contexts[i], one)
-        return served, [
+        repaired = list(repair(np.stack(served))) if served else []
+        return repaired, [
             CalibrationState(key, model_id, one.cutoff or 0, one.to_bytes())
             for (_, key, model_id), one in touched.items()
         ]
 
-    def look_up(self, contexts: Sequence[Context], made: Sequence[OHLCForecast], run_id: str) -> list[OHLCForecast]:
+    def look_up(
+        self, contexts: Sequence[Context], made: Sequence[OHLCForecast], run_id: str
+    ) -> list[NDArray[np.float64]]:
         """Calibrate forecasts by what another run has learned, and learn nothing."""
-        return [_calibrated(self._read(one, run_id), context, one) for context, one in zip(contexts, made, strict=True)]
+        pairs = zip(contexts, made, strict=True)
+        return [repair(_calibrated(self._read(one, run_id), context, one)) for context, one in pairs]
 
     def forget(self) -> None:
         """Read everything from the ledger again: what was learned last may not have been written."""
@@ -104,9 +109,7 @@ def _fits(calibrator: Calibrator, forecast: OHLCForecast) -> bool:
     return (calibrator.horizon, calibrator.levels) == (forecast.horizon, forecast.quantile_levels)
 
 
-def _calibrated(calibrator: Calibrator, context: Context, forecast: OHLCForecast) -> OHLCForecast:
+def _calibrated(calibrator: Calibrator, context: Context, forecast: OHLCForecast) -> NDArray[np.float64]:
+    """Calibrated prices (F, H, Q), before they are repaired."""
     seen = Seen(context.open_time, context.ohlc_CT)
-    prices_FHQ = calibrator.calibrate(
-        context.cutoff, forecast.target_opens(), forecast.raw_FHQ, context.last_close, seen
-    )
-    return dataclasses.replace(forecast, values_FHQ=repair(prices_FHQ))
+    return calibrator.calibrate(context.cutoff, forecast.target_opens(), forecast.raw_FHQ, context.last_close, seen)

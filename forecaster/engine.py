@@ -1,7 +1,7 @@
 """The one path of a forecast: bars in, contexts cut, models asked, ledger written, outcomes settled.
 
-`Forecaster.forecast` is the only caller of a model. All three doors end there: the daemon through
-`run_cycle`, strategies through `predict`, a replay with contexts of its own.
+`Forecaster.ask` is the only caller of a model, and `record` the only way into the ledger. All three doors end there:
+the daemon through `run_cycle`, strategies through `predict`, a replay with contexts of its own.
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ from __future__ import annotations
 import dataclasses
 import time
 from dataclasses import dataclass
-from functools import cached_property
-from typing import TYPE_CHECKING, Self
+from functools import cached_property, partial
+from typing import TYPE_CHECKING, NamedTuple, Self
 
 import structlog
 
@@ -30,7 +30,7 @@ from forecaster.sources import BarSource, open_source
 from forecaster.store import Reader, Store, open_reader, open_store
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from pathlib import Path
 
     import pandas as pd
@@ -60,6 +60,13 @@ class CycleReport:
     def settled_rows(self) -> int:
         """How many ledger rows met their bar, but for late ones."""
         return sum(int((~one.steps.late_N).sum()) * len(FIELDS) for one in self.settled)
+
+
+class Answers(NamedTuple):
+    """What models gave for contexts, before it is recorded: a list for each model, in the order of the contexts."""
+
+    contexts: list[Context]
+    made: list[list[OHLCForecast]]
 
 
 class Forecaster:
@@ -234,21 +241,43 @@ class Forecaster:
         if not contexts:
             return []
         started = time.perf_counter()
-        issued = [issued_at] * len(contexts) if isinstance(issued_at, int) else list(issued_at)
-        run = run or Run(LIVE, LIVE, min(issued))
-        answers = [model.predict(contexts, horizon or self.config.model.horizon) for model in self.models]
+        answers = self.ask(contexts, horizon)
+        run = run or Run(LIVE, LIVE, issued_at if isinstance(issued_at, int) else min(issued_at))
+        latency = partial(_ms_since, started) if latency_ms is None else lambda: latency_ms
+        return self.record(answers, issued_at=issued_at, run=run, latency=latency, learned_in=learned_in)
+
+    def ask(self, contexts: Sequence[Context], horizon: int | None = None) -> Answers:
+        """Ask every model for every context: nothing is read or written, so any process may do this part."""
+        steps = horizon or self.config.model.horizon
+        return Answers(list(contexts), [model.predict(contexts, steps) for model in self.models])
+
+    def record(
+        self,
+        answers: Answers,
+        *,
+        issued_at: int | Sequence[int],
+        run: Run,
+        latency: Callable[[], int],
+        learned_in: str | None = None,
+    ) -> list[OHLCForecast]:
+        """Calibrate, stamp and write answers; returns the first model's, in order. See `forecast`.
+
+        `latency` gives the milliseconds until a reader could have had them, and is asked just before they are written.
+        """
+        issued = [issued_at] * len(answers.contexts) if isinstance(issued_at, int) else list(issued_at)
+        served = [[one.values_FHQ for one in made] for made in answers.made]
         learned: list[CalibrationState] = []
         if self.config.model.calibrate and learned_in is None:
-            answers[0], learned = self._calibrations.apply(contexts, answers[0], run.id)
+            served[0], learned = self._calibrations.apply(answers.contexts, answers.made[0], run.id)
         elif self.config.model.calibrate and learned_in is not None:
-            answers[0] = self._calibrations.look_up(contexts, answers[0], learned_in)
-        latency = _ms_since(started) if latency_ms is None else latency_ms
+            served[0] = self._calibrations.look_up(answers.contexts, answers.made[0], learned_in)
+        waited = latency()
         stamped = [
             [
-                dataclasses.replace(one, issued_at=at, available_at=at + latency)
-                for one, at in zip(made, issued, strict=True)
+                dataclasses.replace(one, values_FHQ=values_FHQ, issued_at=at, available_at=at + waited)
+                for one, values_FHQ, at in zip(made, values, issued, strict=True)
             ]
-            for made in answers
+            for made, values in zip(answers.made, served, strict=True)
         ]
         try:
             self.store.add_run(run)

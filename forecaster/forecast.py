@@ -5,7 +5,10 @@ Shapes: F fields (open, high, low, close), H steps, Q quantile levels.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from dataclasses import dataclass, replace
+from functools import lru_cache
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -75,21 +78,19 @@ class OHLCForecast:
 
     def __post_init__(self) -> None:
         """Check shapes, finiteness and order."""
-        for name in ("raw_FHQ", "values_FHQ"):
-            prices = np.array(getattr(self, name), np.float64)
-            prices.setflags(write=False)
-            object.__setattr__(self, name, prices)
-        if (np.diff(self.quantile_levels, prepend=0.0, append=1.0) <= 0).any():
+        object.__setattr__(self, "raw_FHQ", _frozen(self.raw_FHQ))
+        object.__setattr__(self, "values_FHQ", _frozen(self.values_FHQ))
+        if not _rise(self.quantile_levels):
             raise InvalidContext("quantile_levels", "levels that rise inside (0, 1)", self.quantile_levels)
         expected = (len(FIELDS), *self.raw_FHQ.shape[1:2], len(self.quantile_levels))
         if self.raw_FHQ.shape != expected or self.values_FHQ.shape != expected:
             raise InvalidContext("forecast", f"shape {expected}", f"{self.raw_FHQ.shape} and {self.values_FHQ.shape}")
         if not (np.isfinite(self.raw_FHQ).all() and np.isfinite(self.values_FHQ).all()):
             raise NonFiniteForecast(self.key, self.cutoff)
-        if (np.diff(self.values_FHQ, axis=2) < 0).any():
+        if (self.values_FHQ[:, :, 1:] < self.values_FHQ[:, :, :-1]).any():
             raise InvalidContext("forecast", "quantiles that rise with their level", "falling ones")
-        open_HQ, high_HQ, low_HQ, close_HQ = self.values_FHQ
-        if (low_HQ > np.minimum(open_HQ, close_HQ)).any() or (high_HQ < np.maximum(open_HQ, close_HQ)).any():
+        _, high_HQ, low_HQ, _ = self.values_FHQ
+        if not ((low_HQ <= self.values_FHQ) & (self.values_FHQ <= high_HQ)).all():
             raise InvalidContext("forecast", "low ≤ open, close ≤ high at every level", "fields that cross")
 
     @property
@@ -100,8 +101,7 @@ class OHLCForecast:
     @property
     def is_late(self) -> bool:
         """Whether it was asked for when the first bar that it forecasts had closed."""
-        closes = self.key.sessions.closes_of(self.key.timeframe, self.target_opens()[:1])
-        return self.issued_at is not None and self.issued_at >= int(closes[0])
+        return self.issued_at is not None and self.is_stale(self.issued_at)
 
     @property
     def engine(self) -> str:
@@ -156,7 +156,7 @@ class OHLCForecast:
 
     def target_opens(self) -> NDArray[np.int64]:
         """Open times (UTC ms) of all target bars, (H,)."""
-        return self.key.sessions.next_opens(self.key.timeframe, self.cutoff, self.horizon)
+        return _targets(self.key, self.cutoff, self.horizon)[0]
 
     def age(self, now: int) -> int:
         """Milliseconds from the cutoff to `now` (UTC ms)."""
@@ -164,8 +164,7 @@ class OHLCForecast:
 
     def is_stale(self, now: int) -> bool:
         """Whether the first target bar has closed by `now` (UTC ms): a newer forecast should exist."""
-        first = np.array([self.target_time(1)])
-        return now >= int(self.key.sessions.closes_of(self.key.timeframe, first)[0])
+        return now >= _targets(self.key, self.cutoff, self.horizon)[1]
 
     @property
     def frame(self) -> pd.DataFrame:
@@ -180,6 +179,30 @@ class OHLCForecast:
         if not 1 <= step <= self.horizon:
             raise InvalidContext("step", f"1 to {self.horizon}", step)
         return step - 1
+
+
+def _frozen(prices: NDArray[np.float64]) -> NDArray[np.float64]:
+    """A copy that nobody can change; what nobody can change already, as another forecast's prices, is not copied."""
+    is_array = isinstance(prices, np.ndarray) and prices.dtype == np.float64
+    if is_array and prices.base is None and not prices.flags.writeable:
+        return prices
+    copy = np.array(prices, np.float64)
+    copy.setflags(write=False)
+    return copy
+
+
+@lru_cache(maxsize=4096)
+def _targets(key: SeriesKey, cutoff: int, horizon: int) -> tuple[NDArray[np.int64], int]:
+    """Open times of the target bars, (H,), and the close of the first; all models that forecast a cutoff share them."""
+    opens_H = key.sessions.next_opens(key.timeframe, cutoff, horizon)
+    opens_H.setflags(write=False)
+    return opens_H, int(key.sessions.closes_of(key.timeframe, opens_H[:1])[0])
+
+
+@lru_cache(maxsize=64)
+def _rise(levels: tuple[float, ...]) -> bool:
+    """Whether levels rise inside (0, 1)."""
+    return all(lower < upper for lower, upper in pairwise((0.0, *levels, 1.0)))
 
 
 def same_forecast(one: OHLCForecast, other: OHLCForecast) -> bool:
@@ -198,7 +221,7 @@ def interpolate(values_Q: NDArray[np.float64], levels: tuple[float, ...], level:
     """
     if not levels[0] <= level <= levels[-1]:
         raise InvalidContext("level", f"{levels[0]} to {levels[-1]}", level)
-    upper = int(np.searchsorted(levels, level))
+    upper = bisect_left(levels, level)
     below: NDArray[np.float64] = values_Q[..., max(upper - 1, 0)]
     above: NDArray[np.float64] = values_Q[..., upper]
     if levels[upper] == level:

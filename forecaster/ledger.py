@@ -12,10 +12,9 @@ from forecaster.bars import FIELDS
 from forecaster.errors import InvalidContext
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
 
     import numpy as np
-    import pandas as pd
     from numpy.typing import NDArray
 
     from forecaster.bars import SeriesKey
@@ -206,42 +205,3 @@ class AccuracyReport:
         """Refuse a report about nothing."""
         if self.n <= 0:
             raise InvalidContext("report", "at least one settled row", self.n)
-
-
-def to_frame(rows: Sequence[LedgerRow], settled: Sequence[SettledRow] = ()) -> pd.DataFrame:
-    """Give ledger rows as a pandas frame: one line each, times as UTC, a column for each quantile level such as `q0.1`.
-
-    `actual` is the price that came, for rows that are among `settled`; NaN for the others. A level that a row's model
-    does not give is NaN.
-    """
-    import pandas as pd  # noqa: PLC0415 - only who wants a frame pays for pandas
-
-    came = {_case(one.row): one.actual for one in settled}
-    frame = pd.DataFrame(
-        {
-            "exchange": row.key.exchange,
-            "symbol": row.key.symbol,
-            "timeframe": str(row.key.timeframe),
-            "model": row.model_id,
-            "run": row.run_id,
-            "cutoff": row.cutoff,
-            "step": row.step,
-            "field": row.field,
-            "target_open": row.target_open,
-            "issued_at": row.issued_at,
-            "available_at": row.available_at,
-            "late": row.late,
-            "engine": row.engine,
-            "actual": came.get(_case(row), float("nan")),
-            **{f"q{level:g}": price for level, price in zip(row.quantile_levels, row.values_Q.tolist(), strict=True)},
-        }
-        for row in rows
-    )
-    for name in ("cutoff", "target_open", "issued_at", "available_at"):
-        if name in frame:
-            frame[name] = pd.to_datetime(frame[name], unit="ms", utc=True)
-    return frame
-
-
-def _case(row: LedgerRow) -> tuple[SeriesKey, str, str, int, int, str]:
-    return row.key, row.model_id, row.run_id, row.cutoff, row.step, row.field

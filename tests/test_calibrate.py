@@ -17,6 +17,7 @@ from forecaster.forecast import repair
 from forecaster.ledger import LIVE, Run
 from forecaster.model.baselines import RandomWalk
 from forecaster.replay import replay
+from forecaster.replay.replay import ReplayPlan
 from forecaster.store import open_store
 from tests.builders import make_bars
 
@@ -71,7 +72,7 @@ def test_replay_is_calibrated_as_live_was(batch):
     """Cutoff by cutoff, or all at once."""
     live = cycles(make_forecaster(), 60, 120)
     forecaster = make_forecaster()
-    run = replay(forecaster, BARS, BARS.close_time[60:120], batch=batch)
+    run = replay(forecaster, BARS, BARS.close_time[60:120], plan=ReplayPlan(batch=batch))
     again = [forecaster.store.history(KEY, one.cutoff, one.cutoff + 1, run.id) for one in live]
 
     assert [b"".join(row.values_Q.tobytes() for row in rows) for rows in again] == [

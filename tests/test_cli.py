@@ -73,7 +73,8 @@ def exchange_config(tmp_path, exchange, symbol="BTC/USDT"):
 COMMANDS = ["demo", "run", "once", "replay", "latest", "accuracy", "pull", "doctor"]
 COMMANDS += ["config check", "config show", "model train", "model compile", "model eval", "bench model"]
 COMMANDS += ["model finetune", "model info", "bars inspect", "bars show", "bars export", "report"]
-COMMANDS += [f"store {name}" for name in ("info", "backup", "prune", "export", "vacuum", "upgrade")] + ["verify ledger"]
+COMMANDS += [f"store {name}" for name in ("info", "backup", "prune", "export", "vacuum", "upgrade")]
+COMMANDS += [f"verify {name}" for name in ("ledger", "lookahead", "parity", "batch")] + ["signal"]
 
 
 @pytest.mark.parametrize("command", ["", *COMMANDS])

@@ -323,6 +323,14 @@ def test_the_first_target_bar_opens_at_the_cutoff():
     assert forecast.horizon == 3
 
 
+def test_targets_cannot_be_changed():
+    """They are shared by all forecasts of one cutoff."""
+    with pytest.raises(ValueError, match="read-only"):
+        make_forecast().target_opens()[0] = 0
+
+    assert make_forecast(horizon=2).target_opens().tolist() == [CUTOFF, CUTOFF + HOUR_MS]
+
+
 def test_targets_of_a_stock_jump_weekend_and_holiday():
     """From a Friday's close: Monday, Tuesday, Wednesday, not Thanksgiving, Friday, Monday."""
     forecast = make_forecast(STOCK, cutoff=FRIDAY_CLOSE, horizon=5)

@@ -24,6 +24,7 @@ LEVELS = {
     "accuracy": 4,
     "assess": 5,
     "calibrate": 5,
+    "export": 5,
     "intake": 5,
     "slots": 5,
     "engine": 6,

@@ -9,6 +9,7 @@ from forecaster import Bars, Forecaster, MemorySource, MemoryStore
 from forecaster.config import Config
 from forecaster.model import load_baselines, load_model
 from forecaster.replay import replay
+from forecaster.replay.replay import ReplayPlan
 from forecaster.store import open_store
 from tests.builders import make_bars
 
@@ -101,8 +102,8 @@ def test_batches_do_not_matter(config, models, bars):
     """Replay in one batch equals replay in many: exactly for the baseline, within float32 for Chronos-2."""
     cutoffs = bars.close_time[40:100].tolist()
     whole, parts = (make_forecaster(config, models) for _ in range(2))
-    run = replay(whole, bars, cutoffs, batch=60)
-    replay(parts, bars, cutoffs, batch=7)
+    run = replay(whole, bars, cutoffs, plan=ReplayPlan(batch=60))
+    replay(parts, bars, cutoffs, plan=ReplayPlan(batch=7))
     pairs = zip(
         whole.store.history(bars.key, 0, 2**62, run.id), parts.store.history(bars.key, 0, 2**62, run.id), strict=True
     )

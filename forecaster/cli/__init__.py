@@ -6,8 +6,6 @@ import dataclasses
 import json
 import signal
 import sys
-import time
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -18,7 +16,10 @@ from forecaster.cli.bars import bars_app, leave_if_all_sat_out, pull
 from forecaster.cli.model import bench_app, model_app
 from forecaster.cli.options import ConfigOption, JsonOption, SeriesOption, utc_ms
 from forecaster.cli.printing import log_to_stderr, print_record, print_scores
-from forecaster.cli.store import store_app, verify_app
+from forecaster.cli.proofs import verify_app
+from forecaster.cli.replay import replay
+from forecaster.cli.store import store_app
+from forecaster.cli.strategy import live_signal
 from forecaster.errors import ConfigError, ForecasterError
 
 if TYPE_CHECKING:
@@ -39,6 +40,8 @@ app.add_typer(bars_app, name="bars")
 app.command()(pull)
 app.command()(accuracy)
 app.command()(report)
+app.command()(replay)
+app.command("signal")(live_signal)
 app.add_typer(model_app, name="model")
 app.add_typer(bench_app, name="bench")
 app.add_typer(store_app, name="store")
@@ -143,56 +146,6 @@ def once(
 
 
 @app.command()
-def replay(
-    config: ConfigOption = None,
-    series: SeriesOption = None,
-    start: Annotated[str | None, typer.Option(help="First cutoff, a date (UTC).")] = None,
-    end: Annotated[str | None, typer.Option(help="Last cutoff, a date (UTC), not included.")] = None,
-    every: Annotated[int, typer.Option(min=1, help="Take every n-th cutoff.")] = 1,
-    json_: JsonOption = False,
-) -> None:
-    """Forecast from every cutoff in history, thousands per batch, and score it under a run of its own."""
-    from rich.console import Console
-    from rich.progress import Progress
-
-    from forecaster.accuracy.score import Scores
-    from forecaster.clock import now_ms
-    from forecaster.engine import Forecaster
-    from forecaster.replay.replay import choose_cutoffs
-    from forecaster.replay.replay import replay as run_replay
-
-    log_to_stderr(verbose=False)
-    started = time.perf_counter()
-    with Forecaster.from_config(config) as forecaster, Progress(console=Console(stderr=True)) as progress:
-        now, windows = now_ms(), 0
-        span = (utc_ms(start, 0), utc_ms(end, now))
-        for key in forecaster.chosen(series):
-            bars = forecaster.all_bars(key, now)
-            cutoffs = choose_cutoffs(bars, forecaster.config.model.min_context, *span)[::every]
-            if not len(cutoffs):
-                raise ConfigError("--start, --end", f"a cutoff of {key} between them", f"{start} to {end}")
-            task = progress.add_task(str(key), total=len(cutoffs))
-            done = run_replay(forecaster, bars, cutoffs, on_batch=partial(progress.advance, task))
-            windows += len(cutoffs)
-        scores = Scores(forecaster.losses(as_of=now, run_id=done.id))
-        totals = scores.total(forecaster.model_name, "close")
-    seconds = time.perf_counter() - started
-    if not json_:
-        print_scores(scores)
-    record = {
-        "run": done.id,
-        "windows": windows,
-        "seconds": round(seconds, 2),
-        "windows_per_second": round(windows / seconds, 1),
-        "peak_rss_mb": _peak_rss_mb(),
-        "mae_close": totals.mae,
-        "skill_close": totals.skill("absolute_error"),
-        "coverage80": totals.coverage(80),
-    }
-    print_record(record, json_=json_)
-
-
-@app.command()
 def latest(config: ConfigOption = None, series: SeriesOption = None, json_: JsonOption = False) -> None:
     """Read the newest forecast of each series from the ledger: no network, no model."""
     from forecaster.engine import Forecaster
@@ -253,12 +206,6 @@ def _fresh_ledger(url: str, out: Path, *, replace: bool) -> str:
     for leftover in path.parent.glob(f"{path.name}*"):
         leftover.unlink()
     return f"{prefix}{path}"
-
-
-def _peak_rss_mb() -> float:
-    import resource
-
-    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1)
 
 
 def _describe(key: SeriesKey, forecast: OHLCForecast | None) -> dict[str, object]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from forecaster.cli.options import ConfigOption, JsonOption, SeriesOption, utc_ms
-from forecaster.cli.printing import log_to_stderr, print_facts, print_record, write_frame
+from forecaster.cli.printing import log_to_stderr, print_facts, print_record, write_frames
 from forecaster.errors import ConfigError, ForecasterError
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ def export(
         if len(keys) != 1:
             raise ConfigError("--series", f"one of {', '.join(map(str, keys))}", series)
         bars = forecaster.reader.bars(keys[0])
-    write_frame(bars.frame.reset_index(), out)
+    write_frames([bars.frame.reset_index()], out)
     print_record({"series": str(keys[0]), "bars": len(bars), "file": str(out)}, json_=json_)
 
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import datetime as dt
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import typer
 
 from forecaster.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
     import pandas as pd
     from rich.table import Table
@@ -45,20 +45,61 @@ def print_record(record: Mapping[str, object], *, json_: bool) -> None:
         typer.echo(f"{name:20} {value}")
 
 
-def write_frame(frame: pd.DataFrame, out: Path) -> None:
-    """Write a frame to the kind of file that its name ends in.
+def write_frames(frames: Iterable[pd.DataFrame], out: Path) -> int:
+    """Write frames of the same columns to one file, of the kind that its name ends in; returns how many lines.
+
+    The file appears when it is whole.
 
     Raises:
         ConfigError: for another ending.
     """
-    if out.suffix == ".parquet":
-        frame.to_parquet(out, index=False)
-    elif out.suffix == ".feather":
-        frame.to_feather(out)
-    elif out.suffix == ".csv":
-        frame.to_csv(out, index=False)
-    else:
+    writers = {".parquet": _write_parquet, ".feather": _write_feather, ".csv": _write_csv}
+    if out.suffix not in writers:
         raise ConfigError("out", "a file that ends in .parquet, .feather or .csv", str(out))
+    unfinished = out.with_name(f"{out.name}.unfinished")
+    try:
+        count = writers[out.suffix](frames, unfinished)
+        unfinished.replace(out)
+    finally:
+        unfinished.unlink(missing_ok=True)
+    return count
+
+
+def _write_parquet(frames: Iterable[pd.DataFrame], out: Path) -> int:
+    import pyarrow.parquet as pq
+
+    return _write_tables(frames, out, pq.ParquetWriter)
+
+
+def _write_feather(frames: Iterable[pd.DataFrame], out: Path) -> int:
+    import pyarrow as pa
+
+    return _write_tables(frames, out, lambda path, schema: pa.ipc.new_file(str(path), schema))
+
+
+def _write_tables(frames: Iterable[pd.DataFrame], out: Path, opened: Callable[[Path, Any], Any]) -> int:
+    """Write frames as tables of one schema, that of the first; a file of no lines where there is none."""
+    import pyarrow as pa
+
+    count, writer = 0, None
+    for frame in frames:
+        table = pa.Table.from_pandas(frame, preserve_index=False)
+        writer = writer or opened(out, table.schema)
+        writer.write_table(table.cast(writer.schema) if hasattr(writer, "schema") else table)
+        count += len(frame)
+    if writer is None:
+        writer = opened(out, pa.schema([]))
+    writer.close()
+    return count
+
+
+def _write_csv(frames: Iterable[pd.DataFrame], out: Path) -> int:
+    count = 0
+    with out.open("w", encoding="utf-8", newline="") as file:
+        for frame in frames:
+            frame.to_csv(file, index=False, header=not count)
+            count += len(frame)
+    return count
 
 
 def print_facts(found: Sequence[BarFacts]) -> None:

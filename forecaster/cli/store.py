@@ -86,16 +86,13 @@ def export(
     json_: JsonOption = False,
 ) -> None:
     """Write a run's forecasts to a file: a line for each field of each step, all quantiles, and what came."""
-    from forecaster.cli.printing import write_frame
-    from forecaster.clock import now_ms
+    from forecaster.cli.printing import write_frames
     from forecaster.engine import Forecaster
-    from forecaster.ledger import to_frame
+    from forecaster.export import frames
 
     with Forecaster.from_config(config) as forecaster:
-        rows = [row for key in forecaster.chosen(series) for row in forecaster.reader.history(key, 0, 2**62, run_id)]
-        settled = forecaster.reader.settled_rows(now_ms(), run_id=run_id)
-    write_frame(to_frame(rows, settled), out)
-    print_record({"run": run_id, "rows": len(rows), "file": str(out)}, json_=json_)
+        count = write_frames(frames(forecaster.reader, forecaster.chosen(series), run_id), out)
+    print_record({"run": run_id, "rows": count, "file": str(out)}, json_=json_)
 
 
 @store_app.command("upgrade")

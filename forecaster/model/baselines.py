@@ -2,7 +2,7 @@
 
 The random walk and the filtered historical simulation are here; `garch` and `har` hold one more each.
 
-Shapes: T bars, F fields, H steps, Q quantile levels.
+Shapes: S contexts, T bars, C price fields, F the same as a forecast's, H steps, Q quantile levels.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from forecaster.bars import FIELDS
 from forecaster.errors import ConfigError, InvalidContext
-from forecaster.forecast import CHRONOS_LEVELS
+from forecaster.forecast import CHRONOS_LEVELS, OHLCForecast, repair
 from forecaster.model.garch import Garch
 from forecaster.model.har import HarRange
 from forecaster.model.moves import LONGEST_STRETCH, check_horizon, forecast_of, past_moves, provenance_of, quantiles
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from forecaster.bars import Context
-    from forecaster.forecast import OHLCForecast
     from forecaster.model import Model
 
 _DECAY = 0.94
@@ -53,15 +53,15 @@ class RandomWalk:
             InvalidContext: for a context of fewer than three bars, or a horizon below 1.
         """
         check_horizon(horizon)
-        return [self._predict_one(context, horizon) for context in contexts]
-
-    def _predict_one(self, context: Context, horizon: int) -> OHLCForecast:
         started = time.perf_counter()
-        mean_F, variance_F = _moves(context)
-        steps_H = np.arange(horizon)
-        sigma_FH = np.sqrt(variance_F[:, None] + steps_H * variance_F[3])
-        log_FHQ = mean_F[:, None, None] + sigma_FH[:, :, None] * _Z_Q
-        return forecast_of(context, log_FHQ, provenance_of(self, context, started))
+        mean_SF, variance_SF = _moves(contexts)
+        sigma_SFH = np.sqrt(variance_SF[:, :, None] + np.arange(horizon) * variance_SF[:, 3:, None])
+        log_SFHQ = mean_SF[:, :, None, None] + sigma_SFH[:, :, :, None] * _Z_Q
+        raw_SFHQ = np.array([one.last_close for one in contexts])[:, None, None, None] * np.exp(log_SFHQ)
+        return [
+            OHLCForecast(one.key, one.cutoff, CHRONOS_LEVELS, raw_FHQ, values_FHQ, provenance_of(self, one, started))
+            for one, raw_FHQ, values_FHQ in zip(contexts, raw_SFHQ, repair(raw_SFHQ), strict=True)
+        ]
 
 
 class FilteredHistoricalSimulation:
@@ -116,15 +116,22 @@ def baseline(name: str) -> Model:
     return known[name]()
 
 
-def _moves(context: Context) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Mean and variance of log(field / previous close) over the context's real bars, (F,) each."""
-    real_CT = context.ohlc_CT[:, ~np.isnan(context.ohlc_CT[3])]
-    if real_CT.shape[1] < 3:  # noqa: PLR2004 - two moves, the fewest that have a variance
-        raise InvalidContext(f"context of {context.key}", "3 bars or more", real_CT.shape[1])
-    moves_FT = np.log(real_CT[:, 1:] / real_CT[3, :-1])
-    mean_F = moves_FT.mean(axis=1)
-    mean_F[[0, 3]] = 0.0
-    return mean_F, moves_FT.var(axis=1)
+def _moves(contexts: Sequence[Context]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Mean and variance of log(field / previous close) over the real bars of each context, (S, F) each.
+
+    T leads, so sums over bars have one order in any batch.
+    """
+    mean_SF, variance_SF = np.zeros((2, len(contexts), len(FIELDS)))
+    reals = [one.ohlc_CT.T[~np.isnan(one.ohlc_CT[3])] for one in contexts]
+    for bars in {len(one) for one in reals}:
+        alike = [i for i, one in enumerate(reals) if len(one) == bars]
+        if bars < 3:  # noqa: PLR2004 - two moves, the fewest that have a variance
+            raise InvalidContext(f"context of {contexts[alike[0]].key}", "3 bars or more", bars)
+        real_TSC = np.stack([reals[i] for i in alike], axis=1)
+        moves_TSF = np.log(real_TSC[1:] / real_TSC[:-1, :, 3:])
+        mean_SF[alike], variance_SF[alike] = moves_TSF.mean(axis=0), moves_TSF.var(axis=0)
+    mean_SF[:, [0, 3]] = 0.0
+    return mean_SF, variance_SF
 
 
 def _stretch(log_CT: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -46,6 +46,8 @@ class Chronos2OHLCWrapper:
         revision: which weights: a hub commit, or the first digits of their sha256.
         weights_sha256: digest of the weights' file.
         compile: `auto`, `on` or `off`, or all the settings.
+
+    `forward_seconds` is the time that it has spent in the model so far.
     """
 
     def __init__(
@@ -59,6 +61,7 @@ class Chronos2OHLCWrapper:
         settings = compile if isinstance(compile, CompileSettings) else CompileSettings(compile)
         self._engines: Engines | None = Engines(model, weights_sha256, library_versions(), settings)
         self._latest = ("eager", "nothing was forecast yet")
+        self.forward_seconds = 0.0
         self.name = name
         self._revision = revision
         self._weights_sha256 = weights_sha256
@@ -125,10 +128,8 @@ class Chronos2OHLCWrapper:
             InferenceError: when the model failed on a valid call.
             NonFiniteForecast: when it answered NaN or infinity.
         """
-        for context in contexts:
-            _check_context(context)
         forecasts: dict[int, OHLCForecast] = {}
-        for made in self._run([self.rows_of(context) for context in contexts], horizon):
+        for made in self._run(self._rows_of_each(contexts), horizon):
             raw_SFHQ = made.quantiles_SGQH.transpose(0, 1, 3, 2)
             for i, raw_FHQ, values_FHQ in zip(made.positions, raw_SFHQ, repair(raw_SFHQ), strict=True):
                 context = contexts[i]
@@ -140,8 +141,7 @@ class Chronos2OHLCWrapper:
 
     def rows_of(self, context: Context) -> NDArray[np.float64]:
         """The rows (4, T) that a context becomes: its newest bars and, for a model trained so, a reference patch."""
-        newest_CT = context.ohlc_CT[:, -self.max_context :]
-        return np.concatenate([newest_CT, reference_patch(newest_CT, self._reference_bars)], axis=1)
+        return self._rows_of_each([context])[0]
 
     def predict_rows(
         self,
@@ -223,15 +223,34 @@ class Chronos2OHLCWrapper:
         most: int = max(1, TOKENS_PER_BATCH.get(self._device.partition(":")[0], 2048) // tokens)
         return most // fine_step(most) * fine_step(most)
 
+    def _rows_of_each(self, contexts: Sequence[Context]) -> list[NDArray[np.float64]]:
+        """The rows (4, T) of each context, made for all of one shape at once.
+
+        Raises:
+            InvalidContext: for a context that no model could forecast from.
+        """
+        rows: dict[int, NDArray[np.float64]] = {}
+        alike: dict[tuple[int, ...], list[int]] = defaultdict(list)
+        for i, context in enumerate(contexts):
+            alike[context.ohlc_CT.shape].append(i)
+        for positions in alike.values():
+            newest_SCT = _checked([contexts[i] for i in positions])[:, :, -self.max_context :]
+            rows_SCT = np.concatenate([newest_SCT, reference_patch(newest_SCT, self._reference_bars)], axis=2)
+            rows.update(zip(positions, rows_SCT, strict=True))
+        return [rows[i] for i in range(len(contexts))]
+
     def _run(self, groups: Sequence[NDArray[np.float64]], horizon: int) -> Iterator[_Made]:
         """Forecast groups of rows (G, T), those of like length and like gaps in one batch."""
         engines = self._loaded()
         self._check_horizon(horizon)
         for positions, rows_SGT, anchor_SG in self._batches(groups, horizon):
-            started = time.perf_counter()
             context_BT = torch.from_numpy(rows_SGT.reshape(-1, rows_SGT.shape[2]))
             first = 0
-            for answer in engines(context_BT, -(-horizon // self.patch), rows_SGT.shape[1]):
+            started = time.perf_counter()
+            answers = engines(context_BT, -(-horizon // self.patch), rows_SGT.shape[1])
+            seconds = time.perf_counter() - started
+            self.forward_seconds += seconds
+            for answer in answers:
                 quantiles_BQH = answer.quantiles_BQH[:, :, :horizon].cpu().numpy().astype(np.float64)
                 quantiles_SGQH = quantiles_BQH.reshape(-1, rows_SGT.shape[1], *quantiles_BQH.shape[1:])
                 some = slice(first, first + len(quantiles_SGQH))
@@ -242,7 +261,7 @@ class Chronos2OHLCWrapper:
                     quantiles_SGQH + anchor_SG[some, :, None, None],
                     *self._latest,
                     (len(quantiles_BQH), context_BT.shape[1]),
-                    time.perf_counter() - started,
+                    seconds,
                 )
 
     def _batches(
@@ -252,15 +271,16 @@ class Chronos2OHLCWrapper:
 
         A series with gaps shares no batch with one without: what stands beside it must not change its code path.
         """
-        alike: dict[tuple[int, Missing], list[int]] = defaultdict(list)
+        alike: dict[int, list[int]] = defaultdict(list)
         for i, rows_GT in enumerate(groups):
-            length = self._padded_length(rows_GT.shape[1])
-            alike[length, _missing(rows_GT[:, -length:], length, self.patch)].append(i)
-        for (length, _), positions in sorted(alike.items(), key=lambda item: (item[0][0], item[0][1].value)):
-            most = self._most_groups(length, horizon, len(groups[positions[0]]))
-            for first in range(0, len(positions), most):
-                some = positions[first : first + most]
-                yield some, *_rows([groups[i] for i in some], length)
+            alike[self._padded_length(rows_GT.shape[1])].append(i)
+        for length, positions in sorted(alike.items()):
+            rows_SGT = _padded([groups[i] for i in positions], length)
+            most = self._most_groups(length, horizon, rows_SGT.shape[1])
+            for lacking in _by_missing(rows_SGT, self.patch):
+                for first in range(0, len(lacking), most):
+                    some = lacking[first : first + most]
+                    yield [positions[i] for i in some], *_anchored(rows_SGT[some])
 
     def _provenance(self, context: Context, made: _Made) -> Provenance:
         return Provenance(
@@ -289,17 +309,26 @@ class _Made(NamedTuple):
     seconds: float
 
 
-def _check_context(context: Context) -> None:
-    ohlc_CT = context.ohlc_CT
-    if ohlc_CT.ndim != 2 or ohlc_CT.shape[0] != len(FIELDS):  # noqa: PLR2004 - (C, T)
-        raise InvalidContext(f"context of {context.key}", "shape (4, bars)", ohlc_CT.shape)
-    if np.isinf(ohlc_CT).any() or not np.isfinite(ohlc_CT[:, -1:]).all():
+def _checked(contexts: Sequence[Context]) -> NDArray[np.float64]:
+    """Give the prices (S, C, T) of contexts of one shape."""
+    ohlc_SCT = np.stack([one.ohlc_CT for one in contexts])
+    if ohlc_SCT.shape[1:-1] != (len(FIELDS),):
+        raise InvalidContext(f"context of {contexts[0].key}", "shape (4, bars)", ohlc_SCT.shape[1:])
+    finite_SCT = np.isfinite(ohlc_SCT)
+    wrong_S = np.isinf(ohlc_SCT).any(axis=(1, 2)) | ~finite_SCT[:, :, -1:].all(axis=(1, 2))
+    if wrong_S.any():
         raise InvalidContext(
-            f"context of {context.key}", "finite prices, NaN only where a bar is missing", "±inf or a missing last bar"
+            f"context of {contexts[int(wrong_S.argmax())].key}",
+            "finite prices, NaN only where a bar is missing",
+            "±inf or a missing last bar",
         )
-    bars = int(np.isfinite(ohlc_CT).all(axis=0).sum())
-    if bars < SHORTEST_CONTEXT:
-        raise InvalidContext(f"context of {context.key}", f"at least {SHORTEST_CONTEXT} bars", bars)
+    bars_S = finite_SCT.all(axis=1).sum(axis=1)
+    fewest = int(bars_S.argmin())
+    if bars_S[fewest] < SHORTEST_CONTEXT:
+        raise InvalidContext(
+            f"context of {contexts[fewest].key}", f"at least {SHORTEST_CONTEXT} bars", int(bars_S[fewest])
+        )
+    return ohlc_SCT
 
 
 def _check_rows(rows_BT: NDArray[np.float64], group: int, known_BT: NDArray[np.bool_] | None) -> NDArray[np.float64]:
@@ -320,24 +349,26 @@ def _check_rows(rows_BT: NDArray[np.float64], group: int, known_BT: NDArray[np.b
     return rows_BT
 
 
-def _missing(rows_GT: NDArray[np.float64], length: int, patch: int) -> Missing:
-    """What a group of rows lacks once it is padded on the left to `length`."""
-    missing_GT = np.isnan(rows_GT)
-    if length == rows_GT.shape[1] and not missing_GT.any():
-        return Missing.NOTHING
-    padded_GT = np.pad(missing_GT, ((0, 0), (length - rows_GT.shape[1], 0)), constant_values=True)
-    return Missing.PATCHES if padded_GT.reshape(len(rows_GT), -1, patch).all(axis=2).any() else Missing.BARS
-
-
-def _rows(groups: Sequence[NDArray[np.float64]], length: int) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
-    """Groups as rows (S, G, T), padded on the left with NaN, and the value (S, G) that was taken off each.
-
-    The last known value is taken off in float64, before the cast: differences of a large price survive it.
-    """
+def _padded(groups: Sequence[NDArray[np.float64]], length: int) -> NDArray[np.float64]:
+    """Groups as rows (S, G, T), cut to the newest values or padded on the left with NaN."""
     rows_SGT = np.full((len(groups), len(groups[0]), length), np.nan)
     for rows_GT, padded_GT in zip(groups, rows_SGT, strict=True):
-        newest_GT = rows_GT[:, -length:]
-        padded_GT[:, length - newest_GT.shape[1] :] = newest_GT
-    last_SG1 = length - 1 - np.isfinite(rows_SGT[:, :, ::-1]).argmax(axis=2, keepdims=True)
+        padded_GT[:, max(0, length - rows_GT.shape[1]) :] = rows_GT[:, -length:]
+    return rows_SGT
+
+
+def _by_missing(rows_SGT: NDArray[np.float64], patch: int) -> list[list[int]]:
+    """Which groups lack nothing, which lack values, and which whole patches."""
+    missing_SPp = np.isnan(rows_SGT).reshape(len(rows_SGT), -1, patch)
+    value_S, patch_S = np.any(missing_SPp, axis=(1, 2)), np.any(np.all(missing_SPp, axis=2), axis=1)
+    return [np.flatnonzero(one).tolist() for one in (~value_S, value_S & ~patch_S, patch_S)]
+
+
+def _anchored(rows_SGT: NDArray[np.float64]) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+    """Rows less the last known value of each (S, G), and that value.
+
+    It is taken off in float64, before the cast: differences of a large price survive it.
+    """
+    last_SG1 = rows_SGT.shape[2] - 1 - np.isfinite(rows_SGT[:, :, ::-1]).argmax(axis=2, keepdims=True)
     anchor_SG1 = np.nan_to_num(np.take_along_axis(rows_SGT, last_SG1, axis=2))
     return (rows_SGT - anchor_SG1).astype(np.float32), anchor_SG1[:, :, 0]

@@ -1,5 +1,5 @@
 """Replay: years of history through the very same path, thousands of cutoffs per batch."""
 
-from forecaster.replay.replay import replay
+from forecaster.replay.replay import ReplayPlan, replay
 
-__all__ = ["replay"]
+__all__ = ["ReplayPlan", "replay"]

@@ -65,6 +65,12 @@ class Reader(Protocol):
     def slots(self, key: SeriesKey, start: int, end: int) -> list[Slot]:
         """Give the work of a series whose cutoff lies in [start, end), oldest first."""
 
+    def cutoffs(self, key: SeriesKey, run_id: str = LIVE) -> NDArray[np.int64]:
+        """Give the cutoffs that a run has forecast of a series, rising."""
+
+    def versions(self, key: SeriesKey) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+        """Give open time, revision and first_seen_at of every version of every bar of a series."""
+
     def calibration(self, key: SeriesKey, model_id: str, run_id: str = LIVE) -> CalibrationState | None:
         """Give what was last learned of a model on a series in a run; None before the first forecast."""
 

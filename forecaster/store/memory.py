@@ -138,6 +138,20 @@ class MemoryStore:
         self._learned.update({(one.key, one.model_id, run_id): one for one in learned})
         return len(new)
 
+    def cutoffs(self, key: SeriesKey, run_id: str = LIVE) -> NDArray[np.int64]:
+        """Give the cutoffs that a run has forecast of a series, rising."""
+        return np.unique(np.array([one.cutoff for one in self._of_run(run_id) if one.key == key], np.int64))
+
+    def versions(self, key: SeriesKey) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+        """Give open time, revision and first_seen_at of every version of every bar of a series."""
+        rows = [
+            (open_time, revision, seen_at)
+            for open_time, versions in sorted(self._bars.get(key, {}).items())
+            for revision, (_, seen_at) in enumerate(versions)
+        ]
+        open_time, revision, seen_at = np.array(rows, np.int64).reshape(-1, 3).T
+        return open_time, revision, seen_at
+
     def calibration(self, key: SeriesKey, model_id: str, run_id: str = LIVE) -> CalibrationState | None:
         """Give what was last learned of a model on a series in a run; None before the first forecast."""
         return self._learned.get((key, model_id, run_id))

@@ -55,6 +55,10 @@ _SLOTS: Final = """
 SELECT cutoff, state, attempts, reason, leased_until FROM slot
 WHERE series_id = :series AND cutoff >= :start AND cutoff < :end
 ORDER BY cutoff"""
+_ALL_CUTOFFS: Final = """
+SELECT DISTINCT cutoff FROM forecast WHERE series_id = :series AND run_id = :run ORDER BY cutoff"""
+_VERSIONS: Final = """
+SELECT open_time, revision, first_seen_at FROM bar WHERE series_id = :series ORDER BY open_time, revision"""
 _CALIBRATION: Final = """
 SELECT cutoff, state FROM calibration WHERE series_id = :series AND run_id = :run AND model_id = :model"""
 _HELD_UNTIL: Final = "SELECT MAX(until) AS until FROM hold WHERE exchange = :exchange"
@@ -183,6 +187,17 @@ class Reading:
         for start in range(found.oldest - found.oldest % portion, found.newest + 1, portion):
             lines = self._ask(_OF_SERIES, {**values, "start": start, "end": start + portion})
             yield from read_steps(sorted(lines, key=ledger_order))
+
+    def cutoffs(self, key: SeriesKey, run_id: str = LIVE) -> NDArray[np.int64]:
+        """Give the cutoffs that a run has forecast of a series, rising."""
+        rows = self._ask(_ALL_CUTOFFS, {"series": self._series(key), "run": run_id})
+        return np.array([row.cutoff for row in rows], np.int64)
+
+    def versions(self, key: SeriesKey) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+        """Give open time, revision and first_seen_at of every version of every bar of a series."""
+        rows = self._ask(_VERSIONS, {"series": self._series(key)})
+        open_time, revision, seen_at = np.array([tuple(row) for row in rows], np.int64).reshape(-1, 3).T
+        return open_time, revision, seen_at
 
     def calibration(self, key: SeriesKey, model_id: str, run_id: str = LIVE) -> CalibrationState | None:
         """Give what was last learned of a model on a series in a run; None before the first forecast."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import defaultdict
-from dataclasses import asdict
+from dataclasses import fields
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -33,9 +33,12 @@ if TYPE_CHECKING:
 TENS: Final = tuple(f"{field}_q{level}" for field in FIELDS for level in (10, 50, 90))
 """The quantiles that people can query, as columns of `forecast_step`."""
 
+_STEP_COLUMNS: Final = ("forecast_id", "series_id", "step", "target_open", *TENS, "raw", "repaired")
+
 PORTION: Final = 128
 """Slots of a series whose cutoffs are read at once."""
 
+_PROVENANCE: Final = tuple(one.name for one in fields(Provenance))
 CHAINED: Final = (
     "cutoff", "model_id", "horizon", "quantile_levels", "issued_at", "available_at", "late", "engine", "provenance",
 )  # fmt: skip
@@ -97,12 +100,12 @@ def forecast_row(forecast: OHLCForecast, run_id: str, series_id: int) -> dict[st
         "cutoff": forecast.cutoff,
         "model_id": p.ledger_id,
         "horizon": forecast.horizon,
-        "quantile_levels": json.dumps(forecast.quantile_levels),
+        "quantile_levels": _text_of(forecast.quantile_levels),
         "issued_at": forecast.issued_at,
         "available_at": forecast.available_at,
         "late": forecast.is_late,
         "engine": p.engine,
-        "provenance": json.dumps(asdict(p)),
+        "provenance": json.dumps({one: getattr(p, one) for one in _PROVENANCE}),
         "payload_sha256": hashlib.sha256(np.ascontiguousarray(forecast.raw_FHQ, "<f8").tobytes()).hexdigest(),
     }
 
@@ -116,20 +119,12 @@ def linked(row: dict[str, Any], forecast: OHLCForecast, head: Head) -> dict[str,
 
 def step_rows(forecast: OHLCForecast, forecast_id: int, series_id: int) -> list[dict[str, Any]]:
     """The rows of `forecast_step`: one per step, in the order of `_STEP_COLUMNS`."""
-    tens_HC = np.stack([forecast.quantiles(level) for level in (0.1, 0.5, 0.9)], axis=1).reshape(-1, forecast.horizon).T
-    raw, repaired = _by_step(forecast.raw_FHQ), _by_step(forecast.values_FHQ)
-    return [
-        {
-            "forecast_id": forecast_id,
-            "step": h + 1,
-            "series_id": series_id,
-            "target_open": target,
-            **dict(zip(TENS, tens, strict=True)),
-            "raw": raw[h],
-            "repaired": b"" if repaired[h] == raw[h] else repaired[h],
-        }
-        for h, (target, tens) in enumerate(zip(forecast.target_opens().tolist(), tens_HC.tolist(), strict=True))
-    ]
+    tens_CH = np.stack([forecast.quantiles(level) for level in (0.1, 0.5, 0.9)], axis=1).reshape(-1, forecast.horizon)
+    raw, values = _by_step(forecast.raw_FHQ), _by_step(forecast.values_FHQ)
+    repaired = [b"" if of_step == of_raw else of_step for of_step, of_raw in zip(values, raw, strict=True)]
+    steps = range(1, forecast.horizon + 1)
+    columns = (steps, forecast.target_opens().tolist(), *tens_CH.tolist(), raw, repaired)
+    return [dict(zip(_STEP_COLUMNS, (forecast_id, series_id, *one), strict=True)) for one in zip(*columns, strict=True)]
 
 
 def read_forecast(key: SeriesKey, row: Row, steps: Sequence[Row]) -> OHLCForecast:
@@ -230,6 +225,11 @@ def _unpack(payload: bytes, levels: tuple[float, ...]) -> NDArray[np.float64]:
 
 
 _key = lru_cache(maxsize=4096)(SeriesKey.of)
+
+
+@lru_cache(maxsize=64)
+def _text_of(levels: tuple[float, ...]) -> str:
+    return json.dumps(levels)
 
 
 @lru_cache(maxsize=64)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 from dataclasses import asdict
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
@@ -57,6 +58,7 @@ class SqlStore(Reading):
     def __init__(self, url: str) -> None:
         self._database = Database(url)
         super().__init__(self._database)
+        self._runs: set[str] = set()
         try:
             self._lease = Lease(self._database)
         except BaseException:
@@ -88,7 +90,7 @@ class SqlStore(Reading):
             head = _head(connection, t.bar, t.bar.c.series_id == series_id) or _before(bars.key, "bar")
             rows = bar_rows(bars, series_id, known, head)
             if rows:
-                connection.execute(t.bar.insert(), rows)
+                _append(connection, t.bar, rows)
         return len(rows)
 
     def quarantine(self, key: SeriesKey, rows: Sequence[RejectedRow], seen_at: int) -> None:
@@ -129,9 +131,12 @@ class SqlStore(Reading):
 
     def add_run(self, run: Run) -> None:
         """Name a run before its forecasts; a run that is known stays as it is."""
+        if run.id in self._runs:
+            return
         with self._writing() as connection:
             if connection.scalar(sa.select(t.run.c.id).where(t.run.c.id == run.id)) is None:
                 connection.execute(t.run.insert(), [asdict(run)])
+        self._runs.add(run.id)
 
     def add_forecasts(
         self, forecasts: Sequence[OHLCForecast], run_id: str, learned: Sequence[CalibrationState] = ()
@@ -166,8 +171,8 @@ class SqlStore(Reading):
                 rows.append(row | {"id": number})
                 steps += step_rows(forecast, number, row["series_id"])
             if rows:
-                connection.execute(t.forecast.insert(), rows)
-                connection.execute(t.forecast_step.insert(), steps)
+                _append(connection, t.forecast, rows)
+                _append(connection, t.forecast_step, steps)
             if learned:
                 places = [{"series_id": series[one.key], "run_id": run_id} for one in learned]
                 states = [{name: getattr(one, name) for name in ("model_id", "cutoff", "state")} for one in learned]
@@ -239,6 +244,14 @@ class SqlStore(Reading):
             there = read_forecast(forecast.key, there, _ask(connection, reading.STEPS, id=there.id))
         if not same_forecast(there, forecast):
             raise LedgerConflict(f"{forecast.key} {forecast.provenance.ledger_id} at {forecast.cutoff}")
+
+
+def _append(connection: sa.Connection, table: sa.Table, rows: Sequence[dict[str, Any]]) -> None:
+    """Insert rows past SQLAlchemy's handling of types, which takes longer than the database does."""
+    statement = table.insert().compile(dialect=connection.dialect, column_keys=list(rows[0]))
+    order = statement.positiontup
+    given = list(rows) if order is None else list(map(itemgetter(*order), rows))
+    connection.exec_driver_sql(str(statement), given)
 
 
 def _ask(connection: sa.Connection, sql: str, **values: object) -> Sequence[Any]:

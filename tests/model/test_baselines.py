@@ -159,6 +159,23 @@ def test_a_forecast_does_not_depend_on_its_neighbours():
     assert [one.raw_FHQ.tobytes() for one in together] == [walk(context).raw_FHQ.tobytes() for context in contexts]
 
 
+def test_walks_of_all_lengths_at_once():
+    """With and without gaps, each bit by bit as if it were alone, and in the order of the contexts."""
+    bars = [make_bars(count=count, seed=count) for count in (40, 60, 40, 50)]
+    contexts = [with_gaps(context_of(one), [5, 20]) if i % 2 else context_of(one) for i, one in enumerate(bars)]
+
+    for context, forecast in zip(contexts, RandomWalk().predict(contexts, 3), strict=True):
+        assert forecast.cutoff == context.cutoff
+        assert np.array_equal(forecast.raw_FHQ, walk(context).raw_FHQ)
+
+
+def test_the_context_that_is_too_short_is_named():
+    short = make_context(TINY[:2])
+    named = Context(make_key(symbol="ETH/USDT"), short.cutoff, short.ohlc_CT)
+    with pytest.raises(InvalidContext, match=r"ETH/USDT.*3 bars or more.*2"):
+        RandomWalk().predict([make_context(), named], 3)
+
+
 def test_no_contexts_are_no_forecasts():
     assert RandomWalk().predict([], 3) == []
 

@@ -121,6 +121,39 @@ def test_provenance_tells_where_it_came_from(wrapper):
     assert "torch" in provenance.library_versions
 
 
+@pytest.mark.parametrize("at", [0, 1, 2])
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda ohlc_CT: ohlc_CT[:3],
+        lambda ohlc_CT: np.where(np.arange(128) == 5, -np.inf, ohlc_CT),
+        lambda ohlc_CT: np.where((np.arange(128) == 127) & (np.arange(4) == 2)[:, None], np.nan, ohlc_CT),
+        lambda ohlc_CT: np.where(np.arange(128) < 113, np.nan, ohlc_CT),
+    ],
+    ids=["three fields", "infinity", "last low missing", "15 bars"],
+)
+def test_the_wrong_context_is_named(wrapper, change, at):
+    """Wherever it stands among others."""
+    contexts = [make_context(seed=i) for i in range(3)]
+    contexts[at] = Context(make_key(symbol="ETH/USDT"), 0, change(contexts[at].ohlc_CT))
+
+    with pytest.raises(InvalidContext, match="ETH/USDT"):
+        wrapper.predict(contexts, 4)
+
+
+def test_rows_of_many_contexts_are_those_of_each(wrapper):
+    """Lengths and gaps mixed: no engine sees another bit of a row than if it were asked for alone."""
+    contexts = [make_context(40 + 30 * (i % 3), missing=(3, 20) if i % 2 else (), seed=i) for i in range(12)]
+    made = list(wrapper._batches([wrapper.rows_of(one) for one in contexts], 8))
+    together = list(wrapper._batches(wrapper._rows_of_each(contexts), 8))
+
+    assert sorted(i for positions, _, _ in together for i in positions) == list(range(12))
+    for (one, rows_SGT, anchor_SG), (other, rows_too_SGT, anchor_too_SG) in zip(made, together, strict=True):
+        assert one == other
+        assert np.array_equal(rows_SGT, rows_too_SGT, equal_nan=True)
+        assert np.array_equal(anchor_SG, anchor_too_SG)
+
+
 @pytest.mark.parametrize("horizon", [0, -1, 65])
 def test_horizon_out_of_range(wrapper, horizon):
     with pytest.raises(InvalidContext, match=f"expected 1 to 64, found {horizon}"):
@@ -302,6 +335,18 @@ def test_gaps_of_one_series_do_not_change_the_path_of_another(plain):
 
     assert [one.provenance.batch_shape for one in forecasts] == [(4, 128), (4, 128)]
     assert np.array_equal(forecasts[0].raw_FHQ, plain.predict([whole], 4)[0].raw_FHQ)
+
+
+def test_a_silence_of_one_series_does_not_change_the_path_of_another(plain):
+    """A series that lacks whole patches shares no batch with one that lacks bars, nor with a whole one."""
+    contexts = [make_context(), make_context(missing=(3, 50), seed=1), make_context(missing=range(30, 50), seed=2)]
+    forecasts = plain.predict(contexts, 4)
+
+    assert [one.provenance.batch_shape for one in forecasts] == [(4, 128)] * 3
+    assert all(
+        np.array_equal(forecast.raw_FHQ, plain.predict([context], 4)[0].raw_FHQ)
+        for context, forecast in zip(contexts, forecasts, strict=True)
+    )
 
 
 def test_with_a_reference_patch_every_series_takes_the_path_of_gaps(wrapper):

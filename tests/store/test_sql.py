@@ -392,6 +392,18 @@ def test_a_run_stays_as_it_was_named_first(path, opened):
     assert ask(path, "SELECT * FROM run ORDER BY id") == [(LIVE, LIVE, START), ("replay-1", "replay", START + 2)]
 
 
+def test_a_run_that_is_known_costs_no_write(path, opened):
+    """A cycle names its run each time; SQLite's own count of changes by others stays."""
+    store = opened()
+    with closing(sqlite3.connect(path)) as other:
+        versions = [other.execute("PRAGMA data_version").fetchone()]
+        for run in (Run(LIVE, LIVE, START), Run("replay-1", "replay", START), Run("replay-1", "replay", START)):
+            store.add_run(run)
+            versions.append(other.execute("PRAGMA data_version").fetchone())
+
+    assert versions[0] == versions[1] != versions[2] == versions[3]
+
+
 def test_nothing_is_overwritten_by_a_revision(path, opened):
     store, bars = opened(), make_bars(count=1)
     store.add_bars(bars)

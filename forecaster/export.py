@@ -1,0 +1,66 @@
+"""The forecasts of a run as pandas frames, however many there are, for files and other tools.
+
+Shapes: T bars, F columns of a bar.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+import pandas as pd
+
+from forecaster.bars import COLUMNS, FIELDS, NO_TIME
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from forecaster.bars import Bars, SeriesKey
+    from forecaster.ledger import LedgerRow
+    from forecaster.store import Reader
+
+CUTOFFS: Final = 512
+"""How many make a frame."""
+_TIMES: Final = ("cutoff", "target_open", "issued_at", "available_at")
+
+
+def frames(reader: Reader, keys: Iterable[SeriesKey], run_id: str) -> Iterator[pd.DataFrame]:
+    """Give a run's rows, some cutoffs at a time: one line each, times as UTC, a column for each level such as `q0.1`.
+
+    `actual` is the price that came, NaN before that. A level that a row's model does not give is NaN.
+    """
+    for key in keys:
+        cutoffs, bars = reader.cutoffs(key, run_id), reader.bars(key)
+        for first in range(0, len(cutoffs), CUTOFFS):
+            some = cutoffs[first : first + CUTOFFS]
+            yield _frame(reader.history(key, int(some[0]), int(some[-1]) + 1, run_id), bars)
+
+
+def _frame(rows: Sequence[LedgerRow], bars: Bars) -> pd.DataFrame:
+    frame = pd.DataFrame(
+        {
+            "exchange": row.key.exchange,
+            "symbol": row.key.symbol,
+            "timeframe": str(row.key.timeframe),
+            "model": row.model_id,
+            "run": row.run_id,
+            "cutoff": row.cutoff,
+            "step": row.step,
+            "field": row.field,
+            "target_open": row.target_open,
+            "issued_at": row.issued_at,
+            "available_at": row.available_at,
+            "late": row.late,
+            "engine": row.engine,
+            "actual": np.nan,
+            **{f"q{level:g}": price for level, price in zip(row.quantile_levels, row.values_Q.tolist(), strict=True)},
+        }
+        for row in rows
+    )
+    place = np.searchsorted(bars.open_time, frame["target_open"])
+    came = np.append(bars.open_time, NO_TIME)[place] == frame["target_open"]
+    price_TF = np.vstack([bars.ohlcv_TF, np.full(len(COLUMNS), np.nan)])
+    frame["actual"] = np.where(came, price_TF[place, frame["field"].map(FIELDS.index)], np.nan)
+    for name in _TIMES:
+        frame[name] = pd.to_datetime(frame[name], unit="ms", utc=True)
+    return frame

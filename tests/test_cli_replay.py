@@ -1,0 +1,567 @@
+"""`forecaster replay`: every option by what it leaves in the ledger and in files, and mistakes told before the work."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from contextlib import closing
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from forecaster.accuracy.score import Scores
+from forecaster.bars import FIELDS, Bars
+from forecaster.cli import main
+from forecaster.clock import now_ms
+from forecaster.engine import Forecaster
+from forecaster.replay.ray import Workers
+from forecaster.store import open_reader, open_store
+from tests.accuracy.test_page import Opened
+from tests.builders import make_bars, make_key
+
+KEY, OTHER = make_key("x", "A/B"), make_key("x", "C/D")
+BARS = make_bars(KEY, count=120)
+CONTEXT, MIN_CONTEXT, HORIZON = 64, 32, 3
+CUTOFFS = BARS.close_time[MIN_CONTEXT - 1 :].tolist()
+PROGRAM = [sys.executable, "-c", "from forecaster.cli import main; main()"]
+SHORT = """
+from forecaster import Signal
+
+
+def short(forecast, position, outlook):
+    return Signal(-1.0, "down")
+
+
+def long(forecast, position, outlook):
+    return Signal(1.0, "up")
+"""
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """Where the command runs: bars in a file, and a strategy of one's own."""
+    (tmp_path / "mine.py").write_text(SHORT)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    yield tmp_path
+    sys.modules.pop("mine", None)
+
+
+@pytest.fixture
+def replay(folder, monkeypatch, capsys):
+    """Run the command on a configuration; gives its JSON."""
+
+    def run(config, *arguments):
+        monkeypatch.setattr(sys, "argv", ["forecaster", "replay", "-c", str(config), *map(str, arguments), "--json"])
+        with pytest.raises(SystemExit) as end:
+            main()
+        told = capsys.readouterr()
+
+        assert end.value.code == 0, told.err
+        return json.loads(told.out.splitlines()[-1])
+
+    return run
+
+
+def configured(folder, *bars, name="ledger", model=""):
+    """A configuration of these series, from files, with a ledger of this name."""
+    path = folder / f"{name}.toml"
+    tables = []
+    for one in bars or (BARS,):
+        file = folder / f"{name}-{one.key.symbol.replace('/', '')}.csv"
+        one.frame.to_csv(file)
+        tables.append(f'[[series]]\nexchange = "x"\nsymbol = "{one.key.symbol}"\ntimeframe = "1h"\nfile = "{file}"\n')
+    path.write_text(
+        "".join(tables)
+        + f"[model]\ncontext = {CONTEXT}\nmin_context = {MIN_CONTEXT}\nhorizon = {HORIZON}\n"
+        + f'compile = "off"\n{model}[store]\nurl = "sqlite:///{folder}/{name}.db"\n'
+    )
+    return path
+
+
+def history(folder, run_id, key=KEY, name="ledger"):
+    with closing(open_reader(f"sqlite:///{folder}/{name}.db")) as reader:
+        return reader.history(key, 0, 2**62, run_id)
+
+
+def cutoffs(rows):
+    return sorted({row.cutoff for row in rows})
+
+
+def bits(rows):
+    """All that a forecast is, to the last bit."""
+    return [
+        (row.cutoff, row.model_id, row.step, row.field, row.target_open, row.raw_Q.tobytes(), row.values_Q.tobytes())
+        for row in rows
+    ]
+
+
+def test_every_cutoff_of_every_series(folder, replay):
+    """All that have enough bars behind them, for the model and its baseline; in the JSON, what that came to."""
+    config = configured(folder, BARS, make_bars(OTHER, count=50, seed=1))
+    started = time.perf_counter()
+    told = replay(config)
+    took = time.perf_counter() - started
+
+    assert cutoffs(history(folder, told["run"])) == CUTOFFS
+    assert cutoffs(history(folder, told["run"], OTHER)) == CUTOFFS[:19]
+    assert len(history(folder, told["run"])) == len(CUTOFFS) * 2 * HORIZON * 4
+    assert told["windows"] == told["windows_added"] == len(CUTOFFS) + 19
+    assert 0 < told["seconds"] <= round(took, 2)
+    assert told["windows_per_second"] == pytest.approx(told["windows"] / told["seconds"], rel=0.02, abs=0.1)
+    assert 0 < told["model_share"] < 1
+    assert 100 < told["peak_rss_mb"] < 10_000
+    assert set(told) == {
+        "run", "mae_close", "skill_close", "skill_crps", "coverage80", "windows", "windows_added", "seconds",
+        "windows_per_second", "model_share", "peak_rss_mb",
+    }  # fmt: skip
+
+
+def test_what_the_next_closes_came_to(folder, replay):
+    """The mean error of the medians, the random walk's beside it, and the share of closes inside the 80 % interval."""
+    config = configured(folder)
+    told = replay(config)
+    close = dict(zip(BARS.open_time.tolist(), BARS.close.tolist(), strict=True))
+    errors, inside = {"nano": [], "random_walk": []}, []
+    for row in history(folder, told["run"]):
+        if row.field == "close" and row.step == 1 and row.target_open in close:
+            lower, median, upper = (row.values_Q[row.quantile_levels.index(level)] for level in (0.1, 0.5, 0.9))
+            errors[row.model_id.partition("@")[0]].append(abs(median - close[row.target_open]))
+            if row.model_id.startswith("nano"):
+                inside.append(lower <= close[row.target_open] <= upper)
+
+    assert len(inside) == len(CUTOFFS) - 1
+    assert told["mae_close"] == pytest.approx(np.mean(errors["nano"]))
+    assert told["coverage80"] == pytest.approx(np.mean(inside))
+    assert told["skill_close"] == pytest.approx(1 - np.mean(errors["nano"]) / np.mean(errors["random_walk"]), abs=0.02)
+    with Forecaster.from_config(config) as forecaster:
+        total = Scores(forecaster.losses(run_id=told["run"])).total("nano", step=None)
+
+    assert told["skill_crps"] == total.skill("crps")
+
+
+def test_one_series_of_several(folder, replay):
+    told = replay(configured(folder, BARS, make_bars(OTHER, count=50, seed=1)), "--series", "x C/D 1h")
+
+    assert cutoffs(history(folder, told["run"], OTHER)) == CUTOFFS[:19]
+    assert history(folder, told["run"]) == []
+    assert told["windows"] == 19
+
+
+def test_every_nth_cutoff(folder, replay):
+    """Counted from the first; under a run of its own."""
+    config = configured(folder)
+    told, other = replay(config, "--every", 5), replay(config, "--every", 10)
+
+    assert cutoffs(history(folder, told["run"])) == CUTOFFS[::5]
+    assert cutoffs(history(folder, other["run"])) == CUTOFFS[::10]
+    assert told["run"] != other["run"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "first", "last"),
+    [
+        (("--start", "2024-01-04"), "2024-01-04 00:00", "2024-01-06 00:00"),
+        (("--end", "2024-01-04"), "2024-01-02 08:00", "2024-01-03 23:00"),
+        (("--start", "2024-01-03T10:30", "--end", "2024-01-04T13:00+01:00"), "2024-01-03 11:00", "2024-01-04 11:00"),
+    ],
+    ids=["start", "end", "both"],
+)
+def test_cutoffs_between_dates(folder, replay, arguments, first, last):
+    """The first is not before `--start`, the last is before `--end`; bars behind it are outcomes all the same."""
+    told = replay(configured(folder), *arguments)
+    found = cutoffs(history(folder, told["run"]))
+
+    assert [str(pd.Timestamp(at, unit="ms"))[:16] for at in (found[0], found[-1])] == [first, last]
+    assert found == [at for at in CUTOFFS if found[0] <= at <= found[-1]]
+
+
+def test_bars_behind_the_last_cutoff_are_its_outcomes(folder, replay):
+    told = replay(configured(folder), "--start", "2024-01-04", "--end", "2024-01-04T01:00", "--out", "one.csv")
+    frame = pd.read_csv(folder / told["file"])
+
+    assert told["windows"] == 1
+    assert frame.actual.notna().all()
+
+
+def test_the_size_of_a_batch_changes_nothing(folder, replay):
+    """In ones and in all at once: the same rows for the baseline, and float32's noise for the model."""
+    rows = {}
+    for name, batch in (("ones", 1), ("whole", 1000)):
+        told = replay(configured(folder, name=name), "--batch", batch, "--start", "2024-01-05")
+        rows[name] = history(folder, told["run"], name=name)
+
+    assert len(rows["ones"]) == 25 * 2 * HORIZON * 4
+    for one, other in zip(rows["ones"], rows["whole"], strict=True):
+        tolerance = 0 if one.model_id.startswith("random_walk") else 1e-5
+        assert (one.cutoff, one.model_id, one.step, one.field) == (
+            other.cutoff,
+            other.model_id,
+            other.step,
+            other.field,
+        )
+        np.testing.assert_allclose(one.values_Q, other.values_Q, rtol=tolerance)
+
+
+def test_latency_is_when_a_forecast_is_there(folder, replay):
+    """Half a second and not rounded away; the forecasts are those of a replay without."""
+    config = configured(folder)
+    at_once = history(folder, replay(config, "--start", "2024-01-05")["run"])
+    later = history(folder, replay(config, "--start", "2024-01-05", "--latency", 4.5)["run"])
+
+    assert bits(later) == bits(at_once)
+    assert {row.available_at - row.cutoff for row in at_once} == {0}
+    assert {row.available_at - row.cutoff for row in later} == {4_500}
+    assert all(row.issued_at == row.cutoff for row in later)
+
+
+def test_bars_as_they_were_known(folder, replay):
+    """A close that was revised later counts as it was then; a bar that came late is no cutoff.
+
+    What was asked as it is known now sees the revision.
+    """
+    revised, late, hour = 60, 90, KEY.timeframe.ms
+    first = BARS.ohlcv_TF.copy()
+    first[revised, 3] = first[revised, 1]
+    seen = BARS.close_time + 1_000
+    seen[late] += 3 * hour
+    then = Bars(KEY, BARS.open_time, first, seen)
+    config = configured(folder)
+    with closing(open_store(f"sqlite:///{folder}/ledger.db")) as store:
+        store.add_bars(then)
+    known = history(folder, replay(config, "--known-within", 5)["run"])
+    now = history(folder, replay(config)["run"])
+    never_revised = configured(folder, Bars(KEY, BARS.open_time, first), name="then")
+    expected = history(folder, replay(never_revised)["run"], name="then")
+    until = int(BARS.close_time[late])
+    before = [row for row in expected if row.cutoff < until]
+
+    assert cutoffs(known) == [at for at in CUTOFFS if at != until]
+    assert bits(row for row in known if row.cutoff < until) == bits(before)
+    first_changed = min(one.cutoff for one, other in zip(now, expected, strict=True) if bits([one]) != bits([other]))
+    assert first_changed == BARS.close_time[revised]
+
+
+def test_how_soon_bars_must_be_known(folder, replay):
+    """A bar that came after a second is known within one, and not within less."""
+    config = configured(folder)
+    with closing(open_store(f"sqlite:///{folder}/ledger.db")) as store:
+        store.add_bars(
+            Bars(KEY, BARS.open_time, BARS.ohlcv_TF, BARS.close_time + np.where(np.arange(120) % 2, 1000, 0))
+        )
+    within = replay(config, "--known-within", 1)
+    sooner = replay(config, "--known-within", 0.999)
+
+    assert cutoffs(history(folder, within["run"])) == CUTOFFS
+    assert cutoffs(history(folder, sooner["run"])) == CUTOFFS[1::2]
+    assert sooner["windows"] == len(CUTOFFS) // 2
+
+
+READERS = {"parquet": pd.read_parquet, "feather": pd.read_feather, "csv": pd.read_csv}
+
+
+@pytest.mark.parametrize("kind", READERS)
+def test_forecasts_in_a_file(folder, replay, kind):
+    """Read back, they are the ledger's rows, and what came."""
+    told = replay(configured(folder), "--start", "2024-01-05", "--out", folder / f"out.{kind}")
+    frame = READERS[kind](folder / f"out.{kind}")
+    rows = history(folder, told["run"])
+    levels = [f"q{level:g}" for level in rows[0].quantile_levels]
+    price = dict(zip(BARS.open_time.tolist(), BARS.ohlcv_TF.tolist(), strict=True))
+    came = [price.get(row.target_open, [np.nan] * 4)[FIELDS.index(row.field)] for row in rows]
+
+    assert told["file"] == str(folder / f"out.{kind}")
+    assert sorted(path.name for path in folder.glob("out*")) == [f"out.{kind}"]
+    assert frame[["model", "run", "step", "field"]].to_numpy().tolist() == [
+        [row.model_id, row.run_id, row.step, row.field] for row in rows
+    ]
+    assert [at.value // 10**6 for at in pd.to_datetime(frame.cutoff)] == [row.cutoff for row in rows]
+    np.testing.assert_array_equal(frame[levels], [row.values_Q for row in rows])
+    np.testing.assert_array_equal(frame.actual, came)
+    assert 0 < frame.actual.isna().sum() < len(frame)
+
+
+def growth(bars, first, last, share=1.0, bps=(10.0, 2.0)):
+    """What holding brings from the open of one bar to the close of another, fee and slippage paid."""
+    fee, slippage = (one / 1e4 for one in bps)
+    rate = (1 + slippage) * (1 + fee) - 1
+    bought = share / (1 + share * rate)
+    return bought * (bars.close[last] / bars.ohlcv_TF[first, 0] - 1 - rate)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "first", "share", "bps"),
+    [
+        ((), MIN_CONTEXT, 1.0, (10, 2)),
+        (("--latency", 4), MIN_CONTEXT + 1, 1.0, (10, 2)),
+        (("--fee-bps", 50), MIN_CONTEXT, 1.0, (50, 2)),
+        (("--slippage-bps", 30), MIN_CONTEXT, 1.0, (10, 30)),
+        (("--fee-bps", 0, "--slippage-bps", 0), MIN_CONTEXT, 1.0, (0, 0)),
+        (("--max-share", 0.25), MIN_CONTEXT, 0.25, (10, 2)),
+    ],
+    ids=["defaults", "latency", "fee", "slippage", "free", "max share"],
+)
+def test_a_strategy_that_buys_and_holds(folder, replay, arguments, first, share, bps):
+    """Bought at the first open once a forecast is there, at what that costs, up to the limit: counted by hand."""
+    told = replay(configured(folder), "--strategy", "mine:long", "--end", "2024-01-03", *arguments)
+    (account,) = told["strategy"]["accounts"].values()
+    last = BARS.close_time.tolist().index(cutoffs(history(folder, told["run"]))[-1]) + (
+        1 if first == MIN_CONTEXT else 2
+    )
+    expected = growth(BARS, first, last, share, bps)
+
+    assert account["strategy"]["fills"] == account["buy_and_hold"]["fills"] == 1
+    assert account["buy_and_hold"]["total_return"] == pytest.approx(expected, rel=1e-9)
+    assert account["strategy"]["total_return"] == pytest.approx(expected, rel=1e-9)
+    assert account["strategy"]["bars"] == last - first + 1
+
+
+def test_never_short(folder, replay):
+    config = configured(folder)
+    both = replay(config, "--strategy", "mine:short", "--end", "2024-01-03")["strategy"]
+    told = replay(config, "--strategy", "mine:short", "--end", "2024-01-03", "--long-only")["strategy"]
+
+    assert both["accounts"]["x A/B 1h"]["strategy"]["exposure"] > 0.9
+    assert told["accounts"]["x A/B 1h"]["strategy"]["fills"] == 0
+    assert told["rules"]["shorting"] is False
+
+
+@pytest.mark.parametrize(("close_after", "fills"), [(1, 1 + 2 * 3), (4, 1 + 2 * 3), (5, 1), (None, 1)])
+def test_closed_where_no_forecast_comes(folder, replay, close_after, fills):
+    """Of every fifth cutoff, bought, closed and bought again; a forecast that comes with the fifth bar is in time."""
+    limit = () if close_after is None else ("--close-after", close_after)
+    dates = ("--start", "2024-01-05", "--end", "2024-01-05T18:00")
+    told = replay(configured(folder), "--strategy", "mine:long", "--every", 5, *dates, *limit)
+    (account,) = told["strategy"]["accounts"].values()
+
+    assert told["windows"] == 4
+    assert account["strategy"]["fills"] == fills
+    assert told["strategy"]["rules"]["close_after"] == close_after
+
+
+def test_a_fill_waits_for_a_bar_that_is_missing(folder, replay):
+    """The bar after the first cutoff is not there: the next one fills, and the figures say so."""
+    there = BARS[np.arange(120) != MIN_CONTEXT]
+    told = replay(configured(folder, there), "--strategy", "mine:long")
+    (account,) = told["strategy"]["accounts"].values()
+
+    assert account["strategy"]["waited"] == 1
+    assert account["strategy"]["total_return"] == pytest.approx(growth(BARS, MIN_CONTEXT + 1, 119), rel=1e-9)
+
+
+def test_page_and_picture_of_the_trades(folder, replay):
+    """Two series and their portfolio, under the rules that were asked for; both files are named in the JSON."""
+    config = configured(folder, BARS, make_bars(OTHER, seed=1))
+    told = replay(
+        config, "--strategy", "mine:long", "--page", "trades.html", "--png", "trades.png", "--fee-bps", 7.5,
+        "--max-share", 0.5, "--long-only", "--close-after", 2,
+    )["strategy"]  # fmt: skip
+    page = Opened(folder / "trades.html")
+
+    assert (told["report"], told["picture"]) == ("trades.html", "trades.png")
+    assert list(told["accounts"]) == ["x A/B 1h", "x C/D 1h", "portfolio"]
+    assert "mine:long: what it came to" in page.texts
+    assert any("7.5 bps" in text for text in page.texts)
+    assert any("At most 50% of the equity is held, never short" in text for text in page.texts)
+    assert any("closed after 2 bars" in text for text in page.texts)
+    with Image.open(folder / "trades.png") as picture:
+        assert picture.format == "PNG"
+
+
+def test_without_a_strategy_nothing_is_traded(folder, replay):
+    told = replay(configured(folder), "--start", "2024-01-05")
+
+    assert "strategy" not in told
+
+
+def test_the_same_call_adds_nothing(folder, replay):
+    """No row, no model; what it says of accuracy is the same."""
+    config = configured(folder)
+    first = replay(config)
+    before = bits(history(folder, first["run"]))
+    second = replay(config)
+    with closing(sqlite3.connect(folder / "ledger.db")) as ledger:
+        (count,) = ledger.execute("SELECT COUNT(*) FROM forecast").fetchone()
+    timing = {"windows_added", "seconds", "windows_per_second", "model_share", "peak_rss_mb"}
+
+    assert bits(history(folder, first["run"])) == before
+    assert count == 2 * len(CUTOFFS)
+    assert (second["windows"], second["windows_added"], second["windows_per_second"]) == (len(CUTOFFS), 0, 0)
+    assert second["model_share"] == 0
+    assert {name: told for name, told in first.items() if name not in timing} == {
+        name: told for name, told in second.items() if name not in timing
+    }
+
+
+def test_new_bars_are_added_to_the_run(folder, replay):
+    """The same call on a file that has grown: only what is new is asked, and counted in the rate."""
+    first = replay(configured(folder, BARS[:100]))
+    second = replay(configured(folder, BARS))
+
+    assert first["run"] == second["run"]
+    assert (second["windows"], second["windows_added"]) == (len(CUTOFFS), 20)
+    assert cutoffs(history(folder, second["run"])) == CUTOFFS
+
+
+def test_a_replay_that_is_killed_goes_on(folder, replay):
+    """SIGKILL after the first batches: whole batches are in the ledger, and the end is that of a replay in one go."""
+    bars = make_bars(KEY, count=700)
+    whole = replay(configured(folder, bars, name="whole"), "--batch", 10)
+    config = configured(folder, bars)
+    with subprocess.Popen(
+        [*PROGRAM, "replay", "-c", str(config), "--batch", "10"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    ) as process:
+        while process.poll() is None and not history(folder, whole["run"]):
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+        code = process.wait(timeout=30)
+    before = cutoffs(history(folder, whole["run"]))
+    told = replay(config, "--batch", 10)
+
+    assert before
+    assert code == -signal.SIGKILL
+    assert len(before) < told["windows"]
+    assert len(before) % 10 == 0
+    assert before == bars.close_time[31:][: len(before)].tolist()
+    assert told["run"] == whole["run"]
+    assert told["windows_added"] == told["windows"] - len(before)
+    assert bits(history(folder, told["run"])) == bits(history(folder, told["run"], name="whole"))
+    assert {name: told[name] for name in ("mae_close", "skill_crps", "coverage80")} == {
+        name: whole[name] for name in ("mae_close", "skill_crps", "coverage80")
+    }
+
+
+def test_for_people(folder, monkeypatch, capsys):
+    """Tables and lines; no record of records."""
+    arguments = ["replay", "-c", configured(folder), "--start", "2024-01-05", "--strategy", "mine:long"]
+    monkeypatch.setattr(sys, "argv", ["forecaster", *map(str, arguments)])
+    with pytest.raises(SystemExit) as end:
+        main()
+    said = capsys.readouterr().out
+
+    assert end.value.code == 0
+    assert "x A/B 1h: too few trades to tell" in said
+    assert "windows_per_second" in said
+    assert "skill MAE" in said
+    assert "{" not in said
+
+
+MISTAKES = {
+    "strategy": (("--strategy", "strategies.nothing"), "--strategy: expected a module with a function"),
+    "function": (("--strategy", "mine:wide"), "--strategy: expected a function wide in mine"),
+    "ending": (("--out", "out.xls"), "--out: expected a file that ends in .parquet, .feather, .csv, found 'out.xls'"),
+    "out": (("--out", "no/out.csv"), "--out: expected a file in a folder that is there"),
+    "page": (("--strategy", "mine:long", "--page", "no/a.html"), "--page: expected a file in a folder that is there"),
+    "png": (("--strategy", "mine:long", "--png", "no/a.png"), "--png: expected a file in a folder that is there"),
+    "page of nobody": (("--page", "a.html"), "--page: expected --strategy beside it"),
+    "picture of nobody": (("--png", "a.png"), "--png: expected --strategy beside it"),
+    "address": (("--address", "ray://host:10001"), "--address: expected --workers beside it"),
+    "fee": (("--fee-bps", "1001"), "fee_bps: expected 0 to 1000"),
+    "share": (("--max-share", "1.5"), "max_share: expected above 0, at most 1"),
+    "silence": (("--close-after", "0"), "close_after: expected 1 or more bars"),
+    "date": (("--end", "tomorrow"), "time: expected a date or time"),
+    "series": (("--series", "x E/F 1h"), "series: expected one of x A/B 1h"),
+}
+
+
+def refused(monkeypatch, capsys, *arguments):
+    """Run a command that fails; gives its last line for people."""
+    monkeypatch.setattr(sys, "argv", ["forecaster", "replay", *map(str, arguments)])
+    with pytest.raises(SystemExit) as end:
+        main()
+    said = capsys.readouterr().err
+
+    assert end.value.code == 2
+    assert "Traceback" not in said
+    return said.splitlines()[-1]
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_mistakes_are_told_before_the_work(folder, monkeypatch, capsys, mistake):
+    """One line, code 2, and no ledger yet."""
+    arguments, expected = MISTAKES[mistake]
+
+    assert expected in refused(monkeypatch, capsys, "-c", configured(folder), *arguments)
+    assert not (folder / "ledger.db").exists()
+
+
+@pytest.mark.parametrize("option", ["--every", "--batch", "--latency", "--known-within", "--workers"])
+def test_numbers_below_what_makes_sense(folder, monkeypatch, capsys, option):
+    monkeypatch.setattr(sys, "argv", ["forecaster", "replay", "-c", str(configured(folder)), option, "-1"])
+    with pytest.raises(SystemExit) as end:
+        main()
+    said = capsys.readouterr().err
+
+    assert end.value.code == 2
+    assert option in said
+
+
+def test_workers_without_ray(folder, monkeypatch, capsys):
+    """What to install is said, and nothing was forecast."""
+    monkeypatch.setitem(sys.modules, "ray", None)
+    said = refused(monkeypatch, capsys, "-c", configured(folder), "--workers", 2)
+    with closing(sqlite3.connect(folder / "ledger.db")) as ledger:
+        (count,) = ledger.execute("SELECT COUNT(*) FROM forecast").fetchone()
+
+    assert "pip install 'forecaster[ray]'" in said
+    assert count == 0
+
+
+def test_no_cutoff_between_the_dates(folder, monkeypatch, capsys):
+    said = refused(monkeypatch, capsys, "-c", configured(folder), "--start", "2024-01-01", "--end", "2024-01-02")
+
+    assert "a cutoff of x A/B 1h between them, found '2024-01-01 to 2024-01-02'" in said
+
+
+def test_nothing_was_known_so_soon(folder, monkeypatch, capsys):
+    """Bars of a file are known since they were read: no cutoff is left, and that is no success."""
+    said = refused(monkeypatch, capsys, "-c", configured(folder), "--known-within", 5)
+
+    assert "--known-within: expected bars that were there so soon, found 'none within 5.0 s'" in said
+
+
+@pytest.mark.ray
+def test_workers_give_the_same(folder, replay, monkeypatch):
+    """Two processes of their own: the baseline's rows to the last bit; the model's share is theirs to know.
+
+    They are gone when the command is done.
+    """
+    import ray
+
+    asked, ask = [], Workers.__call__
+
+    def watched(workers, batches):
+        asked.append(len(set(workers.pids())))
+        return ask(workers, batches)
+
+    monkeypatch.setattr(Workers, "__call__", watched)
+    alone = replay(configured(folder, name="alone"), "--batch", 10)
+    told = replay(configured(folder), "--batch", 10, "--workers", 2)
+    walks = [
+        bits(row for row in history(folder, one["run"], name=name) if row.model_id.startswith("random_walk"))
+        for one, name in ((alone, "alone"), (told, "ledger"))
+    ]
+
+    assert asked == [2]
+    assert not ray.is_initialized()
+    assert told["model_share"] is None
+    assert told["windows_added"] == len(CUTOFFS)
+    assert walks[0] == walks[1]
+    assert told["mae_close"] == pytest.approx(alone["mae_close"], rel=1e-4)
+
+
+def test_a_replay_reads_one_clock(folder, replay):
+    """Bars are known since the call, the forecasts since their cutoffs."""
+    before = now_ms()
+    told = replay(configured(folder), "--start", "2024-01-05")
+    with closing(sqlite3.connect(folder / "ledger.db")) as ledger:
+        (seen,) = ledger.execute("SELECT DISTINCT first_seen_at FROM bar").fetchone()
+
+    assert before <= seen <= now_ms()
+    assert {row.issued_at - row.cutoff for row in history(folder, told["run"])} == {0}
