@@ -1,0 +1,181 @@
+"""The commands that prove: code 2 and a name when something is wrong, one JSON object for scripts."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from contextlib import closing
+
+import pytest
+import structlog
+from typer.testing import CliRunner
+
+from forecaster.cli import app
+from forecaster.engine import Forecaster
+from forecaster.errors import ConfigError, ForecasterError, InvalidContext, StoreUnavailable
+from forecaster.sources.files import FileSource
+from forecaster.store import open_store
+from tests.builders import make_bars, make_key
+from tests.replay.leaks import CentredAverage
+
+BARS = make_bars(make_key(exchange="x", symbol="A/B"), count=130)
+CONFIG = """
+[[series]]
+exchange = "x"
+symbol = "A/B"
+timeframe = "1h"
+{origin}
+[model]
+compile = "off"
+context = 48
+min_context = 32
+horizon = 3
+[store]
+url = "sqlite:///ledger.db"
+"""
+
+
+@pytest.fixture(autouse=True)
+def _quiet_again():
+    """The commands set the log up; tests that follow find it as it was."""
+    yield
+    structlog.reset_defaults()
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A folder with a configuration, a file of bars, and a ledger with ten live forecasts of each model."""
+    monkeypatch.chdir(tmp_path)
+    BARS.frame.to_csv("bars.csv")
+    (tmp_path / "forecaster.toml").write_text(CONFIG.format(origin='file = "bars.csv"'))
+    with Forecaster.from_config("forecaster.toml") as program:
+        for i in range(80, 90):
+            program.run_cycle(BARS.key.timeframe, int(BARS.close_time[i]) + 1000)
+    return tmp_path
+
+
+def prove(*arguments):
+    """Run a proof; gives its exit code, and its output or the JSON object in it."""
+    done = CliRunner().invoke(app, ["verify", *map(str, arguments), "--config", "forecaster.toml"])
+    if isinstance(done.exception, ForecasterError):
+        raise done.exception
+    return done.exit_code, json.loads(done.stdout) if "--json" in arguments else done.output
+
+
+@pytest.mark.parametrize("command", ["lookahead", "parity", "batch"])
+def test_help_teaches(command):
+    done = CliRunner().invoke(app, ["verify", command, "--help"], env={"COLUMNS": "200"})
+
+    assert done.exit_code == 0
+    assert "Code 2 when" in done.output
+    for option in ("--config", "--seed", "--json"):
+        assert option in done.output
+
+
+def test_lookahead_of_a_file(folder):
+    """Nano, the random walk and a strategy, on poisoned copies of the file, which itself is left alone."""
+    before = (folder / "bars.csv").read_bytes()
+    code, found = prove("lookahead", "--cutoffs", 2, "--strategy", "strategies.quantile_breakout", "--json")
+
+    assert code == 0
+    assert (found["ok"], found["checked"], found["identical"], found["failures"]) == (True, 10, 10, [])
+    assert found["seconds"] > 0
+    assert (folder / "bars.csv").read_bytes() == before
+
+
+def test_lookahead_of_an_exchange_is_proven_from_the_store_on(folder):
+    with closing(open_store("sqlite:///ledger.db")) as store:
+        store.add_bars(BARS)
+    origin = '[exchanges.x]\nid = "binance"'
+    (folder / "forecaster.toml").write_text(CONFIG.replace("{origin}", "") + origin)
+    code, found = prove("lookahead", "--cutoffs", 1, "--json")
+
+    assert (code, found["identical"]) == (0, 5)
+
+
+def test_lookahead_names_a_source_that_leaks(folder, monkeypatch):
+    """In the report for scripts, and for people as a table; the same seed gives the same."""
+    fetch = FileSource.fetch
+
+    def smoothed(self, key, since, as_of):
+        return CentredAverage(fetch(self, key, None, 2**62).bars).fetch(key, since, as_of)
+
+    monkeypatch.setattr(FileSource, "fetch", smoothed)
+    code, found = prove("lookahead", "--cutoffs", 2, "--seed", 3, "--json")
+    _, again = prove("lookahead", "--cutoffs", 2, "--seed", 3, "--json")
+    _, other = prove("lookahead", "--cutoffs", 2, "--seed", 4, "--json")
+    wrong, told = prove("lookahead", "--cutoffs", 2)
+    first = found["failures"][0]
+
+    assert (code, wrong) == (2, 2)
+    assert (found["ok"], found["checked"]) == (False, 10)
+    assert {one["what"] for one in found["failures"]} == {"source FileSource"}
+    assert list(first) == ["what", "series", "cutoff", "poison", "difference"]
+    assert first["series"] == "x A/B 1h"
+    assert found["failures"] == again["failures"] != other["failures"]
+    assert "source FileSource: " in told
+    assert "2024-01-0" in told
+
+
+def test_lookahead_stops_a_strategy_that_reads_bars_by_itself(folder):
+    with pytest.raises(InvalidContext, match=r"strategy tests.replay.leaks:file_reader.*bars\.csv"):
+        prove("lookahead", "--cutoffs", 1, "--strategy", "tests.replay.leaks:file_reader")
+    with pytest.raises(InvalidContext, match=r"strategy tests.replay.leaks:ledger_reader.*ledger\.db"):
+        prove("lookahead", "--cutoffs", 1, "--strategy", "tests.replay.leaks:ledger_reader")
+
+
+def test_strategy_that_is_not_there(folder):
+    with pytest.raises(ConfigError, match="--strategy"):
+        prove("lookahead", "--strategy", "strategies.nowhere")
+
+
+def test_parity(folder):
+    code, found = prove("parity", "--json")
+    _, some = prove("parity", "--forecasts", 4, "--json")
+
+    assert (code, found["checked"], found["identical"], found["failures"]) == (0, 30, 30, [])
+    assert found["largest"]["nano"] < 1e-4
+    assert 4 < some["checked"] <= 8
+
+
+def test_parity_names_what_was_tampered_with(folder):
+    with closing(sqlite3.connect("ledger.db")) as connection, connection:
+        for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'trigger'").fetchall():
+            connection.execute(f"DROP TRIGGER {name}")
+        connection.execute("UPDATE bar SET high = high + 1 WHERE open_time = ?", (int(BARS.open_time[88]),))
+    code, found = prove("parity", "--json")
+    wrong, told = prove("parity")
+
+    assert (code, wrong) == (2, 2)
+    assert {(one["what"], one["cutoff"]) for one in found["failures"]} == {
+        ("input", int(BARS.close_time[88])),
+        ("input", int(BARS.close_time[89])),
+    }
+    assert "input: " in told
+    assert "left out: 1 × calibration of x A/B 1h by nano" in told
+
+
+def test_parity_of_no_ledger(folder):
+    (folder / "ledger.db").unlink()
+    with pytest.raises((ConfigError, StoreUnavailable)):
+        prove("parity")
+
+
+def test_batch(folder):
+    """Four companies here and one in another process, for two models."""
+    code, found = prove("batch", "--contexts", 5, "--threads", 1, "--json")
+
+    assert (code, found["checked"], found["identical"], found["failures"]) == (0, 50, 50, [])
+    assert found["largest"]["random_walk"] == 0
+    assert found["largest"]["nano"] < 1e-5
+
+
+def test_batch_names_who_differs(folder, monkeypatch):
+    """A tolerance that nothing meets: every company of every context is told."""
+    monkeypatch.setattr("forecaster.replay.verify.COMPANY_NOISE", -1.0)
+    code, told = prove("batch", "--contexts", 2, "--threads", 1)
+
+    assert code == 2
+    assert "1 threads, another process" in told
+    assert "model nano: 10 failures" in told
+    assert "20 checked, 10 identical, 10 failures" in told
