@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 
-.PHONY: run test test-postgres check bench soak
+.PHONY: run test test-postgres test-adapters check bench soak
 
 run: .venv/run-installed
 	$(BIN)/forecaster demo $(ARGS)
@@ -13,6 +13,20 @@ test: .venv/dev-installed
 
 test-postgres: .venv/dev-installed
 	$(BIN)/python -m pytest -m postgres $(ARGS)
+
+# An environment for each framework, since their pins exclude each other; without torch, which no adapter needs.
+ADAPTERS := freqtrade nautilus backtesting_py
+LIGHT := alembic numpy pandas pydantic 'pytest>=8.4' sqlalchemy structlog
+
+test-adapters: $(ADAPTERS:%=.venv-adapters/%/installed)
+	set -e; for name in $(ADAPTERS); do .venv-adapters/$$name/bin/python -m pytest -m adapters tests/adapters/test_$$name.py $(ARGS); done
+
+.venv-adapters/freqtrade/installed: PIN := freqtrade==2026.9
+.venv-adapters/nautilus/installed: PIN := nautilus_trader==1.221.0
+.venv-adapters/backtesting_py/installed: PIN := backtesting==0.6.6
+.venv-adapters/%/installed: pyproject.toml
+	$(PYTHON) -m venv $(@D) && $(@D)/bin/python -m pip install --quiet $(PIN) $(LIGHT)
+	$(@D)/bin/python -m pip install --quiet --no-deps --editable . && touch $@
 
 check: .venv/dev-installed
 	$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy && $(BIN)/python -m pytest

@@ -1,42 +1,49 @@
-"""What a strategy is: a pure function of a forecast and a position. It orders nothing and remembers nothing."""
+"""What strategies share: the types that they take and give, and a few questions to a forecast's distribution.
+
+Shapes: H steps, Q quantile levels.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from forecaster import Outlook, Position, Signal, Strategy
 
 if TYPE_CHECKING:
     from forecaster import OHLCForecast
 
+__all__ = ["Outlook", "Position", "Signal", "Strategy", "chance_above", "clipped", "return_deviation"]
 
-@dataclass(frozen=True, slots=True)
-class Position:
-    """What is held: `share` of the equity, -1 (all short) to 1 (all long), entered at `price`."""
-
-    share: float = 0.0
-    price: float | None = None
+_CLOSE = 3
+"""The place of the close among a forecast's fields."""
 
 
-@dataclass(frozen=True, slots=True)
-class Signal:
-    """What to hold next: `share` of the equity, -1 to 1, and why, in one sentence.
+def chance_above(forecast: OHLCForecast, price: float, step: int = 1) -> float:
+    """Chance that the close of `step` lies above `price`; at a price on which the forecast heaps, the middle.
 
-    Raises:
-        ValueError: for a share outside [-1, 1].
+    `prob_above` gives the chance of more than the price alone. A forecast that is certain of the last close would then
+    seem to be sure that the next one is not above it, and is sure of nothing.
     """
-
-    share: float
-    reason: str
-
-    def __post_init__(self) -> None:
-        """Check the share."""
-        if not -1 <= self.share <= 1:
-            msg = f"share: expected -1 to 1, found {self.share}"
-            raise ValueError(msg)
+    above = forecast.prob_above(price, step)
+    values_Q, levels_Q = forecast.values_FHQ[_CLOSE, step - 1], np.array(forecast.quantile_levels)
+    not_below = float(np.interp(-price, -values_Q[::-1], 1 - levels_Q[::-1]))
+    return (above + not_below) / 2
 
 
-class Strategy(Protocol):
-    """Turns a forecast into a signal; the same arguments always give the same signal."""
+def return_deviation(forecast: OHLCForecast, last_close: float, step: int) -> float:
+    """Standard deviation of the forecast return up to the close of `step`.
 
-    def __call__(self, forecast: OHLCForecast, position: Position, last_close: float) -> Signal:
-        """Decide what to hold from the first target bar on; `last_close` is the close at the cutoff."""
+    Each quantile stands for the levels that are nearest to it. Of normal returns and Chronos-2's 21 levels that gives
+    0.3 % too much; of the levels 0.1, 0.5 and 0.9 alone, 0.7 % too little.
+    """
+    levels_Q = np.array(forecast.quantile_levels)
+    weight_Q = np.diff((levels_Q[1:] + levels_Q[:-1]) / 2, prepend=0.0, append=1.0)
+    return_Q = forecast.values_FHQ[_CLOSE, step - 1] / last_close - 1
+    return float(np.sqrt(weight_Q @ np.square(return_Q - weight_Q @ return_Q)))
+
+
+def clipped(share: float) -> float:
+    """The nearest share from -1 to 1."""
+    return max(-1.0, min(1.0, share))

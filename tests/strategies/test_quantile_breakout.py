@@ -1,11 +1,14 @@
-"""The breakout: a pure function of forecast and position."""
+"""The breakout: a pure function of forecast, position and outlook."""
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
-from strategies.base import Position, Signal
+from strategies.base import Outlook, Position, Signal
 from strategies.quantile_breakout import quantile_breakout
+from tests.accuracy.test_trust import make_losses, trusted
 from tests.forecast_builders import make_forecast
 
 
@@ -14,14 +17,14 @@ def forecast():
     return make_forecast()
 
 
-def close_at(forecast, level):
+def outlook_at(forecast, level, trust=None):
     """A last close that the next close exceeds with probability 1 - level."""
-    return float(forecast.quantile("close", level)[0])
+    return Outlook(float(forecast.quantile("close", level)[0]), trust)
 
 
 @pytest.mark.parametrize(("level", "share"), [(0.2, 1.0), (0.35, 1.0), (0.65, -1.0), (0.9, -1.0)])
 def test_conviction_takes_a_side(forecast, level, share):
-    signal = quantile_breakout(forecast, Position(), close_at(forecast, level))
+    signal = quantile_breakout(forecast, Position(), outlook_at(forecast, level))
 
     assert signal.share == share
     assert "the next close is" in signal.reason
@@ -29,14 +32,37 @@ def test_conviction_takes_a_side(forecast, level, share):
 
 @pytest.mark.parametrize("held", [-1.0, 0.0, 0.5])
 def test_doubt_keeps_the_position(forecast, held):
-    signal = quantile_breakout(forecast, Position(held), close_at(forecast, 0.5))
+    signal = quantile_breakout(forecast, Position(held), outlook_at(forecast, 0.5))
 
     assert signal.share == held
     assert "no conviction" in signal.reason
 
 
+def test_more_conviction_can_be_asked_for(forecast):
+    outlook = outlook_at(forecast, 0.3)
+
+    assert quantile_breakout(forecast, Position(), outlook, conviction=0.8).share == 0.0
+    assert quantile_breakout(forecast, Position(), outlook, conviction=0.6).share == 1.0
+
+
+def test_trust_that_is_not_enough_closes(forecast):
+    """Half the trust is less than 0.9, and none known is none."""
+    found = replace(trusted(make_losses()), value=0.5)
+    cases = {0.0: 1.0, 0.4: 1.0, 0.5: 1.0, 0.9: 0.0}
+
+    for least, share in cases.items():
+        outlook = outlook_at(forecast, 0.2, found)
+
+        assert quantile_breakout(forecast, Position(1.0), outlook, least_trust=least).share == share
+    unknown = quantile_breakout(forecast, Position(1.0), outlook_at(forecast, 0.2), least_trust=0.1)
+
+    assert unknown.share == 0.0
+    assert "trust is 0.00" in unknown.reason
+    assert quantile_breakout(forecast, Position(), outlook_at(forecast, 0.2)).share == 1.0
+
+
 def test_same_arguments_same_signal(forecast):
-    first, second = (quantile_breakout(forecast, Position(0.3), close_at(forecast, 0.4)) for _ in range(2))
+    first, second = (quantile_breakout(forecast, Position(0.3), outlook_at(forecast, 0.4)) for _ in range(2))
 
     assert first == second
 

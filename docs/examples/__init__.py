@@ -1,0 +1,1 @@
+"""Strategies on forecasts in other people's frameworks, whole and runnable."""

@@ -1,0 +1,39 @@
+"""backtesting.py: hold what the next bar is likely to close above."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from backtesting import Backtest, Strategy
+
+from strategies.adapters.align import Wanted
+from strategies.adapters.backtesting_py import add_forecasts
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from forecaster import SeriesKey
+    from strategies.adapters.align import Ledger
+
+LONG, OUT = 0.65, 0.35
+
+
+class ForecastBreakout(Strategy):
+    """Long at 65 % or more for a higher close, out at 35 % or less, else as before."""
+
+    def init(self) -> None:
+        """Show one bar after the other of the column."""
+        self.prob_up = self.I(lambda: self.data.fc_prob_up_1, name="prob_up")
+
+    def next(self) -> None:
+        """Order; it fills at the next open."""
+        if self.prob_up[-1] >= LONG and not self.position:
+            self.buy()
+        elif self.prob_up[-1] <= OUT and self.position:
+            self.position.close()
+
+
+def backtest(frame: pd.DataFrame, key: SeriesKey, ledger: Ledger, shift: int = 1) -> pd.Series:
+    """Run the strategy on bars (Open, High, Low, Close, Volume by open time) and the live forecasts of a ledger."""
+    with_forecasts = add_forecasts(frame, key, ledger, Wanted(model="nano"), shift=shift)
+    return Backtest(with_forecasts, ForecastBreakout, cash=1_000_000).run()

@@ -1,0 +1,1 @@
+"""Tests of the adapters; those against the real frameworks are marked `adapters`."""

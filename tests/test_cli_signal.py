@@ -1,0 +1,236 @@
+"""Strategies on the command line: found by name, asked about now, and let trade on a replay."""
+
+from __future__ import annotations
+
+import json
+import sys
+from contextlib import closing
+from dataclasses import replace
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from forecaster.bars import Bars
+from forecaster.cli import app as whole_app
+from forecaster.cli.strategy import TradePlan, live_signal, load_strategy, print_trades, trade_replay
+from forecaster.engine import Forecaster
+from forecaster.errors import ConfigError, ForecasterError, InvalidContext
+from forecaster.ledger import LIVE, Run
+from forecaster.replay import replay
+from forecaster.replay.decide import Rules
+from forecaster.replay.performance import figures_of
+from forecaster.replay.recorded import Trusted, recorded
+from forecaster.replay.trade import together, trade
+from forecaster.store.sql import SqlStore
+from strategies.trend import trend
+from tests.accuracy.test_page import BEFORE, make_lognormal
+from tests.builders import HOUR_MS, make_bars, make_key
+from tests.test_engine import make_forecaster
+
+app = typer.Typer()
+app.command()(live_signal)
+CUTOFFS = 40
+MINE = """
+from forecaster import Signal
+
+
+def mine(forecast, position, outlook):
+    known = None if outlook.trust is None else round(outlook.trust.value, 6)
+    return Signal(position.share / 2, f"{outlook.last_close} {known} {forecast.cutoff}")
+
+
+def told_too_little(forecast):
+    return Signal(0.0, "")
+
+
+not_a_function = 3
+"""
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A folder with a strategy of one's own and a configuration of two series, of which one has a ledger."""
+    (tmp_path / "my_strategies.py").write_text(MINE)
+    (tmp_path / "broken_strategy.py").write_text("import a_package_that_is_not_there\n")
+    (tmp_path / "config.toml").write_text(
+        "".join(
+            f'[[series]]\nexchange = "binance"\nsymbol = "{symbol}/USDT"\ntimeframe = "1h"\nfile = "none.csv"\n'
+            for symbol in ("BTC", "ETH")
+        )
+        + f'[store]\nurl = "sqlite:///{tmp_path}/ledger.db"\n'
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    return tmp_path
+
+
+@pytest.fixture
+def bars(folder):
+    """The bars of that ledger: the last forecast is of the last close."""
+    key = make_key()
+    bars = make_bars(key, BEFORE + CUTOFFS)
+    bars = Bars(key, bars.open_time, bars.ohlcv_TF, bars.close_time)
+    with closing(SqlStore(f"sqlite:///{folder}/ledger.db")) as store:
+        store.add_run(Run(LIVE, LIVE, 0))
+        store.add_bars(bars)
+        for i in range(CUTOFFS):
+            close = bars.close[BEFORE + i]
+            made = [make_lognormal(key, bars, i, close, (1, 1), name) for name in ("nano", "random_walk")]
+            store.add_forecasts(made, LIVE)
+    return bars
+
+
+def asked(folder, bars, *arguments, after=1000, strategy="my_strategies:mine"):
+    """Run the command some time (ms) after the last close; gives its JSON."""
+    as_of = f"{(bars.close_time[-1] + after).astype('datetime64[ms]')}"
+    given = ["--config", folder / "config.toml", "--strategy", strategy, "--as-of", as_of, "--json", *arguments]
+    done = CliRunner().invoke(app, [str(one) for one in given])
+    if isinstance(done.exception, ForecasterError):
+        raise done.exception
+    assert done.exit_code == 0, done.output
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_the_newest_forecast_is_decided_on(folder, bars):
+    """With the close at its cutoff, the trust of now, and what is held; the other series has no forecast."""
+    told = asked(folder, bars, "--share", "-0.5")
+    with Forecaster.from_config(folder / "config.toml") as forecaster:
+        trust = forecaster.trust("binance", "BTC/USDT", "1h", as_of=int(bars.close_time[-1]) + 1000)
+    fresh, missing = told["signals"]
+    last = int(bars.close_time[-1])
+
+    assert told["strategy"] == "my_strategies:mine"
+    assert told["as_of"] == last + 1000
+    assert fresh == {
+        "series": "binance BTC/USDT 1h",
+        "state": "fresh",
+        "share": -0.25,
+        "reason": f"{bars.close[-1]} {round(trust.value, 6)} {last}",
+        "cutoff": last,
+        "available_at": last + 2 + 10 + CUTOFFS - 1,
+    }
+    assert (missing["series"], missing["state"], missing["share"]) == ("binance ETH/USDT 1h", "missing", -0.5)
+    assert missing["cutoff"] is None
+
+
+@pytest.mark.parametrize(("after", "state", "share"), [(HOUR_MS - 1, "fresh", 0.25), (HOUR_MS, "stale", 0.5)])
+def test_a_stale_forecast_is_not_decided_on(folder, bars, after, state, share):
+    """Once the first bar that it forecasts has closed, what is held is kept."""
+    (found,) = asked(folder, bars, "--share", "0.5", "--series", "binance BTC/USDT 1h", after=after)["signals"]
+
+    assert (found["state"], found["share"]) == (state, share)
+    assert ("stale" in found["reason"]) == (state == "stale")
+    assert found["cutoff"] == bars.close_time[-1]
+
+
+def test_a_forecast_that_was_not_there_yet_is_missing(folder, bars):
+    (found,) = asked(folder, bars, "--series", "binance BTC/USDT 1h", after=3)["signals"]
+
+    assert (found["state"], found["share"], found["cutoff"]) == ("missing", 0.0, None)
+
+
+def test_for_people(folder, bars):
+    done = CliRunner().invoke(app, ["--config", str(folder / "config.toml"), "--strategy", "strategies.buy_and_hold"])
+
+    assert done.exit_code == 0, done.output
+    assert "stale" in done.stdout
+    assert "binance ETH/USDT 1h" in done.stdout
+
+
+def test_it_is_a_command_of_the_program():
+    done = CliRunner().invoke(whole_app, ["signal", "--help"])
+
+    assert done.exit_code == 0
+    assert "--strategy" in done.stdout
+
+
+def test_a_module_and_its_function_of_the_same_name():
+    assert load_strategy("strategies.trend") is trend
+    assert load_strategy("strategies.trend:trend") is trend
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("strategies.nothing", "a module with a function of its own name"),
+        ("strategies.base", "a function base in strategies.base"),
+        ("strategies.trend:other", "a function other in strategies.trend"),
+        ("my_strategies:not_a_function", "a function not_a_function"),
+        ("my_strategies:told_too_little", "a function of forecast, position and outlook"),
+        ("broken_strategy:any", "a_package_that_is_not_there"),
+        ("", "a module with a function"),
+        (":", "a module with a function"),
+        ("..trend", "a module with a function"),
+    ],
+)
+def test_names_that_are_none(folder, name, words):
+    """Each says what was expected, and what was found."""
+    with pytest.raises(ConfigError, match=words):
+        load_strategy(name)
+
+
+def test_trading_on_a_replay(tmp_path):
+    """The same accounts as by hand, forecast by forecast, and files for people."""
+    bars = [make_bars(make_key(symbol=symbol), count=300, seed=seed) for seed, symbol in enumerate(("A/B", "C/D"))]
+    forecaster = make_forecaster(*bars)
+    for one in bars:
+        run = replay(forecaster, one)
+    span = (int(bars[0].close_time[100]), int(bars[0].close_time[250]))
+    plan = TradePlan("strategies.trend", Rules(), span, tmp_path / "trades.html", tmp_path / "trades.png")
+    now = 2**50
+    told = trade_replay(forecaster, [one.key for one in bars], run.id, plan, now)
+    traded = []
+    for one in bars:
+        trust = Trusted(forecaster.reader.settled(one.key, now, run_id=run.id), one, "nano")
+        forecasts = list(recorded(forecaster.reader, one.key, "nano", run.id, (0, 2**41)))
+        chosen = [forecast for forecast in forecasts if span[0] <= forecast.cutoff < span[1]]
+        traded.append(trade(trend, chosen, one, Rules(), trust.at))
+    portfolio = figures_of(together([one.account for one in traded]))
+
+    assert list(told["accounts"]) == [*(str(one.key) for one in bars), "portfolio"]
+    for one in traded:
+        found = told["accounts"][one.account.name]
+
+        assert found["strategy"]["total_return"] == figures_of(one.account).total_return
+        assert found["buy_and_hold"]["total_return"] == figures_of(one.holding).total_return
+        assert found["strategy"]["bars"] == 150
+    assert told["accounts"]["portfolio"]["strategy"]["total_return"] == portfolio.total_return
+    assert json.loads(json.dumps(told)) == told
+    assert (tmp_path / "trades.html").stat().st_size > 1_000_000
+    assert (tmp_path / "trades.png").stat().st_size > 10_000
+
+
+def test_trading_for_people(capsys):
+    bars = make_bars(count=120)
+    forecaster = make_forecaster(bars)
+    run = replay(forecaster, bars)
+    told = trade_replay(forecaster, [bars.key], run.id, TradePlan("strategies.trend", Rules(), (0, 2**62)), 2**50)
+    print_trades(told)
+    said = capsys.readouterr().out
+
+    assert list(told["accounts"]) == [str(bars.key)]
+    assert told["report"] is told["picture"] is None
+    assert f"{bars.key}: too few trades to tell" in said
+    assert "max_drawdown" in said
+
+
+def test_no_forecast_in_the_span(tmp_path):
+    bars = make_bars(count=120)
+    forecaster = make_forecaster(bars)
+    run = replay(forecaster, bars)
+
+    with pytest.raises(InvalidContext, match="can fill"):
+        trade_replay(forecaster, [bars.key], run.id, TradePlan("strategies.trend", Rules(), (0, 1)), 2**50)
+
+
+def test_a_ledger_whose_last_bar_was_pruned(folder, bars):
+    """The newest forecast is there and its close is not: an error by name, and no decision."""
+    later = replace(
+        make_lognormal(bars.key, bars, CUTOFFS - 1, 40_000.0, (1, 1), "nano"), cutoff=int(bars.close_time[-1]) + HOUR_MS
+    )
+    with closing(SqlStore(f"sqlite:///{folder}/ledger.db")) as store:
+        store.add_forecasts([later], LIVE)
+
+    with pytest.raises(ForecasterError, match="expected a bar that closes at"):
+        asked(folder, bars, after=HOUR_MS + 1000)
