@@ -106,3 +106,22 @@ def test_live_example_names_the_published_model():
     model = load_config(ROOT / "config" / "live.example.toml").model
 
     assert (model.id, model.revision) == ("amazon/chronos-2", "29ec3766d36d6f73f0696f85560a422f50e8498c")
+
+
+@pytest.mark.parametrize("name", ["accuracy", "replay", "strategies"])
+def test_pages_run(folder, name):
+    """Their blocks in order, as one session of a reader, and their commands on the demo's ledger."""
+    page = (ROOT / "docs" / f"{name}.md").read_text(encoding="utf-8")
+    code = "\n".join(re.findall(r"^```python\n(.*?)^```$", page, re.DOTALL | re.MULTILINE))
+    lines = re.findall(r"^forecaster ([^#\n]*)", page, re.MULTILINE)
+    done = subprocess.run(
+        [sys.executable, "-c", PAGES_BEGIN + code], cwd=folder, capture_output=True, text=True, timeout=300, check=False
+    )
+
+    assert done.returncode == 0, done.stderr
+    assert lines
+    for line in lines:
+        assert run(folder, shlex.split(line))
+
+
+PAGES_BEGIN = "from forecaster import Forecaster\nforecaster = Forecaster.from_config('config/demo.toml')\n"
