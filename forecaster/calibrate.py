@@ -13,13 +13,13 @@ from collections import defaultdict
 from typing import TYPE_CHECKING
 
 import numpy as np
-import structlog
 
 from forecaster.accuracy.calibration import Calibrator, Seen
 from forecaster.bars import FIELDS
 from forecaster.errors import InvalidContext
 from forecaster.forecast import repair
 from forecaster.ledger import CalibrationState
+from forecaster.log import get_logger
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from forecaster.store import Reader
 
 
-_log = structlog.get_logger(__name__)
+_log = get_logger(__name__)
 
 
 class Calibrations:

@@ -1,17 +1,18 @@
 """The configuration: TOML into checked records. The only module that reads the environment.
 
 Paths in a file are relative to that file. The environment carries the path of the file
-(`FORECASTER_CONFIG`) and nothing else.
+(`FORECASTER_CONFIG`), and what systemd tells a service of itself, and nothing else.
 """
 
 from __future__ import annotations
 
 import datetime as dt  # noqa: TC003 - pydantic looks at it
+import ipaddress
 import os
 import re
 import tomllib
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
@@ -31,6 +32,9 @@ class _Record(BaseModel):
     """Refuse unknown keys; never change after loading."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+_R = TypeVar("_R", bound=_Record)
 
 
 class ExchangeConfig(_Record):
@@ -121,6 +125,68 @@ class DemoConfig(_Record):
     cycles: Annotated[int, Field(ge=1, description="bar closes to run through")] = 250
 
 
+class DaemonConfig(_Record):
+    """How the service works through what is owed."""
+
+    drain_seconds: Annotated[
+        float, Field(gt=0, le=600, description="seconds that work in hand may take once the service is told to end")
+    ] = 30.0
+    requests_at_once: Annotated[
+        int, Field(ge=1, le=1024, description="series of one exchange that are asked for at the same time")
+    ] = 64
+
+
+class HealthConfig(_Record):
+    """Where the service answers for its health: `/livez`, `/readyz` and `/metrics`."""
+
+    host: Annotated[
+        str, Field(description="address to listen on; any but loopback needs a token and a certificate")
+    ] = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65535, description="port to listen on; 0 takes any that is free")] = 9464
+    token_file: Annotated[
+        Path | None, Field(description="file with the token that whoever asks must show, 32 characters or more")
+    ] = None
+    certificate: Annotated[Path | None, Field(description="PEM file with certificate and key, to be asked by TLS")] = (
+        None
+    )
+    hosts: Annotated[
+        tuple[str, ...], Field(description="further names under which it may be asked, besides loopback's")
+    ] = ()
+    stale_bars: Annotated[
+        int, Field(ge=1, le=100, description="bars that a series' newest forecast may be behind and still be ready")
+    ] = 2
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only programs of this machine can ask."""
+        try:
+            return self.host == "localhost" or ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return False
+
+    @model_validator(mode="after")
+    def _is_guarded(self) -> HealthConfig:
+        missing = [f"health.{name}" for name in ("token_file", "certificate") if getattr(self, name) is None]
+        if missing and not self.is_loopback:
+            raise ConfigError("health.host", f"127.0.0.1, ::1 or localhost, or {' and '.join(missing)} too", self.host)
+        return self
+
+
+class AlertsConfig(_Record):
+    """Whom to tell when something is wrong."""
+
+    webhook_file: Annotated[
+        Path | None, Field(description="file with the address to which alerts are posted as JSON; a secret, mode 600")
+    ] = None
+    apprise_file: Annotated[
+        Path | None, Field(description="file with apprise's addresses, one on each line; needs the extra `alerts`")
+    ] = None
+    repeat_hours: Annotated[
+        float, Field(gt=0, le=720, description="hours after which a condition that lasts is told again")
+    ] = 6.0
+    disk_free_mib: Annotated[int, Field(ge=0, description="MiB that should stay free beside the ledger")] = 1024
+
+
 class Config(_Record):
     """A whole configuration file."""
 
@@ -129,6 +195,9 @@ class Config(_Record):
     model: Annotated[ModelConfig, Field(default_factory=ModelConfig)]
     store: Annotated[StoreConfig, Field(default_factory=StoreConfig)]
     demo: DemoConfig | None = None
+    daemon: Annotated[DaemonConfig, Field(default_factory=DaemonConfig)]
+    health: HealthConfig | None = None
+    alerts: AlertsConfig | None = None
     settle_seconds: Annotated[float, Field(ge=0, le=600, description="seconds after a close before bars are asked")] = 5
 
     @field_validator("series")
@@ -182,6 +251,20 @@ def default_config_path() -> str:
     return os.environ.get(ENVIRONMENT_KEY, EMBEDDED)
 
 
+class ServiceManager(NamedTuple):
+    """The socket on which systemd wants to hear of this process, and within how many seconds again and again."""
+
+    address: str | None
+    watchdog_seconds: float | None
+
+
+def service_manager() -> ServiceManager:
+    """Give what systemd has put into the environment: sd_notify(3), sd_watchdog_enabled(3); no other's watchdog."""
+    usec, pid = os.environ.get("WATCHDOG_USEC", ""), os.environ.get("WATCHDOG_PID", str(os.getpid()))
+    watched = usec.isdecimal() and int(usec) > 0 and pid == str(os.getpid())
+    return ServiceManager(os.environ.get("NOTIFY_SOCKET") or None, int(usec) / 1e6 if watched else None)
+
+
 def embedded(name: str) -> Path:
     """Find a file that ships with the program, in a checkout or in an installed package."""
     package = Path(__file__).resolve().parent
@@ -191,14 +274,18 @@ def embedded(name: str) -> Path:
 
 def _resolve(config: Config, folder: Path) -> Config:
     """Make paths absolute, relative to the folder of the file they were read from."""
-    series = tuple(
-        one if one.file is None else one.model_copy(update={"file": folder / one.file.expanduser()})
-        for one in config.series
-    )
-    compiled = folder / config.model.compiled_folder.expanduser()
-    return config.model_copy(
-        update={"series": series, "model": config.model.model_copy(update={"compiled_folder": compiled})}
-    )
+    placed = {
+        "series": tuple(_placed(one, folder) for one in config.series),
+        "model": _placed(config.model, folder),
+        "health": config.health and _placed(config.health, folder),
+        "alerts": config.alerts and _placed(config.alerts, folder),
+    }
+    return config.model_copy(update=placed)
+
+
+def _placed(record: _R, folder: Path) -> _R:
+    paths = {name: folder / value.expanduser() for name, value in record if isinstance(value, Path)}
+    return record.model_copy(update=paths)
 
 
 def _first_fault(file: Path, error: ValidationError) -> ConfigError:
@@ -222,6 +309,9 @@ def _known_keys(path: tuple[str | int, ...]) -> list[str]:
         "model": ModelConfig,
         "store": StoreConfig,
         "demo": DemoConfig,
+        "daemon": DaemonConfig,
+        "health": HealthConfig,
+        "alerts": AlertsConfig,
     }
     table = tables[str(path[0])] if path else Config
     return list(table.model_fields)

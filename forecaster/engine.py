@@ -7,15 +7,15 @@ the daemon through `run_cycle`, strategies through `predict`, a replay with cont
 from __future__ import annotations
 
 import dataclasses
+import threading
 import time
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, NamedTuple, Self
-
-import structlog
+from typing import TYPE_CHECKING, Self
 
 from forecaster.accuracy.drift import Watches
 from forecaster.accuracy.score import Scores
+from forecaster.ask import Answers, ask_all, ask_sparing
 from forecaster.assess import arrived_losses, settled_losses, start_of, trust_in
 from forecaster.bars import FIELDS, Bars, Context, SeriesKey
 from forecaster.calibrate import Calibrations
@@ -24,8 +24,9 @@ from forecaster.config import Config, default_config_path, load_config
 from forecaster.errors import BarsError, ConfigError, NotEnoughBars, StoreError
 from forecaster.intake import Intake, Skipped
 from forecaster.ledger import LIVE, AccuracyReport, CalibrationState, LedgerRow, Run, Slot
+from forecaster.log import get_logger
 from forecaster.model import Model, load_baselines, load_model
-from forecaster.slots import end_owed, lease_owed
+from forecaster.slots import Owed, end_owed, lease_owed
 from forecaster.sources import BarSource, open_source
 from forecaster.store import Reader, Store, open_reader, open_store
 
@@ -35,38 +36,42 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
+    from forecaster.accuracy.drift import Drift
     from forecaster.accuracy.losses import Losses
     from forecaster.accuracy.trust import Trust
     from forecaster.forecast import OHLCForecast
     from forecaster.timeframe import Timeframe
 
-_log = structlog.get_logger(__name__)
+_log = get_logger(__name__)
 
 
 @dataclass(frozen=True)
 class CycleReport:
-    """What one cycle did. `settled` is what the forecasts cost whose target bars arrived in it."""
+    """What one cycle did. `settled` is what the forecasts cost whose target bars arrived in it.
+
+    `missed` counts closes that passed while nobody ran; `sat_out` names baselines that failed, with reasons; `drifts`
+    are the changes of the model's skill or coverage that it showed; `model_seconds` is the part of `seconds` in which
+    models were asked.
+    """
 
     timeframe: Timeframe
+    exchange: str | None
     as_of: int
     series: int
     bars_added: int
     forecasts: list[OHLCForecast]
     settled: list[Losses]
     skipped: dict[SeriesKey, str]
+    sat_out: dict[str, str]
+    drifts: list[tuple[SeriesKey, Drift]]
+    missed: int
     seconds: float
+    model_seconds: float
 
     @property
     def settled_rows(self) -> int:
         """How many ledger rows met their bar, but for late ones."""
         return sum(int((~one.steps.late_N).sum()) * len(FIELDS) for one in self.settled)
-
-
-class Answers(NamedTuple):
-    """What models gave for contexts, before it is recorded: a list for each model, in the order of the contexts."""
-
-    contexts: list[Context]
-    made: list[list[OHLCForecast]]
 
 
 class Forecaster:
@@ -91,6 +96,7 @@ class Forecaster:
         self._store = store
         self._given_sources = sources
         self._given_models = models
+        self._turn = threading.Lock()
 
     @classmethod
     def from_config(cls, path: str | Path | None = None) -> Forecaster:
@@ -139,9 +145,18 @@ class Forecaster:
             return list(self._given_models)
         return [load_model(self.config.model), *load_baselines(self.config.model)]
 
+    def load(self) -> None:
+        """Load the models and open the sources now, so that what is wrong with them shows before the first cycle.
+
+        Raises:
+            ConfigError: for an exchange that nobody knows, or a file that is not there.
+            ModelLoadError: when a model cannot be loaded.
+        """
+        _ = self.models, self._sources
+
     @cached_property
     def _intake(self) -> Intake:
-        return Intake(self.store, self._sources, self.config.model.context)
+        return Intake(self.store, self._sources, self.config.model.context, self.config.daemon.requests_at_once)
 
     @cached_property
     def _watches(self) -> Watches:
@@ -166,38 +181,63 @@ class Forecaster:
         """The timeframes of the configured series, each once."""
         return list(dict.fromkeys(key.timeframe for key in self.series))
 
-    def run_cycle(self, timeframe: Timeframe, as_of: int, started_at: int | None = None) -> CycleReport:
-        """Take one timeframe's pass over all its series, as things stand at `as_of` (UTC ms).
+    def run_cycle(
+        self, timeframe: Timeframe, as_of: int, started_at: int | None = None, exchange: str | None = None
+    ) -> CycleReport:
+        """Take one timeframe's pass over its series, as things stand at `as_of` (UTC ms).
 
-        A cycle that is repeated changes nothing. A series whose bars cannot be had or used sits out,
-        by name; any other fault is raised. Forecasts are stamped with `started_at` (`as_of` when left
-        out) and the time that the cycle had taken by then, so waiting for bars is never hidden.
+        A cycle that is repeated changes nothing. A series whose bars cannot be had or used, or that the model cannot
+        forecast, sits out, by name; so does a baseline. Any other fault is raised. Forecasts are stamped with
+        `started_at` (`as_of` when left out) and the time that the cycle had taken by then, so waiting for bars is never
+        hidden. Cycles of several exchanges may run at once: they wait for their bars side by side.
         """
         started = time.perf_counter()
-        models = self.models  # a model that cannot be loaded stops the cycle before anything is written
+        _ = self.models  # a model that cannot be loaded stops the cycle before anything is written
         skipped = Skipped()
-        keys = [key for key in self.series if key.timeframe == timeframe]
-        owed = {key: lease_owed(self.store, key, self.model_name, as_of) for key in keys}
-        added = self._intake.pull(keys, as_of, skipped)
-        contexts = skipped.trying([key for key in keys if owed[key]], lambda key: self._contexts(owed[key]))
-        issued_at = (as_of if started_at is None else started_at) + _ms_since(started)
-        ready = [context for of_key in contexts.values() for context in of_key]
-        made = self.forecast(ready, issued_at=issued_at)
-        end_owed(self.store, owed, made, skipped.reasons, as_of)
-        arrived = arrived_losses(self.store, as_of, since=as_of - 1)
-        report = CycleReport(
-            timeframe=timeframe,
-            as_of=as_of,
-            series=len(keys),
-            bars_added=added,
-            forecasts=made,
-            settled=[one for one in arrived if one.steps.key.timeframe == timeframe],
-            skipped=skipped.reasons,
-            seconds=time.perf_counter() - started,
-        )
-        self._log_cycle(report, models[0])
-        self._log_drifts(report)
+        keys = [key for key in self.series if key.timeframe == timeframe and exchange in (None, key.exchange)]
+        owed = lease_owed(self.store, keys, self.model_name, as_of)
+        added = self._intake.pull([key for key in keys if owed.slots[key]], as_of, skipped)
+        with self._turn:
+            issued_at = (as_of if started_at is None else started_at) + _ms_since(started)
+            asked = time.perf_counter()
+            contexts, newest = self._contexts_of(owed, skipped)
+            answers, failed, sat_out = ask_sparing(self.models, contexts, self.config.model.horizon)
+            for key, reason in failed.items():
+                skipped.skip(key, reason)
+            model_seconds = time.perf_counter() - asked
+            # The clock of this machine may be behind: what has closed already was not to be forecast in time.
+            issued = [max(issued_at, newest[one.key]) for one in answers.contexts]
+            run, latency = Run(LIVE, LIVE, issued_at), partial(_ms_since, asked)
+            made = self.record(answers, issued_at=issued, run=run, latency=latency) if issued else []
+            end_owed(self.store, owed.slots, made, skipped.reasons, as_of)
+            with self.store.together(write=False):
+                arrived = arrived_losses(self.store, as_of, since=as_of - 1)
+            settled = [one for one in arrived if one.steps.key in keys]
+            report = CycleReport(
+                timeframe=timeframe,
+                exchange=exchange,
+                as_of=as_of,
+                series=len(keys),
+                bars_added=added,
+                forecasts=made,
+                settled=settled,
+                skipped=skipped.reasons,
+                sat_out=sat_out,
+                drifts=self._drifts(settled),
+                missed=owed.missed,
+                seconds=time.perf_counter() - started,
+                model_seconds=model_seconds,
+            )
+            self._log_cycle(report)
         return report
+
+    def _contexts_of(self, owed: Owed, skipped: Skipped) -> tuple[list[Context], dict[SeriesKey, int]]:
+        """The contexts of what is owed and can be had, and the newest close in the store (UTC ms) of each series."""
+        keys = [key for key, slots in owed.slots.items() if slots]
+        with self.store.together(write=False):
+            found = skipped.trying(keys, lambda key: self._contexts(owed.slots[key]))
+        contexts = [context for of_key, _ in found.values() for context in of_key]
+        return contexts, {key: newest for key, (_, newest) in found.items()}
 
     def backfill(self, key: SeriesKey, since: int, as_of: int) -> Iterator[tuple[int, int]]:
         """Fetch a series' history from `since` (UTC ms) on, part by part, each durable before the next is asked for.
@@ -249,7 +289,7 @@ class Forecaster:
     def ask(self, contexts: Sequence[Context], horizon: int | None = None) -> Answers:
         """Ask every model for every context: nothing is read or written, so any process may do this part."""
         steps = horizon or self.config.model.horizon
-        return Answers(list(contexts), [model.predict(contexts, steps) for model in self.models])
+        return ask_all(self.models, contexts, steps)
 
     def record(
         self,
@@ -264,7 +304,8 @@ class Forecaster:
 
         `latency` gives the milliseconds until a reader could have had them, and is asked just before they are written.
         """
-        issued = [issued_at] * len(answers.contexts) if isinstance(issued_at, int) else list(issued_at)
+        at = [issued_at] * len(answers.contexts) if isinstance(issued_at, int) else issued_at
+        issued = {(one.key, one.cutoff): time for one, time in zip(answers.contexts, at, strict=True)}
         served = [[one.values_FHQ for one in made] for made in answers.made]
         learned: list[CalibrationState] = []
         if self.config.model.calibrate and learned_in is None:
@@ -274,8 +315,13 @@ class Forecaster:
         waited = latency()
         stamped = [
             [
-                dataclasses.replace(one, values_FHQ=values_FHQ, issued_at=at, available_at=at + waited)
-                for one, values_FHQ, at in zip(made, values, issued, strict=True)
+                dataclasses.replace(
+                    one,
+                    values_FHQ=values_FHQ,
+                    issued_at=issued[one.key, one.cutoff],
+                    available_at=issued[one.key, one.cutoff] + waited,
+                )
+                for one, values_FHQ in zip(made, values, strict=True)
             ]
             for made, values in zip(answers.made, served, strict=True)
         ]
@@ -378,8 +424,8 @@ class Forecaster:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _contexts(self, owed: Sequence[Slot]) -> list[Context]:
-        """The contexts of what a series owes, of those that can be had.
+    def _contexts(self, owed: Sequence[Slot]) -> tuple[list[Context], int]:
+        """The contexts of what a series owes, of those that can be had; and its newest close in the store (UTC ms).
 
         Raises:
             BarsError: when the newest cannot.
@@ -393,7 +439,7 @@ class Forecaster:
             except BarsError:
                 if slot.cutoff == newest:
                     raise
-        return contexts
+        return contexts, int(bars.close_time[-1])
 
     def _cut(self, bars: Bars, cutoff: int) -> Context:
         return Context.ending_at(bars, cutoff, self.config.model.context, self.config.model.min_context)
@@ -406,26 +452,35 @@ class Forecaster:
             raise ConfigError("key", "the series of the frame, since several are configured", None)
         return self.series[0]
 
-    def _log_cycle(self, report: CycleReport, model: Model) -> None:
+    def _log_cycle(self, report: CycleReport) -> None:
+        late = sum(one.is_late for one in report.forecasts)
         _log.info(
             "cycle.completed",
             timeframe=str(report.timeframe),
+            exchange=report.exchange,
             as_of=report.as_of,
             series=report.series,
             bars_added=report.bars_added,
             forecasts=len(report.forecasts),
+            late=late,
+            missed=report.missed,
             settled=report.settled_rows,
             skipped={str(key): reason for key, reason in report.skipped.items()},
-            engine=model.engine,
+            sat_out=report.sat_out,
+            engine=self.models[0].engine,
             seconds=round(report.seconds, 3),
+            model_seconds=round(report.model_seconds, 3),
         )
 
-    def _log_drifts(self, report: CycleReport) -> None:
-        """Tell of changes in the model's skill or coverage, seen since this process began to watch."""
-        for key, model_id, found in self._watches.look(report.settled):
+    def _drifts(self, settled: Sequence[Losses]) -> list[tuple[SeriesKey, Drift]]:
+        """Changes in the model's skill or coverage, seen since this process began to watch."""
+        found = []
+        for key, model_id, drift in self._watches.look(settled):
             if model_id.partition("@")[0] == self.model_name:
-                values = {"before": round(found.before, 4), "now": round(found.now, 4)}
-                _log.warning("accuracy.drifted", series=str(key), model=model_id, of=found.what, **values)
+                values = {"before": round(drift.before, 4), "now": round(drift.now, 4)}
+                _log.warning("accuracy.drifted", series=str(key), model=model_id, of=drift.what, **values)
+                found.append((key, drift))
+        return found
 
 
 def _ms_since(started: float) -> int:

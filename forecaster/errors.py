@@ -19,6 +19,7 @@
     │  └─ NonFiniteForecast         the model answered NaN or infinity; nothing was recorded
     └─ StoreError
        ├─ StoreUnavailable          the database cannot be opened or written
+       │  └─ StoreTaken             another process writes it
        ├─ SchemaTooNew              upgrade the program, not the database
        ├─ LeaseLost                 another process writes now; nothing of this transaction was kept
        └─ LedgerConflict            the same key with another payload: an integrity alarm
@@ -153,6 +154,10 @@ class StoreUnavailable(StoreError):
 
     def __init__(self, url: str, reason: str) -> None:
         super().__init__(f"store {url}: {reason}")
+
+
+class StoreTaken(StoreUnavailable):
+    """Another process writes."""
 
 
 class SchemaTooNew(StoreError):

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
+import time
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Final, TypeVar
 
 import numpy as np
-import structlog
 
 from forecaster.bars import NO_TIME, RejectedRow, SeriesKey
-from forecaster.errors import BadPayload, BarsError, SourceError
+from forecaster.errors import BadPayload, BarsError, SourceError, SourceUnavailable
+from forecaster.log import get_logger
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from concurrent.futures import Future
 
     from forecaster.sources import BarSource, Fetched
     from forecaster.store import Store
 
-_log = structlog.get_logger(__name__)
+_log = get_logger(__name__)
 _BARS_ASKED_AGAIN: Final = 3
 _T = TypeVar("_T")
 
@@ -39,9 +41,13 @@ class Skipped:
             try:
                 done[key] = step(key)
             except (SourceError, BarsError) as error:
-                self.reasons[key] = f"{type(error).__name__}: {error}"
-                _log.warning("series.skipped", series=str(key), reason=self.reasons[key])
+                self.skip(key, f"{type(error).__name__}: {error}")
         return done
+
+    def skip(self, key: SeriesKey, reason: str) -> None:
+        """Let a series sit out from here on."""
+        self.reasons[key] = reason
+        _log.warning("series.skipped", series=str(key), reason=reason)
 
 
 class Intake:
@@ -51,25 +57,38 @@ class Intake:
         store: where bars are kept.
         sources: where those of each series come from.
         context: bars that a model sees: so far back a new series is asked for.
+        at_once: how many series are asked for at the same time.
     """
 
-    def __init__(self, store: Store, sources: Mapping[SeriesKey, BarSource], context: int) -> None:
+    def __init__(self, store: Store, sources: Mapping[SeriesKey, BarSource], context: int, at_once: int) -> None:
         self._store = store
         self._sources = sources
         self._context = context
+        self._at_once = at_once
 
     def pull(self, keys: Sequence[SeriesKey], as_of: int, skipped: Skipped) -> int:
-        """Fetch all series at once, so that none waits for another, and store them one after the other."""
-        since = {key: self.owed_since(key, self.first_slot(key, as_of)) for key in keys}
-        with ThreadPoolExecutor(max(1, len(keys))) as pool:
-            asked = {key: pool.submit(self._sources[key].fetch, key, since[key], as_of) for key in keys}
-            kept = skipped.trying(keys, lambda key: self._catch_up(key, since[key], as_of, asked[key].result))
-        return sum(kept.values())
+        """Fetch series side by side, so that none waits for another, and store what has come in one transaction.
 
-    def _catch_up(self, key: SeriesKey, since: int, as_of: int, fetch: Callable[[], Fetched]) -> int:
-        """Take in a first answer, and ask for the rest where it was but a part; returns how many bars are new."""
-        added, reached = self.receive(key, since, as_of, fetch)
-        return added + sum(new for new, _ in self.parts(key, reached, as_of))
+        A series whose answer is not there when the next bar has closed sits out. What a long history has beyond its
+        first part is asked for after that.
+        """
+        if not keys:
+            return 0
+        with self._store.together(write=False):
+            since = {key: self.owed_since(key, self.first_slot(key, as_of)) for key in keys}
+        give_up = time.monotonic() + max(key.timeframe.ms for key in keys) / 1000
+        pool = ThreadPoolExecutor(self._at_once, "intake")
+        try:
+            asked = {key: pool.submit(self._sources[key].fetch, key, since[key], as_of) for key in keys}
+            wait(asked.values(), max(0.0, give_up - time.monotonic()))
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+        with self._store.together():
+            first = skipped.trying(
+                keys, lambda key: self.receive(key, since[key], as_of, partial(_arrived, key, asked[key]))
+            )
+        rest = skipped.trying(first, lambda key: sum(new for new, _ in self.parts(key, first[key][1], as_of)))
+        return sum(added for added, _ in first.values()) + sum(rest.values())
 
     def parts(self, key: SeriesKey, cursor: int, as_of: int) -> Iterator[tuple[int, int]]:
         """Fetch part by part up to `as_of`: how many bars are new in each, and how far it came."""
@@ -127,6 +146,12 @@ class Intake:
     def first_slot(self, key: SeriesKey, as_of: int) -> int:
         """Open time of the oldest bar that a context at `as_of` can hold."""
         return int(key.sessions.last_opens(key.timeframe, as_of, self._context)[0])
+
+
+def _arrived(key: SeriesKey, asked: Future[Fetched]) -> Fetched:
+    if not asked.done() or asked.cancelled():
+        raise SourceUnavailable(key.exchange, f"{key.symbol}: expected its bars before the next one has closed")
+    return asked.result()
 
 
 def _is_settled(asked: list[int], step: int) -> bool:

@@ -129,7 +129,8 @@ class Slot:
     """Work owed: the forecast of one series at one cutoff, and how far it has come.
 
     `pending` waits for its turn, `leased` is being worked on until `leased_until` (UTC ms), `done` has its forecast,
-    `failed` has none for `reason`, and in a `gap` there is no bar to forecast from.
+    `failed` has none for `reason`, and in a `gap` there is no bar to forecast from. `missed` stands for all closes from
+    this one to `leased_until` that passed while nobody ran, too long ago to be caught up on.
     """
 
     key: SeriesKey

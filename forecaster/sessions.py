@@ -8,7 +8,7 @@ open and ends at its close at the latest.
 from __future__ import annotations
 
 from functools import cache
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from forecaster.errors import ConfigError
 from forecaster.timeframe import DAY_MS, Timeframe
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import ModuleType
 
     from numpy.typing import NDArray
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 ALWAYS_OPEN = "24/7"
 _FIRST_SESSION = "1990-01-02"
 _NANOS_PER_MS = 1_000_000
+_YEAR_MS = 366 * DAY_MS
 
 
 class Calendar(Protocol):
@@ -61,24 +63,29 @@ def calendar(name: str) -> Calendar:
     known = exchange_calendars.get_calendar_names(include_aliases=False)
     if name not in known:
         raise ConfigError("calendar", f"{ALWAYS_OPEN} or an exchange_calendars code such as XNYS", name)
-    sessions = _open_calendar(exchange_calendars, name)
-    return _Sessions(
-        sessions.opens_nanos // _NANOS_PER_MS,
-        sessions.closes_nanos // _NANOS_PER_MS,
-        sessions.sessions_nanos // _NANOS_PER_MS,
-    )
+    return _Sessions(lambda end: _open_calendar(exchange_calendars, name, end))
 
 
-def _open_calendar(library: ModuleType, name: str) -> Any:
-    """Open a calendar from 1990 on, or from where it begins; some cannot be computed at all."""
-    try:
-        return library.get_calendar(name, start=_FIRST_SESSION)
-    except (ValueError, NotImplementedError):
-        pass
-    try:
-        return library.get_calendar(name)
-    except (ValueError, NotImplementedError) as error:
-        raise ConfigError("calendar", "one that exchange_calendars can compute", f"{name}: {error}") from error
+class _Times(NamedTuple):
+    """When sessions open and close, and their dates: rising arrays, one entry each per session."""
+
+    opens: NDArray[np.int64]
+    closes: NDArray[np.int64]
+    dates: NDArray[np.int64]
+
+
+def _open_calendar(library: ModuleType, name: str, end: str | None) -> _Times:
+    """Open a calendar from 1990 on, or from where it begins; a year ahead, or until `end`. Some cannot be computed."""
+    until = {} if end is None else {"end": end}
+    for more in ({"start": _FIRST_SESSION}, {}):
+        try:
+            found = library.get_calendar(name, **more, **until)
+        except (ValueError, NotImplementedError) as error:
+            fault = error
+            continue
+        spans = (found.opens_nanos, found.closes_nanos, found.sessions_nanos)
+        return _Times(*(nanos // _NANOS_PER_MS for nanos in spans))
+    raise ConfigError("calendar", "one that exchange_calendars can compute", f"{name}: {fault}") from fault
 
 
 class _AlwaysOpen:
@@ -107,13 +114,18 @@ class _AlwaysOpen:
 
 
 class _Sessions:
-    """The sessions of an exchange: three rising arrays, one entry each per session."""
+    """The sessions of an exchange. `read` gives them up to a date; they are read on when time has come near the end."""
 
-    def __init__(self, opens: NDArray[np.int64], closes: NDArray[np.int64], dates: NDArray[np.int64]) -> None:
-        self._opens = opens
-        self._closes = closes
-        self._dates = dates
-        self._grids: dict[Timeframe, tuple[NDArray[np.int64], NDArray[np.int64]]] = {}
+    def __init__(self, read: Callable[[str | None], _Times]) -> None:
+        self._read = read
+        self._times = read(None)
+        self._grids: dict[tuple[Timeframe, int], tuple[NDArray[np.int64], NDArray[np.int64]]] = {}
+
+    def _reach(self, time: int) -> None:
+        """Have sessions until a year after `time` (UTC ms), where the calendar goes so far."""
+        if time > self._times.closes[-1]:
+            end = np.datetime64(time + _YEAR_MS, "ms").astype("datetime64[D]")
+            self._times = self._read(str(end))
 
     def opens_between(self, timeframe: Timeframe, start: int, end: int) -> NDArray[np.int64]:
         opens, _ = self._grid(timeframe)
@@ -121,6 +133,7 @@ class _Sessions:
         return opens[first:last]
 
     def last_opens(self, timeframe: Timeframe, as_of: int, count: int) -> NDArray[np.int64]:
+        self._reach(as_of)
         opens, closes = self._grid(timeframe)
         last = int(np.searchsorted(closes, as_of, side="right"))
         return opens[max(0, last - count) : last]
@@ -129,10 +142,14 @@ class _Sessions:
         opens, _ = self._grid(timeframe)
         first = int(np.searchsorted(opens, after))
         if first + count > len(opens):
+            self._reach(int(self._times.closes[-1]) + 1)
+            opens, _ = self._grid(timeframe)
+        if first + count > len(opens):
             raise _end_of_calendar(after, opens)
         return opens[first : first + count]
 
     def next_close(self, timeframe: Timeframe, after: int) -> int:
+        self._reach(after + 1)
         _, closes = self._grid(timeframe)
         first = int(np.searchsorted(closes, after, side="right"))
         if first == len(closes):
@@ -147,24 +164,29 @@ class _Sessions:
     def opens_of_labels(self, timeframe: Timeframe, labels: NDArray[np.int64]) -> NDArray[np.int64]:
         if not timeframe.is_daily:
             return labels
+        opens, _, dates = self._times
         days = labels - labels % DAY_MS
-        at = np.minimum(np.searchsorted(self._dates, days), len(self._dates) - 1)
-        is_date = (self._dates[at] == days) & ~np.isin(labels, self._opens)
-        return np.where(is_date, self._opens[at], labels)
+        at = np.minimum(np.searchsorted(dates, days), len(dates) - 1)
+        is_date = (dates[at] == days) & ~np.isin(labels, opens)
+        return np.where(is_date, opens[at], labels)
 
     def _grid(self, timeframe: Timeframe) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Opens and closes of all bars of a timeframe, made once."""
+        times = self._times
         if timeframe.is_daily:
-            return self._opens, self._closes
-        if timeframe not in self._grids:
-            self._grids[timeframe] = self._cut(timeframe.ms)
-        return self._grids[timeframe]
+            return times.opens, times.closes
+        name = (timeframe, len(times.opens))
+        if name not in self._grids:
+            self._grids[name] = _cut(times, timeframe.ms)
+        return self._grids[name]
 
-    def _cut(self, step: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        counts = -(-(self._closes - self._opens) // step)
-        position = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
-        opens = np.repeat(self._opens, counts) + position * step
-        return opens, np.minimum(opens + step, np.repeat(self._closes, counts))
+
+def _cut(times: _Times, step: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Opens and closes of bars of `step` ms, from each session's open to its close at the latest."""
+    counts = -(-(times.closes - times.opens) // step)
+    position = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+    opens = np.repeat(times.opens, counts) + position * step
+    return opens, np.minimum(opens + step, np.repeat(times.closes, counts))
 
 
 def _end_of_calendar(after: int, times: NDArray[np.int64]) -> ConfigError:

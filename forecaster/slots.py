@@ -3,45 +3,50 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from forecaster.ledger import Slot
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from forecaster.bars import SeriesKey
     from forecaster.forecast import OHLCForecast
-    from forecaster.store import Store
+    from forecaster.store import Reader, Store
 
 CATCH_UP: Final = 24
 """How many bars back what was missed is caught up on."""
 
+_DIED: Final = "whoever began it died, and nobody ran for too long"
 
-def lease_owed(store: Store, key: SeriesKey, model_name: str, as_of: int) -> list[Slot]:
-    """The forecasts of a series that are due and not there: the newest, and those that were missed before it.
+
+class Owed(NamedTuple):
+    """The forecasts that are due and not there, by series; and how many closes passed while nobody ran."""
+
+    slots: dict[SeriesKey, list[Slot]]
+    missed: int
+
+
+def lease_owed(store: Store, keys: Iterable[SeriesKey], model_name: str, as_of: int) -> Owed:
+    """Find what is due of each series: the newest close, and those that were missed before it.
 
     What was missed is caught up on as far back as `CATCH_UP` bars: each from the bars up to its own cutoff, and
-    flagged late. Written down as owed before anything else is done, so that a process that dies leaves a trace.
+    flagged late. What lies further back is written down as missed, one slot for a whole span. All is written down
+    before anything else is done, so that a process that dies leaves a trace.
     """
-    closes = key.sessions.closes_of(key.timeframe, key.sessions.last_opens(key.timeframe, as_of, CATCH_UP))
-    known = {slot.cutoff: slot for slot in store.slots(key, int(closes[0]), int(closes[-1]) + 1)}
-    is_new = not known and store.latest(key, model_name) is None
-    first = int(closes[-1]) if is_new else min(known, default=int(closes[0]))
-    owed = [
-        dataclasses.replace(slot, state="leased", attempts=slot.attempts + 1, leased_until=as_of + key.timeframe.ms)
-        for slot in (known.get(cutoff, Slot(key, cutoff)) for cutoff in closes.tolist() if cutoff >= first)
-        if slot.state not in {"done", "gap"}
-    ]
-    store.set_slots(owed, as_of)
-    return owed
+    with store.together():
+        found = {key: _look(store, key, model_name, as_of) for key in keys}
+        spans = [span for one in found.values() for span in one.missed]
+        store.set_slots([slot for slot, _ in spans] + [slot for one in found.values() for slot in one.all], as_of)
+    slots = {key: [slot for slot in one.all if slot.state == "leased"] for key, one in found.items()}
+    return Owed(slots, sum(count for _, count in spans))
 
 
 def end_owed(
     store: Store,
-    owed: dict[SeriesKey, list[Slot]],
+    owed: Mapping[SeriesKey, Sequence[Slot]],
     made: Sequence[OHLCForecast],
-    skipped: dict[SeriesKey, str],
+    skipped: Mapping[SeriesKey, str],
     as_of: int,
 ) -> None:
     """Write down what became of the work: done, failed for a reason, or a gap where no bar came in time."""
@@ -53,3 +58,78 @@ def end_owed(
             reason = "" if state == "done" else skipped.get(key, "no bars to forecast from")
             ended.append(dataclasses.replace(slot, state=state, reason=reason, leased_until=0))
     store.set_slots(ended, as_of)
+
+
+class _Found(NamedTuple):
+    """Slots of a series that change, and spans of closes that were missed, with their lengths."""
+
+    all: list[Slot]
+    missed: list[tuple[Slot, int]]
+
+
+def _look(reader: Reader, key: SeriesKey, model_name: str, as_of: int) -> _Found:
+    opens = key.sessions.last_opens(key.timeframe, as_of, CATCH_UP)
+    closes: list[int] = key.sessions.closes_of(key.timeframe, opens).tolist()
+    if not closes:
+        return _Found([], [])
+    known = {slot.cutoff: slot for slot in reader.slots(key, closes[0], closes[-1] + 1)}
+    before = None if _is_over(known.get(closes[0])) else reader.slot_before(key, closes[0])
+    first = closes[0] if before is not None else _first(reader, key, model_name, closes, known)
+    slots = [known.get(cutoff, Slot(key, cutoff)) for cutoff in closes if cutoff >= first]
+    spans = [] if before is None else _missed(key, _end_of(before), closes[0])
+    left = _left(reader, before, model_name) if before is not None and before.state == "leased" else []
+    for slot in slots:
+        if slot.state == "missed":  # by a clock that was ahead: of that span only these closes have come
+            spans += [(rest, 0) for rest, _ in _missed(key, closes[-1], slot.leased_until + 1)]
+    return _Found(left + [_leased(reader, slot, model_name, as_of) for slot in slots if not _is_over(slot)], spans)
+
+
+def _is_over(slot: Slot | None) -> bool:
+    return slot is not None and slot.state in {"done", "gap"}
+
+
+def _first(reader: Reader, key: SeriesKey, model_name: str, closes: Sequence[int], known: Mapping[int, Slot]) -> int:
+    """The oldest close that is owed of a series without older work: one that is new owes its newest alone."""
+    if known:
+        return min(known)
+    return closes[-1] if reader.latest(key, model_name) is None else closes[0]
+
+
+def _leased(reader: Reader, slot: Slot, model_name: str, as_of: int) -> Slot:
+    """A slot about to be worked on; done, if whoever died over it had written its forecast."""
+    if slot.attempts and _is_written(reader, slot, model_name):
+        return dataclasses.replace(slot, state="done", reason="", leased_until=0)
+    until = as_of + slot.key.timeframe.ms
+    return dataclasses.replace(slot, state="leased", attempts=slot.attempts + 1, reason="", leased_until=until)
+
+
+def _left(reader: Reader, newest: Slot, model_name: str) -> list[Slot]:
+    """What somebody who died had begun and nobody can catch up on any more, `newest` the last of it, as it ended."""
+    opens = newest.key.sessions.last_opens(newest.key.timeframe, newest.cutoff, CATCH_UP)
+    first = int(newest.key.sessions.closes_of(newest.key.timeframe, opens)[0])
+    begun = [slot for slot in reader.slots(newest.key, first, newest.cutoff + 1) if slot.state == "leased"]
+    written = [_is_written(reader, slot, model_name) for slot in begun]
+    return [
+        dataclasses.replace(slot, state="done" if there else "failed", reason="" if there else _DIED, leased_until=0)
+        for slot, there in zip(begun, written, strict=True)
+    ]
+
+
+def _is_written(reader: Reader, slot: Slot, model_name: str) -> bool:
+    rows = reader.history(slot.key, slot.cutoff, slot.cutoff + 1)
+    return any(row.model_id.partition("@")[0] == model_name for row in rows)
+
+
+def _end_of(slot: Slot) -> int:
+    """The last close that a slot stands for."""
+    return slot.leased_until if slot.state == "missed" else slot.cutoff
+
+
+def _missed(key: SeriesKey, after: int, before: int) -> list[tuple[Slot, int]]:
+    """The closes between two times: one slot for all of them, and how many they are."""
+    closes = key.sessions.closes_of(key.timeframe, key.sessions.opens_between(key.timeframe, after, before))
+    closes = closes[(closes > after) & (closes < before)]
+    if not len(closes):
+        return []
+    reason = f"{len(closes)} closes in a row: nobody ran"
+    return [(Slot(key, int(closes[0]), "missed", 0, reason, int(closes[-1])), len(closes))]

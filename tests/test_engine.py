@@ -82,19 +82,55 @@ def test_bad_series_sit_out_by_name(bars):
     assert report.skipped[LATE].startswith("MissingBars: ")
 
 
-def test_fault_of_a_model_is_raised(bars):
-    """A model that fails is no matter of one series: the cycle ends, nothing half-written."""
+def test_series_that_the_model_cannot_forecast_sits_out(bars):
+    """Its neighbours are on time, and what it owes is tried again."""
 
+    class Picky(NamedWalk):
+        broken = True
+
+        def predict(self, contexts, horizon):
+            if self.broken and any(one.key == LATE for one in contexts):
+                what = "broken"
+                raise InferenceError(what)
+            return super().predict(contexts, horizon)
+
+    model = Picky()
+    forecaster = make_forecaster(bars, make_bars(LATE, count=120), models=[model, RandomWalk()])
+    first = forecaster.run_cycle(HOUR, int(bars.close_time[99]))
+    model.broken = False
+    second = forecaster.run_cycle(HOUR, int(bars.close_time[99]) + 1)
+
+    assert [one.key for one in first.forecasts] == [GOOD]
+    assert first.skipped == {LATE: "InferenceError: broken"}
+    assert [one.key for one in second.forecasts] == [LATE]
+
+
+def test_baseline_that_fails_is_left_out(bars):
+    """The model is on time, whatever a baseline raises."""
+
+    class Broken(RandomWalk):
+        name = "broken"
+
+        def predict(self, contexts, horizon):
+            raise ZeroDivisionError
+
+    forecaster = make_forecaster(bars, models=[NamedWalk(), Broken(), RandomWalk()])
+    report = forecaster.run_cycle(HOUR, int(bars.close_time[99]))
+    rows = forecaster.history("binance", "BTC/USDT", "1h", 0, 2**60)
+
+    assert len(report.forecasts) == 1
+    assert report.sat_out == {"broken": "ZeroDivisionError: "}
+    assert {row.model_id.partition("@")[0] for row in rows} == {"nano", "random_walk"}
+
+
+def test_fault_of_a_model_is_raised_to_who_asks_by_hand(bars):
     class Broken(NamedWalk):
         def predict(self, contexts, horizon):
             what = "broken"
             raise InferenceError(what)
 
-    forecaster = make_forecaster(bars, models=[RandomWalk(), Broken()])
     with pytest.raises(InferenceError):
-        forecaster.run_cycle(HOUR, int(bars.close_time[99]))
-
-    assert forecaster.store.history(GOOD, 0, 2**62) == []
+        make_forecaster(bars, models=[Broken(), RandomWalk()]).predict(bars)
 
 
 def test_other_timeframes_wait(bars):

@@ -24,6 +24,7 @@ from forecaster.errors import (
     RateLimited,
     SchemaTooNew,
     SourceUnavailable,
+    StoreTaken,
     StoreUnavailable,
     UnknownSymbol,
 )
@@ -45,6 +46,7 @@ MESSAGES = [
     (InvalidContext("step", "1 to 5", 6), "step: expected 1 to 5, found 6"),
     (NonFiniteForecast(SERIES, 7200), f"{SERIES}: expected a finite forecast at cutoff 7200, found NaN or infinity"),
     (StoreUnavailable("sqlite:///x.db", "disk is full"), "store sqlite:///x.db: disk is full"),
+    (StoreTaken("sqlite:///x.db", "another writes"), "store sqlite:///x.db: another writes"),
     (SchemaTooNew("sqlite:///x.db", 1, 2), "store sqlite:///x.db: expected schema 1 or older, found 2"),
     (
         LeaseLost("sqlite:///x.db", 4),

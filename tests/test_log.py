@@ -1,24 +1,30 @@
-"""Logging, as a program of its own sees it: nothing on import, secrets hidden, JSON unless on a terminal."""
+"""Logging, as a program sees it: nothing on import, lines that hold, secrets hidden, nobody stopped by it."""
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import pty
 import subprocess
 import sys
+import time
 from pathlib import Path
+from urllib.parse import urlencode
 
+import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from forecaster.log import hide_secrets
+from forecaster.log import HIDDEN, MOST_CHARACTERS, MOST_OF_A_LINE, Outlet, harmless, harmless_values
 
 ROOT = Path(__file__).parents[1]
 START = """
 import structlog
-from forecaster.log import configure_logging
+from forecaster.log import configure_logging, get_logger
 configure_logging()
-log = structlog.get_logger()
+log = get_logger("forecaster.test")
 """
 FAULT = """
 def fail():
@@ -31,11 +37,12 @@ except RuntimeError:
 """
 
 
-def run(program: str) -> str:
+def run(program: str, *, code: int = 0) -> str:
     """Standard error of a program that is not on a terminal."""
     done = subprocess.run(
-        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=60, check=True
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
     )
+    assert done.returncode == code, done.stderr
     assert done.stdout == ""
     return done.stderr
 
@@ -75,26 +82,121 @@ def test_nothing_is_configured_on_import():
     assert run(program) == ""
 
 
+def test_who_imports_us_hears_warnings_only():
+    """On standard error, as of any library that uses Python's logging; what is not heard is not even made to text."""
+    program = """
+from forecaster.log import get_logger
+log = get_logger("forecaster.test")
+class Loud:
+    def __repr__(self):
+        print("made to text")
+log.info("bars.fetched", rows=Loud())
+log.bind(series="BTC/USD").warning("100% skipped", token="geheim", reason="a\\nb")
+"""
+
+    assert run(program) == "100% skipped series='BTC/USD' token='[hidden]' reason='a\\\\nb'\n"
+
+
+def test_who_imports_us_says_what_is_logged_and_how():
+    """By Python's own means: the level of one logger, a handler with a format, and the exception as it was."""
+    program = """
+import logging
+logging.basicConfig(format="%(name)s|%(levelname)s|%(message)s")
+logging.getLogger("forecaster").setLevel(logging.DEBUG)
+from forecaster.log import get_logger
+log = get_logger("forecaster.test")
+log.debug("bars.fetched", rows=3)
+try:
+    1 / 0
+except ZeroDivisionError:
+    log.exception("cycle.failed")
+"""
+    first, second, *trace = run(program).splitlines()
+
+    assert first == "forecaster.test|DEBUG|bars.fetched rows=3"
+    assert second == "forecaster.test|ERROR|cycle.failed"
+    assert trace[-1] == "ZeroDivisionError: division by zero"
+
+
+def test_logger_made_before_the_setup_follows_it():
+    """Modules make theirs when they are imported, before the command line says how to log."""
+    program = """
+from forecaster.log import configure_logging, get_logger
+log = get_logger("forecaster.test")
+configure_logging()
+log.info("bars.fetched", rows=3)
+"""
+
+    assert json.loads(run(program))["rows"] == 3
+
+
+def test_logs_can_be_captured():
+    """By structlog's own means, as its users do."""
+    program = """
+from structlog.testing import capture_logs
+from forecaster.log import get_logger
+with capture_logs() as logs:
+    get_logger("forecaster.test").info("bars.fetched", rows=3)
+assert logs == [{"event": "bars.fetched", "rows": 3, "log_level": "info"}], logs
+"""
+
+    assert run(program) == ""
+
+
 def test_lines_are_json_away_from_a_terminal():
     """One per event, with its level, its time in UTC, and values under their own names."""
     (event,) = events('log.info("bars.fetched", series="kraken BTC/USD 1h", rows=3)')
 
+    assert list(event)[:3] == ["timestamp", "level", "event"]
     assert event.pop("timestamp").endswith("Z")
     assert event == {"event": "bars.fetched", "level": "info", "series": "kraken BTC/USD 1h", "rows": 3}
 
 
-def test_records_of_others_are_json_too():
+def test_setting_up_again_tells_everything_once():
+    """A reload may do it."""
+    program = 'configure_logging()\nlog.info("one")\nimport logging\nlogging.getLogger("ccxt").error("two")\n'
+
+    assert [one["event"] for one in events(program)] == ["one", "two"]
+
+
+@pytest.mark.parametrize("name", ["apscheduler.scheduler", "ccxt", "sqlalchemy.pool", "aiohttp.client", "asyncio"])
+def test_records_of_others_are_json_too(name):
     """A collector that reads JSON lines must not choke on a library's warning."""
     program = (
-        "import logging, warnings\n"
-        'logging.getLogger("apscheduler").warning("missed by %d s", 3)\n'
-        'warnings.warn("old", stacklevel=1)\n'
+        f'import logging\ntheirs = logging.getLogger("{name}")\ntheirs.warning("missed by %d s", 3)\ntheirs.info("x")\n'
     )
+    (event,) = events(program)
 
-    lines = events(program)
+    assert event.pop("timestamp").endswith("Z")
+    assert event == {"event": "missed by 3 s", "level": "warning", "logger": name}
 
-    assert [one["level"] for one in lines] == ["warning", "warning"]
-    assert "missed by 3 s" in lines[0]["event"]
+
+def test_warnings_of_python_are_json_too():
+    (event,) = events('import warnings\nwarnings.warn("old", stacklevel=1)\n')
+
+    assert (event["level"], event["logger"]) == ("warning", "py.warnings")
+    assert "UserWarning: old" in event["event"]
+
+
+def test_record_of_others_is_as_harmless_as_ours():
+    """Its text, its exception, and arguments that do not fit."""
+    program = r"""
+import logging
+theirs = logging.getLogger("sqlalchemy.pool")
+theirs.warning("lost postgresql://bot:geheim@db/ledger\n{\"event\": \"forged\"}")
+theirs.warning("%d rows", "x")
+try:
+    raise ValueError("token=geheim")
+except ValueError:
+    theirs.exception("reset failed")
+"""
+    text = run(START + program)
+    lost, rows, failed = [json.loads(line) for line in text.splitlines()]
+
+    assert "geheim" not in text
+    assert lost["event"].startswith("lost postgresql://[hidden]@db/ledger\\n")
+    assert rows["event"] == "%d rows"
+    assert failed["exception"][0]["exc_value"] == "token=[hidden]"
 
 
 def test_only_warnings_unless_verbose():
@@ -107,10 +209,12 @@ def test_only_warnings_unless_verbose():
 
 
 def test_what_was_bound_is_on_every_line():
+    """On those of libraries too, as it is bound for whatever happens in a cycle."""
     program = """
+import logging
 with structlog.contextvars.bound_contextvars(cycle="1h"):
     log.info("one")
-    log.info("two")
+    logging.getLogger("ccxt").warning("two")
 log.info("three")
 """
 
@@ -118,7 +222,7 @@ log.info("three")
 
 
 def test_a_traceback_shows_no_local_variables():
-    """They may hold balances and keys."""
+    """They may hold balances and keys; nor does it show source, which may hold them as well."""
     text = run(START + FAULT)
     (event,) = [json.loads(line) for line in text.splitlines()]
 
@@ -126,17 +230,89 @@ def test_a_traceback_shows_no_local_variables():
     assert event["exception"][0]["exc_value"] == "no luck"
     assert [frame["name"] for frame in event["exception"][0]["frames"]] == ["<module>", "fail"]
     assert "geheim" not in text
+    assert "raise RuntimeError" not in text
 
 
 def test_a_terminal_shows_lines_for_people():
-    """With the traceback as Python writes it, and no local variables here either."""
+    """With the traceback below, and no local variables here either."""
     shown = run_on_terminal(START + FAULT + 'log.info("login.done", password="geheim")\n')
 
     assert "cycle.failed" in shown
-    assert "RuntimeError: no luck" in shown
+    assert "    RuntimeError: no luck\r\n" in shown
+    assert "in fail\r\n" in shown
     assert "[hidden]" in shown
     assert "geheim" not in shown
     assert '{"' not in shown
+
+
+FORGED = "BTC\r\n2026-01-01 [info] order.filled\x1b[2J\u2028{}\x85\x07\u202egnorw\x00"
+
+
+@pytest.mark.parametrize("runner", [run, run_on_terminal])
+def test_no_text_can_forge_a_line(runner):
+    """Neither as a value, a key, an event, an exception with its cause, its notes and its group, nor from a library."""
+    program = f"""
+import logging
+text = {FORGED!r}
+log.info("series.skipped", reason=text, rows=[{{text: text}}], **{{text: 1}})
+log.info(text)
+logging.getLogger("ccxt").warning(text)
+try:
+    try:
+        raise ValueError(text)
+    except ValueError as error:
+        error.add_note(text)
+        raise ExceptionGroup(text, [RuntimeError(text)]) from error
+except ExceptionGroup:
+    log.exception("cycle.failed")
+"""
+    shown = runner(START + program)
+    lines = [line for line in shown.replace("\r\n", "\n").split("\n") if line]
+    plain = [line.replace("\x1b", "") for line in lines]
+    starts = [line for line in plain if not line.startswith("    ")]
+
+    assert len(starts) == 4
+    assert not [line for line in plain if line.lstrip().startswith("2026-01-01")]
+    assert not set("\r\u2028\x85\x07\u202e\x00") & set("".join(lines))
+    assert "\x1b[2J" not in shown
+    assert "order.filled" in shown
+
+
+def test_traceback_of_a_terminal_names_causes_notes_and_groups():
+    program = """
+try:
+    try:
+        raise ValueError("inner")
+    except ValueError as error:
+        error.add_note("a note")
+        raise ExceptionGroup("several", [RuntimeError("one of them")]) from error
+except ExceptionGroup:
+    try:
+        raise KeyError("while handling")
+    except KeyError:
+        log.exception("cycle.failed")
+"""
+    shown = [line.rstrip() for line in run_on_terminal(START + program).splitlines()[1:]]
+    told = [line for line in shown if "File" not in line]
+
+    assert told == [
+        "    KeyError: 'while handling'",
+        "    raised while handling ExceptionGroup: several (1 sub-exception)",
+        "        RuntimeError: one of them",
+        "    caused by ValueError: inner",
+        "      a note",
+    ]
+
+
+def test_an_exception_that_is_its_own_cause_has_an_end():
+    program = """
+error = ValueError("round")
+error.__cause__ = error
+log.error("cycle.failed", exc_info=error)
+"""
+    (event,) = events(program)
+
+    assert [one["exc_value"] for one in event["exception"]] == ["round"]
 
 
 def test_secrets_are_hidden_in_what_is_written():
@@ -153,29 +329,307 @@ def test_secrets_are_hidden_in_what_is_written():
         "token",
         "password",
         "passwd",
+        "passphrase",
         "apikey",
         "apiKey",
         "api_key",
         "API_KEY",
+        "X-MBX-APIKEY",
+        "private_key",
         "Authorization",
+        "Set-Cookie",
+        "auth",
         "client_secret",
         "exchange_password",
         "x_token",
+        "tokens",
+        "webhook",
+        "signature",
     ],
 )
-def test_a_key_named_like_a_secret_is_hidden(key):
-    assert hide_secrets(None, "info", {key: "geheim", "event": "e"}) == {key: "[hidden]", "event": "e"}
+@pytest.mark.parametrize("value", ["geheim", b"geheim", ["geheim"], {"a": "geheim"}, 1234])
+def test_a_key_named_like_a_secret_is_hidden(key, value):
+    """Whatever stands under it, but for a number of tokens."""
+    expected = 1234 if (key, value) == ("tokens", 1234) else HIDDEN
+
+    assert harmless_values({key: value, "event": "e"}) == {"event": "e", key: expected}
 
 
-@pytest.mark.parametrize("key", ["series", "event", "key", "seconds", "as_of", "engine"])
+@pytest.mark.parametrize("key", ["series", "event", "key", "seconds", "as_of", "engine", "token_file", "author"])
 def test_another_key_is_shown(key):
-    assert hide_secrets(None, "info", {key: "plain"}) == {key: "plain"}
+    assert harmless_values({key: "plain"}) == {key: "plain"}
 
 
-def test_a_secret_inside_a_value_is_hidden():
-    """Headers and options of an exchange come as dictionaries."""
-    event = {"event": "request.failed", "headers": {"Authorization": "geheim", "Accept": "json"}}
+def test_a_secret_at_any_depth_is_hidden():
+    """Headers and options of an exchange come as dictionaries, in lists and by themselves."""
+    event = {"tries": [({"headers": {"Authorization": "geheim", "Accept": "json"}},), {"x": [{"apiKey": "geheim"}]}]}
 
-    hidden = hide_secrets(None, "info", event)
+    hidden = harmless_values(event)
 
-    assert hidden["headers"] == {"Authorization": "[hidden]", "Accept": "json"}
+    assert hidden["tries"] == [[{"headers": {"Authorization": HIDDEN, "Accept": "json"}}], {"x": [{"apiKey": HIDDEN}]}]
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("at postgresql://bot:geheim@db:5432/ledger?x=1", "at postgresql://[hidden]@db:5432/ledger?x=1"),
+        ("at postgresql://bot:ge/heim@db/ledger", "at postgresql://[hidden]@db/ledger"),
+        ("at postgresql://bot:ge@heim@db/ledger", "at postgresql://[hidden]@db/ledger"),
+        ("at postgresql://bot:ge?he#im@db/ledger", "at postgresql://[hidden]@db/ledger"),
+        ("at https://geheim@example.org/a", "at https://[hidden]@example.org/a"),
+        ("GET /ohlc?symbol=X&token=geheim&limit=5", "GET /ohlc?symbol=X&token=[hidden]&limit=5"),
+        ("GET /ohlc?key=geheim&limit=5", "GET /ohlc?key=[hidden]&limit=5"),
+        ("{'apiKey': 'geheim', 'limit': 5}", "{'apiKey': [hidden], 'limit': 5}"),
+        ('{"secret":"geh eim","limit":5}', '{"secret":[hidden],"limit":5}'),
+        (r"body {\"secret\": \"geheim\", \"limit\": 5}", r"body {\"secret\": [hidden]\", \"limit\": 5}"),
+        ("token=b'geheim' failed", "token=[hidden] failed"),
+        ("api_key: geheim failed", "api_key: [hidden] failed"),
+        ("client_secret = geheim;", "client_secret = [hidden];"),
+        ("Authorization: Bearer geheim", "Authorization: [hidden]"),
+        ("{'Authorization': 'Basic geheim', 'Accept': 'x'}", "{'Authorization': '[hidden]', 'Accept': 'x'}"),
+        ("('Authorization', 'Basic geheim')", "('Authorization', '[hidden]')"),
+        ("refused bearer geheim1234 today", "refused bearer [hidden] today"),
+        ("Set-Cookie: session=geheim; path=/", "Set-Cookie: [hidden]"),
+    ],
+)
+def test_a_secret_in_a_text_is_hidden(text, shown):
+    """Addresses, queries, JSON, headers and settings, as they stand in what libraries say."""
+    assert harmless(text) == shown
+    assert "geheim" not in harmless(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "http://127.0.0.1:9464/metrics",
+        "https://api.kraken.com/0/public/OHLC?pair=XBTUSD&since=0",
+        "a@b.example asked at http://host:8080/x",
+        "health.token_file: expected a file of mode 600, found '644'",
+        "SourceUnavailable: kraken: BTC/USD: no answer within 10 s",
+        "Zürich, 12 €: 80 % – läuft",
+    ],
+)
+def test_another_text_stays_as_it_is(text):
+    assert harmless(text) == text
+
+
+@given(st.text(max_size=200), st.from_regex(r"[A-Za-z0-9]{12,40}", fullmatch=True))
+@settings(max_examples=200, deadline=None)
+def test_a_secret_stays_hidden_in_any_company(text, secret):
+    """Around it anything may stand; a query and an address are still what they are."""
+    for shape in (urlencode({"token": secret}), f'"apiKey": "{secret}"', f"redis://:{secret}@cache/0"):
+        assert secret not in harmless(f"{text} {shape} {text}", 10_000)
+
+
+@given(st.recursive(st.none() | st.text() | st.floats() | st.integers() | st.binary(), st.lists, max_leaves=20))
+@settings(max_examples=200, deadline=None)
+def test_any_value_makes_one_line(value):
+    """Of plain characters, that reads back as JSON without NaN."""
+    line = Outlet(io.StringIO()).render(None, "", {"event": "e", "value": value, str(value): 1})
+
+    assert line.isascii()
+    assert line.isprintable()
+    json.loads(line, parse_constant=pytest.fail)
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        (np.float64(1.5), 1.5),
+        (np.int64(3), 3),
+        (np.float32("inf"), "inf"),
+        (2**63, 2**63),
+        (10**500, f"an integer of {(10**500).bit_length()} bits"),
+        ((1, None, True), [1, None, True]),
+        ({1: {2: 3}}, {"1": {"2": 3}}),
+        (b"\n", "b'\\\\n'".replace("\\\\", "\\")),
+    ],
+)
+def test_a_value_is_what_json_has_for_it(value, shown):
+    assert harmless_values({"value": value})["value"] == shown
+
+
+def test_lengths_are_bounded():
+    """Of a value, of all of them together, and of how deep they nest; the event itself is always told."""
+    deep = [1]
+    for _ in range(100_000):
+        deep = [deep]
+    event = {"x": ["y" * 100_000] * 100_000, "deep": deep, "many": dict.fromkeys(range(10**6)), "event": "e"}
+    line = Outlet(io.StringIO()).render(None, "", event)
+    one = harmless_values({"x": "y" * 100_000})["x"]
+
+    assert json.loads(line)["event"] == "e"
+    assert len(line) < 2 * MOST_OF_A_LINE
+    assert one == "y" * (MOST_CHARACTERS - 1) + "…"
+    assert len(json.dumps(harmless_values({"deep": deep}))) < 100
+
+
+@pytest.mark.parametrize(
+    "text", ["://" * 9000, "token=" * 9000, "://a:" * 9000, '"secret": "' * 5000, "bearer " * 9000]
+)
+def test_a_text_that_is_made_to_be_slow_is_not(text):
+    """An exchange chooses its error texts; a cycle must not wait for their being logged."""
+    started = time.process_time()
+    harmless(text)
+
+    assert time.process_time() - started < 0.5
+
+
+BROKEN = """
+class Broken:
+    def __repr__(self):
+        raise KeyError("x")
+    __str__ = __repr__
+class Fault(Exception):
+    def __str__(self):
+        raise KeyError("x")
+"""
+
+
+@pytest.mark.parametrize("runner", [run, run_on_terminal])
+def test_what_cannot_be_shown_does_not_stop_whoever_logs(runner):
+    """A value, a key, an exception, arguments of a library, and a name that the lines for people keep to themselves."""
+    program = f"""{BROKEN}
+import logging
+log.info("one", value=Broken(), rows=[Broken()])
+log.info("two", value={{Broken(): 1}})
+log.error("three", exc_info=Fault())
+logging.getLogger("ccxt").error("four %s", Broken())
+log.info("five", stack=5)
+log.info("six", exc_info=(1, 2))
+log.info("seven", exc_info=True)
+"""
+    shown = runner(START + program)
+
+    for name in ("one", "two", "three", "four", "five", "six", "seven"):
+        assert name in shown
+    assert "<a Broken that cannot be shown>" in shown
+
+
+class Full(io.StringIO):
+    """A stream on a disk that is full, until it is told otherwise."""
+
+    fault: Exception | None = OSError(28, "No space left on device")
+
+    def write(self, text: str) -> int:
+        if self.fault is not None:
+            raise self.fault
+        return super().write(text)
+
+
+@pytest.mark.parametrize("fault", [OSError(28, "No space left on device"), ValueError("I/O operation on closed file")])
+def test_lines_that_were_lost_are_counted_and_told(fault):
+    """By the first line that can be written, and once."""
+    stream = Full()
+    stream.fault = fault
+    outlet = Outlet(stream)
+    for _ in range(3):
+        outlet.write("lost\n")
+    stream.fault = None
+    outlet.write("one\n")
+    outlet.write("two\n")
+    told, *rest = stream.getvalue().splitlines()
+
+    assert json.loads(told) | {"timestamp": ""} == {
+        "timestamp": "",
+        "level": "warning",
+        "event": "log.lost",
+        "lines": 3,
+    }
+    assert rest == ["one", "two"]
+
+
+def test_full_disk_stops_nobody():
+    """Ours and theirs; what the kernel refuses is not kept back to be written twice."""
+    program = START.replace(
+        "configure_logging()", 'import sys; sys.stderr = open("/dev/full", "w"); configure_logging()'
+    )
+    program += 'import logging\nlog.info("one")\nlogging.getLogger("ccxt").error("two")\nsys.stdout.write("")\n'
+
+    assert run(program) == ""
+
+
+def test_standard_error_that_is_closed_gives_its_number_to_no_log():
+    """The next file that opens gets the number 2: a ledger with log lines in it would be a damaged one."""
+    program = """
+import os, tempfile
+os.close(2)
+with tempfile.TemporaryFile("w+b", buffering=0) as ledger:
+    assert ledger.fileno() == 2
+    log.info("bars.fetched")
+    import logging; logging.getLogger("ccxt").error("theirs")
+    assert os.fstat(2).st_size == 0
+"""
+
+    assert [one["event"] for one in events(program)] == ["bars.fetched", "theirs"]
+
+
+def test_program_without_standard_error_runs(tmp_path):
+    """As under a supervisor that closes it."""
+    program = START + 'log.info("one")\nopen("done", "w").close()\n'
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        ["/bin/sh", "-c", 'exec "$0" -c "$1" 2>&-', sys.executable, program],
+        cwd=tmp_path,
+        env=environment,
+        timeout=60,
+        check=False,
+    )
+
+    assert done.returncode == 0
+    assert (tmp_path / "done").exists()
+
+
+def test_half_a_line_does_not_spoil_the_next(monkeypatch, tmp_path):
+    """A disk may fill in the middle of one."""
+    with (tmp_path / "log").open("w") as stream:
+        outlet = Outlet(stream)
+        room, write = [4], os.write
+
+        def write_what_fits(descriptor, content):
+            if not room[0]:
+                raise OSError(28, "No space left on device")
+            written = write(descriptor, content[: room[0]])
+            room[0] -= written
+            return written
+
+        monkeypatch.setattr(os, "write", write_what_fits)
+        outlet.write("first\n")
+        room[0] = 10_000
+        outlet.write("second\n")
+        outlet.close()
+    half, told, whole = (tmp_path / "log").read_text().splitlines()
+
+    assert (half, json.loads(told)["lines"], whole) == ("firs", 1, "second")
+
+
+def test_crash_is_one_line_without_secrets():
+    """Of the program and of a thread; leaving on purpose is none."""
+    program = """
+import threading
+from forecaster.log import log_crashes
+log_crashes()
+def fail(error):
+    raise error
+for error in (ValueError("postgresql://bot:geheim@db"), SystemExit(3)):
+    thread = threading.Thread(target=fail, args=(error,), name="worker")
+    thread.start()
+    thread.join()
+fail(RuntimeError("token=geheim"))
+"""
+    text = run(START + program, code=1)
+    of_thread, of_program = [json.loads(line) for line in text.splitlines()]
+
+    assert "geheim" not in text
+    assert (of_thread["event"], of_thread["thread"], of_thread["level"]) == ("thread.failed", "worker", "critical")
+    assert of_thread["exception"][0]["exc_type"] == "ValueError"
+    assert (of_program["event"], of_program["exception"][0]["exc_type"]) == ("program.failed", "RuntimeError")
+    assert of_program["exception"][0]["frames"][-1]["name"] == "fail"
+
+
+def test_no_setting_of_the_environment_changes_the_log():
+    """The environment carries the path of the configuration, and nothing else."""
+    code = (ROOT / "forecaster" / "log.py").read_text()
+
+    assert "environ" not in code
+    assert "getenv" not in code

@@ -20,15 +20,16 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import structlog
 import torch
+
+from forecaster.log import get_logger
 
 if TYPE_CHECKING:
     from forecaster.model.core import Shape
 
 KEPT_PACKAGES = 64
 _OTHERS_MAY_WRITE = stat.S_IWGRP | stat.S_IWOTH
-_log = structlog.get_logger(__name__)
+_log = get_logger(__name__)
 
 
 class ArtifactsRefused(Exception):

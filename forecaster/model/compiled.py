@@ -25,10 +25,10 @@ from functools import partial
 from statistics import median
 from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
 
-import structlog
 import torch
 
 from forecaster.errors import InferenceError
+from forecaster.log import get_logger
 from forecaster.model.artifacts import ArtifactsRefused
 from forecaster.model.bucket import PROBE_SEEDS, Bucket, BucketStatus, State, bucket_rows, padded, probe
 from forecaster.model.compilers import Candidate, CompileSettings, PackageCompiler, compile_in_process
@@ -48,7 +48,7 @@ _LONGEST_REST_S = 6 * 3600.0
 _CALLS_BEFORE_LOOKING = 2
 _LONGEST_EXIT_S = 10.0
 _FEWEST_TIMINGS, _MOST_TIMINGS, _TIMING_S = 2, 5, 3.0
-_log = structlog.get_logger(__name__)
+_log = get_logger(__name__)
 _T = TypeVar("_T")
 
 

@@ -11,13 +11,14 @@ import os
 from collections import deque
 from typing import TYPE_CHECKING, Any, Self
 
-from forecaster.engine import Answers, Forecaster
+from forecaster.engine import Forecaster
 from forecaster.errors import ConfigError
 from forecaster.store.memory import MemoryStore
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
+    from forecaster.ask import Answers
     from forecaster.bars import Context
     from forecaster.config import Config
 

@@ -23,8 +23,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from forecaster.ask import Answers
     from forecaster.bars import SeriesKey
-    from forecaster.engine import Answers, Forecaster
+    from forecaster.engine import Forecaster
     from forecaster.store import Reader
 
 CUTOFFS_PER_BATCH: Final = 256

@@ -9,6 +9,7 @@ from forecaster.ledger import LIVE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from contextlib import AbstractContextManager
 
     import numpy as np
     from numpy.typing import NDArray
@@ -65,6 +66,9 @@ class Reader(Protocol):
     def slots(self, key: SeriesKey, start: int, end: int) -> list[Slot]:
         """Give the work of a series whose cutoff lies in [start, end), oldest first."""
 
+    def slot_before(self, key: SeriesKey, cutoff: int) -> Slot | None:
+        """Give the newest work of a series before `cutoff`; None when there is none."""
+
     def cutoffs(self, key: SeriesKey, run_id: str = LIVE) -> NDArray[np.int64]:
         """Give the cutoffs that a run has forecast of a series, rising."""
 
@@ -85,6 +89,27 @@ class Store(Reader, Protocol):
     slots and of calibration. All methods raise `StoreUnavailable` when the database cannot be written, and `LeaseLost`
     when another process has taken over; then nothing of the call was kept.
     """
+
+    @property
+    def epoch(self) -> int:
+        """How often the right to write has changed hands."""
+
+    def renew(self) -> None:
+        """Keep the right to write, as every write does."""
+
+    def check(self) -> None:
+        """Look whether what is stored is whole.
+
+        Raises:
+            StoreUnavailable: says what is broken.
+        """
+
+    def together(self, *, write: bool = True) -> AbstractContextManager[None]:
+        """Have what this thread does in a block in one transaction: durable when the block ends, all of it or nothing.
+
+        What is done for a thousand series then takes one commit. Nothing that waits belongs into a block that writes:
+        nobody else can write meanwhile.
+        """
 
     def add_bars(self, bars: Bars) -> int:
         """Append bars that are new, and a further revision of those that changed; returns how many rows."""

@@ -6,6 +6,7 @@ import os
 import re
 import socket
 import sqlite3
+import threading
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -60,14 +61,30 @@ class Database:
         except (sa.exc.ArgumentError, ImportError, ValueError) as error:
             expected = "expected memory: or a URL such as sqlite:///ledger.db or postgresql+psycopg://user@host/name"
             raise StoreUnavailable(self.url, f"{expected}: {error}") from error
+        self._own = threading.local()
         self.path = Path(address.database or "") if self.is_sqlite else None
         if self.is_sqlite:
             sa.event.listen(self.engine, "connect", lambda connection, _: sqlite.prepare(connection))
             sa.event.listen(self.engine, "begin", _begin_sqlite)
 
     @contextmanager
+    def together(self, *, write: bool) -> Iterator[sa.Connection]:
+        """One transaction of all that this thread does in the block, its reads too."""
+        with self.transaction(write=write) as connection:
+            self._own.connection = connection
+            try:
+                yield connection
+            finally:
+                del self._own.connection
+
+    @contextmanager
     def transaction(self, *, write: bool = True) -> Iterator[sa.Connection]:
-        """One transaction: committed when the block ends, undone when it raises."""
+        """One transaction, unless it is part of another: committed when the block ends, undone when it raises."""
+        mine: sa.Connection | None = getattr(self._own, "connection", None)
+        if mine is not None:
+            with self.faults():
+                yield mine
+            return
         with self.faults(), self.engine.connect().execution_options(write=write) as connection, connection.begin():
             yield connection
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 import sqlalchemy as sa
 
 from forecaster.clock import now_ms
-from forecaster.errors import LeaseLost, StoreUnavailable
+from forecaster.errors import LeaseLost, StoreTaken, StoreUnavailable
 from forecaster.store import migrations
 from forecaster.store import schema as t
 from forecaster.store.sqlite import SCHEMA
@@ -38,10 +38,6 @@ _NETWORK: Final = frozenset(
 )
 
 
-class _TakenError(StoreUnavailable):
-    """Another process writes."""
-
-
 class Lock(Protocol):
     """Held by one living process at most."""
 
@@ -56,7 +52,8 @@ class Lease:
     """The right to write, taken when it is made, kept by writing. Whoever gets it has today's schema.
 
     Raises:
-        StoreUnavailable: when the database cannot be opened, or another process writes.
+        StoreTaken: when another process writes.
+        StoreUnavailable: when the database cannot be opened.
         SchemaTooNew: when a newer program wrote it.
     """
 
@@ -100,9 +97,10 @@ class Lease:
         """
         while not self._ending.wait(LEASE_MS / 3000):
             try:
-                self._lock.try_take()
+                locked = self._lock.try_take()
                 with self._database.transaction() as connection:
                     self.confirm(connection)
+                    connection.execute(t.lease.update().where(t.lease.c.name == WRITER).values(locked=locked))
             except LeaseLost:
                 return  # whoever writes next is told
             except StoreUnavailable:
@@ -114,29 +112,35 @@ class Lease:
         while True:
             try:
                 return self._take()
-            except _TakenError:
+            except StoreTaken:
                 if time.monotonic() >= give_up:
                     raise
             time.sleep(_POLL_SECONDS)
 
     def _take(self) -> int:
-        last_is_dead = self._lock.try_take()
-        if last_is_dead:
+        """Take the lease if the last one has given it back, let it run out, or had the lock, which is free now.
+
+        Who took over from a process that was stopped has no lock until that one wakes: then a free lock says nothing.
+        """
+        locked = self._lock.try_take()
+        if locked:
             migrations.upgrade(self._database)
         elif migrations.schema_in(self._database) != SCHEMA:
-            raise _TakenError(self._database.url, "expected today's schema; another process has yet to bring it there")
+            raise StoreTaken(self._database.url, "expected today's schema; another process has yet to bring it there")
         with self._database.transaction() as connection:
             query = sa.select(t.lease).where(t.lease.c.name == WRITER)
             last, now = connection.execute(query).one_or_none(), now_ms()
+            if last is None and not locked:
+                raise StoreTaken(self._database.url, "expected to be the only one that writes; another begins to")
             if last is not None:
-                if last.expires_at > now and not last_is_dead:
+                if last.expires_at > now and not (locked and last.locked):
                     expected = f"expected to be the only one that writes; process {last.owner} does"
-                    raise _TakenError(self._database.url, f"{expected}: stop it, or use a ledger of your own")
+                    raise StoreTaken(self._database.url, f"{expected}: stop it, or use a ledger of your own")
                 self._database.cut_off(connection, last.owner)
             if connection.execute(query.with_for_update()).one_or_none() != last:
-                raise _TakenError(self._database.url, "expected to be the only one that writes; another was quicker")
+                raise StoreTaken(self._database.url, "expected to be the only one that writes; another was quicker")
             epoch = 1 if last is None else int(last.epoch) + 1
-            row = {"owner": self._owner, "epoch": epoch, "expires_at": now + LEASE_MS}
+            row = {"owner": self._owner, "epoch": epoch, "expires_at": now + LEASE_MS, "locked": locked}
             if last is None:
                 connection.execute(t.lease.insert().values(name=WRITER, **row))
             else:

@@ -5,6 +5,7 @@ It keeps the contract of `Store` but durability: what it holds ends with the pro
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from itertools import groupby
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
@@ -39,6 +40,23 @@ class MemoryStore:
         self._learned: dict[tuple[SeriesKey, str, str], CalibrationState] = {}
         self._rejected: dict[SeriesKey, dict[str, RejectedRow]] = {}
         self.runs: dict[str, Run] = {}
+
+    @property
+    def epoch(self) -> int:
+        """Nobody else can write."""
+        return 1
+
+    def renew(self) -> None:
+        """Nobody else can write."""
+
+    def check(self) -> None:
+        """Nothing can be broken."""
+
+    @contextmanager
+    def together(self, *, write: bool = True) -> Iterator[None]:
+        """Nothing is durable here."""
+        del write
+        yield
 
     def add_bars(self, bars: Bars) -> int:
         """Append bars that are new, and a further revision of those that changed; returns how many rows."""
@@ -195,6 +213,13 @@ class MemoryStore:
         """Give the work of a series whose cutoff lies in [start, end), oldest first."""
         known = self._slots.get(key, {})
         return [known[cutoff] for cutoff in sorted(known) if start <= cutoff < end]
+
+    def slot_before(self, key: SeriesKey, cutoff: int) -> Slot | None:
+        """Give the newest work of a series before `cutoff`; None when there is none."""
+        known = self._slots.get(key, {})
+        return max(
+            (slot for slot in known.values() if slot.cutoff < cutoff), key=lambda slot: slot.cutoff, default=None
+        )
 
     def close(self) -> None:
         """Nothing to let go of."""

@@ -55,6 +55,10 @@ _SLOTS: Final = """
 SELECT cutoff, state, attempts, reason, leased_until FROM slot
 WHERE series_id = :series AND cutoff >= :start AND cutoff < :end
 ORDER BY cutoff"""
+_SLOT_BEFORE: Final = """
+SELECT cutoff, state, attempts, reason, leased_until FROM slot
+WHERE series_id = :series AND cutoff < :cutoff
+ORDER BY cutoff DESC LIMIT 1"""
 _ALL_CUTOFFS: Final = """
 SELECT DISTINCT cutoff FROM forecast WHERE series_id = :series AND run_id = :run ORDER BY cutoff"""
 _VERSIONS: Final = """
@@ -208,6 +212,11 @@ class Reading:
         """Give the work of a series whose cutoff lies in [start, end), oldest first."""
         rows = self._ask(_SLOTS, {"series": self._series(key), "start": start, "end": end})
         return [Slot(key, row.cutoff, row.state, row.attempts, row.reason, row.leased_until) for row in rows]
+
+    def slot_before(self, key: SeriesKey, cutoff: int) -> Slot | None:
+        """Give the newest work of a series before `cutoff`; None when there is none."""
+        rows = self._ask(_SLOT_BEFORE, {"series": self._series(key), "cutoff": cutoff})
+        return Slot(key, rows[0].cutoff, *rows[0][1:]) if rows else None
 
     def close(self) -> None:
         """Let go of the database."""

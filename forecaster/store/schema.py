@@ -34,6 +34,7 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    true,
 )
 
 from forecaster.store.rows import TENS
@@ -168,7 +169,7 @@ slot = Table(
     Column("attempts", Integer, nullable=False),
     Column("reason", Text, nullable=False),
     Column("changed_at", BigInteger, nullable=False),
-    CheckConstraint("state IN ('pending', 'leased', 'done', 'failed', 'gap')", name="slot_state"),
+    CheckConstraint("state IN ('pending', 'leased', 'done', 'failed', 'gap', 'missed')", name="slot_state"),
     Index("slot_owed", "state", "cutoff"),
 )
 
@@ -189,4 +190,5 @@ lease = Table(
     Column("owner", String, nullable=False),
     Column("epoch", Integer, nullable=False),
     Column("expires_at", BigInteger, nullable=False),
+    Column("locked", Boolean, nullable=False, server_default=true()),
 )

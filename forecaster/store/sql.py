@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
-from forecaster.errors import LedgerConflict
+from forecaster.errors import LedgerConflict, StoreUnavailable
 from forecaster.forecast import same_forecast
 from forecaster.store import reading
 from forecaster.store import schema as t
@@ -57,6 +57,7 @@ class SqlStore(Reading):
 
     def __init__(self, url: str) -> None:
         self._database = Database(url)
+        self._ids: dict[SeriesKey, int] = {}
         super().__init__(self._database)
         self._runs: set[str] = set()
         try:
@@ -78,6 +79,33 @@ class SqlStore(Reading):
         """
         with self._writing():
             pass
+
+    def check(self) -> None:
+        """Look whether an SQLite file is whole: its pages, and each row's place. PostgreSQL looks after its own.
+
+        Raises:
+            StoreUnavailable: says what is broken.
+        """
+        if not self._database.is_sqlite:
+            return
+        found = [row[0] for row in self._database.ask("PRAGMA quick_check(3)", {})]
+        if found != ["ok"]:
+            raise StoreUnavailable(
+                self._database.url, f"expected a whole file; restore a copy of it: {'; '.join(found)}"
+            )
+
+    @contextmanager
+    def together(self, *, write: bool = True) -> Iterator[None]:
+        """Have what this thread does in the block in one transaction: kept as a whole when it ends, or not at all."""
+        known = dict(self._ids)
+        try:
+            with self._database.together(write=write) as connection:
+                if write:
+                    self._lease.confirm(connection)
+                yield
+        except BaseException:
+            self._ids = known  # a series that was added in the block is not there
+            raise
 
     def add_bars(self, bars: Bars) -> int:
         """Append bars that are new, and a further revision of those that changed; returns how many rows."""
@@ -208,11 +236,22 @@ class SqlStore(Reading):
             self._lease.confirm(connection)
             yield connection
 
+    def _series(self, key: SeriesKey) -> int:
+        """Id of a series, asked for once: whoever writes knows that the ledger is the same one."""
+        if key not in self._ids:
+            found = super()._series(key)
+            if found < 0:
+                return found
+            self._ids[key] = found
+        return self._ids[key]
+
     def _series_id(self, connection: sa.Connection, key: SeriesKey) -> int:
         return self._series_ids(connection, {key})[key]
 
     def _series_ids(self, connection: sa.Connection, keys: Collection[SeriesKey]) -> dict[SeriesKey, int]:
         """The ids of series, of which those that are new are added."""
+        if all(key in self._ids for key in keys):
+            return {key: self._ids[key] for key in keys}
         names = {(key.exchange, key.symbol, str(key.timeframe)): key for key in keys}
         columns = (t.series.c.exchange, t.series.c.symbol, t.series.c.timeframe)
         query = sa.select(*columns, t.series.c.id)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 BUSY_TIMEOUT_MS: Final = 10_000
-SCHEMA: Final = 4
+SCHEMA: Final = 5
 """The newest migration: what a ledger that this program wrote looks like."""
 
 _LEFT_BEHIND: Final = (sqlite3.SQLITE_READONLY_ROLLBACK, sqlite3.SQLITE_READONLY_RECOVERY)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from forecaster.errors import LeaseLost, SchemaTooNew, StoreUnavailable
+from forecaster.errors import LeaseLost, SchemaTooNew, StoreTaken, StoreUnavailable
 from forecaster.store import lease
 from forecaster.store.database import Database
 from forecaster.store.sql import SqlStore
@@ -199,3 +199,30 @@ def test_ledger_that_cannot_be_opened_leaves_no_lock(url):
 
     assert taken.try_take()
     taken.release()
+
+
+def test_leader_without_the_lock_is_not_taken_for_dead(url, clock):
+    """Who took over from one that stood still has no lock yet; the one that wakes gives back its own."""
+    first = SqlStore(url)
+    clock.ahead += lease.LEASE_MS + 1
+    with closing(SqlStore(url)) as second:
+        first.close()
+        with pytest.raises(StoreTaken, match="the only one"):
+            SqlStore(url)
+        second.renew()
+
+        assert second.epoch == 2
+
+
+def test_ledger_that_another_is_about_to_lead_is_not_taken(url):
+    """Two that start at once: the one without the lock waits, although no lease is there yet."""
+    SqlStore(url).close()
+    database = Database(url)
+    with closing(database):
+        with database.transaction() as connection:
+            connection.exec_driver_sql("DELETE FROM lease")
+        lock = lease.lock_of(database)
+        lock.try_take()
+        with pytest.raises(StoreTaken, match="another begins to"):
+            SqlStore(url)
+        lock.release()

@@ -465,3 +465,66 @@ def test_prices_that_needed_no_repair_are_kept_once(tmp_path):
 
     assert kept == [(4 * 21 * 8, 0)]
     assert again.values_FHQ.tobytes() == whole.values_FHQ.tobytes()
+
+
+def test_block_is_durable_as_a_whole(opened, path):
+    """Who writes sees its own bars in the block; everybody else sees them when it ends."""
+    store = opened()
+    with closing(open_reader(f"sqlite:///{path}")) as reader:
+        with store.together():
+            assert (store.add_bars(make_bars(count=3)), store.add_bars(make_bars(ETHER, count=2))) == (3, 2)
+            assert len(store.bars(ETHER)) == 2
+            assert len(reader.bars(ETHER)) == 0
+
+        assert (len(reader.bars(make_key())), len(reader.bars(ETHER))) == (3, 2)
+
+
+def test_block_that_fails_leaves_nothing_behind(opened):
+    """Nor does the store believe in a series that was added in it."""
+    store = opened()
+
+    def fail():
+        with store.together():
+            store.add_bars(make_bars(ETHER, count=2))
+            assert len(store.bars(ETHER)) == 2
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
+
+    assert len(store.bars(ETHER)) == 0
+    assert store.add_bars(make_bars(ETHER, count=2)) == 2
+    assert len(store.bars(ETHER)) == 2
+
+
+def test_block_of_one_thread_is_not_another_ones(opened):
+    """A write of another thread waits for the block, and is durable by itself."""
+    store = opened()
+    written = threading.Thread(target=store.add_bars, args=[make_bars(ETHER, count=2)])
+
+    def fail():
+        with store.together():
+            store.add_bars(make_bars(count=3))
+            written.start()
+            written.join(0.2)
+            assert written.is_alive()
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
+    written.join(20)
+
+    assert (len(store.bars(make_key())), len(store.bars(ETHER))) == (0, 2)
+
+
+def test_file_that_is_whole_is_told_from_one_that_is_not(opened, path):
+    store = opened()
+    store.add_bars(make_bars(count=500))
+    store.check()
+    store.close()
+    content = bytearray(path.read_bytes())
+    content[-4096:] = b"\x07" * 4096
+    path.write_bytes(content)
+
+    with pytest.raises(StoreUnavailable, match=r"restore|malformed"), closing(SqlStore(f"sqlite:///{path}")) as damaged:
+        damaged.check()
