@@ -25,6 +25,7 @@ LEVELS = {
     "assess": 5,
     "calibrate": 5,
     "export": 5,
+    "ask": 5,
     "intake": 5,
     "slots": 5,
     "engine": 6,
@@ -45,7 +46,7 @@ HOMES = {
 }
 CLOCK_READERS = {
     "forecaster/cli/",
-    "forecaster/daemon/clock.py",
+    "forecaster/daemon/",
     "forecaster/engine.py",
     "forecaster/sources/breaker.py",
     "forecaster/store/lease.py",

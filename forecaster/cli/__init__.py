@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,10 +11,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from forecaster.cli.accuracy import accuracy, report
+from forecaster.cli.alerts import alerts_app
 from forecaster.cli.bars import bars_app, leave_if_all_sat_out, pull
+from forecaster.cli.health import ask_health
 from forecaster.cli.model import bench_app, model_app
 from forecaster.cli.options import ConfigOption, JsonOption, SeriesOption, utc_ms
 from forecaster.cli.printing import log_to_stderr, print_record, print_scores
+from forecaster.cli.probe import probe_and_leave
 from forecaster.cli.proofs import verify_app
 from forecaster.cli.replay import replay
 from forecaster.cli.store import store_app
@@ -41,7 +43,9 @@ app.command()(pull)
 app.command()(accuracy)
 app.command()(report)
 app.command()(replay)
+app.command("health")(ask_health)
 app.command("signal")(live_signal)
+app.add_typer(alerts_app, name="alerts")
 app.add_typer(model_app, name="model")
 app.add_typer(bench_app, name="bench")
 app.add_typer(store_app, name="store")
@@ -94,19 +98,19 @@ def demo(
 
 @app.command()
 def run(config: ConfigOption = None) -> None:
-    """Run the daemon: a cycle at every bar close, until SIGTERM or Ctrl-C."""
-    from forecaster.daemon.clock import WallClock
-    from forecaster.daemon.scheduler import Daemon
-    from forecaster.engine import Forecaster
+    """Run the daemon: a cycle at every bar close, until SIGTERM or Ctrl-C.
+
+    It first catches up on closes that nobody forecast. Where another process writes the ledger it waits, and takes
+    over when that one ends. SIGTERM and Ctrl-C let the cycles in hand finish; a second one leaves at once, with code 1.
+    SIGHUP has the configuration read again.
+    """
+    from forecaster.config import default_config_path
+    from forecaster.daemon.service import Service
+    from forecaster.log import log_crashes
 
     log_to_stderr()
-    with Forecaster.from_config(config) as forecaster:
-        _ = forecaster.store  # a daemon that may not write does not start
-        daemon = Daemon(forecaster, WallClock())
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: daemon.stop())
-        daemon.queue_now()
-        daemon.run()
+    log_crashes()
+    Service(config or default_config_path()).run()
 
 
 @app.command()
@@ -177,13 +181,25 @@ def doctor(config: ConfigOption = None, json_: JsonOption = False) -> None:
 
 
 @config_app.command("check")
-def config_check(config: ConfigOption = None, json_: JsonOption = False) -> None:
-    """Check a configuration file; nothing is opened or fetched."""
+def config_check(
+    config: ConfigOption = None,
+    probe: Annotated[
+        bool, typer.Option("--probe", help="Ask each exchange for its markets and the newest bars of each series.")
+    ] = False,
+    json_: JsonOption = False,
+) -> None:
+    """Check a configuration file; nothing is opened or fetched, unless --probe says so.
+
+    With --probe, each series tells its newest close and how old it is, or what is wrong, by name; the code is 2 when
+    one cannot be had. Nothing is stored. An exchange that has banned this address is asked all the same: wait first.
+    """
     from forecaster.config import default_config_path, load_config
 
     path = config or default_config_path()
     checked = load_config(path)
     record = {"config": path, "ok": True, "series": [str(one.key) for one in checked.series]}
+    if probe:
+        probe_and_leave(checked, record, json_=json_)
     print_record(record, json_=json_)
 
 

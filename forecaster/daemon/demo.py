@@ -12,7 +12,8 @@ from forecaster.accuracy.report import Chart, Page, draw_charts, write_page
 from forecaster.accuracy.score import Scores
 from forecaster.bars import FIELDS
 from forecaster.daemon.clock import SpedUpClock
-from forecaster.daemon.scheduler import Daemon, schedules
+from forecaster.daemon.daemon import Daemon
+from forecaster.daemon.scheduler import schedules_of
 from forecaster.daemon.view import CycleView, next_closes
 from forecaster.errors import ConfigError
 
@@ -69,14 +70,14 @@ class Demo:
             ConfigError: when no series could be forecast in any cycle, with the last reason.
         """
         started = time.perf_counter()
-        clock = SpedUpClock(_midnight(self._plan.start), schedules(self._forecaster.config))
+        clock = SpedUpClock(_midnight(self._plan.start), schedules_of(self._forecaster.config))
         with CycleView(console, self._forecaster, self.scores, self._plan.cycles) as view:
 
             def on_cycle(report: CycleReport) -> None:
                 self._count(report)
                 view.show(report)
 
-            cycles = Daemon(self._forecaster, clock, on_cycle).run(self._plan.cycles)
+            cycles = Daemon(self._forecaster, clock).run(self._plan.cycles, on_cycle)
         if not self._forecasts:
             raise ConfigError("demo", "bars to forecast from in at least one cycle", self._last_reason)
         return self._summary(cycles, time.perf_counter() - started)

@@ -20,7 +20,7 @@ NEW_YORK = ZoneInfo("America/New_York")
 
 
 def make_schedule(timeframe: str = "1h", calendar: str = "24/7", settle_ms: int = SETTLE_MS) -> Schedule:
-    return Schedule(Timeframe(timeframe), calendar, settle_ms)
+    return Schedule("binance", Timeframe(timeframe), calendar, settle_ms)
 
 
 def shown(time: int) -> str:
@@ -137,13 +137,14 @@ def test_the_trigger_fires_strictly_later_than_before(timeframe, calendar, settl
     assert round(second.timestamp() * 1000) == schedule.next_due(schedule.next_due(previous))
 
 
-def test_the_trigger_counts_from_the_time_before_and_not_from_now():
-    """A machine that slept is told of what it missed; APScheduler makes one cycle of it."""
+def test_the_trigger_does_not_make_up_for_what_it_missed():
+    """A machine that slept is called once, at the next close: what is owed is in the ledger."""
     trigger = WallClock().trigger(make_schedule())
     before = datetime(2024, 1, 1, 10, 0, 5, tzinfo=UTC)
     now = datetime(2024, 1, 1, 15, 30, tzinfo=UTC)
 
-    assert trigger.get_next_fire_time(before, now) == datetime(2024, 1, 1, 11, 0, 5, tzinfo=UTC)
+    assert trigger.get_next_fire_time(before, now) == datetime(2024, 1, 1, 16, 0, 5, tzinfo=UTC)
+    assert trigger.get_next_fire_time(now, before) == datetime(2024, 1, 1, 16, 0, 5, tzinfo=UTC)
     assert trigger.get_next_fire_time(None, now) == datetime(2024, 1, 1, 16, 0, 5, tzinfo=UTC)
 
 
@@ -154,7 +155,7 @@ def test_a_trigger_answers_in_utc():
 
 
 def test_a_trigger_names_its_schedule():
-    assert str(WallClock().trigger(make_schedule("1d", "XNYS"))) == "close[1d XNYS]"
+    assert str(WallClock().trigger(make_schedule("1d", "XNYS"))) == "close[binance 1d XNYS]"
 
 
 @pytest.mark.parametrize("pending", [0, 7])

@@ -1,115 +1,318 @@
-"""The daemon: what is queued runs in order, stopping is clean, and its scheduler outlives a fault."""
+"""The scheduler: what APScheduler does wrong when it is left to itself, and that ours goes on all the same."""
 
 from __future__ import annotations
 
 import datetime as dt
 import threading
 import time
+from datetime import UTC
+from itertools import pairwise
 
 import pytest
+from apscheduler.executors.pool import ThreadPoolExecutor
 from apscheduler.jobstores.memory import MemoryJobStore
+from apscheduler.schedulers.background import BackgroundScheduler
 from apscheduler.triggers.base import BaseTrigger
 
-from forecaster.daemon.clock import SpedUpClock, WallClock
-from forecaster.daemon.scheduler import _JOB_DEFAULTS, Daemon, _GuardedScheduler, schedules
-from tests.builders import HOUR_MS, make_bars, make_key
+from forecaster.clock import now_ms
+from forecaster.daemon import scheduler as module
+from forecaster.daemon.clock import Schedule, WallClock
+from forecaster.daemon.scheduler import Scheduler, _GuardedScheduler, schedules_of
+from forecaster.sessions import calendar
+from forecaster.timeframe import DAY_MS, Timeframe
+from tests.builders import make_bars, make_key
 from tests.test_engine import make_forecaster
 
-
-@pytest.fixture
-def bars():
-    return make_bars(count=120)
+HOURLY = Schedule("binance", Timeframe("1h"), "24/7", 5000)
+YEAR_OF_MINUTES = dt.timedelta(days=365)
 
 
-def make_daemon(forecaster, start, on_cycle=None):
-    return Daemon(forecaster, SpedUpClock(start, schedules(forecaster.config)), on_cycle)
+class Ticks(BaseTrigger):
+    """Fires every `seconds`, and raises when it is asked for the `broken`th time."""
 
-
-def test_cycles_follow_the_closes(bars):
-    """Every close once, in order, with nothing skipped."""
-    forecaster = make_forecaster(bars)
-    reports = []
-    done = make_daemon(forecaster, int(bars.close_time[80]), reports.append).run(cycles=10)
-
-    assert done == 10
-    assert [one.as_of for one in reports] == [int(bars.close_time[i]) + 5000 for i in range(80, 90)]
-    assert all(len(one.forecasts) == 1 for one in reports)
-
-
-def test_stop_from_another_thread(bars):
-    forecaster = make_forecaster(bars)
-    daemon = Daemon(forecaster, WallClock())
-    timer = threading.Timer(0.2, daemon.stop)
-    timer.start()
-
-    assert daemon.run() == 0
-    timer.join()
-
-
-def test_queue_now_owes_one_cycle_per_timeframe(bars):
-    """What closed while nobody was there is forecast at the start."""
-    forecaster = make_forecaster(bars)
-    clock = SpedUpClock(int(bars.close_time[99]) + 1, schedules(forecaster.config))
-    reports = []
-    daemon = Daemon(forecaster, clock, reports.append)
-    daemon.queue_now()
-    daemon.run(cycles=1)
-
-    assert [one.forecasts[0].cutoff for one in reports] == [bars.close_time[99]]
-
-
-def test_fault_in_a_cycle_ends_the_run(bars):
-    """Nothing is swallowed: what is no fault of one series goes up, and the scheduler is shut down."""
-
-    def fail(report):
-        msg = "view failed"
-        raise RuntimeError(msg)
-
-    before = threading.active_count()
-    with pytest.raises(RuntimeError, match="view failed"):
-        make_daemon(make_forecaster(bars), int(bars.close_time[80]), fail).run()
-    time.sleep(0.2)
-
-    assert threading.active_count() <= before + 1
-
-
-class BrokenTrigger(BaseTrigger):
-    """Raises once inside the scheduler's loop, then fires."""
-
-    def __init__(self):
+    def __init__(self, seconds=0.05, broken=0):
+        self.seconds = seconds
+        self.broken = broken
         self.asked = 0
 
     def get_next_fire_time(self, previous_fire_time, now):
         self.asked += 1
-        if self.asked == 2:
+        if self.asked == self.broken:
             msg = "injected"
             raise RuntimeError(msg)
-        return now + dt.timedelta(seconds=0.05)
+        return now + dt.timedelta(seconds=self.seconds)
 
 
-def test_scheduler_outlives_a_fault_in_a_trigger(capsys):
-    """Unguarded, one exception inside `_process_jobs` would end scheduling in silence."""
-    fired = threading.Event()
-    scheduler = _GuardedScheduler(job_defaults=_JOB_DEFAULTS, timezone="UTC")
-    scheduler.add_job(lambda: None, BrokenTrigger())
+class TickClock(WallClock):
+    """The wall clock, but everything is due all the time."""
+
+    def __init__(self, broken=0):
+        self.triggers = []
+        self.broken = broken
+
+    def trigger(self, schedule):
+        self.triggers.append(Ticks(broken=self.broken))
+        return self.triggers[-1]
+
+
+class Calls:
+    """Counts what a scheduler does; `wait_for` waits for more calls."""
+
+    def __init__(self, clock, call=lambda _: None):
+        self.calls, self.turns, self.faults = [], 0, []
+        self._more = threading.Condition()
+        self._call = call
+        self.scheduler = Scheduler([HOURLY], clock, self.called, self.turned, self.faults.append)
+
+    def __enter__(self):
+        self.scheduler.start()
+        return self
+
+    def __exit__(self, *_):
+        self.scheduler.stop()
+
+    def called(self, schedule):
+        with self._more:
+            self.calls.append(schedule)
+            self._more.notify_all()
+        self._call(schedule)
+
+    def turned(self):
+        self.turns += 1
+
+    def wait_for(self, count, seconds=10):
+        with self._more:
+            before = len(self.calls)
+            return self._more.wait_for(lambda: len(self.calls) >= before + count, seconds)
+
+
+def at(text):
+    return dt.datetime.fromisoformat(text).replace(tzinfo=UTC)
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """Have the clock looked at more often than every 5 seconds."""
+    monkeypatch.setattr(module, "WAKE_SECONDS", 0.05)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_apscheduler_alone_ends_in_silence_at_a_fault():
+    """The control of the next test: one exception in its loop, and nothing is called any more; `running` stays True."""
+    called = []
+    scheduler = BackgroundScheduler(timezone="UTC")
+    scheduler.add_job(called.append, Ticks(broken=3), args=[1], misfire_grace_time=None)
     scheduler.start()
-    time.sleep(0.3)
-    scheduler.add_job(fired.set, "date", run_date=dt.datetime(2020, 1, 1, tzinfo=dt.UTC))
+    time.sleep(0.5)
 
-    assert fired.wait(5)
+    assert scheduler.running
+    assert len(called) == 1
     scheduler.shutdown(wait=False)
 
 
-def test_jobs_are_kept_in_memory_alone(bars):
-    scheduler = _GuardedScheduler(job_defaults=_JOB_DEFAULTS, timezone="UTC")
+def test_fault_in_a_trigger_is_outlived():
+    """Pitfall 1: counted, logged, and calls go on."""
+    with Calls(TickClock(broken=3)) as calls:
+        assert calls.wait_for(5)
+        assert [str(one) for one in calls.faults] == ["injected"]
+
+
+def test_fault_in_the_job_store_is_outlived(monkeypatch):
+    with Calls(TickClock()) as calls:
+        calls.wait_for(1)
+        update = MemoryJobStore.update_job
+        left = iter([True])
+
+        def fail_once(store, job):
+            if next(left, False):
+                msg = "store"
+                raise OSError(msg)
+            return update(store, job)
+
+        monkeypatch.setattr(MemoryJobStore, "update_job", fail_once)
+
+        assert calls.wait_for(3)
+        assert [str(one) for one in calls.faults] == ["store"]
+
+
+def test_fault_in_a_call_is_told_and_outlived():
+    """Pitfall 13: APScheduler swallows what a job raises, `SystemExit` too."""
+    raised = iter([ValueError("bad"), SystemExit(3)])
+
+    def call(_):
+        error = next(raised, None)
+        if error is not None:
+            raise error
+
+    with Calls(TickClock(), call) as calls:
+        assert calls.wait_for(4)
+        assert sorted(type(one).__name__ for one in calls.faults) == ["SystemExit", "ValueError"]
+
+
+def test_fault_in_a_listener_is_outlived():
+    """Pitfall 15: listeners run inside the loop; one that raises must not end it."""
+
+    def listen(event):
+        raise RuntimeError(event)
+
+    with Calls(TickClock()) as calls:
+        calls.scheduler._loop.add_listener(listen)
+
+        assert calls.wait_for(4)
+
+
+def test_fault_in_the_logger_is_outlived(monkeypatch):
+    def fail(*_, **__):
+        msg = "disk full"
+        raise OSError(msg)
+
+    clock = TickClock(broken=3)
+    with Calls(clock) as calls:
+        monkeypatch.setattr(module, "_log", type("Log", (), {"error": fail, "warning": fail}))
+
+        assert calls.wait_for(5)
+
+
+def test_calls_pile_up_to_one_and_none_is_dropped_for_being_late():
+    """Pitfall 2: by default APScheduler drops work that is a second late."""
+    scheduler = _GuardedScheduler(lambda: None, lambda _: None)
+    scheduler.start(paused=True)
+    job = scheduler.add_job(print, "date", run_date=at("2030-01-01"))
+    scheduler.shutdown(wait=False)
+
+    assert (job.misfire_grace_time, job.coalesce, job.max_instances) == (None, True, 1)
+
+
+def test_clock_set_forward_is_noticed(quick, monkeypatch):
+    """Pitfall 3: everything is called for at once, although the loop sleeps until the old time."""
+    with Calls(WallClock()) as calls:
+        monkeypatch.setattr(module, "now_ms", lambda: now_ms() + 10 * 365 * DAY_MS)
+
+        assert calls.wait_for(1)
+
+
+def test_clock_set_back_does_not_stop_calls(quick, monkeypatch):
+    """Pitfall 4: jobs are made anew, so they wait for the next close of the clock as it is now."""
+    with Calls(TickClock()) as calls:
+        made = len(calls.scheduler._clock.triggers)
+        monkeypatch.setattr(module, "now_ms", lambda: now_ms() - 10 * 365 * DAY_MS)
+
+        assert calls.wait_for(1)
+        deadline = time.monotonic() + 5
+        while len(calls.scheduler._clock.triggers) == made and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert len(calls.scheduler._clock.triggers) > made
+
+
+def test_clock_that_is_slewed_is_no_jump(quick, monkeypatch):
+    started = time.monotonic()
+    monkeypatch.setattr(module, "now_ms", lambda: now_ms() + round((time.monotonic() - started) * 500))
+    with Calls(WallClock()) as calls:
+        assert not calls.wait_for(1, seconds=1)
+
+
+def test_year_of_missed_minutes_is_one_call():
+    """Pitfall 5: APScheduler asks the trigger for each missed run, with its lock held."""
+    trigger = WallClock().trigger(Schedule("binance", Timeframe("1m"), "24/7", 0))
+    scheduler = _GuardedScheduler(lambda: None, lambda _: None)
+    scheduler.start(paused=True)
+    job = scheduler.add_job(print, trigger)
+    job.modify(next_run_time=at("2024-01-01"))
+    started = time.perf_counter()
+    runs = job._get_run_times(at("2024-01-01") + YEAR_OF_MINUTES)
+    seconds = time.perf_counter() - started
+    scheduler.shutdown(wait=False)
+
+    assert len(runs) == 1
+    assert seconds < 0.1
+
+
+def test_stopping_waits_for_nobody():
+    """Pitfall 8: `shutdown(wait=True)` hangs where a job asks the scheduler; ours do not, and it is not used."""
+    entered, leave = threading.Event(), threading.Event()
+
+    def call(_):
+        entered.set()
+        leave.wait(10)
+
+    with Calls(TickClock(), call) as calls:
+        entered.wait(10)
+        started = time.monotonic()
+        calls.scheduler.stop()
+        seconds = time.monotonic() - started
+        leave.set()
+        calls.scheduler.stop = lambda: None
+
+    assert seconds < 1
+
+
+def test_calls_run_on_a_pool_of_threads():
+    """Pitfall 9: AsyncIOScheduler would cancel them when it ends."""
+    scheduler = _GuardedScheduler(lambda: None, lambda _: None)
+    scheduler.start(paused=True)
+
+    assert isinstance(scheduler, BackgroundScheduler)
+    assert isinstance(scheduler._lookup_executor("default"), ThreadPoolExecutor)
+    scheduler.shutdown(wait=False)
+
+
+def test_thousand_closes_do_not_drift():
+    """Pitfall 10: an interval with jitter was 41 minutes off after a thousand minutes."""
+    trigger = WallClock().trigger(Schedule("binance", Timeframe("1m"), "24/7", 5000))
+    fired = trigger.get_next_fire_time(None, at("2024-01-01"))
+    for _ in range(1000):
+        fired = trigger.get_next_fire_time(fired, fired + dt.timedelta(milliseconds=300))
+
+    assert fired == at("2024-01-01") + dt.timedelta(minutes=1000, seconds=5)
+
+
+@pytest.mark.parametrize("day", ["2024-03-10", "2024-11-03"])
+def test_daylight_saving_is_unknown(day):
+    """Pitfall 11: four hours stay four hours on both days."""
+    trigger = WallClock().trigger(Schedule("binance", Timeframe("4h"), "24/7", 0))
+    fired = [trigger.get_next_fire_time(None, at(day))]
+    fired += [trigger.get_next_fire_time(fired[-1], fired[-1]) for _ in range(1)]
+    for _ in range(10):
+        fired.append(trigger.get_next_fire_time(fired[-1], fired[-1]))
+
+    assert {later - earlier for earlier, later in pairwise(fired)} == {dt.timedelta(hours=4)}
+
+
+def test_jobs_are_kept_in_memory_alone():
+    """Pitfalls 12 and 14: no crontab is parsed, and nothing is pickled."""
+    scheduler = _GuardedScheduler(lambda: None, lambda _: None)
     scheduler.start(paused=True)
 
     assert isinstance(scheduler._lookup_jobstore("default"), MemoryJobStore)
+    assert str(scheduler.timezone) == "UTC"
     scheduler.shutdown(wait=False)
 
 
-def test_one_schedule_for_each_timeframe_and_calendar(bars):
+def test_one_job_for_each_exchange_and_timeframe():
+    """Pitfall 16: 3,000 jobs at one instant start one after the other, the last 282 ms late."""
+    many = [make_bars(make_key(symbol=f"C{i}/USDT"), count=50) for i in range(30)]
     stock = make_bars(make_key(symbol="AAPL/USD", exchange="files"), count=50)
 
-    assert len(schedules(make_forecaster(bars, stock).config)) == 1
-    assert schedules(make_forecaster(bars).config)[0].next_due(5000) == HOUR_MS + 5000
+    assert len(schedules_of(make_forecaster(*many).config)) == 1
+    assert len(schedules_of(make_forecaster(*many, stock).config)) == 2
+
+
+def test_wedged_loop_is_known_by_its_turns(quick):
+    """What is watched is progress, and not `running`: a call that holds the loop's lock ends the turns."""
+    with Calls(TickClock()) as calls:
+        calls.wait_for(1)
+        with calls.scheduler._loop._jobstores_lock:
+            time.sleep(0.2)
+            before = calls.turns
+            time.sleep(0.5)
+            wedged = calls.turns - before
+            running = calls.scheduler._loop.running
+
+    assert (wedged, running) == (0, True)
+
+
+def test_calendar_is_extended_as_time_goes_on():
+    """A process that runs for years does not run out of sessions."""
+    newest = calendar("XNYS").next_close(Timeframe("1d"), now_ms() + 3 * 365 * DAY_MS)
+
+    assert newest > now_ms() + 3 * 365 * DAY_MS

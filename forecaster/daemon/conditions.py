@@ -1,0 +1,103 @@
+"""What an operator should be told: a condition as it is found, and an alert as it is told.
+
+Whether and when something is told is left to `alerts`, and the way to whoever reads it to `receivers`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Final, Literal, NamedTuple, TypeAlias
+
+from forecaster.log import harmless
+
+State: TypeAlias = Literal["began", "lasts", "over", "test"]
+"""What is told: a condition began, it lasts, it is over; or that this is a test."""
+
+PAGE: Final = "docs/operations.md"
+WHAT_TO_DO: Final = {
+    "stale_series": "Look for series.skipped in the log: it says whether exchange, bars or this machine is late.",
+    "ban": "Do not restart to get round it, the wait is kept. Configure fewer series, or wait.",
+    "fallback": "Forecasts go on, by the slower engine. `forecaster model compile` says what is wrong.",
+    "drift": "Trade less on it until `forecaster accuracy` shows skill and coverage as they were.",
+    "no_skill": "Do not trade on it. `forecaster accuracy` shows since when.",
+    "disk": "Free space beside the ledger, or `forecaster store prune`: without space nothing is recorded.",
+    "failing_cycle": "Read cycle.failed in the log. Nothing is recorded until it succeeds; then it is caught up on.",
+    "not_alive": "Restart the service unless its watchdog does, and keep the log.",
+}
+"""What helps against each kind of condition, in a sentence; the page has more."""
+
+_MOST_NAMED: Final = 3
+_MOST_TOLD: Final = 10
+_LONGEST_TEXT: Final = 400
+
+
+class Condition(NamedTuple):
+    """Something that is wrong now, named by its kind and what it is about.
+
+    `kind` is one of a few words (`stale_series`, `ban`, …), each a heading of docs/operations.md; `subject` is a
+    series, an exchange or a part of the service; `text` a sentence about it; `severity` is `warning` or `critical`.
+    """
+
+    kind: str
+    subject: str
+    text: str
+    severity: str = "warning"
+
+
+@dataclass(frozen=True, slots=True)
+class Alert:
+    """What is told of conditions of one kind: that they began, that they last, or that they are over.
+
+    `since` is when the first of them was found, `at` when this is told, both UTC ms.
+    """
+
+    state: State
+    kind: str
+    conditions: tuple[Condition, ...]
+    since: int
+    at: int
+
+    @property
+    def severity(self) -> str:
+        """That of the worst of them."""
+        return "critical" if any(one.severity == "critical" for one in self.conditions) else "warning"
+
+    @property
+    def title(self) -> str:
+        """One line: how bad, what, and about whom."""
+        subjects = self._listed([one.subject for one in self.conditions[:_MOST_NAMED]], ", ")
+        word = {"began": self.severity, "lasts": f"{self.severity}, lasts"}.get(self.state, self.state)
+        return harmless(f"forecaster: {word}: {self.kind}: {subjects}", _LONGEST_TEXT)
+
+    @property
+    def body(self) -> str:
+        """What is wrong, since when, and what to do; of harmless lines."""
+        told = self._listed([harmless(one.text, _LONGEST_TEXT) for one in self.conditions[:_MOST_TOLD]], "\n")
+        if self.state == "over":
+            return f"{told}\nThis was so since {_when(self.since)}, and is over at {_when(self.at)}."
+        if self.state == "test":
+            return told
+        advice = WHAT_TO_DO.get(self.kind, "")
+        return f"{told}\nSince {_when(self.since)}.\n{advice} See {PAGE}#{self.kind}".strip()
+
+    def record(self) -> dict[str, object]:
+        """What a program that receives alerts wants; `text` is what chats show."""
+        return {
+            "state": self.state,
+            "kind": self.kind,
+            "severity": self.severity,
+            "subjects": [harmless(one.subject, _LONGEST_TEXT) for one in self.conditions],
+            "since": _when(self.since),
+            "at": _when(self.at),
+            "title": self.title,
+            "text": f"{self.title}\n{self.body}",
+        }
+
+    def _listed(self, first: list[str], between: str) -> str:
+        left = len(self.conditions) - len(first)
+        return between.join(first + [f"and {left} more"] * bool(left))
+
+
+def _when(time_ms: int) -> str:
+    return datetime.fromtimestamp(time_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%SZ")

@@ -1,0 +1,772 @@
+"""Alerts: what is told and when, and receivers that misbehave, on loopback."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+import warnings
+from contextlib import closing, contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+import structlog
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from typer.testing import CliRunner
+
+from forecaster.cli import app
+from forecaster.config import AlertsConfig
+from forecaster.daemon import receivers
+from forecaster.daemon.alerts import BEGINS_AFTER, OVER_AFTER, REMEMBERED, Alerts, Book, trial
+from forecaster.daemon.conditions import WHAT_TO_DO, Alert, Condition
+from forecaster.daemon.receivers import MOST_WAITING, Courier, Reply, Webhook, open_receivers, try_once
+from forecaster.errors import ConfigError
+from tests.builders import utc_ms
+from tests.faults.exchange import closed_port
+
+ROOT = Path(__file__).parents[2]
+SECRET = "xoxb-geheim"  # noqa: S105 - nobody's
+STALE = Condition("stale_series", "kraken BTC/USD 1h", "the newest forecast is 3 bars old")
+DISK = Condition("disk", "ledger", "12 MiB are free", "critical")
+START = utc_ms("2024-05-01")
+
+
+def told(book, looks, every=1):
+    """What a book tells over looks, each a list of conditions: (look, state, kind) of each alert."""
+    return [
+        (look, alert.state, alert.kind)
+        for look, found in enumerate(looks, 1)
+        for alert in book.read(found, START + look * every)
+    ]
+
+
+def test_condition_is_told_once_and_when_it_is_over():
+    """After three looks that found it, and twelve that did not."""
+    looks = [[STALE]] * 50 + [[]] * 50
+
+    assert told(Book(1000), looks) == [(3, "began", "stale_series"), (62, "over", "stale_series")]
+
+
+def test_condition_that_lasts_is_told_again():
+    """Each time so many looks have passed; not while it happens to be gone."""
+    looks = [[STALE]] * 23 + [[]] * 11 + [[STALE]] * 5
+
+    assert told(Book(10), looks) == [
+        (3, "began", "stale_series"),
+        (13, "lasts", "stale_series"),
+        (23, "lasts", "stale_series"),
+        (35, "lasts", "stale_series"),
+    ]
+
+
+@pytest.mark.parametrize(
+    "looks",
+    [[[STALE], [STALE], []] * 100, [[STALE], []] * 100, [[]] * 100],
+    ids=["two of three", "every other", "never"],
+)
+def test_condition_that_never_lasts_is_not_told(looks):
+    """Three looks must find it in a row."""
+    assert told(Book(10), looks) == []
+
+
+def test_condition_that_is_gone_for_a_moment_lasts():
+    looks = [[STALE]] * 3 + ([[]] * (OVER_AFTER - 1) + [[STALE]]) * 20
+
+    assert told(Book(10**6), looks) == [(3, "began", "stale_series")]
+
+
+def test_condition_that_comes_and_goes_is_told_a_few_times():
+    """A day of 15 s here and 5 minutes gone: each time it must be gone for twice as long, until it never is."""
+    looks = ([[STALE]] * BEGINS_AFTER + [[]] * 60) * 274
+    states = [state for _, state, _ in told(Book(10**6), looks)]
+
+    assert states == ["began", "over"] * 3 + ["began"]
+
+
+def test_condition_that_comes_back_late_is_told_as_at_first():
+    """What was there an hour ago or more is forgotten."""
+    episode = [[STALE]] * BEGINS_AFTER + [[]] * (REMEMBERED + 2 * OVER_AFTER)
+    looks = [look for _ in range(3) for look in episode]
+    places = [place for place, state, _ in told(Book(10**6), looks) if state == "over"]
+
+    assert [place % len(episode) for place in places] == [BEGINS_AFTER + OVER_AFTER] * 3
+
+
+def test_book_forgets():
+    """What is over leaves nothing behind, however many series there were."""
+    book = Book(10)
+    for place in range(100):
+        book.read([Condition("stale_series", str(place), "x")], START)
+    for _ in range(REMEMBERED * 2):
+        book.read([], START)
+
+    assert book._pages == {}
+
+
+def test_conditions_of_one_kind_are_told_together():
+    """When an exchange is down, one message tells of all its series."""
+    series = [STALE._replace(subject=f"kraken {i}") for i in range(200)]
+    book = Book(1000)
+    alerts = [alert for _ in range(3) for alert in book.read([*series, DISK], START)]
+
+    assert [(alert.kind, len(alert.conditions), alert.severity) for alert in alerts] == [
+        ("stale_series", 200, "warning"),
+        ("disk", 1, "critical"),
+    ]
+
+
+def test_times_of_an_alert():
+    """Since the first look of those that found it; later the same, though it was gone for a moment; the newest text."""
+    book = Book(5)
+    looks = [[STALE], [], *[[STALE._replace(text=f"{i} bars old")] if i != 4 else [] for i in range(9)]]
+    alerts = [alert for look, found in enumerate(looks) for alert in book.read(found, START + look * 5000)]
+    began, lasts = alerts
+
+    assert (began.since, began.at) == (START + 10_000, START + 20_000)
+    assert (lasts.since, lasts.at) == (START + 10_000, START + 45_000)
+    assert lasts.conditions[0].text == "7 bars old"
+
+
+@given(st.lists(st.booleans(), max_size=300), st.integers(1, 50))
+@settings(max_examples=200, deadline=None)
+def test_what_is_told_alternates(found, repeat):
+    """It begins before it lasts or is over, and is over at most as often as it began."""
+    states = [state for _, state, _ in told(Book(repeat), [[STALE] if one else [] for one in found])]
+    without = [state for state in states if state != "lasts"]
+
+    assert without == ["began", "over"] * (len(without) // 2) + ["began"] * (len(without) % 2)
+    assert "lasts" not in states[:1]
+
+
+def test_text_says_what_since_when_and_what_to_do():
+    alert = Alert("began", "disk", (DISK,), START, START + 15_000)
+
+    assert alert.title == "forecaster: critical: disk: ledger"
+    assert alert.body == (
+        "12 MiB are free\nSince 2024-05-01 00:00:00Z.\n"
+        "Free space beside the ledger, or `forecaster store prune`: without space nothing is recorded. "
+        "See docs/operations.md#disk"
+    )
+    assert alert.record() == {
+        "state": "began",
+        "kind": "disk",
+        "severity": "critical",
+        "subjects": ["ledger"],
+        "since": "2024-05-01 00:00:00Z",
+        "at": "2024-05-01 00:00:15Z",
+        "title": alert.title,
+        "text": f"{alert.title}\n{alert.body}",
+    }
+
+
+def test_text_of_what_is_over():
+    alert = Alert("over", "disk", (DISK,), START, START + 3_600_000)
+
+    assert alert.title == "forecaster: over: disk: ledger"
+    assert alert.body.endswith("This was so since 2024-05-01 00:00:00Z, and is over at 2024-05-01 01:00:00Z.")
+
+
+def test_text_has_an_end_and_no_line_of_others():
+    """An exchange's error text is in it: it may be long, hold an escape, or a secret."""
+    hostile = STALE._replace(subject="x\nforged", text="token=geheim\x1b[2J\n" + "y" * 10_000)
+    alert = Alert("began", "stale_series", (hostile,) * 300, START, START)
+    text = alert.record()["text"]
+
+    assert len(text) < 8_000
+    assert "geheim" not in text
+    assert "forged" not in text.splitlines()
+    assert "\x1b" not in text
+    assert "and 290 more" in text
+
+
+def test_each_kind_has_advice():
+    """Those of the contract with who finds them."""
+    kinds = {"stale_series", "ban", "fallback", "drift", "no_skill", "disk", "failing_cycle", "not_alive"}
+
+    assert set(WHAT_TO_DO) == kinds
+
+
+class Inbox:
+    """A receiver on loopback; `answer` says how it misbehaves, `got` what was posted."""
+
+    def __init__(self):
+        self.answer = "200"
+        self.got = []
+        self.closing = threading.Event()
+        self.arrived = threading.Semaphore(0)
+
+    def posts(self, count, within=10.0):
+        """Wait for so many posts."""
+        until = time.monotonic() + within
+        for _ in range(count):
+            assert self.arrived.acquire(timeout=max(0.0, until - time.monotonic())), f"{len(self.got)} posts"
+        return self.got
+
+
+@contextmanager
+def listening(inbox):
+    """Let it listen; gives its address, with a secret in it."""
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_POST(self):
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            inbox.got.append((self.path, json.loads(body)))
+            inbox.arrived.release()
+            if inbox.answer == "hang":
+                inbox.closing.wait(30)
+            if inbox.answer in ("hang", "close"):
+                self.close_connection = True
+                return
+            if inbox.answer == "garbage":
+                self.wfile.write(b"\x00\xff" * 1000)
+                self.close_connection = True
+                return
+            if inbox.answer == "drip":
+                self.wfile.write(b"HTTP/1.1 200 OK\r\n")
+                while not inbox.closing.wait(0.1):
+                    self.wfile.write(b"X-A: b\r\n")
+                return
+            status, _, location = inbox.answer.partition(" ")
+            self.send_response(int(status))
+            if location:
+                self.send_header("Location", location)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, *_):
+            pass
+
+    class Server(ThreadingHTTPServer):
+        def handle_error(self, request, client_address):
+            pass
+
+    server = Server(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}/services/{SECRET}?x=1"
+    finally:
+        inbox.closing.set()
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+@pytest.fixture
+def inbox():
+    return Inbox()
+
+
+@pytest.fixture
+def address(inbox):
+    with listening(inbox) as address:
+        yield address
+
+
+@pytest.fixture
+def hasty(monkeypatch):
+    """Do not wait ten seconds for a receiver that hangs."""
+    monkeypatch.setattr(receivers, "_SECONDS", 0.5)
+
+
+@pytest.fixture
+def secret_file(tmp_path):
+    """Give a function that writes a file that only we can read."""
+
+    def write(text, mode=0o600, name="address"):
+        path = tmp_path / name
+        path.write_text(text)
+        path.chmod(mode)
+        return path
+
+    return write
+
+
+def test_webhook_posts_json(inbox, address):
+    reply = Webhook(address).send(trial(START))
+
+    assert reply == Reply(sent=True, may_repeat=False, said="200")
+    assert inbox.got == [(f"/services/{SECRET}?x=1", trial(START).record())]
+
+
+@pytest.mark.parametrize(
+    ("answer", "said", "may_repeat"),
+    [
+        ("500", "500", True),
+        ("503", "503", True),
+        ("429", "429", True),
+        ("404", "404", False),
+        ("401", "401", False),
+        ("302 http://127.0.0.1:1/elsewhere", "302", False),
+        ("hang", "TimeoutError", True),
+        ("drip", "TimeoutError", True),
+        ("close", "ServerDisconnectedError", True),
+        ("garbage", "ClientResponseError", True),
+    ],
+)
+@pytest.mark.usefixtures("hasty")
+def test_webhook_that_misbehaves(inbox, address, answer, said, may_repeat):
+    """Ends in time, says what came without where, and whether to try again; a redirect is not followed."""
+    inbox.answer = answer
+    started = time.monotonic()
+    reply = Webhook(address).send(trial(START))
+
+    assert reply == Reply(sent=False, may_repeat=may_repeat, said=said)
+    assert time.monotonic() - started < 5
+    assert len(inbox.got) == 1
+
+
+def test_webhook_where_nobody_listens():
+    reply = Webhook(f"http://127.0.0.1:{closed_port()}/{SECRET}").send(trial(START))
+
+    assert reply == Reply(sent=False, may_repeat=True, said="ClientConnectorError")
+
+
+class Scripted:
+    """A receiver that answers as it is told, and keeps what it was sent."""
+
+    name = "scripted"
+
+    def __init__(self, *replies):
+        self.replies = list(replies)
+        self.got = []
+        self.may_answer = threading.Event()
+        self.may_answer.set()
+
+    def send(self, alert):
+        assert self.may_answer.wait(10)
+        self.got.append(alert)
+        reply = self.replies.pop(0) if len(self.replies) > 1 else self.replies[0]
+        if isinstance(reply, Exception):
+            raise reply
+        return reply
+
+
+OK = Reply(sent=True, may_repeat=False, said="200")
+DOWN = Reply(sent=False, may_repeat=True, said="503")
+GONE = Reply(sent=False, may_repeat=False, said="404")
+
+
+@contextmanager
+def carried(receiver, first_wait=0.01):
+    """A courier to a receiver, and how its alerts ended."""
+    ends = []
+    courier = Courier(receiver, lambda *end: ends.append(end), first_wait)
+    courier.start()
+    try:
+        yield courier, ends
+    finally:
+        receiver.may_answer.set()
+        courier.end()
+        courier.join(5)
+
+
+def until_true(condition, within=5.0):
+    end = time.monotonic() + within
+    while not condition() and time.monotonic() < end:
+        time.sleep(0.005)
+    assert condition()
+
+
+@pytest.mark.parametrize(
+    ("replies", "tries", "end"),
+    [
+        ([OK], 1, "sent"),
+        ([DOWN, DOWN, DOWN, OK], 4, "sent"),
+        ([DOWN, GONE], 2, "failed"),
+        ([ValueError(f"http://x/{SECRET}")], 1, "failed"),
+    ],
+    ids=["taken", "taken later", "refused", "raises"],
+)
+def test_courier_tries_until_it_is_decided(replies, tries, end):
+    receiver = Scripted(*replies)
+    with structlog.testing.capture_logs() as logs, carried(receiver) as (courier, ends):
+        courier.bring(trial(START))
+        until_true(lambda: ends)
+
+    assert ends == [("test", end)]
+    assert len(receiver.got) == tries
+    assert [one["event"] for one in logs] == [f"alert.{end}"]
+    assert SECRET not in str(logs)
+
+
+def test_courier_waits_longer_each_time():
+    """Twice as long as before: 0.05, 0.1 and 0.2 s."""
+    receiver = Scripted(DOWN, DOWN, DOWN, OK)
+    started = time.monotonic()
+    with carried(receiver, 0.05) as (courier, ends):
+        courier.bring(trial(START))
+        until_true(lambda: ends)
+
+    assert 0.35 <= time.monotonic() - started < 3
+
+
+def test_waits_grow_to_a_minute():
+    waits = receivers._growing(1.0)
+
+    assert [next(waits) for _ in range(9)] == [1, 2, 4, 8, 16, 32, 60, 60, 60]
+
+
+def test_alert_that_nobody_takes_is_given_up(monkeypatch):
+    monkeypatch.setattr(receivers, "GIVEN_UP_AFTER", 0.1)
+    with carried(Scripted(DOWN)) as (courier, ends):
+        courier.bring(trial(START))
+        until_true(lambda: ends)
+
+    assert ends == [("test", "failed")]
+
+
+def test_whoever_brings_never_waits_and_the_oldest_is_dropped():
+    """One is with the receiver, which hangs; of the others the newest stay. Each one's end is counted."""
+    receiver = Scripted(OK)
+    receiver.may_answer.clear()
+    alerts = [Alert("began", str(i), (STALE,), START, START) for i in range(MOST_WAITING + 11)]
+    with carried(receiver) as (courier, ends):
+        courier.bring(alerts[0])
+        until_true(lambda: not courier._waiting)
+        started = time.monotonic()
+        for alert in alerts[1:]:
+            courier.bring(alert)
+        took = time.monotonic() - started
+        dropped = list(ends)
+        receiver.may_answer.set()
+        until_true(lambda: len(ends) == len(alerts))
+
+    assert took < 1
+    assert dropped == [(str(i), "failed") for i in range(1, 11)]
+    assert [alert.kind for alert in receiver.got] == ["0", *(str(i) for i in range(11, MOST_WAITING + 11))]
+
+
+def test_courier_that_ends_tries_what_waits_once_more():
+    """Without waits between; so what went wrong last is told, if it can be."""
+    receiver = Scripted(DOWN)
+    with carried(receiver, 60.0) as (courier, ends):
+        for _ in range(3):
+            courier.bring(trial(START))
+        until_true(lambda: receiver.got)
+        started = time.monotonic()
+        courier.end()
+        courier.join(5)
+        took = time.monotonic() - started
+
+    assert took < 2
+    assert len(receiver.got) == 3
+    assert ends == [("test", "failed")] * 3
+
+
+@contextmanager
+def alerting(config, look, every=0.01):
+    """Alerts at work, and how they ended."""
+    ends = []
+    alerts = Alerts(config, look, lambda *end: ends.append(end), now=lambda: START, every=every)
+    alerts.start()
+    try:
+        yield ends
+    finally:
+        alerts.close(5)
+
+
+def test_condition_is_posted_when_it_begins_lasts_and_ends(inbox, address, secret_file):
+    """Through the whole of it: a thread that looks, a courier, and a server."""
+    here = [[STALE]]
+    config = AlertsConfig(webhook_file=secret_file(f"# for the bots\n\n{address}\n"), repeat_hours=0.5 / 3600)
+    with alerting(config, lambda: here[0]) as ends:
+        inbox.posts(2)
+        here[0] = []
+        until_true(lambda: inbox.got[-1][1]["state"] == "over")
+
+    states = [post["state"] for _, post in inbox.got]
+    assert (states[0], set(states[1:-1]), states[-1]) == ("began", {"lasts"}, "over")
+    assert ends == [("stale_series", "sent")] * len(states)
+
+
+@pytest.mark.parametrize("answer", ["hang", "500", "close", "drip"])
+@pytest.mark.usefixtures("hasty")
+def test_receiver_that_misbehaves_hurts_nobody(inbox, address, secret_file, answer):
+    """The looking goes on at its pace, whatever becomes of the sending, and the end is in time."""
+    inbox.answer = answer
+    looks = []
+
+    def look():
+        looks.append(time.monotonic())
+        return [STALE, DISK]
+
+    alerts = Alerts(AlertsConfig(webhook_file=secret_file(address)), look, lambda *_: None, every=0.02)
+    alerts.start()
+    inbox.posts(1)
+    before = len(looks)
+    time.sleep(0.5)
+    after = len(looks)
+    started = time.monotonic()
+    alerts.close(1.0)
+
+    assert after - before > 10
+    assert time.monotonic() - started < 2
+
+
+def test_looking_that_fails_is_told_once_and_goes_on(inbox, address, secret_file):
+    fails = [True]
+
+    def look():
+        if fails[0]:
+            raise ValueError("no")
+        return [STALE]
+
+    with structlog.testing.capture_logs() as logs, alerting(AlertsConfig(webhook_file=secret_file(address)), look):
+        until_true(lambda: logs)
+        time.sleep(0.1)
+        fails[0] = False
+        inbox.posts(1)
+
+    assert [one["event"] for one in logs][:2] == ["alerts.look_failed", "alert.told"]
+
+
+def test_log_tells_though_nobody_is_named():
+    with structlog.testing.capture_logs() as logs, alerting(AlertsConfig(), lambda: [STALE]):
+        until_true(lambda: logs)
+
+    assert logs[0] == {
+        "event": "alert.told",
+        "log_level": "warning",
+        "state": "began",
+        "kind": "stale_series",
+        "subjects": ["kraken BTC/USD 1h"],
+        "since": START,
+    }
+
+
+def test_alerts_that_never_began_can_be_closed(secret_file, address):
+    Alerts(AlertsConfig(webhook_file=secret_file(address)), list, lambda *_: None).close()
+
+
+def refusal(config):
+    """Why receivers cannot be opened; the address is nowhere in it, nor in its causes."""
+    with pytest.raises(ConfigError) as refused:
+        open_receivers(config)
+    error = refused.value
+    while error is not None:
+        assert "geheim" not in f"{error!r} {getattr(error, 'object', '')!r}"
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    return str(refused.value)
+
+
+@pytest.mark.parametrize("mode", [0o640, 0o604, 0o660, 0o644, 0o610])
+def test_file_that_others_can_read_is_refused(secret_file, mode):
+    path = secret_file(f"https://example.org/{SECRET}", mode)
+
+    assert refusal(AlertsConfig(webhook_file=path)) == (
+        f"alerts.webhook_file: expected a file of mode 600, which only its owner can read, found '{mode:o} {path}'"
+    )
+    assert refusal(AlertsConfig(apprise_file=path)).startswith("alerts.apprise_file: expected a file of mode 600")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("", "expected a file with one address, found 'one with 0'"),
+        (f"https://a/{SECRET}\nhttps://b/{SECRET}", "expected a file with one address, found 'one with 2'"),
+        (f"ftp://example.org/{SECRET}", "expected a file with one http or https address, found 'another text'"),
+        (f"https:///{SECRET}", "expected a file with one http or https address"),
+        (f"https://a:b:c/{SECRET}", "expected a file with one http or https address"),
+        (f"https://a\x07/{SECRET}", "expected a file with one http or https address"),
+        (f"https://[::1/{SECRET}", "expected a file with one http or https address"),
+        (SECRET, "expected a file with one http or https address"),
+    ],
+)
+def test_file_without_a_web_address_is_refused(secret_file, text, expected):
+    """Without showing what it holds."""
+    assert expected in refusal(AlertsConfig(webhook_file=secret_file(text)))
+
+
+def test_file_that_is_none_is_refused(tmp_path):
+    """Nothing there, a folder, a pipe that nobody writes, bytes that are no text."""
+    os.mkfifo(tmp_path / "pipe", 0o600)
+    binary = tmp_path / "binary"
+    binary.write_bytes(b"geheim\xff\xfe")
+    binary.chmod(0o600)
+
+    assert "expected a file that can be read" in refusal(AlertsConfig(webhook_file=tmp_path / "nowhere"))
+    assert "expected a regular file" in refusal(AlertsConfig(webhook_file=tmp_path))
+    assert "expected a regular file" in refusal(AlertsConfig(webhook_file=tmp_path / "pipe"))
+    assert "expected a file of UTF-8 text" in refusal(AlertsConfig(webhook_file=binary))
+
+
+def test_nothing_named_is_nobody():
+    assert open_receivers(AlertsConfig()) == []
+
+
+def apprise_address(address):
+    """The same server, as apprise writes it."""
+    return address.replace("http://", "json://")
+
+
+@pytest.fixture
+def apprise():
+    """Skip where the extra is not installed; leave its log as it was."""
+    library = pytest.importorskip("apprise")
+    with warnings.catch_warnings(action="ignore"):  # of what its plugins import, once
+        library.Apprise().add("json://127.0.0.1")
+    log = logging.getLogger("apprise")
+    before = log.disabled
+    yield
+    log.disabled = before
+
+
+@pytest.mark.usefixtures("apprise")
+def test_apprise_sends_to_each_of_its_addresses(inbox, address, secret_file):
+    """Each line by a courier of its own, so that one that is down does not double what others get."""
+    text = f"# two\n{apprise_address(address)}\n\n{apprise_address(address)}\n"
+    found = open_receivers(AlertsConfig(apprise_file=secret_file(text)))
+    replies = [receiver.send(trial(START)) for receiver in found]
+    alert = trial(START)
+
+    assert [receiver.name for receiver in found] == ["apprise, line 2", "apprise, line 4"]
+    assert replies == [Reply(sent=True, may_repeat=True, said="taken")] * 2
+    assert [(post["title"], post["message"]) for _, post in inbox.got] == [(alert.title, alert.body)] * 2
+
+
+@pytest.mark.parametrize("answer", ["500", "close", "307 /elsewhere"])
+@pytest.mark.usefixtures("apprise")
+def test_apprise_that_fails_tells_no_address(inbox, address, secret_file, caplog, answer):
+    """Apprise's own log names hosts: it is silenced. A redirect is not followed."""
+    inbox.answer = answer
+    (receiver,) = open_receivers(AlertsConfig(apprise_file=secret_file(apprise_address(address))))
+    with caplog.at_level(logging.DEBUG, "apprise"):
+        reply = receiver.send(trial(START))
+
+    assert reply == Reply(sent=False, may_repeat=True, said="not taken")
+    assert len(inbox.got) == 1
+    assert [one for one in caplog.records if one.name == "apprise"] == []
+
+
+@pytest.mark.usefixtures("apprise")
+def test_address_that_apprise_does_not_know_is_named_by_its_line(secret_file, caplog):
+    path = secret_file(f"json://127.0.0.1/a\ngarble://{SECRET}\n")
+    with caplog.at_level(logging.DEBUG):
+        message = refusal(AlertsConfig(apprise_file=path))
+
+    assert message == "alerts.apprise_file: expected an address that apprise knows in line 2, found 'another text'"
+    assert SECRET not in caplog.text
+
+
+def test_file_of_apprise_without_an_address(secret_file):
+    assert "expected a file with one address on each line" in refusal(
+        AlertsConfig(apprise_file=secret_file("# none\n"))
+    )
+
+
+def test_apprise_that_is_not_installed_is_told(secret_file, monkeypatch):
+    """By the extra to install; the webhook works without it."""
+    monkeypatch.setitem(sys.modules, "apprise", None)
+    both = AlertsConfig(
+        webhook_file=secret_file("https://example.org/x"),
+        apprise_file=secret_file("json://127.0.0.1/a", name="apprise"),
+    )
+
+    assert "expected apprise to be installed, as by pip install 'forecaster[alerts]'" in refusal(both)
+    assert len(open_receivers(both.model_copy(update={"apprise_file": None}))) == 1
+
+
+def test_fault_of_any_kind_is_told_by_its_class():
+    assert try_once(Scripted(RuntimeError(SECRET)), trial(START)) == Reply(
+        sent=False, may_repeat=False, said="RuntimeError"
+    )
+
+
+def test_address_is_in_nothing_that_is_written(inbox, address, secret_file, tmp_path):
+    """A program of its own, with every logger at its most talkative; a receiver that fails, and one that is gone."""
+    inbox.answer = "500"
+    apprise_file = secret_file(f"json://127.0.0.1:{closed_port()}/{SECRET}", name="apprise")
+    program = f"""
+import logging, time
+from forecaster.log import configure_logging, log_crashes
+from forecaster.config import AlertsConfig
+from forecaster.daemon.alerts import Alerts
+from forecaster.daemon.conditions import Condition
+configure_logging(); log_crashes()
+logging.root.setLevel(logging.DEBUG)
+config = AlertsConfig(webhook_file={str(secret_file(address))!r}, apprise_file={str(apprise_file)!r})
+alerts = Alerts(config, lambda: [Condition("disk", "ledger", "full")], lambda *_: None, every=0.01)
+alerts.start(); time.sleep(1.5); alerts.close(3)
+"""
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-X", "dev", "-W", "ignore", "-c", program],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+    assert done.returncode == 0, done.stderr
+    assert "alert.told" in done.stderr
+    assert "alert.failed" in done.stderr
+    assert inbox.got
+    assert "geheim" not in done.stderr + done.stdout
+
+
+def config_with(tmp_path, **files):
+    path = tmp_path / "bots.toml"
+    keys = "".join(f'{name} = "{file}"\n' for name, file in files.items())
+    path.write_text(
+        '[[series]]\nexchange = "x"\nsymbol = "A/B"\ntimeframe = "1h"\nfile = "bars.csv"\n'
+        + (f"[alerts]\n{keys}" if files else "")
+    )
+    return path
+
+
+def try_alerts(path, *arguments):
+    return CliRunner().invoke(app, ["alerts", "test", "--config", str(path), *arguments])
+
+
+def test_test_alert_arrives(inbox, address, secret_file, tmp_path):
+    """Relative to the configuration; it says what came back, and not from where."""
+    secret_file(address)
+    done = try_alerts(config_with(tmp_path, webhook_file="address"))
+    (post,) = inbox.got
+
+    assert done.exit_code == 0
+    assert done.stdout.split() == ["webhook", "sent:", "200"]
+    assert post[1]["state"] == "test"
+    assert "Nothing is wrong" in post[1]["text"]
+
+
+@pytest.mark.usefixtures("apprise")
+def test_test_alert_that_does_not_arrive(inbox, address, secret_file, tmp_path):
+    """Code 2, and all are tried."""
+    inbox.answer = "404"
+    gone = secret_file(f"json://127.0.0.1:{closed_port()}/{SECRET}", name="apprise")
+    done = try_alerts(config_with(tmp_path, webhook_file=secret_file(address), apprise_file=gone), "--json")
+
+    assert done.exit_code == 2
+    assert json.loads(done.stdout) == {
+        "receivers": {"webhook": "not sent: 404", "apprise, line 1": "not sent: not taken"}
+    }
+    assert "geheim" not in done.output
+
+
+def test_test_alert_without_a_receiver(tmp_path):
+    done = try_alerts(config_with(tmp_path))
+
+    assert isinstance(done.exception, ConfigError)
+    assert str(done.exception) == "alerts: expected a table [alerts] with webhook_file or apprise_file, found None"
+
+
+def test_sending_uses_no_proxy_of_the_environment(inbox, address, monkeypatch):
+    """The environment carries the path of the configuration, and nothing else."""
+    with closing(socket.socket()) as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{nobody.getsockname()[1]}")
+
+        assert Webhook(address).send(trial(START)).sent

@@ -1,0 +1,233 @@
+"""What systemd is told, on a real datagram socket."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+import time
+
+import pytest
+import structlog
+
+from forecaster.config import ServiceManager, service_manager
+from forecaster.daemon.notify import Notifier
+from forecaster.daemon.vitals import Phase
+from tests.builders import make_key
+from tests.daemon.test_vitals import Hands, make_report, make_vitals
+
+PATIENCE = 5.0
+MORE_TIME = "EXTEND_TIMEOUT_USEC=60000000"
+
+
+class Systemd:
+    """The other side: a bound socket, and what has come to it."""
+
+    def __init__(self, address):
+        self.address = address
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._socket.bind(f"\0{address[1:]}" if address.startswith("@") else address)
+        self._socket.settimeout(0.05)
+        self.told: list[str] = []
+
+    def hear(self, seconds=0.0, until=None):
+        """Listen for so long, or until a message has come."""
+        give_up = time.monotonic() + (PATIENCE if until is not None else seconds)
+        while time.monotonic() < give_up and (until is None or until not in self.told):
+            try:
+                self.told.append(self._socket.recv(4096).decode())
+            except TimeoutError:
+                continue
+        return self.told
+
+    def close(self):
+        self._socket.close()
+
+
+@pytest.fixture(params=["@forecaster-test", "socket"])
+def systemd(request, tmp_path, monkeypatch):
+    """A listening systemd; its path is relative, since the folder's own may be longer than a socket's name can be."""
+    monkeypatch.chdir(tmp_path)
+    listening = Systemd(f"{request.param}-{os.getpid()}")
+    yield listening
+    listening.close()
+
+
+@pytest.fixture
+def notifying(systemd):
+    """Give a function that starts a notifier; all are stopped."""
+    started = []
+
+    def start(vitals, watchdog_seconds=None):
+        started.append(Notifier(vitals, ServiceManager(systemd.address, watchdog_seconds)))
+        started[-1].start()
+        return started[-1]
+
+    yield start
+    for one in started:
+        one.stop()
+
+
+def test_ready_is_told_once_and_not_before(systemd, notifying):
+    vitals = make_vitals(phase=Phase.CATCHING_UP)
+    notifying(vitals)
+    before = list(systemd.hear(until=MORE_TIME))
+    vitals.enter(Phase.READY)
+    systemd.hear(until="READY=1")
+    vitals.enter(Phase.WAITING)
+    systemd.hear(0.7)
+    vitals.enter(Phase.READY)
+    systemd.hear(0.7)
+
+    assert before[0] == "STATUS=catching_up; 1 series, 0 stale; last cycle: none yet"
+    assert "READY=1" not in before
+    assert systemd.told.count("READY=1") == 1
+
+
+def test_a_standby_is_given_more_time(systemd, notifying):
+    """Otherwise systemd ends a start that takes long, and this one may take months; with a lost organ it is right."""
+    hands = Hands()
+    vitals = make_vitals(hands=hands, phase=Phase.WAITING)
+    notifying(vitals)
+
+    assert MORE_TIME in systemd.hear(until=MORE_TIME)
+
+
+@pytest.mark.parametrize("cause", ["dead", "ready"])
+def test_nobody_else_is_given_more_time(systemd, notifying, cause):
+    hands = Hands()
+    vitals = make_vitals(hands=hands, phase=Phase.READY if cause == "ready" else Phase.WAITING)
+    if cause == "dead":
+        vitals.expect("worker", 1)
+        hands.seconds += 2
+    notifying(vitals)
+
+    assert MORE_TIME not in systemd.hear(1.0)
+
+
+def test_the_status_follows_what_happens(systemd, notifying):
+    vitals = make_vitals()
+    notifying(vitals)
+    systemd.hear(0.7)
+    vitals.cycle(make_report(), None, {})
+    expected = "STATUS=ready; 1 series, 0 stale; last cycle: kraken 1h as of 2024-01-05 00:00:00Z, 0 forecasts"
+    systemd.hear(until=expected)
+
+    assert [one for one in systemd.told if one.startswith("STATUS=")][1:] == [expected]
+
+
+def test_a_name_cannot_tell_systemd_anything(systemd, notifying):
+    """A message is lines of `NAME=value`, so a line break in a value would be a further message."""
+    name = "kraken\nSTOPPING=1"
+    vitals = make_vitals(make_key(name))
+    vitals.cycle(make_report(exchange=name), None, {})
+    notifying(vitals)
+
+    assert all("\n" not in one for one in systemd.hear(0.7))
+    assert any("kraken STOPPING=1 1h" in one for one in systemd.told)
+
+
+def test_draining_is_no_end(systemd, notifying):
+    """A new configuration drains too; systemd would end for good what says that it stops."""
+    vitals = make_vitals(phase=Phase.DRAINING)
+    notifier = notifying(vitals)
+    while_draining = list(systemd.hear(0.7))
+    vitals.enter(Phase.STOPPED)
+    notifier.stop()
+    systemd.hear(0.2)
+
+    assert "STOPPING=1" not in while_draining
+    assert systemd.told[-1] == "STOPPING=1"
+
+
+def test_the_watchdog_is_fed_in_time(systemd, notifying):
+    """At each half of the interval, so that one message may be lost."""
+    notifying(make_vitals(), watchdog_seconds=0.4)
+    systemd.hear(2.1)
+
+    assert 8 <= systemd.told.count("WATCHDOG=1") <= 12
+
+
+@pytest.mark.parametrize("organ", ["scheduler", "worker"])
+def test_the_watchdog_starves_when_an_organ_is_dead(systemd, notifying, organ):
+    """However busy the others are; and is fed again if it comes back in time."""
+    hands = Hands()
+    vitals = make_vitals(hands=hands)
+    for one in ("scheduler", "worker"):
+        vitals.expect(one, 10)
+    notifying(vitals, watchdog_seconds=0.2)
+    systemd.hear(until="WATCHDOG=1")
+    hands.seconds += 11
+    vitals.beat({"scheduler": "worker", "worker": "scheduler"}[organ])
+    systemd.hear(0.3)
+    systemd.told.clear()
+    starving = list(systemd.hear(0.6))
+    vitals.beat(organ)
+
+    assert "WATCHDOG=1" not in starving
+    assert "WATCHDOG=1" in systemd.hear(until="WATCHDOG=1")
+
+
+def test_without_a_watchdog_none_is_fed(systemd, notifying):
+    notifying(make_vitals())
+
+    assert "WATCHDOG=1" not in systemd.hear(0.7)
+
+
+def test_without_a_socket_nothing_is_done():
+    before = threading.active_count()
+    notifier = Notifier(make_vitals(), ServiceManager(None, 0.2))
+    notifier.start()
+
+    assert threading.active_count() == before
+    notifier.stop()
+
+
+def test_a_socket_that_is_not_there_is_told_once_and_tried_again(tmp_path, monkeypatch):
+    """The manager itself may be started anew; what it was not told is told then."""
+    monkeypatch.chdir(tmp_path)
+    notifier = Notifier(make_vitals(), ServiceManager("late", 0.2))
+    with structlog.testing.capture_logs() as logs:
+        notifier.start()
+        time.sleep(0.3)
+        late = Systemd("late")
+        late.hear(until="READY=1")
+        notifier.stop()
+    late.close()
+
+    assert [one["event"] for one in logs] == ["notify.failed"]
+    assert "READY=1" in late.told
+
+
+def test_a_socket_that_nobody_reads_holds_nothing_up(systemd, notifying):
+    """Datagrams pile up until the kernel takes no more: then each is given up after a moment, and the thread ends."""
+    notifier = notifying(make_vitals(), watchdog_seconds=0.008)
+    time.sleep(1.5)
+    started = time.monotonic()
+    notifier.stop()
+
+    assert time.monotonic() - started < 3
+    assert not notifier._thread.is_alive()
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [
+        ({}, ServiceManager(None, None)),
+        ({"NOTIFY_SOCKET": ""}, ServiceManager(None, None)),
+        ({"NOTIFY_SOCKET": "/run/systemd/notify"}, ServiceManager("/run/systemd/notify", None)),
+        ({"WATCHDOG_USEC": "30000000"}, ServiceManager(None, 30.0)),
+        ({"WATCHDOG_USEC": "30000000", "WATCHDOG_PID": "own"}, ServiceManager(None, 30.0)),
+        ({"WATCHDOG_USEC": "30000000", "WATCHDOG_PID": "1"}, ServiceManager(None, None)),
+        ({"WATCHDOG_USEC": "0"}, ServiceManager(None, None)),
+        ({"WATCHDOG_USEC": "soon"}, ServiceManager(None, None)),
+    ],
+)
+def test_the_environment_says_what_systemd_wants(environment, expected, monkeypatch):
+    """A watchdog that waits for another process, as that of our parent, is not ours to feed."""
+    for name in ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"):
+        monkeypatch.delenv(name, raising=False)
+    for name, text in environment.items():
+        monkeypatch.setenv(name, str(os.getpid()) if text == "own" else text)
+
+    assert service_manager() == expected

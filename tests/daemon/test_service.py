@@ -1,0 +1,369 @@
+"""The service: one path of start, whatever came before; and one bad thing that does not end the others.
+
+Here it runs in the tests' own process, and gets its signals there. Whole processes are killed, stopped and starved in
+tests/faults.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sqlite3
+import threading
+import time
+from contextlib import closing, contextmanager
+
+import pytest
+import structlog
+
+from forecaster.clock import now_ms
+from forecaster.daemon import service as module
+from forecaster.daemon.service import Service
+from forecaster.engine import Forecaster
+from forecaster.errors import ConfigError, ModelLoadError, StoreUnavailable
+from forecaster.model.baselines import RandomWalk
+from forecaster.sources.files import FileSource
+from forecaster.store import open_reader, open_store
+from tests.builders import HOUR_MS, make_bars, make_key
+
+SERIES = """
+[[series]]
+exchange = "{exchange}"
+symbol = "A/B"
+timeframe = "1h"
+file = "bars.csv"
+"""
+
+
+class Home:
+    """A folder with bars up to now, a configuration, and a ledger."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        self.path = folder / "live.toml"
+        self.url = f"sqlite:///{folder}/ledger.db"
+        start = (now_ms() // HOUR_MS - 120) * HOUR_MS
+        make_bars(make_key("one", "A/B"), count=120, start=start).frame.to_csv(folder / "bars.csv")
+        self.write("one", "two")
+
+    def write(self, *exchanges, more=""):
+        series = "".join(SERIES.format(exchange=one) for one in exchanges)
+        model = '[model]\nid = "nano"\ncompile = "off"\ncontext = 64\nmin_context = 32\nhorizon = 3\n'
+        self.path.write_text(f'{more}{series}{model}[store]\nurl = "{self.url}"\n')
+
+    def cutoffs(self, exchange):
+        with closing(open_reader(self.url)) as reader:
+            return reader.cutoffs(make_key(exchange, "A/B")).tolist()
+
+    def slots(self, exchange):
+        with closing(open_reader(self.url)) as reader:
+            return [(slot.state, slot.reason) for slot in reader.slots(make_key(exchange, "A/B"), 0, 2**60)]
+
+
+class Watch:
+    """What a service logs; `until` waits for an event."""
+
+    def __init__(self, logs):
+        self.logs = logs
+
+    def of(self, event):
+        return [one for one in list(self.logs) if one["event"] == event]
+
+    def until(self, event, times=1, seconds=30):
+        give_up = time.monotonic() + seconds
+        while len(self.of(event)) < times and time.monotonic() < give_up:
+            time.sleep(0.02)
+        return len(self.of(event)) >= times
+
+
+@pytest.fixture
+def home(tmp_path):
+    return Home(tmp_path)
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch):
+    monkeypatch.setattr(module, "_TICK_SECONDS", 0.05)
+    monkeypatch.setattr("forecaster.store.lease._PATIENCE_SECONDS", 0.1)
+
+
+@pytest.fixture
+def walks(monkeypatch):
+    """The random walk in place of the model, under its name: loading takes no time."""
+
+    class Walk(RandomWalk):
+        name = "nano"
+
+    monkeypatch.setattr("forecaster.engine.load_model", lambda _: Walk())
+
+
+@contextmanager
+def acting(act):
+    """Run `act` with a watch on another thread while the service runs in this one; its faults come out here."""
+    faults = []
+    with structlog.testing.capture_logs() as logs:
+
+        def run():
+            try:
+                act(Watch(logs))
+            except BaseException as error:  # noqa: BLE001 - the main thread shall raise it
+                faults.append(error)
+            finally:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+        thread = threading.Thread(target=run)
+        thread.start()
+        yield Watch(logs)
+        thread.join()
+    if faults:
+        raise faults[0]
+
+
+def serve(home, act):
+    """Serve, until `act` has ended; gives what was logged."""
+    with acting(act) as watch:
+        Service(str(home.path)).run()
+    return watch
+
+
+def test_start_catches_up_before_it_is_ready(home, walks):
+    """Lease, check, catch-up, readiness last; and the newest close is forecast."""
+    watch = serve(home, lambda watch: watch.until("daemon.ready"))
+    order = [one["event"] for one in watch.logs]
+    wanted = ["lease.taken", "ledger.checked", "daemon.started", "catch_up.began", "catch_up.completed"]
+    wanted += ["daemon.ready", "daemon.draining", "daemon.stopped"]
+
+    assert [one for one in order if one in wanted] == wanted
+    assert home.cutoffs("one") == home.cutoffs("two") == [now_ms() // HOUR_MS * HOUR_MS]
+
+
+def test_restart_makes_nothing_twice(home, walks):
+    for _ in range(2):
+        serve(home, lambda watch: watch.until("daemon.ready"))
+
+    assert len(home.cutoffs("one")) == 1
+    assert home.slots("one") == [("done", "")]
+
+
+def test_standby_waits_for_the_ledger(home, walks):
+    """It does not end because another writes, is not ready, and takes over when the other ends."""
+    other = open_store(home.url)
+
+    def act(watch):
+        assert watch.until("lease.waiting")
+        time.sleep(0.5)
+        assert not watch.of("lease.taken")
+        other.close()
+        assert watch.until("daemon.ready")
+
+    assert len(serve(home, act).of("lease.waiting")) == 1
+
+
+def test_standby_can_be_stopped(home, walks):
+    with closing(open_store(home.url)):
+        watch = serve(home, lambda watch: watch.until("lease.waiting"))
+
+    assert watch.of("daemon.stopped")
+
+
+def test_lost_lease_is_noticed_and_waited_for(home, walks, monkeypatch):
+    """Whoever was stopped too long writes nothing more, closes its ledger, and begins anew as a standby."""
+    monkeypatch.setattr(module, "SOONEST_RETRY", 0.05)
+    monkeypatch.setattr(module, "TRIES_PER_BAR", 10**9)
+    (home.folder / "bars.csv").unlink()  # so there is always something to write
+
+    def act(watch):
+        assert watch.until("daemon.ready")
+        with closing(sqlite3.connect(home.folder / "ledger.db")) as other, other:
+            other.execute("UPDATE lease SET owner = 'another', epoch = epoch + 1, expires_at = 0")
+        assert watch.until("daemon.ready", 2)
+
+    watch = serve(home, act)
+
+    assert len(watch.of("lease.lost")) >= 1
+    assert [one["epoch"] for one in watch.of("lease.taken")] == [1, 3]
+
+
+def test_idle_service_notices_that_another_has_taken_over(home, walks, monkeypatch):
+    """Nothing is to be written for an hour, and the lease is looked at all the same."""
+    monkeypatch.setattr(module, "_LOOK_SECONDS", 0.1)
+
+    def act(watch):
+        assert watch.until("daemon.ready")
+        with closing(sqlite3.connect(home.folder / "ledger.db")) as other, other:
+            other.execute("UPDATE lease SET owner = 'another', epoch = epoch + 1, expires_at = 0")
+        assert watch.until("daemon.ready", 2)
+
+    assert len(serve(home, act).of("lease.lost")) == 1
+
+
+def test_hangup_reads_the_configuration_again(home, walks):
+    def act(watch):
+        assert watch.until("daemon.ready")
+        home.write("one", "two", "three")
+        os.kill(os.getpid(), signal.SIGHUP)
+        assert watch.until("daemon.ready", 2)
+
+    watch = serve(home, act)
+
+    assert [one["series"] for one in watch.of("daemon.ready")] == [2, 3]
+    assert len(home.cutoffs("three")) == 1
+
+
+@pytest.mark.parametrize("broken", ["nonsense", "[[series]]\nexchange = 3\n", "settle_seconds = -1\n"])
+def test_bad_configuration_is_refused_and_the_old_one_goes_on(home, walks, broken):
+    def act(watch):
+        assert watch.until("daemon.ready")
+        home.path.write_text(broken)
+        os.kill(os.getpid(), signal.SIGHUP)
+        assert watch.until("config.refused")
+        time.sleep(0.3)
+
+    watch = serve(home, act)
+
+    assert len(watch.of("daemon.ready")) == 1
+    assert not watch.of("config.reloaded")
+
+
+def test_configuration_that_cannot_be_served_is_taken_back(home, walks):
+    """A port that is taken shows only when it is opened: the service goes on as before."""
+    with closing(listening()) as taken:
+
+        def act(watch):
+            assert watch.until("daemon.ready")
+            home.write("one", more=f"[health]\nport = {taken.getsockname()[1]}\n")
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert watch.until("daemon.ready", 2)
+
+        watch = serve(home, act)
+
+    assert len(watch.of("config.refused")) == 1
+    assert [one["series"] for one in watch.of("daemon.ready")] == [2, 2]
+
+
+def listening():
+    server = socket.socket()
+    server.bind(("127.0.0.1", 0))
+    server.listen()
+    return server
+
+
+def test_exchange_that_fails_does_not_delay_another(home, walks, monkeypatch):
+    """An exception that nobody knows ends the cycle of its exchange alone, and is tried again."""
+    monkeypatch.setattr(module, "SOONEST_RETRY", 0.05)
+    monkeypatch.setattr(module, "TRIES_PER_BAR", 10**9)
+    fetch, left = FileSource.fetch, [2]
+
+    def fail_for_one(source, key, since, as_of):
+        if key.exchange == "one" and left[0]:
+            left[0] -= 1
+            msg = "nobody knows"
+            raise RuntimeError(msg)
+        return fetch(source, key, since, as_of)
+
+    monkeypatch.setattr(FileSource, "fetch", fail_for_one)
+
+    def act(watch):
+        assert watch.until("daemon.ready")
+        assert watch.until("cycle.completed", 2)
+
+    watch = serve(home, act)
+
+    assert [one["exchange"] for one in watch.of("cycle.failed")] == ["one", "one"]
+    assert {one["exchange"] for one in watch.of("cycle.completed")} == {"one", "two"}
+    assert len(home.cutoffs("one")) == len(home.cutoffs("two")) == 1
+
+
+def test_series_that_sat_out_is_asked_for_again_before_the_next_close(home, walks, monkeypatch):
+    """An hour is long for a fault of a second."""
+    monkeypatch.setattr(module, "SOONEST_RETRY", 0.2)
+    monkeypatch.setattr(module, "TRIES_PER_BAR", 10**9)
+    content = (home.folder / "bars.csv").read_text()
+    (home.folder / "bars.csv").unlink()
+
+    def act(watch):
+        assert watch.until("catch_up.completed")
+        (home.folder / "bars.csv").write_text(content)
+        give_up = time.monotonic() + 20
+        while not home.cutoffs("one") and time.monotonic() < give_up:
+            time.sleep(0.05)
+
+    serve(home, act)
+
+    assert len(home.cutoffs("one")) == 1
+
+
+def test_damaged_ledger_is_not_served(home, walks):
+    with closing(open_store(home.url)):
+        pass
+    content = bytearray((home.folder / "ledger.db").read_bytes())
+    for page in range(2, len(content) // 4096):
+        content[page * 4096 : page * 4096 + 64] = os.urandom(64)
+    (home.folder / "ledger.db").write_bytes(content)
+
+    with pytest.raises(StoreUnavailable):
+        Service(str(home.path)).run()
+
+
+def test_first_start_with_a_bad_configuration_ends(home):
+    home.path.write_text("settle_seconds = -1\n")
+    with pytest.raises(ConfigError):
+        Service(str(home.path)).run()
+
+
+def test_first_start_without_a_model_ends(home):
+    home.path.write_text(home.path.read_text().replace('"nano"', f'"{home.folder}/nowhere"'))
+    with pytest.raises(ModelLoadError):
+        Service(str(home.path)).run()
+
+
+def test_ledger_that_nobody_can_open_ends_the_first_start(home, walks):
+    home.url = "nonsense://"
+    home.write("one")
+    with pytest.raises(StoreUnavailable, match="URL"):
+        Service(str(home.path)).run()
+
+
+def test_draining_waits_for_the_cycle_in_hand(home, walks, monkeypatch):
+    """What was begun is stored, and told so."""
+    begun = threading.Event()
+    record = Forecaster.record
+
+    def slowly(*given, **named):
+        begun.set()
+        time.sleep(0.5)
+        return record(*given, **named)
+
+    monkeypatch.setattr(Forecaster, "record", slowly)
+    watch = serve(home, lambda _: begun.wait(20))
+
+    assert len(watch.of("cycle.completed")) >= 1
+    assert not watch.of("daemon.drain_gave_up")
+    assert home.cutoffs("one") or home.cutoffs("two")
+
+
+def test_draining_does_not_wait_for_ever(home, walks, monkeypatch):
+    begun, leave = threading.Event(), threading.Event()
+    fetch = FileSource.fetch
+
+    def hang(source, key, since, as_of):
+        begun.set()
+        leave.wait(20)
+        return fetch(source, key, since, as_of)
+
+    monkeypatch.setattr(FileSource, "fetch", hang)
+    home.write("one", more="daemon.drain_seconds = 0.3\n")
+    started = time.monotonic()
+
+    def act(_):
+        begun.wait(20)
+        nonlocal started
+        started = time.monotonic()
+
+    watch = serve(home, act)
+    seconds = time.monotonic() - started
+    leave.set()
+
+    assert watch.of("daemon.drain_gave_up")
+    assert seconds < 5

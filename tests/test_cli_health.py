@@ -1,0 +1,244 @@
+"""`forecaster health` beside a real door, and beside what is none."""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+import time
+from contextlib import closing, contextmanager
+
+import pytest
+from typer.testing import CliRunner
+
+from forecaster.cli import app, health
+from forecaster.config import Config, HealthConfig
+from forecaster.daemon.health import Health
+from forecaster.daemon.vitals import Phase, Vitals
+from forecaster.errors import ConfigError, ForecasterError
+from tests.builders import HOUR_MS, make_key, utc_ms
+from tests.certificates import certificate_of
+
+KEY = make_key()
+NOW = utc_ms("2024-01-01") + HOUR_MS // 2
+TOKEN = "0123456789abcdef" * 4
+
+
+def ask(*arguments):
+    """Run the command; gives its code, what it printed, and that as JSON where it is."""
+    done = CliRunner().invoke(app, ["health", *map(str, arguments)])
+    if isinstance(done.exception, ForecasterError):
+        raise done.exception
+    return done.exit_code, done.output, json.loads(done.stdout) if "--json" in arguments else None
+
+
+@contextmanager
+def door(phase=Phase.READY, cutoff=NOW - HOUR_MS // 2, monotonic=time.monotonic, **settings):
+    """A service's own door; gives its vitals and its port."""
+    series = [{"exchange": KEY.exchange, "symbol": KEY.symbol, "timeframe": "1h", "file": "bars.csv"}]
+    vitals = Vitals(Config.model_validate({"series": series}), now=lambda: NOW, monotonic=monotonic)
+    vitals.enter(phase)
+    vitals.served(KEY, cutoff)
+    answering = Health(HealthConfig(**{"port": 0, **settings}), vitals)
+    answering.start()
+    try:
+        yield vitals, answering.address[1]
+    finally:
+        answering.stop()
+
+
+@contextmanager
+def stranger(answer):
+    """Something else at that port: it answers every request with these bytes, or is silent for None."""
+    with closing(socket.create_server(("127.0.0.1", 0))) as listening:
+        held = []
+
+        def serve():
+            while True:
+                try:
+                    connection, _ = listening.accept()
+                except OSError:
+                    return
+                held.append(connection)
+                if answer is not None:
+                    connection.recv(4096)
+                    connection.sendall(answer)
+                    connection.close()
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        yield listening.getsockname()[1]
+        listening.shutdown(socket.SHUT_RDWR)
+        thread.join()
+        for connection in held:
+            connection.close()
+
+
+def http(body, status="200 OK"):
+    return f"HTTP/1.1 {status}\r\nContent-Length: {len(body.encode())}\r\nConnection: close\r\n\r\n{body}".encode()
+
+
+def test_a_service_that_is_ready():
+    with door() as (_, port):
+        code, _, record = ask("--url", f"http://127.0.0.1:{port}", "--json")
+
+    assert code == 0
+    assert record == {"alive": True, "ready": True, "phase": "ready", "reasons": []}
+
+
+def test_a_service_that_is_not_ready():
+    """Code 1, and each reason."""
+    with door(Phase.CATCHING_UP, cutoff=NOW - 10 * HOUR_MS) as (_, port):
+        code, output, _ = ask("--url", f"http://127.0.0.1:{port}")
+
+    assert code == 1
+    assert "ready                no" in output
+    assert "- phase: catching_up" in output
+    assert f"- {KEY}: newest forecast" in output
+
+
+def test_a_service_that_is_not_alive():
+    """Code 2, and the part that hangs; whether it is ready is not asked any more."""
+    clock = [0.0]
+    with door(monotonic=lambda: clock[0]) as (vitals, port):
+        vitals.expect("worker 0", 60)
+        clock[0] = 61
+        code, _, record = ask("--url", f"http://127.0.0.1:{port}", "--json")
+
+    assert code == 2
+    assert (record["alive"], record["ready"], record["phase"]) == (False, False, None)
+    assert record["reasons"] == ["worker 0: no progress for 61 s, expected within 60 s"]
+
+
+def test_a_standby_is_alive():
+    """What Docker asks: a standby must not be ended."""
+    with door(Phase.WAITING) as (_, port):
+        code, _, record = ask("--url", f"http://127.0.0.1:{port}", "--alive", "--json")
+
+    assert code == 0
+    assert record == {"alive": True, "ready": None, "phase": None, "reasons": []}
+
+
+def test_nobody_is_there():
+    with closing(socket.create_server(("127.0.0.1", 0))) as taken:
+        port = taken.getsockname()[1]
+    code, output, _ = ask("--url", f"http://127.0.0.1:{port}", "--alive")
+
+    assert code == 2
+    assert f"http://127.0.0.1:{port}/livez: ConnectionRefusedError" in output
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (b"\x00\x01 no HTTP\r\n", "/livez: BadStatusLine"),
+        (http("<html>moved</html>", "302 Found"), "/livez: expected 200 or 503, found 302 <html>moved</html>"),
+        (http("ok"), "/readyz: expected phase and reasons as JSON, found JSONDecodeError"),
+        (http('{"ready": true}'), "/readyz: expected phase and reasons as JSON, found KeyError"),
+        (http('["ready"]'), "/readyz: expected phase and reasons as JSON, found TypeError"),
+        (None, "/livez: TimeoutError"),
+    ],
+    ids=["no HTTP", "redirect", "no JSON", "other JSON", "a list", "silence"],
+)
+def test_something_else_is_there(answer, said, monkeypatch):
+    """Code 2, in seconds, and what came."""
+    monkeypatch.setattr(health, "_SECONDS", 0.2)
+    started = time.monotonic()
+    with stranger(answer) as port:
+        code, output, _ = ask("--url", f"http://127.0.0.1:{port}")
+
+    assert code == 2
+    assert said in output
+    assert time.monotonic() - started < 10
+
+
+def test_reasons_cannot_move_the_cursor():
+    """What an exchange answered may stand in a reason."""
+    with stranger(http("series: \x1b[2J\u202eforged\nother", "503 Service Unavailable")) as port:
+        code, output, _ = ask("--url", f"http://127.0.0.1:{port}")
+
+    assert code == 2
+    assert "- series: ?[2J?forged\n- other\n" in output
+
+
+def write_config(folder, port, more=""):
+    path = folder / "live.toml"
+    path.write_text(
+        '[[series]]\nexchange = "a"\nsymbol = "A/B"\ntimeframe = "1h"\nfile = "bars.csv"\n'
+        f"[health]\nport = {port}\n{more}"
+    )
+    return path
+
+
+def write_secret(folder, name, text):
+    path = folder / name
+    path.write_text(text)
+    path.chmod(0o600)
+    return path
+
+
+def test_the_configuration_says_where(tmp_path):
+    token = write_secret(tmp_path, "token", f"{TOKEN}\n")
+    with door(token_file=token) as (_, port):
+        code, _, _ = ask("--config", write_config(tmp_path, port, f'token_file = "{token}"'))
+
+    assert code == 0
+
+
+def test_a_configuration_without_health(tmp_path):
+    path = write_config(tmp_path, 1)
+    path.write_text(path.read_text().partition("[health]")[0])
+    with pytest.raises(ConfigError, match=r"a table \[health\]"):
+        ask("--config", path)
+
+
+def test_a_wrong_token_is_told(tmp_path):
+    token = write_secret(tmp_path, "token", TOKEN)
+    other = write_secret(tmp_path, "other", TOKEN[::-1])
+    with door(token_file=token) as (_, port):
+        code, output, _ = ask("--url", f"http://127.0.0.1:{port}", "--token-file", other)
+
+    assert code == 2
+    assert "/readyz: expected 200 or 503, found 401" in output
+    assert TOKEN[::-1] not in output
+
+
+@pytest.mark.parametrize("issuer", [None, "somebody"], ids=["its own", "signed"])
+def test_over_tls_from_the_configuration(tmp_path, issuer):
+    """A service that listens everywhere is asked over loopback, and known by its certificate, whose name is another."""
+    token = write_secret(tmp_path, "token", TOKEN)
+    pem = write_secret(tmp_path, "health.pem", certificate_of("trader.example", issuer=issuer))
+    guarded = f'host = "0.0.0.0"\ntoken_file = "{token}"\ncertificate = "{pem}"'
+    with door(host="0.0.0.0", token_file=token, certificate=pem) as (_, port):  # noqa: S104 - this is the case
+        code, _, _ = ask("--config", write_config(tmp_path, port, guarded))
+
+    assert code == 0
+
+
+def test_another_certificate_is_refused(tmp_path):
+    pem = write_secret(tmp_path, "health.pem", certificate_of("trader.example"))
+    other = write_secret(tmp_path, "other.pem", certificate_of("trader.example"))
+    with door(certificate=pem) as (_, port):
+        code, output, _ = ask("--url", f"https://127.0.0.1:{port}", "--certificate", other)
+
+    assert code == 2
+    assert "CERTIFICATE_VERIFY_FAILED" in output
+
+
+def test_a_token_is_not_sent_in_the_clear(tmp_path):
+    token = write_secret(tmp_path, "token", TOKEN)
+    with pytest.raises(ConfigError, match="https, since others could read the token"):
+        ask("--url", "http://trader.example:9464", "--token-file", token)
+
+
+@pytest.mark.parametrize(
+    "url", ["127.0.0.1:9464", "ftp://127.0.0.1:1", "http://127.0.0.1", "http://a:b@127.0.0.1:1", "http://[::1]:port"]
+)
+def test_an_address_is_checked(url):
+    with pytest.raises(ConfigError, match=r"an address such as http://127\.0\.0\.1:9464"):
+        ask("--url", url)
+
+
+def test_a_token_file_is_checked(tmp_path):
+    with pytest.raises(ConfigError, match="a file with the token"):
+        ask("--url", "http://127.0.0.1:9464", "--token-file", tmp_path / "none")

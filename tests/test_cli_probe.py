@@ -1,0 +1,157 @@
+"""A configuration that is probed: what its exchanges answer about each series, by name."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from forecaster.cli import app
+from forecaster.cli.probe import _probe_series, _wrong
+from forecaster.clock import now_ms
+from forecaster.config import load_config
+from forecaster.errors import SourceUnavailable
+from forecaster.sources import Fetched
+from tests.builders import HOUR_MS, make_bars, make_key
+from tests.faults.exchange import LoopbackExchange, closed_port, unhurried
+
+
+@pytest.fixture
+def exchange(monkeypatch):
+    unhurried(monkeypatch)
+    with LoopbackExchange(now=now_ms()) as exchange:
+        yield exchange
+
+
+def probed(path, *arguments):
+    """Probe a configuration; gives the exit code, what was printed, and each series' record by its name."""
+    done = CliRunner().invoke(app, ["config", "check", "--probe", "--config", str(path), *arguments])
+    assert done.exception is None or isinstance(done.exception, SystemExit), done.exception
+    record = json.loads(done.stdout.splitlines()[-1]) if "--json" in arguments else {}
+    return done.exit_code, done.stdout, {one["series"]: one for one in record.get("probed", [])}
+
+
+def config_of(folder, urls, series, file=None):
+    """A configuration of exchanges by the address they are at, and series as (exchange, symbol, timeframe)."""
+    text = "".join(
+        f'[exchanges.{name}]\nid = "binance"\napi_urls.public = "{url}/api/v3"\ndeadline = 2\nlate_after = 0\n'
+        'options.fetchMarkets.types = ["spot"]\n'
+        for name, url in urls.items()
+    )
+    for exchange, symbol, timeframe in series:
+        text += f'[[series]]\nexchange = "{exchange}"\nsymbol = "{symbol}"\ntimeframe = "{timeframe}"\n'
+        text += f'file = "{file}"\n' if exchange == "file" else ""
+    path = folder / "probe.toml"
+    path.write_text(f'{text}[store]\nurl = "sqlite:///{folder}/ledger.db"\n')
+    return path
+
+
+def test_series_that_can_be_had(exchange, tmp_path):
+    """Each with its newest final close and its age; the markets were asked for once, and no ledger was made."""
+    path = config_of(tmp_path, {"venue": exchange.url}, [("venue", "BTC/USDT", "1h"), ("venue", "ETH/USDT", "1m")])
+    code, _, found = probed(path, "--json")
+    hour = found["venue BTC/USDT 1h"]
+
+    assert code == 0
+    assert list(found) == ["venue BTC/USDT 1h", "venue ETH/USDT 1m"]
+    assert hour["ok"]
+    assert hour["error"] is None
+    assert hour["newest_close"] == exchange.now // HOUR_MS * HOUR_MS
+    assert hour["age_seconds"] == pytest.approx((exchange.now - hour["newest_close"]) / 1000, abs=60)
+    assert hour["bars"] > 64
+    assert len(exchange.asked("markets")) == 1
+    assert len(exchange.asked("bars")) == 2
+    assert not (tmp_path / "ledger.db").exists()
+
+
+def test_series_that_cannot_be_had_are_named(exchange, tmp_path):
+    """A symbol that is not listed, an exchange that is gone, one that ccxt has no such timeframe of; others are ok."""
+    urls = {"venue": exchange.url, "gone": f"http://127.0.0.1:{closed_port()}"}
+    series = [("gone", "BTC/USDT", "1h"), ("venue", "NOT/THERE", "1h"), ("venue", "BTC/USDT", "1h")]
+    code, _, found = probed(config_of(tmp_path, urls, series), "--json")
+
+    assert code == 2
+    assert found["gone BTC/USDT 1h"]["error"].startswith("SourceUnavailable: gone: ")
+    assert found["venue NOT/THERE 1h"]["error"].startswith("UnknownSymbol: venue: expected one of its ")
+    assert [one["ok"] for one in found.values()] == [False, False, True]
+
+
+def test_exchange_that_ccxt_does_not_know(exchange, tmp_path):
+    """It fails all its series, and no other."""
+    path = config_of(
+        tmp_path, {"venue": exchange.url, "odd": exchange.url}, [("odd", "A/B", "1h"), ("odd", "C/D", "1h")]
+    )
+    path.write_text(path.read_text().replace('[exchanges.odd]\nid = "binance"', '[exchanges.odd]\nid = "binnance"'))
+    code, _, found = probed(path, "--json")
+
+    assert code == 2
+    assert [one["error"].partition(": expected an exchange that ccxt knows")[0] for one in found.values()] == [
+        "ConfigError: exchanges.odd.id"
+    ] * 2
+
+
+def test_answer_that_is_none_is_named(exchange, tmp_path):
+    """A ban, and bars of which there are none; the rows that were refused are counted."""
+    path = config_of(tmp_path, {"venue": exchange.url}, [("venue", "BTC/USDT", "1h")])
+    exchange.fail_next("empty")
+    _, _, empty = probed(path, "--json")
+    exchange.fail_next("negative")
+    _, _, negative = probed(path, "--json")
+    exchange.fail_next("status", status=418, headers={"Retry-After": "3600"})
+    code, shown, _ = probed(path)
+
+    assert empty["venue BTC/USDT 1h"]["error"].startswith(
+        "MissingBars: venue BTC/USDT 1h: expected a bar that closes at "
+    )
+    assert negative["venue BTC/USDT 1h"]["ok"]
+    assert negative["venue BTC/USDT 1h"]["rejected"] > 100
+    assert code == 2
+    assert "WRONG  venue BTC/USDT 1h: Banned: venue: " in shown
+
+
+def test_lines_for_people(exchange, tmp_path):
+    """A line for each series, in the order of the configuration."""
+    bars = make_bars(make_key(), count=120)
+    bars.frame.to_csv(tmp_path / "bars.csv")
+    series = [("file", "BTC/USDT", "1h"), ("venue", "BTC/USDT", "1h")]
+    path = config_of(tmp_path, {"venue": exchange.url}, series, tmp_path / "bars.csv")
+    exchange.fail_next("redirect", times=100)
+    code, shown, _ = probed(path)
+    of_file, of_venue = shown.splitlines()
+
+    assert code == 2
+    assert of_file.startswith("ok     file BTC/USDT 1h: 120 bars, the newest closed 2024-01-06 00:00:00 UTC, ")
+    assert of_venue.startswith("WRONG  venue BTC/USDT 1h: BadPayload: venue: ")
+
+
+def test_error_text_of_an_exchange_cannot_forge_a_line(tmp_path):
+    """What stands in an answer is told with its control characters written out, and without secrets."""
+    path = config_of(tmp_path, {"venue": "http://127.0.0.1:1"}, [("venue", "BTC/USDT", "1h")])
+    fault = SourceUnavailable("venue", "503 \x1b[2J\nok     venue token=geheim")
+    found = _wrong(load_config(path).series[0], fault)
+
+    assert found.error == "SourceUnavailable: venue: 503 \\x1b[2J\\nok     venue token=[hidden]"
+
+
+def test_without_probe_nobody_is_asked(exchange, tmp_path):
+    path = config_of(tmp_path, {"venue": exchange.url}, [("venue", "BTC/USDT", "1h")])
+    done = CliRunner().invoke(app, ["config", "check", "--config", str(path), "--json"])
+
+    assert json.loads(done.stdout) == {"config": str(path), "ok": True, "series": ["venue BTC/USDT 1h"]}
+    assert exchange.requests == []
+
+
+def test_answer_that_is_but_a_part_is_wrong(tmp_path):
+    """Bars that came before a fault do not make a series well."""
+    path = config_of(tmp_path, {"venue": "http://127.0.0.1:1"}, [("venue", "BTC/USDT", "1h")])
+    bars = make_bars(make_key("venue"), count=10)
+
+    class Halfway:
+        def fetch(self, key, since, as_of):
+            return Fetched(bars, fault=SourceUnavailable("venue", "503 behind the first page"))
+
+    found = _probe_series(Halfway(), load_config(path).series[0], now_ms())
+
+    assert not found.ok
+    assert found.error == "SourceUnavailable: venue: 503 behind the first page"
