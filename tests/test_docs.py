@@ -10,7 +10,18 @@ from pathlib import Path
 
 import pytest
 
-from forecaster.config import Config, DemoConfig, ExchangeConfig, ModelConfig, SeriesConfig, StoreConfig, load_config
+from forecaster.config import (
+    AlertsConfig,
+    Config,
+    DaemonConfig,
+    DemoConfig,
+    ExchangeConfig,
+    HealthConfig,
+    ModelConfig,
+    SeriesConfig,
+    StoreConfig,
+    load_config,
+)
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -89,10 +100,25 @@ def test_pictures_exist():
         assert (ROOT / path).is_file()
 
 
-@pytest.mark.parametrize("record", [Config, ExchangeConfig, SeriesConfig, ModelConfig, StoreConfig, DemoConfig])
-def test_every_config_key_is_explained(record):
-    """Each key stands in the example with a comment, or is a table of it."""
-    example = (ROOT / "config" / "live.example.toml").read_text(encoding="utf-8")
+@pytest.mark.parametrize(
+    ("name", "record"),
+    [
+        *(("live", one) for one in (ExchangeConfig, SeriesConfig, ModelConfig, StoreConfig, DemoConfig)),
+        *(("service", one) for one in (DaemonConfig, HealthConfig, AlertsConfig)),
+    ],
+)
+def test_every_config_key_is_explained(name, record):
+    """Each key stands in its example with a comment, or is a table of it."""
+    example = (ROOT / "config" / f"{name}.example.toml").read_text(encoding="utf-8")
+    check_keys(record, example)
+
+
+def test_every_config_table_is_explained():
+    examples = [(ROOT / "config" / f"{name}.example.toml").read_text(encoding="utf-8") for name in ("live", "service")]
+    check_keys(Config, "".join(examples))
+
+
+def check_keys(record, example):
     for key in record.model_fields:
         assert re.search(rf"^(# )?{key}(\.\w+)* = .*#|^#? ?\[+{key}[\].]", example, re.MULTILINE), key
 
