@@ -198,9 +198,9 @@ class Forecaster:
         owed = lease_owed(self.store, keys, self.model_name, as_of)
         added = self._intake.pull([key for key in keys if owed.slots[key]], as_of, skipped)
         with self._turn:
+            contexts, newest = self._contexts_of(owed, skipped)
             issued_at = (as_of if started_at is None else started_at) + _ms_since(started)
             asked = time.perf_counter()
-            contexts, newest = self._contexts_of(owed, skipped)
             answers, failed, sat_out = ask_sparing(self.models, contexts, self.config.model.horizon)
             for key, reason in failed.items():
                 skipped.skip(key, reason)

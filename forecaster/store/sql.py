@@ -97,14 +97,13 @@ class SqlStore(Reading):
     @contextmanager
     def together(self, *, write: bool = True) -> Iterator[None]:
         """Have what this thread does in the block in one transaction: kept as a whole when it ends, or not at all."""
-        known = dict(self._ids)
         try:
             with self._database.together(write=write) as connection:
                 if write:
                     self._lease.confirm(connection)
                 yield
         except BaseException:
-            self._ids = known  # a series that was added in the block is not there
+            self._ids.clear()  # a series that was added in the block is not there
             raise
 
     def add_bars(self, bars: Bars) -> int:
