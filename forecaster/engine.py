@@ -1,6 +1,6 @@
 """The one path of a forecast: bars in, contexts cut, models asked, ledger written, outcomes settled.
 
-`Forecaster.ask` is the only caller of a model, and `record` the only way into the ledger. All three doors end there:
+`ask.py` is the only caller of a model, and `record` the only way into the ledger. All three doors end there:
 the daemon through `run_cycle`, strategies through `predict`, a replay with contexts of its own.
 """
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from concurrent.futures import wait
 
 import numpy as np
 import pytest
@@ -364,3 +365,22 @@ def test_clock_that_is_behind_makes_no_forecast_timely():
     assert len(report.forecasts) > 0
     assert all(one.issued_at >= closes(99) and one.is_late for one in report.forecasts)
     assert all(row.late for row in rows)
+
+
+def test_series_that_does_not_answer_before_the_next_close_sits_out(monkeypatch):
+    """Its neighbour is on time; what comes too late is not waited for."""
+    slow, leave = make_key(symbol="SLOW/USDT"), threading.Event()
+
+    class Hanging(ScriptedSource):
+        def fetch(self, key, since, as_of):
+            if key == slow:
+                leave.wait(20)
+            return super().fetch(key, since, as_of)
+
+    monkeypatch.setattr("forecaster.intake.wait", lambda asked, _: wait(asked, 0.3))
+    forecaster = make_forecaster(Hanging(), KEY, slow)
+    report = forecaster.run_cycle(HOUR, closes(99))
+    leave.set()
+
+    assert [one.key for one in report.forecasts] == [KEY]
+    assert "before the next one has closed" in report.skipped[slow]

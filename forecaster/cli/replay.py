@@ -117,14 +117,7 @@ def replay(  # noqa: PLR0913, PLR0917 - one parameter for each option
             record["file"] = str(out)
         traded = None if trading is None else trade_replay(forecaster, keys, run.id, trading, now)
         share = None if workers else _model_share(forecaster, seconds)
-    record |= {
-        "windows": windows,
-        "windows_added": windows - before,
-        "seconds": round(seconds, 2),
-        "windows_per_second": round((windows - before) / seconds, 1),
-        "model_share": share,
-        "peak_rss_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),
-    }
+    record |= _pace(windows, windows - before, seconds) | {"model_share": share}
     if json_:
         print_record(record if traded is None else record | {"strategy": traded}, json_=True)
         return
@@ -132,6 +125,17 @@ def replay(  # noqa: PLR0913, PLR0917 - one parameter for each option
     if traded is not None:
         print_trades(traded)
     print_record(record, json_=False)
+
+
+def _pace(windows: int, added: int, seconds: float) -> dict[str, object]:
+    """How much was done, how quickly, and in how much memory."""
+    return {
+        "windows": windows,
+        "windows_added": added,
+        "seconds": round(seconds, 2),
+        "windows_per_second": round(added / seconds, 1),
+        "peak_rss_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),
+    }
 
 
 def _check_files(files: Mapping[str, Path | None]) -> None:

@@ -90,8 +90,8 @@ class Scheduler:
 
     def _told(self, event: JobExecutionEvent) -> None:
         """A call that failed, `SystemExit` too, which APScheduler would swallow."""
-        _log.error("scheduler.call_failed", schedule=event.job_id, reason=repr(event.exception))
         self._on_fault(event.exception)
+        _log.error("scheduler.call_failed", schedule=event.job_id, reason=repr(event.exception))
 
     def _keep_awake(self) -> None:
         """Have the clock looked at every few seconds, and begin anew when it has jumped."""

@@ -226,7 +226,6 @@ class Stint:
 
     def __init__(self, forecaster: Forecaster, clock: Clock, vitals: Vitals) -> None:
         self._forecaster = forecaster
-        self._clock = clock
         self._vitals = vitals
         self.has_lost_lease = threading.Event()
         self._daemon = Daemon(forecaster, clock, lambda: vitals.beat(SCHEDULER), lambda _: vitals.scheduler_fault())
