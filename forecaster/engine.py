@@ -50,8 +50,8 @@ class CycleReport:
     """What one cycle did. `settled` is what the forecasts cost whose target bars arrived in it.
 
     `missed` counts closes that passed while nobody ran; `sat_out` names baselines that failed, with reasons; `drifts`
-    are the changes of the model's skill or coverage that it showed; `model_seconds` is the part of `seconds` in which
-    models were asked.
+    are the changes of the model's skill or coverage that it showed; `waited_seconds` is the part of `seconds` in
+    which sources were waited for, `model_seconds` that in which models were asked.
     """
 
     timeframe: Timeframe
@@ -66,6 +66,7 @@ class CycleReport:
     drifts: list[tuple[SeriesKey, Drift]]
     missed: int
     seconds: float
+    waited_seconds: float
     model_seconds: float
 
     @property
@@ -196,7 +197,7 @@ class Forecaster:
         skipped = Skipped()
         keys = [key for key in self.series if key.timeframe == timeframe and exchange in (None, key.exchange)]
         owed = lease_owed(self.store, keys, self.model_name, as_of)
-        added = self._intake.pull([key for key in keys if owed.slots[key]], as_of, skipped)
+        pulled = self._intake.pull([key for key in keys if owed.slots[key]], as_of, skipped)
         with self._turn:
             contexts, newest = self._contexts_of(owed, skipped)
             issued_at = (as_of if started_at is None else started_at) + _ms_since(started)
@@ -218,7 +219,7 @@ class Forecaster:
                 exchange=exchange,
                 as_of=as_of,
                 series=len(keys),
-                bars_added=added,
+                bars_added=pulled.added,
                 forecasts=made,
                 settled=settled,
                 skipped=skipped.reasons,
@@ -226,6 +227,7 @@ class Forecaster:
                 drifts=self._drifts(settled),
                 missed=owed.missed,
                 seconds=time.perf_counter() - started,
+                waited_seconds=pulled.waited_seconds,
                 model_seconds=model_seconds,
             )
             self._log_cycle(report)
@@ -256,7 +258,7 @@ class Forecaster:
         Returns how many rows were added, and the series that could not be had, with the reason.
         """
         skipped = Skipped()
-        return self._intake.pull(keys, as_of, skipped), skipped.reasons
+        return self._intake.pull(keys, as_of, skipped).added, skipped.reasons
 
     def forecast(
         self,
@@ -469,6 +471,7 @@ class Forecaster:
             sat_out=report.sat_out,
             engine=self.models[0].engine,
             seconds=round(report.seconds, 3),
+            waited_seconds=round(report.waited_seconds, 3),
             model_seconds=round(report.model_seconds, 3),
         )
 

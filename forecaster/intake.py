@@ -6,7 +6,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -50,6 +50,13 @@ class Skipped:
         _log.warning("series.skipped", series=str(key), reason=reason)
 
 
+class Pulled(NamedTuple):
+    """How many bars were added, and how many seconds were spent waiting for sources."""
+
+    added: int
+    waited_seconds: float
+
+
 class Intake:
     """Fetches bars, checks what came, and stores it.
 
@@ -66,29 +73,31 @@ class Intake:
         self._context = context
         self._at_once = at_once
 
-    def pull(self, keys: Sequence[SeriesKey], as_of: int, skipped: Skipped) -> int:
+    def pull(self, keys: Sequence[SeriesKey], as_of: int, skipped: Skipped) -> Pulled:
         """Fetch series side by side, so that none waits for another, and store what has come in one transaction.
 
         A series whose answer is not there when the next bar has closed sits out. What a long history has beyond its
         first part is asked for after that.
         """
         if not keys:
-            return 0
+            return Pulled(0, 0.0)
         with self._store.together(write=False):
             since = {key: self.owed_since(key, self.first_slot(key, as_of)) for key in keys}
-        give_up = time.monotonic() + max(key.timeframe.ms for key in keys) / 1000
+        asked_at = time.monotonic()
+        give_up = asked_at + max(key.timeframe.ms for key in keys) / 1000
         pool = ThreadPoolExecutor(self._at_once, "intake")
         try:
             asked = {key: pool.submit(self._sources[key].fetch, key, since[key], as_of) for key in keys}
             wait(asked.values(), max(0.0, give_up - time.monotonic()))
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
+        waited = time.monotonic() - asked_at
         with self._store.together():
             first = skipped.trying(
                 keys, lambda key: self.receive(key, since[key], as_of, partial(_arrived, key, asked[key]))
             )
         rest = skipped.trying(first, lambda key: sum(new for new, _ in self.parts(key, first[key][1], as_of)))
-        return sum(added for added, _ in first.values()) + sum(rest.values())
+        return Pulled(sum(added for added, _ in first.values()) + sum(rest.values()), waited)
 
     def parts(self, key: SeriesKey, cursor: int, as_of: int) -> Iterator[tuple[int, int]]:
         """Fetch part by part up to `as_of`: how many bars are new in each, and how far it came."""

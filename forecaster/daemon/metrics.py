@@ -42,6 +42,7 @@ _PLACE: Final = ("exchange", "timeframe")
 
 COUNTERS: Final = {
     "forecaster_cycles_total": ((*_PLACE, "outcome"), "Cycles that ended."),
+    "forecaster_waited_seconds_total": (_PLACE, "Seconds of cycles in which sources were waited for."),
     "forecaster_model_seconds_total": (_PLACE, "Seconds of cycles in which models were asked."),
     "forecaster_fetch_errors_total": (("exchange", "error"), "Series that sat out a cycle since their source failed."),
     "forecaster_fallbacks_total": ((), "Answers that eager gave because compiled code failed."),
@@ -128,7 +129,7 @@ class Metrics:
             self.add("forecaster_cycles_total", *place, outcome, amount=0)
         for outcome in ("on_time", "late"):
             self.add("forecaster_forecasts_total", *place, outcome, amount=0)
-        for name in ("forecaster_model_seconds_total", "forecaster_missed_total"):
+        for name in ("forecaster_waited_seconds_total", "forecaster_model_seconds_total", "forecaster_missed_total"):
             self.add(name, *place, amount=0)
         for histogram in self._histograms.values():
             histogram.labels(*place)
@@ -158,6 +159,7 @@ class Metrics:
         """Count a cycle that was completed."""
         place = self.place(report.exchange, report.timeframe)
         self.add("forecaster_cycles_total", *place, "completed")
+        self.add("forecaster_waited_seconds_total", *place, amount=report.waited_seconds)
         self.add("forecaster_model_seconds_total", *place, amount=report.model_seconds)
         self.add("forecaster_missed_total", *place, amount=report.missed)
         self._histograms["forecaster_cycle_seconds"].labels(*place).observe(report.seconds)

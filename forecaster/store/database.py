@@ -77,6 +77,11 @@ class Database:
             finally:
                 del self._own.connection
 
+    @property
+    def is_together(self) -> bool:
+        """Whether this thread is in a block of `together`."""
+        return hasattr(self._own, "connection")
+
     @contextmanager
     def transaction(self, *, write: bool = True) -> Iterator[sa.Connection]:
         """One transaction, unless it is part of another: committed when the block ends, undone when it raises."""

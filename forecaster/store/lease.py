@@ -36,6 +36,8 @@ _ADVISORY_KEY: Final = 0x0C04_2002
 _NETWORK: Final = frozenset(
     {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "ceph", "glusterfs", "lustre", "fuse.sshfs", "fuse.rclone"}
 )
+_PROLONG: Final = sa.text("""
+UPDATE lease SET expires_at = :expires_at WHERE name = :name AND epoch = :epoch AND owner = :owner""")
 
 
 class Lock(Protocol):
@@ -76,8 +78,8 @@ class Lease:
         Raises:
             LeaseLost: when another process has taken over.
         """
-        mine = (t.lease.c.name == WRITER, t.lease.c.epoch == self.epoch, t.lease.c.owner == self._owner)
-        kept = connection.execute(t.lease.update().where(*mine).values(expires_at=now_ms() + LEASE_MS))
+        mine = {"name": WRITER, "epoch": self.epoch, "owner": self._owner}
+        kept = connection.execute(_PROLONG, {"expires_at": now_ms() + LEASE_MS, **mine})
         if kept.rowcount != 1:
             raise LeaseLost(self._database.url, self.epoch)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 from dataclasses import asdict
+from functools import lru_cache
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
@@ -41,6 +42,18 @@ _LEARN = """
 INSERT INTO calibration (series_id, run_id, model_id, cutoff, state)
 VALUES (:series_id, :run_id, :model_id, :cutoff, :state)
 ON CONFLICT (series_id, run_id, model_id) DO UPDATE SET cutoff = excluded.cutoff, state = excluded.state"""
+_LAST_BAR = "SELECT seq, link FROM bar WHERE series_id = :series ORDER BY seq DESC LIMIT 1"
+_LAST_FORECASTS = sa.text("""
+SELECT f.series_id, f.seq, f.link FROM series n JOIN forecast f ON f.id = (
+    SELECT o.id FROM forecast o WHERE o.series_id = n.id AND o.run_id = :run ORDER BY o.seq DESC LIMIT 1
+)
+WHERE n.id IN :some""").bindparams(sa.bindparam("some", expanding=True))
+_KNOWN = sa.text("""
+SELECT id, series_id, cutoff, model_id, payload_sha256, quantile_levels, provenance, issued_at, available_at
+FROM forecast
+WHERE series_id IN :some AND run_id = :run AND cutoff BETWEEN :first AND :last""").bindparams(
+    sa.bindparam("some", expanding=True)
+)
 _SOME = 500
 """How many values one query asks for: SQLite takes 32,766 at most, older ones 999."""
 
@@ -114,7 +127,8 @@ class SqlStore(Reading):
             series_id = self._series_id(connection, bars.key)
             span = {"start": int(bars.open_time[0]), "end": int(bars.open_time[-1]) + 1, "as_of": EVER}
             known = {row.open_time: row for row in _ask(connection, reading.BARS, series=series_id, **span)}
-            head = _head(connection, t.bar, t.bar.c.series_id == series_id) or _before(bars.key, "bar")
+            last = _ask(connection, _LAST_BAR, series=series_id)
+            head = Head(*last[0]) if last else _before(bars.key, "bar")
             rows = bar_rows(bars, series_id, known, head)
             if rows:
                 _append(connection, t.bar, rows)
@@ -232,7 +246,8 @@ class SqlStore(Reading):
     @contextmanager
     def _writing(self) -> Iterator[sa.Connection]:
         with self._database.transaction() as connection:
-            self._lease.confirm(connection)
+            if not self._database.is_together:
+                self._lease.confirm(connection)
             yield connection
 
     def _series(self, key: SeriesKey) -> int:
@@ -286,32 +301,27 @@ class SqlStore(Reading):
 
 def _append(connection: sa.Connection, table: sa.Table, rows: Sequence[dict[str, Any]]) -> None:
     """Insert rows past SQLAlchemy's handling of types, which takes longer than the database does."""
-    statement = table.insert().compile(dialect=connection.dialect, column_keys=list(rows[0]))
-    order = statement.positiontup
+    statement, order = _insert(table, connection.dialect, tuple(rows[0]))
     given = list(rows) if order is None else list(map(itemgetter(*order), rows))
-    connection.exec_driver_sql(str(statement), given)
+    connection.exec_driver_sql(statement, given)
+
+
+@lru_cache(maxsize=16)
+def _insert(table: sa.Table, dialect: sa.Dialect, columns: tuple[str, ...]) -> tuple[str, list[str] | None]:
+    """The text of an INSERT, and the order of its values where they have no names."""
+    compiled = table.insert().compile(dialect=dialect, column_keys=list(columns))
+    return str(compiled), compiled.positiontup
 
 
 def _ask(connection: sa.Connection, sql: str, **values: object) -> Sequence[Any]:
     return connection.execute(sa.text(sql), values).all()
 
 
-def _head(connection: sa.Connection, table: sa.Table, *where: sa.ColumnElement[bool]) -> Head | None:
-    query = sa.select(table.c.seq, table.c.link).where(*where).order_by(table.c.seq.desc()).limit(1)
-    row = connection.execute(query).first()
-    return None if row is None else Head(row.seq, row.link)
-
-
 def _heads(connection: sa.Connection, series: dict[SeriesKey, int], run_id: str) -> dict[SeriesKey, Head]:
     """The last link of each series' chain in a run."""
-    other = t.forecast.alias("other")
-    last = sa.select(other.c.id).where(other.c.series_id == t.series.c.id, other.c.run_id == run_id)
-    newest = last.order_by(other.c.seq.desc()).limit(1).scalar_subquery()
-    query = sa.select(t.forecast.c.series_id, t.forecast.c.seq, t.forecast.c.link)
-    query = query.select_from(t.series.join(t.forecast, t.forecast.c.id == newest))
     found = {}
     for some in _portions(list(series.values())):
-        for row in connection.execute(query.where(t.series.c.id.in_(some))):
+        for row in connection.execute(_LAST_FORECASTS, {"run": run_id, "some": some}):
             found[row.series_id] = Head(row.seq, row.link)
     return {key: found.get(series_id) or _before(key, "forecast", run_id) for key, series_id in series.items()}
 
@@ -330,11 +340,9 @@ def _known(
 ) -> dict[tuple[int, int, str], Any]:
     """The forecasts of a run that are in the ledger, among the series and cutoffs of a batch."""
     cutoffs = [one.cutoff for one in forecasts]
-    columns = [t.forecast.c[name] for name in ("id", "series_id", "cutoff", "model_id", "payload_sha256")]
-    columns += [t.forecast.c[name] for name in ("quantile_levels", "provenance", "issued_at", "available_at")]
-    span = (t.forecast.c.run_id == run_id, t.forecast.c.cutoff.between(min(cutoffs), max(cutoffs)))
+    given = {"run": run_id, "first": min(cutoffs), "last": max(cutoffs)}
     found = {}
     for some in _portions(list(series.values())):
-        query = sa.select(*columns).where(t.forecast.c.series_id.in_(some), *span)
-        found.update({(row.series_id, row.cutoff, row.model_id): row for row in connection.execute(query)})
+        rows = connection.execute(_KNOWN, {"some": some, **given})
+        found.update({(row.series_id, row.cutoff, row.model_id): row for row in rows})
     return found

@@ -57,7 +57,10 @@ def measure(
 
 
 def summary(made: dict[Name, list[Made]], cycles: list[dict[str, Any]], span: tuple[int, int]) -> dict[str, Any]:
-    """What became of the closes in a span, both ends included: how late, and which part of the time was the model's."""
+    """What became of the closes in a span, both ends included: how late, and where a cycle's time went.
+
+    An exchange's rate limit alone makes a cycle wait for ten seconds: `not_the_model` is a share of the rest.
+    """
     first, until = span
     waits = [
         (one.available_at - name.cutoff) / 1000
@@ -65,7 +68,8 @@ def summary(made: dict[Name, list[Made]], cycles: list[dict[str, Any]], span: tu
         if name.model == "nano" and first <= name.cutoff <= until
     ]
     late = sum(one.late for name, (one, *_) in made.items() if name.model == "nano" and first <= name.cutoff <= until)
-    seconds, model = (sum(float(one[name]) for one in cycles) for name in ("seconds", "model_seconds"))
+    parts = ("seconds", "waited_seconds", "model_seconds")
+    seconds, waited, model = (sum(float(one[name]) for one in cycles) for name in parts)
     p50, p99 = np.percentile(waits, [50, 99]) if waits else (float("nan"), float("nan"))
     return {
         "cycles": len(cycles),
@@ -75,7 +79,9 @@ def summary(made: dict[Name, list[Made]], cycles: list[dict[str, Any]], span: tu
         "close_to_stored_p50": round(float(p50), 2),
         "close_to_stored_p99": round(float(p99), 2),
         "cycle_seconds": round(seconds / max(1, len(cycles)), 2),
-        "not_the_model": round(1 - model / seconds, 3) if seconds else None,
+        "waited_seconds": round(waited / max(1, len(cycles)), 2),
+        "model_seconds": round(model / max(1, len(cycles)), 2),
+        "not_the_model": round(1 - model / (seconds - waited), 3) if seconds else None,
     }
 
 

@@ -19,15 +19,16 @@ def test_only_what_the_model_forecast_in_the_span_counts():
         Name("a", 2 * MINUTE_MS, "random_walk"): [Made(0, 9 * MINUTE_MS, late=True, sha256="")],
     }
     cycles = [
-        {"seconds": 8.0, "model_seconds": 2.0, "skipped": {}},
-        {"seconds": 2.0, "model_seconds": 0.5, "skipped": {"x": "y"}},
+        {"seconds": 10.0, "waited_seconds": 2.0, "model_seconds": 2.0, "skipped": {}},
+        {"seconds": 3.0, "waited_seconds": 1.0, "model_seconds": 0.5, "skipped": {"x": "y"}},
     ]
     found = summary(made, cycles, (MINUTE_MS, 2 * MINUTE_MS))
 
     assert (found["forecasts"], found["late"], found["skipped"], found["cycles"]) == (3, 1, 1, 2)
     assert found["close_to_stored_p50"] == 9.0
     assert found["close_to_stored_p99"] == pytest.approx(9 + 0.98 * 61)
-    assert (found["cycle_seconds"], found["not_the_model"]) == (5.0, 0.75)
+    assert (found["cycle_seconds"], found["waited_seconds"], found["model_seconds"]) == (6.5, 1.5, 1.25)
+    assert found["not_the_model"] == 0.75
 
 
 @pytest.mark.slow

@@ -40,6 +40,7 @@ SETTLE_MS = 5_000
 CONTRACT = {
     "forecaster_cycles_total": {"exchange", "timeframe", "outcome"},
     "forecaster_cycle_seconds": {"exchange", "timeframe"},
+    "forecaster_waited_seconds_total": {"exchange", "timeframe"},
     "forecaster_model_seconds_total": {"exchange", "timeframe"},
     "forecaster_close_to_stored_seconds": {"exchange", "timeframe"},
     "forecaster_bar_lag_seconds": {"exchange", "timeframe"},
@@ -112,6 +113,7 @@ def make_report(**changes):
         drifts=[],
         missed=0,
         seconds=2.0,
+        waited_seconds=0.25,
         model_seconds=0.5,
     )
     return dataclasses.replace(nothing, **changes)
@@ -559,6 +561,7 @@ def test_a_cycle_is_counted():
         sat_out={"random_walk": "InferenceError: broken"},
         missed=3,
         seconds=2.5,
+        waited_seconds=0.75,
         model_seconds=1.25,
     )
     vitals = make_vitals(BITCOIN, ETHER, DOGE)
@@ -575,6 +578,7 @@ def test_a_cycle_is_counted():
 
     assert {about: found[about[0], frozenset({**PLACE, about[1]: about[2]}.items())] for about in expected} == expected
     assert found["forecaster_missed_total", frozenset(PLACE.items())] == 6
+    assert found["forecaster_waited_seconds_total", frozenset(PLACE.items())] == 1.5
     assert found["forecaster_model_seconds_total", frozenset(PLACE.items())] == 2.5
     assert found["forecaster_cycle_seconds_sum", frozenset(PLACE.items())] == 5
     assert found["forecaster_close_to_stored_seconds_count", frozenset(PLACE.items())] == 4
