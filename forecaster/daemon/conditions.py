@@ -1,15 +1,22 @@
-"""What an operator should be told: a condition as it is found, and an alert as it is told.
+"""What an operator should be told: a condition as it is found and worded, and an alert as it is told.
 
 Whether and when something is told is left to `alerts`, and the way to whoever reads it to `receivers`.
 """
 
 from __future__ import annotations
 
+from collections import defaultdict
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from typing import Final, Literal, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple, TypeAlias
 
+from forecaster.clock import utc_text
 from forecaster.log import harmless
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from forecaster.bars import SeriesKey
+    from forecaster.model.compiled import ModelStatus
 
 State: TypeAlias = Literal["began", "lasts", "over", "test"]
 """What is told: a condition began, it lasts, it is over; or that this is a test."""
@@ -30,6 +37,8 @@ WHAT_TO_DO: Final = {
 _MOST_NAMED: Final = 3
 _MOST_TOLD: Final = 10
 _LONGEST_TEXT: Final = 400
+_NAMED_IN_TEXT: Final = 5
+LONGEST_REASON: Final = 300
 
 
 class Condition(NamedTuple):
@@ -75,11 +84,11 @@ class Alert:
         """What is wrong, since when, and what to do; of harmless lines."""
         told = self._listed([harmless(one.text, _LONGEST_TEXT) for one in self.conditions[:_MOST_TOLD]], "\n")
         if self.state == "over":
-            return f"{told}\nThis was so since {_when(self.since)}, and is over at {_when(self.at)}."
+            return f"{told}\nThis was so since {utc_text(self.since)}, and is over at {utc_text(self.at)}."
         if self.state == "test":
             return told
         advice = WHAT_TO_DO.get(self.kind, "")
-        return f"{told}\nSince {_when(self.since)}.\n{advice} See {PAGE}#{self.kind}".strip()
+        return f"{told}\nSince {utc_text(self.since)}.\n{advice} See {PAGE}#{self.kind}".strip()
 
     def record(self) -> dict[str, object]:
         """What a program that receives alerts wants; `text` is what chats show."""
@@ -88,8 +97,8 @@ class Alert:
             "kind": self.kind,
             "severity": self.severity,
             "subjects": [harmless(one.subject, _LONGEST_TEXT) for one in self.conditions],
-            "since": _when(self.since),
-            "at": _when(self.at),
+            "since": utc_text(self.since),
+            "at": utc_text(self.at),
             "title": self.title,
             "text": f"{self.title}\n{self.body}",
         }
@@ -99,5 +108,44 @@ class Alert:
         return between.join(first + [f"and {left} more"] * bool(left))
 
 
-def _when(time_ms: int) -> str:
-    return datetime.fromtimestamp(time_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
+def by_place(
+    kind: str, what: str, series: Iterable[tuple[SeriesKey, str]], severity: str = "warning"
+) -> list[Condition]:
+    """One condition for each exchange and timeframe, however many series it is about: a venue that fails takes all."""
+    groups: dict[str, list[str]] = defaultdict(list)
+    for key, words in series:
+        groups[f"{key.exchange} {key.timeframe}"].append(words)
+    found = []
+    for place, all_words in groups.items():
+        more = f"; and {len(all_words) - _NAMED_IN_TEXT} more" if len(all_words) > _NAMED_IN_TEXT else ""
+        text = f"{what}, {len(all_words)} series: {'; '.join(all_words[:_NAMED_IN_TEXT])}{more}"
+        found.append(Condition(kind, place, text, severity))
+    return found
+
+
+def failing(place: tuple[str, str], times: int, since: int, reason: str) -> Condition:
+    """Say that so many cycles of an exchange and timeframe have failed in a row, `since` in UTC ms."""
+    text = f"{times} cycles failed in a row, since {utc_text(since)}, the last with {reason}"
+    return Condition("failing_cycle", " ".join(place), text, "critical")
+
+
+def banned(exchange: str, until: int) -> Condition:
+    """Say until when (UTC ms) an exchange wants not to be asked."""
+    return Condition("ban", exchange, f"{exchange} must not be asked until {utc_text(until)}")
+
+
+def resting(forward: ModelStatus) -> list[Condition]:
+    """Whether compiled code was taken out of service, and is not tried yet."""
+    cooling = [one for one in forward.buckets if one.state == "cooling"]
+    if not cooling:
+        return []
+    shapes = f"{len(cooling)} of {len(forward.buckets)} shapes"
+    return [Condition("fallback", "model", f"eager serves {shapes}: {cooling[0].reason[:LONGEST_REASON]}")]
+
+
+def plain(condition: Condition) -> Condition:
+    """The same on one line, without anything that a terminal would obey: names and reasons come from outside."""
+    subject, text = (
+        "".join(one if one.isprintable() else " " for one in words) for words in (condition.subject, condition.text)
+    )
+    return condition._replace(subject=subject, text=text)

@@ -10,19 +10,17 @@ from __future__ import annotations
 import shutil
 import threading
 import time
-from collections import defaultdict
-from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from forecaster.clock import now_ms
+from forecaster.clock import now_ms, utc_text
 from forecaster.config import AlertsConfig, HealthConfig
-from forecaster.daemon.conditions import Condition
+from forecaster.daemon.conditions import LONGEST_REASON, Condition, banned, by_place, failing, plain, resting
 from forecaster.daemon.metrics import Metrics
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable
 
     from forecaster.accuracy.trust import Trust
     from forecaster.bars import SeriesKey
@@ -34,8 +32,6 @@ if TYPE_CHECKING:
 DRIFT_TOLD_SECONDS: Final = 24 * 3600.0
 """How long a change of skill or coverage is a condition: it has a moment at which it is found, but no end."""
 
-_NAMED: Final = 5
-_LONGEST: Final = 300
 _SQLITE: Final = "sqlite:///"
 
 
@@ -167,7 +163,7 @@ class Vitals:
             self._seconds[place] = report.seconds
             self._failing.pop(place, None)
             self._holds |= {name: holds[name] for name in self._exchanges() & holds.keys()}
-            self._last_cycle = f"{' '.join(place)} as of {_when(report.as_of)}, {len(report.forecasts)} forecasts"
+            self._last_cycle = f"{' '.join(place)} as of {utc_text(report.as_of)}, {len(report.forecasts)} forecasts"
             self._forward = forward or self._forward
         with self._counting:
             self._metrics.cycle(report)
@@ -179,7 +175,7 @@ class Vitals:
         place = self._metrics.place(exchange, timeframe)
         with self._lock:
             before = self._failing.get(place, _Failing(0, self._now(), ""))
-            reason = f"{type(error).__name__}: {error}"[:_LONGEST]
+            reason = f"{type(error).__name__}: {error}"[:LONGEST_REASON]
             self._failing[place] = _Failing(before.times + 1, before.since, reason)
             self._metrics.add("forecaster_cycles_total", *place, "failed")
 
@@ -234,19 +230,19 @@ class Vitals:
         ]
         if self._phase is Phase.READY:  # before, staleness is what is being mended; a standby need not be fresh
             stale = [(one.key, f"{one.key}, {one.reason}") for one in self._stale()]
-            found += _by_place("stale_series", "no fresh forecast", stale, "critical")
+            found += by_place("stale_series", "no fresh forecast", stale, "critical")
         with self._lock:
             now, since = self._now(), self._monotonic() - DRIFT_TOLD_SECONDS
             if self._phase in _WORKING:
-                found += [_failure(place, one) for place, one in self._failing.items()]
-            found += [_banned(name, until) for name, until in self._holds.items() if until > now]
+                found += [failing(place, *one) for place, one in self._failing.items()]
+            found += [banned(name, until) for name, until in self._holds.items() if until > now]
             self._drifts = {about: one for about, one in self._drifts.items() if one.at > since}
             drifts = [(key, one.words) for (key, _), one in self._drifts.items()]
-            found += _by_place("drift", "skill or coverage changed", drifts)
-            found += _by_place("no_skill", "worse than the random walk", self._unskilled.items())
+            found += by_place("drift", "skill or coverage changed", drifts)
+            found += by_place("no_skill", "worse than the random walk", self._unskilled.items())
             forward = self._forward
-        found += _resting(forward) if forward is not None else []
-        return [_plain(one) for one in found + self._scarce()]
+        found += resting(forward) if forward is not None else []
+        return [plain(one) for one in found + self._scarce()]
 
     def exposition(self) -> bytes:
         """Give everything as Prometheus text."""
@@ -296,7 +292,7 @@ class Vitals:
             if key not in newest:
                 found.append(_Stale(key, "no forecast yet"))
             elif newest[key] < expected:
-                reason = f"newest forecast of {_when(newest[key])}, expected {_when(expected)} or later"
+                reason = f"newest forecast of {utc_text(newest[key])}, expected {utc_text(expected)} or later"
                 found.append(_Stale(key, reason))
         return found
 
@@ -371,48 +367,3 @@ class Vitals:
 def _last_close(key: SeriesKey, now: int) -> int:
     opens = key.sessions.last_opens(key.timeframe, now, 1)
     return int(key.sessions.closes_of(key.timeframe, opens)[0]) if len(opens) else 0
-
-
-def _by_place(
-    kind: str, what: str, series: Iterable[tuple[SeriesKey, str]], severity: str = "warning"
-) -> list[Condition]:
-    """One condition for each exchange and timeframe, however many series it is about: a venue that fails takes all."""
-    groups: dict[str, list[str]] = defaultdict(list)
-    for key, words in series:
-        groups[f"{key.exchange} {key.timeframe}"].append(words)
-    found = []
-    for place, all_words in groups.items():
-        more = f"; and {len(all_words) - _NAMED} more" if len(all_words) > _NAMED else ""
-        text = f"{what}, {len(all_words)} series: {'; '.join(all_words[:_NAMED])}{more}"
-        found.append(Condition(kind, place, text, severity))
-    return found
-
-
-def _failure(place: tuple[str, str], one: _Failing) -> Condition:
-    text = f"{one.times} cycles failed in a row, since {_when(one.since)}, the last with {one.reason}"
-    return Condition("failing_cycle", " ".join(place), text, "critical")
-
-
-def _banned(exchange: str, until: int) -> Condition:
-    return Condition("ban", exchange, f"{exchange} must not be asked until {_when(until)}")
-
-
-def _resting(forward: ModelStatus) -> list[Condition]:
-    """Whether compiled code was taken out of service, and is not tried yet."""
-    resting = [one for one in forward.buckets if one.state == "cooling"]
-    if not resting:
-        return []
-    shapes = f"{len(resting)} of {len(forward.buckets)} shapes"
-    return [Condition("fallback", "model", f"eager serves {shapes}: {resting[0].reason[:_LONGEST]}")]
-
-
-def _when(time_ms: int) -> str:
-    return datetime.fromtimestamp(time_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
-
-
-def _plain(condition: Condition) -> Condition:
-    """The same on one line, without anything that a terminal would obey: names and reasons come from outside."""
-    subject, text = (
-        "".join(one if one.isprintable() else " " for one in words) for words in (condition.subject, condition.text)
-    )
-    return condition._replace(subject=subject, text=text)

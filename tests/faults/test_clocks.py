@@ -10,7 +10,7 @@ from tests.faults.world import break_package
 pytestmark = pytest.mark.slow
 
 
-@pytest.mark.parametrize("scene", ["an hour asleep", "ten years ahead", "spring forward"])
+@pytest.mark.parametrize("scene", ["an hour behind", "an hour asleep", "ten years ahead", "spring forward"])
 def test_service_lives_through_a_scene(scene):
     assert play(scene).wrong == []
 
