@@ -37,6 +37,8 @@ bench: .venv/run-installed
 soak: .venv/dev-installed
 	$(BIN)/python -m tests.faults.kill_writer --cycles 10000
 	$(BIN)/python -m tests.faults.power_cut --images 100000
+	$(BIN)/python -m tests.faults.kill_daemon --kills 500
+	$(BIN)/python -m tests.simulation --seeds 300 --processes 2
 
 .venv/run-installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv && $(PIP) torch && $(PIP) --editable . && touch $@

@@ -78,6 +78,13 @@ def test_readme_commands_run(folder, arguments):
     assert run(folder, arguments)
 
 
+@pytest.mark.parametrize("arguments", [line[1:] for line in commands("python -m")], ids=shlex.join)
+def test_readme_modules_run(arguments):
+    assert subprocess.run(
+        [sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=300, check=True
+    ).stdout
+
+
 def test_readme_names_real_targets():
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     targets = {line[1] for line in commands("make")}
