@@ -68,20 +68,34 @@ class _Found(NamedTuple):
 
 
 def _look(reader: Reader, key: SeriesKey, model_name: str, as_of: int) -> _Found:
-    opens = key.sessions.last_opens(key.timeframe, as_of, CATCH_UP)
-    closes: list[int] = key.sessions.closes_of(key.timeframe, opens).tolist()
+    closes = _closes(key, as_of, CATCH_UP)
     if not closes:
         return _Found([], [])
-    known = {slot.cutoff: slot for slot in reader.slots(key, closes[0], closes[-1] + 1)}
+    newest = _newest(reader, key, as_of, 2 * CATCH_UP)
+    known = {slot.cutoff: slot for slot in newest if slot.cutoff >= closes[0]}
     before = None if _is_over(known.get(closes[0])) else reader.slot_before(key, closes[0])
     first = closes[0] if before is not None else _first(reader, key, model_name, closes, known)
     slots = [known.get(cutoff, Slot(key, cutoff)) for cutoff in closes if cutoff >= first]
     spans = [] if before is None else _missed(key, _end_of(before), closes[0])
-    left = _left(reader, before, model_name) if before is not None and before.state == "leased" else []
+    older = newest if before is None else _newest(reader, key, before.cutoff, CATCH_UP)
+    left = _ended(reader, [slot for slot in older if slot.cutoff < closes[0]], model_name)
     for slot in slots:
         if slot.state == "missed":  # by a clock that was ahead: of that span only these closes have come
             spans += [(rest, 0) for rest, _ in _missed(key, closes[-1], slot.leased_until + 1)]
     return _Found(left + [_leased(reader, slot, model_name, as_of) for slot in slots if not _is_over(slot)], spans)
+
+
+def _closes(key: SeriesKey, as_of: int, count: int) -> list[int]:
+    """The newest closes of a series at `as_of`."""
+    opens = key.sessions.last_opens(key.timeframe, as_of, count)
+    closes: list[int] = key.sessions.closes_of(key.timeframe, opens).tolist()
+    return closes
+
+
+def _newest(reader: Reader, key: SeriesKey, as_of: int, count: int) -> list[Slot]:
+    """What is known of the newest closes at `as_of`."""
+    closes = _closes(key, as_of, count)
+    return reader.slots(key, closes[0], closes[-1] + 1)
 
 
 def _is_over(slot: Slot | None) -> bool:
@@ -103,11 +117,12 @@ def _leased(reader: Reader, slot: Slot, model_name: str, as_of: int) -> Slot:
     return dataclasses.replace(slot, state="leased", attempts=slot.attempts + 1, reason="", leased_until=until)
 
 
-def _left(reader: Reader, newest: Slot, model_name: str) -> list[Slot]:
-    """What somebody who died had begun and nobody can catch up on any more, `newest` the last of it, as it ended."""
-    opens = newest.key.sessions.last_opens(newest.key.timeframe, newest.cutoff, CATCH_UP)
-    first = int(newest.key.sessions.closes_of(newest.key.timeframe, opens)[0])
-    begun = [slot for slot in reader.slots(newest.key, first, newest.cutoff + 1) if slot.state == "leased"]
+def _ended(reader: Reader, older: Sequence[Slot], model_name: str) -> list[Slot]:
+    """Slots that somebody who died had begun, and nobody can catch up on any more, as they ended.
+
+    Whoever died worked on closes up to his newest, so whoever is next finds them in as many before his own.
+    """
+    begun = [slot for slot in older if slot.state == "leased"]
     written = [_is_written(reader, slot, model_name) for slot in begun]
     return [
         dataclasses.replace(slot, state="done" if there else "failed", reason="" if there else _DIED, leased_until=0)

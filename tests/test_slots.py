@@ -171,3 +171,17 @@ def test_work_of_one_who_died_is_ended(store):
 
     assert [states(store)[START + i * HOUR_MS] for i in range(4)] == ["done", "failed", "done", "failed"]
     assert "leased" not in states(store).values()
+
+
+@pytest.mark.parametrize("hours", [CATCH_UP - 9, CATCH_UP, CATCH_UP + 10, 3 * CATCH_UP])
+def test_work_of_one_who_died_is_ended_though_younger_work_is_done(store, hours):
+    """A clock that was ten years behind made older closes owed than the first; whoever began them died."""
+    work(store, START - 3650 * DAY_MS)
+    for i in range(10):
+        store.set_slots([Slot(KEY, START + i * HOUR_MS, "done")], START)
+    lease_owed(store, [KEY], "nano", START + 9 * HOUR_MS)
+    assert "leased" in states(store).values()
+
+    work(store, START + (9 + hours) * HOUR_MS)
+
+    assert "leased" not in states(store).values()
