@@ -183,7 +183,7 @@ def test_issue_and_availability_are_stamped(bars):
 
 
 def test_waiting_for_bars_is_not_hidden(bars, monkeypatch):
-    """A source that takes its time makes the forecast later, and the ledger says so."""
+    """A source that takes its time makes the forecast later, and both ledger and report say so."""
     forecaster = make_forecaster(bars)
     fetch = forecaster._sources[GOOD].fetch
 
@@ -193,9 +193,11 @@ def test_waiting_for_bars_is_not_hidden(bars, monkeypatch):
 
     monkeypatch.setattr(forecaster._sources[GOOD], "fetch", slowly)
     as_of = int(bars.close_time[99])
-    (forecast,) = forecaster.run_cycle(HOUR, as_of).forecasts
+    report = forecaster.run_cycle(HOUR, as_of)
 
-    assert forecast.issued_at >= as_of + 300
+    assert report.forecasts[0].issued_at >= as_of + 300
+    assert 0.3 <= report.waited_seconds <= report.seconds - report.model_seconds
+    assert report.model_seconds < 0.3
 
 
 def test_latest_reads_the_newest(bars):
