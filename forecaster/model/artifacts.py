@@ -176,7 +176,7 @@ def hardware(device_type: str) -> str:
     facts = dict(line.split(":", 1) for line in lines if ":" in line)
     named = {name.strip(): value.strip() for name, value in facts.items()}
     flags = hashlib.sha256(named.get("flags", named.get("Features", "")).encode()).hexdigest()[:12]
-    return f"{platform.machine()} {named.get('model name', platform.processor())}, flags {flags}"
+    return f"{platform.machine()} {named.get('model name', '')}, flags {flags}"
 
 
 def _check_file(path: Path) -> None:

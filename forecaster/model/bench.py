@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING, Literal, NamedTuple, TypeVar
 import numpy as np
 import torch
 from chronos import Chronos2Pipeline
-from transformers.utils import logging as hub_logging
 
 from forecaster.model.artifacts import ArtifactKey, Artifacts, ArtifactsRefused, hardware
 from forecaster.model.bench_report import FEW, FIRST, LOADS, MANY, BenchReport, CaseTimes, Load, recommend
@@ -31,6 +30,7 @@ from forecaster.model.chronos2 import Chronos2OHLCWrapper
 from forecaster.model.compilers import CompileMode, CompileSettings
 from forecaster.model.core import OHLC_GROUP, grouped_forward
 from forecaster.model.train import TrainingPlan, build_model
+from forecaster.model.upstream import to_upstream
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -164,7 +164,7 @@ class _Contest:
             engine: Chronos2OHLCWrapper(self._model, cold.model_id, "bench", self.weights_sha256, one)
             for engine, one in settings.items()
         }
-        self._upstream = Chronos2Pipeline(self._model)
+        self._upstream = Chronos2Pipeline(to_upstream(self._model))
         self._cases: dict[Load, CaseTimes] = {}
         builds = len(self._wrappers["compiled"].batch_shapes(_calls_of(*LOADS)))
         self._steps = _Steps(show, builds + len(LOADS) + (1 if plan.quick else 2))
@@ -298,7 +298,6 @@ def _cold_start(plan: BenchPlan, stack: ExitStack) -> Start:
     model_id, revision = plan.model.id, plan.model.revision
     if plan.size == "base":
         model_id, revision = stack.enter_context(tempfile.TemporaryDirectory()), None
-        hub_logging.disable_progress_bar()
         torch.manual_seed(0)
         build_model(BASE).save_pretrained(model_id)
     elif Path(model_id).expanduser().is_dir() and model_id != NANO:

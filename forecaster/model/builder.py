@@ -152,14 +152,13 @@ def main() -> None:
 
 def _build(order: Order) -> None:
     import torch  # noqa: PLC0415 - after the folders of its caches are set
-    from chronos.chronos2 import Chronos2Model  # noqa: PLC0415
-    from chronos.chronos2.config import Chronos2CoreConfig  # noqa: PLC0415
 
+    from forecaster.model.architecture import Architecture, Chronos2  # noqa: PLC0415
     from forecaster.model.core import Core, Missing, Shape  # noqa: PLC0415
 
     torch.set_num_threads(order.threads)
     with torch.device("meta"):
-        model = Chronos2Model(Chronos2CoreConfig.from_dict(order.config))
+        model = Chronos2(Architecture.model_validate(order.config))
     model = model.to_empty(device=order.device).eval().requires_grad_(requires_grad=False)
     rows, bars, patches, missing, group = order.shape
     core = Core(model, Shape(rows, bars, patches, Missing(missing), group))

@@ -1,6 +1,7 @@
 """A Chronos-2 checkpoint from a folder or a hub: found, checked, loaded, and put on its device.
 
-Weights are safetensors in float32, at a pinned revision; nothing is unpickled and no remote code runs.
+Weights are safetensors in float32, at a pinned revision; nothing is unpickled and no remote code runs. Neither
+transformers nor chronos-forecasting is imported: a process that forecasts with `nano` loads torch and no more.
 """
 
 from __future__ import annotations
@@ -11,13 +12,13 @@ from importlib.metadata import version
 from pathlib import Path
 
 import torch
-from chronos.chronos2 import Chronos2Model
-from chronos.chronos2.config import Chronos2CoreConfig
+from pydantic import ValidationError
 from safetensors import SafetensorError
-from transformers.utils import logging as hub_logging
+from safetensors.torch import load_file
 
 from forecaster.config import is_hub_id
 from forecaster.errors import ModelLoadError
+from forecaster.model.architecture import Architecture, Chronos2, misfits
 from forecaster.model.core import why_outside
 
 NANO = "nano"
@@ -27,7 +28,7 @@ SUMS_FILE = "SHA256SUMS"
 CHECKED_FILES = ("model.safetensors", "config.json")
 
 
-def load_checkpoint(model_id: str, revision: str | None, device: str) -> tuple[Chronos2Model, str]:
+def load_checkpoint(model_id: str, revision: str | None, device: str) -> tuple[Chronos2, str]:
     """Load a model in evaluation mode; gives it with the sha256 of its weights.
 
     Raises:
@@ -47,7 +48,7 @@ def write_sums(folder: Path) -> None:
 @cache
 def library_versions() -> str:
     """Name the libraries that numbers depend on, with their versions."""
-    return ", ".join(f"{name} {version(name)}" for name in ("torch", "chronos-forecasting", "transformers"))
+    return ", ".join(f"{name} {version(name)}" for name in ("torch", "numpy", "safetensors"))
 
 
 def _find_folder(model_id: str, revision: str | None) -> Path:
@@ -84,28 +85,36 @@ def _check_weights(model_id: str, folder: Path) -> str:
     return digest
 
 
-def _load(model_id: str, folder: Path) -> Chronos2Model:
-    hub_logging.disable_progress_bar()
-    try:
-        config = Chronos2CoreConfig.from_pretrained(folder)
-        if not hasattr(config, "chronos_config"):
-            raise ModelLoadError(model_id, "a Chronos-2 config.json with chronos_config", "one without")
-        model, loading = Chronos2Model.from_pretrained(
-            folder, config=config, use_safetensors=True, dtype=torch.float32, output_loading_info=True
-        )
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, AssertionError, SafetensorError) as error:
-        raise ModelLoadError(model_id, f"a Chronos-2 model in {folder}", f"{type(error).__name__}: {error}") from error
+def _load(model_id: str, folder: Path) -> Chronos2:
+    with torch.device("meta"):
+        model = Chronos2(_read_architecture(model_id, folder))
     outside = why_outside(model)
     if outside is not None:
         raise ModelLoadError(model_id, "a Chronos-2 with REG token, arcsinh scaling and patches side by side", outside)
-    wrong = {kind: sorted(map(str, keys)) for kind, keys in loading.items() if keys}
+    try:
+        mapped = load_file(folder / "model.safetensors")
+    except (OSError, SafetensorError) as error:
+        raise ModelLoadError(model_id, f"a Chronos-2 model in {folder}", f"{type(error).__name__}: {error}") from error
+    wrong = misfits(model, mapped)
     if wrong:
-        raise ModelLoadError(model_id, "weights that fit config.json", f"{wrong!s:.300}")
-    if not all(torch.isfinite(weight).all() for weight in model.parameters()):
+        raise ModelLoadError(model_id, "weights that fit config.json", f"{'; '.join(wrong):.300}")
+    # Copies: what is mapped lies as the file has it, unaligned, and would change with the file.
+    weights = {name: weight.to(torch.float32, copy=True) for name, weight in mapped.items()}
+    if not all(torch.isfinite(weight).all() for weight in weights.values()):
         raise ModelLoadError(model_id, "finite weights", "NaN or infinity")
     if not set(NEEDED_LEVELS) <= {round(level, 6) for level in model.chronos_config.quantiles}:
         raise ModelLoadError(model_id, f"quantile levels with {NEEDED_LEVELS}", model.chronos_config.quantiles)
+    model.load_state_dict(weights, assign=True)
     return model.eval().requires_grad_(requires_grad=False)
+
+
+def _read_architecture(model_id: str, folder: Path) -> Architecture:
+    try:
+        return Architecture.model_validate_json((folder / "config.json").read_bytes())
+    except ValidationError as error:
+        first = error.errors()[0]
+        found = f"{'.'.join(map(str, first['loc'])) or 'the file'}: {first['msg']}"
+        raise ModelLoadError(model_id, f"the config.json of a Chronos-2 model in {folder}", found) from error
 
 
 def _pick_device(model_id: str, device: str) -> torch.device:

@@ -30,8 +30,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
     from pathlib import Path
 
-    from chronos.chronos2 import Chronos2Model
     from numpy.typing import NDArray
+
+    from forecaster.model.architecture import Chronos2
 
 TOKENS_PER_BATCH = {"cpu": 2048, "cuda": 32_768}
 """Rows times tokens that run at once: on a CPU they should fit its caches (docs/findings.md)."""
@@ -52,7 +53,7 @@ class Chronos2OHLCWrapper:
 
     def __init__(
         self,
-        model: Chronos2Model,
+        model: Chronos2,
         name: str,
         revision: str,
         weights_sha256: str,

@@ -38,8 +38,7 @@ from forecaster.model.faults import WrongAnswer, describe, is_out_of_memory, rai
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from chronos.chronos2 import Chronos2Model
-
+    from forecaster.model.architecture import Chronos2
     from forecaster.model.artifacts import Note
     from forecaster.model.bucket import Run
     from forecaster.model.builder import Builder
@@ -89,7 +88,7 @@ class Engines:
         settings: when and how to compile.
     """
 
-    def __init__(self, model: Chronos2Model, weights_sha256: str, versions: str, settings: CompileSettings) -> None:
+    def __init__(self, model: Chronos2, weights_sha256: str, versions: str, settings: CompileSettings) -> None:
         self._model = model
         self._settings = settings
         self._packages = PackageCompiler(model, weights_sha256, versions, settings)

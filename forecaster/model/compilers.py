@@ -20,8 +20,7 @@ from forecaster.model.builder import Builder, Order
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from chronos.chronos2 import Chronos2Model
-
+    from forecaster.model.architecture import Chronos2
     from forecaster.model.bucket import Bucket, Run
 
 CompileMode = Literal["auto", "on", "off"]
@@ -72,7 +71,7 @@ class PackageCompiler:
         settings: folder and deadline.
     """
 
-    def __init__(self, model: Chronos2Model, weights_sha256: str, versions: str, settings: CompileSettings) -> None:
+    def __init__(self, model: Chronos2, weights_sha256: str, versions: str, settings: CompileSettings) -> None:
         self._model = model
         self._identity = (weights_sha256, versions)
         self._artifacts = Artifacts(settings.folder)
@@ -96,7 +95,7 @@ class PackageCompiler:
         shape = bucket.shape
         with tempfile.TemporaryDirectory() as folder:
             order = Order(
-                config=self._model.config.to_dict(),
+                config=self._model.config.model_dump(),
                 shape=(shape.rows, shape.bars, shape.patches, shape.missing.value, shape.group),
                 device=str(self._model.device),
                 threads=torch.get_num_threads(),

@@ -16,15 +16,13 @@ Q quantile levels, H = N · p steps.
 from __future__ import annotations
 
 from enum import Enum
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import torch
 from torch.nn import functional
 
 if TYPE_CHECKING:
-    from chronos.chronos2 import Chronos2Model
-    from chronos.chronos2.layers import MHA, Chronos2LayerNorm
-    from chronos.chronos2.model import Chronos2EncoderBlock
+    from forecaster.model.architecture import Attention, AttentionLayer, Block, Chronos2, FeedForward, Norm
 
 OHLC_GROUP = 4
 SMALLEST_SCALE = 1e-5
@@ -62,13 +60,16 @@ class Shape(NamedTuple):
         return cls(rows, bars, patches, Missing.of(context_BT, patch), group)
 
 
-def why_outside(model: Chronos2Model) -> str | None:
+def why_outside(model: Chronos2) -> str | None:
     """Say what in a checkpoint's configuration this forward pass does not have; None when it has everything."""
     config = model.chronos_config
     if not (config.use_reg_token and config.use_arcsinh):
         return "a checkpoint without REG token or arcsinh scaling"
-    if config.input_patch_stride != config.input_patch_size:
-        return f"overlapping patches: stride {config.input_patch_stride} of {config.input_patch_size}"
+    if len({config.input_patch_stride, config.input_patch_size, config.output_patch_size}) > 1:
+        sizes = f"{config.input_patch_size} in, {config.output_patch_size} out"
+        return f"patches that overlap or differ: {sizes}, stride {config.input_patch_stride}"
+    if model.config.feed_forward_proj != "relu":
+        return f"an activation other than relu: {model.config.feed_forward_proj}"
     return None
 
 
@@ -100,7 +101,7 @@ class Core(torch.nn.Module):
         shape: T is a multiple of the patch, rows stand group by group; the number of rows is free when run eager.
     """
 
-    def __init__(self, model: Chronos2Model, shape: Shape) -> None:
+    def __init__(self, model: Chronos2, shape: Shape) -> None:
         super().__init__()
         self.model = model
         self.shape = shape
@@ -113,7 +114,7 @@ class Core(torch.nn.Module):
         """Give the inverse hyperbolic sine of the quantiles (B, Q, H): what the model was trained on."""
         model, (_, _, patches, missing, group) = self.model, self.shape
         patch = model.chronos_config.output_patch_size
-        *body, last = model.encoder.block
+        *body, last = cast("list[Block]", model.encoder.block)
         scaled_BPp = standard_BT.arcsinh().view(len(standard_BT), -1, patch)
         known_BPp = None if missing is Missing.NOTHING else ~scaled_BPp.isnan()
         hidden_BLD = _embed(model, scaled_BPp, known_BPp, patches)
@@ -127,7 +128,7 @@ class Core(torch.nn.Module):
         return quantiles_BQH
 
 
-def grouped_forward(model: Chronos2Model, context_BT: torch.Tensor, patches: int, group: int) -> torch.Tensor:
+def grouped_forward(model: Chronos2, context_BT: torch.Tensor, patches: int, group: int) -> torch.Tensor:
     """Give quantiles (B, Q, H) for contexts (B, T): the whole pass, eager."""
     shape = Shape.of(context_BT, patches, group, model.chronos_config.output_patch_size)
     standard_BT, loc_B1, scale_B1 = standardise(context_BT)
@@ -135,9 +136,7 @@ def grouped_forward(model: Chronos2Model, context_BT: torch.Tensor, patches: int
     return quantiles_BQH * scale_B1[:, :, None] + loc_B1[:, :, None]
 
 
-def _embed(
-    model: Chronos2Model, scaled_BPp: torch.Tensor, known_BPp: torch.Tensor | None, patches: int
-) -> torch.Tensor:
+def _embed(model: Chronos2, scaled_BPp: torch.Tensor, known_BPp: torch.Tensor | None, patches: int) -> torch.Tensor:
     """Tokens of the context, REG, and of the output patches, (B, L, D).
 
     A patch is embedded from its time, its values and which of them are known; of the future only time is known.
@@ -158,10 +157,10 @@ def _embed(
     return torch.cat([context_BPD, torch.cat([register_11D, future_1ND], dim=1).expand(rows, -1, -1)], dim=1)
 
 
-def _tables(model: Chronos2Model, hidden_BLD: torch.Tensor, known_BPp: torch.Tensor | None, group: int) -> _Tables:
+def _tables(model: Chronos2, hidden_BLD: torch.Tensor, known_BPp: torch.Tensor | None, group: int) -> _Tables:
     """Rotations by position and, for `known_BPp`, masks of patches that are missing whole."""
     tokens = hidden_BLD.shape[1]
-    frequency_d = model.encoder.block[0].layer[0].self_attention.rope_embed.inv_freq
+    frequency_d = cast("list[Any]", model.encoder.block)[0].layer[0].self_attention.rope_embed.inv_freq
     angle_Ld = torch.arange(tokens, device=hidden_BLD.device, dtype=torch.float32)[:, None] * frequency_d
     if known_BPp is None:
         return _Tables(angle_Ld.cos(), angle_Ld.sin(), None, None)
@@ -172,11 +171,9 @@ def _tables(model: Chronos2Model, hidden_BLD: torch.Tensor, known_BPp: torch.Ten
     return _Tables(angle_Ld.cos(), angle_Ld.sin(), hidden_from_BL[:, None, None], group_S1GL1)
 
 
-def _block(
-    block: Chronos2EncoderBlock, hidden_BLD: torch.Tensor, asking: int, tables: _Tables, group: int
-) -> torch.Tensor:
+def _block(block: Block, hidden_BLD: torch.Tensor, asking: int, tables: _Tables, group: int) -> torch.Tensor:
     """One block for the last `asking` tokens, (B, M, D): attention over time, over the group, feed-forward."""
-    time, across, feed = block.layer
+    time, across, feed = cast("tuple[AttentionLayer, AttentionLayer, FeedForward]", block.layer)
     hidden_BMD = hidden_BLD[:, -asking:] + _time_attention(
         time.self_attention, _normed(time.layer_norm, hidden_BLD), asking, tables
     )
@@ -187,7 +184,7 @@ def _block(
     return out_BMD
 
 
-def _time_attention(mha: MHA, normed_BLD: torch.Tensor, asking: int, tables: _Tables) -> torch.Tensor:
+def _time_attention(mha: Attention, normed_BLD: torch.Tensor, asking: int, tables: _Tables) -> torch.Tensor:
     query_BAMd = _rotated(_heads(mha.q(normed_BLD[:, -asking:]), mha.n_heads), tables)
     key_BALd = _rotated(_heads(mha.k(normed_BLD), mha.n_heads), tables)
     value_BALd = _heads(mha.v(normed_BLD), mha.n_heads)
@@ -198,7 +195,9 @@ def _time_attention(mha: MHA, normed_BLD: torch.Tensor, asking: int, tables: _Ta
     return out_BMD
 
 
-def _group_attention(mha: MHA, normed_BMD: torch.Tensor, mask_S1GL1: torch.Tensor | None, group: int) -> torch.Tensor:
+def _group_attention(
+    mha: Attention, normed_BMD: torch.Tensor, mask_S1GL1: torch.Tensor | None, group: int
+) -> torch.Tensor:
     """Attention of the rows of a group to each other, at each token; a group of one attends to itself alone.
 
     Written out, since the matrices are G × G: a general attention kernel took up to 3.5 times as long.
@@ -235,6 +234,6 @@ def _rotated(states_BAMd: torch.Tensor, tables: _Tables) -> torch.Tensor:
     return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=3)
 
 
-def _normed(norm: Chronos2LayerNorm, states: torch.Tensor) -> torch.Tensor:
+def _normed(norm: Norm, states: torch.Tensor) -> torch.Tensor:
     """Root mean square normalisation, as T5 has it."""
     return functional.rms_norm(states, states.shape[-1:], norm.weight, norm.variance_epsilon)

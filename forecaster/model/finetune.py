@@ -33,6 +33,7 @@ from forecaster.config import SHORTEST_CONTEXT
 from forecaster.errors import ConfigError, NotEnoughBars
 from forecaster.model.checkpoint import library_versions, load_checkpoint, write_sums
 from forecaster.model.reference import reference_bars, reference_patch
+from forecaster.model.upstream import to_upstream
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -119,7 +120,8 @@ def finetune(
         ModelLoadError: when `model` cannot be loaded, or the result cannot.
     """
     _check_extra(plan)
-    source, source_sha256 = load_checkpoint(str(model), revision, "auto")
+    checkpoint, source_sha256 = load_checkpoint(str(model), revision, "auto")
+    source = to_upstream(checkpoint)
     _check_limits(plan, source)
     windows = Windows(bars, plan.context, plan.horizon, reference_bars(source))
     started = time.monotonic()

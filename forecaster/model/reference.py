@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from chronos.chronos2 import Chronos2Model
     from numpy.typing import NDArray
+
+    from forecaster.model.architecture import Chronos2
 
 REFERENCE_PATCH = "reference_patch"
 """A key of `config.json`, true where the model was trained so."""
@@ -27,7 +28,7 @@ MARK_IN_RANGES = 3.0
 MOVES_ENLARGED = 8.0
 
 
-def reference_bars(model: Chronos2Model) -> int:
+def reference_bars(model: Chronos2) -> int:
     """How many slots a checkpoint's reference patch has: those of a patch, or none."""
     patch: int = model.chronos_config.input_patch_size
     return patch if getattr(model.config, REFERENCE_PATCH, False) else 0

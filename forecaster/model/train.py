@@ -16,11 +16,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
-from chronos.chronos2 import Chronos2Model
-from chronos.chronos2.config import Chronos2CoreConfig
 from matplotlib.figure import Figure
 from torch.optim.swa_utils import AveragedModel
-from transformers.utils import logging as hub_logging
 
 from forecaster.errors import ConfigError
 from forecaster.forecast import CHRONOS_LEVELS
@@ -35,6 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+    from chronos.chronos2 import Chronos2Model
     from numpy.typing import NDArray
 
     _Tensors = tuple[torch.Tensor, ...] | list[torch.Tensor]
@@ -90,7 +88,6 @@ def train(plan: TrainingPlan, out: Path, on_step: Callable[[int, float], None]) 
         ConfigError: when `out` holds a run of another plan.
     """
     out.mkdir(parents=True, exist_ok=True)
-    hub_logging.disable_progress_bar()
     run = _Run(plan)
     run.resume(out)
     losses: list[tuple[int, float]] = []
@@ -105,6 +102,11 @@ def train(plan: TrainingPlan, out: Path, on_step: Callable[[int, float], None]) 
 
 def build_model(plan: TrainingPlan) -> Chronos2Model:
     """A Chronos-2 of the plan's size with fresh weights, 21 quantile levels, horizon 16 · output_patches."""
+    from chronos.chronos2 import Chronos2Model  # noqa: PLC0415 - upstream draws the first weights, and saves the last
+    from chronos.chronos2.config import Chronos2CoreConfig  # noqa: PLC0415 - the same
+    from transformers.utils import logging as hub_logging  # noqa: PLC0415 - the same
+
+    hub_logging.disable_progress_bar()
     longest = plan.context_length + PATCH * plan.reference_patch
     config = Chronos2CoreConfig(
         d_model=plan.d_model,

@@ -1,0 +1,200 @@
+"""The modules of a Chronos-2, as holders of weights: upstream's names, shapes and defaults, without transformers.
+
+A checkpoint's configuration is checked here, before anything is made of it. The forward pass is in `core`; it runs on
+upstream's own model too, which training and fine-tuning use.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from torch import nn
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+_Size = Annotated[int, Field(ge=1, le=65_536, strict=True)]
+_Number = Annotated[int, Field(ge=1, le=1_024, strict=True)]
+
+
+class _Record(BaseModel):
+    """Part of a `config.json`; what only transformers reads is left out."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class Limits(_Record):
+    """What `config.json` calls `chronos_config`: patches, context, horizon and quantile levels."""
+
+    context_length: Annotated[int, Field(ge=1, strict=True)]
+    output_patch_size: _Size
+    input_patch_size: _Size
+    input_patch_stride: _Size
+    quantiles: Annotated[tuple[Annotated[float, Field(gt=0, lt=1)], ...], Field(min_length=1)]
+    use_reg_token: bool = False
+    use_arcsinh: bool = False
+    max_output_patches: _Size = 1
+    time_encoding_scale: Annotated[int, Field(ge=1)]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_scale(cls, values: object) -> object:
+        """Divide positions by the context's length where the file names nothing else."""
+        if isinstance(values, dict) and values.get("time_encoding_scale") is None:
+            return values | {"time_encoding_scale": values.get("context_length")}
+        return values
+
+
+class Architecture(_Record):
+    """What decides the modules of a Chronos-2; defaults are those of `Chronos2CoreConfig`."""
+
+    chronos_config: Limits
+    d_model: _Size = 512
+    d_kv: _Size = 64
+    d_ff: _Size = 2048
+    num_layers: _Number = 6
+    num_heads: _Number = 8
+    layer_norm_epsilon: Annotated[float, Field(ge=0)] = 1e-6
+    feed_forward_proj: str = "relu"
+    rope_theta: Annotated[float, Field(gt=0)] = 10_000.0
+    reference_patch: bool = False
+    reg_token_id: Literal[1] = 1
+
+
+class Chronos2(nn.Module):
+    """Weights of a Chronos-2, uninitialised where they are made on the device `meta`.
+
+    Attributes:
+        config: the architecture.
+        chronos_config: its limits.
+    """
+
+    def __init__(self, config: Architecture) -> None:
+        super().__init__()
+        limits = config.chronos_config
+        self.config = config
+        self.chronos_config = limits
+        self.shared = _Tokens(2 if limits.use_reg_token else 1, config.d_model)
+        self.input_patch_embedding = Residual(3 * limits.input_patch_size, config.d_ff, config.d_model)
+        self.encoder = _Encoder(config)
+        outputs = len(limits.quantiles) * limits.output_patch_size
+        self.output_patch_embedding = Residual(config.d_model, config.d_ff, outputs)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.shared.weight.device
+
+
+class _Tokens(nn.Module):
+    """Embeddings of the special tokens, (tokens, D); `nn.Embedding` would load torch's compiler to draw them."""
+
+    def __init__(self, tokens: int, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(tokens, width))
+
+
+class Residual(nn.Module):
+    """A hidden layer beside a linear one: (…, in) to (…, out)."""
+
+    def __init__(self, inputs: int, hidden: int, outputs: int) -> None:
+        super().__init__()
+        self.hidden_layer = nn.Linear(inputs, hidden)
+        self.output_layer = nn.Linear(hidden, outputs)
+        self.residual_layer = nn.Linear(inputs, outputs)
+
+    def forward(self, values: torch.Tensor) -> torch.Tensor:
+        """Give both, summed."""
+        out: torch.Tensor = self.output_layer(self.hidden_layer(values).relu()) + self.residual_layer(values)
+        return out
+
+
+class _Encoder(nn.Module):
+    def __init__(self, config: Architecture) -> None:
+        super().__init__()
+        self.block = nn.ModuleList(Block(config) for _ in range(config.num_layers))
+        self.final_layer_norm = Norm(config)
+
+
+class Block(nn.Module):
+    """`layer`: attention over time, attention over the group, feed-forward."""
+
+    def __init__(self, config: Architecture) -> None:
+        super().__init__()
+        time, across = AttentionLayer(config, rotated=True), AttentionLayer(config, rotated=False)
+        self.layer = nn.ModuleList([time, across, FeedForward(config)])
+
+
+class AttentionLayer(nn.Module):
+    """Attention and the norm before it."""
+
+    def __init__(self, config: Architecture, *, rotated: bool) -> None:
+        super().__init__()
+        self.self_attention = Attention(config, rotated=rotated)
+        self.layer_norm = Norm(config)
+
+
+class Attention(nn.Module):
+    """Projections of attention with several heads; `rope_embed` only where positions rotate them."""
+
+    def __init__(self, config: Architecture, *, rotated: bool) -> None:
+        super().__init__()
+        self.n_heads = config.num_heads
+        self.kv_proj_dim = config.d_kv
+        inner = config.num_heads * config.d_kv
+        self.q = nn.Linear(config.d_model, inner, bias=False)
+        self.k = nn.Linear(config.d_model, inner, bias=False)
+        self.v = nn.Linear(config.d_model, inner, bias=False)
+        self.o = nn.Linear(inner, config.d_model, bias=False)
+        if rotated:
+            self.rope_embed = _Rotary(config)
+
+
+class _Rotary(nn.Module):
+    """Inverse frequencies, (d / 2,), of rotary positions (Su et al., 2021, "RoFormer")."""
+
+    inv_freq: torch.Tensor
+
+    def __init__(self, config: Architecture) -> None:
+        super().__init__()
+        even = torch.arange(0, config.d_kv, 2, dtype=torch.int64, device="cpu").float()
+        self.register_buffer("inv_freq", 1.0 / (config.rope_theta ** (even / config.d_kv)), persistent=False)
+
+
+class Norm(nn.Module):
+    """A weight for root mean square normalisation, as T5 has it."""
+
+    def __init__(self, config: Architecture) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(config.d_model))
+        self.variance_epsilon = config.layer_norm_epsilon
+
+
+class FeedForward(nn.Module):
+    """A perceptron and the norm before it."""
+
+    def __init__(self, config: Architecture) -> None:
+        super().__init__()
+        self.mlp = _Perceptron(config)
+        self.layer_norm = Norm(config)
+
+
+class _Perceptron(nn.Module):
+    def __init__(self, config: Architecture) -> None:
+        super().__init__()
+        self.wi = nn.Linear(config.d_model, config.d_ff, bias=False)
+        self.wo = nn.Linear(config.d_ff, config.d_model, bias=False)
+
+    def forward(self, states: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = self.wo(self.wi(states).relu())
+        return out
+
+
+def misfits(model: nn.Module, weights: Mapping[str, torch.Tensor]) -> list[str]:
+    """Name the weights that the modules lack, that they do not have, or that have another shape."""
+    expected = {name: tuple(weight.shape) for name, weight in model.state_dict().items()}
+    found = {name: tuple(weight.shape) for name, weight in weights.items()}
+    differing = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
+    return [f"{name}: expected {expected.get(name)}, found {found.get(name)}" for name in differing]
