@@ -1,35 +1,22 @@
-# Each target is one line to a real command; the two stamps install what they need.
+# Each target is one line to a real command; the stamps install what they need.
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 
-.PHONY: run test test-postgres test-adapters check bench soak
+.PHONY: run test test-all check bench soak
 
 run: .venv/run-installed
 	$(BIN)/forecaster demo $(ARGS)
 
+# Minutes, in this process alone; make test-all has the parts that need more.
 test: .venv/dev-installed
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -q -n logical --dist worksteal $(ARGS)
 
-test-postgres: .venv/dev-installed
-	$(BIN)/python -m pytest -m postgres $(ARGS)
-
-# An environment for each framework, since their pins exclude each other; without torch, which no adapter needs.
-ADAPTERS := freqtrade nautilus backtesting_py
-LIGHT := alembic numpy pandas pydantic 'pytest>=8.4' sqlalchemy structlog
-
-test-adapters: $(ADAPTERS:%=.venv-adapters/%/installed)
-	set -e; for name in $(ADAPTERS); do .venv-adapters/$$name/bin/python -m pytest -m adapters tests/adapters/test_$$name.py $(ARGS); done
-
-.venv-adapters/freqtrade/installed: PIN := freqtrade==2026.9
-.venv-adapters/nautilus/installed: PIN := nautilus_trader==1.221.0
-.venv-adapters/backtesting_py/installed: PIN := backtesting==0.6.6
-.venv-adapters/%/installed: pyproject.toml
-	$(PYTHON) -m venv $(@D) && $(@D)/bin/python -m pip install --quiet $(PIN) $(LIGHT)
-	$(@D)/bin/python -m pip install --quiet --no-deps --editable . && touch $@
+test-all: .venv/dev-installed
+	$(BIN)/python -m tests.parts $(PART) $(ARGS)
 
 check: .venv/dev-installed
-	$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy && $(BIN)/python -m pytest
+	$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy && $(MAKE) test
 
 bench: .venv/run-installed
 	$(BIN)/forecaster bench model $(ARGS)
@@ -45,3 +32,16 @@ soak: .venv/dev-installed
 
 .venv/dev-installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv && $(PIP) torch && $(PIP) --editable '.[dev]' && touch $@
+
+.venv/ray-installed: .venv/dev-installed
+	$(PIP) --editable '.[dev,ray]' && touch $@
+
+# An environment for each framework, since their pins exclude each other; without torch, which no adapter needs.
+LIGHT := alembic numpy pandas pydantic 'pytest>=8.4' 'pytest-timeout>=2.4' sqlalchemy structlog
+
+.venv-adapters/freqtrade/installed: PIN := freqtrade==2026.9
+.venv-adapters/nautilus/installed: PIN := nautilus_trader==1.221.0
+.venv-adapters/backtesting_py/installed: PIN := backtesting==0.6.6
+.venv-adapters/%/installed: pyproject.toml
+	$(PYTHON) -m venv $(@D) && $(@D)/bin/python -m pip install --quiet $(PIN) $(LIGHT)
+	$(@D)/bin/python -m pip install --quiet --no-deps --editable . && touch $@

@@ -1,14 +1,86 @@
-"""What every test shares: a home of its own, so that no test finds or leaves compiled code in yours."""
+"""What every test shares: a home of its own, and the rules of the default tier, which starts no process."""
 
 from __future__ import annotations
 
 import logging
 import os
+import sys
 import tempfile
+import threading
 from pathlib import Path
 
 import pytest
 import structlog
+
+from tests.parts import FAST, PARTS
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # a worker of pytest-xdist is a core; read when torch is imported
+
+_STARTS = {"subprocess.Popen", "os.fork", "os.forkpty", "os.posix_spawn", "os.system"}
+_started: list[str] | None = None
+"""What a test of the default tier has started; None while no such test runs."""
+
+
+def part_of(item):
+    """The part that a test belongs to."""
+    marks = {mark.name for mark in item.iter_markers()}
+    return next((name for name in PARTS if name in marks), FAST)
+
+
+def pytest_addoption(parser):
+    parser.addoption("--part", help=f"which part to run: {FAST}, unless -m is given, or {', '.join(PARTS)}")
+
+
+def pytest_configure(config):
+    for name, what in PARTS.items():
+        config.addinivalue_line("markers", f"{name}: {what}")
+
+
+def pytest_collection_modifyitems(config, items):
+    """Leave out what is not of the part that was asked for."""
+    asked = config.option.part or (None if config.option.markexpr else FAST)
+    if asked:
+        kept = {item: part_of(item) == asked for item in items}
+        config.hook.pytest_deselected(items=[item for item in items if not kept[item]])
+        items[:] = [item for item in items if kept[item]]
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport():
+    """A test that skips itself fails: what it needs is to be installed, or it proves nothing."""
+    report = yield
+    if report.skipped and not hasattr(report, "wasxfail"):
+        report.outcome, report.longrepr = "failed", f"skipped, and nothing may be: {report.longrepr[2]}"
+    return report
+
+
+def _refuse_processes(event: str, arguments: tuple[object, ...]) -> None:
+    if _started is not None and event in _STARTS:
+        _started.append(f"{event} {arguments!s:.300}")
+        msg = f"{_started[-1]}: a test that starts a process needs the marker of a part, one of {', '.join(PARTS)}"
+        raise RuntimeError(msg)
+
+
+sys.addaudithook(_refuse_processes)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item):
+    """Watch a test of the default tier, its fixtures included."""
+    global _started  # noqa: PLW0603 - an audit hook has no other way to know
+    _started = [] if part_of(item) == FAST else None
+    try:
+        return (yield)
+    finally:
+        _started = None
+
+
+@pytest.fixture(autouse=True)
+def _starts_no_process():
+    """What swallowed the refusal does not hide it."""
+    yield
+
+    assert not _started
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -30,8 +102,14 @@ def cluster():
 
 @pytest.fixture(autouse=True)
 def _quiet():
-    """What a command under test said about logging ends with it: its standard error is closed by then."""
+    """What a command under test configured about logging ends with it, hooks and handlers included."""
+    handlers, level = list(logging.root.handlers), logging.root.level
+    hooks = sys.excepthook, threading.excepthook
     yield
     structlog.reset_defaults()
-    for handler in [one for one in logging.root.handlers if type(one) is logging.StreamHandler]:
+    logging.captureWarnings(capture=False)
+    for handler in [one for one in logging.root.handlers if one not in handlers]:
         logging.root.removeHandler(handler)
+        handler.close()
+    logging.root.setLevel(level)
+    sys.excepthook, threading.excepthook = hooks

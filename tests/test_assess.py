@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 
 import numpy as np
 import pytest
@@ -29,6 +30,7 @@ MODEL, WALK = "nano@1", "random_walk@1"
 EVER = 2**60
 
 
+@functools.cache
 def all_bars(key=KEY, count=400):
     """Bars that were each seen at their close."""
     bars = make_bars(key, count, START, seed=len(str(key)))
@@ -92,7 +94,7 @@ def test_series_come_one_after_the_other(store):
 
 def test_what_arrived_is_what_one_close_settles(store):
     """Of each series and model, the steps of several cutoffs that were about one bar."""
-    fill(store, (KEY, ETHER))
+    fill(store, (KEY, ETHER), range(FIRST, FIRST + 24))
     close = int(all_bars().close_time[FIRST + 20])
     losses = arrived_losses(store, close, since=close - 1)
 
@@ -101,7 +103,8 @@ def test_what_arrived_is_what_one_close_settles(store):
         assert set(one.steps.target_open_N.tolist()) == {close - HOUR_MS}
         assert sorted(one.steps.step_N.tolist()) == [1, 1, 2, 2, 3, 3]
         assert (one.walk_N >= 0).all()
-    grown = Scores(one for i in range(FIRST, 400) for one in arrived_at(store, int(all_bars().close_time[i])))
+    closes = all_bars().close_time[FIRST : FIRST + 24 + HORIZON].tolist()
+    grown = Scores(one for at in closes for one in arrived_at(store, at))
     assert Scores(settled_losses(store, [KEY, ETHER], EVER)).difference(grown) <= 1e-12
 
 
@@ -245,8 +248,8 @@ def test_late_forecasts_are_not_judged(store, in_time):
 @pytest.mark.parametrize("calibrated", [1.0, 1.01])
 def test_scores_can_be_rebuilt(store, calibrated):
     """Each cutoff read and measured alone, the last first: counts bit for bit, sums within 1e-12."""
-    fill(store, (KEY, ETHER), calibrated=calibrated)
-    for since in (None, int(all_bars().close_time[FIRST + 30])):
+    fill(store, (KEY, ETHER), range(FIRST, FIRST + 30), calibrated=calibrated)
+    for since in (None, int(all_bars().close_time[FIRST + 12])):
         whole = assess(settled_losses(store, [KEY, ETHER], EVER, since)).scores
 
         assert whole.difference(rebuild(store, [KEY, ETHER], EVER, since)) <= 1e-12

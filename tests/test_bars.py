@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 
 import numpy as np
 import pandas as pd
@@ -43,8 +44,12 @@ def test_a_unified_symbol_is_accepted(symbol):
 
 @pytest.mark.parametrize("symbol", ["BTCUSDT", "BTC-USDT", "BTC/", "/USDT", "BTC/USDT/X", "BTC /USDT", "BTC/USDT:", ""])
 def test_another_symbol_is_refused(symbol):
-    with pytest.raises(InvalidContext, match="expected a unified symbol such as BTC/USDT"):
+    with pytest.raises(InvalidContext) as refused:
         make_key(symbol=symbol)
+
+    assert str(refused.value) == (
+        f"symbol: expected a unified symbol such as BTC/USDT or BTC/USDT:USDT, found {symbol!r}"
+    )
 
 
 def test_an_unknown_timeframe_is_refused():
@@ -77,6 +82,14 @@ def test_a_broken_row_is_refused_by_name(row, reason):
     assert str(refused.value).startswith(f"binance BTC/USDT 1h: row 1: {reason}: {START + HOUR_MS} [")
 
 
+@pytest.mark.parametrize("shape", [(2, 4), (2, 6), (1, 5), (3, 5), (10,)], ids=str)
+def test_prices_of_another_shape_are_refused(shape):
+    with pytest.raises(InvalidContext) as refused:
+        Bars(make_key(), hours(0, 1), np.full(shape, 100.0))
+
+    assert str(refused.value) == f"bars of binance BTC/USDT 1h: expected ohlcv of shape (2, 5), found {shape}"
+
+
 @pytest.mark.parametrize("second", [1, 0], ids=["again", "earlier"])
 def test_open_times_must_rise(second):
     with pytest.raises(InvalidBars, match="row 1: open times must rise"):
@@ -103,6 +116,20 @@ def test_the_first_broken_row_is_named():
         Bars(make_key(), hours(0, 1, 2), [GOOD, negative_volume, nan])
 
 
+def test_the_first_rule_that_a_row_breaks_is_named():
+    """In the order of the rules, as `sift` has it."""
+    row = (111.0, 110.0, 0.0, 105.0, -1.0)
+    _, rejected = Bars.sift(make_key(), hours(0), [row])
+
+    with pytest.raises(InvalidBars, match="row 0: prices must be above 0"):
+        Bars(make_key(), hours(0), [row])
+    assert rejected[0].reason == "prices must be above 0"
+
+
+def test_a_bar_that_closes_at_the_epoch_is_a_bar():
+    assert Bars(make_key(), [-HOUR_MS], [GOOD]).close_time.tolist() == [0]
+
+
 @pytest.mark.parametrize(
     "row",
     [(5.0, 5.0, 5.0, 5.0, 0.0), (90.0, 110.0, 90.0, 110.0, 1.0), (1e-12, 1e-12, 1e-12, 1e-12, 1e-9)],
@@ -120,6 +147,7 @@ def test_no_bars_are_bars():
     empty = Bars.empty(make_key())
 
     assert len(empty) == len(empty.close_time) == len(empty.frame) == len(empty.known_at(2**60)) == 0
+    assert (empty.open_time.shape, empty.ohlcv_TF.shape) == ((0,), (0, 5))
 
 
 def test_bars_cannot_be_changed():
@@ -139,6 +167,22 @@ def test_bars_do_not_share_memory_with_the_caller():
 
     assert bars.open_time.tolist() == hours(0, 1)
     assert bars.ohlcv_TF.tolist() == [list(GOOD), list(GOOD)]
+
+
+def test_whatever_numbers_are_given_bars_hold_their_own_kinds():
+    """Times as floats and prices as integers, as files have them: the digest and the ledger take bytes."""
+    ones = np.ones(2)
+    bars = Bars(make_key(), np.array(hours(0, 1), np.float64), np.full((2, 5), 100), ones, ones)
+
+    assert [one.dtype for one in (bars.open_time, bars.first_seen_at, bars.revision)] == [np.int64] * 3
+    assert bars.ohlcv_TF.dtype == np.float64
+    assert bars.first_seen_at.tolist() == bars.revision.tolist() == [1, 1]
+
+
+def test_when_bars_were_seen_is_0_unless_told():
+    sifted, _ = Bars.sift(make_key(), hours(0), [GOOD])
+
+    assert sifted.first_seen_at.tolist() == Bars(make_key(), hours(0), [GOOD]).first_seen_at.tolist() == [0]
 
 
 def test_close_times_are_those_of_the_calendar():
@@ -209,6 +253,14 @@ def test_a_rejected_row_shows_what_it_held():
     assert rejected[0].reason == "open time must be on the 1h grid of 24/7"
 
 
+def test_sift_takes_a_price_that_is_missing_for_no_number():
+    """Exchanges answer with null where they know none."""
+    bars, rejected = Bars.sift(make_key(), hours(0, 1), [GOOD, (100.0, None, 90.0, 105.0, 7.0)])
+
+    assert bars.open_time.tolist() == hours(0)
+    assert [row.reason for row in rejected] == ["every value must be finite"]
+
+
 def test_sift_puts_rows_in_order():
     bars, rejected = Bars.sift(make_key(), hours(2, 0, 1), [GOOD, (*GOOD[:4], 0.0), (*GOOD[:4], 1.0)])
 
@@ -257,7 +309,7 @@ def test_a_frame_and_back_are_the_same_bars():
     back = Bars.from_frame(bars.key, bars.frame)
 
     assert list(bars.frame.columns) == list(COLUMNS)
-    assert str(bars.frame.index.tz) == "UTC"
+    assert (str(bars.frame.index.tz), bars.frame.index.name) == ("UTC", "open_time")
     assert back.open_time.tolist() == bars.open_time.tolist()
     assert back.ohlcv_TF.tolist() == bars.ohlcv_TF.tolist()
 
@@ -305,14 +357,26 @@ def test_a_session_date_stands_for_its_open():
     assert Bars.from_frame(key, frame).open_time.tolist() == [utc_ms("2018-11-23 14:30")]
 
 
-def test_a_frame_without_a_column_is_refused():
-    with pytest.raises(InvalidContext, match="expected columns open, high, low, close, found"):
-        Bars.from_frame(make_key(), make_bars().frame.drop(columns="low"))
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda frame: frame.drop(columns="low"),
+            "expected columns open, high, low, close, found ['open', 'high', 'close', 'volume']",
+        ),
+        (lambda frame: frame.reset_index(drop=True), "expected an index of open times, found RangeIndex"),
+        (
+            lambda frame: frame.astype(object).replace({"high": frame["high"].iloc[1]}, "n/a"),
+            "expected numbers in every price column, found could not convert string to float: 'n/a'",
+        ),
+    ],
+    ids=["without a column", "without times", "with words"],
+)
+def test_a_frame_that_is_not_bars_is_refused(change, message):
+    with pytest.raises(InvalidContext) as refused:
+        Bars.from_frame(make_key(), change(make_bars(count=3).frame))
 
-
-def test_a_frame_without_times_is_refused():
-    with pytest.raises(InvalidContext, match="expected an index of open times, found RangeIndex"):
-        Bars.from_frame(make_key(), make_bars().frame.reset_index(drop=True))
+    assert str(refused.value) == f"frame: {message}"
 
 
 def test_a_frame_with_a_missing_value_is_refused():
@@ -332,6 +396,7 @@ def test_a_context_is_the_last_slots_up_to_the_cutoff():
     assert context.cutoff == cutoff
     assert context.ohlc_CT.dtype == np.float64
     assert context.ohlc_CT.tolist() == bars.ohlcv_TF[20:30, :4].T.tolist()
+    assert context.open_time.tolist() == bars.open_time[20:30].tolist()
     assert context.last_close == bars.close[29]
     assert context.missing_share == 0
 
@@ -355,6 +420,12 @@ def test_a_context_begins_with_the_first_bar_there_is():
     context = Context.ending_at(bars, int(bars.close_time[-1]), length=100, min_bars=2)
 
     assert context.ohlc_CT.shape == (4, 5)
+
+
+def test_a_context_cannot_be_changed():
+    """Models share it."""
+    with pytest.raises(ValueError, match="read-only"):
+        Context.ending_at(make_bars(count=5), START + 5 * HOUR_MS, 5, 2).ohlc_CT[0, 0] = 1.0
 
 
 def test_a_gap_at_the_beginning_of_a_context_is_left_out():
@@ -383,8 +454,8 @@ def test_the_bar_of_the_cutoff_must_be_there():
         Context.ending_at(bars, newest + HOUR_MS, length=5, min_bars=2)
 
     assert refused.value.cutoff == newest + HOUR_MS
-    assert str(refused.value).endswith(
-        f"expected a bar that closes at {newest + HOUR_MS}, the newest closes at {newest}"
+    assert str(refused.value) == (
+        f"binance BTC/USDT 1h: expected a bar that closes at {newest + HOUR_MS}, the newest closes at {newest}"
     )
 
 
@@ -430,6 +501,7 @@ def test_too_few_real_bars_are_refused():
         Context.ending_at(bars, int(bars.close_time[-1]), length=8, min_bars=3)
 
     assert (refused.value.needed, refused.value.found) == (3, 2)
+    assert str(refused.value).startswith("binance BTC/USDT 1h: ")
     assert len(Context.ending_at(bars, int(bars.close_time[-1]), 8, min_bars=2).ohlc_CT[0]) == 8
 
 
@@ -472,6 +544,15 @@ def test_the_digest_tells_contexts_apart():
 
     assert len(set(digests)) == 5
     assert Context.ending_at(make_bars(count=20), cutoff, 10, 2).sha256 == digests[0]
+
+
+def test_the_digest_is_of_these_bytes():
+    """Ledgers keep it, so it must be the same next year."""
+    bars = make_bars(count=20)
+    cutoff = int(bars.close_time[-1])
+    seen = f"binance BTC/USDT 1h|24/7|{cutoff}|".encode() + bars.ohlcv_TF[:, :4].T.tobytes()
+
+    assert Context.ending_at(bars, cutoff, 20, 2).sha256 == hashlib.sha256(seen).hexdigest()
 
 
 @settings(derandomize=True, deadline=None)

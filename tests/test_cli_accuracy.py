@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -20,10 +18,10 @@ from forecaster.errors import ConfigError
 from forecaster.ledger import LIVE, Run
 from forecaster.store import open_store
 from tests.builders import DAY_MS, HOUR_MS, make_key
+from tests.cli import forecaster, refused
 from tests.test_assess import FIRST, HORIZON, START, all_bars, forecasts
 
 BTC, ETH = make_key("x", "A/B"), make_key("x", "C/D")
-PROGRAM = [sys.executable, "-c", "from forecaster.cli import main; main()"]
 CUTOFFS = 40
 
 
@@ -222,17 +220,12 @@ def test_a_range_has_no_verdict_of_its_own(config):
     ("asked", "expected"), [(("--field", "volume"), "one of open, high, low, close"), (("--series", "x"), "x A/B 1h")]
 )
 def test_a_mistake_is_one_line_and_code_2(config, asked, expected):
-    command = [*PROGRAM, "accuracy", "--config", str(config), *asked]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-
-    assert done.returncode == 2
-    assert expected in done.stderr.splitlines()[-1]
-    assert "Traceback" not in done.stderr
+    assert expected in refused("accuracy", "--config", config, *asked)
 
 
 def test_the_command_itself(ledger):
-    """As a process: JSON on one line, code 0."""
-    command = [*PROGRAM, "accuracy", "--config", str(ledger), "--series", str(BTC), "--rebuild", "--json"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    """JSON on one line, code 0."""
+    done = forecaster("accuracy", "--config", ledger, "--series", BTC, "--rebuild", "--json")
 
+    assert done.returncode == 0
     assert json.loads(done.stdout)["rebuilt_difference"] <= 1e-12

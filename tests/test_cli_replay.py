@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import signal
 import sqlite3
 import subprocess
@@ -17,11 +16,11 @@ from PIL import Image
 
 from forecaster.accuracy.score import Scores
 from forecaster.bars import FIELDS, Bars
-from forecaster.cli import main
 from forecaster.clock import now_ms
 from forecaster.engine import Forecaster
 from forecaster.replay.ray import Workers
 from forecaster.store import open_reader, open_store
+from tests import cli
 from tests.accuracy.test_page import Opened
 from tests.builders import make_bars, make_key
 
@@ -29,7 +28,6 @@ KEY, OTHER = make_key("x", "A/B"), make_key("x", "C/D")
 BARS = make_bars(KEY, count=120)
 CONTEXT, MIN_CONTEXT, HORIZON = 64, 32, 3
 CUTOFFS = BARS.close_time[MIN_CONTEXT - 1 :].tolist()
-PROGRAM = [sys.executable, "-c", "from forecaster.cli import main; main()"]
 SHORT = """
 from forecaster import Signal
 
@@ -54,19 +52,9 @@ def folder(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def replay(folder, monkeypatch, capsys):
+def replay(folder):
     """Run the command on a configuration; gives its JSON."""
-
-    def run(config, *arguments):
-        monkeypatch.setattr(sys, "argv", ["forecaster", "replay", "-c", str(config), *map(str, arguments), "--json"])
-        with pytest.raises(SystemExit) as end:
-            main()
-        told = capsys.readouterr()
-
-        assert end.value.code == 0, told.err
-        return json.loads(told.out.splitlines()[-1])
-
-    return run
+    return lambda config, *arguments: cli.told("replay", "-c", config, *arguments, "--json")
 
 
 def configured(folder, *bars, name="ledger", model=""):
@@ -409,18 +397,21 @@ def test_new_bars_are_added_to_the_run(folder, replay):
     assert cutoffs(history(folder, second["run"])) == CUTOFFS
 
 
+@pytest.mark.processes
 def test_a_replay_that_is_killed_goes_on(folder, replay):
     """SIGKILL after the first batches: whole batches are in the ledger, and the end is that of a replay in one go."""
     bars = make_bars(KEY, count=700)
     whole = replay(configured(folder, bars, name="whole"), "--batch", 10)
     config = configured(folder, bars)
     with subprocess.Popen(
-        [*PROGRAM, "replay", "-c", str(config), "--batch", "10"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        [cli.PROGRAM, "replay", "-c", str(config), "--batch", "10"],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
     ) as process:
         while process.poll() is None and not history(folder, whole["run"]):
             time.sleep(0.01)
         process.send_signal(signal.SIGKILL)
-        code = process.wait(timeout=30)
+        code = process.wait()
     before = cutoffs(history(folder, whole["run"]))
     told = replay(config, "--batch", 10)
 
@@ -437,19 +428,15 @@ def test_a_replay_that_is_killed_goes_on(folder, replay):
     }
 
 
-def test_for_people(folder, monkeypatch, capsys):
+def test_for_people(folder):
     """Tables and lines; no record of records."""
-    arguments = ["replay", "-c", configured(folder), "--start", "2024-01-05", "--strategy", "mine:long"]
-    monkeypatch.setattr(sys, "argv", ["forecaster", *map(str, arguments)])
-    with pytest.raises(SystemExit) as end:
-        main()
-    said = capsys.readouterr().out
+    done = cli.forecaster("replay", "-c", configured(folder), "--start", "2024-01-05", "--strategy", "mine:long")
 
-    assert end.value.code == 0
-    assert "x A/B 1h: too few trades to tell" in said
-    assert "windows_per_second" in said
-    assert "skill MAE" in said
-    assert "{" not in said
+    assert done.returncode == 0, done.stderr
+    assert "x A/B 1h: too few trades to tell" in done.stdout
+    assert "windows_per_second" in done.stdout
+    assert "skill MAE" in done.stdout
+    assert "{" not in done.stdout
 
 
 MISTAKES = {
@@ -470,60 +457,45 @@ MISTAKES = {
 }
 
 
-def refused(monkeypatch, capsys, *arguments):
-    """Run a command that fails; gives its last line for people."""
-    monkeypatch.setattr(sys, "argv", ["forecaster", "replay", *map(str, arguments)])
-    with pytest.raises(SystemExit) as end:
-        main()
-    said = capsys.readouterr().err
-
-    assert end.value.code == 2
-    assert "Traceback" not in said
-    return said.splitlines()[-1]
-
-
 @pytest.mark.parametrize("mistake", MISTAKES)
-def test_mistakes_are_told_before_the_work(folder, monkeypatch, capsys, mistake):
+def test_mistakes_are_told_before_the_work(folder, mistake):
     """One line, code 2, and no ledger yet."""
     arguments, expected = MISTAKES[mistake]
 
-    assert expected in refused(monkeypatch, capsys, "-c", configured(folder), *arguments)
+    assert expected in cli.refused("replay", "-c", configured(folder), *arguments)
     assert not (folder / "ledger.db").exists()
 
 
 @pytest.mark.parametrize("option", ["--every", "--batch", "--latency", "--known-within", "--workers"])
-def test_numbers_below_what_makes_sense(folder, monkeypatch, capsys, option):
-    monkeypatch.setattr(sys, "argv", ["forecaster", "replay", "-c", str(configured(folder)), option, "-1"])
-    with pytest.raises(SystemExit) as end:
-        main()
-    said = capsys.readouterr().err
+def test_numbers_below_what_makes_sense(folder, option):
+    done = cli.forecaster("replay", "-c", configured(folder), option, "-1")
 
-    assert end.value.code == 2
-    assert option in said
+    assert done.returncode == 2
+    assert option in done.stderr
 
 
-def test_workers_without_ray(folder, monkeypatch, capsys):
+def test_workers_without_ray(folder, monkeypatch):
     """What to install is said, and nothing was forecast."""
     monkeypatch.setitem(sys.modules, "ray", None)
-    said = refused(monkeypatch, capsys, "-c", configured(folder), "--workers", 2)
+    line = cli.refused("replay", "-c", configured(folder), "--workers", 2)
     with closing(sqlite3.connect(folder / "ledger.db")) as ledger:
         (count,) = ledger.execute("SELECT COUNT(*) FROM forecast").fetchone()
 
-    assert "pip install 'forecaster[ray]'" in said
+    assert "pip install 'forecaster[ray]'" in line
     assert count == 0
 
 
-def test_no_cutoff_between_the_dates(folder, monkeypatch, capsys):
-    said = refused(monkeypatch, capsys, "-c", configured(folder), "--start", "2024-01-01", "--end", "2024-01-02")
+def test_no_cutoff_between_the_dates(folder):
+    line = cli.refused("replay", "-c", configured(folder), "--start", "2024-01-01", "--end", "2024-01-02")
 
-    assert "a cutoff of x A/B 1h between them, found '2024-01-01 to 2024-01-02'" in said
+    assert "a cutoff of x A/B 1h between them, found '2024-01-01 to 2024-01-02'" in line
 
 
-def test_nothing_was_known_so_soon(folder, monkeypatch, capsys):
+def test_nothing_was_known_so_soon(folder):
     """Bars of a file are known since they were read: no cutoff is left, and that is no success."""
-    said = refused(monkeypatch, capsys, "-c", configured(folder), "--known-within", 5)
+    line = cli.refused("replay", "-c", configured(folder), "--known-within", 5)
 
-    assert "--known-within: expected bars that were there so soon, found 'none within 5.0 s'" in said
+    assert "--known-within: expected bars that were there so soon, found 'none within 5.0 s'" in line
 
 
 @pytest.mark.ray

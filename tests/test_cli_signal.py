@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from contextlib import closing
 from dataclasses import replace
 
 import pytest
-import typer
-from typer.testing import CliRunner
 
 from forecaster.bars import Bars
-from forecaster.cli import app as whole_app
-from forecaster.cli.strategy import TradePlan, live_signal, load_strategy, print_trades, trade_replay
+from forecaster.cli.strategy import TradePlan, load_strategy, print_trades, trade_replay
 from forecaster.engine import Forecaster
-from forecaster.errors import ConfigError, ForecasterError, InvalidContext
+from forecaster.errors import ConfigError, InvalidContext
 from forecaster.ledger import LIVE, Run
 from forecaster.replay import replay
 from forecaster.replay.decide import Rules
@@ -26,10 +24,10 @@ from forecaster.store.sql import SqlStore
 from strategies.trend import trend
 from tests.accuracy.test_page import BEFORE, make_lognormal
 from tests.builders import HOUR_MS, make_bars, make_key
+from tests.cli import forecaster, refused
+from tests.cli import told as told_by
 from tests.test_engine import make_forecaster
 
-app = typer.Typer()
-app.command()(live_signal)
 CUTOFFS = 40
 MINE = """
 from forecaster import Signal
@@ -65,31 +63,42 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
-@pytest.fixture
-def bars(folder):
-    """The bars of that ledger: the last forecast is of the last close."""
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory):
+    """That ledger, and its bars: the last forecast is of the last close."""
+    path = tmp_path_factory.mktemp("kept") / "ledger.db"
     key = make_key()
     bars = make_bars(key, BEFORE + CUTOFFS)
     bars = Bars(key, bars.open_time, bars.ohlcv_TF, bars.close_time)
-    with closing(SqlStore(f"sqlite:///{folder}/ledger.db")) as store:
+    made = [
+        make_lognormal(key, bars, i, bars.close[BEFORE + i], (1, 1), name)
+        for i in range(CUTOFFS)
+        for name in ("nano", "random_walk")
+    ]
+    with closing(SqlStore(f"sqlite:///{path}")) as store:
         store.add_run(Run(LIVE, LIVE, 0))
         store.add_bars(bars)
-        for i in range(CUTOFFS):
-            close = bars.close[BEFORE + i]
-            made = [make_lognormal(key, bars, i, close, (1, 1), name) for name in ("nano", "random_walk")]
-            store.add_forecasts(made, LIVE)
+        store.add_forecasts(made, LIVE)
+    return path, bars
+
+
+@pytest.fixture
+def bars(folder, kept):
+    """The bars of the ledger, which lies in the folder."""
+    ledger, bars = kept
+    shutil.copy(ledger, folder)
     return bars
 
 
-def asked(folder, bars, *arguments, after=1000, strategy="my_strategies:mine"):
-    """Run the command some time (ms) after the last close; gives its JSON."""
-    as_of = f"{(bars.close_time[-1] + after).astype('datetime64[ms]')}"
-    given = ["--config", folder / "config.toml", "--strategy", strategy, "--as-of", as_of, "--json", *arguments]
-    done = CliRunner().invoke(app, [str(one) for one in given])
-    if isinstance(done.exception, ForecasterError):
-        raise done.exception
-    assert done.exit_code == 0, done.output
-    return json.loads(done.stdout.splitlines()[-1])
+def given(folder, bars, *arguments, after=1000, strategy="my_strategies:mine"):
+    """The command some time (ms) after the last close."""
+    as_of = (bars.close_time[-1] + after).astype("datetime64[ms]")
+    return ("signal", "-c", folder / "config.toml", "--strategy", strategy, "--as-of", as_of, "--json", *arguments)
+
+
+def asked(folder, bars, *arguments, **how):
+    """Run the command; gives its JSON."""
+    return told_by(*given(folder, bars, *arguments, **how))
 
 
 def test_the_newest_forecast_is_decided_on(folder, bars):
@@ -131,18 +140,11 @@ def test_a_forecast_that_was_not_there_yet_is_missing(folder, bars):
 
 
 def test_for_people(folder, bars):
-    done = CliRunner().invoke(app, ["--config", str(folder / "config.toml"), "--strategy", "strategies.buy_and_hold"])
+    done = forecaster("signal", "--config", folder / "config.toml", "--strategy", "strategies.buy_and_hold")
 
-    assert done.exit_code == 0, done.output
+    assert done.returncode == 0, done.stderr
     assert "stale" in done.stdout
     assert "binance ETH/USDT 1h" in done.stdout
-
-
-def test_it_is_a_command_of_the_program():
-    done = CliRunner().invoke(whole_app, ["signal", "--help"])
-
-    assert done.exit_code == 0
-    assert "--strategy" in done.stdout
 
 
 def test_a_module_and_its_function_of_the_same_name():
@@ -232,5 +234,4 @@ def test_a_ledger_whose_last_bar_was_pruned(folder, bars):
     with closing(SqlStore(f"sqlite:///{folder}/ledger.db")) as store:
         store.add_forecasts([later], LIVE)
 
-    with pytest.raises(ForecasterError, match="expected a bar that closes at"):
-        asked(folder, bars, after=HOUR_MS + 1000)
+    assert "expected a bar that closes at" in refused(*given(folder, bars, after=HOUR_MS + 1000))

@@ -22,10 +22,10 @@ from forecaster.config import (
     StoreConfig,
     load_config,
 )
+from tests.cli import forecaster
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-PROGRAM = [sys.executable, "-c", "from forecaster.cli import main; main()"]
 
 
 def blocks(language):
@@ -48,41 +48,63 @@ def folder(tmp_path_factory):
 
 
 def run(folder, arguments):
-    return subprocess.run(
-        [*PROGRAM, *arguments], cwd=folder, capture_output=True, text=True, timeout=300, check=True
-    ).stdout
+    """Run a command there; gives what it printed."""
+    done = forecaster(*arguments, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
+def run_python(folder, *arguments):
+    """Run Python there, in a process of its own; gives what it printed."""
+    done = subprocess.run([sys.executable, *arguments], cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.docs
 def test_readme_python_runs(folder):
     """All blocks in order, as one session of a reader."""
-    code = "\n".join(blocks("python"))
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, timeout=300, check=False
-    )
-
-    assert code
-    assert done.returncode == 0, done.stderr
-    assert done.stdout
+    assert run_python(folder, "-c", "\n".join(blocks("python")))
 
 
+@pytest.mark.docs
 @pytest.mark.parametrize("arguments", [line[1:] for line in commands("forecaster")], ids=shlex.join)
 def test_readme_commands_run(folder, arguments):
-    """Each runs as printed, but what takes long: the daemon's config is checked, demo and bench are cut short."""
+    """Each runs as printed, but what takes long: the daemon's config is checked, the demo is cut short.
+
+    The bench explains itself here; tests/test_cli.py runs one.
+    """
     if arguments[0] == "run":
         arguments = ["config", "check", *arguments[1:]]
     if arguments[0] == "bench":
-        arguments = [*arguments, "--quick"]
+        arguments = [*arguments, "--help"]
     if arguments[0] == "demo":
-        arguments = [*arguments, "--cycles", "14", "--out", "elsewhere"]
+        arguments = [*arguments, "--cycles", "1", "--out", "elsewhere"]
 
     assert run(folder, arguments)
 
 
+@pytest.mark.docs
 @pytest.mark.parametrize("arguments", [line[1:] for line in commands("python -m")], ids=shlex.join)
 def test_readme_modules_run(arguments):
-    assert subprocess.run(
-        [sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=300, check=True
-    ).stdout
+    assert run_python(ROOT, *arguments)
+
+
+@pytest.mark.docs
+@pytest.mark.parametrize("name", ["accuracy", "replay", "strategies"])
+def test_pages_run(folder, name):
+    """Their blocks in order, as one session of a reader, and their commands on the demo's ledger."""
+    page = (ROOT / "docs" / f"{name}.md").read_text(encoding="utf-8")
+    code = "\n".join(re.findall(r"^```python\n(.*?)^```$", page, re.DOTALL | re.MULTILINE))
+    lines = re.findall(r"^forecaster ([^#\n]*)", page, re.MULTILINE)
+    run_python(folder, "-c", PAGES_BEGIN + code)
+
+    assert lines
+    for line in lines:
+        assert run(folder, shlex.split(line))
+
+
+PAGES_BEGIN = "from forecaster import Forecaster\nforecaster = Forecaster.from_config('config/demo.toml')\n"
 
 
 def test_readme_names_real_targets():
@@ -139,22 +161,3 @@ def test_live_example_names_the_published_model():
     model = load_config(ROOT / "config" / "live.example.toml").model
 
     assert (model.id, model.revision) == ("amazon/chronos-2", "29ec3766d36d6f73f0696f85560a422f50e8498c")
-
-
-@pytest.mark.parametrize("name", ["accuracy", "replay", "strategies"])
-def test_pages_run(folder, name):
-    """Their blocks in order, as one session of a reader, and their commands on the demo's ledger."""
-    page = (ROOT / "docs" / f"{name}.md").read_text(encoding="utf-8")
-    code = "\n".join(re.findall(r"^```python\n(.*?)^```$", page, re.DOTALL | re.MULTILINE))
-    lines = re.findall(r"^forecaster ([^#\n]*)", page, re.MULTILINE)
-    done = subprocess.run(
-        [sys.executable, "-c", PAGES_BEGIN + code], cwd=folder, capture_output=True, text=True, timeout=300, check=False
-    )
-
-    assert done.returncode == 0, done.stderr
-    assert lines
-    for line in lines:
-        assert run(folder, shlex.split(line))
-
-
-PAGES_BEGIN = "from forecaster import Forecaster\nforecaster = Forecaster.from_config('config/demo.toml')\n"

@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import sqlite3
 import time
+from contextlib import closing
+from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
+import structlog
 
 from forecaster import Bars, Forecaster, MemorySource, MemoryStore
-from forecaster.config import Config
+from forecaster.accuracy.losses import measure
+from forecaster.bars import Context
+from forecaster.config import Config, StoreConfig
 from forecaster.errors import ConfigError, InferenceError, ModelLoadError, NotEnoughBars
+from forecaster.ledger import LIVE, Run
 from forecaster.model.baselines import RandomWalk
+from forecaster.store.sql import SqlStore
 from forecaster.timeframe import Timeframe
-from tests.builders import HOUR_MS, make_bars, make_key
+from tests.builders import DAY_MS, HOUR_MS, make_bars, make_key
+from tests.forecast_builders import CUTOFF, make_past, make_steps
 
 HOUR = Timeframe("1h")
 GOOD, SHORT, LATE = (make_key(symbol=symbol) for symbol in ("BTC/USDT", "NEW/USDT", "LATE/USDT"))
@@ -49,6 +60,21 @@ def bars():
     return make_bars(GOOD, count=120)
 
 
+@pytest.fixture
+def stopwatch(monkeypatch):
+    """The engine's own: it is read at the beginning, before and after the models, before the write and at the end."""
+    readings = [10.0, 11.25, 13.0, 17.0, 24.0, 40.0]
+    monkeypatch.setattr("forecaster.engine.time", SimpleNamespace(perf_counter=iter(readings).__next__))
+
+
+@pytest.fixture
+def now(monkeypatch):
+    """The moment that the doors read from the clock, four days into the bars."""
+    now = make_bars(GOOD, count=97).close_time[-1] + 5_000
+    monkeypatch.setattr("forecaster.engine.now_ms", lambda: int(now))
+    return int(now)
+
+
 def test_cycle_reports_what_it_did(bars):
     forecaster = make_forecaster(bars)
     as_of = int(bars.close_time[99])
@@ -56,7 +82,129 @@ def test_cycle_reports_what_it_did(bars):
 
     assert (report.series, report.bars_added, len(report.forecasts)) == (1, 64, 1)
     assert report.forecasts[0].cutoff == as_of
-    assert report.skipped == {}
+    assert (report.skipped, report.sat_out, report.drifts, report.missed) == ({}, {}, [], 0)
+
+
+def test_cycle_leaves_its_times_on_disk(bars, tmp_path):
+    """When the work was last looked at is when the cycle was, not when it was written."""
+    path = tmp_path / "ledger.db"
+    with closing(SqlStore(f"sqlite:///{path}")) as store:
+        forecaster = Forecaster(make_config(GOOD), store, {GOOD: MemorySource([bars])}, [NamedWalk()])
+        (made,) = forecaster.run_cycle(HOUR, int(bars.close_time[99]) + 3).forecasts
+    with closing(sqlite3.connect(path)) as connection:
+        slots = connection.execute("SELECT state, cutoff, changed_at FROM slot").fetchall()
+
+    assert slots == [("done", made.cutoff, made.cutoff + 3)]
+
+
+@pytest.mark.parametrize("delay", [None, 700])
+def test_cycle_tells_how_long_each_part_took(bars, stopwatch, delay):
+    """The forecast was asked for when bars had been waited for, and could be had when it was about to be written."""
+    forecaster = make_forecaster(bars)
+    as_of = int(bars.close_time[99])
+    started_at = None if delay is None else as_of + delay
+    report = forecaster.run_cycle(HOUR, as_of, started_at)
+    (forecast,) = report.forecasts
+
+    assert forecast.issued_at == (started_at or as_of) + 1250
+    assert forecast.available_at == forecast.issued_at + 11_000
+    assert forecaster.store.runs == {LIVE: Run(LIVE, LIVE, forecast.issued_at)}
+    assert (report.model_seconds, report.seconds) == (4.0, 30.0)
+
+
+def test_cycle_is_one_line_in_the_log(bars):
+    """All that its report says, in words and numbers that a machine reads."""
+
+    class Broken(RandomWalk):
+        name = "broken"
+
+        def predict(self, contexts, horizon):
+            raise ZeroDivisionError
+
+    forecaster = make_forecaster(bars, make_bars(SHORT, count=120)[90:], models=[NamedWalk(), Broken(), RandomWalk()])
+    times = [int(bars.close_time[i]) for i in (70, 119)]
+    with structlog.testing.capture_logs() as logs:
+        reports = [forecaster.run_cycle(HOUR, as_of, exchange="binance") for as_of in times]
+
+    lines = [line for line in logs if line["event"] == "cycle.completed"]
+    expected = [
+        {
+            "event": "cycle.completed",
+            "log_level": "info",
+            "timeframe": "1h",
+            "exchange": "binance",
+            "as_of": report.as_of,
+            "series": 2,
+            "bars_added": report.bars_added,
+            "forecasts": len(report.forecasts),
+            "late": sum(one.is_late for one in report.forecasts),
+            "missed": report.missed,
+            "settled": report.settled_rows,
+            "skipped": {str(key): reason for key, reason in report.skipped.items()},
+            "sat_out": {"broken": "ZeroDivisionError: "},
+            "engine": "numpy",
+            "seconds": round(report.seconds, 3),
+            "waited_seconds": round(report.waited_seconds, 3),
+            "model_seconds": round(report.model_seconds, 3),
+        }
+        for report in reports
+    ]
+    assert lines == expected
+    assert [report.as_of for report in reports] == times
+    assert [(line["forecasts"], line["late"]) for line in lines] == [(1, 0), (24, 23)]
+    assert lines[1]["missed"] > 0 < lines[1]["settled"]
+    assert [list(line["skipped"]) for line in lines] == [["binance NEW/USDT 1h"]] * 2
+
+
+def test_cycle_is_of_one_exchange_or_of_all(bars):
+    other = make_bars(make_key("kraken"), count=120)
+    as_of = int(bars.close_time[99])
+    reports = [
+        make_forecaster(bars, other).run_cycle(HOUR, as_of, exchange=exchange)
+        for exchange in (None, "kraken", "nobody")
+    ]
+
+    assert [[one.key.exchange for one in report.forecasts] for report in reports] == [
+        ["binance", "kraken"],
+        ["kraken"],
+        [],
+    ]
+    assert [(report.exchange, report.series, report.timeframe) for report in reports] == [
+        (None, 2, HOUR),
+        ("kraken", 1, HOUR),
+        ("nobody", 0, HOUR),
+    ]
+
+
+def test_change_of_the_models_coverage_is_told(bars):
+    """And logged; the baseline's is nobody's concern."""
+    n = 400
+    inside_U = (np.arange(n) < 200) & (np.arange(n) % 7 > 0)
+    actual_N = np.repeat(np.where(inside_U, 105.0, 115.0), 2)
+    steps = make_steps(
+        np.tile([[90.0, 101.0, 110.0], [90.0, 100.0, 110.0]], (n, 1)),
+        actual_N,
+        models=["nano@1", "random_walk@1"] * n,
+        cutoff=CUTOFF + np.repeat(np.arange(n), 2) * HOUR_MS,
+    )
+    losses = measure(steps, make_past(np.full(n + 1, 100.0), GOOD, CUTOFF + (n - 1) * HOUR_MS))
+    with structlog.testing.capture_logs() as logs:
+        found = make_forecaster(bars)._drifts([losses])
+
+    assert found
+    assert {(key, drift.what) for key, drift in found} == {(GOOD, "coverage")}
+    assert logs == [
+        {
+            "event": "accuracy.drifted",
+            "log_level": "warning",
+            "series": "binance BTC/USDT 1h",
+            "model": "nano@1",
+            "of": "coverage",
+            "before": round(drift.before, 4),
+            "now": round(drift.now, 4),
+        }
+        for _, drift in found
+    ]
 
 
 def test_next_cycle_settles_the_first_step(bars):
@@ -70,6 +218,7 @@ def test_next_cycle_settles_the_first_step(bars):
     assert (steps.step_N.tolist(), steps.target_open_N.tolist()) == ([1, 1], [as_of, as_of])
     assert report.settled_rows == 2 * 4
     assert steps.actual_NF.tolist() == [bars.ohlcv_TF[100, :4].tolist()] * 2
+    assert forecaster.run_cycle(HOUR, as_of + HOUR_MS + 1).settled == []
 
 
 def test_bad_series_sit_out_by_name(bars):
@@ -134,9 +283,11 @@ def test_fault_of_a_model_is_raised_to_who_asks_by_hand(bars):
 
 
 def test_other_timeframes_wait(bars):
-    report = make_forecaster(bars).run_cycle(Timeframe("4h"), int(bars.close_time[99]))
+    forecaster = make_forecaster(bars)
+    report = forecaster.run_cycle(Timeframe("4h"), int(bars.close_time[99]))
 
     assert (report.series, report.forecasts) == (0, [])
+    assert forecaster.store.runs == {}
 
 
 def test_settled_rows_are_counted_by_their_own_timeframe(bars):
@@ -197,7 +348,6 @@ def test_waiting_for_bars_is_not_hidden(bars, monkeypatch):
 
     assert report.forecasts[0].issued_at >= as_of + 300
     assert 0.3 <= report.waited_seconds <= report.seconds - report.model_seconds
-    assert report.model_seconds < 0.3
 
 
 def test_latest_reads_the_newest(bars):
@@ -262,3 +412,243 @@ def test_frame_of_several_series_needs_its_key(bars):
     forecaster = make_forecaster(bars, make_bars(SHORT))
     with pytest.raises(ConfigError, match="the series of the frame"):
         forecaster.predict(bars.frame)
+
+
+def test_frame_belongs_to_the_only_series_unless_told(bars):
+    other = make_bars(SHORT, count=120)
+    alone, several = make_forecaster(bars), make_forecaster(bars, other)
+
+    assert alone.predict(bars.frame).key == GOOD
+    assert several.predict(other.frame, key=SHORT).key == SHORT
+    with pytest.raises(ConfigError) as refused:
+        several.predict(bars.frame)
+    assert str(refused.value) == ("key: expected the series of the frame, since several are configured, found None")
+
+
+def test_prediction_is_a_run_of_its_own(bars, now):
+    """Named by its input and horizon, asked for now; the configured horizon is meant when none is given."""
+    forecaster = make_forecaster(bars)
+    made = forecaster.predict(bars[:97])
+    longer = forecaster.predict(bars[:97], 5)
+    sha256 = made.provenance.input_sha256
+
+    assert made.cutoff == longer.cutoff == bars.close_time[96]
+    assert (made.horizon, longer.horizon) == (3, 5)
+    assert made.issued_at == longer.issued_at == now
+    assert list(forecaster.store.runs.values()) == [
+        Run(f"predict-{sha256[:16]}-h{horizon}", "predict", now) for horizon in (3, 5)
+    ]
+
+
+def test_prediction_is_the_models_own_when_calibration_is_switched_off(bars):
+    """Whatever was learned while it was on."""
+    learning = make_forecaster(bars)
+    for i in range(70, 100):
+        learning.run_cycle(HOUR, int(bars.close_time[i]))
+    switched_off = Forecaster(make_config(GOOD, calibrate=False), learning.store, models=[NamedWalk()])
+    off, on = (one.predict(bars[:100]) for one in (switched_off, learning))
+
+    assert off.values_FHQ.tolist() == off.uncalibrated.values_FHQ.tolist()
+    assert off.values_FHQ.tolist() != on.values_FHQ.tolist()
+
+
+def test_no_bars_are_too_few(bars):
+    with pytest.raises(NotEnoughBars) as refused:
+        make_forecaster(bars).predict(bars[:0])
+
+    assert (refused.value.needed, refused.value.found) == (32, 0)
+    assert str(refused.value).startswith("binance BTC/USDT 1h: ")
+
+
+def contexts_at(bars, *places):
+    return [Context.ending_at(bars, int(bars.close_time[i]), 64, 32) for i in places]
+
+
+def test_forecasts_of_contexts_are_stamped_and_recorded(bars):
+    """One time for all, or one for each; of the live run and to the configured horizon when those are left out."""
+    contexts = contexts_at(bars, 99, 100)
+    times = [one.cutoff + 7 for one in contexts]
+    forecaster, replayed = make_forecaster(bars), Run("replay-1", "replay", 5)
+    made = forecaster.forecast(contexts, issued_at=times[::-1], latency_ms=11)
+    again = forecaster.forecast(contexts, issued_at=9, run=replayed, horizon=2, latency_ms=11)
+
+    assert [(one.cutoff, one.issued_at, one.available_at) for one in made] == [
+        (context.cutoff, time, time + 11) for context, time in zip(contexts, times[::-1], strict=True)
+    ]
+    assert [(one.issued_at, one.available_at, one.horizon) for one in again] == [(9, 20, 2)] * 2
+    assert forecaster.store.runs == {LIVE: Run(LIVE, LIVE, min(times)), "replay-1": replayed}
+    assert len(forecaster.store.history(GOOD, 0, 2**60)) == 2 * 2 * 3 * 4
+    assert len(forecaster.store.history(GOOD, 0, 2**60, "replay-1")) == 2 * 2 * 2 * 4
+
+
+def test_time_until_a_forecast_could_be_had_is_measured(bars, stopwatch):
+    forecaster = make_forecaster(bars)
+    (made,) = forecaster.forecast(contexts_at(bars, 99), issued_at=5)
+
+    assert (made.issued_at, made.available_at) == (5, 5 + 1250)
+    assert forecaster.store.runs == {LIVE: Run(LIVE, LIVE, 5)}
+
+
+def test_no_contexts_are_no_forecasts(bars):
+    forecaster = make_forecaster(bars)
+
+    assert forecaster.forecast([], issued_at=5) == []
+    assert forecaster.store.runs == {}
+
+
+def test_every_context_has_its_time_of_issue(bars):
+    forecaster = make_forecaster(bars)
+    with pytest.raises(ValueError, match="zip"):
+        forecaster.forecast(contexts_at(bars, 99, 100), issued_at=[1], latency_ms=0)
+
+    assert forecaster.store.runs == {}
+
+
+def test_series_are_chosen_by_name(bars):
+    forecaster = make_forecaster(bars, make_bars(SHORT))
+
+    assert forecaster.chosen(None) == [GOOD, SHORT]
+    assert forecaster.chosen("binance NEW/USDT 1h") == [SHORT]
+    with pytest.raises(ConfigError) as refused:
+        forecaster.chosen("NEW/USDT")
+    assert str(refused.value) == ("series: expected one of binance BTC/USDT 1h, binance NEW/USDT 1h, found 'NEW/USDT'")
+
+
+def test_all_that_a_source_has_is_kept(bars):
+    """The history that a replay needs, up to a time; what was there stays."""
+    forecaster = make_forecaster(bars)
+
+    assert len(forecaster.all_bars(GOOD, int(bars.close_time[99]))) == 100
+    assert forecaster.all_bars(GOOD, int(bars.close_time[109])).open_time.tolist() == bars.open_time[:110].tolist()
+    assert (
+        forecaster.store.bars(GOOD).first_seen_at.tolist() == [bars.close_time[99]] * 100 + [bars.close_time[109]] * 10
+    )
+
+
+@pytest.fixture
+def scored(bars):
+    """A forecaster after ten cycles."""
+    forecaster = make_forecaster(bars)
+    for i in range(80, 90):
+        forecaster.run_cycle(HOUR, int(bars.close_time[i]))
+    return forecaster
+
+
+def test_scores_are_as_of_now_unless_told(scored, bars, now):
+    """And of the live run, of all series, whenever they settled."""
+    whole = sum(one.n for one in scored.accuracy())
+
+    assert whole == sum(one.n for one in scored.accuracy(as_of=now))
+    assert 0 < sum(one.n for one in scored.accuracy(as_of=int(bars.close_time[85]))) < whole
+    assert scored.accuracy("1d", as_of=now + 10 * DAY_MS) == scored.accuracy(run_id="nobody") == []
+
+
+def test_losses_are_of_the_series_that_are_named(scored, now):
+    found = [list(scored.losses(keys=keys)) for keys in (None, [GOOD], [SHORT], [])]
+
+    assert [sum(len(one.steps) for one in losses) for losses in found] == [48, 48, 0, 0]
+
+
+def test_trust_is_of_a_step_as_of_now_unless_told(scored, bars, now):
+    """None before anything has settled."""
+    name = ("binance", "BTC/USDT", "1h")
+
+    assert make_forecaster(bars).trust(*name) is None
+    assert scored.trust(*name) == scored.trust(*name, step=1, as_of=now)
+    assert [scored.trust(*name, step).verdict.n for step in (1, 2)] == [9, 8]
+    assert scored.trust(*name, as_of=int(bars.close_time[85])).verdict.n == 5
+
+
+def test_model_is_named_without_loading_it(bars):
+    config = make_config(GOOD, id="./no-such-folder")
+
+    assert Forecaster(config).model_name == "./no-such-folder"
+    assert Forecaster(config, models=[NamedWalk(), RandomWalk()]).model_name == "nano"
+
+
+def test_models_are_what_the_configuration_names(monkeypatch):
+    """The model, then its baselines; loaded once."""
+    monkeypatch.setattr("forecaster.engine.load_model", lambda config: ("model", config))
+    monkeypatch.setattr("forecaster.engine.load_baselines", lambda config: [("baselines", config)])
+    forecaster = Forecaster(make_config(GOOD))
+
+    assert forecaster.models == [("model", forecaster.config.model), ("baselines", forecaster.config.model)]
+    assert forecaster.models is forecaster.models
+
+
+def test_timeframes_are_named_once():
+    keys = [make_key(timeframe=timeframe) for timeframe in ("4h", "1h", "4h")]
+    keys[2] = make_key(symbol="ETH/USDT", timeframe="4h")
+
+    assert Forecaster(make_config(*keys)).timeframes == [Timeframe("4h"), HOUR]
+    assert Forecaster(make_config(*keys)).series == keys
+
+
+def test_store_is_what_the_configuration_names():
+    """Opened once, by the first call that needs it; reads go to it when it is open."""
+    forecaster = Forecaster(make_config(GOOD))
+    apart = forecaster.reader
+    store = forecaster.store
+
+    assert isinstance(store, MemoryStore)
+    assert forecaster.store is store is forecaster.reader
+    assert apart is not store
+
+
+def test_source_of_one_place_is_opened_once(monkeypatch):
+    """Two series of one exchange, or of one file, share it; the store remembers which exchange may not be asked."""
+    opened = []
+
+    def open_source(config, one, holds):
+        opened.append((config, one.key, holds))
+        return MemorySource([])
+
+    monkeypatch.setattr("forecaster.engine.open_source", open_source)
+    config, store = make_config(GOOD, SHORT, LATE), MemoryStore()
+    series = (*config.series[:2], config.series[2].model_copy(update={"file": Path("elsewhere.csv")}))
+    config = config.model_copy(update={"series": series})
+    forecaster = Forecaster(config, store, models=[NamedWalk()])
+    forecaster.load()
+
+    first, second, third = (forecaster._sources[key] for key in (GOOD, SHORT, LATE))
+    assert first is second is not third
+    assert opened == [(config, GOOD, store), (config, LATE, store)]
+
+
+def test_configuration_is_a_path_or_the_environments(tmp_path, monkeypatch):
+    for name in ("one", "two"):
+        (tmp_path / f"{name}.toml").write_text(
+            '[[series]]\nexchange = "binance"\nsymbol = "BTC/USDT"\ntimeframe = "1h"\nfile = "bars.csv"\n'
+            f'[store]\nurl = "sqlite:///{name}.db"\n'
+        )
+    monkeypatch.setenv("FORECASTER_CONFIG", str(tmp_path / "one.toml"))
+
+    assert Forecaster.from_config().config.store.url.endswith("one.db")
+    assert Forecaster.from_config(tmp_path / "two.toml").config.store.url.endswith("two.db")
+
+
+class Closing:
+    """A source or a store that counts how often it was let go of."""
+
+    closed = 0
+
+    def close(self):
+        self.closed += 1
+
+
+def test_sources_and_store_are_let_go_of(tmp_path, monkeypatch):
+    """Each once, though a source serves several series; what was never opened is not opened for that."""
+    config = make_config(GOOD, SHORT).model_copy(update={"store": StoreConfig(url=f"sqlite:///{tmp_path}/ledger.db")})
+    source, store, readers = Closing(), Closing(), []
+    monkeypatch.setattr("forecaster.engine.open_reader", lambda _: readers.append(Closing()) or readers[-1])
+    with Forecaster(config, store, dict.fromkeys((GOOD, SHORT), source), [NamedWalk()]) as forecaster:
+        forecaster.load()
+    untouched = Forecaster(config, sources={GOOD: source})
+    reading = Forecaster(config)
+    assert reading.reader is reading.reader
+    untouched.close()
+    reading.close()
+
+    assert (source.closed, store.closed) == (1, 1)
+    assert [one.closed for one in readers] == [1]
+    assert list(tmp_path.iterdir()) == []

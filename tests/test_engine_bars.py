@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 import time
-from concurrent.futures import wait
+from concurrent.futures import FIRST_COMPLETED, wait
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ import structlog
 
 from forecaster import Bars, Forecaster, MemoryStore
 from forecaster.bars import NO_TIME, Context, RejectedRow
-from forecaster.config import StoreConfig
+from forecaster.config import DaemonConfig, StoreConfig
 from forecaster.errors import BadPayload, SourceUnavailable
 from forecaster.sources import Fetched
 from forecaster.timeframe import Timeframe
@@ -22,6 +23,8 @@ from tests.test_engine import NamedWalk, make_config
 HOUR = Timeframe("1h")
 KEY = make_key()
 BARS = make_bars(KEY, count=300)
+PATIENCE = 60.0
+"""Seconds that only what hangs takes."""
 
 
 class ScriptedSource:
@@ -249,21 +252,40 @@ def test_fault_ends_a_backfill_and_keeps_what_came():
 
 
 def test_no_series_waits_for_a_slow_one():
-    """As many are asked at once as the configuration says."""
+    """As many are asked at once as the configuration says: each waits for all others."""
 
     class Slow(ScriptedSource):
         def fetch(self, key, since, as_of):
-            barrier.wait(5)
+            barrier.wait(PATIENCE)
             return super().fetch(key, since, as_of)
 
     keys = [make_key(symbol=f"COIN{i}/USDT") for i in range(64)]
     barrier = threading.Barrier(64)
     forecaster = make_forecaster(Slow(), *keys)
-    began = time.monotonic()
     added, skipped = forecaster.pull(keys, closes(99))
 
     assert (added, skipped) == (64 * 64, {})
-    assert time.monotonic() - began < 5
+
+
+def test_so_many_series_are_asked_at_once_as_the_configuration_says():
+    """One after the other, where it says one."""
+
+    class Watching(ScriptedSource):
+        running = most = 0
+
+        def fetch(self, key, since, as_of):
+            self.running += 1
+            self.most = max(self.most, self.running)
+            time.sleep(0.005)
+            self.running -= 1
+            return super().fetch(key, since, as_of)
+
+    keys = [make_key(symbol=f"COIN{i}/USDT") for i in range(6)]
+    config, source = make_config(*keys), Watching()
+    config = config.model_copy(update={"daemon": DaemonConfig(requests_at_once=1)})
+    Forecaster(config, MemoryStore(), dict.fromkeys(keys, source), [NamedWalk()]).pull(keys, closes(99))
+
+    assert source.most == 1
 
 
 def states(forecaster):
@@ -345,6 +367,21 @@ def test_work_is_written_down_before_it_is_begun():
     assert states(forecaster) == [(closes(99), "leased", "")]
 
 
+def test_forecast_that_was_written_before_a_death_is_not_made_again(monkeypatch):
+    """The slot says that it was begun, the ledger that it was done."""
+    forecaster = make_forecaster(ScriptedSource())
+    with monkeypatch.context() as dying:
+        dying.setattr("forecaster.engine.end_owed", lambda *_: signal.default_int_handler(2, None))
+        with pytest.raises(KeyboardInterrupt):
+            forecaster.run_cycle(HOUR, closes(99))
+    begun = states(forecaster)
+    after = forecaster.run_cycle(HOUR, closes(99))
+
+    assert begun == [(closes(99), "leased", "")]
+    assert states(forecaster) == [(closes(99), "done", "")]
+    assert after.forecasts == []
+
+
 def test_reads_open_nothing_to_write(tmp_path):
     """A strategy's look at a ledger makes no file, takes no lock, and imports no SQLAlchemy."""
     config = make_config(KEY).model_copy(update={"store": StoreConfig(url=f"sqlite:///{tmp_path}/ledger.db")})
@@ -374,10 +411,10 @@ def test_series_that_does_not_answer_before_the_next_close_sits_out(monkeypatch)
     class Hanging(ScriptedSource):
         def fetch(self, key, since, as_of):
             if key == slow:
-                leave.wait(20)
+                leave.wait(PATIENCE)
             return super().fetch(key, since, as_of)
 
-    monkeypatch.setattr("forecaster.intake.wait", lambda asked, _: wait(asked, 0.3))
+    monkeypatch.setattr("forecaster.intake.wait", lambda asked, _: wait(asked, PATIENCE, FIRST_COMPLETED))
     forecaster = make_forecaster(Hanging(), KEY, slow)
     report = forecaster.run_cycle(HOUR, closes(99))
     leave.set()

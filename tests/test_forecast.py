@@ -13,7 +13,7 @@ from hypothesis.extra.numpy import arrays
 
 from forecaster.bars import FIELDS
 from forecaster.errors import InvalidContext, NonFiniteForecast
-from forecaster.forecast import CHRONOS_LEVELS, OHLCForecast, interpolate, repair
+from forecaster.forecast import CHRONOS_LEVELS, OHLCForecast, interpolate, repair, same_forecast
 from tests.builders import HOUR_MS, make_key, utc_ms
 from tests.forecast_builders import CUTOFF, TENS, make_forecast, make_provenance
 
@@ -50,9 +50,12 @@ def test_every_price_is_finite(name, value):
         dataclasses.replace(by_hand(), **{name: with_value((3, 0, 1), value)})
 
 
-def test_quantiles_rise_with_their_level():
-    with pytest.raises(InvalidContext, match="quantiles that rise"):
-        dataclasses.replace(by_hand(), values_FHQ=with_value((3, 1, 0), 105.1))
+@pytest.mark.parametrize(("level", "value"), [(0, 105.1), (2, 104.9)], ids=["lowest", "highest"])
+def test_quantiles_rise_with_their_level(level, value):
+    with pytest.raises(
+        InvalidContext, match=r"^forecast: expected quantiles that rise with their level, found falling ones$"
+    ):
+        dataclasses.replace(by_hand(), values_FHQ=with_value((3, 1, level), value))
 
 
 @pytest.mark.parametrize(
@@ -64,7 +67,9 @@ def test_fields_agree_at_every_level(field, value):
     """At the lowest level low is 70 and high is 110."""
     values = with_value((FIELDS.index(field), 0), [value, 120.0, 125.0] if value > 100 else [value, 100.0, 110.0])
 
-    with pytest.raises(InvalidContext, match="fields that cross"):
+    with pytest.raises(
+        InvalidContext, match=r"^forecast: expected low ≤ open, close ≤ high at every level, found fields that cross$"
+    ):
         dataclasses.replace(by_hand(), values_FHQ=values)
 
 
@@ -88,9 +93,12 @@ def test_equal_quantiles_are_in_order():
 )
 def test_another_shape_is_refused(shape):
     prices = np.full(shape, 100.0)
+    expected = (4, *shape[1:2], 3)
 
-    with pytest.raises(InvalidContext, match="forecast: expected shape"):
+    with pytest.raises(InvalidContext) as refused:
         OHLCForecast(make_key(), CUTOFF, TENS, prices, prices, make_provenance())
+
+    assert str(refused.value) == f"forecast: expected shape {expected}, found {shape} and {shape}"
 
 
 def test_raw_and_repaired_have_one_shape():
@@ -105,8 +113,10 @@ def test_raw_and_repaired_have_one_shape():
 )
 def test_levels_rise_inside_0_and_1(levels):
     """Reading between levels is wrong without a word when they are not in order."""
-    with pytest.raises(InvalidContext, match="level"):
+    with pytest.raises(InvalidContext) as refused:
         dataclasses.replace(by_hand(), quantile_levels=levels)
+
+    assert str(refused.value) == f"quantile_levels: expected levels that rise inside (0, 1), found {levels}"
 
 
 def test_a_forecast_cannot_be_changed():
@@ -128,6 +138,39 @@ def test_a_forecast_does_not_share_memory_with_the_caller():
     raw[:] = 1.0
 
     assert forecast.raw_FHQ[3, 0, 1] == 100.0
+
+
+def test_a_view_that_is_read_only_is_no_promise_of_its_owner():
+    raw = by_hand().raw_FHQ.copy()
+    view = raw[:]
+    view.setflags(write=False)
+    forecast = dataclasses.replace(by_hand(), raw_FHQ=view)
+
+    raw[:] = 1.0
+
+    assert forecast.raw_FHQ[3, 0, 1] == 100.0
+
+
+def test_what_nobody_can_change_is_not_copied():
+    """A replay makes each forecast anew two times, calibrated and stamped."""
+    forecast = by_hand()
+
+    again = dataclasses.replace(forecast, issued_at=CUTOFF)
+
+    assert again.raw_FHQ is forecast.raw_FHQ
+    assert again.values_FHQ is forecast.values_FHQ
+
+
+@pytest.mark.parametrize("kind", [np.int64, np.float32, list], ids=["integers", "float32", "list"])
+def test_prices_of_another_kind_become_float64(kind):
+    prices = [[[100] * 3] * 2] * 4
+    if kind is not list:
+        prices = np.array(prices, kind)
+        prices.setflags(write=False)
+
+    forecast = OHLCForecast(make_key(), CUTOFF, TENS, prices, prices, make_provenance())
+
+    assert forecast.raw_FHQ.dtype == forecast.values_FHQ.dtype == np.float64
 
 
 @settings(derandomize=True, deadline=None, max_examples=200)
@@ -202,6 +245,52 @@ def test_repairs_are_counted():
     assert by_hand().repairs == 0
 
 
+def test_before_calibration_a_forecast_is_the_models_own():
+    """Repaired, as every forecast is."""
+    forecast = make_forecast()
+    moved = dataclasses.replace(forecast, values_FHQ=forecast.values_FHQ * 1.01)
+
+    assert moved.uncalibrated.values_FHQ.tolist() == repair(forecast.raw_FHQ).tolist()
+    assert moved.uncalibrated.raw_FHQ is forecast.raw_FHQ
+
+
+def with_raw(position, value):
+    """Two steps and two levels of four fields that spread over 100, 100, 100 and 1000, one price replaced."""
+    raw_FHQ = np.array([[[0.0, 50.0], [50.0, 100.0]]] * 3 + [[[0.0, 500.0], [500.0, 1000.0]]])
+    raw_FHQ[position] = value
+    return OHLCForecast(make_key(), CUTOFF, (0.1, 0.9), raw_FHQ, repair(raw_FHQ), make_provenance())
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.parametrize(
+    ("field", "by", "same"),
+    [(0, 0.0, True), (0, 0.01, True), (0, 0.0101, False), (3, 0.0101, True), (3, 0.1, True), (3, 0.101, False)],
+)
+def test_the_same_forecast_differs_by_a_ten_thousandth_of_its_spread_at_most(field, by, same, sign):
+    """Of each field by itself, over all steps and levels: what engines and batches differ by in float32."""
+    one, other = with_raw((0, 0, 0), 0.0), with_raw((field, 0, 0), sign * by)
+
+    assert same_forecast(one, other) is same
+
+
+def test_a_forecast_without_spread_is_the_same_as_itself_alone():
+    flat = [
+        OHLCForecast(make_key(), CUTOFF, TENS, prices, prices, make_provenance())
+        for prices in (np.full((4, 2, 3), 100.0), np.full((4, 2, 3), 100.0), np.full((4, 2, 3), 100.0 + 1e-9))
+    ]
+
+    assert same_forecast(flat[0], flat[1])
+    assert not same_forecast(flat[0], flat[2])
+
+
+def test_another_input_or_horizon_is_another_forecast():
+    forecast = make_forecast()
+    elsewhere = dataclasses.replace(forecast.provenance, input_sha256="ef" * 32)
+
+    assert not same_forecast(forecast, dataclasses.replace(forecast, provenance=elsewhere))
+    assert not same_forecast(forecast, make_forecast(horizon=2))
+
+
 def test_a_quantile_of_the_model_is_given_exactly():
     forecast = make_forecast()
 
@@ -228,7 +317,7 @@ def test_quantiles_give_every_field():
 @pytest.mark.parametrize("level", [0.0, 0.09, 0.91, 1.0, -0.5, 50.0, np.nan])
 def test_a_level_outside_the_outermost_ones_is_refused(level):
     """The model said nothing about the tails, so neither does the forecast."""
-    with pytest.raises(InvalidContext, match=r"level: expected 0\.1 to 0\.9"):
+    with pytest.raises(InvalidContext, match=rf"^level: expected 0\.1 to 0\.9, found {level}$"):
         by_hand().quantile("close", level)
 
 
@@ -240,7 +329,7 @@ def test_an_unknown_field_is_refused_with_those_known(field):
         lambda: by_hand().interval(0.8, field),
         lambda: by_hand().prob_above(100.0, field=field),
     ):
-        with pytest.raises(InvalidContext, match="field: expected one of open, high, low, close"):
+        with pytest.raises(InvalidContext, match=f"^field: expected one of open, high, low, close, found {field!r}$"):
             ask()
 
 
@@ -273,11 +362,18 @@ def test_an_interval_of_nothing_is_the_median():
     assert lower.tolist() == upper.tolist() == [100.0, 105.0]
 
 
-@pytest.mark.parametrize("coverage", [0.81, 1.0, 1.2, 80, -0.5], ids=str)
-def test_an_interval_that_cannot_be_is_refused(coverage):
+@pytest.mark.parametrize(
+    ("coverage", "message"),
+    [(0.81, "level: expected 0.1 to 0.9, found 0.095")]
+    + [(coverage, f"coverage: expected 0 or more, below 1, found {coverage}") for coverage in (1, 1.2, 80, -0.5)],
+    ids=str,
+)
+def test_an_interval_that_cannot_be_is_refused(coverage, message):
     """Wider than the outermost levels, per cents, or less than nothing: its ends would change places."""
-    with pytest.raises(InvalidContext):
+    with pytest.raises(InvalidContext) as refused:
         by_hand().interval(coverage)
+
+    assert str(refused.value) == message
 
 
 @pytest.mark.parametrize(("price", "probability"), [(90, 0.9), (95, 0.7), (100, 0.5), (105, 0.3), (110, 0.1)])
@@ -292,6 +388,7 @@ def test_the_probability_never_leaves_the_outermost_levels(price, probability):
 
 
 def test_the_probability_of_a_step_and_a_field():
+    assert by_hand().prob_above(105.0) == by_hand().prob_above(105.0, step=1)
     assert by_hand().prob_above(105.0, step=2) == pytest.approx(0.5)
     assert by_hand().prob_above(105.0, step=2, field="low") == pytest.approx(0.1)
 
@@ -309,15 +406,15 @@ def test_probability_is_the_inverse_of_the_quantile(level, field, step):
 @pytest.mark.parametrize("step", [0, 3, -1])
 def test_a_step_outside_the_horizon_is_refused(step):
     """Step 0 would read the last one, as Python counts from behind."""
-    with pytest.raises(InvalidContext, match="step: expected 1 to 2"):
-        by_hand().prob_above(100.0, step)
-    with pytest.raises(InvalidContext, match="step: expected 1 to 2"):
-        by_hand().target_time(step)
+    for ask in (lambda: by_hand().prob_above(100.0, step), lambda: by_hand().target_time(step)):
+        with pytest.raises(InvalidContext, match=f"^step: expected 1 to 2, found {step}$"):
+            ask()
 
 
 def test_the_first_target_bar_opens_at_the_cutoff():
     forecast = make_forecast(horizon=3)
 
+    assert forecast.target_time() == CUTOFF
     assert [forecast.target_time(step) for step in (1, 2, 3)] == [CUTOFF, CUTOFF + HOUR_MS, CUTOFF + 2 * HOUR_MS]
     assert forecast.target_opens().tolist() == [CUTOFF, CUTOFF + HOUR_MS, CUTOFF + 2 * HOUR_MS]
     assert forecast.horizon == 3
@@ -350,6 +447,14 @@ def test_an_intraday_target_jumps_the_night():
 def test_a_forecast_is_stale_when_its_first_bar_has_closed(late, stale):
     """From that moment a newer one should exist."""
     assert make_forecast().is_stale(CUTOFF + late) is stale
+
+
+@pytest.mark.parametrize(
+    ("issued", "late"), [(None, False), (0, False), (HOUR_MS - 1, False), (HOUR_MS, True), (9 * HOUR_MS, True)]
+)
+def test_a_forecast_is_late_when_its_first_bar_had_closed(issued, late):
+    """What has closed was not to be forecast in time; before it is recorded nobody has asked for it."""
+    assert make_forecast(issued_at=None if issued is None else CUTOFF + issued).is_late is late
 
 
 @pytest.mark.parametrize(

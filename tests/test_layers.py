@@ -1,154 +1,181 @@
-"""The arrows between modules point strictly downwards, and each heavy library has one home."""
+"""The arrows between modules: import-linter's contracts in pyproject.toml, and what no contract can say."""
 
 from __future__ import annotations
 
-import ast
+import tomllib
 from pathlib import Path
 
+import grimp
 import pytest
+from importlinter import configuration
+from importlinter.application.use_cases import lint_imports
 
+configuration.configure()
 ROOT = Path(__file__).parent.parent
-LEVELS = {
-    "errors": 0,
-    "timeframe": 0,
-    "clock": 0,
-    "bars": 1,
-    "config": 1,
-    "log": 1,
-    "sessions": 1,
-    "forecast": 2,
-    "ledger": 3,
-    "sources": 4,
-    "model": 4,
-    "store": 4,
-    "accuracy": 4,
-    "assess": 5,
-    "calibrate": 5,
-    "export": 5,
-    "ask": 5,
-    "intake": 5,
-    "slots": 5,
-    "engine": 6,
-    "replay": 7,
-    "daemon": 7,
-    "doctor": 7,
-    "cli": 8,
-}
-# Inside one level: sessions before bars before config.
-PEERS = {("bars", "sessions"), ("config", "bars"), ("config", "sessions"), ("timeframe", "errors")}
-HOMES = {
-    "torch": ("forecaster/model/",),
-    "chronos": ("forecaster/model/",),
-    "transformers": ("forecaster/model/",),
-    "ccxt": ("forecaster/sources/exchange.py",),
-    "sqlalchemy": ("forecaster/store/",),
-    "apscheduler": ("forecaster/daemon/",),
-}
-CLOCK_READERS = {
-    "forecaster/cli/",
-    "forecaster/daemon/",
-    "forecaster/engine.py",
-    "forecaster/sources/breaker.py",
-    "forecaster/store/lease.py",
-}
-MODULES = sorted(ROOT.glob("forecaster/**/*.py"))
+CONFIG = ROOT / "pyproject.toml"
+CLOCK = "forecaster.clock"
+CLOCK_READERS = (
+    "forecaster.cli",
+    "forecaster.daemon",
+    "forecaster.engine",
+    "forecaster.sources.breaker",
+    "forecaster.store.lease",
+)
 
 
-def imports_of(path: Path, *, lazy: bool = True) -> list[str]:
-    """Every module that a file imports, inside functions too if `lazy`; those for type checkers alone are left out."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    found: list[str] = []
-    pending: list[ast.AST] = [tree]
-    while pending:
-        node = pending.pop()
-        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
-            continue
-        if isinstance(node, ast.FunctionDef) and not lazy:
-            continue
-        if isinstance(node, ast.Import):
-            found += [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}: relative import"
-            found += [f"{node.module}.{alias.name}" for alias in node.names]
-        pending += ast.iter_child_nodes(node)
-    return found
+@pytest.fixture(scope="module")
+def graph():
+    return grimp.build_graph(
+        "forecaster", "strategies", exclude_type_checking_imports=True, include_external_packages=True, cache_dir=None
+    )
 
 
-def part_of(module: str) -> str:
-    """`forecaster.store.sql.SqlStore` is part of `store`."""
-    return module.split(".")[1]
+def test_contracts_are_kept(capsys):
+    kept = lint_imports(str(CONFIG), cache_dir=None, no_logo=True)
+
+    assert kept, capsys.readouterr().out
 
 
-def own_part(path: Path) -> str:
-    parts = path.relative_to(ROOT / "forecaster").parts
-    return parts[0].removesuffix(".py")
+def is_in(module, packages):
+    return any(f"{module}.".startswith(f"{package}.") for package in packages)
 
 
-def relative(path: Path) -> str:
-    return path.relative_to(ROOT).as_posix()
+def test_only_doors_read_the_clock(graph):
+    readers = graph.find_modules_that_directly_import(CLOCK)
+
+    assert {one for one in readers if not is_in(one, CLOCK_READERS)} == set()
+    assert readers
 
 
-@pytest.mark.parametrize("path", MODULES, ids=relative)
-def test_arrows_point_downwards(path):
-    """A module knows only levels below its own, or the parts of its own package."""
-    own = own_part(path)
-    if own == "__init__":
-        assert all(not name.startswith("forecaster.") for name in imports_of(path))
-        return
-    for name in imports_of(path):
-        if not name.startswith("forecaster."):
-            continue
-        other = part_of(name)
+def test_strategies_know_public_names_only(graph):
+    """What they import is the package itself, and so what it gives away."""
+    arrows = {
+        (module, known)
+        for module in graph.modules
+        if is_in(module, ["strategies"])
+        for known in graph.find_modules_directly_imported_by(module)
+        if is_in(known, ["forecaster"])
+    }
 
-        assert other in LEVELS, f"{relative(path)} imports the package root or an unknown part: {name}"
-        assert other == own or LEVELS[other] < LEVELS[own] or (own, other) in PEERS, f"{relative(path)} → {name}"
+    assert {arrow for arrow in arrows if arrow[1] != "forecaster"} == set()
+    assert arrows
 
 
-@pytest.mark.parametrize("path", MODULES, ids=relative)
-def test_heavy_libraries_stay_home(path):
-    for name in imports_of(path):
-        homes = HOMES.get(name.split(".")[0])
-
-        assert homes is None or relative(path).startswith(homes), f"{relative(path)} imports {name}"
+def test_the_package_root_is_for_others(graph):
+    """No module of the package imports it whole, and it imports none before a name is used."""
+    assert {one for one in graph.find_modules_that_directly_import("forecaster") if is_in(one, ["forecaster"])} == set()
+    assert {one for one in graph.find_modules_directly_imported_by("forecaster") if is_in(one, ["forecaster"])} == set()
 
 
-@pytest.mark.parametrize("path", MODULES, ids=relative)
-def test_only_doors_read_the_clock(path):
-    reads = any(name.startswith("forecaster.clock") for name in imports_of(path))
-
-    assert not reads or relative(path).startswith(tuple(CLOCK_READERS))
+# That the contracts would be broken.
 
 
-@pytest.mark.parametrize("path", sorted(ROOT.glob("strategies/**/*.py")), ids=relative)
-def test_strategies_know_public_names_only(path):
-    for name in imports_of(path):
-        assert not name.startswith("forecaster.") or name.count(".") == 1, f"{relative(path)} → {name}"
+def renamed(value):
+    """The configuration of a package `planted`, with strategies of its own."""
+    if isinstance(value, dict):
+        return {key: renamed(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [renamed(one) for one in value]
+    if not isinstance(value, str):
+        return value
+    return value.replace("forecaster", "planted") if value != "strategies" else "planted_strategies"
 
 
-def test_forecaster_never_imports_strategies():
-    assert not [relative(path) for path in MODULES for name in imports_of(path) if name.startswith("strategies")]
+def as_toml(value):
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, list):
+        return f"[{', '.join(map(as_toml, value))}]"
+    return f'"{value}"'
 
 
-def test_import_cycles():
-    """Modules can be put in an order in which each imports only earlier ones."""
-    graph = {module_name(path): {to_module(name) for name in imports_of(path, lazy=False)} for path in MODULES}
-    done: set[str] = set()
-    while True:
-        ready = {name for name, needs in graph.items() if name not in done and not (needs & graph.keys()) - done}
-        if not ready:
-            break
-        done |= ready
+@pytest.fixture
+def planted(tmp_path, monkeypatch):
+    """A package with all modules that the contracts name, of which those import a library that are its home."""
+    options = renamed(tomllib.loads(CONFIG.read_text())["tool"]["importlinter"])
+    contracts = options.pop("contracts")
+    lines = ["[tool.importlinter]", *(f"{key} = {as_toml(value)}" for key, value in options.items())]
+    for contract in contracts:
+        lines += ["[[tool.importlinter.contracts]]", *(f"{key} = {as_toml(value)}" for key, value in contract.items())]
+    (tmp_path / "contracts.toml").write_text("\n".join(lines))
+    (layers,) = (one["layers"] for one in contracts if one["type"] == "layers")
+    for name in (part.strip() for layer in layers for part in layer.split("|")):
+        write(tmp_path, f"planted.{name}", "")
+    write(tmp_path, "planted_strategies.trend", "")
+    for contract in contracts:
+        for library in contract.get("protected_modules", []):
+            write(tmp_path, contract["allowed_importers"][0] + f".with_{library}", f"import {library}")
+    monkeypatch.syspath_prepend(tmp_path)
+    return tmp_path
 
-    assert set(graph) == done, f"in a cycle: {sorted(set(graph) - done)}"
+
+def write(folder, module, text):
+    """Write a module, in packages down to it."""
+    *parents, name = module.split(".")
+    for depth in range(1, len(parents) + 1):
+        folder.joinpath(*parents[:depth]).mkdir(exist_ok=True)
+        folder.joinpath(*parents[:depth], "__init__.py").touch()
+        folder.joinpath(*parents[:depth]).with_suffix(".py").unlink(missing_ok=True)
+    folder.joinpath(*parents, f"{name}.py").write_text(text)
 
 
-def module_name(path: Path) -> str:
-    return relative(path).removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+@pytest.fixture
+def check(planted, capsys):
+    """Check the planted package; how many contracts were kept and broken, as import-linter tells."""
+
+    def check():
+        lint_imports(str(planted / "contracts.toml"), cache_dir=None, no_logo=True)
+        return capsys.readouterr().out.partition("Contracts: ")[2].partition(".")[0]
+
+    return check
 
 
-def to_module(name: str) -> str:
-    """The module behind `module.attribute` or `module`."""
-    known = {module_name(path) for path in MODULES}
-    while name and name not in known:
-        name = name.rpartition(".")[0]
-    return name
+def test_the_planted_package_keeps_all_contracts(check):
+    assert check() == "8 kept, 0 broken"
+
+
+@pytest.mark.parametrize(
+    ("module", "text"),
+    [
+        ("planted.timeframe", "import planted.engine"),
+        ("planted.store.sql", "from planted.model import load"),
+        ("planted.ask", "def late():\n    from planted.slots import owed"),
+        ("planted.config", "import planted.log"),
+        ("planted.nowhere", ""),
+        ("planted.engine", "import torch"),
+        ("planted.sources.files", "from ccxt import binance"),
+        ("planted.accuracy.score", "import sqlalchemy.orm"),
+        ("planted.cli", "import apscheduler"),
+        ("planted.daemon.service", "from planted_strategies import trend"),
+    ],
+    ids=[
+        "up",
+        "across",
+        "across in a function",
+        "log",
+        "no layer",
+        "torch",
+        "ccxt",
+        "sqlalchemy",
+        "apscheduler",
+        "out",
+    ],
+)
+def test_a_wrong_arrow_breaks_a_contract(planted, check, module, text):
+    write(planted, module, text)
+
+    assert check() == "7 kept, 1 broken"
+
+
+def test_a_cycle_inside_a_package_breaks_a_contract(planted, check):
+    write(planted, "planted.store.one", "import planted.store.other")
+    write(planted, "planted.store.other", "import planted.store.one")
+
+    assert check() == "7 kept, 1 broken"
+
+
+def test_an_arrow_for_type_checkers_is_none(planted, check):
+    imports = "if TYPE_CHECKING:\n    import planted.engine"
+    write(planted, "planted.timeframe", f"from typing import TYPE_CHECKING\n{imports}")
+
+    assert check() == "8 kept, 0 broken"

@@ -21,7 +21,7 @@ def config():
     return Config.model_validate(
         {
             "series": [{"exchange": "binance", "symbol": "BTC/USDT", "timeframe": "1h", "file": "unused.csv"}],
-            "model": {"id": "nano", "context": 96, "min_context": 32, "horizon": HORIZON},
+            "model": {"id": "nano", "compile": "off", "context": 96, "min_context": 32, "horizon": HORIZON},
             "store": {"url": "memory:"},
         }
     )

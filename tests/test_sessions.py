@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from forecaster.errors import ConfigError
-from forecaster.sessions import ALWAYS_OPEN, Calendar, calendar
+from forecaster.sessions import ALWAYS_OPEN, Calendar, _open_calendar, _Sessions, _Times, calendar
 from forecaster.timeframe import Timeframe
 from tests.builders import DAY_MS, HOUR_MS, utc_ms
 
@@ -43,8 +45,10 @@ def test_a_calendar_is_made_once():
 @pytest.mark.parametrize("name", ["NYSE", "xnys", "24x7", "", "XXXX"])
 def test_an_unknown_name_is_refused(name):
     """Aliases too: two names for one calendar would make two series of one."""
-    with pytest.raises(ConfigError, match="calendar: expected 24/7 or an exchange_calendars code such as XNYS"):
+    with pytest.raises(ConfigError) as refused:
         calendar(name)
+
+    assert str(refused.value) == (f"calendar: expected 24/7 or an exchange_calendars code such as XNYS, found {name!r}")
 
 
 @pytest.mark.parametrize("name", ["XNYS", "XLON", "XTKS", "XSHG", "XBOM"])
@@ -53,6 +57,49 @@ def test_a_known_name_gives_its_sessions(name):
     opens = calendar(name).opens_between(DAILY, utc_ms("2019-07-01"), utc_ms("2019-07-06"))
 
     assert len(opens) == 5 - (name == "XNYS")
+
+
+class Library:
+    """Stands for exchange_calendars: three sessions, a day apart, once it has raised its faults."""
+
+    def __init__(self, *faults):
+        self.faults = list(faults)
+        self.asked = []
+
+    def get_calendar(self, name, **span):
+        self.asked.append((name, span))
+        if self.faults:
+            raise self.faults.pop(0)
+        opens = times("2018-11-21 14:30", "2018-11-22 14:30", "2018-11-23 14:30") * 1_000_000
+        return SimpleNamespace(
+            opens_nanos=opens,
+            closes_nanos=opens + 3_600_000_000_000,
+            sessions_nanos=opens - opens % (DAY_MS * 1_000_000),
+        )
+
+
+@pytest.mark.parametrize("fault", [ValueError("too early"), NotImplementedError("too early")])
+@pytest.mark.parametrize(("end", "until"), [(None, {}), ("2030-01-01", {"end": "2030-01-01"})])
+def test_a_calendar_is_read_from_1990_or_from_where_it_begins(fault, end, until):
+    """Some cannot be computed for years whose holidays are not known."""
+    willing, late = Library(), Library(fault)
+    for library in (willing, late):
+        opened = _open_calendar(library, "XXXX", end)
+
+        assert [one.dtype for one in opened] == [np.int64] * 3
+        assert clock(opened.opens) == ["14:30"] * 3
+        assert clock(opened.closes) == ["15:30"] * 3
+        assert opened.dates.tolist() == times("2018-11-21", "2018-11-22", "2018-11-23").tolist()
+    assert willing.asked == [("XXXX", {"start": "1990-01-02"} | until)]
+    assert late.asked == [*willing.asked, ("XXXX", until)]
+
+
+def test_a_calendar_that_cannot_be_computed_is_refused_with_its_reason():
+    with pytest.raises(ConfigError) as refused:
+        _open_calendar(Library(ValueError("too early"), ValueError("no rules")), "XXXX", None)
+
+    assert str(refused.value) == "calendar: expected one that exchange_calendars can compute, found 'XXXX: no rules'"
+    assert str(refused.value.__cause__) == "no rules"
 
 
 def test_opens_between_includes_the_start_and_not_the_end():
@@ -209,8 +256,108 @@ def test_next_opens_skips_the_weekend_and_the_holiday():
 
 
 def test_next_opens_says_where_the_calendar_ends():
-    with pytest.raises(ConfigError, match="ends at"):
+    with pytest.raises(ConfigError, match=f"sessions after {utc_ms('2018-12-21')}, found 'a calendar that ends at"):
         new_york().next_opens(DAILY, utc_ms("2018-12-21"), 100_000)
+
+
+@pytest.mark.parametrize(
+    ("after", "close"),
+    [
+        ("2018-11-21 20:59", "2018-11-21 21:00"),
+        ("2018-11-21 21:00", "2018-11-23 15:30"),
+        ("2018-11-23 17:45", "2018-11-23 18:00"),
+    ],
+)
+def test_the_next_close_is_later_than_now(after, close):
+    """Of a session as of a market that never closes: what closes at this moment has closed."""
+    assert new_york().next_close(HOURLY, utc_ms(after)) == utc_ms(close)
+    assert [ALWAYS.next_close(HOURLY, utc_ms("2024-01-01 12:00") + late) for late in (-1, 0, 1)] == [
+        utc_ms(f"2024-01-01 {hour}:00") for hour in (12, 13, 13)
+    ]
+
+
+class Reader:
+    """Reads a session of an hour at noon of each day from 2024 on: ten, or until a date, but no more than `most`."""
+
+    def __init__(self, most=10_000):
+        self.most = most
+        self.asked = []
+
+    def __call__(self, end):
+        self.asked.append(end)
+        days = 10 if end is None else (utc_ms(end) - utc_ms("2024-01-01")) // DAY_MS
+        dates = utc_ms("2024-01-01") + DAY_MS * np.arange(min(days, self.most))
+        return _Times(dates + 12 * HOUR_MS, dates + 13 * HOUR_MS, dates)
+
+
+LAST_OPEN, LAST_CLOSE = utc_ms("2024-01-10 12:00"), utc_ms("2024-01-10 13:00")
+
+
+@pytest.mark.parametrize("timeframe", [DAILY, HOURLY], ids=str)
+@pytest.mark.parametrize(
+    ("ask", "near", "far", "end"),
+    [
+        (
+            lambda sessions, timeframe, time: sessions.last_opens(timeframe, time, 1),
+            (LAST_CLOSE, [LAST_OPEN]),
+            (LAST_CLOSE + 1, [LAST_OPEN]),
+            "2025-01-10",
+        ),
+        (
+            lambda sessions, timeframe, time: sessions.next_opens(timeframe, time, 2),
+            (LAST_OPEN - DAY_MS, [LAST_OPEN - DAY_MS, LAST_OPEN]),
+            (LAST_OPEN, [LAST_OPEN, LAST_OPEN + DAY_MS]),
+            "2025-01-10",
+        ),
+        (
+            lambda sessions, timeframe, time: [sessions.next_close(timeframe, time)],
+            (LAST_CLOSE - 1, [LAST_CLOSE]),
+            (LAST_CLOSE, [LAST_CLOSE + DAY_MS]),
+            "2025-01-10",
+        ),
+    ],
+    ids=["last opens", "next opens", "next close"],
+)
+def test_sessions_are_read_on_when_their_end_is_near(timeframe, ask, near, far, end):
+    """A service that runs for years outlives the sessions that were known at its start: a further year is read."""
+    reader = Reader()
+    sessions = _Sessions(reader)
+
+    assert list(ask(sessions, timeframe, near[0])) == near[1]
+    assert reader.asked == [None]
+    assert list(ask(sessions, timeframe, far[0])) == far[1]
+    assert reader.asked == [None, end]
+    assert list(ask(sessions, timeframe, near[0])) == near[1]
+    assert reader.asked == [None, end]
+
+
+def test_the_last_session_that_is_known_is_one():
+    sessions, date = _Sessions(Reader()), LAST_OPEN - 12 * HOUR_MS
+
+    assert sessions.closes_of(HOURLY, np.array([LAST_OPEN, LAST_OPEN + DAY_MS])).tolist() == [LAST_CLOSE, -1]
+    assert sessions.opens_of_labels(DAILY, np.array([date, date + DAY_MS])).tolist() == [LAST_OPEN, date + DAY_MS]
+
+
+def test_the_library_itself_is_read_on():
+    fresh = calendar.__wrapped__("XNYS")
+
+    assert fresh.last_opens(DAILY, utc_ms("2038-11-23"), 1).tolist() == [utc_ms("2038-11-22 14:30")]
+
+
+@pytest.mark.parametrize("timeframe", [DAILY, HOURLY], ids=str)
+def test_a_calendar_that_goes_no_further_says_where_it_ends(timeframe):
+    """Its last open or close, as it was asked for."""
+    for ask, last in (
+        (lambda sessions: sessions.next_opens(timeframe, LAST_OPEN, 2), LAST_OPEN),
+        (lambda sessions: sessions.next_close(timeframe, LAST_OPEN + HOUR_MS), LAST_CLOSE),
+    ):
+        with pytest.raises(ConfigError) as refused:
+            ask(_Sessions(Reader(most=10)))
+
+        asked = LAST_OPEN if last == LAST_OPEN else LAST_OPEN + HOUR_MS
+        assert str(refused.value) == (
+            f"calendar: expected sessions after {asked}, found 'a calendar that ends at {last}'"
+        )
 
 
 @pytest.mark.parametrize(

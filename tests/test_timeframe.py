@@ -37,10 +37,9 @@ def test_a_length_is_what_its_name_says(name, ms):
     assert timeframe.is_daily == (name == "1d")
 
 
-@pytest.mark.parametrize("ms", LENGTHS.values())
-def test_every_length_divides_the_day(ms):
+def test_every_length_divides_the_day():
     """Otherwise the grid that starts at the epoch would not start anew each day, as exchanges' bars do."""
-    assert DAY_MS % ms == 0
+    assert [name for name in LENGTHS if DAY_MS % Timeframe(name).ms] == []
 
 
 @pytest.mark.parametrize("name", ["1w", "1M", "1H", "1D", "60m", "7m", "h", "", " 1h", "1h ", "1 h", "-1h"])

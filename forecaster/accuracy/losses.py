@@ -146,11 +146,7 @@ def _before(cutoff_N: NDArray[np.int64], bars: Bars) -> tuple[NDArray[np.float64
     last_U = np.searchsorted(key.sessions.closes_of(key.timeframe, opens_T), cutoff_U, side="right") - 1
     place_UT = last_U[:, None] + np.arange(-SCALE_BARS, 1)
     closes_UT = np.where(place_UT >= 0, closes_T[place_UT], np.nan)  # a calendar may begin within them
-    changes_UT = np.abs(np.diff(closes_UT, axis=1))
-    real_UT = ~np.isnan(changes_UT)
-    count_U, sum_U = real_UT.sum(axis=1), np.where(real_UT, changes_UT, 0.0).sum(axis=1)
-    scale_U = np.where(sum_U > 0, sum_U / np.maximum(count_U, 1), np.nan)
-    return closes_T[last_U][place_N], scale_U[place_N]
+    return closes_T[last_U][place_N], metrics.naive_scale(closes_UT)[place_N]
 
 
 def _walks(steps: SettledSteps) -> NDArray[np.int64]:
@@ -220,7 +216,7 @@ def _put_quantiles(
     columns = {
         "quantile_n": np.ones(len(actual_N)),
         "pinball": by_level_NQ.mean(axis=1),
-        "crps": 2 * by_level_NQ @ metrics.level_weights(levels_Q),
+        "crps": metrics.crps(by_level_NQ, levels_Q),
     }
     for coverage in COVERAGES:
         tail = round((1 - coverage) / 2, 12)

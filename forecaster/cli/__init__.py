@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from forecaster.cli.accuracy import accuracy, report
 from forecaster.cli.alerts import alerts_app
@@ -28,8 +28,22 @@ if TYPE_CHECKING:
     from forecaster.bars import SeriesKey
     from forecaster.forecast import OHLCForecast
 
+
+class _Commands(TyperGroup):
+    """The commands; a named error of any of them prints one line and ends with code 2."""
+
+    def invoke(self, ctx: Any) -> Any:  # as typer has them
+        """Run the command that was asked for."""
+        try:
+            return super().invoke(ctx)
+        except ForecasterError as error:
+            typer.secho(f"{type(error).__name__}: {error}", fg="red", err=True)
+            raise typer.Exit(2) from error
+
+
 app = typer.Typer(
     name="forecaster",
+    cls=_Commands,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     help="Forecast open, high, low and close at every bar close; record it before the outcome, score it after.\n\n"
@@ -53,12 +67,8 @@ app.add_typer(verify_app, name="verify")
 
 
 def main() -> None:
-    """Run the command line; a named error prints one line and ends with code 2."""
-    try:
-        app()
-    except ForecasterError as error:
-        typer.secho(f"{type(error).__name__}: {error}", fg="red", err=True)
-        sys.exit(2)
+    """Run the command line."""
+    app()
 
 
 @app.command()

@@ -10,12 +10,10 @@ from contextlib import closing
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Final
 
-import numpy as np
 import typer
 
 from forecaster.cli.printing import log_to_stderr, print_record
 from forecaster.errors import ForecasterError, MissingBars
-from forecaster.log import harmless
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -69,6 +67,8 @@ def probe(config: Config, as_of: int) -> list[Probed]:
 
 
 def _print_probed(found: Iterable[Probed]) -> None:
+    import numpy as np
+
     for one in found:
         state = "ok" if one.ok else "WRONG"
         refused = f", {one.rejected} rows rejected" if one.rejected else ""
@@ -112,4 +112,6 @@ def _expected_close(one: SeriesConfig, as_of: int) -> int:
 
 
 def _wrong(one: SeriesConfig, error: ForecasterError, rejected: int = 0) -> Probed:
+    from forecaster.log import harmless
+
     return Probed(str(one.key), ok=False, rejected=rejected, error=harmless(f"{type(error).__name__}: {error}"))

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+from itertools import pairwise
 
 import numpy as np
 import pytest
 import scoringrules
 
 from forecaster.accuracy.losses import COLUMNS, COUNTS, PLACE, SCALE_BARS, SCORED, measure, measure_all
-from forecaster.accuracy.metrics import naive_scale
 from forecaster.bars import FIELDS, Bars
 from forecaster.forecast import CHRONOS_LEVELS, repair
 from tests.builders import HOUR_MS, make_bars, make_key, utc_ms
@@ -53,6 +53,11 @@ def of(steps, field: str = "close"):
     """Quantiles, median and outcomes of one field."""
     f = FIELDS.index(field)
     return steps.values_NFQ[:, f], steps.values_NFQ[:, f, CHRONOS_LEVELS.index(0.5)], steps.actual_NF[:, f]
+
+
+def mean_change(closes) -> float:
+    """Mean absolute change from one close to the next, of those whose ends are known."""
+    return np.nanmean([abs(after - before) for before, after in pairwise(closes)])
 
 
 def close_at(bars: Bars, cutoff: int) -> float:
@@ -136,7 +141,7 @@ def test_scale_and_last_close_agree_with_loops():
     for i, cutoff in enumerate(steps.cutoff_N.tolist()):
         closes = np.array([close_at(bars, cutoff - back * HOUR_MS) for back in range(SCALE_BARS, -1, -1)])
         last.append(closes[-1])
-        scaled.append(column(losses, "absolute_error")[i] / naive_scale(closes))
+        scaled.append(column(losses, "absolute_error")[i] / mean_change(closes))
     np.testing.assert_array_equal(losses.last_close_N, last)
     np.testing.assert_allclose(column(losses, "scaled_error"), scaled, rtol=1e-12)
     assert np.isnan(last).any()
@@ -188,7 +193,7 @@ def test_slots_are_those_of_the_calendar(timeframe):
         losses = measure(make_steps([90, 100, 110], 101.0, key=key, cutoff=int(bars.close_time[i])), bars)
 
         assert losses.last_close_N.tolist() == [bars.close[i]]
-        expected = 1 / naive_scale(bars.close[i - SCALE_BARS : i + 1])
+        expected = 1 / mean_change(bars.close[i - SCALE_BARS : i + 1])
         assert column(losses, "scaled_error")[0] == pytest.approx(expected, rel=1e-12)
 
 
@@ -199,7 +204,7 @@ def test_a_calendar_that_begins_within_the_scale():
     cutoffs = [int(bars.close_time[i]) for i in (2, 299)]
     losses = measure(make_steps([90, 100, 110], 101.0, key=key, cutoff=cutoffs), bars)
 
-    assert column(losses, "scaled_error")[0] == pytest.approx(1 / naive_scale(bars.close[:3]), rel=1e-12)
+    assert column(losses, "scaled_error")[0] == pytest.approx(1 / mean_change(bars.close[:3]), rel=1e-12)
 
 
 @pytest.mark.parametrize("place", [0, 7, 39])

@@ -169,15 +169,15 @@ def equal_pair(seed):
 
 
 def test_luck_is_seldom_called_skill():
-    """Of 400 pairs that are equally good, at most 6.5 % are called better or worse: one in twenty is what is promised.
+    """Of 100 pairs that are equally good, at most nine are called better or worse: one in twenty is what is promised.
 
     Each is asked for one step alone, and for all four, whose cutoffs share targets.
     """
-    pairs = [equal_pair(seed) for seed in range(400)]
+    pairs = [equal_pair(seed) for seed in range(100)]
     for step in (1, None):
         words = [judge(one, (make_key(), MODEL), step=step).words for one in pairs]
 
-        assert sum("than the random walk" in one for one in words) <= 26
+        assert sum("than the random walk" in one for one in words) <= 9
         assert not any("too few" in one for one in words)
 
 

@@ -5,7 +5,6 @@ Shapes: T bars, Q quantile levels.
 
 from __future__ import annotations
 
-import time
 from dataclasses import replace
 
 import numpy as np
@@ -75,7 +74,7 @@ def test_columns_are_what_the_forecast_says(bars):
         assert [row[f"fc_prob_up_{h}"] for h in (1, 3)] == [one.prob_above(bars.close[i], h) for h in (1, 3)]
 
 
-@pytest.mark.parametrize("place", [*np.linspace(-0.3, 1.3, 33), "first", "last", "equal"])
+@pytest.mark.parametrize("place", [*np.linspace(-0.3, 1.3, 9), "first", "last", "equal"])
 def test_probabilities_of_any_price(bars, place):
     """Below, above, between, on a quantile, and on quantiles that are equal."""
     one = make_forecast(KEY, int(bars.close_time[0]))
@@ -137,7 +136,7 @@ def test_newest_in_time(bars):
 
 
 @given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), max_size=25))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 def test_any_arrivals(arrivals):
     """Whatever arrives when: a loop over bars and forecasts finds the same forecast and the same status."""
     bars = make_bars(KEY, 10)
@@ -166,7 +165,7 @@ def test_truncated_future(shift):
     """Without all later bars and all forecasts of later bars, earlier rows are bit-identical, statuses included."""
     bars, made = make_scene(120)
     whole = align(bars, made, STEP_1, shift=shift)
-    for end in range(1, 120, 7):
+    for end in range(1, 120, 17):
         known = [one for one in made if one.cutoff <= bars.close_time[end - 1]]
         for source in (known, in_store(known)):
             assert_same(align(bars[:end], source, STEP_1, shift=shift), whole[:end])
@@ -180,7 +179,7 @@ def test_only_what_had_arrived():
     bars, made = make_scene(120)
     whole = align(bars, made, STEP_1)
     seen = set()
-    for i in range(3, 120):
+    for i in range(3, 120, 2):
         there = [one for one in made if one.available_at <= bars.close_time[i] + LAG_MS]
         live, later = align(bars[: i + 1], there, STEP_1).iloc[[-1]], whole.iloc[[i]]
         seen.add((live["fc_status"].item(), later["fc_status"].item()))
@@ -214,9 +213,17 @@ def test_frame_is_left_alone(bars):
     assert aligned["fc_available_at"].dt.hour.tolist() == [4, 2, 3, 1, *range(5, 13)]
 
 
-@pytest.mark.parametrize("zone", [None, "UTC", "America/New_York"])
-@pytest.mark.parametrize("unit", ["s", "ms", "us", "ns"])
-@pytest.mark.parametrize("place", ["date", "index"])
+@pytest.mark.parametrize(
+    ("zone", "unit", "place"),
+    [
+        (None, "s", "date"),
+        (None, "ns", "index"),
+        ("UTC", "ms", "index"),
+        ("UTC", "us", "date"),
+        ("America/New_York", "ns", "date"),
+        ("America/New_York", "s", "index"),
+    ],
+)
 def test_open_times_of_all_kinds(bars, zone, unit, place):
     """Any zone and resolution names the same instants; times without a zone are UTC."""
     times = bars.frame.index.as_unit(unit)
@@ -386,16 +393,3 @@ def test_shift_upwards(bars):
     """That would be a look ahead."""
     with pytest.raises(ValueError, match="shift: expected 0 or more rows, found -1"):
         align(bars, [], STEP_1, shift=-1)
-
-
-def test_twenty_thousand_bars_take_less_than_a_second():
-    """Best of three, so that a busy machine does not decide."""
-    bars = make_bars(KEY, 20_000)
-    made = [forecast_of(bars, i, 0, 0) for i in range(20_000)]
-    seconds = []
-    for _ in range(3):
-        started = time.perf_counter()
-        align(bars.frame, made, STEP_1, key=KEY)
-        seconds.append(time.perf_counter() - started)
-
-    assert min(seconds) < 1

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from docs.examples.backtesting_breakout import backtest
 from forecaster.bars import COLUMNS
 from tests.adapters.scene import KEY, decisions, make_scene
 from tests.builders import HOUR_MS
-
-pytest.importorskip("backtesting")
-
-from docs.examples.backtesting_breakout import backtest
 
 pytestmark = [
     pytest.mark.adapters,

@@ -6,15 +6,12 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-
-from tests.adapters.scene import LAG_MS, decisions, make_scene, write_ledger
-from tests.builders import HOUR_MS
-
-pytest.importorskip("freqtrade")
-
 from freqtrade.enums import RunMode
 from freqtrade.exchange import Exchange
 from freqtrade.optimize.backtesting import Backtesting
+
+from tests.adapters.scene import LAG_MS, decisions, make_scene, write_ledger
+from tests.builders import HOUR_MS
 
 pytestmark = [
     pytest.mark.adapters,

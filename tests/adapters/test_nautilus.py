@@ -5,15 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-
-from tests.adapters.scene import KEY, LATENCY_MS, decisions, make_scene
-
-pytest.importorskip("nautilus_trader")
-
 from nautilus_trader.model.enums import OrderSide
 from nautilus_trader.test_kit.providers import TestInstrumentProvider
 
 from docs.examples.nautilus_breakout import backtest
+from tests.adapters.scene import KEY, LATENCY_MS, decisions, make_scene
 
 pytestmark = pytest.mark.adapters
 

@@ -123,10 +123,9 @@ def backfill(bars: int, kills: int) -> dict[str, object]:
         )
         ledger, started = Path(folder) / "ledger.db", time.perf_counter()
         for kill in range(kills):
-            process = _start_pull(config, listed_at)
-            _wait_for_rows(ledger, (kill + 1) * bars // (kills + 2), process)
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+            with _start_pull(config, listed_at) as process:
+                _wait_for_rows(ledger, (kill + 1) * bars // (kills + 2), process)
+                os.killpg(process.pid, signal.SIGKILL)
         last = _start_pull(config, listed_at)
         output, _ = last.communicate()
         seconds = time.perf_counter() - started

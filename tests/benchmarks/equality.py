@@ -1,7 +1,7 @@
 """Our forward pass beside chronos-forecasting's own, on the same weights: the largest difference, case by case.
 
 Run: `python -m tests.benchmarks.equality [--size nano|base]`; without `--size`, both. Writes `results/equality.md`
-and exits 1 when a case is not equal. tests/model/test_core.py takes its contexts and its measure from here.
+and exits 1 when a case is not equal. tests/model/test_core.py takes its contexts, its measure and some cases from here.
 
 The measure. A row's spread is the largest less the smallest number of upstream's answer for that row, over all quantile
 levels and steps; rows are never pooled, since they may stand at different levels. Two forecasts are equal when each
@@ -30,8 +30,9 @@ from chronos.chronos2 import Chronos2Model
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress
 
+from forecaster.model.architecture import Architecture, Chronos2
 from forecaster.model.bench import BASE
-from forecaster.model.checkpoint import NANO_FOLDER
+from forecaster.model.checkpoint import NANO, NANO_FOLDER, load_checkpoint
 from forecaster.model.core import grouped_forward
 from forecaster.model.train import PATCH, TrainingPlan, build_model
 
@@ -215,11 +216,26 @@ def random_model(plan: TrainingPlan) -> Chronos2Model:
     return model
 
 
-def load(size: str) -> Chronos2Model:
-    """Load the bundled checkpoint, or make random weights of the size of amazon/chronos-2."""
+class Pair(NamedTuple):
+    """The same weights in our modules and in upstream's."""
+
+    ours: Chronos2
+    upstream: Chronos2Model
+
+
+def load(size: str) -> Pair:
+    """Load the bundled checkpoint with both loaders, or make random weights of the size of amazon/chronos-2."""
     if size == "base":
-        return random_model(BASE)
-    return Chronos2Model.from_pretrained(NANO_FOLDER).eval().requires_grad_(requires_grad=False)
+        return pair_of(random_model(BASE))
+    upstream = Chronos2Model.from_pretrained(NANO_FOLDER).eval().requires_grad_(requires_grad=False)
+    return Pair(load_checkpoint(NANO, None, "cpu")[0], upstream)
+
+
+def pair_of(upstream: Chronos2Model) -> Pair:
+    """Put the weights of upstream's model into our modules."""
+    ours = Chronos2(Architecture.model_validate(upstream.config.to_dict()))
+    ours.load_state_dict(upstream.state_dict())
+    return Pair(ours.eval().requires_grad_(requires_grad=False), upstream)
 
 
 def make_context(
@@ -245,12 +261,12 @@ def ask_upstream(model: Chronos2Model, context_BT: torch.Tensor, patches: int, g
 
 
 @torch.no_grad()
-def ask_ours(model: Chronos2Model, context_BT: torch.Tensor, patches: int, group: int) -> Forecast:
+def ask_ours(model: Chronos2 | Chronos2Model, context_BT: torch.Tensor, patches: int, group: int) -> Forecast:
     """Ask ours."""
     return _watched(model, patches, lambda: grouped_forward(model, context_BT, patches, group))
 
 
-def _watched(model: Chronos2Model, patches: int, ask: Callable[[], torch.Tensor]) -> Forecast:
+def _watched(model: Chronos2 | Chronos2Model, patches: int, ask: Callable[[], torch.Tensor]) -> Forecast:
     """Keep what the last layer, which both call, gave on the way."""
     seen: list[torch.Tensor] = []
     with model.output_patch_embedding.register_forward_hook(lambda _layer, _given, out: seen.append(out)):
@@ -301,12 +317,12 @@ def all_cases(size: str) -> Iterator[Case]:
         yield Case(size, 4, 8176, constant, 1.1e6)
 
 
-def measure(model: Chronos2Model, case: Case) -> Difference:
+def measure(pair: Pair, case: Case) -> Difference:
     """Run one case: three groups of rows, two where contexts are long."""
     rows = case.group * (3 if case.bars <= 512 else 2)
     context_BT = make_context(rows, case.bars, case.kind, case.level)
-    ours = ask_ours(model, context_BT, case.patches, case.group)
-    return compare(ours, ask_upstream(model, context_BT, case.patches, case.group))
+    ours = ask_ours(pair.ours, context_BT, case.patches, case.group)
+    return compare(ours, ask_upstream(pair.upstream, context_BT, case.patches, case.group))
 
 
 def main() -> int:
@@ -315,15 +331,15 @@ def main() -> int:
     parser.add_argument("--size", choices=SIZES, help="one size only")
     asked = parser.parse_args().size
     cases = [case for size in SIZES if asked in (None, size) for case in all_cases(size)]
-    console, models, found = Console(stderr=True), {}, []
+    console, pairs, found = Console(stderr=True), {}, []
     started = time.monotonic()
     with Progress(*Progress.get_default_columns(), MofNCompleteColumn(), console=console) as progress:
         task = progress.add_task("", total=len(cases))
         for case in cases:
             progress.update(task, description=f"{case.size}, {case.bars:,} bars")
-            if case.size not in models:
-                models = {case.size: load(case.size)}
-            found.append((case, measure(models[case.size], case)))
+            if case.size not in pairs:
+                pairs = {case.size: load(case.size)}
+            found.append((case, measure(pairs[case.size], case)))
             progress.advance(task)
     RESULT.parent.mkdir(exist_ok=True)
     RESULT.write_text(_page(found, asked, time.monotonic() - started))

@@ -20,7 +20,7 @@ from forecaster.clock import now_ms
 from forecaster.model.artifacts import hardware
 from tests.faults.account import faults, forecasts, newest_close
 from tests.faults.kill_daemon import last_cycle
-from tests.faults.world import MINUTE_MS, ROOT, World
+from tests.faults.world import MINUTE_MS, World
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -85,12 +85,12 @@ def summary(made: dict[Name, list[Made]], cycles: list[dict[str, Any]], span: tu
     }
 
 
-def play(minutes: int, series: int, speed: int = SPEED, package: Path = ROOT, **model: object) -> dict[str, object]:
+def play(minutes: int, series: int, speed: int = SPEED, **model: object) -> dict[str, object]:
     """Measure in a world of one's own."""
     symbols = [f"COIN{i}/USDT" for i in range(series)]
     with (
         tempfile.TemporaryDirectory() as folder,
-        World(Path(folder), symbols, now_ms(), speed, package) as world,
+        World(Path(folder), symbols, now_ms(), speed) as world,
         Progress() as progress,
     ):
         task = progress.add_task("minutes", total=minutes)

@@ -31,6 +31,7 @@ from forecaster.config import Config
 from forecaster.engine import Forecaster
 from forecaster.model.artifacts import hardware
 from forecaster.model.checkpoint import load_checkpoint
+from forecaster.model.upstream import to_upstream
 from forecaster.replay import replay
 from forecaster.sources.files import FileSource
 from forecaster.store import open_store
@@ -67,7 +68,7 @@ class Contest:
         self.forecaster = Forecaster(self.config)
         self.cutoffs = self.bars.close_time[-windows - HORIZON : -HORIZON]
         self.contexts = [Context.ending_at(self.bars, cutoff, BARS, BARS) for cutoff in self.cutoffs.tolist()]
-        self.upstream = Chronos2Pipeline(load_checkpoint("nano", None, "cpu")[0])
+        self.upstream = Chronos2Pipeline(to_upstream(load_checkpoint("nano", None, "cpu")[0]))
         rows_of = self.forecaster.models[0].rows_of
         rows_SCT = np.stack([rows_of(one) for one in self.contexts])
         self.rows_SCT = torch.from_numpy(rows_SCT.astype(np.float32))

@@ -31,10 +31,11 @@ def test_only_what_the_model_forecast_in_the_span_counts():
     assert found["not_the_model"] == 0.75
 
 
-@pytest.mark.slow
-def test_few_series_are_on_time():
+@pytest.mark.processes
+def test_every_bar_of_a_few_series_is_forecast():
+    """How late depends on who else uses the machine; it is told."""
     found = play(3, 5, 10, context=64, horizon=3)
 
-    assert (found["late"], found["unforecast"], found["first_wrong"]) == (0, 0, [])
-    assert found["bars"] == 5 * 3
-    assert 5 <= found["close_to_stored_p50"] <= found["close_to_stored_p99"] < 60
+    assert (found["unforecast"], found["first_wrong"]) == (0, [])
+    assert found["bars"] == found["forecasts"] == 5 * 3
+    assert 0 < found["close_to_stored_p50"] <= found["close_to_stored_p99"]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
 from tests.benchmarks import scoring
 
 
@@ -11,6 +13,7 @@ def told(capsys):
     return [json.loads(line) for line in capsys.readouterr().out.splitlines() if line.startswith("{")]
 
 
+@pytest.mark.processes
 def test_scoring_is_measured_at_each_size(tmp_path, monkeypatch, capsys):
     """All rows of the ledger, without traces and with them; both forms of the model that is calibrated."""
     monkeypatch.setattr(scoring, "SERIES", scoring.SERIES[:2])

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
 from tests.benchmarks import store
 
 
+@pytest.mark.processes
 def test_store_is_measured_at_each_size(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(store, "KEYS", store.KEYS[:5])
     arguments = ["store", "--sizes", "400", "2000", "--out", str(tmp_path / "growth.png")]

@@ -82,7 +82,14 @@ class Tab:
 
 @asynccontextmanager
 async def chromium():
-    """A browser of our own; gives a tab of it, and ends it."""
+    """A browser of our own; gives a tab of it, and ends it.
+
+    Raises:
+        FileNotFoundError: where no browser is installed, with what to do.
+    """
+    if CHROMIUM is None:
+        msg = "expected chromium, chromium-browser or google-chrome on the path: `apt-get install chromium` installs it"
+        raise FileNotFoundError(msg)
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as home:
         command = [CHROMIUM, *_FLAGS, f"--user-data-dir={home}", "about:blank"]
         quiet = asyncio.subprocess.DEVNULL
@@ -100,7 +107,7 @@ async def chromium():
 async def _address(session: aiohttp.ClientSession, home: Path) -> str:
     """Where the first tab of a browser listens, once it does."""
     active = home / "DevToolsActivePort"
-    for _ in range(300):
+    for _ in range(1200):
         if active.exists() and len(active.read_text().splitlines()) > 1:
             port = active.read_text().splitlines()[0]
             async with session.get(f"http://127.0.0.1:{port}/json") as answer:
@@ -108,4 +115,4 @@ async def _address(session: aiohttp.ClientSession, home: Path) -> str:
             if tabs:
                 return tabs[0]["webSocketDebuggerUrl"]
         await asyncio.sleep(0.1)
-    raise TimeoutError("chromium did not start within 30 s")
+    raise TimeoutError("chromium did not start within 120 s")

@@ -8,10 +8,10 @@ import pytest
 
 from forecaster.accuracy.page import write_report
 from tests.accuracy.test_page import HOSTILE, gathered, make_ledger
-from tests.browser.chromium import CHROMIUM, chromium
+from tests.browser.chromium import chromium
 from tests.builders import make_key
 
-pytestmark = [pytest.mark.browser, pytest.mark.skipif(CHROMIUM is None, reason="no chromium")]
+pytestmark = pytest.mark.browser
 
 VISIBLE = "[...document.querySelectorAll('.plot')].map(one => one.data.filter(t => t.visible).map(t => t.name))"
 COLOURS = "[...document.querySelectorAll('.plot')].map(one => one.layout.font.color)"
@@ -41,7 +41,7 @@ def looked_at(report, width, *expressions, dark=False):
     return asyncio.run(look())
 
 
-@pytest.mark.parametrize("width", [390, 1400])
+@pytest.mark.parametrize("width", [390, pytest.param(1400, marks=pytest.mark.smoke)])
 def test_all_is_drawn_and_nothing_is_complained_of(report, width):
     """Eight figures, no error, no console line, no request but the file's own, and no scrolling sideways."""
     (plots, drawn, wide, high), tab = looked_at(

@@ -19,9 +19,7 @@ import pytest
 import structlog
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from typer.testing import CliRunner
 
-from forecaster.cli import app
 from forecaster.config import AlertsConfig
 from forecaster.daemon import receivers
 from forecaster.daemon.alerts import BEGINS_AFTER, OVER_AFTER, REMEMBERED, Alerts, Book, trial
@@ -29,6 +27,7 @@ from forecaster.daemon.conditions import WHAT_TO_DO, Alert, Condition
 from forecaster.daemon.receivers import MOST_WAITING, Courier, Reply, Webhook, open_receivers, try_once
 from forecaster.errors import ConfigError
 from tests.builders import utc_ms
+from tests.cli import forecaster, refused
 from tests.faults.exchange import closed_port
 
 ROOT = Path(__file__).parents[2]
@@ -202,7 +201,7 @@ class Inbox:
         self.closing = threading.Event()
         self.arrived = threading.Semaphore(0)
 
-    def posts(self, count, within=10.0):
+    def posts(self, count, within=300.0):
         """Wait for so many posts."""
         until = time.monotonic() + within
         for _ in range(count):
@@ -222,7 +221,7 @@ def listening(inbox):
             inbox.got.append((self.path, json.loads(body)))
             inbox.arrived.release()
             if inbox.answer == "hang":
-                inbox.closing.wait(30)
+                inbox.closing.wait()
             if inbox.answer in ("hang", "close"):
                 self.close_connection = True
                 return
@@ -275,7 +274,7 @@ def address(inbox):
 @pytest.fixture
 def hasty(monkeypatch):
     """Do not wait ten seconds for a receiver that hangs."""
-    monkeypatch.setattr(receivers, "_SECONDS", 0.5)
+    monkeypatch.setattr(receivers, "_SECONDS", 0.3)
 
 
 @pytest.fixture
@@ -302,27 +301,29 @@ def test_webhook_posts_json(inbox, address):
     ("answer", "said", "may_repeat"),
     [
         ("500", "500", True),
-        ("503", "503", True),
         ("429", "429", True),
         ("404", "404", False),
-        ("401", "401", False),
         ("302 http://127.0.0.1:1/elsewhere", "302", False),
-        ("hang", "TimeoutError", True),
-        ("drip", "TimeoutError", True),
         ("close", "ServerDisconnectedError", True),
         ("garbage", "ClientResponseError", True),
     ],
 )
-@pytest.mark.usefixtures("hasty")
 def test_webhook_that_misbehaves(inbox, address, answer, said, may_repeat):
-    """Ends in time, says what came without where, and whether to try again; a redirect is not followed."""
+    """Says what came without where, and whether to try again; a redirect is not followed."""
     inbox.answer = answer
-    started = time.monotonic()
     reply = Webhook(address).send(trial(START))
 
     assert reply == Reply(sent=False, may_repeat=may_repeat, said=said)
-    assert time.monotonic() - started < 5
     assert len(inbox.got) == 1
+
+
+@pytest.mark.parametrize("answer", ["hang", "drip"])
+@pytest.mark.usefixtures("hasty")
+def test_webhook_that_never_ends(inbox, address, answer):
+    """It is given up, though bytes may come all the time, and tried again later."""
+    inbox.answer = answer
+
+    assert Webhook(address).send(trial(START)) == Reply(sent=False, may_repeat=True, said="TimeoutError")
 
 
 def test_webhook_where_nobody_listens():
@@ -343,7 +344,7 @@ class Scripted:
         self.may_answer.set()
 
     def send(self, alert):
-        assert self.may_answer.wait(10)
+        assert self.may_answer.wait(300)
         self.got.append(alert)
         reply = self.replies.pop(0) if len(self.replies) > 1 else self.replies[0]
         if isinstance(reply, Exception):
@@ -367,10 +368,10 @@ def carried(receiver, first_wait=0.01):
     finally:
         receiver.may_answer.set()
         courier.end()
-        courier.join(5)
+        courier.join(300)
 
 
-def until_true(condition, within=5.0):
+def until_true(condition, within=300.0):
     end = time.monotonic() + within
     while not condition() and time.monotonic() < end:
         time.sleep(0.005)
@@ -407,7 +408,7 @@ def test_courier_waits_longer_each_time():
         courier.bring(trial(START))
         until_true(lambda: ends)
 
-    assert 0.35 <= time.monotonic() - started < 3
+    assert time.monotonic() - started >= 0.35
 
 
 def test_waits_grow_to_a_minute():
@@ -433,32 +434,26 @@ def test_whoever_brings_never_waits_and_the_oldest_is_dropped():
     with carried(receiver) as (courier, ends):
         courier.bring(alerts[0])
         until_true(lambda: not courier._waiting)
-        started = time.monotonic()
         for alert in alerts[1:]:
             courier.bring(alert)
-        took = time.monotonic() - started
         dropped = list(ends)
         receiver.may_answer.set()
         until_true(lambda: len(ends) == len(alerts))
 
-    assert took < 1
     assert dropped == [(str(i), "failed") for i in range(1, 11)]
     assert [alert.kind for alert in receiver.got] == ["0", *(str(i) for i in range(11, MOST_WAITING + 11))]
 
 
 def test_courier_that_ends_tries_what_waits_once_more():
-    """Without waits between; so what went wrong last is told, if it can be."""
+    """Without the hour between; so what went wrong last is told, if it can be."""
     receiver = Scripted(DOWN)
-    with carried(receiver, 60.0) as (courier, ends):
+    with carried(receiver, 3600.0) as (courier, ends):
         for _ in range(3):
             courier.bring(trial(START))
         until_true(lambda: receiver.got)
-        started = time.monotonic()
         courier.end()
-        courier.join(5)
-        took = time.monotonic() - started
+        courier.join(300)
 
-    assert took < 2
     assert len(receiver.got) == 3
     assert ends == [("test", "failed")] * 3
 
@@ -472,7 +467,7 @@ def alerting(config, look, every=0.01):
     try:
         yield ends
     finally:
-        alerts.close(5)
+        alerts.close(300)
 
 
 def test_condition_is_posted_when_it_begins_lasts_and_ends(inbox, address, secret_file):
@@ -490,40 +485,37 @@ def test_condition_is_posted_when_it_begins_lasts_and_ends(inbox, address, secre
 
 
 @pytest.mark.parametrize("answer", ["hang", "500", "close", "drip"])
-@pytest.mark.usefixtures("hasty")
-def test_receiver_that_misbehaves_hurts_nobody(inbox, address, secret_file, answer):
-    """The looking goes on at its pace, whatever becomes of the sending, and the end is in time."""
+def test_receiver_that_misbehaves_hurts_nobody(inbox, address, secret_file, monkeypatch, answer):
+    """The looking goes on while the sending hangs, and so does whoever ends it: here nothing else would."""
+    monkeypatch.setattr(receivers, "_SECONDS", 10_000.0)
     inbox.answer = answer
     looks = []
 
     def look():
-        looks.append(time.monotonic())
+        looks.append(None)
         return [STALE, DISK]
 
     alerts = Alerts(AlertsConfig(webhook_file=secret_file(address)), look, lambda *_: None, every=0.02)
     alerts.start()
     inbox.posts(1)
     before = len(looks)
-    time.sleep(0.5)
-    after = len(looks)
-    started = time.monotonic()
-    alerts.close(1.0)
+    until_true(lambda: len(looks) > before + 10)
+    alerts.close(0.2)
 
-    assert after - before > 10
-    assert time.monotonic() - started < 2
+    assert not inbox.closing.is_set()
 
 
 def test_looking_that_fails_is_told_once_and_goes_on(inbox, address, secret_file):
-    fails = [True]
+    fails, looks = [True], []
 
     def look():
+        looks.append(None)
         if fails[0]:
             raise ValueError("no")
         return [STALE]
 
     with structlog.testing.capture_logs() as logs, alerting(AlertsConfig(webhook_file=secret_file(address)), look):
-        until_true(lambda: logs)
-        time.sleep(0.1)
+        until_true(lambda: len(looks) > 5)
         fails[0] = False
         inbox.posts(1)
 
@@ -559,7 +551,7 @@ def refusal(config):
     return str(refused.value)
 
 
-@pytest.mark.parametrize("mode", [0o640, 0o604, 0o660, 0o644, 0o610])
+@pytest.mark.parametrize("mode", [0o640, 0o604, 0o610])
 def test_file_that_others_can_read_is_refused(secret_file, mode):
     path = secret_file(f"https://example.org/{SECRET}", mode)
 
@@ -611,8 +603,9 @@ def apprise_address(address):
 
 @pytest.fixture
 def apprise():
-    """Skip where the extra is not installed; leave its log as it was."""
-    library = pytest.importorskip("apprise")
+    """Import it without its warnings; leave its log as it was."""
+    import apprise as library
+
     with warnings.catch_warnings(action="ignore"):  # of what its plugins import, once
         library.Apprise().add("json://127.0.0.1")
     log = logging.getLogger("apprise")
@@ -682,12 +675,13 @@ def test_fault_of_any_kind_is_told_by_its_class():
     )
 
 
+@pytest.mark.processes
 def test_address_is_in_nothing_that_is_written(inbox, address, secret_file, tmp_path):
     """A program of its own, with every logger at its most talkative; a receiver that fails, and one that is gone."""
     inbox.answer = "500"
     apprise_file = secret_file(f"json://127.0.0.1:{closed_port()}/{SECRET}", name="apprise")
     program = f"""
-import logging, time
+import logging, sys
 from forecaster.log import configure_logging, log_crashes
 from forecaster.config import AlertsConfig
 from forecaster.daemon.alerts import Alerts
@@ -696,24 +690,24 @@ configure_logging(); log_crashes()
 logging.root.setLevel(logging.DEBUG)
 config = AlertsConfig(webhook_file={str(secret_file(address))!r}, apprise_file={str(apprise_file)!r})
 alerts = Alerts(config, lambda: [Condition("disk", "ledger", "full")], lambda *_: None, every=0.01)
-alerts.start(); time.sleep(1.5); alerts.close(3)
+alerts.start(); sys.stdin.readline(); alerts.close(60)
 """
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
+    with subprocess.Popen(
         [sys.executable, "-X", "dev", "-W", "ignore", "-c", program],
         cwd=tmp_path,
-        env=environment,
-        capture_output=True,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        timeout=60,
-        check=False,
-    )
+    ) as running:
+        inbox.posts(1)
+        said, logged = running.communicate("\n")
 
-    assert done.returncode == 0, done.stderr
-    assert "alert.told" in done.stderr
-    assert "alert.failed" in done.stderr
-    assert inbox.got
-    assert "geheim" not in done.stderr + done.stdout
+    assert running.returncode == 0, logged
+    assert "alert.told" in logged
+    assert "alert.failed" in logged
+    assert "geheim" not in logged + said
 
 
 def config_with(tmp_path, **files):
@@ -727,7 +721,7 @@ def config_with(tmp_path, **files):
 
 
 def try_alerts(path, *arguments):
-    return CliRunner().invoke(app, ["alerts", "test", "--config", str(path), *arguments])
+    return forecaster("alerts", "test", "--config", path, *arguments)
 
 
 def test_test_alert_arrives(inbox, address, secret_file, tmp_path):
@@ -736,7 +730,7 @@ def test_test_alert_arrives(inbox, address, secret_file, tmp_path):
     done = try_alerts(config_with(tmp_path, webhook_file="address"))
     (post,) = inbox.got
 
-    assert done.exit_code == 0
+    assert done.returncode == 0
     assert done.stdout.split() == ["webhook", "sent:", "200"]
     assert post[1]["state"] == "test"
     assert "Nothing is wrong" in post[1]["text"]
@@ -749,18 +743,15 @@ def test_test_alert_that_does_not_arrive(inbox, address, secret_file, tmp_path):
     gone = secret_file(f"json://127.0.0.1:{closed_port()}/{SECRET}", name="apprise")
     done = try_alerts(config_with(tmp_path, webhook_file=secret_file(address), apprise_file=gone), "--json")
 
-    assert done.exit_code == 2
-    assert json.loads(done.stdout) == {
-        "receivers": {"webhook": "not sent: 404", "apprise, line 1": "not sent: not taken"}
-    }
-    assert "geheim" not in done.output
+    assert done.returncode == 2
+    assert done.record == {"receivers": {"webhook": "not sent: 404", "apprise, line 1": "not sent: not taken"}}
+    assert "geheim" not in done.stdout + done.stderr
 
 
 def test_test_alert_without_a_receiver(tmp_path):
-    done = try_alerts(config_with(tmp_path))
+    line = refused("alerts", "test", "--config", config_with(tmp_path))
 
-    assert isinstance(done.exception, ConfigError)
-    assert str(done.exception) == "alerts: expected a table [alerts] with webhook_file or apprise_file, found None"
+    assert line == "ConfigError: alerts: expected a table [alerts] with webhook_file or apprise_file, found None"
 
 
 def test_sending_uses_no_proxy_of_the_environment(inbox, address, monkeypatch):

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import threading
-import time
 
 import pytest
 
-from forecaster.daemon.clock import SpedUpClock, WallClock
+from forecaster.daemon.clock import SpedUpClock
 from forecaster.daemon.daemon import Daemon
 from forecaster.daemon.scheduler import schedules_of
 from tests.builders import HOUR_MS, make_bars
+from tests.daemon.test_scheduler import FarClock, wait_until
 from tests.test_engine import make_forecaster
 
 
@@ -34,8 +34,8 @@ def test_cycles_follow_the_closes(bars):
 
 
 def test_stop_from_another_thread(bars):
-    daemon = Daemon(make_forecaster(bars), WallClock())
-    timer = threading.Timer(0.2, daemon.stop)
+    daemon = Daemon(make_forecaster(bars), FarClock())
+    timer = threading.Timer(0.1, daemon.stop)
     timer.start()
 
     assert daemon.run() == 0
@@ -62,9 +62,8 @@ def test_fault_of_the_caller_ends_the_run(bars):
     before = threading.active_count()
     with pytest.raises(RuntimeError):
         make_daemon(make_forecaster(bars), int(bars.close_time[80])).run(None, fail)
-    time.sleep(0.2)
 
-    assert threading.active_count() <= before + 1
+    assert wait_until(lambda: threading.active_count() <= before + 1)
 
 
 def test_schedule_is_settled_after_the_close(bars):

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import threading
 import time
+from types import SimpleNamespace
 
 import pytest
 import structlog
 
 from forecaster.config import ServiceManager, service_manager
+from forecaster.daemon import notify as module
 from forecaster.daemon.notify import Notifier
 from forecaster.daemon.vitals import Phase
 from tests.builders import make_key
 from tests.daemon.test_vitals import Hands, make_report, make_vitals
 
-PATIENCE = 5.0
+PATIENCE = 60.0
 MORE_TIME = "EXTEND_TIMEOUT_USEC=60000000"
 
 
@@ -30,18 +33,64 @@ class Systemd:
         self._socket.settimeout(0.05)
         self.told: list[str] = []
 
-    def hear(self, seconds=0.0, until=None):
-        """Listen for so long, or until a message has come."""
-        give_up = time.monotonic() + (PATIENCE if until is not None else seconds)
-        while time.monotonic() < give_up and (until is None or until not in self.told):
+    def hear(self, until):
+        """Listen until a message has come."""
+        give_up = time.monotonic() + PATIENCE
+        while time.monotonic() < give_up and until not in self.told:
             try:
                 self.told.append(self._socket.recv(4096).decode())
             except TimeoutError:
                 continue
         return self.told
 
+    def hear_all(self):
+        """Listen to what has been sent by now."""
+        self._socket.settimeout(0)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                self.told.append(self._socket.recv(4096).decode())
+        self._socket.settimeout(0.05)
+        return self.told
+
     def close(self):
         self._socket.close()
+
+
+class Looks:
+    """Counts how often notifiers have looked at what there is to tell."""
+
+    def __init__(self):
+        self.count = 0
+
+    def pass_(self, more=3):
+        """Wait for some more."""
+        before, give_up = self.count, time.monotonic() + PATIENCE
+        while self.count < before + more and time.monotonic() < give_up:
+            time.sleep(0.002)
+
+        assert self.count >= before + more
+
+
+@pytest.fixture(autouse=True)
+def looks(monkeypatch):
+    """Have notifiers look every few milliseconds."""
+    looks, look = Looks(), Notifier._look
+
+    def counted(notifier):
+        look(notifier)
+        looks.count += 1
+
+    monkeypatch.setattr(module, "_LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(Notifier, "_look", counted)
+    return looks
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """The notifiers' monotonic clock, moved by hand."""
+    clock = SimpleNamespace(seconds=1000.0)
+    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: clock.seconds))
+    return clock
 
 
 @pytest.fixture(params=["@forecaster-test", "socket"])
@@ -68,16 +117,17 @@ def notifying(systemd):
         one.stop()
 
 
-def test_ready_is_told_once_and_not_before(systemd, notifying):
+def test_ready_is_told_once_and_not_before(systemd, notifying, looks):
     vitals = make_vitals(phase=Phase.CATCHING_UP)
     notifying(vitals)
     before = list(systemd.hear(until=MORE_TIME))
     vitals.enter(Phase.READY)
     systemd.hear(until="READY=1")
     vitals.enter(Phase.WAITING)
-    systemd.hear(0.7)
+    looks.pass_()
     vitals.enter(Phase.READY)
-    systemd.hear(0.7)
+    looks.pass_()
+    systemd.hear_all()
 
     assert before[0] == "STATUS=catching_up; 1 series, 0 stale; last cycle: none yet"
     assert "READY=1" not in before
@@ -94,21 +144,22 @@ def test_a_standby_is_given_more_time(systemd, notifying):
 
 
 @pytest.mark.parametrize("cause", ["dead", "ready"])
-def test_nobody_else_is_given_more_time(systemd, notifying, cause):
+def test_nobody_else_is_given_more_time(systemd, notifying, looks, cause):
     hands = Hands()
     vitals = make_vitals(hands=hands, phase=Phase.READY if cause == "ready" else Phase.WAITING)
     if cause == "dead":
         vitals.expect("worker", 1)
         hands.seconds += 2
     notifying(vitals)
+    looks.pass_()
 
-    assert MORE_TIME not in systemd.hear(1.0)
+    assert MORE_TIME not in systemd.hear_all()
 
 
-def test_the_status_follows_what_happens(systemd, notifying):
+def test_the_status_follows_what_happens(systemd, notifying, looks):
     vitals = make_vitals()
     notifying(vitals)
-    systemd.hear(0.7)
+    looks.pass_()
     vitals.cycle(make_report(), None, {})
     expected = "STATUS=ready; 1 series, 0 stale; last cycle: kraken 1h as of 2024-01-05 00:00:00Z, 0 forecasts"
     systemd.hear(until=expected)
@@ -116,40 +167,46 @@ def test_the_status_follows_what_happens(systemd, notifying):
     assert [one for one in systemd.told if one.startswith("STATUS=")][1:] == [expected]
 
 
-def test_a_name_cannot_tell_systemd_anything(systemd, notifying):
+def test_a_name_cannot_tell_systemd_anything(systemd, notifying, looks):
     """A message is lines of `NAME=value`, so a line break in a value would be a further message."""
     name = "kraken\nSTOPPING=1"
     vitals = make_vitals(make_key(name))
     vitals.cycle(make_report(exchange=name), None, {})
     notifying(vitals)
+    looks.pass_()
 
-    assert all("\n" not in one for one in systemd.hear(0.7))
+    assert all("\n" not in one for one in systemd.hear_all())
     assert any("kraken STOPPING=1 1h" in one for one in systemd.told)
 
 
-def test_draining_is_no_end(systemd, notifying):
+def test_draining_is_no_end(systemd, notifying, looks):
     """A new configuration drains too; systemd would end for good what says that it stops."""
     vitals = make_vitals(phase=Phase.DRAINING)
     notifier = notifying(vitals)
-    while_draining = list(systemd.hear(0.7))
+    looks.pass_()
+    while_draining = list(systemd.hear_all())
     vitals.enter(Phase.STOPPED)
     notifier.stop()
-    systemd.hear(0.2)
+    systemd.hear_all()
 
     assert "STOPPING=1" not in while_draining
     assert systemd.told[-1] == "STOPPING=1"
 
 
-def test_the_watchdog_is_fed_in_time(systemd, notifying):
+def test_the_watchdog_is_fed_in_time(systemd, notifying, looks, clock):
     """At each half of the interval, so that one message may be lost."""
-    notifying(make_vitals(), watchdog_seconds=0.4)
-    systemd.hear(2.1)
+    notifying(make_vitals(), watchdog_seconds=8.0)
+    fed = []
+    for _ in range(8):
+        looks.pass_()
+        fed.append(systemd.hear_all().count("WATCHDOG=1"))
+        clock.seconds += 2.0
 
-    assert 8 <= systemd.told.count("WATCHDOG=1") <= 12
+    assert fed == [1, 1, 2, 2, 3, 3, 4, 4]
 
 
 @pytest.mark.parametrize("organ", ["scheduler", "worker"])
-def test_the_watchdog_starves_when_an_organ_is_dead(systemd, notifying, organ):
+def test_the_watchdog_starves_when_an_organ_is_dead(systemd, notifying, looks, clock, organ):
     """However busy the others are; and is fed again if it comes back in time."""
     hands = Hands()
     vitals = make_vitals(hands=hands)
@@ -159,19 +216,24 @@ def test_the_watchdog_starves_when_an_organ_is_dead(systemd, notifying, organ):
     systemd.hear(until="WATCHDOG=1")
     hands.seconds += 11
     vitals.beat({"scheduler": "worker", "worker": "scheduler"}[organ])
-    systemd.hear(0.3)
-    systemd.told.clear()
-    starving = list(systemd.hear(0.6))
+    looks.pass_()
+    systemd.hear_all().clear()
+    clock.seconds += 100
+    looks.pass_()
+    starving = list(systemd.hear_all())
     vitals.beat(organ)
 
     assert "WATCHDOG=1" not in starving
     assert "WATCHDOG=1" in systemd.hear(until="WATCHDOG=1")
 
 
-def test_without_a_watchdog_none_is_fed(systemd, notifying):
+def test_without_a_watchdog_none_is_fed(systemd, notifying, looks, clock):
     notifying(make_vitals())
+    looks.pass_()
+    clock.seconds += 100
+    looks.pass_()
 
-    assert "WATCHDOG=1" not in systemd.hear(0.7)
+    assert "WATCHDOG=1" not in systemd.hear_all()
 
 
 def test_without_a_socket_nothing_is_done():
@@ -183,13 +245,13 @@ def test_without_a_socket_nothing_is_done():
     notifier.stop()
 
 
-def test_a_socket_that_is_not_there_is_told_once_and_tried_again(tmp_path, monkeypatch):
+def test_a_socket_that_is_not_there_is_told_once_and_tried_again(tmp_path, monkeypatch, looks):
     """The manager itself may be started anew; what it was not told is told then."""
     monkeypatch.chdir(tmp_path)
     notifier = Notifier(make_vitals(), ServiceManager("late", 0.2))
     with structlog.testing.capture_logs() as logs:
         notifier.start()
-        time.sleep(0.3)
+        looks.pass_()
         late = Systemd("late")
         late.hear(until="READY=1")
         notifier.stop()
@@ -201,12 +263,14 @@ def test_a_socket_that_is_not_there_is_told_once_and_tried_again(tmp_path, monke
 
 def test_a_socket_that_nobody_reads_holds_nothing_up(systemd, notifying):
     """Datagrams pile up until the kernel takes no more: then each is given up after a moment, and the thread ends."""
-    notifier = notifying(make_vitals(), watchdog_seconds=0.008)
-    time.sleep(1.5)
-    started = time.monotonic()
-    notifier.stop()
+    with structlog.testing.capture_logs() as logs:
+        notifier = notifying(make_vitals(), watchdog_seconds=0.0001)
+        give_up = time.monotonic() + PATIENCE
+        while not logs and time.monotonic() < give_up:
+            time.sleep(0.002)
+        notifier.stop()
 
-    assert time.monotonic() - started < 3
+    assert logs[0]["event"] == "notify.failed"
     assert not notifier._thread.is_alive()
 
 

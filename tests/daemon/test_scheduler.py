@@ -6,7 +6,7 @@ import datetime as dt
 import threading
 import time
 from datetime import UTC
-from itertools import pairwise
+from itertools import count, pairwise
 
 import pytest
 from apscheduler.executors.pool import ThreadPoolExecutor
@@ -25,6 +25,8 @@ from tests.test_engine import make_forecaster
 
 HOURLY = Schedule("binance", Timeframe("1h"), "24/7", 5000)
 YEAR_OF_MINUTES = dt.timedelta(days=365)
+PATIENCE = 300.0
+"""Seconds that only a scheduler that hangs takes."""
 
 
 class Ticks(BaseTrigger):
@@ -55,6 +57,32 @@ class TickClock(WallClock):
         return self.triggers[-1]
 
 
+class FarClock(WallClock):
+    """The wall clock, but nothing is due."""
+
+    def trigger(self, schedule):
+        return Ticks(seconds=10**6)
+
+
+class Asked(BaseTrigger):
+    """A trigger that counts how often it is asked."""
+
+    def __init__(self, trigger):
+        self.trigger = trigger
+        self.asked = 0
+
+    def get_next_fire_time(self, previous_fire_time, now):
+        self.asked += 1
+        return self.trigger.get_next_fire_time(previous_fire_time, now)
+
+
+def wait_until(condition):
+    give_up = time.monotonic() + PATIENCE
+    while not condition() and time.monotonic() < give_up:
+        time.sleep(0.005)
+    return condition()
+
+
 class Calls:
     """Counts what a scheduler does; `wait_for` waits for more calls."""
 
@@ -80,10 +108,10 @@ class Calls:
     def turned(self):
         self.turns += 1
 
-    def wait_for(self, count, seconds=10):
+    def wait_for(self, more):
         with self._more:
             before = len(self.calls)
-            return self._more.wait_for(lambda: len(self.calls) >= before + count, seconds)
+            return self._more.wait_for(lambda: len(self.calls) >= before + more, PATIENCE)
 
 
 def at(text):
@@ -93,7 +121,7 @@ def at(text):
 @pytest.fixture
 def quick(monkeypatch):
     """Have the clock looked at more often than every 5 seconds."""
-    monkeypatch.setattr(module, "WAKE_SECONDS", 0.05)
+    monkeypatch.setattr(module, "WAKE_SECONDS", 0.01)
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
@@ -103,11 +131,12 @@ def test_apscheduler_alone_ends_in_silence_at_a_fault():
     scheduler = BackgroundScheduler(timezone="UTC")
     scheduler.add_job(called.append, Ticks(broken=3), args=[1], misfire_grace_time=None)
     scheduler.start()
-    time.sleep(0.5)
+    scheduler._thread.join()
+    still_runs = scheduler.running
+    scheduler.shutdown()
 
-    assert scheduler.running
+    assert still_runs
     assert len(called) == 1
-    scheduler.shutdown(wait=False)
 
 
 def test_fault_in_a_trigger_is_outlived():
@@ -198,52 +227,50 @@ def test_clock_set_back_does_not_stop_calls(quick, monkeypatch):
         monkeypatch.setattr(module, "now_ms", lambda: now_ms() - 10 * 365 * DAY_MS)
 
         assert calls.wait_for(1)
-        deadline = time.monotonic() + 5
-        while len(calls.scheduler._clock.triggers) == made and time.monotonic() < deadline:
-            time.sleep(0.01)
-        assert len(calls.scheduler._clock.triggers) > made
+        assert wait_until(lambda: len(calls.scheduler._clock.triggers) > made)
 
 
 def test_clock_that_is_slewed_is_no_jump(quick, monkeypatch):
-    started = time.monotonic()
-    monkeypatch.setattr(module, "now_ms", lambda: now_ms() + round((time.monotonic() - started) * 500))
-    with Calls(WallClock()) as calls:
-        assert not calls.wait_for(1, seconds=1)
+    """Less than a jump from look to look, and more than one in all."""
+    looks = count()
+    monkeypatch.setattr(module, "now_ms", lambda: time.monotonic_ns() // 10**6 + 100 * next(looks))
+    with Calls(FarClock()) as calls:
+        assert wait_until(lambda: calls.turns > 3 * module.JUMP_MS / 100)
+        assert calls.calls == []
 
 
 def test_year_of_missed_minutes_is_one_call():
     """Pitfall 5: APScheduler asks the trigger for each missed run, with its lock held."""
-    trigger = WallClock().trigger(Schedule("binance", Timeframe("1m"), "24/7", 0))
+    trigger = Asked(WallClock().trigger(Schedule("binance", Timeframe("1m"), "24/7", 0)))
     scheduler = _GuardedScheduler(lambda: None, lambda _: None)
     scheduler.start(paused=True)
     job = scheduler.add_job(print, trigger)
     job.modify(next_run_time=at("2024-01-01"))
-    started = time.perf_counter()
+    trigger.asked = 0
     runs = job._get_run_times(at("2024-01-01") + YEAR_OF_MINUTES)
-    seconds = time.perf_counter() - started
     scheduler.shutdown(wait=False)
 
     assert len(runs) == 1
-    assert seconds < 0.1
+    assert trigger.asked == 1
 
 
 def test_stopping_waits_for_nobody():
     """Pitfall 8: `shutdown(wait=True)` hangs where a job asks the scheduler; ours do not, and it is not used."""
-    entered, leave = threading.Event(), threading.Event()
+    entered, leave, left = threading.Event(), threading.Event(), threading.Event()
 
     def call(_):
         entered.set()
-        leave.wait(10)
+        leave.wait(PATIENCE)
+        left.set()
 
     with Calls(TickClock(), call) as calls:
-        entered.wait(10)
-        started = time.monotonic()
+        assert entered.wait(PATIENCE)
         calls.scheduler.stop()
-        seconds = time.monotonic() - started
+        waited = left.is_set()
         leave.set()
         calls.scheduler.stop = lambda: None
 
-    assert seconds < 1
+    assert not waited
 
 
 def test_calls_run_on_a_pool_of_threads():
@@ -297,14 +324,17 @@ def test_one_job_for_each_exchange_and_timeframe():
     assert len(schedules_of(make_forecaster(*many, stock).config)) == 2
 
 
-def test_wedged_loop_is_known_by_its_turns(quick):
+def test_wedged_loop_is_known_by_its_turns(quick, monkeypatch):
     """What is watched is progress, and not `running`: a call that holds the loop's lock ends the turns."""
+    looks = []
+    monkeypatch.setattr(module, "now_ms", lambda: looks.append(1) or now_ms())
     with Calls(TickClock()) as calls:
         calls.wait_for(1)
         with calls.scheduler._loop._jobstores_lock:
-            time.sleep(0.2)
+            looks.clear()
+            assert wait_until(lambda: len(looks) > 10)
             before = calls.turns
-            time.sleep(0.5)
+            assert wait_until(lambda: len(looks) > 30)
             wedged = calls.turns - before
             running = calls.scheduler._loop.running
 

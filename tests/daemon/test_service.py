@@ -17,15 +17,20 @@ from contextlib import closing, contextmanager
 import pytest
 import structlog
 
-from forecaster.clock import now_ms
 from forecaster.daemon import service as module
+from forecaster.daemon.clock import WallClock
 from forecaster.daemon.service import Service
+from forecaster.daemon.vitals import Phase, Vitals
 from forecaster.engine import Forecaster
 from forecaster.errors import ConfigError, ModelLoadError, StoreUnavailable
 from forecaster.model.baselines import RandomWalk
 from forecaster.sources.files import FileSource
 from forecaster.store import open_reader, open_store
-from tests.builders import HOUR_MS, make_bars, make_key
+from tests.builders import HOUR_MS, make_bars, make_key, utc_ms
+
+CLOSE = utc_ms("2024-05-14 12:00")
+PATIENCE = 300.0
+"""Seconds that only a service that hangs takes."""
 
 SERIES = """
 [[series]]
@@ -36,15 +41,25 @@ file = "bars.csv"
 """
 
 
+class Standing(WallClock):
+    """A clock that stands still, half an hour behind a close."""
+
+    def now(self):
+        return CLOSE + HOUR_MS // 2
+
+    def due(self, schedule, pending):
+        return self.now()
+
+
 class Home:
-    """A folder with bars up to now, a configuration, and a ledger."""
+    """A folder with bars up to the last close, a configuration, and a ledger."""
 
     def __init__(self, folder):
         self.folder = folder
         self.path = folder / "live.toml"
         self.url = f"sqlite:///{folder}/ledger.db"
-        start = (now_ms() // HOUR_MS - 120) * HOUR_MS
-        make_bars(make_key("one", "A/B"), count=120, start=start).frame.to_csv(folder / "bars.csv")
+        bars = make_bars(make_key("one", "A/B"), count=120, start=CLOSE - 120 * HOUR_MS)
+        bars.frame.to_csv(folder / "bars.csv")
         self.write("one", "two")
 
     def write(self, *exchanges, more=""):
@@ -62,19 +77,23 @@ class Home:
 
 
 class Watch:
-    """What a service logs; `until` waits for an event."""
+    """What a service logs, until it has ended; `until` waits for an event."""
 
     def __init__(self, logs):
         self.logs = logs
+        self.ended = threading.Event()
 
     def of(self, event):
         return [one for one in list(self.logs) if one["event"] == event]
 
-    def until(self, event, times=1, seconds=30):
-        give_up = time.monotonic() + seconds
-        while len(self.of(event)) < times and time.monotonic() < give_up:
-            time.sleep(0.02)
-        return len(self.of(event)) >= times
+    def until(self, event, times=1):
+        return self.until_true(lambda: len(self.of(event)) >= times)
+
+    def until_true(self, condition):
+        give_up = time.monotonic() + PATIENCE
+        while not condition() and time.monotonic() < give_up and not self.ended.is_set():
+            time.sleep(0.01)
+        return condition()
 
 
 @pytest.fixture
@@ -98,15 +117,30 @@ def walks(monkeypatch):
     monkeypatch.setattr("forecaster.engine.load_model", lambda _: Walk())
 
 
+@pytest.fixture
+def looks(monkeypatch):
+    """How often the main thread of a service has looked for orders, as a list of one number."""
+    beat, count = Vitals.beat, [0]
+
+    def counted(vitals, organ):
+        count[0] += organ == "main"
+        beat(vitals, organ)
+
+    monkeypatch.setattr(Vitals, "beat", counted)
+    return count
+
+
 @contextmanager
 def acting(act):
     """Run `act` with a watch on another thread while the service runs in this one; its faults come out here."""
     faults = []
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGTERM, signal.SIGHUP)}
     with structlog.testing.capture_logs() as logs:
+        watch = Watch(logs)
 
         def run():
             try:
-                act(Watch(logs))
+                act(watch)
             except BaseException as error:  # noqa: BLE001 - the main thread shall raise it
                 faults.append(error)
             finally:
@@ -114,8 +148,13 @@ def acting(act):
 
         thread = threading.Thread(target=run)
         thread.start()
-        yield Watch(logs)
-        thread.join()
+        try:
+            yield watch
+        finally:
+            watch.ended.set()
+            thread.join()
+            for number, called in before.items():
+                signal.signal(number, called)
     if faults:
         raise faults[0]
 
@@ -123,7 +162,7 @@ def acting(act):
 def serve(home, act):
     """Serve, until `act` has ended; gives what was logged."""
     with acting(act) as watch:
-        Service(str(home.path)).run()
+        Service(str(home.path), Standing()).run()
     return watch
 
 
@@ -135,7 +174,7 @@ def test_start_catches_up_before_it_is_ready(home, walks):
     wanted += ["daemon.ready", "daemon.draining", "daemon.stopped"]
 
     assert [one for one in order if one in wanted] == wanted
-    assert home.cutoffs("one") == home.cutoffs("two") == [now_ms() // HOUR_MS * HOUR_MS]
+    assert home.cutoffs("one") == home.cutoffs("two") == [CLOSE]
 
 
 def test_restart_makes_nothing_twice(home, walks):
@@ -146,13 +185,14 @@ def test_restart_makes_nothing_twice(home, walks):
     assert home.slots("one") == [("done", "")]
 
 
-def test_standby_waits_for_the_ledger(home, walks):
+def test_standby_waits_for_the_ledger(home, walks, looks):
     """It does not end because another writes, is not ready, and takes over when the other ends."""
     other = open_store(home.url)
 
     def act(watch):
         assert watch.until("lease.waiting")
-        time.sleep(0.5)
+        told = looks[0]
+        assert watch.until_true(lambda: looks[0] > told + 3)
         assert not watch.of("lease.taken")
         other.close()
         assert watch.until("daemon.ready")
@@ -211,14 +251,15 @@ def test_hangup_reads_the_configuration_again(home, walks):
     assert len(home.cutoffs("three")) == 1
 
 
-@pytest.mark.parametrize("broken", ["nonsense", "[[series]]\nexchange = 3\n", "settle_seconds = -1\n"])
-def test_bad_configuration_is_refused_and_the_old_one_goes_on(home, walks, broken):
+@pytest.mark.parametrize("broken", ["nonsense", "settle_seconds = -1\n"])
+def test_bad_configuration_is_refused_and_the_old_one_goes_on(home, walks, looks, broken):
     def act(watch):
         assert watch.until("daemon.ready")
         home.path.write_text(broken)
         os.kill(os.getpid(), signal.SIGHUP)
         assert watch.until("config.refused")
-        time.sleep(0.3)
+        told = looks[0]
+        assert watch.until_true(lambda: looks[0] > told + 3)
 
     watch = serve(home, act)
 
@@ -266,9 +307,7 @@ def test_exchange_that_fails_does_not_delay_another(home, walks, monkeypatch):
 
     def act(watch):
         assert watch.until("daemon.ready")
-        give_up = time.monotonic() + 20
-        while not home.cutoffs("one") and time.monotonic() < give_up:
-            time.sleep(0.05)
+        assert watch.until_true(lambda: len(home.cutoffs("one")))
 
     watch = serve(home, act)
 
@@ -287,9 +326,7 @@ def test_series_that_sat_out_is_asked_for_again_before_the_next_close(home, walk
     def act(watch):
         assert watch.until("catch_up.completed")
         (home.folder / "bars.csv").write_text(content)
-        give_up = time.monotonic() + 20
-        while not home.cutoffs("one") and time.monotonic() < give_up:
-            time.sleep(0.05)
+        assert watch.until_true(lambda: len(home.cutoffs("one")))
 
     serve(home, act)
 
@@ -329,16 +366,23 @@ def test_ledger_that_nobody_can_open_ends_the_first_start(home, walks):
 
 def test_draining_waits_for_the_cycle_in_hand(home, walks, monkeypatch):
     """What was begun is stored, and told so."""
-    begun = threading.Event()
-    record = Forecaster.record
+    home.write("one", "two", more=f"daemon.drain_seconds = {PATIENCE}\n")
+    begun, draining = threading.Event(), threading.Event()
+    record, enter = Forecaster.record, Vitals.enter
 
     def slowly(*given, **named):
         begun.set()
-        time.sleep(0.5)
+        assert draining.wait(PATIENCE)
         return record(*given, **named)
 
+    def tell(vitals, phase):
+        enter(vitals, phase)
+        if phase is Phase.DRAINING:
+            draining.set()
+
     monkeypatch.setattr(Forecaster, "record", slowly)
-    watch = serve(home, lambda _: begun.wait(20))
+    monkeypatch.setattr(Vitals, "enter", tell)
+    watch = serve(home, lambda _: begun.wait(PATIENCE))
 
     assert len(watch.of("cycle.completed")) >= 1
     assert not watch.of("daemon.drain_gave_up")
@@ -346,26 +390,24 @@ def test_draining_waits_for_the_cycle_in_hand(home, walks, monkeypatch):
 
 
 def test_draining_does_not_wait_for_ever(home, walks, monkeypatch):
-    begun, leave = threading.Event(), threading.Event()
+    """The service has ended while a cycle still hangs."""
+    begun, leave, left = threading.Event(), threading.Event(), threading.Event()
     fetch = FileSource.fetch
 
     def hang(source, key, since, as_of):
         begun.set()
-        leave.wait(20)
+        leave.wait(PATIENCE)
+        left.set()
         return fetch(source, key, since, as_of)
 
     monkeypatch.setattr(FileSource, "fetch", hang)
-    home.write("one", more="daemon.drain_seconds = 0.3\n")
-    started = time.monotonic()
-
-    def act(_):
-        begun.wait(20)
-        nonlocal started
-        started = time.monotonic()
-
-    watch = serve(home, act)
-    seconds = time.monotonic() - started
+    home.write("one", more="daemon.drain_seconds = 0.1\n")
+    watch = serve(home, lambda _: begun.wait(PATIENCE))
+    hung = not left.is_set()
     leave.set()
+    for worker in [one for one in threading.enumerate() if one.name.startswith("worker-")]:
+        worker.join()
 
     assert watch.of("daemon.drain_gave_up")
-    assert seconds < 5
+    assert watch.of("daemon.stopped")
+    assert hung

@@ -17,7 +17,7 @@ from rich.progress import track
 
 from tests.builders import utc_ms
 from tests.faults.account import faults, forecasts, newest_close
-from tests.faults.world import MINUTE_MS, ROOT, World, wait_until
+from tests.faults.world import MINUTE_MS, World, wait_until
 
 if TYPE_CHECKING:
     from tests.faults.world import Service
@@ -80,12 +80,12 @@ class Outcome(NamedTuple):
     wrong: list[str]
 
 
-def play(name: str, package: Path = ROOT) -> Outcome:
-    """Let a service live through a scene, and look at what it did and stored."""
+def play(name: str, fault: str = "") -> Outcome:
+    """Let a service live through a scene, and look at what it did and stored; `fault` is for its world."""
     scene = SCENES[name]
     with tempfile.TemporaryDirectory() as folder:
         start = utc_ms(scene.start)
-        with World(Path(folder), SYMBOLS, start, SPEED, package) as world:
+        with World(Path(folder), SYMBOLS, start, SPEED, fault) as world:
             service = world.start(world.write_config(exchange={"deadline": DEADLINE_SECONDS}), TZ=scene.zone)
             try:
                 wrong = _live(world, service, scene)
@@ -128,7 +128,8 @@ def _live(world: World, service: Service, scene: Scene) -> list[str]:
     service.signal(15)
     code = service.wait()
     wrong = ([f"ended with {code}"] if code else []) + service.failures()
-    wrong += _storms(service, lived, len(scene.steps), len(world.exchange.requests))
+    cycles = service.count("cycle.completed") + service.count("cycle.failed")
+    wrong += storms(cycles, len(world.exchange.requests), lived, len(scene.steps))
     wrong += _untimely(world, utc_ms(scene.start))
     return wrong + faults(world.url, world.keys, newest)
 
@@ -145,9 +146,8 @@ def _be_on_time(world: World, service: Service, bars: int) -> None:
     wait_until(lambda: any(map(is_on_time, service.events[heard:])), "a cycle on time", seconds + 8)
 
 
-def _storms(service: Service, lived: float, jumps: int, requests: int) -> list[str]:
-    """Whether it did more than the bars and jumps that it lived through can explain."""
-    cycles = service.count("cycle.completed") + service.count("cycle.failed")
+def storms(cycles: int, requests: int, lived: float, jumps: int) -> list[str]:
+    """Whether a service did more than the bars and jumps that it lived through can explain."""
     most = CYCLES_OF_A_BAR * lived + CYCLES_OF_A_JUMP * (jumps + 1)
     wrong = [f"{cycles} cycles in {lived:.0f} bars"] if cycles > most else []
     allowed = REQUESTS_OF_A_BAR * len(SYMBOLS) * lived + REQUESTS_OF_A_START

@@ -6,6 +6,7 @@ stands still until a test moves it. It says nothing about what a client should m
 
 from __future__ import annotations
 
+import asyncio
 import json
 import math
 import socket
@@ -15,22 +16,27 @@ import sys
 import threading
 import time
 import zlib
+from contextlib import asynccontextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import islice
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, Self
 from urllib.parse import parse_qsl, urlsplit
 
 import ccxt.async_support as ccxt
 
 from forecaster.config import ExchangeConfig
+from forecaster.sources import breaker, exchange_clock, walk
+from forecaster.sources import exchange as exchange_source
 from forecaster.sources.walk import Pace
 from forecaster.timeframe import DAY_MS, Timeframe
 from tests.faults.venues import TIMEFRAMES, VENUES, Asked, Endpoint, Row, Venue
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import AsyncIterator, Callable, Iterator
     from pathlib import Path
 
     import pytest
@@ -379,6 +385,59 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, *_: object) -> None:
         """Say nothing: `exchange.requests` is the log."""
+
+
+class HandTime:
+    """The time of sources and of what the loopback exchange writes down, which passes by waiting alone.
+
+    Waits are as long as on average, end at once, and clocks are then so much further; a limit that they reach is over.
+    In real time a limit is `stretch` times as long: so a machine under load makes no request late, unless that is
+    what a test is about.
+    """
+
+    def __init__(self) -> None:
+        self.seconds = 1_000_000.0
+        self.stretch = 100.0
+        self._limits: ContextVar[tuple[tuple[float, asyncio.Timeout], ...]] = ContextVar("limits", default=())
+
+    def monotonic(self) -> float:
+        """Seconds of a clock that nobody sets."""
+        return self.seconds
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait: others go on, and the time is over, or that of a limit is."""
+        until, limit = min(self._limits.get(), default=(math.inf, None), key=lambda one: one[0])
+        if limit is not None and until < self.seconds + seconds:
+            self.seconds = max(self.seconds, until)
+            limit.reschedule(asyncio.get_running_loop().time())
+            await asyncio.Event().wait()
+        self.seconds += seconds
+        await asyncio.sleep(0)
+
+    @asynccontextmanager
+    async def timeout(self, seconds: float) -> AsyncIterator[None]:
+        """Limit what is done within."""
+        until = self.seconds + seconds
+        async with asyncio.timeout(seconds * self.stretch) as limit:
+            token = self._limits.set((*self._limits.get(), (until, limit)))
+            try:
+                yield
+            finally:
+                self._limits.reset(token)
+
+
+def by_hand(monkeypatch: pytest.MonkeyPatch) -> HandTime:
+    """Let sources wait by a clock that their waits alone move."""
+    hand = HandTime()
+    for module in (walk, exchange_source, exchange_clock, sys.modules[__name__]):
+        monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=hand.monotonic))
+    monkeypatch.setattr(walk, "_RANDOM", SimpleNamespace(uniform=lambda least, most: (least + most) / 2))
+    changed = SimpleNamespace(**{**vars(asyncio), "sleep": hand.sleep, "timeout": hand.timeout})
+    for module in (walk, exchange_source):
+        monkeypatch.setattr(module, "asyncio", changed)
+    monkeypatch.setattr(breaker, "_monotonic_ms", lambda: round(hand.seconds * 1000))
+    monkeypatch.setattr(breaker, "now_ms", lambda: round(hand.seconds * 1000))
+    return hand
 
 
 def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:

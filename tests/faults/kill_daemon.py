@@ -26,7 +26,7 @@ from forecaster.clock import now_ms
 from forecaster.store import open_database
 from forecaster.store.verify import verify_ledger
 from tests.faults.account import Made, Name, faults, forecasts, lost, newest_close
-from tests.faults.world import MINUTE_MS, ROOT, World
+from tests.faults.world import MINUTE_MS, World
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -56,11 +56,11 @@ class Killed:
     wrong: list[str] = field(default_factory=list)
 
 
-def play(kills: int, seed: int, package: Path = ROOT, on_kill: Callable[[], None] = lambda: None) -> Killed:
-    """Kill so often in one world, then let the service recover, and look."""
+def play(kills: int, seed: int, fault: str = "", on_kill: Callable[[], None] = lambda: None) -> Killed:
+    """Kill so often in one world, then let the service recover, and look; `fault` is for the world."""
     chance = random.Random(seed)  # noqa: S311 - moments, not secrets
     found = Killed()
-    with tempfile.TemporaryDirectory() as folder, World(Path(folder), SYMBOLS, now_ms(), SPEED, package) as world:
+    with tempfile.TemporaryDirectory() as folder, World(Path(folder), SYMBOLS, now_ms(), SPEED, fault) as world:
         config, known = world.write_config(), dict[Name, list[Made]]()
         for kill in range(kills):
             known = _live_and_die(world, config, chance, known, found)

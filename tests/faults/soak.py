@@ -21,7 +21,7 @@ from rich.progress import Progress
 from forecaster.clock import now_ms
 from tests.faults.account import faults, newest_close
 from tests.faults.kill_daemon import last_cycle
-from tests.faults.world import MINUTE_MS, ROOT, World
+from tests.faults.world import MINUTE_MS, World
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -97,11 +97,11 @@ def draw(looks: Sequence[Use], out: Path) -> None:
     figure.savefig(out, dpi=120)
 
 
-def play(cycles: int, package: Path = ROOT, speed: int = SPEED) -> tuple[list[Use], list[str]]:
+def play(cycles: int, speed: int = SPEED) -> tuple[list[Use], list[str]]:
     """Live in a world of one's own."""
     with (
         tempfile.TemporaryDirectory() as folder,
-        World(Path(folder), SYMBOLS, now_ms(), speed, package) as world,
+        World(Path(folder), SYMBOLS, now_ms(), speed) as world,
         Progress() as progress,
     ):
         task = progress.add_task("cycles", total=cycles)

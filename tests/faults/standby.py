@@ -27,7 +27,7 @@ from forecaster.store.lease import LEASE_MS
 from tests.faults.account import faults, newest_close
 from tests.faults.kill_daemon import last_cycle
 from tests.faults.two_writers import _is_locked
-from tests.faults.world import MINUTE_MS, ROOT, World, wait_until
+from tests.faults.world import MINUTE_MS, World, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -94,13 +94,13 @@ class Crowd:
             return list(database.ask(query, values))
 
 
-def take_turns(world: World, rounds: int, services: int, seed: int) -> Found:
+def take_turns(world: World, rounds: int, services: int, seed: int, within_ms: int = TAKEN_WITHIN_MS) -> Found:
     """Stop and wake so often, and count what came of a stale epoch."""
     chance, found = random.Random(seed), Found()  # noqa: S311 - moments, not secrets
     crowd = Crowd(world, services)
     for number in track(range(rounds), "rounds"):
         try:
-            _turn(crowd, chance, found)
+            _turn(crowd, chance, found, within_ms)
         except RuntimeError as error:
             found.wrong.append(f"round {number}: {error}")
             return found
@@ -111,16 +111,33 @@ def take_turns(world: World, rounds: int, services: int, seed: int) -> Found:
     return found
 
 
-def play(rounds: int, seed: int, services: int = SERVICES, package: Path = ROOT, *, postgres: bool = False) -> Found:
-    """Make a world, on SQLite or a private PostgreSQL, and take turns in it."""
+def play(
+    rounds: int,
+    seed: int,
+    services: int = SERVICES,
+    fault: str = "",
+    *,
+    within_ms: int = TAKEN_WITHIN_MS,
+    postgres: bool = False,
+) -> Found:
+    """Make a world, on SQLite or a private PostgreSQL, and take turns in it.
+
+    Args:
+        rounds: how often a leader is stopped.
+        seed: of the moments.
+        services: how many there are.
+        fault: for the world.
+        within_ms: how long, in the world's time, the ledger may be without a leader.
+        postgres: on PostgreSQL, and not on SQLite.
+    """
     with ExitStack() as opened:
         folder = Path(opened.enter_context(tempfile.TemporaryDirectory()))
-        world = opened.enter_context(World(folder, SYMBOLS, now_ms(), SPEED, package))
+        world = opened.enter_context(World(folder, SYMBOLS, now_ms(), SPEED, fault))
         if postgres:
             from tests.postgres import Cluster
 
             world.url = opened.enter_context(Cluster()).new_database()
-        return take_turns(world, rounds, services, seed)
+        return take_turns(world, rounds, services, seed, within_ms)
 
 
 def main() -> None:
@@ -146,25 +163,31 @@ def main() -> None:
     sys.exit(bool(found.stale_rows or found.wrong))
 
 
-def _turn(crowd: Crowd, chance: random.Random, found: Found) -> None:
+def _turn(crowd: Crowd, chance: random.Random, found: Found, within_ms: int) -> None:
     """Stop the leader, let another take over, wake the first, and look at what it does."""
     world, old = crowd.world, crowd.leader
     world.clock.sleep(chance.uniform(0, 60))
     found.stopped_with_the_lock += _stop(old, world.url, chance)
     stopped, epoch, before = world.now(), crowd.epoch(), crowd.taken()
     caught_up = {one.pid: one.count("catch_up.completed") for one in crowd.services}
-    crowd.leader = crowd.hear_leader(crowd.others(), before, 10 * TAKEN_WITHIN_MS / 1000 / SPEED)
+    crowd.leader = crowd.hear_leader(crowd.others(), before, max(10 * TAKEN_WITHIN_MS, within_ms) / 1000 / SPEED)
     taken = world.now() - stopped
     found.takeovers.append(taken / 1000)
-    if taken > TAKEN_WITHIN_MS:
+    if taken > within_ms:
         found.wrong.append(f"taken over after {taken / 1000:.1f} s")
     crowd.leader.hear("catch_up.completed", after=caught_up[crowd.leader.pid])
     waited, newer = old.count("lease.waiting"), crowd.epoch()
     there = _old_rows(crowd, stopped, epoch)
     old.signal(signal.SIGCONT)
-    wait_until(lambda: old.count("lease.waiting") > waited or crowd.epoch() != newer, "a standby that waits")
+    stale: set[str] = set()
+
+    def has_shown() -> bool:
+        stale.update(_old_rows(crowd, stopped, epoch) - there)
+        return bool(stale) or old.count("lease.waiting") > waited or crowd.epoch() != newer
+
+    wait_until(has_shown, "a standby that waits")
     world.clock.sleep(WATCHED_MS / 1000)
-    found.stale_rows += len(_old_rows(crowd, stopped, epoch) - there)
+    found.stale_rows += len(stale | (_old_rows(crowd, stopped, epoch) - there))
     if crowd.epoch() != newer:
         found.taken_back += 1
         found.wrong.append("the lease was taken from a leader that lives")

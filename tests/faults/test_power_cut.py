@@ -28,10 +28,12 @@ def images_after(*calls):
     return [disk.cut(random.Random(seed)) for seed in range(200)]  # noqa: S311
 
 
+@pytest.mark.processes
 def test_store_loses_nothing():
-    assert play("ours", 1000, batches=8, seed=0) == {"whole": 1000, "lost": 0, "corrupt": 0}
+    assert play("ours", 500, batches=8, seed=0) == {"whole": 500, "lost": 0, "corrupt": 0}
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("setting", CONTROLS)
 def test_settings_that_are_known_to_lose_do(setting):
     """Or the test proves nothing."""

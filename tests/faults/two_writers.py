@@ -28,6 +28,21 @@ from forecaster.store.verify import verify_ledger
 
 ROOT: Final = Path(__file__).parents[2]
 LEASE_MS: Final = 400
+CARELESS: Final = """
+from contextlib import suppress
+from forecaster.errors import LeaseLost
+from forecaster.store.lease import Lease
+
+confirm = Lease.confirm
+
+def write_on(lease, connection):
+    with suppress(LeaseLost):
+        confirm(lease, connection)
+
+Lease.confirm = write_on
+"""
+"""A fault: who writes does not ask whether it still has the lease."""
+
 WRITER: Final = """
 import sys
 from forecaster.errors import LeaseLost, StoreUnavailable
@@ -77,9 +92,9 @@ for _ in sys.stdin:
 class Writer:
     """A process that writes bars and forecasts of a series of its own, as long as it has the lease."""
 
-    def __init__(self, url: str, symbol: str) -> None:
+    def __init__(self, url: str, symbol: str, fault: str = "") -> None:
         self.symbol = symbol
-        command = [sys.executable, "-c", WRITER, url, str(LEASE_MS), symbol]
+        command = [sys.executable, "-c", f"{fault}\n{WRITER}", url, str(LEASE_MS), symbol]
         self._process = subprocess.Popen(
             command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
         )
@@ -111,11 +126,11 @@ class Writer:
             process.kill()
 
 
-def fence(url: str, rounds: int, seed: int) -> dict[str, object]:
-    """Stop and wake so often, and count what came of a stale epoch."""
+def fence(url: str, rounds: int, seed: int, fault: str = "") -> dict[str, object]:
+    """Stop and wake so often, and count what came of a stale epoch; `fault` is Python that the writers run first."""
     chance = random.Random(seed)  # noqa: S311 - moments, not secrets
-    leader, other = writers = Writer(url, "ONE/USDT"), Writer(url, "TWO/USDT")
-    watchdog = threading.Timer(20 + 10 * rounds, lambda: [one.signal(signal.SIGKILL) for one in writers])
+    leader, other = writers = Writer(url, "ONE/USDT", fault), Writer(url, "TWO/USDT", fault)
+    watchdog = threading.Timer(60 + 10 * rounds, lambda: [one.signal(signal.SIGKILL) for one in writers])
     watchdog.start()
     leader.begin()
     epoch = int(leader.hear("leads")[1])

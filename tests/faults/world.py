@@ -81,17 +81,17 @@ class Clock:
 
 
 class Service:
-    """A running `forecaster run`, and what it has logged."""
+    """A running `forecaster run`, and what it has logged; `fault` is Python that runs before the program does."""
 
-    def __init__(self, config: Path, package: Path, environment: Mapping[str, str]) -> None:
-        command = [sys.executable, "-c", _PROGRAM, "run", "--config", str(config)]
-        threads = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(package)}
+    def __init__(self, config: Path, environment: Mapping[str, str], fault: str = "") -> None:
+        command = [sys.executable, "-c", f"{fault}\n{_PROGRAM}", "run", "--config", str(config)]
+        threads = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
         self.events: list[dict[str, Any]] = []
         self.text: list[str] = []
         self._told = threading.Condition()
         self._process = subprocess.Popen(
             command,
-            cwd=package,
+            cwd=ROOT,
             env=os.environ | threads | dict(environment),
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
@@ -202,18 +202,18 @@ class World:
         symbols: what is traded, all of it forecast in bars of a minute.
         start: UTC ms at which the world begins.
         speed: how many of its seconds a real one has.
-        package: where the program is; another than ours when it is to be broken.
+        fault: Python that every service runs first, to replace what a harness must miss; nothing unless given.
     """
 
-    def __init__(self, folder: Path, symbols: Sequence[str], start: int, speed: int = 60, package: Path = ROOT) -> None:
+    def __init__(self, folder: Path, symbols: Sequence[str], start: int, speed: int = 60, fault: str = "") -> None:
         self.folder = folder
         self.clock = Clock(folder / "clock", start, speed)
         self.exchange = LoopbackExchange(now=start)
         self.exchange.symbols = set(symbols)
         self.asleep = 0
         self.url = f"sqlite:///{self.ledger}"
-        self._package = package
-        self._library = compile_clock(folder)
+        self._fault = fault
+        self._library: Path | None = None
         self._services: list[Service] = []
         self._ending = threading.Event()
         self._keeper = threading.Thread(target=self._keep_time, daemon=True)
@@ -262,8 +262,9 @@ class World:
 
     def start(self, config: Path, **environment: str) -> Service:
         """Start the service in this world's time."""
+        self._library = self._library or compile_clock(self.folder)
         faked = {"LD_PRELOAD": str(self._library), "FAKE_CLOCK": str(self.clock.file)}
-        service = Service(config, self._package, faked | environment)
+        service = Service(config, faked | environment, self._fault)
         self._services.append(service)
         return service
 
@@ -289,20 +290,6 @@ def compile_clock(folder: Path) -> Path:
     source = Path(__file__).with_name("fake_clock.c")
     subprocess.run([compiler, *flags, str(source), "-o", str(library), "-ldl", "-lpthread"], check=True)
     return library
-
-
-def break_package(folder: Path, module: str, old: str, new: str) -> Path:
-    """Copy the program, with `old` in one of its modules turned into `new`: what a harness must see."""
-    broken = folder / "broken"
-    for part in ("forecaster", "strategies", "config"):
-        shutil.copytree(ROOT / part, broken / part, ignore=shutil.ignore_patterns("__pycache__"))
-    file = broken / "forecaster" / module
-    text = file.read_text(encoding="utf-8")
-    if text.count(old) != 1:
-        msg = f"expected {old!r} once in {module}, found it {text.count(old)} times"
-        raise RuntimeError(msg)
-    file.write_text(text.replace(old, new), encoding="utf-8")
-    return broken
 
 
 def wait_until(condition: Callable[[], bool], what: str, seconds: float = PATIENCE_SECONDS) -> None:

@@ -9,13 +9,26 @@ import pytest
 from forecaster.config import ModelConfig
 from forecaster.errors import InferenceError
 from forecaster.forecast import ENGINE_NOISE
-from forecaster.model import faults
+from forecaster.model import bench, faults
 from forecaster.model.bench import BenchPlan, _interleave, run
-from forecaster.model.bench_report import LOADS, CaseTimes, recommend
+from forecaster.model.bench_report import CaseTimes, Load, recommend
 from forecaster.model.bench_start import Start, simulate_bars, start, time_starts
+from forecaster.model.builder import BuildFailed
+from forecaster.model.checkpoint import load_checkpoint
 from forecaster.model.compilers import CompileSettings
+from tests.model.engines import Toolchain
 
-NO_TIME_TO_BUILD_S = 0.05
+SMALL = (Load(4, 64), Load(8, 128), Load(64, 32), Load(128, 32))
+"""As LOADS, of a size that a test can afford."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _small():
+    first, _, few, many = SMALL
+    with pytest.MonkeyPatch.context() as patch:
+        for name, load in (("LOADS", SMALL), ("FIRST", first), ("FEW", few), ("MANY", many)):
+            patch.setattr(bench, name, load)
+        yield
 
 
 def make_case(rows=64, bars=64, *, upstream_s=3.0, best_s=None, eager_s=2.0, compiled_s=None):
@@ -37,6 +50,16 @@ def make_case(rows=64, bars=64, *, upstream_s=3.0, best_s=None, eager_s=2.0, com
     )
 
 
+def run_quickly(folder, fault=None, show=lambda *_: None):
+    """A quick run with a compiler in this process."""
+    toolchain = Toolchain(load_checkpoint("nano", None, "cpu")[0])
+    toolchain.fault = fault
+    with pytest.MonkeyPatch.context() as patch:
+        toolchain.install(patch)
+        patch.setattr(faults, "_warned", threading.Event())  # another test may have had this process's one warning
+        return run(BenchPlan(ModelConfig(), CompileSettings("on", folder=folder / "kept"), quick=True), show)
+
+
 @pytest.fixture(scope="module")
 def shown():
     """What a run said while it went on."""
@@ -45,16 +68,19 @@ def shown():
 
 @pytest.fixture(scope="module")
 def report(shown, tmp_path_factory):
-    """A quick run in which every build is given up at once."""
-    settings = CompileSettings("on", folder=tmp_path_factory.mktemp("kept"), deadline_s=NO_TIME_TO_BUILD_S)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(faults, "_warned", threading.Event())  # another test may have had this process's one warning
-        with pytest.warns(RuntimeWarning, match="gave up"):
-            return run(BenchPlan(ModelConfig(), settings, quick=True), lambda *told: shown.append(told))
+    """Every load is built and served."""
+    return run_quickly(tmp_path_factory.mktemp("bench"), show=lambda *told: shown.append(told))
+
+
+@pytest.fixture(scope="module")
+def uncompiled(tmp_path_factory):
+    """Every build fails."""
+    with pytest.warns(RuntimeWarning, match="gave up"):
+        return run_quickly(tmp_path_factory.mktemp("bench"), BuildFailed("expected compiled code, and gave up"))
 
 
 def test_every_load_is_measured(report):
-    assert [(one.rows, one.bars) for one in report.cases] == list(LOADS)
+    assert [(one.rows, one.bars) for one in report.cases] == list(SMALL)
     for one in report.cases:
         assert min(one.upstream_s, one.eager_s, one.max_rel_diff) > 0
         assert one.rounds == 3
@@ -62,12 +88,20 @@ def test_every_load_is_measured(report):
         assert (one.upstream_best_s is None) == (one.upstream_best_rows is None) == (one.rows <= 64)
 
 
+def test_compiled_code_takes_part(report):
+    for one in report.cases:
+        assert one.engine == "compiled"
+        assert one.compiled_s > 0
+    assert report.growth == report.growth_compiled
+
+
 def test_everyone_answers_the_same(report):
     """Upstream's pipeline and both wrappers were given equal contexts, series by series."""
     assert max(one.max_rel_diff for one in report.cases) <= ENGINE_NOISE
 
 
-def test_without_compiled_code_the_bench_says_why(report):
+def test_without_compiled_code_the_bench_says_why(uncompiled):
+    report = uncompiled
     for one in report.cases:
         assert (one.engine, one.compiled_s) == ("eager", None)
         assert "gave up" in one.reason
@@ -125,6 +159,7 @@ def test_recommendation(cases, expected):
     assert recommend(cases) == expected
 
 
+@pytest.mark.processes
 def test_fresh_processes_are_timed():
     """Model loaded after process started; nothing compiled where no package is."""
     shares = []
@@ -137,20 +172,21 @@ def test_fresh_processes_are_timed():
     assert shares == [0.5, 0.5]
 
 
+@pytest.mark.processes
 def test_a_process_that_fails_says_why(tmp_path):
     with pytest.raises(InferenceError, match="ModelLoadError"):
         start(Start(str(tmp_path), None, "cpu", "off", "package", 64))
 
 
-@pytest.mark.slow
-def test_compiled_code_takes_part(tmp_path):
-    """Everything is built, in minutes: compiled times, their growth, and a restart that finds what was built."""
-    settings = CompileSettings("on", folder=tmp_path / "kept")
-    report = run(BenchPlan(ModelConfig(), settings), lambda *_: None)
+@pytest.mark.compiler
+def test_real_builds_are_found_by_fresh_processes(tmp_path, monkeypatch):
+    """Compiled times of what was built, and a restart that finds it."""
+    one, many = Load(4, 64), Load(64, 64)
+    for name, load in (("LOADS", (one, many)), ("FIRST", one), ("FEW", many), ("MANY", many), ("_PAIRS", 1)):
+        monkeypatch.setattr(bench, name, load)
+    report = run(BenchPlan(ModelConfig(), CompileSettings("on", folder=tmp_path / "kept")), lambda *_: None)
 
-    assert {one.engine for one in report.cases} == {"compiled"}
-    assert min(one.compiled_s for one in report.cases) > 0
+    assert [one.engine for one in report.cases] == ["compiled"] * 2
     assert max(one.max_rel_diff for one in report.cases) <= ENGINE_NOISE
-    assert report.growth == report.growth_compiled
     assert report.starts.restart_to_compiled_s > 0
     assert report.starts.restart_mode in {"auto", "on"}

@@ -7,27 +7,23 @@ import os
 import signal
 import subprocess
 import sys
-import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 
+from forecaster.model import faults
+from forecaster.model.bucket import State
 from forecaster.model.builder import Builder, BuildFailed, Order
+from forecaster.model.checkpoint import load_checkpoint
+from tests.model.engines import NEVER_S, ask, make_context, make_engines, survives, wait_until
 
 ROOT = Path(__file__).parents[2]
 
 
 def make_order(folder, config=None):
     return Order(config or {}, (4, 64, 1, "nothing", 4), "cpu", 1, str(folder))
-
-
-def wait_until(there, seconds=20.0):
-    until = time.monotonic() + seconds
-    while not (found := there()):
-        assert time.monotonic() < until, "it did not happen"
-        time.sleep(0.02)
-    return found
 
 
 def children_of(pid):
@@ -50,15 +46,46 @@ def is_running(pid):
         return False
 
 
+@pytest.fixture
+def slow_torch(tmp_path, monkeypatch):
+    """Stand for a long compilation: a package whose import tells how the child runs, and then hangs."""
+    package = tmp_path / "path" / "torch"
+    package.mkdir(parents=True)
+    told = tmp_path / "importing"
+    (package / "__init__.py").write_text(
+        "import json, os, tempfile, time\n"
+        f"about = dict(nice=os.nice(0), policy=os.sched_getscheduler(0), tmp=tempfile.gettempdir(), **os.environ)\n"
+        f"with open({f'{told}.new'!r}, 'w') as file: json.dump(about, file)\n"
+        f"os.rename({f'{told}.new'!r}, {str(told)!r})\n"
+        "time.sleep(86400)\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(package.parent))
+    return told
+
+
+def closed_while_compiling(order, told):
+    """Begin a build, close the builder once the child is at work, and give what the child told of itself."""
+    builder = Builder(NEVER_S)
+    with ThreadPoolExecutor(1) as pool:
+        build = pool.submit(builder.build, order)
+        wait_until(told.exists, "the child's work")
+        builder.close()
+        with pytest.raises(BuildFailed, match="ended with -9"):
+            build.result()
+    return json.loads(told.read_text())
+
+
+@pytest.mark.processes
 def test_fault_of_the_child_is_named(tmp_path):
     """A configuration that is no Chronos-2: the child's own error comes back, and nothing stays behind."""
-    with pytest.raises(BuildFailed, match=r"^AssertionError: Not a valid Chronos config"):
-        Builder(60.0).build(make_order(tmp_path, {"d_model": 8}))
+    with pytest.raises(BuildFailed, match=r"^(AssertionError|ValidationError): "):
+        Builder(NEVER_S).build(make_order(tmp_path, {"d_model": 8}))
 
     assert list(tmp_path.iterdir()) == []
 
 
-def test_child_dies_with_its_parent(tmp_path):
+@pytest.mark.processes
+def test_child_dies_with_its_parent(tmp_path, slow_torch):
     """`kill -9` of the parent, which can clean up nothing, leaves no compiler behind."""
     code = (
         "import sys, json\n"
@@ -66,37 +93,20 @@ def test_child_dies_with_its_parent(tmp_path):
         "Builder(600.0).build(Order(**json.loads(sys.argv[1])))\n"
     )
     order = json.dumps(asdict(make_order(tmp_path)))
-    hang = {"PYTHONPATH": str(make_slow_torch(tmp_path))}
-    with subprocess.Popen([sys.executable, "-c", code, order], cwd=ROOT, env=os.environ | hang) as parent:
-        (child,) = wait_until(lambda: children_of(parent.pid))
-        wait_until((tmp_path / "importing").exists)
+    with subprocess.Popen([sys.executable, "-c", code, order], cwd=ROOT) as parent:
+        (child,) = wait_until(lambda: children_of(parent.pid), "a child")
+        wait_until(slow_torch.exists, "the child's work")
         parent.send_signal(signal.SIGKILL)
         parent.wait()
 
-        wait_until(lambda: not is_running(child))
+        wait_until(lambda: not is_running(child), "the child's end")
 
 
-def make_slow_torch(folder):
-    """A package that stands for a long compilation: its import tells how the child runs, and then hangs."""
-    package = folder / "path" / "torch"
-    package.mkdir(parents=True)
-    (package / "__init__.py").write_text(
-        "import json, os, tempfile, time\n"
-        f"about = dict(nice=os.nice(0), policy=os.sched_getscheduler(0), tmp=tempfile.gettempdir(), **os.environ)\n"
-        f"with open({str(folder / 'importing.new')!r}, 'w') as file: json.dump(about, file)\n"
-        f"os.rename({str(folder / 'importing.new')!r}, {str(folder / 'importing')!r})\n"
-        "time.sleep(600)\n"
-    )
-    return package.parent
-
-
-def test_child_steps_back_and_keeps_to_its_folder(tmp_path, monkeypatch):
+@pytest.mark.processes
+def test_child_steps_back_and_keeps_to_its_folder(tmp_path, slow_torch, monkeypatch):
     """It runs when nobody else wants the processor, and its compiler's caches are where nobody else writes."""
-    monkeypatch.setenv("PYTHONPATH", str(make_slow_torch(tmp_path)))
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "/somewhere/else")
-    with pytest.raises(BuildFailed, match="within 3 s"):
-        Builder(3.0).build(make_order(tmp_path))
-    about = json.loads((tmp_path / "importing").read_text())
+    about = closed_while_compiling(make_order(tmp_path), slow_torch)
 
     assert about["nice"] == 19
     assert about["policy"] == os.SCHED_IDLE
@@ -104,21 +114,31 @@ def test_child_steps_back_and_keeps_to_its_folder(tmp_path, monkeypatch):
     assert Path(about["tmp"]).parent == tmp_path
 
 
-def test_awaited_child_does_not_step_back(tmp_path, monkeypatch):
-    monkeypatch.setenv("PYTHONPATH", str(make_slow_torch(tmp_path)))
-    with pytest.raises(BuildFailed, match="within 3 s"):
-        Builder(3.0).build(replace(make_order(tmp_path), awaited=True))
+@pytest.mark.processes
+def test_awaited_child_does_not_step_back(tmp_path, slow_torch):
+    about = closed_while_compiling(replace(make_order(tmp_path), awaited=True), slow_torch)
 
-    assert json.loads((tmp_path / "importing").read_text())["policy"] == os.sched_getscheduler(0)
+    assert about["policy"] == os.sched_getscheduler(0)
+
+
+@pytest.mark.processes
+def test_child_that_takes_too_long_is_killed(tmp_path, slow_torch):
+    """Whatever it is doing by then."""
+    builder = Builder(0.5)
+    with pytest.raises(BuildFailed, match=r"within 0\.5 s"):
+        builder.build(make_order(tmp_path))
+
+    assert builder._child.returncode == -signal.SIGKILL
 
 
 def test_closed_builder_starts_nothing(tmp_path):
-    builder = Builder(60.0)
+    builder = Builder(NEVER_S)
     builder.close()
     with pytest.raises(BuildFailed, match="unloaded"):
         builder.build(make_order(tmp_path))
 
 
+@pytest.mark.processes
 def test_child_that_dies_before_it_reads_the_order(tmp_path, monkeypatch):
     """The pipe is broken when the order is written, and again when it is closed: only the child's end is told."""
 
@@ -129,4 +149,37 @@ def test_child_that_dies_before_it_reads_the_order(tmp_path, monkeypatch):
 
     monkeypatch.setattr(subprocess, "Popen", Stillborn)
     with pytest.raises(BuildFailed, match="ended with 7"):
-        Builder(60.0).build(make_order(tmp_path))
+        Builder(NEVER_S).build(make_order(tmp_path))
+
+
+# The same below a model that serves.
+
+
+@pytest.fixture
+def checkpoint(monkeypatch):
+    """The bundled model, in a process that has not warned yet."""
+    monkeypatch.setattr(faults, "_warned", type(faults._warned)())
+    return load_checkpoint("nano", None, "cpu")
+
+
+def child_of(engines):
+    return wait_until(lambda: engines._packages.builder._child, "a child")
+
+
+@pytest.mark.processes
+def test_forecasts_go_on_when_the_child_is_killed(checkpoint, tmp_path):
+    engines = make_engines(checkpoint, tmp_path / "compiled")
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(lambda: os.kill(child_of(engines).pid, signal.SIGKILL))
+        survives(engines, checkpoint, warning="ended with -9", state=State.COOLING)
+
+
+@pytest.mark.processes
+def test_unloading_ends_a_build(checkpoint, tmp_path, slow_torch):
+    engines = make_engines(checkpoint, tmp_path / "compiled")
+    ask(engines, make_context())
+    wait_until(slow_torch.exists, "the child's work")
+    child = child_of(engines)
+    engines.close()
+
+    assert child.wait(NEVER_S) == -signal.SIGKILL

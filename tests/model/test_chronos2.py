@@ -27,7 +27,7 @@ from tests.builders import make_bars, make_key
 
 @pytest.fixture(scope="module")
 def wrapper():
-    return Chronos2OHLCWrapper.from_pretrained("nano")
+    return Chronos2OHLCWrapper.from_pretrained("nano", compile="off")
 
 
 @pytest.fixture
@@ -59,15 +59,15 @@ def test_equal_to_upstream_pipeline(wrapper, missing):
 
 
 def test_companions_do_not_matter(wrapper):
-    """Alone, among a thousand, and among a thousand in another order: equal within 1e-5 of its own spread.
+    """Alone, among two hundred, and among them in another order: equal within 1e-5 of its own spread.
 
-    A third of the thousand has gaps, and lengths differ, so batches are cut in other places each time.
+    Two thirds have gaps, and lengths differ, so batches are cut in other places each time.
     """
-    contexts = [make_context(40 + 30 * (i % 3), missing=(3, 20) if i % 3 else (), seed=i) for i in range(1000)]
+    contexts = [make_context(40 + 30 * (i % 3), missing=(3, 20) if i % 3 else (), seed=i) for i in range(200)]
     order = np.random.default_rng(0).permutation(len(contexts))
     together = wrapper.predict(contexts, 8)
     shuffled = dict(zip(order, wrapper.predict([contexts[i] for i in order], 8), strict=True))
-    for i in range(0, 1000, 37):
+    for i in range(0, 200, 17):
         alone = wrapper.predict([contexts[i]], 8)[0].raw_FHQ
         spread = np.ptp(alone, axis=(1, 2))[:, None, None]
 
@@ -82,7 +82,7 @@ def test_answers_come_in_the_order_of_the_contexts(wrapper):
         assert forecast.median()[0] == pytest.approx(context.last_close, rel=0.1)
 
 
-@pytest.mark.parametrize("scale", [1e-6, 1e-4, 1e6, 1e9])
+@pytest.mark.parametrize("scale", [1e-6, 1e9])
 def test_price_level_only_scales_the_forecast(wrapper, scale):
     """A price of 4e-2 or 4e13 is forecast like one of 4e4."""
     plain = wrapper.predict([make_context()], 4)[0].values_FHQ
@@ -121,7 +121,6 @@ def test_provenance_tells_where_it_came_from(wrapper):
     assert "torch" in provenance.library_versions
 
 
-@pytest.mark.parametrize("at", [0, 1, 2])
 @pytest.mark.parametrize(
     "change",
     [
@@ -132,13 +131,14 @@ def test_provenance_tells_where_it_came_from(wrapper):
     ],
     ids=["three fields", "infinity", "last low missing", "15 bars"],
 )
-def test_the_wrong_context_is_named(wrapper, change, at):
+def test_the_wrong_context_is_named(wrapper, change):
     """Wherever it stands among others."""
-    contexts = [make_context(seed=i) for i in range(3)]
-    contexts[at] = Context(make_key(symbol="ETH/USDT"), 0, change(contexts[at].ohlc_CT))
+    for at in range(3):
+        contexts = [make_context(seed=i) for i in range(3)]
+        contexts[at] = Context(make_key(symbol="ETH/USDT"), 0, change(contexts[at].ohlc_CT))
 
-    with pytest.raises(InvalidContext, match="ETH/USDT"):
-        wrapper.predict(contexts, 4)
+        with pytest.raises(InvalidContext, match="ETH/USDT"):
+            wrapper.predict(contexts, 4)
 
 
 def test_rows_of_many_contexts_are_those_of_each(wrapper):
@@ -205,14 +205,14 @@ def test_non_finite_answer_is_refused(faulty):
 
 
 def test_unloaded_model_says_so():
-    wrapper = Chronos2OHLCWrapper.from_pretrained("nano")
+    wrapper = Chronos2OHLCWrapper.from_pretrained("nano", compile="off")
     wrapper.unload()
     with pytest.raises(InvalidContext, match="expected a loaded model"):
         wrapper.predict([make_context()], 4)
 
 
 def test_folder_loads_like_the_bundled_name(wrapper, folder):
-    forecast = Chronos2OHLCWrapper.from_pretrained(folder).predict([make_context()], 4)[0]
+    forecast = Chronos2OHLCWrapper.from_pretrained(folder, compile="off").predict([make_context()], 4)[0]
 
     assert np.array_equal(forecast.raw_FHQ, wrapper.predict([make_context()], 4)[0].raw_FHQ)
 
@@ -277,23 +277,24 @@ def test_absent_device_is_named():
 
 
 def test_threads_share_a_model():
-    """32 threads, 100 calls each: every answer is bit by bit that of a call alone."""
+    """16 threads, 20 calls each: every answer is bit by bit that of a call alone."""
     plan = TrainingPlan(num_layers=1, d_model=32, d_kv=16, d_ff=32, num_heads=2)
     wrapper = Chronos2OHLCWrapper(build_model(plan).eval(), "small", "random", "0" * 64, "off")
     contexts = [make_context(32, seed=seed) for seed in range(8)]
     alone = [wrapper.predict([context], 4)[0].raw_FHQ for context in contexts]
 
     def call(thread):
-        turns = [(thread + i) % len(contexts) for i in range(100)]
+        turns = [(thread + i) % len(contexts) for i in range(20)]
         return all(np.array_equal(wrapper.predict([contexts[i]], 4)[0].raw_FHQ, alone[i]) for i in turns)
 
-    with ThreadPoolExecutor(32) as pool:
-        equal = list(pool.map(call, range(32)))
+    with ThreadPoolExecutor(16) as pool:
+        equal = list(pool.map(call, range(16)))
 
-    assert equal == [True] * 32
+    assert equal == [True] * 16
     assert not any(np.array_equal(alone[0], other) for other in alone[1:])
 
 
+@pytest.mark.processes
 def test_fork_is_refused(wrapper):
     """A forked child gets a clear error at once, not a hang in torch's threads that were not forked."""
     child = os.fork()
@@ -325,7 +326,7 @@ def plain(folder):
     config = json.loads((folder / "config.json").read_text())
     config.pop(REFERENCE_PATCH)
     (folder / "config.json").write_text(json.dumps(config))
-    return Chronos2OHLCWrapper.from_pretrained(folder)
+    return Chronos2OHLCWrapper.from_pretrained(folder, compile="off")
 
 
 def test_gaps_of_one_series_do_not_change_the_path_of_another(plain):

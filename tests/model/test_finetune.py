@@ -21,6 +21,7 @@ from forecaster.model.checkpoint import NANO_FOLDER, load_checkpoint
 from forecaster.model.chronos2 import Chronos2OHLCWrapper
 from forecaster.model.finetune import FinetunePlan, Windows, finetune, fit
 from forecaster.model.reference import REFERENCE_PATCH, reference_bars
+from forecaster.model.upstream import to_upstream
 from tests.builders import make_bars, make_key
 
 SHORT = FinetunePlan(steps=3, batch_size=2, context=64, horizon=4)
@@ -48,6 +49,7 @@ def tuned(tmp_path_factory):
     return finetune("nano", [make_bars(), with_gaps()], SHORT, tmp_path_factory.mktemp("tuned") / "model", ignore)
 
 
+@pytest.mark.training
 def test_result_is_another_model_that_is_served(tuned):
     """The folder loads as any checkpoint does, forecasts differently, and is the one that its sums name."""
     bars = make_bars(count=80)
@@ -61,6 +63,7 @@ def test_result_is_another_model_that_is_served(tuned):
     assert np.abs(ours_FHQ - theirs_FHQ).max() > 0
 
 
+@pytest.mark.training
 def test_record_says_what_it_was_made_of(tuned):
     about = json.loads((tuned / "finetune.json").read_text())
 
@@ -76,6 +79,7 @@ def test_record_says_what_it_was_made_of(tuned):
     assert about["seconds"] > 0
 
 
+@pytest.mark.training
 def test_damaged_result_is_noticed(tuned, tmp_path):
     """One flipped bit in the weights: the sums that fine-tuning wrote give it away."""
     folder = tmp_path / "damaged"
@@ -88,6 +92,7 @@ def test_damaged_result_is_noticed(tuned, tmp_path):
         load_checkpoint(str(folder), None, "cpu")
 
 
+@pytest.mark.training
 def test_same_seed_same_weights(tuned, tmp_path):
     """Whatever random numbers were drawn before: the same bits. Another seed: others."""
     np.random.random(7)  # noqa: NPY002 - the global state is what `fit` draws windows from
@@ -100,16 +105,18 @@ def test_same_seed_same_weights(tuned, tmp_path):
     assert digest(other) != digest(tuned)
 
 
+@pytest.mark.training
 def test_model_comes_back_in_evaluation_mode(tmp_path):
     """`Chronos2Pipeline.fit` leaves dropout on."""
-    source, _ = load_checkpoint("nano", None, "cpu")
+    source = to_upstream(load_checkpoint("nano", None, "cpu")[0])
     model = fit(source, Windows([make_bars()], 64, 4), SHORT, tmp_path, ignore)
 
     assert not any(module.training for module in model.modules())
 
 
+@pytest.mark.training
 def test_source_is_left_as_it_was(tmp_path):
-    source, _ = load_checkpoint("nano", None, "cpu")
+    source = to_upstream(load_checkpoint("nano", None, "cpu")[0])
     before = {name: weight.clone() for name, weight in source.state_dict().items()}
     fit(source, Windows([make_bars()], 64, 4), SHORT, tmp_path, ignore)
 
@@ -147,10 +154,11 @@ def test_windows_are_the_contexts_of_the_service(checkpoint):
     assert all(np.isfinite(window[3, windows.past :]).any() for window in seen)
 
 
+@pytest.mark.training
 def test_windows_reach_the_model_whole(checkpoint, tmp_path, monkeypatch):
     """Gaps as NaN, four rows in a group, a real last bar, a real bar ahead, and nothing but the windows."""
     bars = with_gaps()
-    source, _ = load_checkpoint(str(checkpoint), None, "cpu")
+    source = to_upstream(load_checkpoint(str(checkpoint), None, "cpu")[0])
     windows = Windows([bars], 64, 4, reference_bars(source))
     seen = []
     forward = Chronos2Model.forward
@@ -173,6 +181,7 @@ def test_windows_reach_the_model_whole(checkpoint, tmp_path, monkeypatch):
     assert {one.tobytes() for one in drawn} <= known
 
 
+@pytest.mark.training
 def test_reference_patch_is_kept(checkpoint, tmp_path):
     """What a model is shown beside its bars stands in its config; the limits are those it had."""
     out = finetune(checkpoint, [make_bars()], SHORT, tmp_path / "model", ignore)
@@ -225,6 +234,7 @@ def test_series_share_by_length():
         Windows([Bars.empty(long.key)], 64, 4)
 
 
+@pytest.mark.training
 def test_every_step_is_told(tmp_path):
     told = []
     finetune("nano", [make_bars()], SHORT, tmp_path / "model", lambda *one: told.append(one))
@@ -233,6 +243,7 @@ def test_every_step_is_told(tmp_path):
     assert all(np.isfinite(loss) and loss > 0 for _, loss in told)
 
 
+@pytest.mark.training
 @pytest.mark.parametrize("mode", ["full", "lora"])
 def test_nothing_is_said_or_left_elsewhere(mode, tmp_path, monkeypatch, capfd):
     """No line on either stream, no file in the working directory, no scratch in the folder."""
@@ -251,6 +262,7 @@ def test_nothing_is_said_or_left_elsewhere(mode, tmp_path, monkeypatch, capfd):
     ]
 
 
+@pytest.mark.training
 def test_lora_is_merged(tmp_path):
     """Same names of weights as before; attention and the last layer have changed, nothing else has."""
     plan = dataclasses.replace(SHORT, mode="lora")
@@ -278,6 +290,7 @@ def test_lora_without_its_extra(tmp_path, monkeypatch):
     assert not (tmp_path / "model").exists()
 
 
+@pytest.mark.training
 @pytest.mark.parametrize("existed", [True, False])
 def test_interrupted_run_leaves_nothing(existed, tmp_path):
     out = tmp_path / "model"
@@ -295,6 +308,7 @@ def test_interrupted_run_leaves_nothing(existed, tmp_path):
     assert not existed or not list(out.iterdir())
 
 
+@pytest.mark.training
 def test_full_disk_leaves_nothing(tmp_path, monkeypatch):
     """The last move fails: the files that were moved before it go too."""
     move = shutil.move
@@ -319,6 +333,7 @@ def test_folder_in_use_is_refused(tmp_path):
     assert [one.read_bytes() for one in tmp_path.iterdir()] == [b"precious"]
 
 
+@pytest.mark.training
 def test_loss_that_is_no_number_ends_the_run(tmp_path):
     """A learning rate that throws the weights out of float32."""
     told = []

@@ -170,8 +170,8 @@ def test_wide_ranges_widen_the_forecast():
 
 @pytest.fixture(scope="module")
 def scored() -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Coverage at 80 % and pinball loss by field and step (F, H), over 600 series of long memory."""
-    prices_NCT = simulated_prices(600, 508, seed=21)
+    """Coverage at 80 % and pinball loss by field and step (F, H), over 200 series of long memory."""
+    prices_NCT = simulated_prices(200, 508, seed=21)
     contexts = [make_context(one[:, :500]) for one in prices_NCT]
     last_N = prices_NCT[:, 3, 499]
     actual_NFH = np.log(prices_NCT[:, :, 500:] / last_N[:, None, None])
@@ -188,10 +188,10 @@ def scored() -> dict[str, tuple[np.ndarray, np.ndarray]]:
 @pytest.mark.parametrize("step", [1, 8])
 @pytest.mark.parametrize("field", ["high", "low", "close"])
 def test_its_intervals_hold_what_they_say(scored, field, step):
-    """600 outcomes: two standard deviations of a true 80 % are three points, and moves over 8 bars are few."""
+    """200 outcomes: two standard deviations of a true 80 % are six points, and moves over 8 bars are few."""
     inside_FH, _ = scored["har_range"]
 
-    assert abs(inside_FH[FIELDS.index(field), step - 1] - 0.8) < 0.05
+    assert abs(inside_FH[FIELDS.index(field), step - 1] - 0.8) < 0.07
 
 
 @pytest.mark.parametrize("step", [1, 8])

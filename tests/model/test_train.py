@@ -48,6 +48,7 @@ def trained(tmp_path_factory):
     return folder
 
 
+@pytest.mark.training
 def test_resumed_run_ends_like_an_unbroken_one(trained, tmp_path):
     """Stopped after three steps, of which two were saved, and started again: the same weights, bit by bit."""
 
@@ -63,6 +64,7 @@ def test_resumed_run_ends_like_an_unbroken_one(trained, tmp_path):
     assert (tmp_path / "loss.csv").read_text() == (trained / "loss.csv").read_text()
 
 
+@pytest.mark.training
 def test_another_seed_is_another_model(trained, tmp_path):
     plan = TrainingPlan(**json.loads((trained / "training.json").read_text())["plan"] | {"seed": 1, "steps": 2})
     train(plan, tmp_path, lambda step, loss: None)
@@ -70,19 +72,22 @@ def test_another_seed_is_another_model(trained, tmp_path):
     assert digest(tmp_path) != digest(trained)
 
 
+@pytest.mark.training
 def test_folder_of_another_plan_is_refused(trained):
     with pytest.raises(ConfigError, match="a run of"):
         train(TrainingPlan(seed=5), trained, lambda step, loss: None)
 
 
+@pytest.mark.training
 def test_trained_model_loads_here_and_upstream(trained):
-    forecast = Chronos2OHLCWrapper.from_pretrained(trained).predict_ohlc(make_bars(), 20)
+    forecast = Chronos2OHLCWrapper.from_pretrained(trained, compile="off").predict_ohlc(make_bars(), 20)
     upstream = Chronos2Pipeline.from_pretrained(trained)
 
     assert forecast.raw_FHQ.shape == (4, 20, 21)
     assert upstream.quantiles == list(forecast.quantile_levels)
 
 
+@pytest.mark.training
 def test_losses_are_kept_and_drawn(trained):
     losses = np.loadtxt(trained / "loss.csv", delimiter=",", skiprows=1)
 
@@ -91,7 +96,7 @@ def test_losses_are_kept_and_drawn(trained):
         assert picture.size[0] > 100
 
 
-@pytest.mark.parametrize("step", range(8))
+@pytest.mark.parametrize("step", range(3))
 def test_batch_shapes(step):
     """Rows end with a reference patch about a last close of 0; at least one patch of bars comes before it."""
     context_BT, futures_BKH = draw_batch(TINY, step)
@@ -105,7 +110,7 @@ def test_batch_shapes(step):
     assert torch.isfinite(futures_BKH).all()
 
 
-@pytest.mark.parametrize("step", [0, 1, 2, 3])
+@pytest.mark.parametrize("step", [0, 1])
 def test_loss_is_upstreams(step):
     """Before any weight, it is the mean of upstream's own loss over the futures."""
     torch.manual_seed(0)
@@ -255,6 +260,7 @@ def test_impossible_bars_are_dearer():
     assert float(losses.impossibility(crossed_SFQH)) == pytest.approx(2 * 21 * (0.1 + losses.MARGIN), rel=1e-4)
 
 
+@pytest.mark.training
 @pytest.mark.parametrize(("first", "then"), [(4, 8), (8, 4)])
 def test_run_may_be_longer_or_shorter_than_begun(tmp_path, first, then):
     """The plateau is the same for any number of steps, so the end may be moved before the cool-down begins."""
@@ -272,6 +278,7 @@ def test_run_may_be_longer_or_shorter_than_begun(tmp_path, first, then):
     assert digest(tmp_path / "moved") == digest(tmp_path / "unbroken")
 
 
+@pytest.mark.training
 def test_end_cannot_be_moved_once_cooling(trained):
     """Weights that have cooled down are no longer on the plateau of a longer run."""
     with pytest.raises(ConfigError, match="a run of"):

@@ -58,16 +58,16 @@ def test_forecasts_come_back_as_they_were(tmp_path, url):
 
 
 def test_trust_is_what_it_was_at_the_time(ledger):
-    """At each fiftieth close the same, to the last bit, as `Forecaster.trust` said while the ledger was live."""
+    """The same, to the last bit, as `Forecaster.trust` said while the ledger was live."""
     store, bars = ledger
     found = Trusted(store.settled(bars.key, EVER), bars, "nano")
-    cutoffs = bars.close_time[TRUST_EVERY::TRUST_EVERY].tolist()
+    cutoffs = bars.close_time[TRUST_EVERY :: 3 * TRUST_EVERY].tolist()
     values = [found.at(cutoff) for cutoff in cutoffs]
 
     assert values == [live_trust(store, bars, cutoff) for cutoff in cutoffs]
     assert values[0] is None
-    assert len({one.value for one in values[1:]}) > 3
-    assert values[-1].calibration < values[4].calibration
+    assert len({one.value for one in values[1:]}) == len(values) - 1 > 2
+    assert values[-1].calibration < values[2].calibration
 
 
 def test_between_two_judgements_the_older_stands(ledger):
@@ -96,7 +96,7 @@ def test_nothing_later_changes_trust(ledger):
     for portions in (cut, poisoned):
         found = Trusted([one for one in portions if len(one)], bars, "nano")
 
-        for cutoff in bars.close_time[:451:50].tolist():
+        for cutoff in bars.close_time[150:451:150].tolist():
             assert found.at(cutoff) == whole.at(cutoff)
 
 

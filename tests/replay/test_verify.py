@@ -76,9 +76,9 @@ def test_gaps_in_the_history_are_no_leak(calibrate):
 
 def test_nano_knows_nothing_of_later_bars():
     model = load_model(make_config(KEY, compile="off").model)
-    report = prove(lambda source, store: Subject([model, RandomWalk()]), plan=LookaheadPlan(cutoffs=2, later=8))
+    report = prove(lambda source, store: Subject([model, RandomWalk()]), plan=LookaheadPlan(cutoffs=1, later=4))
 
-    assert (report.identical, report.failures) == (10, [])
+    assert (report.identical, report.failures) == (5, [])
 
 
 @pytest.mark.parametrize(
@@ -307,7 +307,8 @@ def test_company_changes_nothing_of_nano():
     report = verify_batch([model], contexts_of(BARS, range(80, 90)) + contexts_of(gappy, places[:10]), 3)
 
     assert report.failures == []
-    assert 0 < report.largest["nano"] < 1e-5
+    assert report.identical == report.checked == 20 * 4
+    assert report.largest["nano"] < 1e-5
 
 
 class Company(RandomWalk):
@@ -392,6 +393,7 @@ def test_no_contexts():
         verify_batch([RandomWalk()], [], 3)
 
 
+@pytest.mark.processes
 def test_threads_of_another_process():
     """It computes with as many as it was told, up to one a core, and gives what this process gives."""
     import torch

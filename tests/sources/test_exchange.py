@@ -6,7 +6,6 @@ import ipaddress
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from types import SimpleNamespace
 
 import aiohttp
 import numpy as np
@@ -27,10 +26,9 @@ from forecaster.errors import (
     UnknownSymbol,
 )
 from forecaster.sources import exchange as exchange_source
-from forecaster.sources import exchange_clock
 from forecaster.sources.exchange import ExchangeSource, kind_of
 from forecaster.store.memory import MemoryStore
-from tests.faults.exchange import KRAKEN_KEEPS, SPOILED, LoopbackExchange, closed_port, unhurried
+from tests.faults.exchange import KRAKEN_KEEPS, SPOILED, HandTime, LoopbackExchange, by_hand, closed_port, unhurried
 from tests.faults.storm import symbol_of
 from tests.faults.venues import VENUES as ALL
 
@@ -58,8 +56,10 @@ KINDS = {
 
 
 @pytest.fixture(autouse=True)
-def _no_waiting(monkeypatch):
+def clock(monkeypatch):
+    """No test waits, and none is late: time passes by waiting alone."""
     unhurried(monkeypatch)
+    return by_hand(monkeypatch)
 
 
 @pytest.fixture
@@ -275,12 +275,11 @@ def test_a_bar_is_closed_by_the_clock_of_the_exchange(exchange, venue, source):
     assert fetched.rejected == []
 
 
-def test_the_clock_of_the_exchange_is_asked_once_for_an_hour(exchange, venue, source, monkeypatch):
+def test_the_clock_of_the_exchange_is_asked_once_for_an_hour(exchange, venue, source, clock):
     for _ in range(3):
         source.fetch(make_key(venue), AS_OF - 20 * HOUR, AS_OF - 1000)
     before = len(exchange.asked("time"))
-    hour_later = time.monotonic() + 3601
-    monkeypatch.setattr(exchange_clock, "time", SimpleNamespace(monotonic=lambda: hour_later))
+    clock.seconds += 3601
     source.fetch(make_key(venue), AS_OF - 20 * HOUR, AS_OF - 1000)
 
     times = 0 if venue == "bitstamp" else 1  # it tells the time by the dates of its answers
@@ -312,10 +311,20 @@ FAULTS = {
 OVERSIZED_LIST = ("oversized", "markets")
 
 
-def ready(source):
+STRETCH = HandTime().stretch
+SHORT = 0.2
+"""Real seconds that a request may take where it is to take too long; others are asked again until they are faster."""
+
+
+@pytest.fixture
+def ready(clock):
     """Wait until the exchange may be asked again."""
-    time.sleep(source.seconds_held + 0.01)
-    return source
+
+    def waited(source):
+        clock.seconds += source.seconds_held + 0.01
+        return source
+
+    return waited
 
 
 @pytest.mark.parametrize(
@@ -323,40 +332,45 @@ def ready(source):
     # A list of markets may be longer than an answer about bars.
     [(fault, endpoint) for fault in FAULTS for endpoint in ("bars", "markets") if (fault, endpoint) != OVERSIZED_LIST],
 )
-def test_a_fault_has_its_name_and_is_over_when_it_ends(exchange, venue, open_source, fault, endpoint):
+def test_a_fault_has_its_name_and_is_over_when_it_ends(exchange, binance, ready, clock, fault, endpoint):
     """However often it is asked again within the deadline; nobody follows a redirect."""
-    source = open_source(exchange.config(venue, deadline=0.6, timeout=0.25))
     exchange.fail_next(fault, at=endpoint, times=1000)
+    patient = binance._config
+    if fault == "drip":
+        clock.stretch, binance._config = 1.0, patient.model_copy(update={"timeout": SHORT})
 
-    with pytest.raises(FAULTS[fault], match=f"^{venue}: ") as caught:
-        source.fetch(make_key(venue), AS_OF - 5 * HOUR, AS_OF)
+    with pytest.raises(FAULTS[fault], match=r"^binance: ") as caught:
+        binance.fetch(make_key("binance"), AS_OF - 5 * HOUR, AS_OF)
     exchange.recover()
+    clock.stretch, binance._config = STRETCH, patient
 
     assert type(caught.value) is FAULTS[fault]
-    assert len(ready(source).fetch(make_key(venue), AS_OF - 5 * HOUR, AS_OF).bars) == 4
+    assert len(exchange.asked(endpoint)) > 1
+    assert len(ready(binance).fetch(make_key("binance"), AS_OF - 5 * HOUR, AS_OF).bars) == 4
     assert exchange.elsewhere == 0
 
 
 @pytest.mark.parametrize("fault", sorted(FAULTS))
-def test_a_fault_that_passes_is_not_felt(exchange, venue, open_source, fault):
+def test_a_fault_that_passes_is_not_felt(exchange, open_source, clock, fault):
     """It is asked again, a moment later."""
-    source = open_source(exchange.config(venue, timeout=0.3))
+    source = open_source(exchange.config("binance"))
+    if fault == "drip":
+        clock.stretch, source._config = 1.0, exchange.config("binance", timeout=SHORT, deadline=300.0)
     exchange.fail_next(fault)
 
-    assert len(source.fetch(make_key(venue), AS_OF - 5 * HOUR, AS_OF).bars) == 4
+    assert len(source.fetch(make_key("binance"), AS_OF - 5 * HOUR, AS_OF).bars) == 4
 
 
 def test_an_object_instead_of_rows_is_no_empty_page(exchange, every_venue, open_source):
     """Ccxt's parsers of most venues make an empty page of it."""
-    source = open_source(exchange.config(every_venue, deadline=0.5))
+    source = open_source(exchange.config(every_venue))
     exchange.fail_next("object", times=1000)
 
     with pytest.raises((BadPayload, SourceUnavailable)):
         source.fetch(make_key(every_venue), AS_OF - 5 * HOUR, AS_OF)
 
 
-def test_body_of_a_bad_answer_is_kept(exchange, venue, open_source):
-    source = open_source(exchange.config(venue, deadline=0.5))
+def test_body_of_a_bad_answer_is_kept(exchange, venue, source):
     exchange.fail_next("html", times=1000)
 
     with pytest.raises(BadPayload) as caught:
@@ -379,7 +393,7 @@ def test_body_of_a_bad_answer_is_kept(exchange, venue, open_source):
     ],
 )
 def test_a_status_has_its_name(exchange, venue, open_source, status, error):
-    source = open_source(exchange.config(venue, deadline=0.3))
+    source = open_source(exchange.config(venue))
     exchange.fail_next("status", status=status, times=1000)
 
     with pytest.raises(error, match=str(status)) as caught:
@@ -393,16 +407,16 @@ def test_a_status_has_its_name(exchange, venue, open_source, status, error):
     [("binance", 403), ("binance", 418), ("binance", 429), ("bitstamp", 429), ("kraken", 429), ("binance", 503)],
 )
 @pytest.mark.parametrize("restart", [False, True])
-def test_nobody_asks_before_the_time_that_was_named(exchange, venue, open_source, status, restart):
+def test_nobody_asks_before_the_time_that_was_named(exchange, venue, open_source, ready, status, restart):
     """Neither this service nor one that was started anew on its ledger; after it, one request brings the bars."""
     holds = MemoryStore()
-    source = open_source(exchange.config(venue, deadline=0.6), holds)
-    exchange.fail_next("status", status=status, headers={"Retry-After": "1"})
+    source = open_source(exchange.config(venue), holds)
+    exchange.fail_next("status", status=status, headers={"Retry-After": "100"})
     with pytest.raises(SourceUnavailable):
         source.fetch(make_key(venue), AS_OF - 5 * HOUR, AS_OF)
     refused_at = exchange.requests[-1].at
     if restart:
-        source = open_source(exchange.config(venue, deadline=0.6), holds)
+        source = open_source(exchange.config(venue), holds)
     with pytest.raises(SourceUnavailable, match="not asked for"):
         source.fetch(make_key(venue), AS_OF - 5 * HOUR, AS_OF)
     before = len(exchange.requests)
@@ -410,14 +424,15 @@ def test_nobody_asks_before_the_time_that_was_named(exchange, venue, open_source
 
     assert len(bars) == 4
     assert exchange.requests[before - 1].at == refused_at
-    assert exchange.requests[before].at - refused_at >= 1 - 0.002
+    assert 100 <= exchange.requests[before].at - refused_at < 101
 
 
-def test_a_wait_within_the_deadline_is_waited_out(exchange, venue, open_source):
-    source = open_source(exchange.config(venue, deadline=3))
+def test_a_wait_within_the_deadline_is_waited_out(exchange, venue, source, clock):
     exchange.fail_next("status", status=429, headers={"Retry-After": "1"})
+    began = clock.seconds
 
     assert len(source.fetch(make_key(venue), AS_OF - 5 * HOUR, AS_OF).bars) == 4
+    assert clock.seconds >= began + 1
 
 
 @pytest.mark.parametrize("venue", ["binance", "kraken"])
@@ -430,24 +445,32 @@ def test_a_ban_at_the_clock_is_not_passed_over(exchange, venue, source):
     assert exchange.asked("bars") == []
 
 
-def test_an_answer_that_takes_too_long_is_given_up(exchange, venue, open_source):
-    """At the deadline of the series, however often a request has run into its own."""
-    source = open_source(exchange.config(venue, timeout=0.3, deadline=1.0))
-    source.fetch(make_key(venue), AS_OF - 5 * HOUR, AS_OF)
+@pytest.mark.parametrize(
+    ("limits", "reason"),
+    [
+        ({"timeout": SHORT}, "no answer within 0.2 s"),
+        ({"deadline": SHORT}, "expected its bars within 0.2 s, no answer yet"),
+    ],
+    ids=["request", "series"],
+)
+def test_an_answer_that_takes_too_long_is_given_up(exchange, binance, ready, clock, limits, reason):
+    """At the limit of a request, as often as it is asked, and at that of the series, in the middle of a request."""
+    binance.fetch(make_key("binance"), AS_OF - 5 * HOUR, AS_OF)
     exchange.fail_next("delay", times=1000)
-    began = time.monotonic()
+    patient, binance._config = binance._config, binance._config.model_copy(update=limits)
+    clock.stretch = 1.0
 
-    with pytest.raises(SourceUnavailable, match=r"no answer within 0\.3 s"):
-        source.fetch(make_key(venue), AS_OF - 5 * HOUR, AS_OF)
+    with pytest.raises(SourceUnavailable, match=reason):
+        binance.fetch(make_key("binance"), AS_OF - 5 * HOUR, AS_OF)
 
-    assert time.monotonic() - began < 1.5
     exchange.recover()
-    assert len(ready(source).fetch(make_key(venue), AS_OF - 5 * HOUR, AS_OF).bars) == 4
+    clock.stretch, binance._config = STRETCH, patient
+    assert len(ready(binance).fetch(make_key("binance"), AS_OF - 5 * HOUR, AS_OF).bars) == 4
 
 
 def test_what_arrived_before_a_fault_is_kept(exchange, open_source):
     """Two pages, then an outage: their bars come with the reason why there are no more."""
-    source = open_source(exchange.config("binance", deadline=0.5))
+    source = open_source(exchange.config("binance"))
     source.fetch(make_key("binance"), AS_OF - 5 * HOUR, AS_OF)
     exchange.requests.clear()
     rows = exchange._plain
@@ -465,7 +488,7 @@ def test_what_arrived_before_a_fault_is_kept(exchange, open_source):
 
 
 def test_a_bar_that_is_late_is_asked_for_until_it_comes(exchange, every_venue, open_source):
-    source = open_source(exchange.config(every_venue, deadline=10, late_after=30))
+    source = open_source(exchange.config(every_venue, late_after=30))
     exchange.fail_next("late", times=2)
 
     fetched = source.fetch(make_key(every_venue), AS_OF - 20 * HOUR, AS_OF)
@@ -474,35 +497,35 @@ def test_a_bar_that_is_late_is_asked_for_until_it_comes(exchange, every_venue, o
     assert len(exchange.asked("bars")) == 3
 
 
-def test_a_bar_that_does_not_come_is_late(exchange, venue, open_source):
+def test_a_bar_that_does_not_come_is_late(exchange, venue, open_source, clock):
     """What there is arrives `late_after` seconds behind the close, and the newest bar is not among it."""
-    source = open_source(exchange.config(venue, deadline=10, late_after=6))
+    source = open_source(exchange.config(venue, late_after=6))
     exchange.fail_next("late", times=1000)
-    began = time.monotonic()
+    began = clock.seconds
 
     fetched = source.fetch(make_key(venue), AS_OF - 20 * HOUR, AS_OF)
 
     assert int(fetched.bars.close_time[-1]) == AS_OF - 5_000 - HOUR
-    assert 0.2 < time.monotonic() - began < 2
+    assert 0.2 < clock.seconds - began < 2
     assert fetched.fault is None
 
 
-def test_a_bar_of_long_ago_is_not_waited_for(exchange, venue, open_source):
+def test_a_bar_of_long_ago_is_not_waited_for(exchange, venue, open_source, clock):
     """The exchange's clock says that it will not come any more."""
-    source = open_source(exchange.config(venue, deadline=10, late_after=6))
+    source = open_source(exchange.config(venue, late_after=6))
     source.fetch(make_key(venue), AS_OF - 20 * HOUR, AS_OF)
     exchange.now += HOUR
     exchange.fail_next("late", times=1000)
-    began = time.monotonic()
+    began = clock.seconds
 
     source.fetch(make_key(venue), AS_OF - 20 * HOUR, AS_OF)
 
-    assert time.monotonic() - began < 0.3
+    assert clock.seconds == began
 
 
 def test_only_the_exchange_itself_is_asked(exchange, every_venue, open_source):
     """An address that appears from nowhere is no place to fetch bars from."""
-    source = open_source(exchange.config(every_venue, deadline=0.3))
+    source = open_source(exchange.config(every_venue))
     source.fetch(make_key(every_venue), AS_OF - 5 * HOUR, AS_OF)
     exchange.requests.clear()
     client = source._client
@@ -518,7 +541,7 @@ def test_only_the_exchange_itself_is_asked(exchange, every_venue, open_source):
 def test_exchange_that_cannot_show_who_it_is_is_not_asked(open_source, tmp_path):
     """Its certificate is its own work: no request leaves, and an option of ccxt's cannot change that."""
     with LoopbackExchange(AS_OF, certificate=self_signed(tmp_path)) as exchange:
-        config = exchange.config("binance", deadline=0.5)
+        config = exchange.config("binance")
         source = open_source(config.model_copy(update={"options": {**config.options, "verify": False}}))
         with pytest.raises(SourceUnavailable, match="CertificateError"):
             source.fetch(make_key("binance"), AS_OF - 5 * HOUR, AS_OF)
@@ -574,7 +597,7 @@ def test_a_symbol_that_is_not_listed_is_unknown(venue, source):
         source.fetch(SeriesKey.of(venue, "DOGE/USDT", "1h"), None, AS_OF)
 
 
-def test_a_symbol_delisted_on_the_way_sits_out_alone(exchange, every_venue, open_source, monkeypatch):
+def test_a_symbol_delisted_on_the_way_sits_out_alone(exchange, every_venue, open_source, monkeypatch, ready):
     """Some venues say only that something is wrong. The others are served, and so is it once it is listed again."""
     monkeypatch.setattr(exchange_source, "MARKETS_READ_AGAIN_AFTER", 0.0)
     source = open_source(exchange.config(every_venue, deadline=0.4))
@@ -590,8 +613,8 @@ def test_a_symbol_delisted_on_the_way_sits_out_alone(exchange, every_venue, open
     assert len(source.fetch(make_key(every_venue), AS_OF - 5 * HOUR, AS_OF).bars) == 4
 
 
-def test_an_empty_list_of_markets_is_read_again(exchange, venue, open_source):
-    source = open_source(exchange.config(venue, deadline=1))
+def test_an_empty_list_of_markets_is_read_again(exchange, venue, open_source, ready):
+    source = open_source(exchange.config(venue))
     symbols, exchange.symbols = exchange.symbols, set()
 
     with pytest.raises(BadPayload, match="expected a list of markets"):

@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 
 from forecaster.config import Config, SeriesConfig
-from forecaster.errors import BadPayload, UnknownSymbol
+from forecaster.errors import BadPayload
 from forecaster.sources import Fetched, open_source
 from forecaster.sources.files import FileSource
 from forecaster.store.memory import MemoryStore
@@ -22,8 +22,6 @@ from tests.builders import DAY_MS, HOUR_MS, make_bars, make_key, utc_ms
 DAILY = make_key(timeframe="1d")
 HEADER = "date,open,high,low,close,volume\n"
 EVER = utc_ms("2100-01-01")
-
-REAL_BARS = Path(__file__).resolve().parents[3] / "shared" / "trainingdata"
 
 
 @pytest.fixture
@@ -434,55 +432,6 @@ def test_an_unknown_suffix_is_refused(tmp_path, name):
         FileSource(tmp_path / name).fetch(DAILY, None, EVER)
 
 
-@pytest.fixture
-def real_bars() -> Path:
-    """The folder of real bars, where there is one."""
-    if not REAL_BARS.is_dir():
-        pytest.skip("skipped: no real bars here")
-    return REAL_BARS
-
-
-@pytest.mark.parametrize(
-    ("name", "symbol", "span", "count", "missing"),
-    [
-        ("BTCUSDT_1d.csv", "BTC/USDT", ("2020-01-01 00:00", "2025-06-22 00:00"), 2000, 0),
-        ("ETHUSDT_1d.csv", "ETH/USDT", ("2020-01-01 00:00", "2025-06-22 00:00"), 2000, 0),
-        ("SUIUSDT_1d.csv", "SUI/USDT", ("2024-01-01 00:00", "2026-02-19 00:00"), 781, 0),
-        ("BTCUSD_1h_coinbase.csv", "BTC/USD", ("2017-07-01 11:00", "2019-10-17 09:00"), 20_111, 0),
-        ("MSTR_1d.csv", "MSTR/USD", ("2020-01-02 14:30", "2026-03-18 13:30"), 1560, 0),
-        ("AAPL_1d.csv", "AAPL/USD", ("2021-06-01 13:30", "2026-05-29 13:30"), 1255, 0),
-        ("AAPL_1h.csv", "AAPL/USD", ("2025-05-30 13:30", "2026-05-29 19:30"), 1736, 12),
-        ("NVDA_1h.csv", "NVDA/USD", ("2025-05-30 13:30", "2026-05-29 19:30"), 1736, 12),
-    ],
-)
-def test_real_files_are_read(real_bars, name, symbol, span, count, missing):
-    """Every row is a bar, but for the hourly stocks' four rows without volume that open when a session closes."""
-    stock = name.startswith(("AAPL", "MSTR", "NVDA"))
-    key = make_key("any", symbol, "1h" if "_1h" in name else "1d", "XNYS" if stock else "24/7")
-
-    fetched = FileSource(real_bars / name).fetch(key, None, EVER)
-
-    slots = key.sessions.opens_between(key.timeframe, utc_ms(span[0]), utc_ms(span[1]) + 1)
-    surplus = [(row.reason, row.values[4]) for row in fetched.rejected]  # noqa: PD011 - a row of ours, not of pandas
-    assert (opened(fetched)[0], opened(fetched)[-1]) == span
-    assert len(fetched.bars) == count
-    assert len(slots) - count == missing
-    assert surplus == [("open time must be on the 1h grid of XNYS", 0)] * (4 if missing else 0)
-
-
-def test_several_symbols_side_by_side(real_bars):
-    """Each is had by its own key: nothing before it was listed, and one gap in common."""
-    source = FileSource(real_bars / "BTC_ETH_LTC_USD_1d_bitstamp.csv")
-    counts = {
-        symbol: len(source.fetch(make_key("any", f"{symbol}/USD", "1d"), None, EVER).bars)
-        for symbol in ("BTC", "ETH", "LTC")
-    }
-
-    assert counts == {"BTC": 1865, "ETH": 788, "LTC": 925}
-    with pytest.raises(UnknownSymbol, match="expected one of its 3 symbols, found 'DOGE/USD'"):
-        source.fetch(make_key("any", "DOGE/USD", "1d"), None, EVER)
-
-
 def exported_as(path: Path, frame: pd.DataFrame) -> Path:
     """A file of this frame, in the shape that its name says."""
     epochs = frame.index.astype("datetime64[ms, UTC]").astype(np.int64)
@@ -653,31 +602,8 @@ def test_times_of_no_timeframe_are_refused(tmp_path, rows, message):
         guess_key(path)
 
 
-@pytest.mark.parametrize(
-    ("name", "symbol", "timeframe", "calendar"),
-    [
-        ("BTCUSDT_1d.csv", "BTC/USDT", "1d", "24/7"),
-        ("ETHUSDT_1d.csv", "ETH/USDT", "1d", "24/7"),
-        ("SUIUSDT_1d.csv", "SUI/USDT", "1d", "24/7"),
-        ("BTCUSD_1h_coinbase.csv", "BTC/USD", "1h", "24/7"),
-        ("MSTR_1d.csv", "MSTR/USD", "1d", "XNYS"),
-        ("AAPL_1d.csv", "AAPL/USD", "1d", "XNYS"),
-        ("AAPL_1h.csv", "AAPL/USD", "1h", "XNYS"),
-        ("NVDA_1h.csv", "NVDA/USD", "1h", "XNYS"),
-    ],
-)
-def test_real_files_are_guessed(real_bars, name, symbol, timeframe, calendar):
-    assert guess_key(real_bars / name) == make_key("file", symbol, timeframe, calendar)
-
-
 @pytest.mark.parametrize("symbol", ["SPX", "IXIC"])
 def test_bundled_files_are_guessed(symbol):
     path = Path(__file__).resolve().parents[2] / "trainingdata" / f"{symbol}_USD_1d.csv"
 
     assert guess_key(path) == make_key("file", f"{symbol}/USD", "1d", "XNYS")
-
-
-def test_several_symbols_are_guessed(real_bars):
-    keys = FileSource(real_bars / "BTC_ETH_LTC_USD_1d_bitstamp.csv").guess_keys()
-
-    assert [str(key) for key in keys] == ["file BTC/USD 1d", "file ETH/USD 1d", "file LTC/USD 1d"]

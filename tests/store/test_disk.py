@@ -14,6 +14,7 @@ import pytest
 
 from forecaster.store.sql import SqlStore
 
+pytestmark = pytest.mark.processes
 ROOT = Path(__file__).parents[2]
 BEGIN = """
 import json, os, resource, signal, sys

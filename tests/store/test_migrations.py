@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
 import sqlite3
-import subprocess
-import sys
 from contextlib import closing
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 
 from forecaster.errors import StoreUnavailable
 from forecaster.store import migrations, open_database, open_reader
@@ -20,26 +21,8 @@ from forecaster.store.verify import verify_ledger
 from tests.builders import make_bars, make_key
 from tests.forecast_builders import CUTOFF, make_forecast
 
-ROOT = Path(__file__).parents[2]
 RELEASED = sorted((Path(__file__).parent / "released").glob("schema-*.sql"))
 SPX = make_key("arch", "SPX/USD", "1d", "XNYS")
-KILLED_AT_STATEMENT = """
-import os, signal, sys
-import sqlalchemy as sa
-from forecaster.store import migrations
-from forecaster.store.database import Database
-
-database, left = Database(sys.argv[1]), [int(sys.argv[2])]
-
-def count(*_):
-    left[0] -= 1
-    if not left[0]:
-        os.kill(os.getpid(), signal.SIGKILL)
-
-sa.event.listen(database.engine, "before_cursor_execute", count)
-migrations.upgrade(database)
-print("done")
-"""
 
 
 @pytest.fixture(params=RELEASED, ids=lambda path: path.stem)
@@ -144,15 +127,70 @@ def test_reader_does_not_change_an_older_ledger(ledger):
     assert ledger.read_bytes() == before
 
 
-@pytest.mark.parametrize("statement", [1, 12, 25, 40, 60, 80, 100])
-def test_upgrade_that_is_killed_leaves_one_schema_or_the_other(ledger, statement):
-    """And the next one finishes it."""
-    before = schema_of(ledger)
-    command = [sys.executable, "-c", KILLED_AT_STATEMENT, f"sqlite:///{ledger}", str(statement)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+def upgrade_up_to(url, statement, end):
+    """Upgrade, and call `end` in place of a statement; gives how many there were before it."""
+    database, counted = Database(url), [0]
 
-    assert done.returncode == (0 if "done" in done.stdout else -9), done.stderr
-    assert schema_of(ledger) == (SCHEMA if "done" in done.stdout else before)
+    def count(*_):
+        counted[0] += 1
+        if counted[0] == statement:
+            end()
+
+    sa.event.listen(database.engine, "before_cursor_execute", count)
+    with closing(database):
+        migrations.upgrade(database)
+    return counted[0]
+
+
+@pytest.fixture(params=RELEASED[:-1], ids=lambda path: path.stem)
+def older(request, tmp_path):
+    """A ledger to upgrade, and the statements that this takes."""
+    path = tmp_path / "ledger.db"
+    for file in (path, tmp_path / "counted.db"):
+        with closing(sqlite3.connect(file)) as connection:
+            connection.executescript(request.param.read_text(encoding="utf-8"))
+    return path, upgrade_up_to(f"sqlite:///{tmp_path}/counted.db", 0, None)
+
+
+SHARES = [0.0, 0.3, 0.6, 0.9, 1.0]
+"""How far the upgrade is when it ends: before the first statement, within, and before the last."""
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize("share", SHARES)
+def test_upgrade_that_is_killed_leaves_the_older_schema(older, share):
+    """And the next one finishes it."""
+    ledger, statements = older
+    before = schema_of(ledger)
+    child = os.fork()
+    if not child:
+        try:
+            statement = 1 + round(share * (statements - 1))
+            upgrade_up_to(f"sqlite:///{ledger}", statement, lambda: os.kill(os.getpid(), signal.SIGKILL))
+        finally:
+            os._exit(1)
+    _, status = os.waitpid(child, 0)
+
+    assert os.waitstatus_to_exitcode(status) == -signal.SIGKILL
+    assert schema_of(ledger) == before
+    SqlStore(f"sqlite:///{ledger}").close()
+    assert_holds_what_it_held(ledger)
+
+
+@pytest.mark.parametrize("share", SHARES)
+def test_upgrade_that_fails_leaves_the_older_schema(older, share):
+    """As at a full disk: nothing of it stays, and the next one finishes it."""
+    ledger, statements = older
+    before, copied = schema_of(ledger), shape(ledger)
+
+    def fail():
+        msg = "injected"
+        raise RuntimeError(msg)
+
+    with pytest.raises(RuntimeError, match="injected"):
+        upgrade_up_to(f"sqlite:///{ledger}", 1 + round(share * (statements - 1)), fail)
+
+    assert (schema_of(ledger), shape(ledger)) == (before, copied)
     SqlStore(f"sqlite:///{ledger}").close()
     assert_holds_what_it_held(ledger)
 

@@ -86,7 +86,9 @@ def test_leader_takes_the_lock_that_the_last_one_held(url, monkeypatch):
         first._lease._ending.set()  # it stands still
         with closing(SqlStore(url)) as second:
             first.close()
-            time.sleep(0.5)
+            give_up = time.monotonic() + 60
+            while second._lease._lock._session is None and time.monotonic() < give_up:
+                time.sleep(0.01)
 
             assert second._lease._lock._session is not None
 

@@ -14,13 +14,14 @@ import numpy as np
 import pytest
 
 from forecaster.bars import FIELDS, Bars, RejectedRow
-from forecaster.errors import LedgerConflict, SchemaTooNew, StoreUnavailable
-from forecaster.ledger import LIVE, Run
-from forecaster.store import open_reader, sqlite
+from forecaster.errors import LeaseLost, LedgerConflict, SchemaTooNew, StoreUnavailable
+from forecaster.ledger import LIVE, Run, Slot
+from forecaster.store import open_database, open_reader, sqlite
 from forecaster.store.sql import SqlStore
 from forecaster.store.sqlite import SCHEMA
+from forecaster.store.verify import verify_ledger
 from tests.builders import DAY_MS, HOUR_MS, make_bars, make_key, utc_ms
-from tests.forecast_builders import CUTOFF, make_forecast
+from tests.forecast_builders import CUTOFF, make_forecast, make_provenance
 
 START = utc_ms("2024-01-01")
 ROOT = Path(__file__).parents[2]
@@ -147,6 +148,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
+@pytest.mark.processes
 def test_reader_reads_on_when_the_writer_was_killed_in_a_write(path, opened):
     """What was half written is undone, as SQLite does, and nobody has to start the writer first."""
     opened().add_bars(make_bars(count=3))
@@ -173,6 +175,7 @@ def test_reader_sees_what_is_written_after_it_was_opened(path, opened):
         assert between < reader.newest_open(make_key())
 
 
+@pytest.mark.processes
 def test_reader_takes_neither_torch_nor_sqlalchemy(path, opened):
     """What a strategy's process pays for `latest` is NumPy and SQLite."""
     opened().add_forecasts([make_forecast()], LIVE)
@@ -233,6 +236,7 @@ def test_what_was_written_survives_close_and_reopen(opened):
     assert again.add_bars(bars) == again.add_forecasts([forecast], LIVE) == 0
 
 
+@pytest.mark.processes
 def test_what_was_acknowledged_survives_a_kill(path, opened):
     """The call has returned, so the rows are there, whatever becomes of the process."""
     opened().close()
@@ -384,6 +388,66 @@ def test_refused_rows_are_kept_with_their_reason(path, opened):
     assert rows == [("ETH/USDT", START, "[1.0, 2.0, 0.0, 1.0, 5.0]", "prices must be above 0", START + 3)]
 
 
+def test_tables_hold_what_they_say(path, opened):
+    """What no read of ours gives back, and people look up when something went wrong."""
+    store, stock = opened(), make_key("arch", "SPX/USD", "1d", "XNYS")
+    store.hold("kraken", START + 900, "a ban", START + 100)
+    store.set_slots([Slot(make_key(), CUTOFF), Slot(stock, CUTOFF, "failed", 1, "no answer", 7)], CUTOFF + 5)
+    store.add_forecasts([make_forecast(), make_forecast(provenance=make_provenance("mine", "1"))], LIVE)
+
+    assert ask(path, "SELECT exchange, until, reason, seen_at FROM hold") == [
+        ("kraken", START + 900, "a ban", START + 100)
+    ]
+    assert ask(path, "SELECT exchange, symbol, timeframe, calendar FROM series ORDER BY id") == [
+        ("binance", "BTC/USDT", "1h", "24/7"),
+        ("arch", "SPX/USD", "1d", "XNYS"),
+    ]
+    assert ask(
+        path, "SELECT state, epoch, leased_until, attempts, reason, changed_at FROM slot ORDER BY series_id"
+    ) == [
+        ("pending", store.epoch, 0, 0, "", CUTOFF + 5),
+        ("failed", store.epoch, 7, 1, "no answer", CUTOFF + 5),
+    ]
+    assert ask(path, "SELECT * FROM model ORDER BY id DESC") == [
+        ("nano@0123456789ab", "nano", "0123456789abcdef", "ab" * 32),
+        ("mine@1", "mine", "1", "ab" * 32),
+    ]
+
+
+def test_series_that_differ_in_one_name_are_apart(path, opened):
+    """When they are added one by one, all at once, and found again by another process."""
+    keys = [make_key(), make_key("kraken"), ETHER, make_key(timeframe="4h")]
+    store = opened()
+    for count, key in enumerate(keys, 1):
+        store.add_bars(make_bars(key, count=count))
+    store = opened()
+    store.add_forecasts([make_forecast(key) for key in [make_key("bitstamp"), *keys]], LIVE)
+
+    assert [len(store.bars(key)) for key in keys] == [1, 2, 3, 4]
+    assert ask(path, "SELECT COUNT(*) FROM series") == [(5,)]
+    assert ask(path, "SELECT series_id FROM forecast ORDER BY id") == [(5,), (1,), (2,), (3,), (4,)]
+
+
+def test_chains_go_on_after_a_restart(path, opened, monkeypatch):
+    """Of bars and of forecasts, by series and run, with more series than one query may ask for."""
+    monkeypatch.setattr("forecaster.store.sql._SOME", 2)
+    keys = [make_key(), ETHER, *(make_key(symbol=f"{name}/USDT") for name in ("SOL", "ADA", "XRP"))]
+    store = opened()
+    store.add_run(Run("replay-1", "replay", START))
+    for again in range(2):
+        for key in keys:
+            store.add_bars(make_bars(key, count=3)[: 2 + again])
+        made = [make_forecast(key, at, issued_at=at) for at in (CUTOFF, CUTOFF + HOUR_MS) for key in keys]
+        added = [store.add_forecasts(made[: 5 * (1 + again)], run) for run in (LIVE, "replay-1")]
+        store = opened()
+
+    with closing(open_database(f"sqlite:///{path}")) as database:
+        found = verify_ledger(database)
+    assert added == [5, 5]
+    assert (found.errors, found.rows, len(found.heads)) == ([], 5 * 3 + 5 * 2 * 2, 5 + 5 * 2)
+    assert ask(path, "SELECT id FROM forecast ORDER BY id") == [(number,) for number in range(1, 21)]
+
+
 def test_a_run_stays_as_it_was_named_first(path, opened):
     store = opened()
     store.add_run(Run(LIVE, "another door", START + 1))
@@ -497,6 +561,19 @@ def test_block_that_fails_leaves_nothing_behind(opened):
     assert len(store.bars(ETHER)) == 2
 
 
+def test_block_of_one_that_has_lost_its_lease_is_refused(path, opened):
+    """Before anything is done in it; a look at the ledger needs no lease."""
+    store = opened()
+    change(path, "UPDATE lease SET epoch = epoch + 1")
+
+    with store.together(write=False):
+        assert len(store.bars(make_key())) == 0
+    with pytest.raises(LeaseLost), store.together():
+        pytest.fail("the block was begun")
+    with pytest.raises(LeaseLost):
+        store.renew()
+
+
 def test_block_of_one_thread_is_not_another_ones(opened):
     """A write of another thread waits for the block, and is durable by itself."""
     store = opened()
@@ -528,3 +605,19 @@ def test_file_that_is_whole_is_told_from_one_that_is_not(opened, path):
 
     with pytest.raises(StoreUnavailable, match=r"restore|malformed"), closing(SqlStore(f"sqlite:///{path}")) as damaged:
         damaged.check()
+
+
+def test_what_is_broken_in_a_file_is_told(opened, path):
+    """As SQLite found it, the first three of it."""
+    store = opened()
+    store.add_bars(make_bars(count=1))
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("PRAGMA ignore_check_constraints=ON")
+        for cutoff in range(4):
+            connection.execute("INSERT INTO slot VALUES (1, ?, 'lost', 0, 0, 0, '', 0)", (cutoff,))
+
+    with pytest.raises(StoreUnavailable) as refused:
+        store.check()
+
+    broken = "; ".join(["CHECK constraint failed in slot"] * 3)
+    assert str(refused.value) == f"store sqlite:///{path}: expected a whole file; restore a copy of it: {broken}"

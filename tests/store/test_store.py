@@ -10,7 +10,7 @@ import pytest
 from forecaster.bars import FIELDS, Bars, RejectedRow
 from forecaster.errors import InvalidContext, LedgerConflict, StoreError, StoreUnavailable
 from forecaster.forecast import ENGINE_NOISE, OHLCForecast, repair
-from forecaster.ledger import LIVE, Run, Slot
+from forecaster.ledger import LIVE, CalibrationState, Run, Slot
 from forecaster.store import open_store
 from forecaster.store.memory import MemoryStore
 from forecaster.store.rows import PORTION
@@ -283,6 +283,20 @@ def test_file_of_nothing_but_bad_rows_is_refused_row_by_row(store):
     assert len(store.rejected(make_key())) == len(rows)
 
 
+def test_slots_come_back_as_they_were(store):
+    """All that is known of each, of several series at once; the newest word counts."""
+    owed = [
+        Slot(make_key(), CUTOFF, "leased", 2, "", CUTOFF + 9),
+        Slot(make_key(), CUTOFF + HOUR_MS, "failed", 3, "no answer"),
+        Slot(ETHER, CUTOFF, "missed", 0, "", CUTOFF + HOUR_MS),
+    ]
+    store.set_slots([dataclasses.replace(one, state="pending", attempts=0) for one in owed], CUTOFF)
+    store.set_slots(owed, CUTOFF)
+    store.set_slots([], CUTOFF)
+
+    assert [*store.slots(make_key(), 0, 2**60), *store.slots(ETHER, 0, 2**60)] == owed
+
+
 def test_slot_that_is_done_stays_done(store):
     """Whatever a slower process says of it later; of others the newest word counts."""
     pending, done = Slot(make_key(), CUTOFF), Slot(make_key(), CUTOFF + HOUR_MS, "done", 1)
@@ -350,6 +364,28 @@ def test_only_new_forecasts_are_counted(store):
     assert store.add_forecasts([], LIVE) == 0
 
 
+def test_what_was_learned_is_kept_with_the_forecasts(store):
+    """Of each series, model and run the newest state; of a batch that is refused nothing."""
+    keys, name = (make_key(), ETHER), make_provenance().ledger_id
+
+    def learned(state):
+        return [CalibrationState(key, name, CUTOFF, state + key.symbol.encode()) for key in keys]
+
+    def known(run_id=LIVE):
+        return [store.calibration(key, name, run_id) for key in keys]
+
+    before = known()
+    for hour, state in enumerate((b"first", b"second")):
+        store.add_forecasts([make_forecast(key, CUTOFF + hour * HOUR_MS) for key in keys], LIVE, learned(state))
+    store.add_forecasts([make_forecast(key) for key in keys], REPLAY, learned(b"replayed"))
+    with pytest.raises(LedgerConflict):
+        store.add_forecasts([make_forecast(ETHER, CUTOFF + 9 * HOUR_MS), moved(make_forecast())], LIVE, learned(b"no"))
+
+    assert before == [None, None]
+    assert known() == learned(b"second")
+    assert known(REPLAY) == learned(b"replayed")
+
+
 def test_a_forecast_given_twice_is_kept_once(store):
     added = store.add_forecasts([make_forecast(), make_forecast()], LIVE)
 
@@ -381,9 +417,10 @@ def test_other_numbers_under_the_same_name_are_an_alarm(store):
     first = make_forecast()
     store.add_forecasts([first], LIVE)
 
-    with pytest.raises(LedgerConflict):
+    with pytest.raises(LedgerConflict) as refused:
         store.add_forecasts([moved(first)], LIVE)
 
+    assert refused.value.forecast_id == f"binance BTC/USDT 1h nano@0123456789ab at {CUTOFF}"
     assert same_bits(store.latest(first.key, "nano"), first)
 
 
