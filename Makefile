@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 
-.PHONY: run test test-all check bench soak
+.PHONY: run test test-all coverage check bench soak mutants
 
 run: .venv/run-installed
 	$(BIN)/forecaster demo $(ARGS)
@@ -15,17 +15,33 @@ test: .venv/dev-installed
 test-all: .venv/dev-installed
 	$(BIN)/python -m tests.parts $(PART) $(ARGS)
 
+coverage: .venv/dev-installed
+	$(BIN)/coverage erase
+	$(BIN)/coverage run -m tests.parts $(or $(PART),fast) $(ARGS)
+	$(BIN)/coverage combine --quiet && $(BIN)/coverage report --skip-covered --precision=1
+
 check: .venv/dev-installed
 	$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy && $(MAKE) test
 
 bench: .venv/run-installed
 	$(BIN)/forecaster bench model $(ARGS)
 
-soak: .venv/dev-installed
+soak: .venv/dev-installed mutants
 	$(BIN)/python -m tests.faults.kill_writer --cycles 10000
 	$(BIN)/python -m tests.faults.power_cut --images 100000
 	$(BIN)/python -m tests.faults.kill_daemon --kills 500
+	$(BIN)/python -m tests.faults.clocks
+	$(BIN)/python -m tests.faults.stop_daemon --rounds 12
+	$(BIN)/python -m tests.faults.standby --rounds 5
 	$(BIN)/python -m tests.simulation --seeds 300 --processes 2
+	$(BIN)/python -m tests.benchmarks.row_storm --rows 1000000
+	$(BIN)/python -m tests.benchmarks.significance
+	$(BIN)/python -m tests.benchmarks.align
+	$(BIN)/python -m tests.benchmarks.equality
+
+# Hours: small faults in the modules that everything else trusts, and whether the fast tier sees them.
+mutants: .venv/dev-installed
+	$(PIP) mutmut==3.8.1 && $(BIN)/python -m tests.mutants $(ARGS)
 
 .venv/run-installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv && $(PIP) torch && $(PIP) --editable . && touch $@

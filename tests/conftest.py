@@ -28,7 +28,8 @@ def part_of(item):
 
 
 def pytest_addoption(parser):
-    parser.addoption("--part", help=f"which part to run: {FAST}, unless -m is given, or {', '.join(PARTS)}")
+    what = f"--part=NAME runs one of {', '.join([FAST, *PARTS])}; {FAST} is the default, unless -m is given"
+    parser.addoption("--part", metavar="NAME", choices=[FAST, *PARTS], help=what)
 
 
 def pytest_configure(config):
