@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
 import tempfile
 import threading
@@ -15,6 +16,9 @@ import structlog
 from tests.parts import FAST, PARTS
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # a worker of pytest-xdist is a core; read when torch is imported
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # A shell starts what it runs in the background so, and programs under test would inherit it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 _STARTS = {"subprocess.Popen", "os.fork", "os.forkpty", "os.posix_spawn", "os.system"}
 _started: list[str] | None = None

@@ -78,7 +78,7 @@ _NOTHING_RAN = 5
 
 def _commands(name: str) -> Iterator[list[str]]:
     """Install what a part needs; gives the commands that run it."""
-    options = ["-m", "pytest", "-q", f"--part={name}"]
+    options = ["-m", "pytest", "-q", "--durations=5", f"--part={name}"]
     if name == "adapters":
         for framework in ADAPTERS:
             _make(f".venv-adapters/{framework}/installed")

@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING, Literal, NamedTuple, TypeVar
 
 import numpy as np
 import torch
-from chronos import Chronos2Pipeline
 
 from forecaster.model.artifacts import ArtifactKey, Artifacts, ArtifactsRefused, hardware
 from forecaster.model.bench_report import FEW, FIRST, LOADS, MANY, BenchReport, CaseTimes, Load, recommend
@@ -164,6 +163,8 @@ class _Contest:
             engine: Chronos2OHLCWrapper(self._model, cold.model_id, "bench", self.weights_sha256, one)
             for engine, one in settings.items()
         }
+        from chronos import Chronos2Pipeline  # noqa: PLC0415 - it loads transformers
+
         self._upstream = Chronos2Pipeline(to_upstream(self._model))
         self._cases: dict[Load, CaseTimes] = {}
         builds = len(self._wrappers["compiled"].batch_shapes(_calls_of(*LOADS)))

@@ -24,9 +24,6 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
 import torch
-import transformers
-from chronos import Chronos2Pipeline
-from transformers import TrainerCallback
 
 from forecaster.bars import FIELDS
 from forecaster.config import SHORTEST_CONTEXT
@@ -38,8 +35,10 @@ from forecaster.model.upstream import to_upstream
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from chronos import Chronos2Pipeline
     from chronos.chronos2 import Chronos2Model
     from numpy.typing import NDArray
+    from transformers import TrainerCallback
 
     from forecaster.bars import Bars
 
@@ -158,11 +157,13 @@ def fit(
     on_step: Callable[[int, float], None],
 ) -> Chronos2Model:
     """Train a copy of `source`; gives it in evaluation mode, LoRA merged. What `fit` writes goes to `scratch`."""
-    transformers.set_seed(plan.seed)
+    from transformers import set_seed  # noqa: PLC0415 - only who trains pays for transformers
+
+    set_seed(plan.seed)
     with warnings.catch_warnings():
         # peft asks transformers by a name that is going to change; no user can help it.
         warnings.simplefilter("ignore", FutureWarning)
-        tuned = _run_fit(source, windows, plan, scratch, _Report(on_step, plan))
+        tuned = _run_fit(source, windows, plan, scratch, _reporter(on_step, plan))
     model: Any = tuned.model.merge_and_unload() if plan.mode == "lora" else tuned.model
     trained: Chronos2Model = model.eval()
     return trained
@@ -227,6 +228,8 @@ class Windows(Sequence[dict[str, Any]]):
 def _run_fit(
     source: Chronos2Model, windows: Windows, plan: FinetunePlan, scratch: Path, report: TrainerCallback
 ) -> Chronos2Pipeline:
+    from chronos import Chronos2Pipeline  # noqa: PLC0415 - it loads transformers
+
     return Chronos2Pipeline(source).fit(
         windows,
         prediction_length=plan.horizon,
@@ -272,21 +275,21 @@ def _context_ends(slots_CT: NDArray[np.float64], context: int, horizon: int) -> 
     return ends_W
 
 
-class _Report(TrainerCallback):  # type: ignore[misc]  # transformers is not typed for us
-    """Passes each step's loss on; stops a run whose loss is no number."""
+def _reporter(on_step: Callable[[int, float], None], plan: FinetunePlan) -> TrainerCallback:
+    """Pass each step's loss on; stop a run whose loss is no number."""
+    from transformers import TrainerCallback  # noqa: PLC0415 - only who trains pays for transformers
 
-    def __init__(self, on_step: Callable[[int, float], None], plan: FinetunePlan) -> None:
-        self._on_step = on_step
-        self._plan = plan
+    class Reporter(TrainerCallback):  # type: ignore[misc]  # transformers is not typed for us
+        def on_log(self, _args: object, state: Any, _control: object, logs: dict[str, float], **_rest: object) -> None:
+            """Called by the trainer after every step, and once more at the end, then without a loss."""
+            if "loss" not in logs:
+                return
+            if not math.isfinite(logs["loss"]):
+                expected = f"one at which the loss stays finite, which it did for {state.global_step - 1} steps"
+                raise ConfigError("learning_rate", expected, plan.first_learning_rate)
+            on_step(state.global_step - 1, logs["loss"])
 
-    def on_log(self, _args: object, state: Any, _control: object, logs: dict[str, float], **_rest: object) -> None:
-        """Called by the trainer after every step, and once more at the end, then without a loss."""
-        if "loss" not in logs:
-            return
-        if not math.isfinite(logs["loss"]):
-            expected = f"one at which the loss stays finite, which it did for {state.global_step - 1} steps"
-            raise ConfigError("learning_rate", expected, self._plan.first_learning_rate)
-        self._on_step(state.global_step - 1, logs["loss"])
+    return Reporter()
 
 
 def _check_extra(plan: FinetunePlan) -> None:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from chronos.chronos2 import Chronos2Model
-from chronos.chronos2.config import Chronos2CoreConfig
-
 if TYPE_CHECKING:
+    from chronos.chronos2 import Chronos2Model
+
     from forecaster.model.architecture import Chronos2
 
 
 def to_upstream(model: Chronos2) -> Chronos2Model:
     """Copy a loaded checkpoint into upstream's model, in evaluation mode, on the same device."""
+    from chronos.chronos2 import Chronos2Model  # noqa: PLC0415 - it loads transformers
+    from chronos.chronos2.config import Chronos2CoreConfig  # noqa: PLC0415 - the same
+
     config = Chronos2CoreConfig(**model.config.model_dump(mode="json"), architectures=["Chronos2Model"], dropout_rate=0)
     upstream = Chronos2Model(config).to(model.device)
     upstream.load_state_dict(model.state_dict())

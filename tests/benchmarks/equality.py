@@ -26,7 +26,6 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
-from chronos.chronos2 import Chronos2Model
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress
 
@@ -38,6 +37,8 @@ from forecaster.model.train import PATCH, TrainingPlan, build_model
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from chronos.chronos2 import Chronos2Model
 
 TOLERANCE = 1e-4
 RESULT = Path(__file__).parent / "results" / "equality.md"
@@ -227,6 +228,8 @@ def load(size: str) -> Pair:
     """Load the bundled checkpoint with both loaders, or make random weights of the size of amazon/chronos-2."""
     if size == "base":
         return pair_of(random_model(BASE))
+    from chronos.chronos2 import Chronos2Model  # it loads transformers
+
     upstream = Chronos2Model.from_pretrained(NANO_FOLDER).eval().requires_grad_(requires_grad=False)
     return Pair(load_checkpoint(NANO, None, "cpu")[0], upstream)
 

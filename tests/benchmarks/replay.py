@@ -22,7 +22,6 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 import pandas as pd
 import torch
-from chronos import Chronos2Pipeline
 from rich.progress import Progress
 
 from forecaster.bars import FIELDS, Context
@@ -68,6 +67,8 @@ class Contest:
         self.forecaster = Forecaster(self.config)
         self.cutoffs = self.bars.close_time[-windows - HORIZON : -HORIZON]
         self.contexts = [Context.ending_at(self.bars, cutoff, BARS, BARS) for cutoff in self.cutoffs.tolist()]
+        from chronos import Chronos2Pipeline  # it loads transformers
+
         self.upstream = Chronos2Pipeline(to_upstream(load_checkpoint("nano", None, "cpu")[0]))
         rows_of = self.forecaster.models[0].rows_of
         rows_SCT = np.stack([rows_of(one) for one in self.contexts])

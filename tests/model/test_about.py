@@ -7,7 +7,6 @@ import json
 import shutil
 
 import pytest
-from chronos import Chronos2Pipeline
 
 from forecaster.errors import ModelLoadError
 from forecaster.model.about import describe
@@ -24,6 +23,8 @@ def folder(tmp_path):
 
 def test_bundled_model():
     facts = describe("nano")
+    from chronos import Chronos2Pipeline
+
     upstream = Chronos2Pipeline.from_pretrained(NANO_FOLDER)
     weights = (NANO_FOLDER / "model.safetensors").read_bytes()
 

@@ -10,7 +10,6 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import torch
-from chronos import Chronos2Pipeline
 
 from forecaster.bars import Context
 from forecaster.config import ModelConfig
@@ -39,6 +38,12 @@ def folder(tmp_path):
     return copy
 
 
+def upstream_pipeline():
+    from chronos import Chronos2Pipeline
+
+    return Chronos2Pipeline.from_pretrained(NANO_FOLDER)
+
+
 def make_context(count=128, *, missing=(), scale=1.0, seed=0):
     bars = make_bars(count=count, seed=seed)
     ohlc_CT = bars.ohlcv_TF[:, :4].T * scale
@@ -50,7 +55,7 @@ def make_context(count=128, *, missing=(), scale=1.0, seed=0):
 def test_equal_to_upstream_pipeline(wrapper, missing):
     """The four rows as one group through chronos-forecasting's own `predict` give the same quantiles."""
     context = make_context(missing=missing)
-    pipeline = Chronos2Pipeline.from_pretrained(NANO_FOLDER)
+    pipeline = upstream_pipeline()
     upstream_CQH = pipeline.predict([{"target": wrapper.rows_of(context)}], prediction_length=20)[0].numpy()
     ours = wrapper.predict([context], 20)[0]
     spread = ours.quantile("close", 0.9) - ours.quantile("close", 0.1)
@@ -384,7 +389,7 @@ def test_rows_of_any_group_equal_upstream(wrapper, group):
     rows_BT = np.concatenate([ohlcv_TF[:, :group].T, ohlcv_TF[::-1, :group].T])
     rows_BT[group:, 5:9] = np.nan
     found_BQH = wrapper.predict_rows(rows_BT, 20, group)
-    pipeline = Chronos2Pipeline.from_pretrained(NANO_FOLDER)
+    pipeline = upstream_pipeline()
     targets = [{"target": rows_BT[:group]}, {"target": rows_BT[group:]}]
     upstream_BQH = np.concatenate([one.numpy() for one in pipeline.predict(targets, prediction_length=20)])
 

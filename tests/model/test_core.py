@@ -11,9 +11,9 @@ import dataclasses
 
 import pytest
 import torch
-from chronos.chronos2 import Chronos2Model
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from forecaster.model.architecture import Architecture, Chronos2
 from forecaster.model.core import SMALLEST_SCALE, Core, Missing, Shape, standardise, why_outside
 from forecaster.model.train import PATCH, TrainingPlan, build_model
 from tests.benchmarks.equality import (
@@ -261,7 +261,7 @@ def test_checkpoint_outside_is_told_why(setting, value, word):
     config = build_model(WIDE).config
     config.chronos_config[setting] = value
 
-    assert word in why_outside(Chronos2Model(config))
+    assert word in why_outside(Chronos2(Architecture.model_validate(config.to_dict())))
 
 
 def test_upstream_ignores_unknown_future_covariates(nano):

@@ -11,7 +11,6 @@ import sys
 import numpy as np
 import pytest
 import torch
-from chronos.chronos2 import Chronos2Model
 from safetensors.torch import load_file
 
 from forecaster.bars import FIELDS, Bars, Context
@@ -161,6 +160,8 @@ def test_windows_reach_the_model_whole(checkpoint, tmp_path, monkeypatch):
     source = to_upstream(load_checkpoint(str(checkpoint), None, "cpu")[0])
     windows = Windows([bars], 64, 4, reference_bars(source))
     seen = []
+    from chronos.chronos2 import Chronos2Model
+
     forward = Chronos2Model.forward
 
     def spy(self, **inputs):

@@ -9,7 +9,6 @@ import json
 import numpy as np
 import pytest
 import torch
-from chronos import Chronos2Pipeline
 from PIL import Image
 
 from forecaster.errors import ConfigError
@@ -81,6 +80,8 @@ def test_folder_of_another_plan_is_refused(trained):
 @pytest.mark.training
 def test_trained_model_loads_here_and_upstream(trained):
     forecast = Chronos2OHLCWrapper.from_pretrained(trained, compile="off").predict_ohlc(make_bars(), 20)
+    from chronos import Chronos2Pipeline
+
     upstream = Chronos2Pipeline.from_pretrained(trained)
 
     assert forecast.raw_FHQ.shape == (4, 20, 21)
