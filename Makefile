@@ -2,6 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt
+export PYTHONDONTWRITEBYTECODE := # bytecode is kept, whatever the shell says: else every run parses every test again
 
 .PHONY: run test test-all coverage check bench soak mutants
 

@@ -41,7 +41,7 @@ def looked_at(report, width, *expressions, dark=False):
     return asyncio.run(look())
 
 
-@pytest.mark.parametrize("width", [390, pytest.param(1400, marks=pytest.mark.smoke)])
+@pytest.mark.parametrize("width", [390, 1400])
 def test_all_is_drawn_and_nothing_is_complained_of(report, width):
     """Eight figures, no error, no console line, no request but the file's own, and no scrolling sideways."""
     (plots, drawn, wide, high), tab = looked_at(

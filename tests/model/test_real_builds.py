@@ -60,7 +60,6 @@ def _first_in_this_process(monkeypatch):
     monkeypatch.setattr(faults, "_warned", threading.Event())
 
 
-@pytest.mark.smoke
 def test_one_real_build(checkpoint, built):
     """A restart finds it; the first forecast is eager, the next is the package's, on the same weights, and the same."""
     engines = make_engines(checkpoint, built)
