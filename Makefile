@@ -14,11 +14,11 @@ test: .venv/dev-installed
 	$(BIN)/python -m pytest -q -n logical --dist worksteal $(ARGS)
 
 test-all: .venv/dev-installed
-	$(BIN)/python -m tests.parts $(PART) $(ARGS)
+	$(BIN)/python -m tests.parts $(PART) -- $(ARGS)
 
 coverage: .venv/dev-installed
 	$(BIN)/coverage erase
-	$(BIN)/coverage run -m tests.parts $(or $(PART),fast) $(ARGS)
+	$(BIN)/coverage run -m tests.parts $(or $(PART),fast) -- $(ARGS)
 	$(BIN)/coverage combine --quiet && $(BIN)/coverage report --skip-covered --precision=1
 
 check: .venv/dev-installed

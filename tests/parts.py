@@ -93,20 +93,30 @@ def _make(target: str) -> None:
     subprocess.run(["make", target], cwd=ROOT, check=True)  # noqa: S607 - the one on the path
 
 
-def main() -> None:
-    """Run the parts that the command line names; all but `gpu` when it names none."""
+def parse(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Give the parts that a command line names, all but `gpu` when it names none, and what is for pytest."""
     known = [FAST, *PARTS]
     listed = "\n".join(f"  {name:10} {what}" for name, what in PARTS.items())
     parser = argparse.ArgumentParser(
         prog="python -m tests.parts",
         description=__doc__,
-        epilog=f"parts:\n  {FAST:10} everything else, in this process\n{listed}\n\nother options go to pytest",
+        epilog=f"parts:\n  {FAST:10} everything else, in this process\n{listed}\n\nwhat stands behind -- goes to pytest",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("part", nargs="*", choices=known, default=[name for name in known if name != "gpu"])
-    given, arguments = parser.parse_known_args()
+    parser.add_argument("part", nargs="*", help="all of them but gpu, if none is named")
+    end = words.index("--") if "--" in words else len(words)
+    given = parser.parse_args(words[:end])
+    unknown = sorted(set(given.part) - set(known))
+    if unknown:
+        parser.error(f"expected any of {', '.join(known)}, found {', '.join(unknown)}")
+    return given.part or [name for name in known if name != "gpu"], list(words[end + 1 :])
+
+
+def main() -> None:
+    """Run parts and say how each ended."""
+    parts, arguments = parse(sys.argv[1:])
     outcomes = []
-    for name in given.part:
+    for name in parts:
         outcomes.append(run_part(name, arguments))
         sys.stdout.write(f"{outcomes[-1]}\n")
         sys.stdout.flush()

@@ -1,0 +1,32 @@
+"""Which parts a command line runs, and which part a test belongs to."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.parts import FAST, PARTS, Outcome, parse
+
+
+@pytest.mark.parametrize(
+    ("words", "parts", "rest"),
+    [
+        ([], [FAST, *(name for name in PARTS if name != "gpu")], []),
+        (["docs", "wheel", "--", "-k", "kill"], ["docs", "wheel"], ["-k", "kill"]),
+        (["--", "-x"], [FAST, *(name for name in PARTS if name != "gpu")], ["-x"]),
+    ],
+    ids=["all", "some", "all, an option"],
+)
+def test_parts_of_a_command_line(words, parts, rest):
+    assert (sorted(parse(words)[0]), parse(words)[1]) == (sorted(parts), rest)
+
+
+def test_unknown_part_is_named(capsys):
+    with pytest.raises(SystemExit):
+        parse(["doc"])
+
+    assert "expected any of fast, " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("passed", "failed", "ok"), [(3, 0, True), (3, 1, False), (0, 0, False)])
+def test_a_part_is_well_only_if_tests_ran(passed, failed, ok):
+    assert Outcome("docs", passed, failed, 1.0).ok is ok
