@@ -100,7 +100,7 @@ def parse(words: Sequence[str]) -> tuple[list[str], list[str]]:
     parser = argparse.ArgumentParser(
         prog="python -m tests.parts",
         description=__doc__,
-        epilog=f"parts:\n  {FAST:10} everything else, in this process\n{listed}\n\nwhat stands behind -- goes to pytest",
+        epilog=f"parts:\n  {FAST:10} everything else, in this process\n{listed}\n\nwhat follows -- goes to pytest",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("part", nargs="*", help="all of them but gpu, if none is named")
