@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import multiprocessing.util
 import os
 import signal
 import sys
@@ -21,7 +22,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # A shell starts what it runs in the background so, and programs under test would inherit it.
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-_STARTS = {"subprocess.Popen", "os.fork", "os.forkpty", "os.posix_spawn", "os.system"}
+_STARTS = {"multiprocessing.spawn", "subprocess.Popen", "os.fork", "os.forkpty", "os.posix_spawn", "os.system"}
 _started: list[str] | None = None
 """What a test of the default tier has started; None while no such test runs."""
 
@@ -63,6 +64,15 @@ def pytest_collection_modifyitems(config, items):
 
 
 @pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(collector):
+    """A file that skips itself fails too."""
+    report = yield
+    if report.skipped:
+        report.outcome, report.longrepr = "failed", f"skipped, and nothing may be: {collector.nodeid}"
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport():
     """A test that skips itself fails: what it needs is to be installed, or it proves nothing."""
     report = yield
@@ -79,6 +89,15 @@ def _refuse_processes(event: str, arguments: tuple[object, ...]) -> None:
 
 
 sys.addaudithook(_refuse_processes)
+
+
+def _spawn(path, *rest):
+    """Tell of a process that multiprocessing spawns, which it does without a word."""
+    sys.audit("multiprocessing.spawn", path)
+    return _spawnv_passfds(path, *rest)
+
+
+_spawnv_passfds, multiprocessing.util.spawnv_passfds = multiprocessing.util.spawnv_passfds, _spawn
 
 
 @pytest.hookimpl(wrapper=True)

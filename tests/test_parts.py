@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
+import subprocess
+import sys
+
 import pytest
 
+from tests import conftest
 from tests.parts import FAST, PARTS, Outcome, parse
 
 
@@ -30,3 +36,27 @@ def test_unknown_part_is_named(capsys):
 @pytest.mark.parametrize(("passed", "failed", "ok"), [(3, 0, True), (3, 1, False), (0, 0, False)])
 def test_a_part_is_well_only_if_tests_ran(passed, failed, ok):
     assert Outcome("docs", passed, failed, 1.0).ok is ok
+
+
+@pytest.mark.parametrize(
+    "start",
+    [
+        lambda: subprocess.run([sys.executable, "-c", ""], check=True),
+        lambda: os.system("true"),  # noqa: S605, S607 - it is refused
+        lambda: os.fork() or os._exit(0),
+        lambda: multiprocessing.get_context("spawn").Process(target=print).start(),
+    ],
+    ids=["subprocess", "system", "fork", "multiprocessing"],
+)
+def test_fast_test_that_starts_a_process_is_refused(start, refusals):
+    with pytest.raises(RuntimeError, match="needs the marker of a part"):
+        start()
+
+    assert len(refusals) == 1
+
+
+@pytest.fixture
+def refusals():
+    """What was refused; it counts no longer when the test is over."""
+    yield conftest._started
+    conftest._started.clear()

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, model_validator
 from torch import nn
 
 if TYPE_CHECKING:
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 _Size = Annotated[int, Field(ge=1, le=65_536, strict=True)]
 _Number = Annotated[int, Field(ge=1, le=1_024, strict=True)]
+_Bars = Annotated[int, Field(ge=1, le=1 << 24, strict=True)]
+_Level = Annotated[float, Field(gt=0, lt=1, strict=True)]
 
 
 class _Record(BaseModel):
@@ -28,15 +30,15 @@ class _Record(BaseModel):
 class Limits(_Record):
     """What `config.json` calls `chronos_config`: patches, context, horizon and quantile levels."""
 
-    context_length: Annotated[int, Field(ge=1, strict=True)]
+    context_length: _Bars
     output_patch_size: _Size
     input_patch_size: _Size
     input_patch_stride: _Size
-    quantiles: Annotated[tuple[Annotated[float, Field(gt=0, lt=1)], ...], Field(min_length=1)]
-    use_reg_token: bool = False
-    use_arcsinh: bool = False
+    quantiles: Annotated[tuple[_Level, ...], Field(min_length=1)]
+    use_reg_token: StrictBool = False
+    use_arcsinh: StrictBool = False
     max_output_patches: _Size = 1
-    time_encoding_scale: Annotated[int, Field(ge=1)]
+    time_encoding_scale: _Bars
 
     @model_validator(mode="before")
     @classmethod
@@ -46,20 +48,28 @@ class Limits(_Record):
             return values | {"time_encoding_scale": values.get("context_length")}
         return values
 
+    @model_validator(mode="after")
+    def _check(self) -> Limits:
+        if list(self.quantiles) != sorted(set(self.quantiles)):
+            raise ValueError(f"quantiles: expected levels that rise, found {self.quantiles!s:.200}")
+        if self.context_length < 2 * self.input_patch_size:
+            raise ValueError(f"context_length: expected at least two patches, found {self.context_length}")
+        return self
+
 
 class Architecture(_Record):
     """What decides the modules of a Chronos-2; defaults are those of `Chronos2CoreConfig`."""
 
     chronos_config: Limits
     d_model: _Size = 512
-    d_kv: _Size = 64
+    d_kv: Annotated[int, Field(ge=2, le=65_536, multiple_of=2, strict=True)] = 64
     d_ff: _Size = 2048
     num_layers: _Number = 6
     num_heads: _Number = 8
-    layer_norm_epsilon: Annotated[float, Field(ge=0)] = 1e-6
+    layer_norm_epsilon: Annotated[float, Field(ge=0, le=1, strict=True)] = 1e-6
     feed_forward_proj: str = "relu"
-    rope_theta: Annotated[float, Field(gt=0)] = 10_000.0
-    reference_patch: bool = False
+    rope_theta: Annotated[float, Field(gt=0, le=1e12, strict=True)] = 10_000.0
+    reference_patch: StrictBool = False
     reg_token_id: Literal[1] = 1
 
 
@@ -197,4 +207,5 @@ def misfits(model: nn.Module, weights: Mapping[str, torch.Tensor]) -> list[str]:
     expected = {name: tuple(weight.shape) for name, weight in model.state_dict().items()}
     found = {name: tuple(weight.shape) for name, weight in weights.items()}
     differing = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
-    return [f"{name}: expected {expected.get(name)}, found {found.get(name)}" for name in differing]
+    wrong = [f"{name}: expected {expected.get(name)}, found {found.get(name)}" for name in differing]
+    return wrong + [f"{name}: {one.dtype}" for name, one in weights.items() if not one.is_floating_point()]

@@ -78,8 +78,8 @@ def _check_weights(model_id: str, folder: Path) -> str:
         digest = hashlib.file_digest(content, "sha256").hexdigest()
     sums = folder / SUMS_FILE
     if sums.is_file():
-        named = (line.split() for line in sums.read_text().splitlines())
-        expected = next((known for known, name in named if name == weights.name), None)
+        named = (line.split() for line in sums.read_text(errors="replace").splitlines())
+        expected = next((words[0] for words in named if words[1:] == [weights.name]), None)
         if expected != digest:
             raise ModelLoadError(model_id, f"{weights} with sha256 {expected}", f"{digest}: the file is damaged")
     return digest

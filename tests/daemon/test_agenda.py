@@ -99,7 +99,7 @@ def test_put_wakes_who_waits():
     waiting = threading.Thread(target=lambda: taken.append(agenda.take(20)))
     waiting.start()
     agenda.put(Due("a", HOUR, NOON))
-    waiting.join(5)
+    waiting.join(300)
 
     assert taken == [Due("a", HOUR, NOON)]
 
@@ -120,7 +120,7 @@ def test_end_of_the_exchange_wakes_who_waits():
     waiting = threading.Thread(target=lambda: taken.append(agenda.take(20)))
     waiting.start()
     agenda.done(first)
-    waiting.join(5)
+    waiting.join(300)
 
     assert taken == [Due("a", DAY, NOON)]
 
@@ -132,7 +132,7 @@ def test_closed_agenda_gives_nothing_and_wakes_everybody():
         one.start()
     agenda.close()
     for one in waiting:
-        one.join(5)
+        one.join(300)
     agenda.put(Due("a", HOUR, NOON))
 
     assert not any(one.is_alive() for one in waiting)

@@ -10,11 +10,13 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from forecaster.bars import Context
 from forecaster.config import ModelConfig
 from forecaster.errors import InferenceError, InvalidContext, ModelLoadError, NonFiniteForecast
 from forecaster.model import load_model
+from forecaster.model.architecture import Architecture
 from forecaster.model.checkpoint import NANO_FOLDER
 from forecaster.model.chronos2 import TOKENS_PER_BATCH, Chronos2OHLCWrapper
 from forecaster.model.compilers import CompileSettings
@@ -253,6 +255,22 @@ def configured(**changes):
     return change
 
 
+def limited(**changes):
+    """Damage that gives keys of chronos_config other values."""
+    return configured(chronos_config=json.loads((NANO_FOLDER / "config.json").read_text())["chronos_config"] | changes)
+
+
+def weighted(change):
+    """Damage of the weights by name."""
+
+    def save(folder):
+        weights = load_file(folder / "model.safetensors")
+        change(weights)
+        save_file(weights, folder / "model.safetensors")
+
+    return save
+
+
 def damage_other_model(folder):
     (folder / "config.json").write_text('{"model_type": "t5", "d_model": 8}')
 
@@ -266,6 +284,19 @@ def damage_other_model(folder):
         (configured(num_layers=100_000), "num_layers"),
         (configured(chronos_config=1), "chronos_config"),
         (configured(feed_forward_proj="gated-gelu"), "gated-gelu"),
+        (configured(rope_theta=True), "rope_theta"),
+        (configured(layer_norm_epsilon=1e300), "layer_norm_epsilon"),
+        (configured(d_kv=33), "d_kv"),
+        (limited(context_length=17), "context_length: expected at least two patches, found 17"),
+        (limited(context_length=10**30), "context_length"),
+        (limited(time_encoding_scale=10**40), "time_encoding_scale"),
+        (limited(time_encoding_scale=0), "time_encoding_scale"),
+        (limited(quantiles=[0.9, 0.5, 0.1]), "levels that rise"),
+        (limited(quantiles=[i / 22 for i in range(1, 22)]), "quantile levels with"),
+        (weighted(lambda weights: weights["shared.weight"].fill_(np.nan)), "finite weights"),
+        (weighted(lambda weights: weights.update(further=torch.zeros(1))), "further: expected None"),
+        (weighted(lambda weights: weights.update({"shared.weight": torch.ones(2, 128).to(torch.int8)})), "torch.int8"),
+        (lambda folder: (folder / "SHA256SUMS").write_text("garbage\n\na b c\n"), "with sha256 None"),
         (damage_other_model, "chronos_config"),
         (lambda folder: (folder / "config.json").write_text("{"), "a Chronos-2 model in"),
         (lambda folder: (folder / "config.json").unlink(), "a file config.json"),
@@ -273,7 +304,19 @@ def damage_other_model(folder):
         (lambda folder: (folder / "model.safetensors").write_bytes(b""), "a Chronos-2 model in"),
     ],
     ids=[
-        *("bit", "truncated", "layers", "too many layers", "no chronos_config", "gated", "other model", "config"),
+        *(
+            "bit",
+            "truncated",
+            "layers",
+            "too many layers",
+            "no chronos_config",
+            "gated",
+            "flag",
+            "epsilon",
+            "odd width",
+        ),
+        *("short context", "endless context", "time", "no time", "falling levels", "no tails", "NaN", "further weight"),
+        *("whole numbers", "sums", "other model", "config"),
         *("no config", "no weights", "empty weights"),
     ],
 )
@@ -281,6 +324,22 @@ def test_damaged_weights_are_named(folder, damage, found):
     damage(folder)
     with pytest.raises(ModelLoadError, match=found):
         Chronos2OHLCWrapper.from_pretrained(folder)
+
+
+def test_defaults_are_upstreams():
+    """What a config.json leaves out is what chronos-forecasting takes for it."""
+    from chronos.chronos2.config import Chronos2CoreConfig
+
+    limits = {"context_length": 64, "quantiles": [0.5]} | dict.fromkeys(PATCHES, 16)
+    ours = Architecture.model_validate({"chronos_config": limits})
+    theirs = Chronos2CoreConfig(chronos_config=limits).to_dict()
+    given = ours.model_dump(exclude={"chronos_config", "reference_patch", "reg_token_id"})
+
+    assert given == {name: theirs[name] for name in given}
+    assert ours.chronos_config.time_encoding_scale == 64
+
+
+PATCHES = ("input_patch_size", "input_patch_stride", "output_patch_size")
 
 
 def test_hub_repository_needs_a_revision():
