@@ -185,6 +185,17 @@ def test_restart_makes_nothing_twice(home, walks):
     assert home.slots("one") == [("done", "")]
 
 
+def test_ledger_with_a_damaged_row_is_not_served(home, walks):
+    """The check at the start ends the service, and says what to do."""
+    serve(home, lambda watch: watch.until("daemon.ready"))
+    with closing(sqlite3.connect(home.folder / "ledger.db")) as connection, connection:
+        connection.execute("PRAGMA ignore_check_constraints=ON")
+        connection.execute("INSERT INTO slot VALUES (1, 1, 'lost', 0, 0, 0, '', 0)")
+
+    with pytest.raises(StoreUnavailable, match="expected a whole file; restore a copy of it"):
+        serve(home, lambda watch: watch.until("daemon.ready"))
+
+
 def test_standby_waits_for_the_ledger(home, walks, looks):
     """It does not end because another writes, is not ready, and takes over when the other ends."""
     other = open_store(home.url)
