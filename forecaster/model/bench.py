@@ -29,7 +29,7 @@ from forecaster.model.chronos2 import Chronos2OHLCWrapper
 from forecaster.model.compilers import CompileMode, CompileSettings
 from forecaster.model.core import OHLC_GROUP, grouped_forward
 from forecaster.model.train import TrainingPlan, build_model
-from forecaster.model.upstream import to_upstream
+from forecaster.model.upstream import to_upstream, upstream_versions
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -102,7 +102,7 @@ def run(plan: BenchPlan, show: Callable[[str, float, float], object]) -> BenchRe
     return BenchReport(
         hardware=contest.hardware,
         threads=torch.get_num_threads(),
-        versions=library_versions(),
+        versions=upstream_versions(),
         weights_sha256=contest.weights_sha256,
         horizon=HORIZON,
         cases=cases,

@@ -28,9 +28,9 @@ import torch
 from forecaster.bars import FIELDS
 from forecaster.config import SHORTEST_CONTEXT
 from forecaster.errors import ConfigError, NotEnoughBars
-from forecaster.model.checkpoint import library_versions, load_checkpoint, write_sums
+from forecaster.model.checkpoint import load_checkpoint, write_sums
 from forecaster.model.reference import reference_bars, reference_patch
-from forecaster.model.upstream import to_upstream
+from forecaster.model.upstream import to_upstream, upstream_versions
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -132,7 +132,7 @@ def finetune(
             "series": [_about_series(one) for one in bars],
             "windows": len(windows),
             "seconds": round(time.monotonic() - started, 1),
-            "libraries": library_versions(),
+            "libraries": upstream_versions(),
         }
         _publish(tuned, about, scratch, out)
     return out

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from importlib.metadata import version
 from typing import TYPE_CHECKING
+
+from forecaster.model.checkpoint import library_versions
 
 if TYPE_CHECKING:
     from chronos.chronos2 import Chronos2Model
@@ -14,8 +17,16 @@ def to_upstream(model: Chronos2) -> Chronos2Model:
     """Copy a loaded checkpoint into upstream's model, in evaluation mode, on the same device."""
     from chronos.chronos2 import Chronos2Model  # noqa: PLC0415 - it loads transformers
     from chronos.chronos2.config import Chronos2CoreConfig  # noqa: PLC0415 - the same
+    from transformers.utils import logging as hub_logging  # noqa: PLC0415 - the same
 
+    hub_logging.disable_progress_bar()
     config = Chronos2CoreConfig(**model.config.model_dump(mode="json"), architectures=["Chronos2Model"], dropout_rate=0)
     upstream = Chronos2Model(config).to(model.device)
     upstream.load_state_dict(model.state_dict())
     return upstream.eval().requires_grad_(requires_grad=False)
+
+
+def upstream_versions() -> str:
+    """Name the libraries that upstream's numbers depend on, with their versions."""
+    upstream = (f"{name} {version(name)}" for name in ("chronos-forecasting", "transformers"))
+    return ", ".join([library_versions(), *upstream])

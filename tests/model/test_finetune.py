@@ -76,6 +76,7 @@ def test_record_says_what_it_was_made_of(tuned):
         "last_open": "2024-01-05T03:00:00Z",
     }
     assert about["seconds"] > 0
+    assert all(f"{name} " in about["libraries"] for name in ("torch", "chronos-forecasting", "transformers"))
 
 
 @pytest.mark.training
