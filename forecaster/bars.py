@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from forecaster.errors import InvalidBars, InvalidContext, MissingBars, NotEnoughBars
-from forecaster.sessions import ALWAYS_OPEN, Calendar, calendar
+from forecaster.sessions import ALWAYS_OPEN, Calendar, Labels, calendar
 from forecaster.timeframe import Timeframe
 
 if TYPE_CHECKING:
@@ -58,6 +58,14 @@ class SeriesKey:
     def sessions(self) -> Calendar:
         """The calendar itself."""
         return calendar(self.calendar)
+
+    def opens_of(self, times: pd.DatetimeIndex) -> NDArray[np.int64]:
+        """Open times (UTC ms) of the bars that a frame labels so; what stands for no bar is not on the grid.
+
+        Times without a zone are UTC. On the calendar of an exchange, the session of a daily bar is that of the date
+        which is written, in whatever zone (`Calendar.opens_of_labels`).
+        """
+        return self.sessions.opens_of_labels(self.timeframe, Labels.of(times))
 
     def __str__(self) -> str:
         """Name the series as people do: `kraken BTC/USD 1h`."""
@@ -138,7 +146,9 @@ class Bars:
 
     @classmethod
     def from_frame(cls, key: SeriesKey, frame: pd.DataFrame) -> Bars:
-        """Read a pandas frame: the columns open, high, low, close, optionally volume, indexed by open time (UTC).
+        """Read a pandas frame: the columns open, high, low, close, optionally volume, indexed by open time.
+
+        What its times stand for, `SeriesKey.opens_of` says.
 
         Raises:
             InvalidContext: for missing columns or an index without times.
@@ -151,15 +161,13 @@ class Bars:
 
         if not isinstance(frame.index, pd.DatetimeIndex):
             raise InvalidContext("frame", "an index of open times", type(frame.index).__name__)
-        index = frame.index if frame.index.tz is None else frame.index.tz_convert("UTC").tz_localize(None)
-        times = index.to_numpy().astype("datetime64[ms]").astype(np.int64)
         try:
             ohlcv = frame.reindex(columns=list(COLUMNS)).to_numpy(np.float64, copy=True)
         except ValueError as error:
             raise InvalidContext("frame", "numbers in every price column", error) from error
         if "volume" not in frame.columns:
             ohlcv[:, 4] = 0.0
-        return cls(key, key.sessions.opens_of_labels(key.timeframe, times), ohlcv)
+        return cls(key, key.opens_of(frame.index), ohlcv)
 
     @cached_property
     def close_time(self) -> NDArray[np.int64]:

@@ -1,15 +1,19 @@
-"""Which bars should exist: the 24/7 grid, and the sessions of the New York Stock Exchange."""
+"""Which bars should exist: the 24/7 grid, and the sessions of stock exchanges. What labels stand for: test_labels."""
 
 from __future__ import annotations
 
+import datetime as dt
+import warnings
 from types import SimpleNamespace
 
+import exchange_calendars
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from forecaster.errors import ConfigError
+from forecaster.errors import CalendarEnds, ConfigError
 from forecaster.sessions import ALWAYS_OPEN, Calendar, _open_calendar, _Sessions, _Times, calendar
 from forecaster.timeframe import Timeframe
 from tests.builders import DAY_MS, HOUR_MS, utc_ms
@@ -27,10 +31,10 @@ def times(*texts: str) -> np.ndarray:
     return np.array([utc_ms(text) for text in texts], np.int64)
 
 
-def on(date: str, timeframe: Timeframe = HOURLY) -> tuple[list[str], list[str]]:
-    """Opens and closes (UTC) of the bars of one New York session, as clock times."""
-    opens = new_york().opens_between(timeframe, utc_ms(date), utc_ms(date) + DAY_MS)
-    closes = new_york().closes_of(timeframe, opens)
+def on(date: str, timeframe: Timeframe = HOURLY, name: str = "XNYS") -> tuple[list[str], list[str]]:
+    """Opens and closes (UTC) of the bars of one session, as clock times."""
+    opens = calendar(name).opens_between(timeframe, utc_ms(date), utc_ms(date) + DAY_MS)
+    closes = calendar(name).closes_of(timeframe, opens)
     return clock(opens), clock(closes)
 
 
@@ -60,43 +64,73 @@ def test_a_known_name_gives_its_sessions(name):
 
 
 class Library:
-    """Stands for exchange_calendars: three sessions, a day apart, once it has raised its faults."""
+    """Stands for exchange_calendars: three sessions, a day apart; it knows the years between its bounds."""
 
-    def __init__(self, *faults):
-        self.faults = list(faults)
+    def __init__(self, first, last, fault):
+        self.first, self.last, self.fault = first, last, fault
         self.asked = []
 
-    def get_calendar(self, name, **span):
-        self.asked.append((name, span))
-        if self.faults:
-            raise self.faults.pop(0)
+    def get_calendar(self, name, start=None, end=None):
+        self.asked.append((name, start, end))
+        if (self.first and start and start < self.first) or (self.last and end and end > self.last):
+            raise self.fault
         opens = times("2018-11-21 14:30", "2018-11-22 14:30", "2018-11-23 14:30") * 1_000_000
         return SimpleNamespace(
             opens_nanos=opens,
             closes_nanos=opens + 3_600_000_000_000,
             sessions_nanos=opens - opens % (DAY_MS * 1_000_000),
+            break_starts_nanos=np.full(3, np.iinfo(np.int64).min),
+            break_ends_nanos=np.full(3, np.iinfo(np.int64).min),
+            tz=dt.UTC,
+            bound_min=lambda: self.first and dt.datetime.fromisoformat(self.first),
+            bound_max=lambda: self.last and dt.datetime.fromisoformat(self.last),
         )
 
 
 @pytest.mark.parametrize("fault", [ValueError("too early"), NotImplementedError("too early")])
-@pytest.mark.parametrize(("end", "until"), [(None, {}), ("2030-01-01", {"end": "2030-01-01"})])
-def test_a_calendar_is_read_from_1990_or_from_where_it_begins(fault, end, until):
-    """Some cannot be computed for years whose holidays are not known."""
-    willing, late = Library(), Library(fault)
-    for library in (willing, late):
-        opened = _open_calendar(library, "XXXX", end)
+@pytest.mark.parametrize(
+    ("first", "start"), [(None, "1990-01-02"), ("1960-01-01", "1990-01-02"), ("1997-01-01", "1997-01-01")]
+)
+@pytest.mark.parametrize(
+    ("last", "end", "until"),
+    [
+        (None, None, None),
+        ("2026-12-31", None, None),
+        (None, "2030-01-01", "2030-01-01"),
+        ("2049-12-31", "2030-01-01", "2030-01-01"),
+        ("2026-12-31", "2030-01-01", "2026-12-31"),
+    ],
+)
+def test_a_calendar_is_read_as_far_as_it_is_recorded(fault, first, start, last, end, until):
+    """From 1990 on, or from where its record begins, whatever today is; never past its end."""
+    library = Library(first, last, fault)
 
-        assert [one.dtype for one in opened] == [np.int64] * 3
-        assert clock(opened.opens) == ["14:30"] * 3
-        assert clock(opened.closes) == ["15:30"] * 3
-        assert opened.dates.tolist() == times("2018-11-21", "2018-11-22", "2018-11-23").tolist()
-    assert willing.asked == [("XXXX", {"start": "1990-01-02"} | until)]
-    assert late.asked == [*willing.asked, ("XXXX", until)]
+    opened = _open_calendar(library, "XXXX", end)
+
+    assert [one.dtype for one in opened[:5]] == [np.int64] * 5
+    assert clock(opened.opens) == ["14:30"] * 3
+    assert clock(opened.closes) == ["15:30"] * 3
+    assert opened.dates.tolist() == times("2018-11-21", "2018-11-22", "2018-11-23").tolist()
+    assert library.asked[-1] == ("XXXX", start, until)
+
+
+@pytest.mark.parametrize(
+    ("name", "first"), [("XTKS", "1997-01-06"), ("XBOM", "1997-01-01"), ("XSHG", "1990-12-03"), ("XSAU", "2021-01-03")]
+)
+def test_the_first_session_does_not_depend_on_today(name, first):
+    """Left to itself the library begins 20 years before the day on which it is asked."""
+    date = calendar(name).opens_between(DAILY, 0, utc_ms("2021-02-01"))[0].astype("datetime64[ms]").astype("<M8[D]")
+
+    assert str(date) == first
 
 
 def test_a_calendar_that_cannot_be_computed_is_refused_with_its_reason():
+    class Unruly:
+        def get_calendar(self, name, **span):
+            raise ValueError("no rules")
+
     with pytest.raises(ConfigError) as refused:
-        _open_calendar(Library(ValueError("too early"), ValueError("no rules")), "XXXX", None)
+        _open_calendar(Unruly(), "XXXX", None)
 
     assert str(refused.value) == "calendar: expected one that exchange_calendars can compute, found 'XXXX: no rules'"
     assert str(refused.value.__cause__) == "no rules"
@@ -143,12 +177,6 @@ def test_daylight_saving_does_not_move_the_grid():
     days = ALWAYS.opens_between(DAILY, utc_ms("2024-03-09"), utc_ms("2024-03-12"))
 
     assert np.diff(days).tolist() == [DAY_MS, DAY_MS]
-
-
-def test_labels_are_open_times():
-    labels = times("2024-01-01", "2024-01-01 13:30")
-
-    assert ALWAYS.opens_of_labels(DAILY, labels).tolist() == labels.tolist()
 
 
 @settings(derandomize=True, deadline=None)
@@ -256,7 +284,9 @@ def test_next_opens_skips_the_weekend_and_the_holiday():
 
 
 def test_next_opens_says_where_the_calendar_ends():
-    with pytest.raises(ConfigError, match=f"sessions after {utc_ms('2018-12-21')}, found 'a calendar that ends at"):
+    with pytest.raises(
+        CalendarEnds, match=f"XNYS: expected sessions after {utc_ms('2018-12-21')}, its last one closes"
+    ):
         new_york().next_opens(DAILY, utc_ms("2018-12-21"), 100_000)
 
 
@@ -287,7 +317,13 @@ class Reader:
         self.asked.append(end)
         days = 10 if end is None else (utc_ms(end) - utc_ms("2024-01-01")) // DAY_MS
         dates = utc_ms("2024-01-01") + DAY_MS * np.arange(min(days, self.most))
-        return _Times(dates + 12 * HOUR_MS, dates + 13 * HOUR_MS, dates)
+        return sessions_of(dates)
+
+
+def sessions_of(dates):
+    """A session of an hour at noon of each date, without a break."""
+    none = np.full(len(dates), -DAY_MS)
+    return _Times(dates + 12 * HOUR_MS, dates + 13 * HOUR_MS, dates, none, none, "UTC")
 
 
 LAST_OPEN, LAST_CLOSE = utc_ms("2024-01-10 12:00"), utc_ms("2024-01-10 13:00")
@@ -321,7 +357,7 @@ LAST_OPEN, LAST_CLOSE = utc_ms("2024-01-10 12:00"), utc_ms("2024-01-10 13:00")
 def test_sessions_are_read_on_when_their_end_is_near(timeframe, ask, near, far, end):
     """A service that runs for years outlives the sessions that were known at its start: a further year is read."""
     reader = Reader()
-    sessions = _Sessions(reader)
+    sessions = _Sessions("XXXX", reader)
 
     assert list(ask(sessions, timeframe, near[0])) == near[1]
     assert reader.asked == [None]
@@ -332,10 +368,9 @@ def test_sessions_are_read_on_when_their_end_is_near(timeframe, ask, near, far, 
 
 
 def test_the_last_session_that_is_known_is_one():
-    sessions, date = _Sessions(Reader()), LAST_OPEN - 12 * HOUR_MS
+    sessions = _Sessions("XXXX", Reader())
 
     assert sessions.closes_of(HOURLY, np.array([LAST_OPEN, LAST_OPEN + DAY_MS])).tolist() == [LAST_CLOSE, -1]
-    assert sessions.opens_of_labels(DAILY, np.array([date, date + DAY_MS])).tolist() == [LAST_OPEN, date + DAY_MS]
 
 
 def test_the_library_itself_is_read_on():
@@ -344,20 +379,117 @@ def test_the_library_itself_is_read_on():
     assert fresh.last_opens(DAILY, utc_ms("2038-11-23"), 1).tolist() == [utc_ms("2038-11-22 14:30")]
 
 
+def test_time_may_leap_beyond_what_was_read():
+    """What opens at a time is asked of a calendar that reaches there, not of one a year longer than it was."""
+    sessions = _Sessions("XXXX", Reader())
+
+    assert sessions.next_opens(DAILY, LAST_OPEN + 1000 * DAY_MS, 2).tolist() == [
+        LAST_OPEN + days * DAY_MS for days in (1000, 1001)
+    ]
+
+
 @pytest.mark.parametrize("timeframe", [DAILY, HOURLY], ids=str)
 def test_a_calendar_that_goes_no_further_says_where_it_ends(timeframe):
-    """Its last open or close, as it was asked for."""
-    for ask, last in (
-        (lambda sessions: sessions.next_opens(timeframe, LAST_OPEN, 2), LAST_OPEN),
-        (lambda sessions: sessions.next_close(timeframe, LAST_OPEN + HOUR_MS), LAST_CLOSE),
-    ):
-        with pytest.raises(ConfigError) as refused:
-            ask(_Sessions(Reader(most=10)))
+    """Every time that it is asked, and it is read to its end once."""
+    reader = Reader(most=10)
+    sessions = _Sessions("XXXX", reader)
+    for _ in range(3):
+        for ask, asked in (
+            (lambda: sessions.next_opens(timeframe, LAST_OPEN, 2), LAST_OPEN),
+            (lambda: sessions.next_close(timeframe, LAST_CLOSE), LAST_CLOSE),
+        ):
+            with pytest.raises(CalendarEnds) as refused:
+                ask()
 
-        asked = LAST_OPEN if last == LAST_OPEN else LAST_OPEN + HOUR_MS
-        assert str(refused.value) == (
-            f"calendar: expected sessions after {asked}, found 'a calendar that ends at {last}'"
-        )
+            assert str(refused.value) == (
+                f"calendar XXXX: expected sessions after {asked}, its last one closes at {LAST_CLOSE}: "
+                "upgrade exchange_calendars"
+            )
+    assert sessions.last_opens(timeframe, LAST_CLOSE + 400 * DAY_MS, 1).tolist() == [LAST_OPEN]
+    assert len(reader.asked) == 2
+
+
+@pytest.mark.parametrize("name", ["XSHG", "XBOM", "XSES"])
+def test_the_end_of_a_record_is_no_fault_of_what_comes_before(name):
+    """They are recorded to the end of 2026: ten days ahead are known until the middle of December."""
+    fresh = calendar.__wrapped__(name)
+    known = fresh.next_opens(DAILY, utc_ms("2026-12-14"), 10)
+
+    assert len(known) == 10
+    for _ in range(2):
+        with pytest.raises(CalendarEnds, match=f"calendar {name}: .* upgrade exchange_calendars"):
+            fresh.next_opens(DAILY, utc_ms("2026-12-24"), 10)
+        with pytest.raises(CalendarEnds):
+            fresh.next_close(DAILY, utc_ms("2026-12-31 23:00"))
+    assert fresh.next_opens(DAILY, utc_ms("2026-12-14"), 10).tolist() == known.tolist()
+    assert len(fresh.last_opens(DAILY, utc_ms("2027-01-20"), 30)) == 30
+
+
+def test_a_session_around_its_lunch_break():
+    """Tokyo: the afternoon begins at 12:30, and the hour before the break has half an hour."""
+    opens, closes = on("2024-05-14", name="XTKS")
+
+    assert opens == ["00:00", "01:00", "02:00", "03:30", "04:30", "05:30"]
+    assert closes == ["01:00", "02:00", "02:30", "04:30", "05:30", "06:00"]
+    assert on("2024-05-14", DAILY, "XTKS") == (["00:00"], ["06:00"])
+
+
+@pytest.mark.parametrize(
+    ("name", "date", "count"),
+    [("XTKS", "2024-05-14", 60), ("XHKG", "2024-05-14", 66), ("XHKG", "2024-12-24", 30), ("XSHG", "2024-05-14", 48)],
+)
+def test_nobody_trades_at_lunch(name, date, count):
+    """Slots of five minutes; on a half day Hong Kong closes for lunch and does not come back."""
+    opens = calendar(name).opens_between(Timeframe("5m"), utc_ms(date), utc_ms(date) + DAY_MS)
+
+    assert len(opens) == count
+
+
+@pytest.mark.parametrize("name", ["XTKS", "XHKG", "XSHG", "XNYS"])
+@pytest.mark.parametrize("timeframe", ["5m", "1h", "4h"])
+def test_bars_fill_the_hours_of_trade_and_nothing_else(name, timeframe):
+    """In the two years of 2023 and 2024, half days included: no bar reaches into a break, none is missing beside it."""
+    with warnings.catch_warnings(action="ignore"):  # the library on a newer pandas
+        days = exchange_calendars.get_calendar(name, start="2023-01-01", end="2024-12-31").schedule
+    opens = calendar(name).opens_between(Timeframe(timeframe), utc_ms("2023-01-01"), utc_ms("2025-01-01"))
+    closes = calendar(name).closes_of(Timeframe(timeframe), opens)
+    spans = [
+        (start.value // 10**6, end.value // 10**6)
+        for day in days.itertuples()
+        for start, end in [
+            (day.open, day.break_start if day.break_start is not pd.NaT else day.close),
+            (day.break_end, day.close),
+        ]
+        if start is not pd.NaT
+    ]
+    starts, ends = np.array(spans).T
+    at = np.searchsorted(starts, opens, side="right") - 1
+
+    assert (closes <= ends[at]).all()
+    assert (closes > opens).all()
+    assert (closes - opens).sum() == (ends - starts).sum()
+
+
+@pytest.mark.parametrize(
+    ("pause", "opens", "closes"),
+    [
+        (("13:00", "14:00"), ["12:00", "14:00", "15:00"], ["13:00", "15:00", "15:30"]),
+        (("12:30", "13:30"), ["12:00", "13:30", "14:30"], ["12:30", "14:30", "15:30"]),
+        (("15:00", "15:30"), ["12:00", "13:00", "14:00"], ["13:00", "14:00", "15:00"]),
+        (("15:30", "16:00"), ["12:00", "13:00", "14:00", "15:00"], ["13:00", "14:00", "15:00", "15:30"]),
+        (("16:00", "17:00"), ["12:00", "13:00", "14:00", "15:00"], ["13:00", "14:00", "15:00", "15:30"]),
+    ],
+    ids=["on the hour", "within an hour", "to the close", "from the close", "after the close"],
+)
+def test_a_break_may_lie_anywhere(pause, opens, closes):
+    """Of a session from 12:00 to 15:30: what an early close leaves of a break is none."""
+    date = utc_ms("2024-01-02")
+    marks = (np.array([utc_ms(f"2024-01-02 {time}")]) for time in ("12:00", "15:30", "00:00", *pause))
+    sessions = _Sessions("XXXX", lambda _: _Times(*marks, zone="UTC"))
+    found = sessions.opens_between(HOURLY, date, date + DAY_MS)
+
+    assert clock(found) == opens
+    assert clock(sessions.closes_of(HOURLY, found)) == closes
 
 
 @pytest.mark.parametrize(
@@ -378,32 +510,3 @@ def test_closes_of_marks_what_is_no_session(time):
 
 def test_closes_of_no_bars_is_none():
     assert len(new_york().closes_of(HOURLY, times())) == 0
-
-
-@pytest.mark.parametrize("label", ["2018-11-23", "2018-11-23 14:30", "2018-11-23 13:30", "2018-11-23 18:00"])
-def test_a_date_stands_for_the_open_of_its_session(label):
-    """So does any hour of that date: files stamp the open, the close, or an open that ignores daylight saving."""
-    assert new_york().opens_of_labels(DAILY, times(label)).tolist() == [utc_ms("2018-11-23 14:30")]
-
-
-def test_a_date_without_a_session_is_left_for_the_grid_to_refuse():
-    labels = times("2018-11-22", "2018-11-24", "1950-01-03", "2990-01-03")
-
-    opens = new_york().opens_of_labels(DAILY, labels)
-
-    assert opens.tolist() == labels.tolist()
-    assert new_york().closes_of(DAILY, opens).tolist() == [-1] * 4
-
-
-def test_an_intraday_label_is_an_open_time():
-    labels = times("2018-11-23 14:30", "2018-11-23 15:00")
-
-    assert new_york().opens_of_labels(HOURLY, labels).tolist() == labels.tolist()
-
-
-@pytest.mark.parametrize("name", ["XNYS", "XASX", "CMES"])
-def test_an_open_time_stands_for_itself(name):
-    """In Sydney and on the futures exchange a session opens on the eve of its date in UTC."""
-    opens = calendar(name).opens_between(DAILY, utc_ms("2018-11-01"), utc_ms("2018-12-01"))
-
-    assert calendar(name).opens_of_labels(DAILY, opens).tolist() == opens.tolist()

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from apscheduler.triggers.base import BaseTrigger
 from apscheduler.triggers.interval import IntervalTrigger
 
 from forecaster.clock import now_ms
+from forecaster.errors import CalendarEnds
+from forecaster.log import get_logger
 from forecaster.sessions import calendar
 
 if TYPE_CHECKING:
@@ -20,7 +22,9 @@ if TYPE_CHECKING:
 
     from forecaster.timeframe import Timeframe
 
-TICK_SECONDS = 0.02
+TICK_SECONDS: Final = 0.02
+_NEVER: Final = 2**63 - 1
+_log = get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +37,11 @@ class Schedule:
     settle_ms: int
 
     def next_due(self, after: int) -> int:
-        """First time later than `after` at which a cycle is due."""
+        """First time later than `after` at which a cycle is due.
+
+        Raises:
+            CalendarEnds: when the calendar is not known so far ahead.
+        """
         return calendar(self.calendar).next_close(self.timeframe, after - self.settle_ms) + self.settle_ms
 
 
@@ -77,7 +85,7 @@ class SpedUpClock:
 
     def __init__(self, start: int, schedules: Sequence[Schedule]) -> None:
         self._now = start
-        self._next = {schedule: schedule.next_due(start) for schedule in schedules}
+        self._next = {schedule: _due_or_never(schedule, start) for schedule in schedules}
 
     def now(self) -> int:
         """Simulated UTC ms."""
@@ -90,15 +98,18 @@ class SpedUpClock:
 
     def due(self, schedule: Schedule, pending: int) -> int | None:
         """Advance to the next close, unless work is pending or another schedule's close comes first."""
-        if pending or self._next[schedule] > min(self._next.values()):
+        due = self._next[schedule]
+        if pending or due == _NEVER or due > min(self._next.values()):
             return None
-        self._now = self._next[schedule]
-        self._next[schedule] = schedule.next_due(self._now)
-        return self._now
+        self._now = due
+        self._next[schedule] = _due_or_never(schedule, due)
+        return due
 
 
 class _CloseTrigger(BaseTrigger):  # type: ignore[misc]  # APScheduler is not typed
     """Fires when a schedule is due, computed from its calendar each time: it cannot drift, and knows no DST.
+
+    Where the calendar ends it never fires again, and the other schedules go on.
 
     What it missed it does not make up for: after a jump of the clock APScheduler would ask for every close in between,
     one by one and with its lock held, 14 s for each year of minutes.
@@ -107,10 +118,20 @@ class _CloseTrigger(BaseTrigger):  # type: ignore[misc]  # APScheduler is not ty
     def __init__(self, schedule: Schedule) -> None:
         self._schedule = schedule
 
-    def get_next_fire_time(self, previous_fire_time: datetime | None, now: datetime) -> datetime:
+    def get_next_fire_time(self, previous_fire_time: datetime | None, now: datetime) -> datetime | None:
         """First due time after the previous one, and after `now`."""
         after = round(max(previous_fire_time or now, now).timestamp() * 1000)
-        return datetime.fromtimestamp(self._schedule.next_due(after) / 1000, UTC)
+        due = _due_or_never(self._schedule, after)
+        return None if due == _NEVER else datetime.fromtimestamp(due / 1000, UTC)
 
     def __str__(self) -> str:
         return f"close[{self._schedule.exchange} {self._schedule.timeframe} {self._schedule.calendar}]"
+
+
+def _due_or_never(schedule: Schedule, after: int) -> int:
+    """First time later than `after` at which a cycle is due; it is told when there will be none."""
+    try:
+        return schedule.next_due(after)
+    except CalendarEnds as error:
+        _log.warning("schedule.ended", exchange=schedule.exchange, timeframe=str(schedule.timeframe), reason=str(error))
+        return _NEVER

@@ -280,7 +280,8 @@ class _World:
     def forecasts(self) -> list[OHLCForecast]:
         """What all models record in a replay of all cutoffs, and in a live cycle at the last of them."""
         cutoffs_N, later_N, end, _ = self._case
-        history = self._forecaster.all_bars(self._rows.key, end)
+        history = self._fetch(self.source, end)
+        self._forecaster.store.add_bars(history)  # a live ledger knows what came later, and no model may ask it
         replay(self._forecaster, history, np.append(cutoffs_N, later_N) if self.in_company else cutoffs_N)
         self._forecaster.run_cycle(self._rows.key.timeframe, self._case.cutoff)
         return [one for one in self._made if one.cutoff <= self._case.cutoff]

@@ -17,7 +17,7 @@ import numpy as np
 
 from forecaster.bars import Bars, SeriesKey
 from forecaster.errors import BadPayload, ConfigError, UnknownSymbol
-from forecaster.sessions import ALWAYS_OPEN, calendar
+from forecaster.sessions import ALWAYS_OPEN, UNWRITTEN, Labels, calendar
 from forecaster.sources import Fetched
 from forecaster.sources.tables import Rows, read_file
 from forecaster.timeframe import DAY_MS, MINUTE_MS, Timeframe
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _NEW_YORK: Final = "XNYS"
+_HOUR_MS: Final = 60 * MINUTE_MS
 _QUOTES: Final = ("USDT", "USDC", "BUSD", "FDUSD", "TUSD", "USD", "EUR", "GBP", "JPY", "BTC", "ETH")
 _TIMEFRAME_IN_NAME: Final = re.compile(r"\d+(MIN|[MHDW])|DAILY|HOURLY")
 
@@ -66,14 +67,15 @@ class FileSource:
         on weekends, or mostly outside New York's sessions; else `XNYS`. Neither is guessed when it is given.
 
         Raises:
-            BadPayload: for a file that cannot be read, or whose times are of no timeframe.
+            BadPayload: for a file that cannot be read, whose times are of no timeframe, or whose days begin at a
+                midnight east of Greenwich: its calendar must be given.
             ConfigError: for a given timeframe that is none.
         """
         keys = []
         for name, rows in self._content().items():
-            label = np.unique(rows.label)
-            length = _guess_timeframe(self._path, label) if timeframe is None else Timeframe(timeframe)
-            sessions = calendar_name or _guess_calendar(length, label)
+            labels = rows.labels[np.unique(rows.labels.instant, return_index=True)[1]]
+            length = _guess_timeframe(self._path, labels.instant) if timeframe is None else Timeframe(timeframe)
+            sessions = calendar_name or _guess_calendar(self._path, length, labels)
             keys.append(SeriesKey("file", _guess_symbol(name or _stem(self._path), sessions), length, sessions))
         return keys
 
@@ -83,7 +85,7 @@ class FileSource:
     def _closed(self, key: SeriesKey, as_of: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         """Open times (T,) and values (T, 5) of the rows that had closed by `as_of`."""
         rows = self._rows_of(key.symbol)
-        opens = key.sessions.opens_of_labels(key.timeframe, rows.label)
+        opens = key.sessions.opens_of_labels(key.timeframe, rows.labels)
         closes = key.sessions.closes_of(key.timeframe, opens)
         # A row off the grid has no close; it is reported once its length has passed.
         closed = np.where(closes < 0, opens + key.timeframe.ms, closes) <= as_of
@@ -127,13 +129,19 @@ def _guess_timeframe(path: Path, label: NDArray[np.int64]) -> Timeframe:
     return timeframe
 
 
-def _guess_calendar(timeframe: Timeframe, label: NDArray[np.int64]) -> str:
+def _guess_calendar(path: Path, timeframe: Timeframe, labels: Labels) -> str:
     """Tell a stock exchange's bars from those of a venue that never closes."""
-    weekday = (label // DAY_MS + 3) % 7  # the epoch began on a Thursday
+    written = np.where(labels.written == UNWRITTEN, labels.instant, labels.written)
+    eastern = (written > labels.instant) & (written % DAY_MS == 0)
+    if timeframe.is_daily and eastern.mean() > 0.5:  # noqa: PLR2004 - most of them
+        hours = (written - labels.instant)[eastern][0] / _HOUR_MS
+        expected = "the calendar to be named (--calendar XHKG, say), where days begin neither in New York nor by UTC"
+        raise BadPayload(str(path), expected, f"days that begin at midnight of UTC{hours:+g}")
+    weekday = (written // DAY_MS + 3) % 7  # the epoch began on a Thursday
     if (weekday > 4).mean() > 0.05:  # noqa: PLR2004 - Saturday and Sunday; a stray row is none of many
         return ALWAYS_OPEN
     sessions = calendar(_NEW_YORK)
-    opens = sessions.opens_of_labels(timeframe, label)
+    opens = sessions.opens_of_labels(timeframe, labels)
     on_grid = (sessions.closes_of(timeframe, opens) >= 0).mean()
     return _NEW_YORK if on_grid > 0.5 else ALWAYS_OPEN  # noqa: PLR2004 - most of them
 

@@ -1,7 +1,7 @@
 """Files of bars as people export them, read into times and numbers: which cells they are, and how each is read.
 
-Whether rows are bars, and what a date stands for, is left to `files`. Nothing is guessed of a cell: what is no time or
-no number is refused by its line.
+Whether rows are bars, and what a date stands for, is left to `files`; a date is kept as it is written. Nothing is
+guessed of a cell: what is no time or no number is refused by its line.
 
 Shapes: T rows of a file, F fields of `Bars` (open, high, low, close, volume).
 """
@@ -23,6 +23,8 @@ import pyarrow.feather
 
 from forecaster.bars import COLUMNS, FIELDS
 from forecaster.errors import BadPayload
+from forecaster.sessions import Labels
+from forecaster.timeframe import MINUTE_MS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -38,6 +40,8 @@ _LONGEST_BANNER: Final = 20
 _EXPECTED_COLUMNS: Final = f"columns {', '.join(FIELDS)} and a time such as open_time, timestamp or date"
 _EXPECTED_TIME: Final = "an ISO date or an epoch in s, ms, us or ns"
 _EXPORTED_HOUR: Final = "%Y-%m-%d %I-%p"  # CryptoDataDownload's 2017-07-01 09-AM
+_OFFSET: Final = r"([+-]\d\d(?::?\d\d)?)$"
+_DATE_LENGTH: Final = len("2024-01-02")
 
 # Epochs from 1973 on, told apart by their size; each unit spans a factor of 1,000.
 _SMALLEST_EPOCH: Final = 1e8
@@ -46,9 +50,9 @@ _PER_MS: Final = ((1e11, 1e-3), (1e14, 1.0), (1e17, 1e3), (1e20, 1e6))
 
 @dataclass(frozen=True)
 class Rows:
-    """What a file holds of one symbol, in the direction of time: (T,) UTC ms as labelled, and (T, 5) values."""
+    """What a file holds of one symbol, in the direction of time: T labels, and (T, 5) values."""
 
-    label: NDArray[np.int64]
+    labels: Labels
     ohlcv_TF: NDArray[np.float64]
 
 
@@ -76,18 +80,19 @@ def read_file(path: Path) -> dict[str, Rows]:
     if table.cells.empty:
         raise BadPayload(str(path), "at least one row of a bar", "none")
     columns = _find_columns(table.names)
-    label = _times(table, next(iter(columns.values()))["time"])
+    labels = _labels(table, next(iter(columns.values()))["time"])
     # A file that runs backwards grows at its top, and of two rows for one time the later written stands.
-    direction = slice(None, None, -1 if label[0] > label[-1] else 1)
+    direction = slice(None, None, -1 if labels.instant[0] > labels.instant[-1] else 1)
     found = {}
     for symbol, places in columns.items():
-        ohlcv_TF = np.zeros((len(label), len(COLUMNS)))
+        ohlcv_TF = np.zeros((len(labels), len(COLUMNS)))
         for field, name in enumerate(COLUMNS):
             if name in places:
                 ohlcv_TF[:, field] = _numbers(table, name, places[name])
         # Beside others a symbol has no bar where all its cells are empty.
-        there = ~np.isnan(ohlcv_TF[:, : len(FIELDS)]).all(axis=1) if symbol else np.ones(len(label), bool)
-        found[symbol] = Rows(label[there][direction], ohlcv_TF[there][direction])
+        is_empty = np.isnan(ohlcv_TF[:, : len(FIELDS)]).all(axis=1)
+        there = np.flatnonzero(~is_empty) if symbol else np.arange(len(labels))
+        found[symbol] = Rows(labels[there][direction], ohlcv_TF[there][direction])
     return found
 
 
@@ -233,38 +238,59 @@ def _is_number(cell: object) -> bool:
     return True
 
 
-def _times(table: _Table, place: int) -> NDArray[np.int64]:
-    """Give the column of times in UTC ms."""
+def _labels(table: _Table, place: int) -> Labels:
+    """Give the column of times."""
     cells = table.cells[place]
-    times = cells if pd.api.types.is_datetime64_any_dtype(cells) else _parsed(cells)
+    if pd.api.types.is_datetime64_any_dtype(cells):
+        return Labels.of(pd.DatetimeIndex(_whole(table, cells, cells)))
+    numbers = pd.to_numeric(cells, errors="coerce").to_numpy(np.float64, na_value=np.nan)
+    if np.isfinite(numbers).mean() > 0.5:  # noqa: PLR2004 - one broken cell does not make epochs texts
+        ms = _whole(table, cells, _from_epochs(numbers))
+        return Labels.of_epochs(ms.to_numpy().astype(np.int64))
+    text = cells.astype(str)
+    times = pd.DatetimeIndex(_whole(table, cells, _from_texts(text)))
+    instant = Labels.of(times).instant
+    return Labels(instant, instant + _offsets(text))
+
+
+def _whole(table: _Table, cells: pd.Series, times: pd.Series) -> pd.Series:
+    """Give the times, unless one of the cells is none."""
     bad = times.isna().to_numpy()
     if bad.any():
         row = int(np.argmax(bad))
         raise table.fault(_EXPECTED_TIME, row, cells.iloc[row])
-    return _utc_ms(times)
+    return times
 
 
-def _parsed(cells: pd.Series) -> pd.Series:
-    """Read epochs or texts as times; NaT where a cell is neither."""
-    numbers = pd.to_numeric(cells, errors="coerce").to_numpy(np.float64, na_value=np.nan)
-    if np.isfinite(numbers).mean() > 0.5:  # noqa: PLR2004 - one broken cell does not make epochs texts
-        return _from_epochs(numbers)
-    text = cells.astype(str)
+def _from_texts(text: pd.Series) -> pd.Series:
+    """Read texts as times; NaT where one is none."""
     text = text.where(text.str[:1].str.isdigit())  # pandas reads "now" and "today" from the clock
     times = pd.to_datetime(text, utc=True, format="ISO8601", errors="coerce")
     return times.fillna(pd.to_datetime(text, utc=True, format=_EXPORTED_HOUR, errors="coerce"))
 
 
+def _offsets(text: pd.Series) -> NDArray[np.int64]:
+    """How far the written times are ahead of UTC, in ms: 0 where no offset is written."""
+    offset = np.zeros(len(text), np.int64)
+    behind = text.str[_DATE_LENGTH:]  # a date has hyphens of its own
+    signed = behind.str.contains("[+-]").to_numpy(bool)
+    if signed.any():
+        codes, endings = pd.factorize(behind[signed].str.extract(_OFFSET, expand=False))
+        offset[signed] = np.array([*map(_offset_ms, endings), 0])[codes]  # code -1: it is no offset
+    return offset
+
+
+def _offset_ms(offset: str) -> int:
+    """The length of an offset such as +09:00, +0530 or -05."""
+    digits = offset[1:].replace(":", "").ljust(4, "0")
+    minutes = 60 * int(digits[:2]) + int(digits[2:])
+    return (-1 if offset[0] == "-" else 1) * minutes * MINUTE_MS
+
+
 def _from_epochs(numbers: NDArray[np.float64]) -> pd.Series:
-    """Read each epoch by its own size: exports have changed their unit between two rows."""
+    """Read each epoch by its own size, in ms: exports have changed their unit between two rows. NaN for none."""
     ms = np.full(len(numbers), np.nan)
     for below, per_ms in reversed(_PER_MS):
         ms = np.where(numbers < below, numbers / per_ms, ms)
     ms[~(numbers >= _SMALLEST_EPOCH)] = np.nan
-    return pd.Series(pd.to_datetime(np.round(ms), unit="ms", utc=True))
-
-
-def _utc_ms(times: pd.Series) -> NDArray[np.int64]:
-    """Drop the time zone for UTC; a time without one is UTC already."""
-    naive = times if times.dt.tz is None else times.dt.tz_convert("UTC").dt.tz_localize(None)
-    return naive.to_numpy().astype("datetime64[ms]").astype(np.int64)
+    return pd.Series(np.round(ms))

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import itertools
+import threading
 from datetime import UTC, datetime
 from zoneinfo import ZoneInfo
 
 import pytest
+import structlog
+from apscheduler.triggers.interval import IntervalTrigger
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from forecaster.clock import now_ms
 from forecaster.daemon.clock import Schedule, SpedUpClock, WallClock
-from forecaster.timeframe import Timeframe
+from forecaster.daemon.scheduler import Scheduler
+from forecaster.errors import CalendarEnds
+from forecaster.timeframe import DAY_MS, Timeframe
 from tests.builders import utc_ms
 
 SETTLE_MS = 5000
@@ -198,6 +203,23 @@ def test_closes_of_two_schedules_come_in_the_order_of_time():
         assert [time for _, time in cycles] == sorted(time for _, time in cycles)
 
 
+def test_a_calendar_that_ends_holds_up_no_other_schedule(monkeypatch):
+    """Its last close comes; from then on sped-up time goes on with the others."""
+    hourly, stocks = make_schedule("1h"), make_schedule("1d", "XSHG")
+    end, next_due = utc_ms("2024-01-02 07:30"), Schedule.next_due
+
+    def until_the_end(schedule, after):
+        if schedule == stocks and after > end - DAY_MS:
+            raise CalendarEnds("XSHG", after, end)
+        return next_due(schedule, after)
+
+    monkeypatch.setattr(Schedule, "next_due", until_the_end)
+    cycles = drain(SpedUpClock(utc_ms("2024-01-01 00:00"), [stocks, hourly]), [stocks, hourly], 60)
+
+    assert [time for name, time in cycles if name == "1d"] == ["2024-01-02 07:00:05"]
+    assert cycles[-1] == ("1h", "2024-01-03 10:00:05")
+
+
 def test_a_schedule_waits_for_the_earlier_close_of_another():
     hourly, stocks = make_schedule("1h"), make_schedule("1d", "XNYS")
     clock = SpedUpClock(utc_ms("2018-11-23 16:30"), [hourly, stocks])
@@ -228,6 +250,72 @@ def test_a_sped_up_trigger_asks_again_at_once():
     before = datetime.fromtimestamp(now_ms() / 1000, UTC)
 
     assert (trigger.get_next_fire_time(before, before) - before).total_seconds() < 0.1
+
+
+def test_a_schedule_whose_calendar_ends_fires_no_more():
+    """Shanghai's sessions are recorded to the end of 2026: the last close fires, then nothing, with one warning."""
+    trigger = WallClock().trigger(make_schedule("1d", "XSHG"))
+    before = datetime(2026, 12, 31, 6, 59, tzinfo=UTC)
+    with structlog.testing.capture_logs() as logs:
+        last = trigger.get_next_fire_time(None, before)
+
+        assert last == datetime(2026, 12, 31, 7, 0, 5, tzinfo=UTC)
+        assert logs == []
+
+        after = trigger.get_next_fire_time(last, last)
+
+    assert after is None
+    (told,) = logs
+    assert (told["event"], told["log_level"]) == ("schedule.ended", "warning")
+    assert "calendar XSHG" in told["reason"]
+    assert "upgrade exchange_calendars" in told["reason"]
+
+
+def test_scheduler_outlives_a_schedule_whose_calendar_ends():
+    """A calendar that has ended before now is no fault of the scheduler's; the other schedule is called for."""
+    ended, living = Schedule("sse", Timeframe("1d"), "XSHG", -(10**12)), make_schedule("1m")
+    called, twice, faults = [], threading.Event(), []
+
+    def call(schedule):
+        called.append(schedule)
+        if len(called) > 1:
+            twice.set()
+
+    scheduler = Scheduler([ended, living], OneIsQuick(living), call, on_fault=faults.append)
+    scheduler.start()
+    try:
+        assert twice.wait(30)
+    finally:
+        scheduler.stop()
+
+    assert faults == []
+    assert set(called) == {living}
+
+
+class OneIsQuick(WallClock):
+    """Real time, but for one schedule that is due every few milliseconds."""
+
+    def __init__(self, quick):
+        self.quick = quick
+
+    def trigger(self, schedule):
+        return IntervalTrigger(seconds=0.01, timezone=UTC) if schedule == self.quick else super().trigger(schedule)
+
+
+def test_sped_up_time_goes_on_without_a_calendar_that_ends():
+    """The close of the others comes next, and of it alone."""
+    ended, living = make_schedule("1d", "XSHG", 0), make_schedule("1d", settle_ms=0)
+    clock = SpedUpClock(utc_ms("2026-12-30 12:00"), [ended, living])
+
+    cycles = [(str(one.calendar), clock.due(one, 0)) for _ in range(3) for one in (ended, living)]
+
+    assert [(name, shown(at)[:10]) for name, at in cycles if at] == [
+        ("24/7", "2026-12-31"),
+        ("XSHG", "2026-12-31"),
+        ("24/7", "2027-01-01"),
+        ("24/7", "2027-01-02"),
+    ]
+    assert SpedUpClock(utc_ms("2027-02-01"), [ended]).due(ended, 0) is None
 
 
 def test_schedules_that_are_equal_are_one():

@@ -15,6 +15,7 @@ from forecaster.model.baselines import RandomWalk
 from forecaster.replay.decide import Signal
 from forecaster.sources import Fetched
 from forecaster.sources.memory import MemorySource
+from tests.builders import DAY_MS
 
 
 class NamedWalk(RandomWalk):
@@ -187,6 +188,15 @@ def late_cut(bars, cutoff, length, min_bars):
     ohlc_CT = np.array(context.ohlc_CT)
     ohlc_CT[:, -1] = later[0]
     return Context(context.key, context.cutoff, ohlc_CT)
+
+
+def utc_dates(sessions, timeframe, labels):
+    """Take the date of a daily label once it has become UTC: of a midnight east of Greenwich, the day before."""
+    opens, dates = sessions._times.opens, sessions._times.dates
+    days = labels.instant - labels.instant % DAY_MS
+    at = np.minimum(np.searchsorted(dates, days), len(dates) - 1)
+    is_date = (dates[at] == days) & ~np.isin(labels.instant, opens)
+    return np.where(timeframe.is_daily & is_date, opens[at], labels.instant)
 
 
 def moved(forecast, factor):

@@ -582,6 +582,31 @@ def test_what_is_given_is_not_guessed(tmp_path):
     assert (str(key.timeframe), key.calendar) == ("1d", "XNYS")
 
 
+@pytest.mark.parametrize(("offset", "shown"), [("+08:00", r"UTC\+8"), ("+05:30", r"UTC\+5\.5")])
+def test_days_that_begin_in_the_east_need_a_calendar(tmp_path, offset, shown):
+    """They are neither New York's nor those of a venue that never closes: a guess would keep no bar, or wrong ones."""
+    path = tmp_path / "9999.csv"
+    days = pd.bdate_range("2024-01-01", periods=60).strftime("%Y-%m-%d")
+    path.write_text(HEADER + "".join(f"{day} 00:00:00{offset},2,4,1,3,5\n" for day in days))
+    with pytest.raises(
+        BadPayload, match=rf"the calendar to be named .* found 'days that begin at midnight of {shown}'"
+    ):
+        guess_key(path)
+
+    assert guess_key(path, None, "XHKG").calendar == "XHKG"
+
+
+def test_midnights_of_new_york_are_its_days(tmp_path):
+    """As yfinance writes them, summer and winter."""
+    path = tmp_path / "AAPL.csv"
+    key = make_key(timeframe="1d", calendar="XNYS")
+    frame = make_bars(key, 120, utc_ms("2024-01-02")).frame.tz_convert("America/New_York")
+    frame.set_axis(frame.index.normalize().rename("Date")).to_csv(path)
+
+    assert guess_key(path) == make_key("file", "AAPL/USD", "1d", "XNYS")
+    assert len(FileSource(path).fetch(guess_key(path), None, EVER).bars) == 120
+
+
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
