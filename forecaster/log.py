@@ -16,7 +16,7 @@ import re
 import sys
 import threading
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from functools import partial
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any, Final, TextIO, cast
@@ -86,6 +86,19 @@ def configure_logging(*, verbose: bool = True) -> None:
     )
 
 
+@contextmanager
+def lines_shown_by(show: Callable[[str], None]) -> Iterator[None]:
+    """Have lines shown by `show` and not written, while a live display draws on standard error."""
+    outlets = [one.outlet for one in logging.root.handlers if isinstance(one, _Theirs)]
+    for outlet in outlets:
+        outlet.show = show
+    try:
+        yield
+    finally:
+        for outlet in outlets:
+            outlet.show = None
+
+
 def log_crashes() -> None:
     """Log what nobody caught, in any thread, as one line without secrets; for who is read by its log alone."""
     log = get_logger(__name__)
@@ -125,9 +138,13 @@ class Outlet:
 
     Args:
         stream: standard error; None where the program was started without one.
+
+    Attributes:
+        show: shows lines in place of the stream; see `lines_shown_by`.
     """
 
     def __init__(self, stream: TextIO | None) -> None:
+        self.show: Callable[[str], None] | None = None
         self._stream = stream
         self._descriptor = _own_descriptor(stream)
         self._line: Callable[[dict[str, object]], str] = _console_line() if _is_terminal(stream) else json.dumps
@@ -144,6 +161,15 @@ class Outlet:
 
     def write(self, line: str) -> None:
         """Write a line, its end included, or count it; what was lost before is told first."""
+        show = self.show
+        if show is not None:  # without the lock: a display has its own, and logs while it holds that
+            try:
+                show(self._told_losses() + line)
+            except Exception:  # noqa: BLE001 - whatever a display trips over, whoever logs goes on
+                self._lost += 1
+            else:
+                self._lost = 0
+            return
         with self._lock:
             try:
                 self._put(self._told_losses() + line)
@@ -182,14 +208,14 @@ class _Theirs(logging.Handler):
 
     def __init__(self, outlet: Outlet) -> None:
         super().__init__()
-        self._outlet = outlet
+        self.outlet = outlet
 
     def emit(self, record: logging.LogRecord) -> None:
         event: dict[str, object] = {"event": _message(record), "logger": record.name, "exc_info": record.exc_info}
-        self._outlet.write(self._outlet.render(None, "", _with_shared(event, record.levelname.lower())) + "\n")
+        self.outlet.write(self.outlet.render(None, "", _with_shared(event, record.levelname.lower())) + "\n")
 
     def close(self) -> None:
-        self._outlet.close()
+        self.outlet.close()
         super().close()
 
 

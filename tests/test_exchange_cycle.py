@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import pytest
+import structlog
 
 from forecaster import Forecaster
 from forecaster.config import Config
+from forecaster.errors import StoreUnavailable
+from forecaster.store.sql import SqlStore
 from forecaster.timeframe import Timeframe
 from tests.builders import utc_ms
 from tests.faults.exchange import LoopbackExchange, by_hand, unhurried
@@ -95,9 +98,32 @@ def test_a_broken_exchange_skips_its_series_alone(exchange, other_exchange, tmp_
         third = forecaster.run_cycle(HOUR, exchange.now + 60_000)
 
     assert [str(key) for key in second.skipped] == ["kraken BTC/USD 1h"]
+    assert second.given_up == frozenset()
     assert [str(one.key) for one in second.forecasts] == ["binance BTC/USDT 1h"]
     assert third.skipped == {}
     assert [str(one.key) for one in third.forecasts] == ["kraken BTC/USD 1h"]
+
+
+def test_wait_that_the_store_cannot_keep_fails_no_series(exchange, other_exchange, tmp_path, monkeypatch):
+    """Kraken asks for patience, and the disk is full: it is waited for all the same, and both series are forecast."""
+    kept = []
+
+    def fail(_, name, until, *__):
+        kept.append((name, until))
+        raise StoreUnavailable("sqlite:///ledger.db", "database or disk is full")
+
+    monkeypatch.setattr(SqlStore, "hold", fail)
+    exchange.fail_next("status", at="bars", status=429, headers={"Retry-After": "1"})
+    with (
+        structlog.testing.capture_logs() as logs,
+        Forecaster(make_config(exchange, tmp_path, binance=other_exchange)) as forecaster,
+    ):
+        report = forecaster.run_cycle(HOUR, NOW)
+
+    assert report.skipped == {}
+    assert len(report.forecasts) == 2
+    assert [name for name, _ in kept] == ["kraken"]
+    assert [one["exchange"] for one in logs if one["event"] == "hold.not_written"] == ["kraken"]
 
 
 def test_unknown_symbol_is_named(exchange, tmp_path):
@@ -107,4 +133,5 @@ def test_unknown_symbol_is_named(exchange, tmp_path):
     ((key, reason),) = report.skipped.items()
     assert str(key) == "binance NO/SUCH 1h"
     assert reason.startswith("UnknownSymbol")
+    assert report.given_up == {key}
     assert len(report.forecasts) == 2

@@ -29,6 +29,8 @@ from forecaster.log import (
     get_logger,
     harmless,
     harmless_values,
+    lines_shown_by,
+    log_crashes,
 )
 
 ROOT = Path(__file__).parents[1]
@@ -229,6 +231,49 @@ def test_warnings_of_python_are_json_too(shown):
 
     assert (event["level"], event["logger"]) == ("warning", "py.warnings")
     assert "UserWarning: old" in event["event"]
+
+
+def test_setting_up_takes_warnings_of_python_over(monkeypatch):
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        logging.captureWarnings(capture=False)
+        shown = set_up(monkeypatch)
+        warnings.warn("old", stacklevel=1)
+        logging.captureWarnings(capture=False)
+
+    assert [one["logger"] for one in shown.events] == ["py.warnings"]
+
+
+def test_a_live_display_shows_lines_in_place_of_the_stream(shown):
+    """Ours and those of libraries; afterwards they are written again."""
+    kept = []
+    with lines_shown_by(kept.append):
+        log.warning("ours")
+        logging.getLogger("apscheduler.scheduler").warning("theirs")
+    meanwhile = shown.getvalue()
+    log.warning("after")
+
+    assert [json.loads(line)["event"] for line in kept] == ["ours", "theirs"]
+    assert meanwhile == ""
+    assert [one["event"] for one in shown.events] == ["after"]
+
+
+def test_a_live_display_that_fails_stops_nobody(shown):
+    """Whatever it raises; the lines that it lost are counted, and told as soon as a line can be shown."""
+    kept, faults = [], [KeyError("markup"), BrokenPipeError()]
+
+    def show(line):
+        if faults:
+            raise faults.pop()
+        kept.extend(line.splitlines())
+
+    with lines_shown_by(show):
+        for name in ("one", "two", "three"):
+            log.warning(name)
+    lost, three = map(json.loads, kept)
+
+    assert (lost["event"], lost["lines"]) == ("log.lost", 2)
+    assert three["event"] == "three"
 
 
 def test_record_of_others_is_as_harmless_as_ours(shown):
@@ -704,6 +749,20 @@ fail(RuntimeError("token=geheim"))
     assert of_thread["exception"][0]["exc_type"] == "ValueError"
     assert (of_program["event"], of_program["exception"][0]["exc_type"]) == ("program.failed", "RuntimeError")
     assert of_program["exception"][0]["frames"][-1]["name"] == "fail"
+
+
+def test_ctrl_c_is_no_crash(monkeypatch, shown):
+    """It ends a program as Python ends it: no event is made of it; anything else is one."""
+    seen = []
+    monkeypatch.setattr(sys, "__excepthook__", lambda *raised: seen.append(raised[0]))
+    log_crashes()
+    sys.excepthook(KeyboardInterrupt, KeyboardInterrupt(), None)
+    before = list(shown.events)
+    sys.excepthook(ValueError, ValueError("bad"), None)
+
+    assert seen == [KeyboardInterrupt]
+    assert before == []
+    assert [one["event"] for one in shown.events] == ["program.failed"]
 
 
 class Watched(dict):

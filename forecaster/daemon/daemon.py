@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from forecaster.daemon.agenda import Agenda, Due
 from forecaster.daemon.scheduler import Scheduler, schedules_of
 from forecaster.log import get_logger
+from forecaster.sessions import calendar
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -43,7 +44,14 @@ class Daemon:
         self._turn = threading.Lock()
 
     def start(self) -> None:
-        """Load the models, and begin to call for cycles."""
+        """Load the models, and begin to call for cycles.
+
+        Raises:
+            ConfigError: for a calendar that nobody knows.
+            ModelLoadError: when a model cannot be loaded.
+        """
+        for schedule in self._schedules:
+            calendar(schedule.calendar)
         _ = self._forecaster.models
         self._scheduler.start()
         _log.info("daemon.started", series=len(self._forecaster.series), schedules=len(self._schedules))

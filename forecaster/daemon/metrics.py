@@ -217,7 +217,7 @@ class Metrics:
     def _settle(self, losses: Losses) -> None:
         """Add up the model's next closes that settled, none of them late."""
         steps = losses.steps
-        ours = [i for i, name in enumerate(steps.models) if name.partition("@")[0] == self._model_name]
+        ours = [i for i, name in enumerate(steps.models) if name.name == self._model_name]
         chosen_N = (steps.step_N == 1) & ~steps.late_N & np.isin(steps.model_N, ours)
         place = self.place(steps.key.exchange, steps.key.timeframe)
         before_C = self._sums.get(place, np.zeros(len(COLUMNS)))

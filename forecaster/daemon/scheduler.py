@@ -3,25 +3,29 @@
 Jobs only call, in well under a millisecond, and know nothing of the work: which closes are owed is derived from
 calendar and ledger. So the job store is memory, a call too many does no harm, and one too few is made up for by the
 next. Left to itself APScheduler would end in silence at one exception in its loop, sleep through a clock that was set
-forward, and stand still for as long as one was set back.
+forward, and stand still for as long as one was set back. A trigger that fails would keep all jobs after it from being
+looked at; here a fault of one schedule stays its own, and that one is called for again and again until it is mended.
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from contextlib import suppress
+from contextlib import contextmanager, suppress
+from datetime import datetime, timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from apscheduler.events import EVENT_JOB_ERROR
 from apscheduler.schedulers.background import BackgroundScheduler
+from apscheduler.triggers.base import BaseTrigger
 
 from forecaster.clock import now_ms
 from forecaster.daemon.clock import Clock, Schedule
 from forecaster.log import get_logger
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from apscheduler.events import JobExecutionEvent
 
@@ -35,6 +39,7 @@ WEDGED_AFTER: Final = 6 * WAKE_SECONDS
 JUMP_MS: Final = 2000
 _JOB_DEFAULTS: Final = {"misfire_grace_time": None, "coalesce": True, "max_instances": 1}
 _RETRY_SECONDS: Final = 1.0
+_LONGEST_RETRY_SECONDS: Final = 60.0
 _log = get_logger(__name__)
 
 
@@ -46,7 +51,7 @@ class Scheduler:
         clock: real or sped up.
         call: what is called, on a thread of APScheduler's; it must not wait.
         on_turn: called at each turn of the loop that went well.
-        on_fault: called at each fault, which the scheduler outlives.
+        on_fault: called at each fault, which the scheduler outlives, and the other schedules do not notice.
     """
 
     def __init__(
@@ -80,16 +85,27 @@ class Scheduler:
 
     def _add_jobs(self) -> None:
         for schedule in self._schedules:
-            trigger = self._clock.trigger(schedule)
-            self._loop.add_job(self._call, trigger, args=[schedule], id=str(schedule), replace_existing=True)
+            faulted = partial(self._faulted, schedule=str(schedule))
+            trigger = _GuardedTrigger(partial(self._clock.trigger, schedule), faulted)
+            with self._outliving(schedule):
+                self._loop.add_job(self._call, trigger, args=[schedule], id=str(schedule), replace_existing=True)
 
-    def _faulted(self, error: BaseException) -> None:
+    @contextmanager
+    def _outliving(self, schedule: Schedule) -> Iterator[None]:
+        """Tell what one schedule raises, and go on with the next."""
+        try:
+            yield
+        except BaseException as error:  # noqa: BLE001 - as in APScheduler's jobs: whatever it is, others must go on
+            self._faulted(error, schedule=str(schedule))
+
+    def _faulted(self, error: BaseException, **about: str) -> None:
         with suppress(Exception):  # a log that cannot be written must not end what it tells of
-            _log.error("scheduler.faulted", exc_info=error)
-        self._on_fault(error)
+            _log.error("scheduler.faulted", exc_info=error, **about)
+        with suppress(Exception):
+            self._on_fault(error)
 
     def _told(self, event: JobExecutionEvent) -> None:
-        """A call that failed, `SystemExit` too, which APScheduler would swallow."""
+        """Tell of a call that raised; any `BaseException`, `SystemExit` too, stays that call's."""
         self._on_fault(event.exception)
         _log.error("scheduler.call_failed", schedule=event.job_id, reason=repr(event.exception))
 
@@ -104,7 +120,8 @@ class Scheduler:
                     _log.warning("clock.jumped", seconds=round(jumped / 1000, 3))
                     self._add_jobs()
                     for schedule in self._schedules:
-                        self._call(schedule)
+                        with self._outliving(schedule):
+                            self._call(schedule)
                 self._loop.wakeup()
             except Exception as error:  # noqa: BLE001 - whatever it is, closes must go on
                 self._faulted(error)
@@ -126,6 +143,35 @@ class _GuardedScheduler(BackgroundScheduler):  # type: ignore[misc]  # APSchedul
             self._on_fault(error)
             return _RETRY_SECONDS
         return seconds
+
+
+class _GuardedTrigger(BaseTrigger):  # type: ignore[misc]  # as above
+    """A trigger that never raises: one that fails fires within a minute instead, since a call too many does no harm.
+
+    Args:
+        make: makes the trigger; it may fail as well.
+        on_fault: called at each fault.
+    """
+
+    def __init__(self, make: Callable[[], BaseTrigger], on_fault: Callable[[BaseException], None]) -> None:
+        self._make = make
+        self._on_fault = on_fault
+        self._trigger: BaseTrigger | None = None
+        self._faults = 0
+
+    def get_next_fire_time(self, previous_fire_time: datetime | None, now: datetime) -> datetime | None:
+        """When the trigger fires next; after a fault soon, and later each time."""
+        try:
+            if self._trigger is None:
+                self._trigger = self._make()
+            fires: datetime | None = self._trigger.get_next_fire_time(previous_fire_time, now)
+        except Exception as error:  # noqa: BLE001 - as above
+            self._on_fault(error)
+            self._faults += 1
+            seconds = min(_RETRY_SECONDS * 2 ** min(self._faults - 1, 10), _LONGEST_RETRY_SECONDS)
+            return now + timedelta(seconds=seconds)
+        self._faults = 0
+        return fires
 
 
 def schedules_of(config: Config) -> list[Schedule]:

@@ -26,11 +26,11 @@ from forecaster.daemon.scheduler import SCHEDULER, WEDGED_AFTER
 from forecaster.daemon.vitals import Phase, Vitals
 from forecaster.engine import Forecaster
 from forecaster.errors import (
+    BarsError,
     ConfigError,
     ForecasterError,
     LeaseLost,
     ModelLoadError,
-    StoreError,
     StoreTaken,
     StoreUnavailable,
 )
@@ -39,6 +39,7 @@ from forecaster.log import get_logger
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from forecaster.bars import SeriesKey
     from forecaster.config import Config
     from forecaster.daemon.agenda import Due
     from forecaster.engine import CycleReport
@@ -240,9 +241,7 @@ class Stint:
 
     def __enter__(self) -> Self:
         for key in self._forecaster.series:
-            newest = self._forecaster.latest(key.exchange, key.symbol, str(key.timeframe))
-            if newest is not None:
-                self._vitals.served(key, newest.cutoff)
+            self._tell_newest(key)
         self._vitals.expect(SCHEDULER, WEDGED_AFTER)
         self._daemon.start()
         return self
@@ -282,10 +281,20 @@ class Stint:
         except LeaseLost as error:
             self._lose(error)
             return
-        except StoreError as error:
-            _log.warning("ledger.not_read", reason=str(error))
+        except ForecasterError as error:
+            _log.warning("ledger.not_read", series=str(key), reason=str(error))
             return
         self._vitals.trusted(key, trust)
+
+    def _tell_newest(self, key: SeriesKey) -> None:
+        """Tell of the newest forecast in the ledger; a series whose rows cannot be used counts as one without any."""
+        try:
+            newest = self._forecaster.latest(key.exchange, key.symbol, str(key.timeframe))
+        except BarsError as error:
+            _log.warning("ledger.not_read", series=str(key), reason=str(error))
+            return
+        if newest is not None:
+            self._vitals.served(key, newest.cutoff)
 
     def _work(self, organ: str) -> None:
         """Take one cycle after another, until the agenda is closed. A fault ends its cycle and nothing else."""
@@ -313,7 +322,7 @@ class Stint:
         self.has_lost_lease.set()
 
     def _completed(self, due: Due, report: CycleReport) -> None:
-        """Tell what a cycle did; what sat out is asked for again before the next close."""
+        """Tell what a cycle did; what sat out is asked for again before the next close, if waiting can mend it."""
         name = (due.exchange, due.timeframe)
         self._failures.pop(name, None)
         status = getattr(self._forecaster.models[0], "status", None)
@@ -322,16 +331,17 @@ class Stint:
         self._vitals.cycle(report, status() if status is not None else None, holds)
         for key, drift in report.drifts:
             self._vitals.drifted(key, drift.what, drift.before, drift.now)
-        if report.skipped:
+        if report.skipped.keys() - report.given_up:
             self._daemon.agenda.put(due, self._wait(due))
         self._has_caught_up_on(due)
 
     def _failed(self, due: Due, error: Exception) -> None:
-        """Try a cycle again, later each time, but several times before the next close."""
+        """Try a cycle again, later each time, but several times before the next close; not where the file is wrong."""
         name = (due.exchange, due.timeframe)
         self._failures[name] = self._failures.get(name, 0) + 1
         self._vitals.cycle_failed(due.exchange, due.timeframe, error)
-        self._daemon.agenda.put(due, min(float(1 << min(self._failures[name], 20)), self._wait(due)))
+        if not isinstance(error, ConfigError):
+            self._daemon.agenda.put(due, min(float(1 << min(self._failures[name], 20)), self._wait(due)))
         self._has_caught_up_on(due)
 
     def _wait(self, due: Due) -> float:

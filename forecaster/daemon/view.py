@@ -58,6 +58,10 @@ class CycleView:
         self._live.stop()
         self._progress.console.print()
 
+    def show_line(self, line: str) -> None:
+        """Show a line of the log above the table: whatever else writes to a terminal tears the live view."""
+        self._progress.console.print(Text.from_ansi(line.rstrip("\n")), soft_wrap=True)
+
     def show(self, report: CycleReport) -> None:
         """Show one more cycle."""
         self._progress.update(self._task, advance=1, description=f"cycle of {_when(report.as_of)}")
@@ -98,7 +102,7 @@ def next_closes(report: CycleReport, model_name: str) -> Iterator[SettledRow]:
     """The headline of what a cycle settled: the close of step 1 by the model itself, for each series."""
     for losses in report.settled:
         steps = losses.steps
-        of_model = np.array([name.partition("@")[0] == model_name for name in steps.models])
+        of_model = np.array([name.name == model_name for name in steps.models])
         chosen = of_model[steps.model_N] & (steps.step_N == 1) & ~steps.late_N
         yield from (one for one in steps[chosen].rows() if one.row.field == "close")
 

@@ -14,6 +14,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from forecaster.address import sqlite_path
 from forecaster.clock import now_ms, utc_text
 from forecaster.config import AlertsConfig, HealthConfig
 from forecaster.daemon.conditions import LONGEST_REASON, Condition, banned, by_place, failing, plain, resting
@@ -31,8 +32,6 @@ if TYPE_CHECKING:
 
 DRIFT_TOLD_SECONDS: Final = 24 * 3600.0
 """How long a change of skill or coverage is a condition: it has a moment at which it is found, but no end."""
-
-_SQLITE: Final = "sqlite:///"
 
 
 class Phase(StrEnum):
@@ -327,8 +326,7 @@ class Vitals:
 
     def _folder(self) -> Path:
         """The folder of an SQLite ledger, or what there is of the way to it; else the working folder."""
-        url = self._config.store.url
-        place = Path(url.removeprefix(_SQLITE) if url.startswith(_SQLITE) else ".").absolute()
+        place = (sqlite_path(self._config.store.url) or Path()).absolute()
         return next(one for one in (place.parent, *place.parents) if one.exists())
 
     def _show(self) -> None:

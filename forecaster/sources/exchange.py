@@ -278,7 +278,7 @@ class ExchangeSource:
     async def _request(self, url: str, method: str = "GET", headers: object = None, body: str | None = None) -> object:
         """Make one request in ccxt's place: the only way out of this program to an exchange."""
         question = _question.get()
-        with self._breaker.asking():
+        async with self._breaker.asking():
             try:
                 async with asyncio.timeout(self._config.timeout):
                     return await self._send(question, url, method, headers, body)
@@ -341,6 +341,7 @@ class ExchangeSource:
         return client
 
     async def _close_client(self) -> None:
+        await self._breaker.close()
         if self._client is not None:
             await self._client.close()
 

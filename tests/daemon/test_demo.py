@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import io
+import json
+import logging
 import sqlite3
+import time
+from contextlib import contextmanager
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -13,8 +17,12 @@ from rich.console import Console
 
 from forecaster import Forecaster
 from forecaster.config import load_config
+from forecaster.daemon.clock import SpedUpClock
 from forecaster.daemon.demo import Demo
+from forecaster.daemon.view import CycleView
 from forecaster.errors import ConfigError
+from forecaster.log import configure_logging
+from forecaster.model.baselines import RandomWalk
 from tests.cli import forecaster, told
 
 ROOT = Path(__file__).parents[2]
@@ -122,6 +130,67 @@ def test_picture_and_page(folder, done):
 def test_view_shows_each_part(done):
     for text in ("next, 80 %", "skill", f"{CYCLES}/{CYCLES}", "arch SPX/USD 1d"):
         assert text in done.stderr
+
+
+class Slow(SpedUpClock):
+    """A sped-up clock that is asked again before it has answered."""
+
+    def due(self, schedule, pending):
+        time.sleep(0.05)
+        return super().due(schedule, pending)
+
+
+def test_nothing_writes_past_the_live_view(monkeypatch):
+    """What libraries log comes out of the console, above the table; that calls overlap is no news, and is left out."""
+    monkeypatch.setattr("forecaster.daemon.clock.TICK_SECONDS", 0.005)
+    monkeypatch.setattr("forecaster.daemon.demo.SpedUpClock", Slow)
+    raw, screen, overlaps = io.StringIO(), io.StringIO(), []
+    monkeypatch.setattr("sys.stderr", raw)
+    configure_logging(verbose=False)
+    show = CycleView.show
+
+    def show_and_warn(view, report):
+        logging.getLogger("apscheduler.executors.default").warning("late by [red]%d[/red] s", 3)
+        show(view, report)
+
+    monkeypatch.setattr(CycleView, "show", show_and_warn)
+    scheduler = logging.getLogger("apscheduler.scheduler")
+    with watching(scheduler, overlaps), program() as forecaster:
+        Demo(forecaster).run(Console(file=screen, force_terminal=True, width=80, height=24))
+    scheduler.warning("Execution of job afterwards")
+    lines = [json.loads(line)["event"] for line in raw.getvalue().splitlines()]
+
+    assert len(overlaps) > 0
+    assert screen.getvalue().count("late by [red]3[/red] s") == 3
+    assert "Execution of job" not in screen.getvalue()
+    assert lines == ["Execution of job afterwards"]
+
+
+@contextmanager
+def watching(logger, overlaps):
+    """Note overlaps of calls that APScheduler tells of, whoever leaves them out after that."""
+
+    def note(record):
+        overlaps.extend([record] * record.msg.startswith("Execution of job"))
+        return True
+
+    logger.addFilter(note)
+    yield
+    logger.removeFilter(note)
+
+
+def program():
+    """The embedded demo, short, in memory, and without a model that takes seconds to load."""
+
+    class Walk(RandomWalk):
+        name = "nano"
+
+    config = load_config("embedded")
+    changed = {
+        "demo": config.demo.model_copy(update={"cycles": 3}),
+        "store": config.store.model_copy(update={"url": "memory:"}),
+    }
+    return Forecaster(config.model_copy(update=changed), models=[Walk(), RandomWalk()])
 
 
 def test_numbers_are_the_same_again(folder, summary, tmp_path):

@@ -9,6 +9,7 @@ from datetime import UTC
 from itertools import count, pairwise
 
 import pytest
+import structlog
 from apscheduler.executors.pool import ThreadPoolExecutor
 from apscheduler.jobstores.memory import MemoryJobStore
 from apscheduler.schedulers.background import BackgroundScheduler
@@ -17,7 +18,8 @@ from apscheduler.triggers.base import BaseTrigger
 from forecaster.clock import now_ms
 from forecaster.daemon import scheduler as module
 from forecaster.daemon.clock import Schedule, WallClock
-from forecaster.daemon.scheduler import Scheduler, _GuardedScheduler, schedules_of
+from forecaster.daemon.scheduler import Scheduler, _GuardedScheduler, _GuardedTrigger, schedules_of
+from forecaster.errors import ConfigError
 from forecaster.sessions import calendar
 from forecaster.timeframe import DAY_MS, Timeframe
 from tests.builders import make_bars, make_key
@@ -144,6 +146,101 @@ def test_fault_in_a_trigger_is_outlived():
     with Calls(TickClock(broken=3)) as calls:
         assert calls.wait_for(5)
         assert [str(one) for one in calls.faults] == ["injected"]
+
+
+DAILY = Schedule("files", Timeframe("1d"), "XNYS", 5000)
+
+
+class Spoiled(BaseTrigger):
+    """A trigger that is asked once in vain, or for ever, after `well` times that went well."""
+
+    def __init__(self, well):
+        self.well = well
+
+    def get_next_fire_time(self, previous_fire_time, now):
+        self.well -= 1
+        if self.well < 0:
+            raise ConfigError("calendar", "one that goes on", "XNYS")
+        return now
+
+
+class SpoiledClock(TickClock):
+    """The first schedule's trigger fails, from the start or later, or cannot be made."""
+
+    def __init__(self, well):
+        super().__init__()
+        self.well = well
+
+    def trigger(self, schedule):
+        if schedule == HOURLY:
+            return super().trigger(schedule)
+        if self.well is None:
+            raise ConfigError("calendar", "one that can be computed", "XNYS")
+        return Spoiled(self.well)
+
+
+@pytest.mark.parametrize("well", [None, 0, 1, 2], ids=["never made", "at the start", "at the first", "later"])
+def test_schedule_whose_trigger_fails_for_good_stops_no_other(well):
+    """It is told by its name, and is called for all the same: its cycle says what is wrong."""
+    called, faults = [], []
+    scheduler = Scheduler([DAILY, HOURLY], SpoiledClock(well), called.append, on_fault=faults.append)
+    with structlog.testing.capture_logs() as logs:
+        scheduler.start()
+        went_on = wait_until(lambda: called.count(HOURLY) >= 5 and DAILY in called)
+        scheduler.stop()
+
+    assert went_on
+    assert {type(one) for one in faults} == {ConfigError}
+    assert {one["schedule"] for one in logs if one["event"] == "scheduler.faulted"} == {str(DAILY)}
+
+
+def test_trigger_that_fails_is_asked_less_and_less_often():
+    """Up to once a minute; and after it went well, soon again."""
+    trigger, faults = Spoiled(0), []
+    guarded = _GuardedTrigger(lambda: trigger, faults.append)
+    now = at("2024-01-01")
+    waits = [(guarded.get_next_fire_time(None, now) - now).total_seconds() for _ in range(8)]
+    trigger.well = 1
+    mended = guarded.get_next_fire_time(None, now)
+
+    assert waits == [1, 2, 4, 8, 16, 32, 60, 60]
+    assert mended == now
+    assert (guarded.get_next_fire_time(None, now) - now).total_seconds() == 1
+    assert len(faults) == 9
+
+
+@pytest.mark.parametrize("error", [ValueError("bad"), SystemExit(3)])
+def test_call_that_fails_after_a_jump_stops_no_other(quick, monkeypatch, error):
+    """After a jump everything is called for; also the second time, when the first has failed."""
+    called, faults = [], []
+
+    def call(schedule):
+        if schedule == DAILY:
+            raise error
+        called.append(schedule)
+
+    scheduler = Scheduler([DAILY, HOURLY], FarClock(), call, on_fault=faults.append)
+    scheduler.start()
+    for times in (1, 2):
+        monkeypatch.setattr(module, "now_ms", lambda times=times: now_ms() + times * 3_650 * DAY_MS)
+
+        assert wait_until(lambda times=times: len(called) >= times)
+    scheduler.stop()
+
+    assert faults[:2] == [error, error]
+
+
+def test_fault_in_what_is_told_of_faults_is_outlived():
+    def fail(error):
+        raise OSError(error)
+
+    called = []
+    scheduler = Scheduler([HOURLY], TickClock(broken=2), called.append, on_fault=fail)
+    scheduler.start()
+    went_on = wait_until(lambda: len(called) >= 4)
+    scheduler.stop()
+
+    assert went_on
 
 
 def test_fault_in_the_job_store_is_outlived(monkeypatch):

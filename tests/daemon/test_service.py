@@ -18,15 +18,25 @@ import pytest
 import structlog
 
 from forecaster.daemon import service as module
+from forecaster.daemon.agenda import Agenda, Due
 from forecaster.daemon.clock import WallClock
-from forecaster.daemon.service import Service
+from forecaster.daemon.service import Service, Stint
 from forecaster.daemon.vitals import Phase, Vitals
 from forecaster.engine import Forecaster
-from forecaster.errors import ConfigError, ModelLoadError, StoreUnavailable
+from forecaster.errors import (
+    ConfigError,
+    InvalidBars,
+    ModelLoadError,
+    SourceUnavailable,
+    StoreUnavailable,
+    UnknownSymbol,
+)
 from forecaster.model.baselines import RandomWalk
 from forecaster.sources.files import FileSource
 from forecaster.store import open_reader, open_store
+from forecaster.timeframe import Timeframe
 from tests.builders import HOUR_MS, make_bars, make_key, utc_ms
+from tests.test_engine import make_forecaster
 
 CLOSE = utc_ms("2024-05-14 12:00")
 PATIENCE = 300.0
@@ -342,6 +352,144 @@ def test_series_that_sat_out_is_asked_for_again_before_the_next_close(home, walk
     serve(home, act)
 
     assert len(home.cutoffs("one")) == 1
+
+
+def failing(monkeypatch, faults):
+    """Sources of these exchanges fail so, each time; gives how often each was asked."""
+    asked = dict.fromkeys(faults, 0)
+
+    def fetch(_, key, since, as_of):
+        asked[key.exchange] += 1
+        raise faults[key.exchange]
+
+    monkeypatch.setattr(FileSource, "fetch", fetch)
+    return asked
+
+
+def test_series_that_waiting_does_not_mend_is_not_asked_for_again(home, walks, monkeypatch):
+    """A symbol that nobody lists sits out until the next close; an outage beside it is tried again."""
+    monkeypatch.setattr(module, "SOONEST_RETRY", 0.02)
+    monkeypatch.setattr(module, "TRIES_PER_BAR", 10**9)
+    asked = failing(monkeypatch, {"one": UnknownSymbol("one", "A/B", 3), "two": SourceUnavailable("two", "down")})
+
+    def act(watch):
+        assert watch.until("daemon.ready")
+        assert watch.until_true(lambda: asked["two"] > 5)
+
+    serve(home, act)
+
+    assert asked["one"] == 1
+
+
+def test_cycle_that_the_configuration_makes_fail_is_not_tried_again(home, walks, monkeypatch):
+    """A timeframe that the exchange has not is no matter of time; an outage of unknown kind beside it may be."""
+    monkeypatch.setattr(module, "SOONEST_RETRY", 0.02)
+    monkeypatch.setattr(module, "TRIES_PER_BAR", 10**9)
+    asked = failing(monkeypatch, {"one": ConfigError("timeframe", "one of 1m", "1h"), "two": RuntimeError("unknown")})
+
+    def act(watch):
+        assert watch.until("daemon.ready")
+        assert watch.until_true(lambda: asked["two"] > 5)
+
+    serve(home, act)
+
+    assert asked["one"] == 1
+
+
+def test_series_whose_rows_cannot_be_read_stops_no_start(home, walks, monkeypatch):
+    """A ledger may hold what today's calendar refuses: that series is told of, and all are served."""
+    serve(home, lambda watch: watch.until("daemon.ready"))
+    latest = Forecaster.latest
+
+    def read(forecaster, exchange, *rest):
+        if exchange == "one":
+            raise InvalidBars("one A/B 1h", 0, "not on the calendar's grid")
+        return latest(forecaster, exchange, *rest)
+
+    monkeypatch.setattr(Forecaster, "latest", read)
+    watch = serve(home, lambda watch: watch.until("daemon.ready"))
+
+    assert [one["series"] for one in watch.of("ledger.not_read")] == ["one A/B 1h"]
+    assert len(watch.of("daemon.ready")) == 1
+
+
+def test_series_whose_trust_cannot_be_told_stops_no_service(home, walks, monkeypatch):
+    monkeypatch.setattr(module, "_LOOK_SECONDS", 0.05)
+    trust, looked = Forecaster.trust, []
+
+    def judge(forecaster, exchange, *rest):
+        looked.append(exchange)
+        if exchange == "one":
+            raise InvalidBars("one A/B 1h", 0, "not on the calendar's grid")
+        return trust(forecaster, exchange, *rest)
+
+    monkeypatch.setattr(Forecaster, "trust", judge)
+    watch = serve(home, lambda watch: watch.until_true(lambda: looked.count("two") >= 2))
+
+    assert {one["series"] for one in watch.of("ledger.not_read")} == {"one A/B 1h"}
+    assert looked.count("two") >= 2
+
+
+@pytest.mark.parametrize(("more", "loads"), [("", 1), ("[model.unknown]\n", 1), ("horizon", 2)])
+def test_models_are_kept_until_their_table_changes(home, monkeypatch, more, loads):
+    """Weights take seconds to load: a configuration that changes series, or is refused, keeps them."""
+    loaded = []
+
+    class Walk(RandomWalk):
+        name = "nano"
+
+    monkeypatch.setattr("forecaster.engine.load_model", lambda config: loaded.append(config) or Walk())
+
+    def act(watch):
+        assert watch.until("daemon.ready")
+        home.write("one", "three")
+        text = home.path.read_text()
+        home.path.write_text(text.replace("horizon = 3", "horizon = 2") if more == "horizon" else text + more)
+        os.kill(os.getpid(), signal.SIGHUP)
+        assert watch.until("config.refused") if "unknown" in more else watch.until("daemon.ready", 2)
+
+    serve(home, act)
+
+    assert len(loaded) == loads
+    assert loaded[-1].horizon == (2 if more == "horizon" else 3)
+
+
+class Hand:
+    """Seconds of a clock that is moved by hand."""
+
+    def __init__(self):
+        self.seconds = 0.0
+
+    def __call__(self):
+        return self.seconds
+
+
+@pytest.mark.parametrize(
+    ("timeframe", "waits"),
+    [("1m", [2, 4, 8, 15, 15]), ("1h", [2, 4, 8, 16, 32, 64, 128, 150, 150])],
+)
+def test_cycle_that_fails_is_tried_later_each_time(walks, timeframe, waits):
+    """But 24 times a bar, though not more than every 15 s; and soon again after a cycle that went well."""
+    hand, due = Hand(), Due("binance", Timeframe(timeframe), CLOSE)
+    forecaster = make_forecaster(make_bars(make_key(timeframe=timeframe), count=120))
+    stint = Stint(forecaster, Standing(), Vitals(forecaster.config))
+    stint._daemon.agenda = Agenda(hand)
+
+    def wait(end):
+        end()
+        begun = hand.seconds
+        while stint._daemon.agenda.take() is None:
+            hand.seconds += 0.5
+        stint._daemon.agenda.done(due)
+        return hand.seconds - begun
+
+    fault = RuntimeError("nobody knows")
+    found = [wait(lambda: stint._failed(due, fault)) for _ in waits]
+    stint._completed(due, forecaster.run_cycle(Timeframe(timeframe), CLOSE - 50 * HOUR_MS))
+    again = wait(lambda: stint._failed(due, fault))
+
+    assert found == waits
+    assert again == 2
 
 
 def test_damaged_ledger_is_not_served(home, walks):

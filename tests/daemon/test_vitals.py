@@ -10,6 +10,7 @@ import math
 import sys
 import threading
 from collections import Counter
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from forecaster.accuracy.significance import verdict
 from forecaster.accuracy.trust import Trust, Verdict
 from forecaster.config import Config
 from forecaster.daemon.metrics import KINDS, NAMES
+from forecaster.daemon.view import next_closes
 from forecaster.daemon.vitals import DRIFT_TOLD_SECONDS, Phase, Vitals
 from forecaster.engine import CycleReport
 from forecaster.model.bucket import BucketStatus
@@ -64,6 +66,9 @@ CONTRACT = {
     "forecaster_alerts_total": {"kind", "outcome"},
     "forecaster_disk_free_bytes": set(),
 }
+
+
+NO_DISK = SimpleNamespace(free=0)
 
 
 class Hands:
@@ -109,6 +114,7 @@ def make_report(**changes):
         forecasts=[],
         settled=[],
         skipped={},
+        given_up=frozenset(),
         sat_out={},
         drifts=[],
         missed=0,
@@ -673,6 +679,45 @@ def test_skill_and_coverage_are_of_the_next_close():
 
     assert value(vitals, "forecaster_skill", **PLACE) == pytest.approx(1 - loss / walk)
     assert value(vitals, "forecaster_coverage80", **PLACE) == pytest.approx(np.mean(inside))
+
+
+@pytest.mark.parametrize("name", ["models/nano@2", "nano@2@3", "@"])
+def test_a_model_whose_name_holds_an_at_sign_has_skill(name):
+    """Its folder may be called so; what stands behind the last `@` is the digest."""
+    steps = make_steps([90.0, 99.0, 105.0], 101.0, models=[f"{name}@1", "random_walk@1"], key=BITCOIN)
+    vitals = make_vitals(model={"id": name})
+    vitals.cycle(make_report(settled=[measure(steps, make_past([100.0, 100.0], BITCOIN))]), None, {})
+
+    assert value(vitals, "forecaster_coverage80", **PLACE) == 1
+
+
+@pytest.mark.parametrize(("name", "found"), [("nano@2", [105.0]), ("nano", [])])
+def test_the_live_view_knows_its_model_by_its_whole_name(name, found):
+    steps = make_steps([90.0, 99.0, 105.0], 101.0, models=["nano@2@1", "random_walk@1"], key=BITCOIN)
+    report = make_report(settled=[measure(steps, make_past([100.0, 100.0], BITCOIN))])
+
+    assert [one.row.values_Q[-1] for one in next_closes(report, name)] == found
+
+
+def test_model_whose_name_begins_alike_is_another():
+    steps = make_steps([90.0, 99.0, 105.0], 101.0, models=["nano@2@1", "random_walk@1"], key=BITCOIN)
+    vitals = make_vitals(model={"id": "nano"})
+    vitals.cycle(make_report(settled=[measure(steps, make_past([100.0, 100.0], BITCOIN))]), None, {})
+
+    assert ("forecaster_coverage80", frozenset(PLACE.items())) not in samples(vitals)
+
+
+@pytest.mark.parametrize("end", ["", "?timeout=20"])
+def test_disk_is_that_of_the_ledger_however_its_url_is_written(tmp_path, monkeypatch, end):
+    """What stands behind the path in a URL, or is encoded in it, is no part of a folder's name."""
+    folder = tmp_path / "a b"
+    folder.mkdir()
+    asked = []
+    monkeypatch.setattr("forecaster.daemon.vitals.shutil.disk_usage", lambda path: asked.append(path) or NO_DISK)
+    url = f"sqlite:///{tmp_path}/a%20b/ledger.db{end}"
+    make_vitals(store={"url": url}).exposition()
+
+    assert set(asked) == {folder}
 
 
 def test_before_anything_has_settled_there_is_no_skill_to_tell():

@@ -613,6 +613,21 @@ def test_a_symbol_delisted_on_the_way_sits_out_alone(exchange, every_venue, open
     assert len(source.fetch(make_key(every_venue), AS_OF - 5 * HOUR, AS_OF).bars) == 4
 
 
+def test_error_that_says_nothing_has_the_markets_read_once_more(exchange, open_source, ready):
+    """Kraken's words for a pair that it no longer lists fit any fault: the list decides, and is then believed."""
+    source = open_source(exchange.config("kraken", deadline=0.4))
+    source.fetch(make_key("kraken"), AS_OF - 5 * HOUR, AS_OF)
+    before = len(exchange.asked("markets"))
+    exchange.delist(SYMBOLS["kraken"])
+    with pytest.raises(SourceUnavailable):
+        source.fetch(make_key("kraken"), AS_OF - 5 * HOUR, AS_OF)
+    for _ in range(3):
+        with pytest.raises(UnknownSymbol):
+            ready(source).fetch(make_key("kraken"), AS_OF - 5 * HOUR, AS_OF)
+
+    assert len(exchange.asked("markets")) == 2 * before
+
+
 def test_an_empty_list_of_markets_is_read_again(exchange, venue, open_source, ready):
     source = open_source(exchange.config(venue))
     symbols, exchange.symbols = exchange.symbols, set()
@@ -700,6 +715,33 @@ def test_closing_ends_a_fetch_that_is_under_way(exchange, venue, source):
     assert caught == [f"{venue}: it was closed while it was asked"]
     with pytest.raises(SourceUnavailable, match="it was closed"):
         source.fetch(make_key(venue), AS_OF - 5 * HOUR, AS_OF)
+
+
+def test_closing_waits_for_a_wait_that_is_being_written(exchange, open_source):
+    """A process that ends right after a refusal has it in the store."""
+    entered, leave = threading.Event(), threading.Event()
+
+    class Slow(MemoryStore):
+        def hold(self, *row):
+            entered.set()
+            assert leave.wait(60)
+            super().hold(*row)
+
+    holds = Slow()
+    source = open_source(exchange.config("kraken"), holds)
+    exchange.fail_next("status", status=429, headers={"Retry-After": "90"})
+    with ThreadPoolExecutor(2) as pool:
+        fetched = pool.submit(source.fetch, make_key("kraken"), AS_OF - 5 * HOUR, AS_OF)
+        assert entered.wait(60)
+        closed = pool.submit(source.close)
+        with pytest.raises(SourceUnavailable, match="it was closed"):
+            fetched.result(60)
+        early = closed.done()
+        leave.set()
+        closed.result(60)
+
+    assert not early
+    assert holds.held_until("kraken") is not None
 
 
 def test_a_source_that_never_fetched_closes_without_a_thread(venue):
