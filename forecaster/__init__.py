@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from forecaster.bars import Bars, Context, SeriesKey
     from forecaster.engine import CycleReport, Forecaster
     from forecaster.errors import ForecasterError
-    from forecaster.forecast import OHLCForecast, Provenance
-    from forecaster.ledger import AccuracyReport, LedgerRow, SettledRow
+    from forecaster.forecast import ModelId, OHLCForecast, Provenance
+    from forecaster.ledger import AccuracyReport, LedgerRow, Run, RunId, SettledRow
     from forecaster.model.chronos2 import Chronos2OHLCWrapper
     from forecaster.replay.decide import Outlook, Position, Signal, Strategy
     from forecaster.sources.memory import MemorySource
@@ -32,10 +32,13 @@ _HOMES = {
     "LedgerRow": "ledger",
     "MemorySource": "sources.memory",
     "MemoryStore": "store.memory",
+    "ModelId": "forecast",
     "OHLCForecast": "forecast",
     "Outlook": "replay.decide",
     "Position": "replay.decide",
     "Provenance": "forecast",
+    "Run": "ledger",
+    "RunId": "ledger",
     "SeriesKey": "bars",
     "SettledRow": "ledger",
     "Signal": "replay.decide",
@@ -55,10 +58,13 @@ __all__ = [
     "LedgerRow",
     "MemorySource",
     "MemoryStore",
+    "ModelId",
     "OHLCForecast",
     "Outlook",
     "Position",
     "Provenance",
+    "Run",
+    "RunId",
     "SeriesKey",
     "SettledRow",
     "Signal",

@@ -17,7 +17,7 @@ from forecaster.accuracy.score import RAW, SERVED, Scores
 from forecaster.accuracy.trace import Traces
 from forecaster.accuracy.trust import TRUSTED_CUTOFFS, Trust, Verdict, judge, may_be_best, trust
 from forecaster.errors import ConfigError
-from forecaster.ledger import LIVE
+from forecaster.ledger import LIVE, RunId
 from forecaster.timeframe import DAY_MS
 
 if TYPE_CHECKING:
@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 FORMS: Final = (SERVED, RAW)
 BARS_BEFORE: Final = 40
 """How many bars are shown before a fan."""
+
+_LISTED: Final = 20
+"""How many known runs an error names."""
 
 _AT_ONCE: Final = 32
 """How many series are measured at once: with more, what is worked on no longer fits into the processor's cache."""
@@ -79,7 +82,8 @@ def assess(
 ) -> Assessment:
     """Score and judge every model on every series, as it was served, and as it gave them where that differs.
 
-    The rival is another model's name; the random walk when left out.
+    The rival is another model's name, of which the newest revision counts; the random walk when left out. A series that
+    the rival has not forecast has scores and no verdict.
     """
     scores, traces = Scores(), Traces()
     for one in losses:
@@ -89,14 +93,15 @@ def assess(
     for group in scores.groups:
         if not group.late:
             groups[group.key, group.model_id, group.form].append(group)
-    rivals = {key: model_id for key, model_id in reversed(traces.names) if model_id.partition("@")[0] == rival}
+    rivals = {key: model_id for key, model_id in traces.names if model_id.name == rival}
     found: list[Verdict] = []
     coverage: dict[tuple[SeriesKey, str, str], float | None] = {}
     for key, model_id in traces.names:
         totals = {form: scores.sum_of(groups[key, model_id, form], field, step) for form in FORMS}
         same = np.array_equal(totals[SERVED].sums_C, totals[RAW].sums_C, equal_nan=True)
         forms = FORMS[:1] if same else FORMS
-        found += [judge(traces, (key, model_id), form, field, step, rivals.get(key)) for form in forms]
+        if rival is None or key in rivals:
+            found += [judge(traces, (key, model_id), form, field, step, rivals.get(key)) for form in forms]
         coverage |= {(key, model_id, form): totals[form].coverage(80) for form in forms}
     best = {key: may_be_best(traces, key, field, step) for key in dict.fromkeys(key for key, _ in traces.names)}
     return Assessment(scores, found, coverage, best)
@@ -119,7 +124,7 @@ def trust_in(reader: Reader, key: SeriesKey, model_name: str, step: int, as_of: 
 
     Trust is in the revision that made the newest forecast: what another one did says nothing of it.
     """
-    newest = reader.latest(key, model_name)
+    newest = reader.latest(key, model_name, as_of=as_of)
     if newest is None:
         return None
     since = int(key.sessions.last_opens(key.timeframe, as_of, TRUSTED_CUTOFFS)[0])
@@ -136,19 +141,18 @@ def section(reader: Reader, key: SeriesKey, scope: Scope, on_losses: Callable[[L
     for losses in settled_losses(reader, [key], scope.as_of, scope.since, scope.run_id):
         gathering.add(losses)
         on_losses(losses)
-    newest = reader.latest(key, scope.model_name, scope.run_id)
-    if newest is not None and (newest.available_at or 0) > scope.as_of:
-        newest = None
+    newest = reader.latest(key, scope.model_name, scope.run_id, scope.as_of)
     fans = {"The newest forecast whose whole horizon has settled": gathering.fan}
     fans["The newest forecast"] = None if newest is None else Fan.of(newest)
-    scenes = tuple(_scene(reader, key, title, fan, scope.as_of) for title, fan in fans.items() if fan is not None)
+    scenes = tuple(_scene(reader, key, title, fan, scope) for title, fan in fans.items() if fan is not None)
     trusted = trust_in(reader, key, scope.model_name, 1, scope.as_of) if scope.run_id == LIVE else None
     return Section(key, newest, trusted, gathering.evidence(key), scenes)
 
 
-def _scene(reader: Reader, key: SeriesKey, title: str, fan: Fan, as_of: int) -> Scene:
+def _scene(reader: Reader, key: SeriesKey, title: str, fan: Fan, scope: Scope) -> Scene:
     start = int(key.sessions.last_opens(key.timeframe, fan.cutoff, BARS_BEFORE)[0])
-    return Scene(title, fan, reader.bars(key, start, int(fan.target_open_H[-1]) + 1, as_of))
+    end = int(fan.target_open_H[-1]) + 1
+    return Scene(title, fan, reader.bars(key, start, end, scope.as_of, scope.run_id))
 
 
 def _measure(reader: Reader, steps: SettledSteps, as_of: int) -> Losses:
@@ -159,7 +163,21 @@ def _bars_before(reader: Reader, steps: SettledSteps, as_of: int) -> Bars:
     """The bars that `measure` needs."""
     key, first, last = steps.key, int(steps.cutoff_N.min()), int(steps.cutoff_N.max())
     start = int(key.sessions.last_opens(key.timeframe, first, SCALE_BARS + 1)[0])
-    return reader.bars(key, start, last, as_of)
+    return reader.bars(key, start, last, as_of, steps.run_id)
+
+
+def check_run(reader: Reader, run_id: str) -> None:
+    """Refuse a run that is not in the ledger.
+
+    Raises:
+        ConfigError: names the newest runs that are.
+    """
+    if run_id == LIVE:
+        return
+    known = [run.id for run in reader.runs() if run.door != "predict"]
+    if RunId(run_id).recorded not in {run.id for run in reader.runs()}:
+        listed = ", ".join([LIVE, *(one for one in reversed(known) if one != LIVE)][:_LISTED])
+        raise ConfigError("run", f"one of {listed}", run_id)
 
 
 def start_of(window: str | None, until: int) -> int | None:

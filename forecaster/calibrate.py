@@ -16,7 +16,7 @@ import numpy as np
 
 from forecaster.accuracy.calibration import Calibrator, Seen
 from forecaster.bars import FIELDS
-from forecaster.errors import InvalidContext
+from forecaster.errors import InvalidContext, LedgerMissing
 from forecaster.forecast import repair
 from forecaster.ledger import CalibrationState
 from forecaster.log import get_logger
@@ -80,8 +80,11 @@ class Calibrations:
     def _read(self, like: OHLCForecast, run_id: str) -> Calibrator:
         """The calibrator of a forecast's series and model as the ledger knows it, a new one where it does not."""
         reader, model_id = self._reader(), like.provenance.ledger_id
-        stored = reader.calibration(like.key, model_id, run_id)
         fresh = Calibrator(like.horizon, like.quantile_levels)
+        try:
+            stored = reader.calibration(like.key, model_id, run_id)
+        except LedgerMissing:  # a prediction by hand needs none
+            return fresh
         if stored is None:
             return fresh
         try:
@@ -93,7 +96,7 @@ class Calibrations:
             return fresh
         key = like.key
         start = int(key.sessions.last_opens(key.timeframe, stored.cutoff, like.horizon)[0])
-        bars = reader.bars(key, int(key.sessions.last_opens(key.timeframe, start, 1)[0]), stored.cutoff)
+        bars = reader.bars(key, int(key.sessions.last_opens(key.timeframe, start, 1)[0]), stored.cutoff, run_id=run_id)
         closes = dict(zip(bars.close_time.tolist(), bars.close.tolist(), strict=True))
         by_cutoff = defaultdict(list)
         for row in reader.history(key, start, stored.cutoff + 1, run_id):

@@ -1,7 +1,7 @@
 """The configuration: TOML into checked records. The only module that reads the environment.
 
-Paths in a file are relative to that file. The environment carries the path of the file
-(`FORECASTER_CONFIG`), and what systemd tells a service of itself, and nothing else.
+Paths in a file are relative to that file, the folder of a model and the file of a ledger too. The environment carries
+the path of the file (`FORECASTER_CONFIG`), and what systemd tells a service of itself, and nothing else.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ from typing import Annotated, Literal, NamedTuple, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from forecaster.address import shown, sqlite_address, url_of, with_path
 from forecaster.bars import SeriesKey
-from forecaster.errors import ConfigError, ForecasterError
+from forecaster.errors import ConfigError, ForecasterError, StoreUnavailable
 from forecaster.sessions import ALWAYS_OPEN
 
 ENVIRONMENT_KEY = "FORECASTER_CONFIG"
@@ -25,7 +26,11 @@ EMBEDDED = "embedded"
 SHORTEST_CONTEXT = 16
 COMPILED_FOLDER = Path("~/.cache/forecaster/compiled")
 
-_HUB_ID = re.compile(r"\w[\w.-]*/[\w.-]+")
+NANO = "nano"
+HUB = "hub:"
+
+_REPOSITORY = re.compile(r"\w[\w.-]*/\w[\w.-]*")
+_COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 class _Record(BaseModel):
@@ -75,8 +80,12 @@ class SeriesConfig(_Record):
 class ModelConfig(_Record):
     """The model, and what it is asked."""
 
-    id: Annotated[str, Field(description="`nano` (bundled), a hub id such as `amazon/chronos-2`, or a folder")] = "nano"
-    revision: Annotated[str | None, Field(description="commit of the hub repository; required for a hub id")] = None
+    id: Annotated[
+        str, Field(min_length=1, description="`nano` (bundled), `hub:OWNER/NAME`, or the path of a checkpoint's folder")
+    ] = NANO
+    revision: Annotated[
+        str | None, Field(description="commit of the hub repository, 40 hexadecimal digits; required for a hub id")
+    ] = None
     compile: Annotated[
         Literal["auto", "on", "off"],
         Field(description="auto: serve compiled code where it is quicker; on: wherever it is right; off: never"),
@@ -107,15 +116,21 @@ class ModelConfig(_Record):
     def _is_consistent(self) -> ModelConfig:
         if self.min_context > self.context:
             raise ConfigError("model.min_context", f"at most context, {self.context}", self.min_context)
-        if is_hub_id(self.id) and self.revision is None:
-            raise ConfigError("model.revision", f"a commit hash, since {self.id} may change under you", None)
+        if self.id.startswith(HUB):
+            _check_hub(self.id, self.revision)
+        elif self.revision is not None and _REPOSITORY.fullmatch(self.id):
+            raise ConfigError("model.id", f"{HUB}{self.id}, or no revision for a folder", self.id)
+        elif self.revision is not None:
+            raise ConfigError("model.revision", f"none, since {self.id} is no hub repository", self.revision)
         return self
 
 
 class StoreConfig(_Record):
     """Where the ledger is kept."""
 
-    url: Annotated[str, Field(description="`sqlite:///PATH` or `memory:`")] = "sqlite:///ledger.db"
+    url: Annotated[
+        str, Field(description="`sqlite:///PATH`, `memory:`, or PostgreSQL's URL; a PATH is relative to the file")
+    ] = "sqlite:///ledger.db"
 
 
 class DemoConfig(_Record):
@@ -220,12 +235,16 @@ class Config(_Record):
 
 
 def load_config(path: str | Path) -> Config:
-    """Read and check a TOML file; `embedded` is the demo's own.
+    """Read and check a TOML file, and make its paths absolute; `embedded` is the demo's own.
+
+    The ledger of the demo's own file alone stays relative to the working directory: the file lies in the installed
+    package, which nobody may write.
 
     Raises:
         ConfigError: names the key, what was expected and what was found.
     """
-    file = embedded("config/demo.toml") if str(path) == EMBEDDED else Path(path).expanduser()
+    demo = embedded("config/demo.toml")
+    file = demo if str(path) == EMBEDDED else Path(path).expanduser()
     try:
         content = tomllib.loads(file.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
@@ -234,16 +253,31 @@ def load_config(path: str | Path) -> Config:
         raise ConfigError(str(file), "TOML", str(error)) from error
     try:
         config = Config.model_validate(content)
+        return _resolve(config, file.resolve().parent, with_ledger=file.resolve() != demo.resolve())
     except ValidationError as error:
         raise _first_fault(file, error) from error
     except ConfigError as error:
         raise ConfigError(f"{file}: {error.key}", error.expected, error.found) from error
-    return _resolve(config, file.resolve().parent)
 
 
-def is_hub_id(model_id: str) -> bool:
-    """Whether a model's id names a hub repository, `owner/name`, and not a folder."""
-    return bool(_HUB_ID.fullmatch(model_id)) and not Path(model_id).exists()
+def absolute_model_id(model_id: str, folder: Path) -> str:
+    """Give a model's id that means the same wherever it is read: a path in it is relative to `folder`.
+
+    Raises:
+        ConfigError: for `OWNER/NAME` where there is no such folder: it may be meant as a hub repository.
+    """
+    if model_id == NANO or model_id.startswith(HUB):
+        return model_id
+    path = _below(folder, Path(model_id), "model.id")
+    if _REPOSITORY.fullmatch(model_id) and not path.is_dir():
+        expected = f"{HUB}{model_id} with its revision, or the path of a folder, but {path} is none"
+        raise ConfigError("model.id", expected, model_id)
+    return str(path)
+
+
+def with_store(config: Config, store: str) -> Config:
+    """Give the configuration with another ledger, by its URL or path; relative to the working directory."""
+    return config.model_copy(update={"store": _stored(StoreConfig(url=url_of(store)), Path.cwd())})
 
 
 def default_config_path() -> str:
@@ -272,33 +306,64 @@ def embedded(name: str) -> Path:
     return next((place for place in places if place.exists()), places[-1])
 
 
-def _resolve(config: Config, folder: Path) -> Config:
+def _resolve(config: Config, folder: Path, *, with_ledger: bool) -> Config:
     """Make paths absolute, relative to the folder of the file they were read from."""
     placed = {
         "series": tuple(_placed(one, folder) for one in config.series),
-        "model": _placed(config.model, folder),
+        "model": _placed(config.model, folder).model_copy(update={"id": absolute_model_id(config.model.id, folder)}),
+        "store": _stored(config.store, folder) if with_ledger else config.store,
         "health": config.health and _placed(config.health, folder),
         "alerts": config.alerts and _placed(config.alerts, folder),
     }
     return config.model_copy(update=placed)
 
 
+def _stored(store: StoreConfig, folder: Path) -> StoreConfig:
+    """Make the path of a ledger absolute, where it is kept in a file."""
+    try:
+        address = sqlite_address(store.url)
+    except StoreUnavailable as error:
+        raise ConfigError(
+            "store.url", "sqlite:///PATH, ?timeout=SECONDS or nothing behind it", shown(store.url)
+        ) from error
+    return store if address is None else StoreConfig(url=with_path(store.url, folder / address.path))
+
+
+def _check_hub(model_id: str, revision: str | None) -> None:
+    """Refuse what does not name one commit of one repository: the weights would change under a running service."""
+    if not _REPOSITORY.fullmatch(model_id.removeprefix(HUB)):
+        raise ConfigError("model.id", f"{HUB}OWNER/NAME", model_id)
+    if revision is None or not _COMMIT.fullmatch(revision):
+        raise ConfigError("model.revision", f"the commit of {model_id}, 40 hexadecimal digits", revision)
+
+
 def _placed(record: _R, folder: Path) -> _R:
-    paths = {name: folder / value.expanduser() for name, value in record if isinstance(value, Path)}
+    paths = {name: _below(folder, value, name) for name, value in record if isinstance(value, Path)}
     return record.model_copy(update=paths)
+
+
+def _below(folder: Path, path: Path, key: str) -> Path:
+    """Give a path as it is meant in a file of this folder."""
+    try:
+        return folder / path.expanduser()
+    except RuntimeError as error:
+        raise ConfigError(key, "the home folder of a user that there is", str(path)) from error
 
 
 def _first_fault(file: Path, error: ValidationError) -> ConfigError:
     fault = error.errors(include_url=False)[0]
     key = ".".join(str(part) for part in fault["loc"]) or "file"
     cause = fault.get("ctx", {}).get("error")
+    found = fault["input"]
+    if fault["loc"][:1] == ("store",):  # it may hold a password
+        found = shown(found) if isinstance(found, str) else type(found).__name__
     if isinstance(cause, ForecasterError):
-        return ConfigError(f"{file}: {key}", str(cause), fault["input"])
+        return ConfigError(f"{file}: {key}", str(cause), found)
     expected = fault["msg"]
     if fault["type"] == "extra_forbidden":
         expected = f"one of {', '.join(_known_keys(fault['loc'][:-1]))}"
         return ConfigError(f"{file}: {key}", expected, fault["loc"][-1])
-    return ConfigError(f"{file}: {key}", expected, fault["input"])
+    return ConfigError(f"{file}: {key}", expected, found)
 
 
 def _known_keys(path: tuple[str | int, ...]) -> list[str]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from forecaster.address import shown
 from forecaster.bars import Context
 from forecaster.config import default_config_path, load_config
 from forecaster.errors import ForecasterError
@@ -64,10 +65,10 @@ def _load(name: str, loaded: list[Config]) -> str:
 def _open_ledger(config: Config) -> str:
     reader = open_reader(config.store.url)
     try:
-        made = reader.latest(config.series[0].key, config.model.id)
+        has_forecast = any(len(reader.cutoffs(one.key)) for one in config.series)
     finally:
         reader.close()
-    return f"{config.store.url}: {'no forecast yet' if made is None else 'readable'}"
+    return f"{shown(config.store.url)}: {'readable' if has_forecast else 'no forecast yet'}"
 
 
 def _forecast_once(config: Config) -> str:

@@ -7,34 +7,38 @@ the daemon through `run_cycle`, strategies through `predict`, a replay with cont
 from __future__ import annotations
 
 import dataclasses
+import json
 import threading
-import time
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from typing import TYPE_CHECKING, Self
 
 from forecaster.accuracy.drift import Watches
 from forecaster.accuracy.score import Scores
 from forecaster.ask import Answers, ask_all, ask_sparing
-from forecaster.assess import arrived_losses, settled_losses, start_of, trust_in
+from forecaster.assess import arrived_losses, check_run, settled_losses, start_of, trust_in
 from forecaster.bars import FIELDS, Bars, Context, SeriesKey
 from forecaster.calibrate import Calibrations
 from forecaster.clock import now_ms
-from forecaster.config import Config, default_config_path, load_config
-from forecaster.errors import BarsError, ConfigError, NotEnoughBars, StoreError
+from forecaster.code import code_digest
+from forecaster.config import Config, default_config_path, load_config, with_store
+from forecaster.errors import BarNotClosed, BarsError, ConfigError, NotEnoughBars, StoreError
 from forecaster.intake import Intake, Skipped
-from forecaster.ledger import LIVE, AccuracyReport, CalibrationState, LedgerRow, Run, Slot
+from forecaster.ledger import LIVE, AccuracyReport, CalibrationState, LedgerRow, Run, RunId, Slot
 from forecaster.log import get_logger
 from forecaster.model import Model, load_baselines, load_model
 from forecaster.slots import Owed, end_owed, lease_owed
 from forecaster.sources import BarSource, open_source
+from forecaster.stamps import CommitTimes, Stopwatch
 from forecaster.store import Reader, Store, open_reader, open_store
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
     from pathlib import Path
 
+    import numpy as np
     import pandas as pd
+    from numpy.typing import NDArray
 
     from forecaster.accuracy.drift import Drift
     from forecaster.accuracy.losses import Losses
@@ -49,9 +53,10 @@ _log = get_logger(__name__)
 class CycleReport:
     """What one cycle did. `settled` is what the forecasts cost whose target bars arrived in it.
 
-    `missed` counts closes that passed while nobody ran; `sat_out` names baselines that failed, with reasons; `drifts`
-    are the changes of the model's skill or coverage that it showed; `waited_seconds` is the part of `seconds` in
-    which sources were waited for, `model_seconds` that in which models were asked.
+    `given_up` are series that were skipped for reasons which waiting does not mend; `missed` counts closes that passed
+    while nobody ran; `sat_out` names baselines that failed, with reasons; `drifts` are the changes of the model's skill
+    or coverage that it showed; `waited_seconds` is the part of `seconds` in which sources were waited for,
+    `model_seconds` that in which models were asked.
     """
 
     timeframe: Timeframe
@@ -62,6 +67,7 @@ class CycleReport:
     forecasts: list[OHLCForecast]
     settled: list[Losses]
     skipped: dict[SeriesKey, str]
+    given_up: frozenset[SeriesKey]
     sat_out: dict[str, str]
     drifts: list[tuple[SeriesKey, Drift]]
     missed: int
@@ -100,13 +106,18 @@ class Forecaster:
         self._turn = threading.Lock()
 
     @classmethod
-    def from_config(cls, path: str | Path | None = None) -> Forecaster:
+    def from_config(cls, path: str | Path | None = None, store: str | Path | None = None) -> Forecaster:
         """Open what a configuration file names; `FORECASTER_CONFIG` or the embedded demo when left out.
+
+        Args:
+            path: of the configuration file.
+            store: URL or path of another ledger than the configured one, as for a replay of its own.
 
         Raises:
             ConfigError: names the key, what was expected and found.
         """
-        return cls(load_config(path or default_config_path()))
+        config = load_config(path or default_config_path())
+        return cls(config if store is None else with_store(config, str(store)))
 
     @property
     def store(self) -> Store:
@@ -165,7 +176,11 @@ class Forecaster:
 
     @cached_property
     def _calibrations(self) -> Calibrations:
-        return Calibrations(lambda: self.store)
+        return Calibrations(lambda: self.reader)
+
+    @cached_property
+    def _commits(self) -> CommitTimes:
+        return CommitTimes()
 
     @property
     def model_name(self) -> str:
@@ -192,27 +207,27 @@ class Forecaster:
         `started_at` (`as_of` when left out) and the time that the cycle had taken by then, so waiting for bars is never
         hidden. Cycles of several exchanges may run at once: they wait for their bars side by side.
         """
-        started = time.perf_counter()
+        watch = Stopwatch(as_of if started_at is None else started_at)
         _ = self.models  # a model that cannot be loaded stops the cycle before anything is written
         skipped = Skipped()
         keys = [key for key in self.series if key.timeframe == timeframe and exchange in (None, key.exchange)]
         owed = lease_owed(self.store, keys, self.model_name, as_of)
-        pulled = self._intake.pull([key for key in keys if owed.slots[key]], as_of, skipped)
+        pulled = self._intake.pull([key for key in keys if owed.slots[key]], as_of, skipped, watch)
         with self._turn:
             contexts, newest = self._contexts_of(owed, skipped)
-            issued_at = (as_of if started_at is None else started_at) + _ms_since(started)
-            asked = time.perf_counter()
+            issued_at = max(watch.now, pulled.seen[1])  # what a forecast saw could be read when it was issued
+            asked = Stopwatch(0)
             answers, failed, sat_out = ask_sparing(self.models, contexts, self.config.model.horizon)
             for key, reason in failed.items():
                 skipped.skip(key, reason)
-            model_seconds = time.perf_counter() - asked
+            model_ms = asked.elapsed_ms
             # The clock of this machine may be behind: what has closed already was not to be forecast in time.
             issued = [max(issued_at, newest[one.key]) for one in answers.contexts]
-            run, latency = Run(LIVE, LIVE, issued_at), partial(_ms_since, asked)
-            made = self.record(answers, issued_at=issued, run=run, latency=latency) if issued else []
+            run = Run(LIVE, LIVE, issued_at)
+            made = self.record(answers, issued_at=issued, run=run, latency=lambda: asked.elapsed_ms) if issued else []
             end_owed(self.store, owed.slots, made, skipped.reasons, as_of)
             with self.store.together(write=False):
-                arrived = arrived_losses(self.store, as_of, since=as_of - 1)
+                arrived = arrived_losses(self.store, pulled.seen[1], since=pulled.seen[0] - 1)
             settled = [one for one in arrived if one.steps.key in keys]
             report = CycleReport(
                 timeframe=timeframe,
@@ -223,12 +238,13 @@ class Forecaster:
                 forecasts=made,
                 settled=settled,
                 skipped=skipped.reasons,
+                given_up=frozenset(skipped.given_up),
                 sat_out=sat_out,
                 drifts=self._drifts(settled),
                 missed=owed.missed,
-                seconds=time.perf_counter() - started,
+                seconds=watch.elapsed_ms / 1000,
                 waited_seconds=pulled.waited_seconds,
-                model_seconds=model_seconds,
+                model_seconds=model_ms / 1000,
             )
             self._log_cycle(report)
         return report
@@ -267,7 +283,7 @@ class Forecaster:
         issued_at: int | Sequence[int],
         run: Run | None = None,
         horizon: int | None = None,
-        latency_ms: int | None = None,
+        is_replay: bool = False,
         learned_in: str | None = None,
     ) -> list[OHLCForecast]:
         """Ask every model for every context and record the answers; returns the first model's, in order.
@@ -277,15 +293,15 @@ class Forecaster:
             issued_at: UTC ms at which the forecasts were asked for: one for all, or one each.
             run: the run that they belong to; the live one when left out.
             horizon: bars to forecast; the configured number when left out.
-            latency_ms: time until a reader could have had them; measured when left out.
+            is_replay: whether they count as there when they were issued; else the time until then is measured.
             learned_in: the run whose past calibrates them; their own, which learns from them, when left out.
         """
         if not contexts:
             return []
-        started = time.perf_counter()
+        watch = Stopwatch(0)
         answers = self.ask(contexts, horizon)
         run = run or Run(LIVE, LIVE, issued_at if isinstance(issued_at, int) else min(issued_at))
-        latency = partial(_ms_since, started) if latency_ms is None else lambda: latency_ms
+        latency = None if is_replay else lambda: watch.elapsed_ms
         return self.record(answers, issued_at=issued_at, run=run, latency=latency, learned_in=learned_in)
 
     def ask(self, contexts: Sequence[Context], horizon: int | None = None) -> Answers:
@@ -299,71 +315,108 @@ class Forecaster:
         *,
         issued_at: int | Sequence[int],
         run: Run,
-        latency: Callable[[], int],
+        latency: Callable[[], int] | None = None,
         learned_in: str | None = None,
     ) -> list[OHLCForecast]:
         """Calibrate, stamp and write answers; returns the first model's, in order. See `forecast`.
 
-        `latency` gives the milliseconds until a reader could have had them, and is asked just before they are written.
+        `latency` gives the milliseconds since they were asked for; without it, as in a replay, they count as there when
+        they were issued. `available_at` is never before the end of the commit: it allows for one as long as the last
+        ones were, and is moved where it took longer.
         """
-        at = [issued_at] * len(answers.contexts) if isinstance(issued_at, int) else issued_at
-        issued = {(one.key, one.cutoff): time for one, time in zip(answers.contexts, at, strict=True)}
+        store = self.store
+        at = [issued_at] * len(answers.contexts) if isinstance(issued_at, int) else list(issued_at)
+        served, learned = self._served(answers, run, learned_in)
+        promised = 0 if latency is None else latency() + self._commits.allowance_ms
+        stamped = _stamped(answers, served, at, promised)
+        try:
+            with self._commits.measured():
+                store.add_run(run)
+                store.add_forecasts([one for made in stamped for one in made], run.id, learned)
+        except StoreError:
+            self._calibrations.forget()
+            raise
+        if latency is not None and latency() > promised:
+            stamped = _stamped(answers, served, at, latency() + self._commits.allowance_ms)
+            store.postpone([one for made in stamped for one in made], run.id)
+        return stamped[0]
+
+    def _served(
+        self, answers: Answers, run: Run, learned_in: str | None
+    ) -> tuple[list[list[NDArray[np.float64]]], list[CalibrationState]]:
+        """The prices to serve, for each model, and what calibration has learned by them."""
         served = [[one.values_FHQ for one in made] for made in answers.made]
         learned: list[CalibrationState] = []
         if self.config.model.calibrate and learned_in is None:
             served[0], learned = self._calibrations.apply(answers.contexts, answers.made[0], run.id)
         elif self.config.model.calibrate and learned_in is not None:
             served[0] = self._calibrations.look_up(answers.contexts, answers.made[0], learned_in)
-        waited = latency()
-        stamped = [
-            [
-                dataclasses.replace(
-                    one,
-                    values_FHQ=values_FHQ,
-                    issued_at=issued[one.key, one.cutoff],
-                    available_at=issued[one.key, one.cutoff] + waited,
-                )
-                for one, values_FHQ in zip(made, values, strict=True)
-            ]
-            for made, values in zip(answers.made, served, strict=True)
-        ]
-        try:
-            self.store.add_run(run)
-            self.store.add_forecasts([one for made in stamped for one in made], run.id, learned)
-        except StoreError:
-            self._calibrations.forget()
-            raise
-        return stamped[0]
+        return served, learned
 
     def predict(
-        self, bars: Bars | pd.DataFrame, horizon: int | None = None, key: SeriesKey | None = None
+        self,
+        bars: Bars | pd.DataFrame,
+        horizon: int | None = None,
+        key: SeriesKey | None = None,
+        *,
+        record: bool | None = None,
     ) -> OHLCForecast:
-        """Forecast what follows bars in hand, by the same path, and record it under a run of its own.
+        """Forecast what follows bars in hand, by the same path.
 
         Args:
             bars: `Bars`, or a frame with open, high, low, close indexed by open time, for `key`.
             horizon: bars to forecast; the configured number when left out.
             key: the series of a frame; the only configured one when left out.
+            record: whether to write it into the ledger under a run of its own, for which no other process may write
+                there; when left out, only if this object writes the ledger already.
 
         Raises:
-            BarsError: when the bars break a rule or are too few.
+            BarsError: when the bars break a rule, are too few, or the last one has not closed yet.
+            StoreTaken: when it is to be recorded and another process writes.
         """
         given = bars if isinstance(bars, Bars) else Bars.from_frame(key or self._only_series(), bars)
         if not len(given):
             raise NotEnoughBars(given.key, self.config.model.min_context, 0)
-        context = self._cut(given, int(given.close_time[-1]))
-        horizon = horizon or self.config.model.horizon
         now = now_ms()
-        run = Run(f"predict-{context.sha256[:16]}-h{horizon}", "predict", now)
-        return self.forecast([context], issued_at=now, run=run, horizon=horizon, learned_in=LIVE)[0]
+        cutoff = int(given.close_time[-1])
+        if cutoff > now:
+            raise BarNotClosed(given.key, cutoff, now)
+        context = self._cut(given, cutoff)
+        watch = Stopwatch(0)
+        answers = self.ask([context], horizon)
+        run = self._prediction(context, horizon or self.config.model.horizon, now)
+        if self._store is not None if record is None else record:
+            latency = lambda: watch.elapsed_ms  # noqa: E731
+            return self.record(answers, issued_at=now, run=run, latency=latency, learned_in=LIVE)[0]
+        served, _ = self._served(answers, run, LIVE)
+        return _stamped(answers, served, [now], watch.elapsed_ms)[0][0]
 
-    def latest(self, exchange: str, symbol: str, timeframe: str) -> OHLCForecast | None:
-        """Read the newest live forecast of a series from the ledger: no network, no model. None before the first."""
-        return self.reader.latest(self._configured(exchange, symbol, timeframe), self.model_name)
+    def _prediction(self, context: Context, horizon: int, now: int) -> Run:
+        """The run of a prediction by hand, named by all that decides its numbers."""
+        plan = {
+            "bars": context.sha256,
+            "horizon": horizon,
+            "models": [model.id for model in self.models],
+            "code": code_digest(),
+        }
+        text = json.dumps(plan)
+        return Run(RunId.of("predict", text), "predict", now, text)
 
-    def history(self, exchange: str, symbol: str, timeframe: str, start: int, end: int) -> list[LedgerRow]:
-        """Read the live rows whose cutoff lies in [start, end), UTC ms, all models."""
-        return self.reader.history(self._configured(exchange, symbol, timeframe), start, end)
+    def latest(self, exchange: str, symbol: str, timeframe: str, as_of: int | None = None) -> OHLCForecast | None:
+        """Read the newest live forecast of a series from the ledger: no network, no model. None before the first.
+
+        With `as_of` (UTC ms), the newest that could be read then.
+
+        Raises:
+            LedgerMissing: when there is no ledger.
+        """
+        return self.reader.latest(self._configured(exchange, symbol, timeframe), self.model_name, as_of=as_of)
+
+    def history(
+        self, exchange: str, symbol: str, timeframe: str, start: int, end: int, as_of: int | None = None
+    ) -> list[LedgerRow]:
+        """Read the live rows of all models whose cutoff lies in [start, end), UTC ms; with `as_of`, as of then."""
+        return self.reader.history(self._configured(exchange, symbol, timeframe), start, end, as_of=as_of)
 
     def accuracy(self, window: str | None = None, as_of: int | None = None, run_id: str = LIVE) -> list[AccuracyReport]:
         """Score a run's settled rows by series, model, step and field, as they were served, without late ones.
@@ -371,7 +424,10 @@ class Forecaster:
         Args:
             window: only rows that settled within so many days before `as_of`, such as `30d`.
             as_of: UTC ms; now when left out.
-            run_id: which run.
+            run_id: which run; of a replay, `as_of` and `window` are times within it.
+
+        Raises:
+            ConfigError: for a run that is not in the ledger; names those that are.
         """
         return Scores(self.losses(window, as_of, run_id)).reports()
 
@@ -385,6 +441,7 @@ class Forecaster:
         """Measure a run's settled rows, some at a time: what `Scores` and `Traces` take. Arguments as in `accuracy`."""
         until = now_ms() if as_of is None else as_of
         since = start_of(window, until)
+        check_run(self.reader, run_id)
         return settled_losses(self.reader, self.series if keys is None else keys, until, since, run_id)
 
     def trust(
@@ -404,11 +461,6 @@ class Forecaster:
         if not found:
             raise ConfigError("series", f"one of {', '.join(map(str, self.series))}", name)
         return found
-
-    def all_bars(self, key: SeriesKey, as_of: int) -> Bars:
-        """Fetch all that the source of a series has, keep it, and give it: the history that a replay needs."""
-        self._intake.receive(key, 0, as_of, lambda: self._sources[key].fetch(key, None, as_of))
-        return self.store.bars(key)
 
     def close(self) -> None:
         """Let go of sources and store."""
@@ -437,7 +489,9 @@ class Forecaster:
         contexts = []
         for slot in owed:
             try:
-                contexts.append(self._cut(bars, slot.cutoff))
+                context = self._cut(bars, slot.cutoff)
+                context.target_opens(self.config.model.horizon)  # where its calendar ends, this series sits out
+                contexts.append(context)
             except BarsError:
                 if slot.cutoff == newest:
                     raise
@@ -479,13 +533,23 @@ class Forecaster:
         """Changes in the model's skill or coverage, seen since this process began to watch."""
         found = []
         for key, model_id, drift in self._watches.look(settled):
-            if model_id.partition("@")[0] == self.model_name:
+            if model_id.name == self.model_name:
                 values = {"before": round(drift.before, 4), "now": round(drift.now, 4)}
                 _log.warning("accuracy.drifted", series=str(key), model=model_id, of=drift.what, **values)
                 found.append((key, drift))
         return found
 
 
-def _ms_since(started: float) -> int:
-    """Milliseconds since a reading of the performance counter."""
-    return round((time.perf_counter() - started) * 1000)
+def _stamped(
+    answers: Answers, served: Sequence[Sequence[NDArray[np.float64]]], issued_at: Sequence[int], latency_ms: int
+) -> list[list[OHLCForecast]]:
+    """Forecasts with the prices to serve and their times, for each model."""
+    issued = {(one.key, one.cutoff): time for one, time in zip(answers.contexts, issued_at, strict=True)}
+    times = [[issued[one.key, one.cutoff] for one in made] for made in answers.made]
+    return [
+        [
+            dataclasses.replace(one, values_FHQ=values_FHQ, issued_at=at, available_at=at + latency_ms)
+            for one, values_FHQ, at in zip(made, values, of_model, strict=True)
+        ]
+        for made, values, of_model in zip(answers.made, served, times, strict=True)
+    ]

@@ -11,7 +11,9 @@
     ├─ BarsError                    this series sits out the cycle, by name
     │  ├─ InvalidBars               a row broke a rule of `Bars`
     │  ├─ MissingBars               the newest bar has not arrived
-    │  └─ NotEnoughBars             the context is too short
+    │  ├─ NotEnoughBars             the context is too short
+    │  ├─ BarNotClosed              the last bar is still forming: leave it out
+    │  └─ CalendarEnds              the calendar is not known so far: upgrade exchange_calendars
     ├─ ModelError
     │  ├─ ModelLoadError            stop, mend the weights or their path
     │  ├─ InvalidContext            mend the call: shape, horizon or values (also a ValueError)
@@ -19,7 +21,8 @@
     │  └─ NonFiniteForecast         the model answered NaN or infinity; nothing was recorded
     └─ StoreError
        ├─ StoreUnavailable          the database cannot be opened or written
-       │  └─ StoreTaken             another process writes it
+       │  ├─ StoreTaken             another process writes it
+       │  └─ LedgerMissing          nothing has been written there yet, or the URL names another place
        ├─ SchemaTooNew              upgrade the program, not the database
        ├─ LeaseLost                 another process writes now; nothing of this transaction was kept
        └─ LedgerConflict            the same key with another payload: an integrity alarm
@@ -107,12 +110,33 @@ class MissingBars(BarsError):
 
 
 class NotEnoughBars(BarsError):
-    """The context holds fewer real bars than the model needs."""
+    """The context holds fewer real bars than the model needs; `cutoff` (UTC ms) where it is known."""
 
-    def __init__(self, series: object, needed: int, found: int) -> None:
-        super().__init__(f"{series}: expected at least {needed} bars in the context, found {found}")
+    def __init__(self, series: object, needed: int, found: int, cutoff: int | None = None) -> None:
+        at = "" if cutoff is None else f" of cutoff {cutoff}"
+        super().__init__(f"{series}: expected at least {needed} bars in the context{at}, found {found}")
         self.needed = needed
         self.found = found
+        self.cutoff = cutoff
+
+
+class BarNotClosed(BarsError):
+    """The newest bar closes at `cutoff`, after `now` (UTC ms): it is not final."""
+
+    def __init__(self, series: object, cutoff: int, now: int) -> None:
+        super().__init__(f"{series}: expected bars that have closed by {now}, the last one closes at {cutoff}")
+        self.cutoff = cutoff
+
+
+class CalendarEnds(BarsError):
+    """A calendar has no sessions after `end` (UTC ms), and one was needed; waiting does not mend that."""
+
+    def __init__(self, calendar: str, needed: int, end: int) -> None:
+        super().__init__(
+            f"calendar {calendar}: expected sessions after {needed}, its last one closes at {end}: "
+            "upgrade exchange_calendars"
+        )
+        self.end = end
 
 
 class ModelError(ForecasterError):
@@ -158,6 +182,17 @@ class StoreUnavailable(StoreError):
 
 class StoreTaken(StoreUnavailable):
     """Another process writes."""
+
+
+class LedgerMissing(StoreUnavailable):
+    """There is no ledger to read: no file, or one without tables; `url` has its absolute path, and no password."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(
+            url,
+            "expected a ledger, found none: start `forecaster run` or `forecaster once` first, or check store.url",
+        )
+        self.url = url
 
 
 class SchemaTooNew(StoreError):

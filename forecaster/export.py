@@ -27,23 +27,24 @@ _TIMES: Final = ("cutoff", "target_open", "issued_at", "available_at")
 def frames(reader: Reader, keys: Iterable[SeriesKey], run_id: str) -> Iterator[pd.DataFrame]:
     """Give a run's rows, some cutoffs at a time: one line each, times as UTC, a column for each level such as `q0.1`.
 
-    `actual` is the price that came, NaN before that. A level that a row's model does not give is NaN.
+    `actual` is the price that came, NaN before that: of the run's own bars, where it has any. A level that a row's
+    model does not give is NaN. `run` is `run_id`, a latency in it included.
     """
     for key in keys:
-        cutoffs, bars = reader.cutoffs(key, run_id), reader.bars(key)
+        cutoffs, bars = reader.cutoffs(key, run_id), reader.bars(key, run_id=run_id)
         for first in range(0, len(cutoffs), CUTOFFS):
             some = cutoffs[first : first + CUTOFFS]
-            yield _frame(reader.history(key, int(some[0]), int(some[-1]) + 1, run_id), bars)
+            yield _frame(reader.history(key, int(some[0]), int(some[-1]) + 1, run_id), bars, run_id)
 
 
-def _frame(rows: Sequence[LedgerRow], bars: Bars) -> pd.DataFrame:
+def _frame(rows: Sequence[LedgerRow], bars: Bars, run_id: str) -> pd.DataFrame:
     frame = pd.DataFrame(
         {
             "exchange": row.key.exchange,
             "symbol": row.key.symbol,
             "timeframe": str(row.key.timeframe),
-            "model": row.model_id,
-            "run": row.run_id,
+            "model": str(row.model_id),
+            "run": str(run_id),
             "cutoff": row.cutoff,
             "step": row.step,
             "field": row.field,

@@ -26,6 +26,30 @@ differs by more is served."""
 CHRONOS_LEVELS = (0.01, *(round(0.05 * i, 2) for i in range(1, 20)), 0.99)
 
 
+class ModelId(str):
+    """The identity of a model: the name that the configuration gives it, and a digest of what ran.
+
+    Written `name@digest`, as the ledger keeps it. A name may hold `@`; a digest never does.
+    """
+
+    __slots__ = ()
+
+    @classmethod
+    def of(cls, name: str, digest: str) -> ModelId:
+        """Make one; of a digest, 12 characters are enough to tell two models apart."""
+        return cls(f"{name}@{digest[:12]}")
+
+    @property
+    def name(self) -> str:
+        """What the configuration calls it."""
+        return self.rpartition("@")[0]
+
+    @property
+    def digest(self) -> str:
+        """The first characters of the digest of what ran; of a baseline, the version of its code."""
+        return self.rpartition("@")[2]
+
+
 @dataclass(frozen=True, slots=True)
 class Provenance:
     """Who made a forecast, on what, and how: enough to tell two forecasts apart and to make one again."""
@@ -43,9 +67,9 @@ class Provenance:
     seconds: float
 
     @property
-    def ledger_id(self) -> str:
-        """What the ledger calls this model: its name and the revision of its weights."""
-        return f"{self.model_id}@{self.revision[:12]}"
+    def ledger_id(self) -> ModelId:
+        """What the ledger calls this model: its name, and the digest of what ran."""
+        return ModelId.of(self.model_id, self.revision)
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,6 +85,7 @@ class OHLCForecast:
         provenance: who made it.
         issued_at: UTC ms at which it was asked for; None until it is recorded.
         available_at: UTC ms from which a reader could have had it; None until it is recorded.
+        targets: open times (UTC ms) of the H target bars, as the ledger has them; the calendar's when left out.
 
     Raises:
         NonFiniteForecast: for NaN or infinity.
@@ -75,6 +100,7 @@ class OHLCForecast:
     provenance: Provenance
     issued_at: int | None = None
     available_at: int | None = None
+    targets: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         """Check shapes, finiteness and order."""
@@ -155,8 +181,8 @@ class OHLCForecast:
         return int(self.target_opens()[self._row(step)])
 
     def target_opens(self) -> NDArray[np.int64]:
-        """Open times (UTC ms) of all target bars, (H,)."""
-        return _targets(self.key, self.cutoff, self.horizon)[0]
+        """Open times (UTC ms) of all target bars, (H,); a calendar that changes later does not change them."""
+        return _targets(self.key, self.cutoff, self.horizon, self.targets)[0]
 
     def age(self, now: int) -> int:
         """Milliseconds from the cutoff to `now` (UTC ms)."""
@@ -164,7 +190,7 @@ class OHLCForecast:
 
     def is_stale(self, now: int) -> bool:
         """Whether the first target bar has closed by `now` (UTC ms): a newer forecast should exist."""
-        return now >= _targets(self.key, self.cutoff, self.horizon)[1]
+        return now >= _targets(self.key, self.cutoff, self.horizon, self.targets)[1]
 
     @property
     def frame(self) -> pd.DataFrame:
@@ -192,11 +218,13 @@ def _frozen(prices: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 @lru_cache(maxsize=4096)
-def _targets(key: SeriesKey, cutoff: int, horizon: int) -> tuple[NDArray[np.int64], int]:
+def _targets(key: SeriesKey, cutoff: int, horizon: int, given: tuple[int, ...]) -> tuple[NDArray[np.int64], int]:
     """Open times of the target bars, (H,), and the close of the first; all models that forecast a cutoff share them."""
-    opens_H = key.sessions.next_opens(key.timeframe, cutoff, horizon)
+    sessions = key.sessions
+    opens_H = np.array(given, np.int64) if given else sessions.next_opens(key.timeframe, cutoff, horizon)
     opens_H.setflags(write=False)
-    return opens_H, int(key.sessions.closes_of(key.timeframe, opens_H[:1])[0])
+    close = int(sessions.closes_of(key.timeframe, opens_H[:1])[0])
+    return opens_H, close if close >= 0 else sessions.next_close(key.timeframe, int(opens_H[0]))
 
 
 @lru_cache(maxsize=64)

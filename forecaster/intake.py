@@ -4,15 +4,24 @@ from __future__ import annotations
 
 import time
 from concurrent.futures import ThreadPoolExecutor, wait
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
 
 import numpy as np
 
 from forecaster.bars import NO_TIME, RejectedRow, SeriesKey
-from forecaster.errors import BadPayload, BarsError, SourceError, SourceUnavailable
+from forecaster.errors import (
+    BadPayload,
+    BarsError,
+    CalendarEnds,
+    ConfigError,
+    SourceError,
+    SourceUnavailable,
+    UnknownSymbol,
+)
 from forecaster.log import get_logger
+from forecaster.stamps import CommitTimes, Stopwatch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -23,14 +32,17 @@ if TYPE_CHECKING:
 
 _log = get_logger(__name__)
 _BARS_ASKED_AGAIN: Final = 3
+_LASTING: Final = (UnknownSymbol, CalendarEnds, ConfigError)
+_CLOSE_MS: Final = 2_000
 _T = TypeVar("_T")
 
 
 @dataclass
 class Skipped:
-    """Series that sit out a cycle, by name, with the reason."""
+    """Series that sit out a cycle, by name, with the reason; `given_up` are those that waiting does not mend."""
 
     reasons: dict[SeriesKey, str] = field(default_factory=dict)
+    given_up: set[SeriesKey] = field(default_factory=set)
 
     def trying(self, keys: Iterable[SeriesKey], step: Callable[[SeriesKey], _T]) -> dict[SeriesKey, _T]:
         """Run `step` for each series that is still in; one that fails by name sits out from here on."""
@@ -40,8 +52,10 @@ class Skipped:
                 continue
             try:
                 done[key] = step(key)
-            except (SourceError, BarsError) as error:
+            except (SourceError, BarsError, ConfigError) as error:
                 self.skip(key, f"{type(error).__name__}: {error}")
+                if isinstance(error, _LASTING):
+                    self.given_up.add(key)
         return done
 
     def skip(self, key: SeriesKey, reason: str) -> None:
@@ -51,10 +65,14 @@ class Skipped:
 
 
 class Pulled(NamedTuple):
-    """How many bars were added, and how many seconds were spent waiting for sources."""
+    """How many bars were added, how many seconds sources were waited for, and when the bars were first seen.
+
+    `seen` is the first and the last stamp, UTC ms.
+    """
 
     added: int
     waited_seconds: float
+    seen: tuple[int, int]
 
 
 class Intake:
@@ -72,15 +90,19 @@ class Intake:
         self._sources = sources
         self._context = context
         self._at_once = at_once
+        self._commits = CommitTimes()
+        self._last_seen = 0
 
-    def pull(self, keys: Sequence[SeriesKey], as_of: int, skipped: Skipped) -> Pulled:
+    def pull(self, keys: Sequence[SeriesKey], as_of: int, skipped: Skipped, watch: Stopwatch | None = None) -> Pulled:
         """Fetch series side by side, so that none waits for another, and store what has come in one transaction.
 
         A series whose answer is not there when the next bar has closed sits out. What a long history has beyond its
-        first part is asked for after that.
+        first part is asked for after that. Bars are stamped with the time of `watch` (`as_of`, carried on, when left
+        out) at which they can be read.
         """
+        watch = watch or Stopwatch(as_of)
         if not keys:
-            return Pulled(0, 0.0)
+            return Pulled(0, 0.0, (watch.now, watch.now))
         with self._store.together(write=False):
             since = {key: self.owed_since(key, self.first_slot(key, as_of)) for key in keys}
         asked_at = time.monotonic()
@@ -92,19 +114,41 @@ class Intake:
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
         waited = time.monotonic() - asked_at
-        with self._store.together():
+        seen_at = self._stamp(watch)
+        with self._commits.measured(), self._store.together():
             first = skipped.trying(
-                keys, lambda key: self.receive(key, since[key], as_of, partial(_arrived, key, asked[key]))
+                keys, lambda key: self._receive(key, since[key], (as_of, seen_at), partial(_arrived, key, asked[key]))
             )
-        rest = skipped.trying(first, lambda key: sum(new for new, _ in self.parts(key, first[key][1], as_of)))
-        return Pulled(sum(added for added, _ in first.values()) + sum(rest.values()), waited)
+        rest = skipped.trying(first, lambda key: sum(new for new, _ in self.parts(key, first[key][1], as_of, watch)))
+        added = sum(new for new, _ in first.values()) + sum(rest.values())
+        return Pulled(added, waited, (seen_at, self._last_seen))
 
-    def parts(self, key: SeriesKey, cursor: int, as_of: int) -> Iterator[tuple[int, int]]:
+    def parts(
+        self, key: SeriesKey, cursor: int, as_of: int, watch: Stopwatch | None = None
+    ) -> Iterator[tuple[int, int]]:
         """Fetch part by part up to `as_of`: how many bars are new in each, and how far it came."""
+        watch = watch or Stopwatch(as_of)
         while cursor < as_of:
-            fetch = partial(self._sources[key].fetch, key, cursor, as_of)
-            added, cursor = self.receive(key, cursor, as_of, fetch)
+            fetched = self._fetched(key, cursor, as_of)
+            seen_at = self._stamp(watch)
+            with self._commits.measured():
+                added, cursor = self._receive(key, cursor, (as_of, seen_at), fetched)
             yield added, cursor
+
+    def _fetched(self, key: SeriesKey, cursor: int, as_of: int) -> Callable[[], Fetched]:
+        """Fetch now; what the source raises is raised when the answer is taken, which keeps a refused body."""
+        try:
+            answer = self._sources[key].fetch(key, cursor, as_of)
+        except SourceError as error:
+            return partial(_raise, error)
+        return lambda: answer
+
+    def _stamp(self, watch: Stopwatch) -> int:
+        """When bars that are about to be stored can be read: later than the last ones, unless the clock was wrong."""
+        stamp = watch.now + self._commits.allowance_ms
+        is_close = stamp <= self._last_seen < stamp + _CLOSE_MS
+        self._last_seen = self._last_seen + 1 if is_close else stamp
+        return self._last_seen
 
     def owed_since(self, key: SeriesKey, first: int) -> int:
         """Open time from which on a source is to be asked, so that nothing from `first` on stays missing.
@@ -128,18 +172,22 @@ class Intake:
         missing: list[int] = np.setdiff1d(expected, self._store.opens(key, start, end), assume_unique=True).tolist()
         return missing
 
-    def receive(self, key: SeriesKey, since: int, as_of: int, fetch: Callable[[], Fetched]) -> tuple[int, int]:
+    def _receive(
+        self, key: SeriesKey, since: int, at: tuple[int, int], fetch: Callable[[], Fetched]
+    ) -> tuple[int, int]:
         """Take what a source gives: bars, what it refused, and slots where it had nothing.
 
-        Returns how many bars are new, and how far the source was asked.
+        `at` is the time as of which it was asked, and that at which the bars can be read. Returns how many bars are
+        new, and how far the source was asked.
         """
+        as_of, seen_at = at
         try:
             fetched = fetch()
         except BadPayload as error:
             self._store.quarantine(key, [RejectedRow(NO_TIME, (), error.reason, error.body)], as_of)
             raise
         self._store.quarantine(key, fetched.rejected, as_of)
-        added = self._store.add_bars(fetched.bars)
+        added = self._store.add_bars(replace(fetched.bars, first_seen_at=np.full(1, seen_at)))
         if len(fetched.bars):
             # Before a series' first bar, only slots that a context can hold are worth a note.
             known_from = min(self._store.oldest_open(key) or 0, self.first_slot(key, as_of))
@@ -154,7 +202,12 @@ class Intake:
 
     def first_slot(self, key: SeriesKey, as_of: int) -> int:
         """Open time of the oldest bar that a context at `as_of` can hold."""
-        return int(key.sessions.last_opens(key.timeframe, as_of, self._context)[0])
+        opens = key.sessions.last_opens(key.timeframe, as_of, self._context)
+        return int(opens[0]) if len(opens) else as_of
+
+
+def _raise(error: SourceError) -> Fetched:
+    raise error
 
 
 def _arrived(key: SeriesKey, asked: Future[Fetched]) -> Fetched:

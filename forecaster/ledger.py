@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING
 
@@ -18,17 +19,62 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from forecaster.bars import SeriesKey
+    from forecaster.forecast import ModelId
 
 LIVE = "live"
 
 
+class RunId(str):
+    """The identity of a run: the door that made it, and a digest of all that decided its forecasts.
+
+    `replay-1f2e3d4c5b6a` names the forecasts of a replay. `replay-1f2e3d4c5b6a+4000ms` names the same forecasts as if
+    each had been available 4 s later: nothing is forecast or stored again.
+    """
+
+    __slots__ = ()
+
+    @classmethod
+    def of(cls, door: str, *parts: object) -> RunId:
+        """Name a run by its door and the digest of `parts`, each by its text."""
+        digest = hashlib.sha256("\0".join(map(str, parts)).encode())
+        return cls(f"{door}-{digest.hexdigest()[:12]}")
+
+    def delayed(self, latency_ms: int) -> RunId:
+        """The same forecasts, each available `latency_ms` after it was issued."""
+        return RunId(f"{self.recorded}+{latency_ms}ms") if latency_ms else RunId(self.recorded)
+
+    @property
+    def recorded(self) -> str:
+        """The id under which the forecasts were recorded."""
+        return self._split()[0]
+
+    @property
+    def latency_ms(self) -> int:
+        """By how much their `available_at` is moved when they are read."""
+        return int(self._split()[1] or 0)
+
+    def _split(self) -> tuple[str, str]:
+        recorded, plus, latency = self.rpartition("+")
+        number = latency.removesuffix("ms")
+        is_delayed = bool(plus) and latency.endswith("ms") and number.isdecimal()
+        return (recorded, number) if is_delayed else (str(self), "")
+
+
 @dataclass(frozen=True, slots=True)
 class Run:
-    """A body of forecasts that are judged together: the live service, one replay, one experiment."""
+    """A body of forecasts that are judged together: the live service, one replay, one prediction.
+
+    Args:
+        id: see `RunId`.
+        door: `live`, `replay` or `predict`.
+        started_at: UTC ms at which it ran for the first time.
+        plan: JSON of what decided its forecasts (digests of bars, models and code, settings); empty for the live run.
+    """
 
     id: str
     door: str
     started_at: int
+    plan: str = ""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -40,7 +86,7 @@ class LedgerRow:
     """
 
     key: SeriesKey
-    model_id: str
+    model_id: ModelId
     run_id: str
     cutoff: int
     step: int
@@ -77,7 +123,7 @@ class SettledSteps:
     key: SeriesKey
     run_id: str
     quantile_levels: tuple[float, ...]
-    models: tuple[str, ...]
+    models: tuple[ModelId, ...]
     engines: tuple[str, ...]
     model_N: NDArray[np.int64]
     engine_N: NDArray[np.int64]
@@ -174,7 +220,7 @@ class AccuracyReport:
     """
 
     key: SeriesKey
-    model_id: str
+    model_id: ModelId
     step: int
     field: str
     n: int

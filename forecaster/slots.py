@@ -132,7 +132,7 @@ def _ended(reader: Reader, older: Sequence[Slot], model_name: str) -> list[Slot]
 
 def _is_written(reader: Reader, slot: Slot, model_name: str) -> bool:
     rows = reader.history(slot.key, slot.cutoff, slot.cutoff + 1)
-    return any(row.model_id.partition("@")[0] == model_name for row in rows)
+    return any(row.model_id.name == model_name for row in rows)
 
 
 def _end_of(slot: Slot) -> int:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from forecaster.bars import FIELDS, Bars
-from forecaster.forecast import CHRONOS_LEVELS, OHLCForecast, Provenance, repair
+from forecaster.forecast import CHRONOS_LEVELS, ModelId, OHLCForecast, Provenance, repair
 from forecaster.ledger import SettledSteps
 from tests.builders import make_key, utc_ms
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 CUTOFF = utc_ms("2024-01-05")
 LATENCY_MS = 7
 TENS = (0.1, 0.5, 0.9)
+AT_CUTOFF = -1
 
 
 def make_provenance(model: str = "nano", revision: str = "0123456789abcdef", engine: str = "eager") -> Provenance:
@@ -49,11 +50,12 @@ def make_forecast(  # noqa: PLR0913 - each is what one test or another is about
     *,
     horizon: int = 3,
     provenance: Provenance | None = None,
-    issued_at: int | None = CUTOFF,
+    issued_at: int | None = AT_CUTOFF,
     levels: tuple[float, ...] = CHRONOS_LEVELS,
     seed: int = 0,
 ) -> OHLCForecast:
     """Make a forecast around 40,000 whose raw quantiles cross here and there, so that repair had work."""
+    issued_at = cutoff if issued_at == AT_CUTOFF else issued_at
     random = np.random.default_rng(seed)
     field_F11 = np.array([0.0, 60.0, -60.0, 5.0])[:, None, None]
     level_Q = 200 * (np.array(levels) - 0.5)
@@ -99,7 +101,7 @@ def make_steps(  # noqa: PLR0913 - each is what one test or another is about
         key=key,
         run_id=run_id,
         quantile_levels=levels,
-        models=tuple(models_M.tolist()),
+        models=tuple(map(ModelId, models_M.tolist())),
         engines=tuple(engines_E.tolist()),
         model_N=model_N,
         engine_N=engine_N,

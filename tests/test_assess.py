@@ -220,6 +220,26 @@ def test_a_rival_is_another_model(store):
     assert skills[WALK][0] == pytest.approx(1 - 1 / 0.7, abs=0.005)
 
 
+def test_series_that_the_rival_has_not_forecast_has_no_verdict(store):
+    """It is not compared with another model in its place."""
+    found = assess(settled_losses(fill(store), [KEY], EVER), rival="garch")
+
+    assert found.verdicts == []
+    assert list(found.may_be_best) == [KEY]
+    assert found.scores.reports()
+
+
+def test_newest_revision_of_a_rival_counts(store):
+    fill(store)
+    for i in range(FIRST + 80, FIRST + 90):
+        store.add_forecasts(forecasts(all_bars(), i, model="nano@2"), LIVE)
+    found = assess(settled_losses(store, [KEY], EVER), rival="nano")
+    skills = {one.model_id: one.skill for one in found.verdicts}
+
+    assert skills["nano@2"] == 0.0
+    assert skills[MODEL] != 0.0
+
+
 def test_nothing_is_assessed(store):
     found = assess(settled_losses(store, [KEY], EVER))
 
@@ -257,8 +277,8 @@ def test_scores_can_be_rebuilt(store, calibrated):
 
 
 def as_of(i=FIRST + 79):
-    """When the bar `i` had closed."""
-    return int(all_bars().close_time[i])
+    """When the bar `i` had closed, and the forecast made then could be read."""
+    return int(all_bars().close_time[i]) + 10
 
 
 def test_trust_of_a_ledger_is_that_of_its_traces(store):
@@ -270,7 +290,7 @@ def test_trust_of_a_ledger_is_that_of_its_traces(store):
     assert found == trust(traces, KEY, MODEL, 2, is_fresh=True)
     assert found.value > 0.9
     assert (found.verdict.n, found.verdict.step) == (78, 2)
-    assert trust_in(store, KEY, "nano", 2, as_of(FIRST + 80) - 1).freshness == 1.0
+    assert trust_in(store, KEY, "nano", 2, as_of(FIRST + 80) - 11).freshness == 1.0
     assert trust_in(store, KEY, "nano", 2, as_of(FIRST + 80)).freshness == 0.0
 
 

@@ -174,10 +174,10 @@ def test_bars_after_a_cutoff_do_not_matter():
     first, second = make_forecaster(), make_forecaster()
     cutoffs = BARS.close_time[60:100]
     one = replay(first, BARS, cutoffs)
-    replay(second, other, cutoffs)
+    another = replay(second, other, cutoffs)
 
     assert [row.values_Q.tobytes() for row in first.store.history(KEY, 0, 2**62, one.id)] == [
-        row.values_Q.tobytes() for row in second.store.history(KEY, 0, 2**62, one.id)
+        row.values_Q.tobytes() for row in second.store.history(KEY, 0, 2**62, another.id)
     ]
 
 

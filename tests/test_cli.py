@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import inspect
 import json
@@ -18,8 +19,9 @@ from forecaster.cli.printing import print_bench, print_evaluation
 from forecaster.clock import now_ms
 from forecaster.model.bench_report import BenchReport, CaseTimes
 from forecaster.model.bench_start import StartTimes
-from forecaster.model.checkpoint import NANO_FOLDER
+from forecaster.model.files import NANO_FOLDER
 from forecaster.model.train import TrainingPlan
+from forecaster.store import open_store
 from tests.builders import make_bars, make_key, utc_ms
 from tests.cli import PROGRAM, forecaster, refused, told
 from tests.faults.exchange import LoopbackExchange, closed_port, unhurried
@@ -175,6 +177,7 @@ def test_pull_keeps_bars(config):
 
 
 def test_doctor_finds_nothing_wrong(config):
+    told("pull", "--config", config, "--json")
     report = told("doctor", "--config", config, "--json")
 
     assert report["ok"]
@@ -233,10 +236,16 @@ MISTAKES = {
 }
 
 
+NEED_A_LEDGER = {"window"}
+"""What is wrong shows when there is something to read."""
+
+
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_mistake_is_one_line_and_code_2(config, mistake):
     """Each names what was expected and found."""
     arguments, change, expected = MISTAKES[mistake]
+    if mistake in NEED_A_LEDGER:
+        told("pull", "--config", config, "--json")
     config.write_text(change(config.read_text()))
 
     assert expected in refused(*arguments, "--config", config, cwd=config.parent)
@@ -303,6 +312,52 @@ def test_shortest_demo_twice(tmp_path):
     assert (first["cycles"], first["forecasts"], first["settled"], first["skill_close"]) == (1, 2, 0, None)
     assert second | {"seconds": 0} == first | {"seconds": 0}
     assert (tmp_path / "demo-report.png").stat().st_size > 0
+
+
+OWN = ("demo-ledger.db", "demo-ledger.db-journal", "demo-ledger.db-wal", "demo-ledger.db-shm")
+OF_OTHERS = ("demo-ledger.db.bak", "demo-ledger.db.schema-5", "demo-ledger.db2", "demo-ledger.db-wal.copy", "notes.db")
+
+
+def test_demo_removes_its_own_ledger_and_nothing_else(tmp_path, monkeypatch):
+    """What SQLite keeps beside it goes with it; copies stay, and so does the file of the lock."""
+    for name in (*OWN, *OF_OTHERS, "demo-ledger.db.lock"):
+        (tmp_path / name).write_text("planted")
+    lock = (tmp_path / "demo-ledger.db.lock").stat().st_ino
+    told("demo", "--cycles", 1, "--out", tmp_path, "--json")
+
+    assert [name for name in OWN if (tmp_path / name).exists()] == ["demo-ledger.db"]
+    assert (tmp_path / "demo-ledger.db").read_bytes().startswith(b"SQLite format 3")
+    assert [(tmp_path / name).read_text() for name in OF_OTHERS] == ["planted"] * len(OF_OTHERS)
+    assert (tmp_path / "demo-ledger.db.lock").stat().st_ino == lock
+
+
+def test_demo_refuses_a_ledger_that_a_process_writes(tmp_path):
+    """By name, with nothing removed: neither the ledger nor the lock of a living writer."""
+    path = tmp_path / "demo-ledger.db"
+    with contextlib.closing(open_store(f"sqlite:///{path}")) as other:
+        before = sorted((one.name, one.stat().st_ino) for one in tmp_path.iterdir())
+        line = refused("demo", "--cycles", 1, "--out", tmp_path, "--json")
+        after = sorted((one.name, one.stat().st_ino) for one in tmp_path.iterdir())
+        other.renew()
+
+    assert line.startswith(f"StoreTaken: store sqlite:///{path}: expected a demo's ledger that no process writes")
+    assert after == before
+
+
+def test_demo_refuses_what_it_cannot_remove(tmp_path):
+    (tmp_path / "demo-ledger.db").mkdir()
+
+    assert "expected a file that can be removed" in refused("demo", "--cycles", 1, "--out", tmp_path)
+
+
+def test_demo_of_a_configuration_keeps_its_ledger_in_the_folder(config, tmp_path):
+    """Wherever the configured ledger lies: that one is not touched."""
+    (tmp_path / "ledger.db").write_bytes(b"precious")
+    config.write_text(config.read_text() + '[demo]\nstart = "2024-01-03"\ncycles = 1\n')
+    told("demo", "--config", config, "--out", tmp_path / "out", "--json")
+
+    assert (tmp_path / "ledger.db").read_bytes() == b"precious"
+    assert (tmp_path / "out" / "ledger.db").exists()
 
 
 @pytest.mark.compiler

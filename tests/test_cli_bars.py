@@ -155,6 +155,9 @@ def test_exported_bars_read_back_as_they_were(tmp_path, holed, name):
 
 def test_export_needs_one_series_and_a_known_suffix(tmp_path):
     none, other = tmp_path / "out.csv", tmp_path / "out.xls"
+    open_store(f"sqlite:///{tmp_path}/demo-ledger.db").close()
 
-    assert "--series: expected one of" in refused("bars", "export", none)
-    assert "ends in .parquet, .feather or .csv" in refused("bars", "export", other, "--series", "arch SPX/USD 1d")
+    assert "--series: expected one of" in refused("bars", "export", none, cwd=tmp_path)
+    assert "ends in .parquet, .feather or .csv" in refused(
+        "bars", "export", other, "--series", "arch SPX/USD 1d", cwd=tmp_path
+    )

@@ -10,12 +10,14 @@ from contextlib import closing
 import pytest
 
 from forecaster.engine import Forecaster
+from forecaster.replay.labels import CHECKS
 from forecaster.sources.files import FileSource
 from forecaster.store import open_store
+from forecaster.store.sql import SqlStore
 from tests.builders import make_bars, make_key
 from tests.cli import forecaster
 from tests.cli import refused as refused_by
-from tests.replay.leaks import CentredAverage
+from tests.replay.leaks import CentredAverage, utc_dates
 
 BARS = make_bars(make_key(exchange="x", symbol="A/B"), count=130)
 CONFIG = """
@@ -83,7 +85,8 @@ def test_lookahead_of_a_file(folder):
     code, found = prove("lookahead", "--cutoffs", 2, "--strategy", "strategies.quantile_breakout", "--json")
 
     assert code == 0
-    assert (found["ok"], found["checked"], found["identical"], found["failures"]) == (True, 10, 10, [])
+    assert (found["ok"], found["failures"]) == (True, [])
+    assert found["checked"] == found["identical"] == 10 + CHECKS
     assert found["seconds"] > 0
     assert (folder / "bars.csv").read_bytes() == before
 
@@ -95,7 +98,7 @@ def test_lookahead_of_an_exchange_is_proven_from_the_store_on(folder):
     (folder / "forecaster.toml").write_text(CONFIG.replace("{origin}", "") + origin)
     code, found = prove("lookahead", "--cutoffs", 1, "--json")
 
-    assert (code, found["identical"]) == (0, 5)
+    assert (code, found["identical"]) == (0, 5 + CHECKS)
 
 
 def test_lookahead_names_a_source_that_leaks(folder, monkeypatch):
@@ -113,13 +116,27 @@ def test_lookahead_names_a_source_that_leaks(folder, monkeypatch):
     first = found["failures"][0]
 
     assert (code, wrong) == (2, 2)
-    assert (found["ok"], found["checked"]) == (False, 10)
-    assert {one["what"] for one in found["failures"]} == {"source FileSource"}
+    assert (found["ok"], found["checked"]) == (False, 10 + CHECKS)
+    assert {one["what"] for one in found["failures"] if one["series"] == "x A/B 1h"} == {"source FileSource"}
     assert list(first) == ["what", "series", "cutoff", "poison", "difference"]
     assert first["series"] == "x A/B 1h"
     assert found["failures"] == again["failures"] != other["failures"]
     assert "source FileSource: " in told
     assert "2024-01-0" in told
+
+
+def test_lookahead_names_labels_that_are_on_the_wrong_session(folder, monkeypatch):
+    """A calendar that takes the date of a label once it has become UTC."""
+    monkeypatch.setattr("forecaster.sessions._Sessions.opens_of_labels", utc_dates)
+    code, found = prove("lookahead", "--cutoffs", 1, "--json")
+
+    assert (code, found["ok"]) == (2, False)
+    assert {one["what"] for one in found["failures"]} == {
+        "labels: csv of local midnights",
+        "labels: csv of midnights at +14:00",
+        "labels: Parquet of local midnights",
+        "labels: frame of local midnights",
+    }
 
 
 def test_lookahead_stops_a_strategy_that_reads_bars_by_itself(folder):
@@ -163,8 +180,12 @@ def test_parity_names_what_was_tampered_with(folder):
 
 
 def test_parity_of_no_ledger(folder):
+    """One that is not there, and one in which nothing was forecast."""
     (folder / "ledger.db").unlink()
+    missing = refused("parity")
+    SqlStore(f"sqlite:///{folder}/ledger.db").close()
 
+    assert f"store sqlite:///{folder}/ledger.db: expected a ledger, found none" in missing
     assert "store.url: expected a ledger with live forecasts of the configured models" in refused("parity")
 
 

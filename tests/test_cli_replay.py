@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from contextlib import closing
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -18,8 +19,15 @@ from forecaster.accuracy.score import Scores
 from forecaster.bars import FIELDS, Bars
 from forecaster.clock import now_ms
 from forecaster.engine import Forecaster
+from forecaster.errors import LedgerMissing
+from forecaster.ledger import Run
+from forecaster.replay.decide import Rules, Signal
+from forecaster.replay.performance import figures_of
 from forecaster.replay.ray import Workers
+from forecaster.replay.recorded import recorded
+from forecaster.replay.trade import trade
 from forecaster.store import open_reader, open_store
+from forecaster.store.memory import MemoryStore
 from tests import cli
 from tests.accuracy.test_page import Opened
 from tests.builders import make_bars, make_key
@@ -105,9 +113,11 @@ def test_every_cutoff_of_every_series(folder, replay):
     assert told["windows_per_second"] == pytest.approx(told["windows"] / told["seconds"], rel=0.02, abs=0.1)
     assert 0 < told["model_share"] < 1
     assert 100 < told["peak_rss_mb"] < 10_000
+    assert told["left_out"] == {}
+    assert list(told["series"]) == ["x A/B 1h", "x C/D 1h"]
     assert set(told) == {
-        "run", "mae_close", "skill_close", "skill_crps", "coverage80", "windows", "windows_added", "seconds",
-        "windows_per_second", "model_share", "peak_rss_mb",
+        "run", "mae_close", "mase_close", "skill_close", "skill_crps", "coverage80", "windows", "windows_added",
+        "seconds", "windows_per_second", "model_share", "peak_rss_mb", "series", "left_out",
     }  # fmt: skip
 
 
@@ -120,7 +130,7 @@ def test_what_the_next_closes_came_to(folder, replay):
     for row in history(folder, told["run"]):
         if row.field == "close" and row.step == 1 and row.target_open in close:
             lower, median, upper = (row.values_Q[row.quantile_levels.index(level)] for level in (0.1, 0.5, 0.9))
-            errors[row.model_id.partition("@")[0]].append(abs(median - close[row.target_open]))
+            errors[row.model_id.name].append(abs(median - close[row.target_open]))
             if row.model_id.startswith("nano"):
                 inside.append(lower <= close[row.target_open] <= upper)
 
@@ -129,9 +139,49 @@ def test_what_the_next_closes_came_to(folder, replay):
     assert told["coverage80"] == pytest.approx(np.mean(inside))
     assert told["skill_close"] == pytest.approx(1 - np.mean(errors["nano"]) / np.mean(errors["random_walk"]), abs=0.02)
     with Forecaster.from_config(config) as forecaster:
-        total = Scores(forecaster.losses(run_id=told["run"])).total("nano", step=None)
+        scores = Scores(forecaster.losses(run_id=told["run"]))
+    parts = [("open", 2), ("open", 3), *((field, step) for field in FIELDS[1:] for step in (1, 2, 3))]
+    totals = [scores.total("nano", *part) for part in parts]
+    own, walk = (sum(one[f"{whose}_crps"] for one in totals) for whose in ("common", "walk"))
 
-    assert told["skill_crps"] == total.skill("crps")
+    assert told["skill_crps"] == pytest.approx(1 - own / walk, rel=1e-12)
+    assert told["series"] == {"x A/B 1h": {name: told[name] for name in IN_JSON}}
+
+
+IN_JSON = ("mae_close", "mase_close", "skill_close", "skill_crps", "coverage80")
+
+
+def test_several_series_are_joined_without_their_prices(folder, replay):
+    """A series of 60,000 and one of 60: no mean of losses in price, and relative ones that scale with neither."""
+    cheap = make_bars(OTHER, count=120, seed=1)
+    cheap = Bars(OTHER, cheap.open_time, cheap.ohlcv_TF / 1000)
+    told = replay(configured(folder, BARS, cheap), "--start", "2024-01-04")
+    one, other = told["series"].values()
+
+    assert told["mae_close"] is None
+    assert one["mae_close"] > 100 * other["mae_close"]
+    for name in IN_JSON[1:]:
+        assert told[name] == pytest.approx((one[name] + other[name]) / 2), name
+
+
+def test_the_open_that_is_known(folder, replay):
+    """Of a market without pauses it is the last close, but for a cent now and then: no skill is told of it."""
+    ohlcv_TF = BARS.ohlcv_TF.copy()
+    ohlcv_TF[100, 0] += 0.01
+    ohlcv_TF[100, 1] += 0.01
+    config = configured(folder, Bars(KEY, BARS.open_time, ohlcv_TF))
+    done = cli.forecaster("replay", "-c", config, "--start", "2024-01-03")
+    skills = {line.split()[5]: line.split()[-5:-3] for line in done.stdout.splitlines() if " nano " in line}
+    with Forecaster.from_config(config) as forecaster:
+        (run,) = forecaster.reader.runs()
+        reports = {(one.field, one.step): one for one in forecaster.accuracy(run_id=run.id) if "nano" in one.model_id}
+
+    assert skills["open"] == ["known", "known"]
+    assert skills["close"] == [f"{reports['close', 1].skill_mae:+.3f}", f"{reports['close', 1].skill_crps:+.3f}"]
+    assert "known: the price equals the last close" in done.stdout
+    assert (reports["open", 1].skill_mae, reports["open", 1].skill_crps) == (None, None)
+    assert reports["open", 1].mae > 0
+    assert reports["open", 2].skill_mae is not None
 
 
 def test_one_series_of_several(folder, replay):
@@ -387,14 +437,229 @@ def test_the_same_call_adds_nothing(folder, replay):
     }
 
 
-def test_new_bars_are_added_to_the_run(folder, replay):
-    """The same call on a file that has grown: only what is new is asked, and counted in the rate."""
+def test_a_file_that_has_grown_is_another_run(folder, replay):
+    """What was recorded of the shorter one stays as it was."""
     first = replay(configured(folder, BARS[:100]))
+    before = bits(history(folder, first["run"]))
     second = replay(configured(folder, BARS))
 
-    assert first["run"] == second["run"]
-    assert (second["windows"], second["windows_added"]) == (len(CUTOFFS), 20)
-    assert cutoffs(history(folder, second["run"])) == CUTOFFS
+    assert first["run"] != second["run"]
+    assert (second["windows"], second["windows_added"]) == (len(CUTOFFS), len(CUTOFFS))
+    assert bits(history(folder, first["run"])) == before
+
+
+def test_another_price_is_another_run(folder, replay):
+    """Doubled in the same file: the error is twice as large, and not that of old forecasts against new prices."""
+    first = replay(configured(folder), "--start", "2024-01-04")
+    second = replay(configured(folder, Bars(KEY, BARS.open_time, BARS.ohlcv_TF * 2)), "--start", "2024-01-04")
+
+    assert first["run"] != second["run"]
+    assert second["mae_close"] == pytest.approx(2 * first["mae_close"], rel=1e-3)
+
+
+def counts(folder, name="ledger"):
+    """Rows of every table that a replay could write to."""
+    tables = ("forecast", "forecast_step", "bar", "series", "run", "model")
+    with closing(sqlite3.connect(folder / f"{name}.db")) as ledger:
+        return {one: ledger.execute(f"SELECT COUNT(*) FROM {one}").fetchone()[0] for one in tables}  # noqa: S608
+
+
+def test_a_latency_adds_nothing(folder, replay):
+    """Not a row and not a window; the run is the same one with the latency in its name, and so is the export."""
+    config = configured(folder)
+    first = replay(config, "--start", "2024-01-04")
+    before = counts(folder)
+    later = replay(config, "--start", "2024-01-04", "--latency", 4, "--out", "later.csv")
+    frame = pd.read_csv(folder / "later.csv", parse_dates=["cutoff", "available_at"])
+
+    assert later["run"] == f"{first['run']}+4000ms"
+    assert (later["windows"], later["windows_added"]) == (first["windows"], 0)
+    assert counts(folder) == before
+    assert later["series"] == first["series"]
+    assert set(frame.run) == {later["run"]}
+    assert set(frame.available_at - frame.cutoff) == {pd.Timedelta(4, "s")}
+
+
+def test_trades_of_a_latency_are_those_of_forecasts_that_came_so_late(folder, replay):
+    """On one run: as a ledger in which every forecast was recorded with the latency has them."""
+    config = configured(folder)
+    arguments = ("--strategy", "mine:long", "--start", "2024-01-04", "--end", "2024-01-05")
+    at_once, later = (replay(config, *arguments, "--latency", seconds) for seconds in (0, 4))
+    with Forecaster.from_config(config) as forecaster, closing(MemoryStore()) as store:
+        store.add_bars(BARS)
+        store.add_run(Run("late", "replay", 0))
+        made = recorded(forecaster.reader, KEY, "nano", at_once["run"], (0, 2**62))
+        store.add_forecasts([replace(one, available_at=one.cutoff + 4_000) for one in made], "late")
+        traded = trade(long, recorded(store, KEY, "nano", "late", (0, 2**62)), BARS, Rules())
+    (account,), (late_account,) = (one["strategy"]["accounts"].values() for one in (at_once, later))
+
+    assert at_once["strategy"]["run"] + "+4000ms" == later["strategy"]["run"]
+    assert later["windows_added"] == 0
+    assert late_account["strategy"]["total_return"] == figures_of(traded.account).total_return
+    assert late_account["strategy"] != account["strategy"]
+
+
+def long(forecast, position, outlook):
+    """Always long."""
+    return Signal(1.0, "up")
+
+
+def test_nothing_enters_the_live_series(folder, replay):
+    """The ledger of a daemon that knows half of the bars, as it knew them: no bar of the file is added to it."""
+    config = configured(folder)
+    with closing(open_store(f"sqlite:///{folder}/ledger.db")) as store:
+        store.add_bars(Bars(KEY, BARS.open_time[:60], BARS.ohlcv_TF[:60], BARS.close_time[:60] + 1_000))
+        before = [one.tolist() for one in store.versions(KEY)]
+    told = replay(config, "--start", "2024-01-05")
+    with closing(open_reader(f"sqlite:///{folder}/ledger.db")) as reader:
+        live, own = reader.bars(KEY), reader.bars(KEY, run_id=told["run"])
+        versions = [one.tolist() for one in reader.versions(KEY)]
+
+    assert versions == before
+    assert len(live) == 60
+    assert own.open_time.tolist() == BARS.open_time.tolist()
+    assert own.first_seen_at.tolist() == BARS.close_time.tolist()
+
+
+def test_beside_a_daemon(folder, replay):
+    """Another process holds the configured ledger: the replay has one of its own, and the other stays as it was."""
+    config = configured(folder)
+    with closing(open_store(f"sqlite:///{folder}/ledger.db")) as store:
+        store.add_bars(BARS[:60])
+        before = dumped(folder / "ledger.db")
+        told = replay(config, "--start", "2024-01-05", "--store", "replays.db", "--out", "forecasts.csv")
+        after = dumped(folder / "ledger.db")
+
+    assert after == before
+    assert told["windows"] == told["windows_added"] == 25
+    assert (
+        cutoffs(history(folder, told["run"], name="replays")) == CUTOFFS[-25:] == cutoffs_of(folder / "forecasts.csv")
+    )
+    assert history(folder, told["run"]) == []
+
+
+def dumped(path):
+    """All rows of a ledger but its lease, which the writer renews."""
+    with closing(sqlite3.connect(path)) as ledger:
+        return [line for line in ledger.iterdump() if not line.startswith('INSERT INTO "lease"')]
+
+
+def cutoffs_of(path):
+    return sorted({at.value // 10**6 for at in pd.read_csv(path, parse_dates=["cutoff"]).cutoff})
+
+
+def test_the_configured_ledger_is_taken(folder):
+    """What to do is said."""
+    config = configured(folder)
+    with closing(open_store(f"sqlite:///{folder}/ledger.db")):
+        line = cli.refused("replay", "-c", config, "--start", "2024-01-05")
+
+    assert "add --store replays.db" in line
+
+
+def test_what_was_known_in_the_configured_ledger(folder, replay):
+    """Recorded apart: what was known at each cutoff is what the daemon's ledger says."""
+    config = configured(folder)
+    seen = BARS.close_time + np.where(np.arange(120) % 2, 9_000, 1_000)
+    with closing(open_store(f"sqlite:///{folder}/ledger.db")) as store:
+        store.add_bars(Bars(KEY, BARS.open_time, BARS.ohlcv_TF, seen))
+        told = replay(config, "--known-within", 5, "--store", "replays.db")
+
+    assert cutoffs(history(folder, told["run"], name="replays")) == BARS.close_time[32::2].tolist()
+    assert told["left_out"] == {"x A/B 1h": {"their bar was not known within 5 s": 45}}
+
+
+EXCHANGE = """
+[[series]]
+exchange = "kraken"
+symbol = "BTC/USD"
+timeframe = "1h"
+[exchanges.kraken]
+id = "kraken"
+[model]
+context = 64
+min_context = 32
+horizon = 3
+compile = "off"
+[store]
+url = "sqlite:///ledger.db"
+"""
+
+
+@pytest.mark.parametrize("stored", [None, 20])
+def test_too_few_bars_of_an_exchange(folder, stored):
+    """Nothing is fetched: what to run first is said."""
+    (folder / "kraken.toml").write_text(EXCHANGE)
+    if stored:
+        with closing(open_store(f"sqlite:///{folder}/ledger.db")) as store:
+            store.add_bars(make_bars(make_key("kraken", "BTC/USD"), count=stored))
+    line = cli.refused("replay", "-c", folder / "kraken.toml")
+
+    assert "bars of kraken BTC/USD 1h: expected 32 bars or more in the ledger: run `forecaster pull --since" in line
+    assert line.endswith(f"found {stored or 0}")
+
+
+def test_bars_of_an_exchange_are_those_of_the_ledger(folder, replay):
+    (folder / "kraken.toml").write_text(EXCHANGE)
+    bars = make_bars(make_key("kraken", "BTC/USD"), count=60)
+    with closing(open_store(f"sqlite:///{folder}/ledger.db")) as store:
+        store.add_bars(bars)
+    told = replay(folder / "kraken.toml")
+
+    assert cutoffs(history(folder, told["run"], bars.key)) == bars.close_time[31:].tolist()
+
+
+def test_a_long_gap_is_left_out_and_told(folder, replay):
+    """The cutoffs behind it that see too few bars are counted, in the JSON and for people."""
+    config = configured(folder, BARS[np.r_[0:50, 110:120]])
+    told = replay(config)
+    done = cli.forecaster("replay", "-c", config)
+    reason = "fewer than 32 bars among their last 64 slots"
+
+    assert told["left_out"] == {"x A/B 1h": {reason: 10}}
+    assert cutoffs(history(folder, told["run"])) == CUTOFFS[:19]
+    assert f"x A/B 1h: 10 cutoffs left out: {reason}" in done.stdout
+
+
+def test_only_cutoffs_that_are_left_out(folder):
+    config = configured(folder, BARS[np.r_[0:50, 110:120]])
+    line = cli.refused("replay", "-c", config, "--start", "2024-01-05")
+
+    assert "; 10 left out: fewer than 32 bars among their last 64 slots" in line
+
+
+def test_a_replay_of_today_is_not_pruned(folder, replay):
+    """Though its bars are years old."""
+    config = configured(folder)
+    told = replay(config, "--start", "2024-01-05")
+    pruned = cli.told("store", "prune", "-c", config, "--older-than", "90d", "--json")
+
+    assert (pruned["runs"], pruned["forecasts"]) == (0, 0)
+    assert len(history(folder, told["run"])) == 25 * 2 * HORIZON * 4
+
+
+def test_a_replay_is_listed_and_deleted(folder, replay):
+    """By its id, with its bars; the other one stays."""
+    config = configured(folder)
+    first, second = (replay(config, "--start", day) for day in ("2024-01-04", "2024-01-05"))
+    listed = cli.told("store", "runs", "-c", config, "--json")["runs"]
+    cli.told("store", "delete", first["run"], "-c", config, "--json")
+    left = cli.told("store", "runs", "-c", config, "--json")["runs"]
+
+    assert {one["id"]: one["bars"] for one in listed} == {first["run"]: 120, second["run"]: 120}
+    assert [one["id"] for one in left] == [second["run"]]
+    assert history(folder, first["run"]) == []
+    assert len(history(folder, second["run"])) == 25 * 2 * HORIZON * 4
+    with closing(open_reader(f"sqlite:///{folder}/ledger.db")) as reader:
+        assert (len(reader.bars(KEY, run_id=first["run"])), len(reader.bars(KEY, run_id=second["run"]))) == (0, 120)
+
+
+def has_begun(folder, run_id):
+    """Whether a ledger has a forecast of a run."""
+    try:
+        return bool(history(folder, run_id))
+    except LedgerMissing:
+        return False
 
 
 @pytest.mark.processes
@@ -408,7 +673,7 @@ def test_a_replay_that_is_killed_goes_on(folder, replay):
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     ) as process:
-        while process.poll() is None and not history(folder, whole["run"]):
+        while process.poll() is None and not has_begun(folder, whole["run"]):
             time.sleep(0.01)
         process.send_signal(signal.SIGKILL)
         code = process.wait()
@@ -529,11 +794,11 @@ def test_workers_give_the_same(folder, replay, monkeypatch):
 
 
 def test_a_replay_reads_one_clock(folder, replay):
-    """Bars are known since the call, the forecasts since their cutoffs."""
+    """It began when it was called; its bars are known since they closed, its forecasts since their cutoffs."""
     before = now_ms()
     told = replay(configured(folder), "--start", "2024-01-05")
-    with closing(sqlite3.connect(folder / "ledger.db")) as ledger:
-        (seen,) = ledger.execute("SELECT DISTINCT first_seen_at FROM bar").fetchone()
+    with closing(open_reader(f"sqlite:///{folder}/ledger.db")) as reader:
+        (run,) = reader.runs()
 
-    assert before <= seen <= now_ms()
+    assert before <= run.started_at <= now_ms()
     assert {row.issued_at - row.cutoff for row in history(folder, told["run"])} == {0}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from contextlib import closing
+from dataclasses import replace
 
 import pytest
 from PIL import Image
@@ -125,14 +126,74 @@ def test_the_same_ledger_gives_the_same_file(folder, bars):
     assert (folder / "report.html").read_bytes() == first
 
 
+def test_a_ledger_that_is_not_there(folder):
+    """Nothing is written; the line has its path."""
+    assert f"{folder}/ledger.db" in refused(*given(folder))
+    assert not (folder / "report.html").exists()
+
+
 def test_an_empty_ledger(folder):
     """Nothing is written."""
+    SqlStore(f"sqlite:///{folder}/ledger.db").close()
+
     assert "expected forecasts of nano in run 'live', found none" in refused(*given(folder))
     assert not (folder / "report.html").exists()
 
 
-def test_a_run_that_is_not_there(folder, bars):
-    assert "in run 'replay-9', found none" in refused(*given(folder, "--run", "replay-9"))
+@pytest.mark.parametrize(
+    ("option", "name", "listed"),
+    [
+        ("--run", "replay-9", "run: expected one of live, found 'replay-9'"),
+        ("--model", "nanoo", "--model: expected one of nano, random_walk, found 'nanoo'"),
+        ("--series", "binance BTC/USD 1h", "series: expected one of binance BTC/USDT 1h, binance ETH/USDT 1h, found"),
+    ],
+)
+def test_a_name_that_nobody_knows_is_refused(folder, bars, option, name, listed):
+    """With those that are known; nothing is written."""
+    assert refused(*given(folder, option, name)).startswith(f"ConfigError: {listed}")
+    assert not (folder / "report.html").exists()
+
+
+def test_another_model_than_the_configured_one(folder, bars):
+    run(folder, "--model", "random_walk", "--series", "binance BTC/USDT 1h")
+    text = " ".join(Opened(folder / "report.html").texts)
+
+    assert "Model random_walk, revision" in text
+    assert "Model nano" not in text
+
+
+def with_replay(folder, bars):
+    """Put the same forecasts into the ledger as a replay: each counts as available at its cutoff."""
+    made = [make_lognormal(bars.key, bars, i, bars.close[BEFORE + i], (1, 1), "nano") for i in range(CUTOFFS)]
+    with closing(SqlStore(f"sqlite:///{folder}/ledger.db")) as store:
+        store.add_run(Run("replay-1", "replay", 0))
+        store.add_forecasts([replace(one, issued_at=one.cutoff, available_at=one.cutoff) for one in made], "replay-1")
+
+
+@pytest.mark.parametrize(("run_id", "latency"), [("replay-1", "0"), ("replay-1+4000ms", "4,000")])
+def test_a_replay_is_not_said_to_have_been_in_time(folder, bars, run_id, latency):
+    """Its forecasts were made when their bars had long closed, with whatever latency it is read."""
+    with_replay(folder, bars)
+    run(folder, "--run", run_id)
+    text = " ".join(Opened(folder / "report.html").texts)
+
+    assert "This run is a replay." in text
+    assert f"Available {latency} ms after their cutoff" in text
+    assert "in the ledger before" not in text
+
+
+def test_live_forecasts_are_said_to_have_been_in_time(folder, bars):
+    """All that settled of this ledger: counted, not presumed."""
+    run(folder)
+
+    assert any(f"All {CUTOFFS - 1} settled forecasts were" in text for text in Opened(folder / "report.html").texts)
+
+
+def test_another_ledger(folder, bars):
+    """What `--store` names is read, and the configured one need not be there."""
+    (folder / "ledger.db").rename(folder / "replays.db")
+
+    assert run(folder, "--store", folder / "replays.db", "--json").record["settled_forecasts"] == CUTOFFS - 1
 
 
 @pytest.mark.parametrize(

@@ -16,9 +16,11 @@ from forecaster.engine import Forecaster
 from forecaster.errors import ConfigError, InvalidContext
 from forecaster.ledger import LIVE, Run
 from forecaster.replay import replay
+from forecaster.replay.cutoffs import choose_cutoffs
 from forecaster.replay.decide import Rules
 from forecaster.replay.performance import figures_of
 from forecaster.replay.recorded import Trusted, recorded
+from forecaster.replay.replay import replay_all
 from forecaster.replay.trade import together, trade
 from forecaster.store.sql import SqlStore
 from strategies.trend import trend
@@ -51,6 +53,7 @@ def folder(tmp_path, monkeypatch):
     """A folder with a strategy of one's own and a configuration of two series, of which one has a ledger."""
     (tmp_path / "my_strategies.py").write_text(MINE)
     (tmp_path / "broken_strategy.py").write_text("import a_package_that_is_not_there\n")
+    (tmp_path / "unreadable_strategy.py").write_text("def unreadable_strategy(:\n")
     (tmp_path / "config.toml").write_text(
         "".join(
             f'[[series]]\nexchange = "binance"\nsymbol = "{symbol}/USDT"\ntimeframe = "1h"\nfile = "none.csv"\n'
@@ -133,10 +136,44 @@ def test_a_stale_forecast_is_not_decided_on(folder, bars, after, state, share):
     assert found["cutoff"] == bars.close_time[-1]
 
 
-def test_a_forecast_that_was_not_there_yet_is_missing(folder, bars):
+def test_a_forecast_that_was_not_there_yet_is_not_decided_on(folder, bars):
+    """The one before was there, and by then it was stale."""
     (found,) = asked(folder, bars, "--series", "binance BTC/USDT 1h", after=3)["signals"]
 
+    assert (found["state"], found["cutoff"]) == ("stale", bars.close_time[-2])
+
+
+def test_as_of_a_past_time_is_as_it_was_then(folder, bars):
+    """The forecast that was the newest then, with its close; a newer one that came later takes nothing away."""
+    (found,) = asked(folder, bars, "--series", "binance BTC/USDT 1h", after=-5 * HOUR_MS + 1000)["signals"]
+    cutoff = int(bars.close_time[-6])
+
+    assert (found["state"], found["cutoff"]) == ("fresh", cutoff)
+    assert found["reason"].startswith(f"{bars.close[-6]} ")
+    assert found["reason"].endswith(f" {cutoff}")
+
+
+def test_before_the_first_forecast_it_is_missing(folder, bars):
+    (found,) = asked(folder, bars, "--series", "binance BTC/USDT 1h", after=-100 * HOUR_MS)["signals"]
+
     assert (found["state"], found["share"], found["cutoff"]) == ("missing", 0.0, None)
+
+
+def test_another_ledger(folder, bars):
+    (folder / "ledger.db").rename(folder / "other.db")
+    (found,) = asked(folder, bars, "--series", "binance BTC/USDT 1h", "--store", folder / "other.db")["signals"]
+
+    assert (found["state"], found["cutoff"]) == ("fresh", bars.close_time[-1])
+
+
+def test_newest_forecasts_of_another_ledger_as_of_a_time(folder, bars):
+    """`latest` reads the same as `signal`."""
+    (folder / "ledger.db").rename(folder / "other.db")
+    as_of = bars.close_time[-3].astype("datetime64[ms]") + 1000
+    arguments = ("latest", "-c", folder / "config.toml", "--store", folder / "other.db", "--as-of", as_of, "--json")
+    fresh, missing = told_by(*arguments)["forecasts"]
+
+    assert (fresh["cutoff"], missing["cutoff"]) == (bars.close_time[-3], None)
 
 
 def test_for_people(folder, bars):
@@ -157,10 +194,13 @@ def test_a_module_and_its_function_of_the_same_name():
     [
         ("strategies.nothing", "a module with a function of its own name"),
         ("strategies.base", "a function base in strategies.base"),
-        ("strategies.trend:other", "a function other in strategies.trend"),
+        ("strategies.trend:other", "a function other in strategies.trend; there is trend"),
+        ("my_strategies:mien", "a function mien in my_strategies; there is mine"),
+        ("unreadable_strategy", "a module that can be imported"),
         ("my_strategies:not_a_function", "a function not_a_function"),
         ("my_strategies:told_too_little", "a function of forecast, position and outlook"),
-        ("broken_strategy:any", "a_package_that_is_not_there"),
+        ("broken_strategy:any", "a module that can be imported.*a_package_that_is_not_there"),
+        ("builtins:max", "a function of forecast, position and outlook"),
         ("", "a module with a function"),
         (":", "a module with a function"),
         ("..trend", "a module with a function"),
@@ -172,12 +212,23 @@ def test_names_that_are_none(folder, name, words):
         load_strategy(name)
 
 
+@pytest.mark.parametrize("command", ["signal", "replay"])
+def test_a_strategy_that_nobody_knows_is_refused_with_the_known_ones(folder, command):
+    """The most similar one first, in one line."""
+    words = refused(command, "--config", folder / "config.toml", "--strategy", "strategies.trand")
+
+    assert words.startswith("ConfigError: --strategy: expected a module")
+    assert "known are strategies.trend, " in words
+    for name in ("buy_and_hold", "interval_reversion", "quantile_breakout"):
+        assert f"strategies.{name}" in words
+    assert "strategies.base" not in words
+
+
 def test_trading_on_a_replay(tmp_path):
     """The same accounts as by hand, forecast by forecast, and files for people."""
     bars = [make_bars(make_key(symbol=symbol), count=300, seed=seed) for seed, symbol in enumerate(("A/B", "C/D"))]
     forecaster = make_forecaster(*bars)
-    for one in bars:
-        run = replay(forecaster, one)
+    run = replay_all(forecaster, [choose_cutoffs(one, forecaster.config.model) for one in bars])
     span = (int(bars[0].close_time[100]), int(bars[0].close_time[250]))
     plan = TradePlan("strategies.trend", Rules(), span, tmp_path / "trades.html", tmp_path / "trades.png")
     now = 2**50
@@ -228,9 +279,9 @@ def test_no_forecast_in_the_span(tmp_path):
 
 def test_a_ledger_whose_last_bar_was_pruned(folder, bars):
     """The newest forecast is there and its close is not: an error by name, and no decision."""
-    later = replace(
-        make_lognormal(bars.key, bars, CUTOFFS - 1, 40_000.0, (1, 1), "nano"), cutoff=int(bars.close_time[-1]) + HOUR_MS
-    )
+    cutoff = int(bars.close_time[-1]) + HOUR_MS
+    made = make_lognormal(bars.key, bars, CUTOFFS - 1, 40_000.0, (1, 1), "nano")
+    later = replace(made, cutoff=cutoff, issued_at=cutoff, available_at=cutoff + 5)
     with closing(SqlStore(f"sqlite:///{folder}/ledger.db")) as store:
         store.add_forecasts([later], LIVE)
 

@@ -9,11 +9,13 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from forecaster.ledger import LIVE, Run
+from forecaster import doctor
+from forecaster.clock import now_ms
+from forecaster.ledger import LIVE, CalibrationState, Run
 from forecaster.store.sql import SqlStore
 from forecaster.store.sqlite import SCHEMA
 from tests import cli
-from tests.builders import make_bars
+from tests.builders import make_bars, make_key
 from tests.forecast_builders import CUTOFF, make_forecast
 
 RELEASED = Path(__file__).parent / "store" / "released"
@@ -77,8 +79,44 @@ def test_info(ledger, forecaster):
     assert "1 forecasts" in output
 
 
-def test_info_of_no_ledger(refused):
-    assert "found none" in refused("store", "info")
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("store", "info"),
+        ("store", "backup", "copy.db"),
+        ("store", "vacuum"),
+        ("store", "prune"),
+        ("store", "prune", "--dry-run"),
+        ("store", "runs"),
+        ("store", "delete", "replay-1"),
+        ("store", "export", "out.csv"),
+        ("store", "upgrade"),
+        ("verify", "ledger"),
+        ("latest",),
+        ("accuracy",),
+        ("bars", "show"),
+    ],
+    ids=" ".join,
+)
+@pytest.mark.parametrize("is_empty", [False, True], ids=["absent", "empty"])
+def test_ledger_that_is_not_there_is_an_error(refused, tmp_path, monkeypatch, command, is_empty):
+    """With its absolute path and what to do; and none is made, as a path with a slip in it would else."""
+    monkeypatch.chdir(tmp_path)
+    if is_empty:
+        (tmp_path / "ledger.db").touch()
+    before = sorted(tmp_path.iterdir())
+    told = refused(*command)
+
+    assert f"sqlite:///{tmp_path}/ledger.db: expected a ledger, found none: start `forecaster run`" in told
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_doctor_misses_a_ledger_that_is_not_there(config, tmp_path, monkeypatch):
+    monkeypatch.setattr(doctor, "_forecast_once", lambda _: "not asked here")
+    found = {one.subject: one for one in doctor.examine(str(config))}
+
+    assert not found["ledger"].ok
+    assert f"LedgerMissing: store sqlite:///{tmp_path}/ledger.db: expected a ledger" in found["ledger"].finding
 
 
 def test_backup_is_whole_and_replaces_the_last(ledger, forecaster, tmp_path):
@@ -97,6 +135,7 @@ def test_backup_is_whole_and_replaces_the_last(ledger, forecaster, tmp_path):
 def test_backup_that_fails_leaves_the_last(refused, tmp_path):
     out = tmp_path / "copy.db"
     out.write_text("an older copy")
+    (tmp_path / "ledger.db").write_text("no database, and long enough to tell")
 
     assert "expected to copy it" in refused("store", "backup", out)
     assert out.read_text() == "an older copy"
@@ -143,6 +182,142 @@ def test_runs_of_late_are_not_pruned(ledger, forecaster):
     assert pruned["runs"] == 0
 
 
+@pytest.fixture
+def replays(ledger):
+    """Beside it two replays with bars of their own, made now, and a prediction of long ago that is late."""
+    own = make_bars(count=7, seed=3)
+    with closing(SqlStore(f"sqlite:///{ledger}")) as store:
+        for number in (2, 3):
+            store.add_run(Run(f"replay-{number}", "replay", now_ms(), f'{{"bars": {number}}}'))
+            store.add_bars(own, f"replay-{number}")
+            store.add_forecasts([make_forecast()], f"replay-{number}", [learned()])
+        store.add_run(Run("predict-1", "predict", CUTOFF))
+        store.add_forecasts([make_forecast()], "predict-1")
+        with store._database.transaction() as connection:
+            connection.exec_driver_sql(
+                "INSERT INTO delay SELECT id, available_at + 5 FROM forecast WHERE run_id <> 'live'"
+            )
+    return ledger
+
+
+def learned():
+    return CalibrationState(make_key(), make_forecast().provenance.ledger_id, CUTOFF, b"state")
+
+
+def test_runs_are_listed(replays, forecaster):
+    """By the time at which they ran, with what decided them."""
+    _, _, found = forecaster("store", "runs", "--json")
+    _, output, _ = forecaster("store", "runs")
+    by_id = {one["id"]: one for one in found["runs"]}
+
+    assert [one["id"] for one in found["runs"]][-2:] == ["replay-2", "replay-3"]
+    assert (by_id["live"]["forecasts"], by_id["live"]["bars"]) == (1, 5)
+    assert (by_id["replay-2"]["forecasts"], by_id["replay-2"]["bars"]) == (1, 7)
+    assert by_id["replay-2"]["plan"] == '{"bars": 2}'
+    assert "predict-1" in output
+    assert "2024-01-05 00:00:00Z  1 forecasts, 0 bars" in output
+
+
+def rows(path):
+    """How many rows there are by table, and whose."""
+    with closing(sqlite3.connect(path)) as connection:
+        return {
+            "run": dict(connection.execute("SELECT id, 1 FROM run").fetchall()),
+            "forecast": dict(connection.execute("SELECT run_id, COUNT(*) FROM forecast GROUP BY 1").fetchall()),
+            "calibration": dict(connection.execute("SELECT run_id, 1 FROM calibration").fetchall()),
+            "bar": dict(
+                connection.execute(
+                    "SELECT s.run_id, COUNT(*) FROM bar JOIN series s ON s.id = series_id GROUP BY 1"
+                ).fetchall()
+            ),
+            "forecast_step": connection.execute("SELECT COUNT(*) FROM forecast_step").fetchone()[0],
+            "delay": connection.execute("SELECT COUNT(*) FROM delay").fetchone()[0],
+            "series": connection.execute("SELECT COUNT(*) FROM series").fetchone()[0],
+        }
+
+
+def test_replay_is_deleted_with_all_that_is_its_own(replays, forecaster):
+    """And nothing else; the guards stand again, and the ledger is what it was."""
+    _, _, counted = forecaster("store", "delete", "replay-2", "--dry-run", "--json")
+    before = rows(replays)
+    _, _, deleted = forecaster("store", "delete", "replay-2", "predict-1", "--json")
+    after = rows(replays)
+    code, _, verified = forecaster("verify", "ledger", "--json")
+
+    assert counted == {"dry_run": True, "runs": 1, "forecasts": 1, "bars": 7}
+    assert before["bar"] == {"live": 5, "replay-2": 7, "replay-3": 7}
+    assert deleted == {"dry_run": False, "runs": 2, "forecasts": 2, "bars": 7}
+    assert after == {
+        "run": {"live": 1, "replay-1": 1, "replay-3": 1},
+        "forecast": {"live": 1, "replay-1": 1, "replay-3": 1},
+        "calibration": {"replay-3": 1},
+        "bar": {"live": 5, "replay-3": 7},
+        "forecast_step": before["forecast_step"] // 5 * 3,
+        "delay": before["delay"] - 2,
+        "series": before["series"] - 1,
+    }
+    assert (code, verified["ok"]) == (0, True)
+    for table in ("run", "forecast", "forecast_step", "bar", "series", "delay"):
+        with closing(sqlite3.connect(replays)) as connection, pytest.raises(sqlite3.IntegrityError, match="only app"):
+            connection.execute(f"DELETE FROM {table}")  # noqa: S608
+
+
+@pytest.mark.parametrize(
+    ("names", "error"),
+    [
+        (["replay-2", "replay-9"], "expected one of predict-1, replay-1, replay-2, replay-3, found 'replay-9'"),
+        (["replay-2", "live"], "live forecasts never leave"),
+        (["replay-2+4000ms"], "found 'replay-2+4000ms'"),
+    ],
+)
+@pytest.mark.parametrize("more", [[], ["--dry-run"]])
+def test_run_that_cannot_be_deleted_is_refused_by_name(replays, refused, names, error, more):
+    """And then nothing is deleted."""
+    before = rows(replays)
+
+    assert error in refused("store", "delete", *names, *more)
+    assert rows(replays) == before
+
+
+def test_prune_goes_by_when_a_run_ran(replays, forecaster):
+    """And not by the time that it is about: a replay of long ago that was made now stays."""
+    _, _, pruned = forecaster("store", "prune", "--json")
+
+    assert pruned["runs"] == 2
+    assert sorted(rows(replays)["run"]) == ["live", "replay-2", "replay-3"]
+
+
+def test_prune_counts_beside_a_writer(replays, forecaster):
+    """Who counts deletes nothing, and needs no lease."""
+    with closing(SqlStore(f"sqlite:///{replays}")):
+        code, _, counted = forecaster("store", "prune", "--dry-run", "--json")
+
+    assert (code, counted["runs"]) == (0, 2)
+
+
+@pytest.mark.parametrize("as_url", [False, True], ids=["path", "URL"])
+def test_other_ledger_is_named_by_path_or_url(ledger, config, tmp_path, as_url):
+    """As for a replay of its own; the configured one is not touched, and need not be there."""
+    ledger.rename(tmp_path / "replays.db")
+    other = f"sqlite:///{tmp_path}/replays.db" if as_url else "replays.db"
+    commands = (
+        ("store", "info"),
+        ("store", "runs"),
+        ("store", "export", "out.csv"),
+        ("store", "backup", "copy.db"),
+        ("store", "prune", "--dry-run"),
+        ("store", "delete", "replay-1"),
+        ("store", "upgrade"),
+        ("store", "vacuum"),
+        ("verify", "ledger"),
+    )
+    for command in commands:
+        done = cli.forecaster(*command, "--config", config, "--store", other, "--json", cwd=tmp_path)
+
+        assert done.returncode == 0, done.stderr
+    assert not ledger.exists()
+
+
 @pytest.mark.parametrize("name", ["out.parquet", "out.csv", "out.feather"])
 def test_export_holds_every_quantile_and_what_came(ledger, forecaster, tmp_path, name):
     with closing(SqlStore(f"sqlite:///{ledger}")) as store:
@@ -162,7 +337,21 @@ def test_export_holds_every_quantile_and_what_came(ledger, forecaster, tmp_path,
     assert frame.model.unique().tolist() == ["nano@0123456789ab"]
 
 
+def test_export_follows_no_link_that_was_put_in_its_way(ledger, forecaster, tmp_path):
+    """Else whoever may write to the folder has another file of ours overwritten."""
+    precious = tmp_path / "precious"
+    for name in ("out.csv", "out.parquet", "out.feather"):
+        precious.write_text("mine")
+        (tmp_path / f"{name}.unfinished").symlink_to(precious)
+        _, _, record = forecaster("store", "export", tmp_path / name, "--json")
+
+        assert precious.read_text() == "mine"
+        assert record["rows"] == 12
+        assert not (tmp_path / name).is_symlink()
+
+
 def test_export_of_nothing_is_an_empty_file(forecaster, tmp_path):
+    SqlStore(f"sqlite:///{tmp_path}/ledger.db").close()
     _, _, record = forecaster("store", "export", tmp_path / "out.parquet", "--json")
 
     assert record["rows"] == 0

@@ -14,7 +14,7 @@ import pytest
 
 from forecaster.bars import Bars
 from forecaster.model.about import describe
-from forecaster.model.checkpoint import NANO_FOLDER
+from forecaster.model.files import NANO_FOLDER
 from tests.builders import make_bars, make_key, utc_ms
 from tests.cli import PROGRAM, forecaster, refused
 from tests.cli import told as told_by

@@ -7,7 +7,7 @@ from pathlib import Path
 import pydantic
 import pytest
 
-from forecaster.config import ENVIRONMENT_KEY, Config, default_config_path, embedded, load_config
+from forecaster.config import ENVIRONMENT_KEY, Config, default_config_path, embedded, load_config, with_store
 from forecaster.errors import ConfigError
 from tests.builders import make_key
 
@@ -57,13 +57,13 @@ def test_every_file_that_ships_can_be_loaded(path):
     assert load_config(path).series
 
 
-def test_a_short_file_has_sane_defaults(load):
+def test_a_short_file_has_sane_defaults(load, tmp_path):
     config = load(GOOD)
 
     assert config.series[0].key == make_key("kraken", "BTC/USD", "1h", "24/7")
     assert (config.model.id, config.model.compile, config.model.device) == ("nano", "auto", "auto")
     assert config.model.baselines == ("random_walk",)
-    assert config.store.url == "sqlite:///ledger.db"
+    assert config.store.url == f"sqlite:///{tmp_path}/ledger.db"
     assert config.settle_seconds == 5
     assert config.demo is None
     assert config.exchanges["kraken"].timeout == 10.0
@@ -189,18 +189,155 @@ def test_a_series_that_cannot_be_is_refused_when_the_file_is_loaded(load, good, 
     assert "bots.toml" in message
 
 
+COMMIT = "0f8a440441931157957e2be1a9bce66627d99c76"
+
+
+def model(**keys: object) -> str:
+    """Write a file whose model has these keys."""
+    return GOOD + "[model]\n" + "".join(f'{name} = "{value}"\n' for name, value in keys.items())
+
+
 def test_a_hub_id_needs_its_revision(load):
     """Without a commit the weights may change under a running service."""
-    message = refusal(load, GOOD + '[model]\nid = "amazon/chronos-2"\n')
+    message = refusal(load, model(id="hub:amazon/chronos-2"))
 
     assert "bots.toml: model" in message
-    assert "revision: expected a commit hash" in message
+    assert "revision: expected the commit of hub:amazon/chronos-2, 40 hexadecimal digits" in message
+
+
+@pytest.mark.parametrize("revision", ["main", "v1.0", COMMIT[:12], COMMIT.upper()])
+def test_a_revision_that_may_move_is_refused(load, revision):
+    """A branch and a tag are names, and a short commit may come to mean another one."""
+    message = refusal(load, model(id="hub:amazon/chronos-2", revision=revision))
+
+    assert f"40 hexadecimal digits, found {revision!r}" in message
 
 
 def test_a_hub_id_with_its_revision_is_accepted(load):
-    config = load(GOOD + '[model]\nid = "amazon/chronos-2"\nrevision = "0f8a440441931157957e2be1a9bce66627d99c76"\n')
+    config = load(model(id="hub:amazon/chronos-2", revision=COMMIT))
 
-    assert config.model.revision.startswith("0f8a")
+    assert (config.model.id, config.model.revision) == ("hub:amazon/chronos-2", COMMIT)
+
+
+@pytest.mark.parametrize("model_id", ["nano", "./mine"])
+def test_a_revision_is_of_a_hub_repository_alone(load, model_id):
+    """It would say nothing of the weights that run."""
+    message = refusal(load, model(id=model_id, revision=COMMIT))
+
+    assert f"revision: expected none, since {model_id} is no hub repository" in message
+
+
+@pytest.mark.parametrize("model_id", ["hub:", "hub:chronos-2", "hub:a/b/c", "hub:../x", "hub:amazon/chronos 2"])
+def test_a_hub_id_names_owner_and_repository(load, model_id):
+    message = refusal(load, model(id=model_id, revision=COMMIT))
+
+    assert "id: expected hub:OWNER/NAME" in message
+
+
+def test_a_name_that_could_be_either_is_refused_with_both_ways(load, tmp_path, monkeypatch):
+    """Whatever lies in the folder where the command runs."""
+    elsewhere = tmp_path / "elsewhere"
+    (elsewhere / "amazon/chronos-2").mkdir(parents=True)
+    monkeypatch.chdir(elsewhere)
+
+    message = refusal(load, model(id="amazon/chronos-2"))
+
+    assert "bots.toml: model.id: expected hub:amazon/chronos-2 with its revision, or the path of a folder" in message
+    assert f"{tmp_path}/amazon/chronos-2 is none" in message
+
+
+def test_a_hub_repository_as_it_was_once_written_is_refused_with_the_new_way(load, tmp_path):
+    """Beside a folder of its name too, which the revision would be wrong for."""
+    (tmp_path / "amazon/chronos-2").mkdir(parents=True)
+
+    message = refusal(load, model(id="amazon/chronos-2", revision=COMMIT))
+
+    assert "model.id: expected hub:amazon/chronos-2, or no revision for a folder" in message
+
+
+def test_a_hub_id_stays_one_beside_a_folder_of_its_name(load, tmp_path, monkeypatch):
+    """A folder in the working directory, or beside the file, is another model."""
+    (tmp_path / "amazon/chronos-2").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+
+    assert load(model(id="hub:amazon/chronos-2", revision=COMMIT)).model.id == "hub:amazon/chronos-2"
+
+
+def test_a_folder_of_weights_is_relative_to_the_file(load, tmp_path, monkeypatch):
+    """Wherever the command runs; a home folder is found, and an absolute path stays."""
+    (tmp_path / "amazon/chronos-2").mkdir(parents=True)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    monkeypatch.setenv("HOME", "/home/somebody")
+    written = ("amazon/chronos-2", "./mine", "mine", "../mine", "~/mine", "/models/mine")
+
+    found = [load(model(id=one)).model.id for one in written]
+
+    below = [f"{tmp_path}/{one}" for one in ("amazon/chronos-2", "mine", "mine", "../mine")]
+    assert found == [*below, "/home/somebody/mine", "/models/mine"]
+
+
+def test_nano_is_the_bundled_model_beside_a_folder_of_its_name(load, tmp_path, monkeypatch):
+    (tmp_path / "nano").mkdir()
+    monkeypatch.chdir(tmp_path)
+
+    assert [load(model(id=one)).model.id for one in ("nano", "./nano")] == ["nano", f"{tmp_path}/nano"]
+
+
+@pytest.mark.parametrize(
+    ("written", "found"),
+    [
+        ("sqlite:///ledger.db", "sqlite:///{folder}/ledger.db"),
+        ("sqlite:///../var/ledger.db", "sqlite:///{folder}/../var/ledger.db"),
+        ("sqlite:///~/ledger.db", "sqlite:////home/somebody/ledger.db"),
+        ("sqlite:////var/ledger.db", "sqlite:////var/ledger.db"),
+        ("sqlite:///ledger.db?timeout=20", "sqlite:///{folder}/ledger.db?timeout=20"),
+        ("sqlite:///a%20b%3F.db", "sqlite:///{folder}/a b%3F.db"),
+        ("memory:", "memory:"),
+        ("postgresql+psycopg://me@host/ledger.db", "postgresql+psycopg://me@host/ledger.db"),
+    ],
+)
+def test_a_ledger_is_relative_to_the_file(load, tmp_path, monkeypatch, written, found):
+    """Daemon and strategy, started in different folders, mean the same ledger."""
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    monkeypatch.setenv("HOME", "/home/somebody")
+
+    config = load(GOOD + f'[store]\nurl = "{written}"\n')
+
+    assert config.store.url == found.format(folder=tmp_path)
+
+
+@pytest.mark.parametrize("url", ["sqlite://", "sqlite:///:memory:", "sqlite:///x.db?mode=ro", "sqlite:///file:x.db"])
+def test_a_ledger_that_is_no_one_file_is_refused(load, url):
+    """When the file is loaded, and not at the first write."""
+    message = refusal(load, GOOD + f'[store]\nurl = "{url}"\n')
+
+    assert "bots.toml: store.url: expected sqlite:///PATH" in message
+
+
+def test_the_demos_own_ledger_lies_where_the_command_runs():
+    """Its configuration lies in the installed package, which nobody may write; by its path it is the same file."""
+    for path in ("embedded", embedded("config/demo.toml")):
+        assert load_config(path).store.url == "sqlite:///demo-ledger.db"
+
+
+def test_the_ledger_of_a_copy_of_the_demos_configuration_lies_beside_it(tmp_path):
+    copy = tmp_path / "mine.toml"
+    copy.write_text(embedded("config/demo.toml").read_text())
+
+    assert load_config(copy).store.url == f"sqlite:///{tmp_path}/demo-ledger.db"
+
+
+def test_another_ledger_is_named_by_its_url_or_path(load, tmp_path, monkeypatch):
+    """On a command line, where paths are relative to the working directory."""
+    monkeypatch.chdir(tmp_path)
+    config = load(GOOD)
+    named = ("other.db", "sqlite:///other.db", f"{tmp_path}/other.db", "memory:")
+
+    found = [with_store(config, one).store.url for one in named]
+
+    assert found == [f"sqlite:///{tmp_path}/other.db"] * 3 + ["memory:"]
 
 
 def test_a_folder_of_weights_needs_no_revision(load, tmp_path):
@@ -239,6 +376,20 @@ def test_an_absolute_path_stays_and_home_is_found(load, monkeypatch):
     config = load(BITCOIN + 'file = "/bars/btc.csv"\n' + ETHER + 'file = "~/eth.csv"\n')
 
     assert [one.file for one in config.series] == [Path("/bars/btc.csv"), Path("/home/somebody/eth.csv")]
+
+
+@pytest.mark.parametrize(
+    ("text", "key"),
+    [
+        (BITCOIN + 'file = "~nobody-here/btc.csv"\n', "file"),
+        (GOOD + '[model]\ncompiled_folder = "~nobody-here/compiled"\n', "compiled_folder"),
+        (GOOD + '[model]\nid = "~nobody-here/mine"\n', "model.id"),
+    ],
+)
+def test_a_home_folder_of_nobody_is_named(load, text, key):
+    message = refusal(load, text)
+
+    assert f"bots.toml: {key}: expected the home folder of a user that there is, found '~nobody-here/" in message
 
 
 def test_a_configuration_cannot_be_changed(load):

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import re
 import shlex
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from forecaster.bars import Bars
 from forecaster.config import (
     AlertsConfig,
     Config,
@@ -22,7 +27,11 @@ from forecaster.config import (
     StoreConfig,
     load_config,
 )
+from forecaster.ledger import LIVE, Run
+from forecaster.store.sql import SqlStore
+from tests.builders import HOUR_MS, make_bars, make_key
 from tests.cli import forecaster
+from tests.forecast_builders import make_forecast, make_provenance
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -104,7 +113,117 @@ def test_pages_run(folder, name):
         assert run(folder, shlex.split(line))
 
 
-PAGES_BEGIN = "from forecaster import Forecaster\nforecaster = Forecaster.from_config('config/demo.toml')\n"
+PAGES_BEGIN = "from forecaster import Forecaster\nforecaster = Forecaster.from_config()\n"
+
+
+LEDGER = (ROOT / "docs" / "ledger.md").read_text(encoding="utf-8")
+SERIES = (make_key(), make_key(symbol="ETH/USDT"), make_key("okx"))
+REVISED = 1.01
+BEFORE = 40
+
+
+@pytest.fixture(scope="module")
+def asked(tmp_path_factory):
+    """A question in SQL to a ledger of three series, two models and two runs, with late forecasts and revised bars.
+
+    The replay has bars of its own, all of other prices.
+    """
+    path = tmp_path_factory.mktemp("ledger") / "ledger.db"
+    with closing(SqlStore(f"sqlite:///{path}")) as store:
+        store.add_run(Run(LIVE, LIVE, 0))
+        store.add_run(Run("replay-1", "replay", 0))
+        for key in SERIES:
+            for bars in (bars_of(key), revised(bars_of(key))):
+                store.add_bars(bars)
+            other = bars_of(key, seed=9)
+            store.add_bars(other, run_id="replay-1")
+            store.add_forecasts([one for *_, one in made_on(key)], LIVE)
+            store.add_forecasts(
+                [replace(one, issued_at=one.cutoff, available_at=one.cutoff) for *_, one in made_on(key)], "replay-1"
+            )
+    with closing(sqlite3.connect(path)) as connection:
+        yield lambda question: connection.execute(question).fetchall()
+
+
+def bars_of(key, seed=0):
+    """Bars that were seen at their close."""
+    bars = make_bars(key, 60, seed=seed + len(str(key)))
+    return Bars(key, bars.open_time, bars.ohlcv_TF, bars.close_time)
+
+
+def revised(bars):
+    """Every third bar again, all prices a percent higher, seen an hour later."""
+    ohlcv_TF = bars.ohlcv_TF * np.array([REVISED] * 4 + [1.0])
+    return Bars(bars.key, bars.open_time[::3], ohlcv_TF[::3], bars.close_time[::3] + HOUR_MS)
+
+
+def made_on(key):
+    """Forecasts of two models at each of the last closes, of which every fifth is late: (model, place, forecast)."""
+    bars = bars_of(key)
+    for i in range(BEFORE, 60):
+        cutoff = int(bars.close_time[i])
+        for m, model in enumerate(("nano", "random_walk")):
+            issued_at = cutoff + (2 * HOUR_MS if i % 5 == 0 else 1_000)
+            yield (
+                model,
+                i,
+                make_forecast(key, cutoff, provenance=make_provenance(model), issued_at=issued_at, seed=100 * i + m),
+            )
+
+
+def test_the_question_of_the_ledgers_page(asked):
+    """Per series, model and step: the numbers of a loop over forecasts and bars, and no other rows."""
+    expected = {}
+    for key in SERIES:
+        closes = bars_of(key).close.copy()
+        closes[::3] *= REVISED
+        for _, i, forecast in made_on(key):
+            for step, median in enumerate(forecast.quantile("close", 0.5), 1):
+                if i % 5 and i + step < len(closes):
+                    name = (key.exchange, key.symbol, "1h", forecast.provenance.ledger_id, step)
+                    expected.setdefault(name, []).append(abs(closes[i + step] - median))
+    first, _ = re.findall(r"^```sql\n(.*?)^```$", LEDGER, re.DOTALL | re.MULTILINE)
+    rows = asked(first)
+
+    assert len(expected) == 3 * 2 * 3
+    assert [row[:5] for row in rows] == sorted(expected)
+    for *name, mae, n in rows:
+        losses = expected[tuple(name)]
+
+        assert n == len(losses) > 10
+        assert mae == pytest.approx(np.mean(losses), rel=1e-12)
+
+
+def test_the_second_question_of_the_ledgers_page(asked):
+    """The newest live forecast of one model on each series, step by step."""
+    expected = []
+    for key in sorted(SERIES, key=str):
+        *_, (_, _, newest) = (one for one in made_on(key) if one[0] == "nano")
+        by_step = [newest.quantile("close", level) for level in (0.1, 0.5, 0.9)]
+        expected += [
+            (key.exchange, key.symbol, "1h", newest.cutoff, step, *prices)
+            for step, prices in enumerate(zip(*by_step, strict=True), 1)
+        ]
+    _, second = re.findall(r"^```sql\n(.*?)^```$", LEDGER, re.DOTALL | re.MULTILINE)
+    rows = asked(second)
+
+    assert len(rows) == 3 * 3
+    assert [row[:5] for row in rows] == [row[:5] for row in expected]
+    np.testing.assert_allclose([row[5:] for row in rows], [row[5:] for row in expected], rtol=1e-12)
+
+
+def test_the_ledgers_page_names_every_table_and_column(asked):
+    """Each table has its row; each view's columns that the page names are there."""
+    tables = {name for (name,) in asked("SELECT name FROM sqlite_master WHERE type = 'table'")}
+    told = set(re.findall(r"^\| `(\w+)` \|", LEDGER, re.MULTILINE))
+    views = {name for (name,) in asked("SELECT name FROM sqlite_master WHERE type = 'view'")}
+    columns = {name for _, name, *_ in asked("PRAGMA table_info(settled)")}
+    (named,) = re.findall(r"^\| `forecast_value` \|(.*)", LEDGER, re.MULTILINE)
+    (settled,) = re.findall(r"^\| `settled` \|(.*)", LEDGER, re.MULTILINE)
+
+    assert tables - {"alembic_version", "sqlite_sequence"} <= told
+    assert views <= told
+    assert set(re.findall(r"`(\w+)`", named + settled)) | {"exchange", "symbol", "timeframe", "calendar"} <= columns
 
 
 def test_readme_names_real_targets():
@@ -160,4 +279,4 @@ def test_shipped_configurations_load(path):
 def test_live_example_names_the_published_model():
     model = load_config(ROOT / "config" / "live.example.toml").model
 
-    assert (model.id, model.revision) == ("amazon/chronos-2", "29ec3766d36d6f73f0696f85560a422f50e8498c")
+    assert (model.id, model.revision) == ("hub:amazon/chronos-2", "29ec3766d36d6f73f0696f85560a422f50e8498c")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import json
 import sqlite3
 import time
 from contextlib import closing
@@ -16,9 +18,10 @@ from forecaster import Bars, Forecaster, MemorySource, MemoryStore
 from forecaster.accuracy.losses import measure
 from forecaster.bars import Context
 from forecaster.config import Config, StoreConfig
-from forecaster.errors import ConfigError, InferenceError, ModelLoadError, NotEnoughBars
+from forecaster.errors import BarNotClosed, ConfigError, InferenceError, ModelLoadError, NotEnoughBars, StoreTaken
 from forecaster.ledger import LIVE, Run
 from forecaster.model.baselines import RandomWalk
+from forecaster.stamps import LONGEST_ALLOWANCE_MS, SHORTEST_COMMIT_MS
 from forecaster.store.sql import SqlStore
 from forecaster.timeframe import Timeframe
 from tests.builders import DAY_MS, HOUR_MS, make_bars, make_key
@@ -62,9 +65,9 @@ def bars():
 
 @pytest.fixture
 def stopwatch(monkeypatch):
-    """The engine's own: it is read at the beginning, before and after the models, before the write and at the end."""
-    readings = [10.0, 11.25, 13.0, 17.0, 24.0, 40.0]
-    monkeypatch.setattr("forecaster.engine.time", SimpleNamespace(perf_counter=iter(readings).__next__))
+    """All readings of the performance counter are a second apart."""
+    readings = itertools.count(10.0)
+    monkeypatch.setattr("forecaster.stamps.time", SimpleNamespace(perf_counter=readings.__next__))
 
 
 @pytest.fixture
@@ -99,17 +102,62 @@ def test_cycle_leaves_its_times_on_disk(bars, tmp_path):
 
 @pytest.mark.parametrize("delay", [None, 700])
 def test_cycle_tells_how_long_each_part_took(bars, stopwatch, delay):
-    """The forecast was asked for when bars had been waited for, and could be had when it was about to be written."""
+    """The forecast was asked for when bars had been waited for, and counts as there only after its commit.
+
+    The counter is read at the beginning (10 s), before bars are written (11) and around that (12, 13), before the
+    models (14), around them (15, 16), before the write (17), around it (18, 19), after it (20, 21), and at the end.
+    """
     forecaster = make_forecaster(bars)
     as_of = int(bars.close_time[99])
     started_at = None if delay is None else as_of + delay
     report = forecaster.run_cycle(HOUR, as_of, started_at)
     (forecast,) = report.forecasts
+    start = started_at or as_of
 
-    assert forecast.issued_at == (started_at or as_of) + 1250
-    assert forecast.available_at == forecast.issued_at + 11_000
-    assert forecaster.store.runs == {LIVE: Run(LIVE, LIVE, forecast.issued_at)}
-    assert (report.model_seconds, report.seconds) == (4.0, 30.0)
+    assert forecaster.store.bars(GOOD).first_seen_at[-1] == start + 1000 + 2 * SHORTEST_COMMIT_MS
+    assert forecast.issued_at == start + 4000
+    assert forecast.available_at == forecast.issued_at + 6000 + LONGEST_ALLOWANCE_MS
+    assert forecaster.store.latest(GOOD, "nano").available_at == forecast.available_at
+    assert forecaster.store.runs() == [Run(LIVE, LIVE, forecast.issued_at)]
+    assert (report.model_seconds, report.seconds) == (1.0, 12.0)
+
+
+class SlowStore(MemoryStore):
+    """Its commits take as long as they are told to."""
+
+    def __init__(self, seconds):
+        super().__init__()
+        self.seconds = seconds
+        self.committed = []
+
+    def add_forecasts(self, *batch):
+        time.sleep(self.seconds)
+        added = super().add_forecasts(*batch)
+        self.committed.append(time.perf_counter())
+        return added
+
+
+def test_forecast_is_not_there_before_its_commit(bars):
+    """However long that takes: the ledger says so, and so does what the caller gets."""
+    forecaster = Forecaster(make_config(GOOD), SlowStore(0.4), {GOOD: MemorySource([bars])}, [NamedWalk()])
+    as_of, began = int(bars.close_time[99]), time.perf_counter()
+    (made,) = forecaster.run_cycle(HOUR, as_of).forecasts
+    committed = as_of + round((forecaster.store.committed[0] - began) * 1000)
+
+    assert made.available_at >= committed
+    assert forecaster.latest("binance", "BTC/USDT", "1h").available_at == made.available_at
+    assert forecaster.latest("binance", "BTC/USDT", "1h", as_of=committed) is None
+
+
+def test_slow_commits_are_allowed_for_from_then_on(bars):
+    """The next forecast is stamped right at once."""
+    forecaster = Forecaster(make_config(GOOD), SlowStore(0.2), {GOOD: MemorySource([bars])}, [NamedWalk()])
+    for i in (99, 100):
+        report = forecaster.run_cycle(HOUR, int(bars.close_time[i]))
+    (made,) = report.forecasts
+
+    assert forecaster._commits.allowance_ms >= 400
+    assert made.available_at - made.issued_at >= 400
 
 
 def test_cycle_is_one_line_in_the_log(bars):
@@ -269,7 +317,7 @@ def test_baseline_that_fails_is_left_out(bars):
 
     assert len(report.forecasts) == 1
     assert report.sat_out == {"broken": "ZeroDivisionError: "}
-    assert {row.model_id.partition("@")[0] for row in rows} == {"nano", "random_walk"}
+    assert {row.model_id.name for row in rows} == {"nano", "random_walk"}
 
 
 def test_fault_of_a_model_is_raised_to_who_asks_by_hand(bars):
@@ -287,7 +335,7 @@ def test_other_timeframes_wait(bars):
     report = forecaster.run_cycle(Timeframe("4h"), int(bars.close_time[99]))
 
     assert (report.series, report.forecasts) == (0, [])
-    assert forecaster.store.runs == {}
+    assert forecaster.store.runs() == []
 
 
 def test_settled_rows_are_counted_by_their_own_timeframe(bars):
@@ -370,7 +418,7 @@ def test_history_and_accuracy(bars):
     for i in range(90, 100):
         forecaster.run_cycle(HOUR, int(bars.close_time[i]))
     history = forecaster.history("binance", "BTC/USDT", "1h", int(bars.close_time[95]), int(bars.close_time[97]))
-    reports = forecaster.accuracy(as_of=int(bars.close_time[99]))
+    reports = forecaster.accuracy(as_of=int(bars.close_time[99]) + HOUR_MS // 2)
     walk = next(one for one in reports if (one.model_id, one.step, one.field) == ("random_walk@1", 1, "close"))
 
     assert len(history) == 2 * 2 * 3 * 4
@@ -405,7 +453,7 @@ def test_predict_again_with_other_bars_is_another_run(bars):
     for given, horizon in ((bars, 3), (bars, 5), (bars[20:], 3), (bars, 3)):
         forecaster.predict(given, horizon)
 
-    assert len(forecaster.store.runs) == 3 - 1  # the context is the last 64 bars of both
+    assert len(forecaster.store.runs()) == 3 - 1  # the context is the last 64 bars of both
 
 
 def test_frame_of_several_series_needs_its_key(bars):
@@ -426,18 +474,77 @@ def test_frame_belongs_to_the_only_series_unless_told(bars):
 
 
 def test_prediction_is_a_run_of_its_own(bars, now):
-    """Named by its input and horizon, asked for now; the configured horizon is meant when none is given."""
+    """Named by its input, horizon, models and code, asked for now; the configured horizon is meant unless told."""
     forecaster = make_forecaster(bars)
     made = forecaster.predict(bars[:97])
     longer = forecaster.predict(bars[:97], 5)
-    sha256 = made.provenance.input_sha256
+    runs = forecaster.store.runs()
 
     assert made.cutoff == longer.cutoff == bars.close_time[96]
     assert (made.horizon, longer.horizon) == (3, 5)
     assert made.issued_at == longer.issued_at == now
-    assert list(forecaster.store.runs.values()) == [
-        Run(f"predict-{sha256[:16]}-h{horizon}", "predict", now) for horizon in (3, 5)
-    ]
+    assert [(run.door, run.started_at) for run in runs] == [("predict", now)] * 2
+    assert sorted(json.loads(run.plan)["horizon"] for run in runs) == [3, 5]
+    assert {json.loads(run.plan)["bars"] for run in runs} == {made.provenance.input_sha256}
+    assert {tuple(json.loads(run.plan)["models"]) for run in runs} == {(made.provenance.ledger_id, "random_walk@1")}
+
+
+def test_prediction_by_other_code_is_another_run(bars, now, monkeypatch):
+    """The same bars after an upgrade are no conflict in the ledger, even where the numbers differ."""
+    forecaster = make_forecaster(bars)
+    forecaster.predict(bars[:97])
+    monkeypatch.setattr("forecaster.engine.code_digest", lambda: "another")
+    forecaster.predict(bars[:97])
+
+    assert len(forecaster.store.runs()) == 2
+
+
+def test_bar_that_is_forming_is_no_input(bars, now):
+    """A cutoff in the future is refused by name, and nothing is written."""
+    forecaster = make_forecaster(bars)
+    with pytest.raises(BarNotClosed, match=f"expected bars that have closed by {now}, the last one closes at"):
+        forecaster.predict(bars[:98])
+
+    assert forecaster.store.runs() == []
+
+
+def test_prediction_beside_a_writer_needs_no_lease(bars, now, tmp_path):
+    """The strategy's door works while a daemon holds the ledger: it is asked, calibrated, and not recorded."""
+    config = make_config(GOOD).model_copy(update={"store": StoreConfig(url=f"sqlite:///{tmp_path}/ledger.db")})
+    with Forecaster(config, sources={GOOD: MemorySource([bars])}, models=[NamedWalk()]) as daemon:
+        for i in range(70, 96):
+            daemon.run_cycle(HOUR, int(bars.close_time[i]))
+        with Forecaster(config, models=[NamedWalk()]) as strategy:
+            beside = strategy.predict(bars[:97])
+        recorded = daemon.predict(bars[:97])
+        runs = [run.door for run in daemon.store.runs()]
+
+    assert beside.values_FHQ.tolist() == recorded.values_FHQ.tolist()
+    assert beside.values_FHQ.tolist() != beside.uncalibrated.values_FHQ.tolist()
+    assert (beside.issued_at, recorded.issued_at) == (now, now)
+    assert runs == ["live", "predict"]
+
+
+def test_prediction_needs_no_ledger_at_all(bars, now, tmp_path):
+    """Nothing has been learned yet, and nothing is made."""
+    config = make_config(GOOD).model_copy(update={"store": StoreConfig(url=f"sqlite:///{tmp_path}/ledger.db")})
+    with Forecaster(config, models=[NamedWalk()]) as forecaster:
+        made = forecaster.predict(bars[:97])
+
+    assert made.available_at >= made.issued_at == now
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_prediction_is_recorded_when_that_is_asked_for(bars, now, tmp_path):
+    """For which this process becomes the writer; while another one is, that is refused by name."""
+    config = make_config(GOOD).model_copy(update={"store": StoreConfig(url=f"sqlite:///{tmp_path}/ledger.db")})
+    with Forecaster(config, models=[NamedWalk()]) as forecaster:
+        forecaster.predict(bars[:97], record=True)
+        runs = [run.door for run in forecaster.reader.runs()]
+        with Forecaster(config, models=[NamedWalk()]) as other, pytest.raises(StoreTaken):
+            other.predict(bars[:97], record=True)
+
+    assert runs == ["predict"]
 
 
 def test_prediction_is_the_models_own_when_calibration_is_switched_off(bars):
@@ -467,41 +574,42 @@ def contexts_at(bars, *places):
 def test_forecasts_of_contexts_are_stamped_and_recorded(bars):
     """One time for all, or one for each; of the live run and to the configured horizon when those are left out."""
     contexts = contexts_at(bars, 99, 100)
-    times = [one.cutoff + 7 for one in contexts]
+    times = [contexts[1].cutoff + 7, contexts[1].cutoff + 9]
     forecaster, replayed = make_forecaster(bars), Run("replay-1", "replay", 5)
-    made = forecaster.forecast(contexts, issued_at=times[::-1], latency_ms=11)
-    again = forecaster.forecast(contexts, issued_at=9, run=replayed, horizon=2, latency_ms=11)
+    made = forecaster.forecast(contexts, issued_at=times[::-1], is_replay=True)
+    again = forecaster.forecast(contexts, issued_at=times[1], run=replayed, horizon=2, is_replay=True)
 
     assert [(one.cutoff, one.issued_at, one.available_at) for one in made] == [
-        (context.cutoff, time, time + 11) for context, time in zip(contexts, times[::-1], strict=True)
+        (context.cutoff, time, time) for context, time in zip(contexts, times[::-1], strict=True)
     ]
-    assert [(one.issued_at, one.available_at, one.horizon) for one in again] == [(9, 20, 2)] * 2
-    assert forecaster.store.runs == {LIVE: Run(LIVE, LIVE, min(times)), "replay-1": replayed}
+    assert [(one.issued_at, one.available_at, one.horizon) for one in again] == [(times[1], times[1], 2)] * 2
+    assert forecaster.store.runs() == [replayed, Run(LIVE, LIVE, min(times))]
     assert len(forecaster.store.history(GOOD, 0, 2**60)) == 2 * 2 * 3 * 4
     assert len(forecaster.store.history(GOOD, 0, 2**60, "replay-1")) == 2 * 2 * 2 * 4
 
 
 def test_time_until_a_forecast_could_be_had_is_measured(bars, stopwatch):
+    """From when it was asked for until it is about to be written; then the commit took longer than was allowed for."""
     forecaster = make_forecaster(bars)
-    (made,) = forecaster.forecast(contexts_at(bars, 99), issued_at=5)
+    cutoff = int(bars.close_time[99])
+    (made,) = forecaster.forecast(contexts_at(bars, 99), issued_at=cutoff)
 
-    assert (made.issued_at, made.available_at) == (5, 5 + 1250)
-    assert forecaster.store.runs == {LIVE: Run(LIVE, LIVE, 5)}
+    assert (made.issued_at, made.available_at) == (cutoff, cutoff + 5000 + LONGEST_ALLOWANCE_MS)
 
 
 def test_no_contexts_are_no_forecasts(bars):
     forecaster = make_forecaster(bars)
 
     assert forecaster.forecast([], issued_at=5) == []
-    assert forecaster.store.runs == {}
+    assert forecaster.store.runs() == []
 
 
 def test_every_context_has_its_time_of_issue(bars):
     forecaster = make_forecaster(bars)
     with pytest.raises(ValueError, match="zip"):
-        forecaster.forecast(contexts_at(bars, 99, 100), issued_at=[1], latency_ms=0)
+        forecaster.forecast(contexts_at(bars, 99, 100), issued_at=[1])
 
-    assert forecaster.store.runs == {}
+    assert forecaster.store.runs() == []
 
 
 def test_series_are_chosen_by_name(bars):
@@ -512,17 +620,6 @@ def test_series_are_chosen_by_name(bars):
     with pytest.raises(ConfigError) as refused:
         forecaster.chosen("NEW/USDT")
     assert str(refused.value) == ("series: expected one of binance BTC/USDT 1h, binance NEW/USDT 1h, found 'NEW/USDT'")
-
-
-def test_all_that_a_source_has_is_kept(bars):
-    """The history that a replay needs, up to a time; what was there stays."""
-    forecaster = make_forecaster(bars)
-
-    assert len(forecaster.all_bars(GOOD, int(bars.close_time[99]))) == 100
-    assert forecaster.all_bars(GOOD, int(bars.close_time[109])).open_time.tolist() == bars.open_time[:110].tolist()
-    assert (
-        forecaster.store.bars(GOOD).first_seen_at.tolist() == [bars.close_time[99]] * 100 + [bars.close_time[109]] * 10
-    )
 
 
 @pytest.fixture
@@ -540,7 +637,15 @@ def test_scores_are_as_of_now_unless_told(scored, bars, now):
 
     assert whole == sum(one.n for one in scored.accuracy(as_of=now))
     assert 0 < sum(one.n for one in scored.accuracy(as_of=int(bars.close_time[85]))) < whole
-    assert scored.accuracy("1d", as_of=now + 10 * DAY_MS) == scored.accuracy(run_id="nobody") == []
+    assert scored.accuracy("1d", as_of=now + 10 * DAY_MS) == []
+
+
+def test_scores_of_an_unknown_run_are_refused(scored):
+    """No empty answer for a slip: the runs that are there are named."""
+    scored.store.add_run(Run("replay-1", "replay", 5))
+    for ask in (scored.accuracy, scored.losses):
+        with pytest.raises(ConfigError, match="run: expected one of live, replay-1, found 'nobody'"):
+            ask(run_id="nobody")
 
 
 def test_losses_are_of_the_series_that_are_named(scored, now):
@@ -556,7 +661,7 @@ def test_trust_is_of_a_step_as_of_now_unless_told(scored, bars, now):
     assert make_forecaster(bars).trust(*name) is None
     assert scored.trust(*name) == scored.trust(*name, step=1, as_of=now)
     assert [scored.trust(*name, step).verdict.n for step in (1, 2)] == [9, 8]
-    assert scored.trust(*name, as_of=int(bars.close_time[85])).verdict.n == 5
+    assert scored.trust(*name, as_of=int(bars.close_time[85]) + HOUR_MS // 2).verdict.n == 5
 
 
 def test_model_is_named_without_loading_it(bars):

@@ -14,7 +14,7 @@ import structlog
 from forecaster import Bars, Forecaster, MemoryStore
 from forecaster.bars import NO_TIME, Context, RejectedRow
 from forecaster.config import DaemonConfig, StoreConfig
-from forecaster.errors import BadPayload, SourceUnavailable
+from forecaster.errors import BadPayload, LedgerMissing, SourceUnavailable
 from forecaster.sources import Fetched
 from forecaster.timeframe import Timeframe
 from tests.builders import HOUR_MS, make_bars, make_key
@@ -100,7 +100,7 @@ def test_what_a_forecast_was_made_from_can_be_had_again():
     forecaster.pull([KEY], closes(100))
     then, now = (
         Context.ending_at(forecaster.store.bars(KEY, as_of=as_of), made.cutoff, 64, 32).sha256
-        for as_of in (made.issued_at, closes(100))
+        for as_of in (made.issued_at, closes(101))
     )
 
     assert then == made.provenance.input_sha256
@@ -386,9 +386,10 @@ def test_reads_open_nothing_to_write(tmp_path):
     """A strategy's look at a ledger makes no file, takes no lock, and imports no SQLAlchemy."""
     config = make_config(KEY).model_copy(update={"store": StoreConfig(url=f"sqlite:///{tmp_path}/ledger.db")})
     with Forecaster(config) as forecaster:
-        found = forecaster.latest("binance", "BTC/USDT", "1h"), forecaster.accuracy()
+        for read in (lambda: forecaster.latest("binance", "BTC/USDT", "1h"), lambda: list(forecaster.losses())):
+            with pytest.raises(LedgerMissing, match=str(tmp_path)):
+                read()
 
-    assert found == (None, [])
     assert list(tmp_path.iterdir()) == []
 
 

@@ -10,6 +10,8 @@ from forecaster import errors
 from forecaster.errors import (
     BadPayload,
     Banned,
+    BarNotClosed,
+    CalendarEnds,
     ConfigError,
     ForecasterError,
     InferenceError,
@@ -17,6 +19,7 @@ from forecaster.errors import (
     InvalidContext,
     LeaseLost,
     LedgerConflict,
+    LedgerMissing,
     MissingBars,
     ModelLoadError,
     NonFiniteForecast,
@@ -31,6 +34,7 @@ from forecaster.errors import (
 
 CLASSES = dict(inspect.getmembers(errors, inspect.isclass))
 SERIES = "kraken BTC/USD 1h"
+NONE = "expected a ledger, found none: start `forecaster run` or `forecaster once` first"
 
 MESSAGES = [
     (ConfigError("model.horizon", "1 or more", 0), "model.horizon: expected 1 or more, found 0"),
@@ -42,11 +46,23 @@ MESSAGES = [
     (InvalidBars(SERIES, 3, "low above open"), f"{SERIES}: row 3: low above open"),
     (MissingBars(SERIES, 7200, 3600), f"{SERIES}: expected a bar that closes at 7200, the newest closes at 3600"),
     (NotEnoughBars(SERIES, needed=64, found=9), f"{SERIES}: expected at least 64 bars in the context, found 9"),
+    (
+        BarNotClosed(SERIES, 7200, 7100),
+        f"{SERIES}: expected bars that have closed by 7100, the last one closes at 7200",
+    ),
+    (
+        CalendarEnds("XSHG", 9000, 7200),
+        "calendar XSHG: expected sessions after 9000, its last one closes at 7200: upgrade exchange_calendars",
+    ),
     (ModelLoadError("nano", "safetensors", "a pickle"), "model nano: expected safetensors, found a pickle"),
     (InvalidContext("step", "1 to 5", 6), "step: expected 1 to 5, found 6"),
     (NonFiniteForecast(SERIES, 7200), f"{SERIES}: expected a finite forecast at cutoff 7200, found NaN or infinity"),
     (StoreUnavailable("sqlite:///x.db", "disk is full"), "store sqlite:///x.db: disk is full"),
     (StoreTaken("sqlite:///x.db", "another writes"), "store sqlite:///x.db: another writes"),
+    (
+        LedgerMissing("sqlite:////x.db"),
+        f"store sqlite:////x.db: {NONE}, or check store.url",
+    ),
     (SchemaTooNew("sqlite:///x.db", 1, 2), "store sqlite:///x.db: expected schema 1 or older, found 2"),
     (
         LeaseLost("sqlite:///x.db", 4),

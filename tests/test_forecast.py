@@ -500,9 +500,17 @@ def test_the_engine_is_the_one_that_made_it():
 
 
 def test_the_ledger_calls_a_model_by_name_and_revision():
-    """Twelve digits of a commit are enough to tell two apart."""
+    """Twelve digits of a digest are enough to tell two apart."""
     assert make_provenance("nano", "0123456789abcdef").ledger_id == "nano@0123456789ab"
     assert make_provenance("random_walk", "1").ledger_id == "random_walk@1"
+
+
+@pytest.mark.parametrize("name", ["nano", "hub:amazon/chronos-2", "/models/me@home", "@", ""])
+def test_an_id_gives_back_the_name_it_was_made_of(name):
+    """Whatever the folder is called; a digest never holds an at sign."""
+    made = make_provenance(name, "0123456789abcdef").ledger_id
+
+    assert (made.name, made.digest) == (name, "0123456789ab")
 
 
 def test_interpolate_takes_any_leading_axes():

@@ -18,6 +18,7 @@ CLOCK_READERS = (
     "forecaster.cli",
     "forecaster.daemon",
     "forecaster.engine",
+    "forecaster.replay.replay",
     "forecaster.sources.breaker",
     "forecaster.store.lease",
 )

@@ -62,7 +62,7 @@ def ledger(forecaster, key, run_id="live"):
 
 
 def only_run(forecaster, door):
-    (run,) = (run for run in forecaster.store.runs.values() if run.door == door)
+    (run,) = (run for run in forecaster.store.runs() if run.door == door)
     return run.id
 
 

@@ -21,6 +21,7 @@ from forecaster.accuracy.trace import Traces
 from forecaster.accuracy.trust import judge
 from forecaster.bars import FIELDS
 from forecaster.forecast import interpolate, repair
+from forecaster.ledger import LIVE
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from forecaster.accuracy.trace import Course
     from forecaster.accuracy.trust import Trust, Verdict
     from forecaster.bars import Bars, SeriesKey
-    from forecaster.forecast import OHLCForecast
+    from forecaster.forecast import ModelId, OHLCForecast
     from forecaster.ledger import AccuracyReport, SettledSteps
 
 ANY_FIELD: Final = (None, *FIELDS)
@@ -40,18 +41,24 @@ NEXT_BAR: Final = 1
 ROLLING_CUTOFFS: Final = 100
 FEWEST_ROLLING: Final = 20
 MISSES_SHOWN: Final = 10
+REPLAY: Final = "replay"
+"""The door of runs whose forecasts were made afterwards."""
 _POINTS: Final = 400
 """How many points of a line over time are kept."""
 
 
 @dataclass(frozen=True)
 class Scope:
-    """Which forecasts a report is about: a run's, as known at `as_of`, settled after `since` (UTC ms; None: ever)."""
+    """Which forecasts a report is about: a run's, as known at `as_of`, settled after `since` (UTC ms; None: ever).
+
+    `door` says how the run was made: `live`, `replay` or `predict`.
+    """
 
     model_name: str
     run_id: str
     as_of: int
     since: int | None = None
+    door: str = LIVE
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,10 +145,16 @@ class Rolling:
 
 @dataclass(frozen=True)
 class Service:
-    """How forecasts came about: by which engine, how long after they were asked for (ms), how many too late."""
+    """How forecasts came about: by which engine, how long after they were asked for (ms), how many in time.
+
+    Args:
+        late: how many were asked for after the first bar that they forecast had closed; they count in no score.
+        on_time: how many were available before the first of their settled bars had closed.
+    """
 
     forecasts: int
     late: int
+    on_time: int
     engines: dict[str, int]
     latency_median: float
     latency_99: float
@@ -159,7 +172,7 @@ class Evidence:
         first, last: cutoffs; `seen_at` when the newest outcome came (UTC ms).
     """
 
-    model_id: str
+    model_id: ModelId
     verdicts: list[Verdict]
     by_step: list[Verdict]
     coverage80: float | None
@@ -199,7 +212,7 @@ class Gathering:
     def __init__(self, model_name: str) -> None:
         self._model_name = model_name
         self._scores, self._traces = Scores(), Traces()
-        self._own: dict[tuple[str, tuple[float, ...]], _Own] = {}
+        self._own: dict[tuple[ModelId, tuple[float, ...]], _Own] = {}
 
     def add(self, losses: Losses) -> None:
         """Take in further losses."""
@@ -207,7 +220,7 @@ class Gathering:
         self._traces.add(losses)
         steps = losses.steps
         for m, model_id in enumerate(steps.models):
-            if model_id.partition("@")[0] == self._model_name:
+            if model_id.name == self._model_name:
                 own = self._own.setdefault((model_id, steps.quantile_levels), _Own())
                 own.add(losses, np.flatnonzero(steps.model_N == m))
 
@@ -249,9 +262,9 @@ class Gathering:
             seen_at=own.seen_at,
         )
 
-    def _compared(self, key: SeriesKey, own_id: str) -> list[tuple[str, str]]:
+    def _compared(self, key: SeriesKey, own_id: ModelId) -> list[tuple[ModelId, str]]:
         """Models and forms to judge: the model's own first, without the random walk, which is what all are beside."""
-        names = [name for of, name in self._traces.names if of == key and name.partition("@")[0] != RANDOM_WALK]
+        names = [name for of, name in self._traces.names if of == key and name.name != RANDOM_WALK]
         return [(name, form) for name in dict.fromkeys([own_id, *names]) for form in self._forms(name)]
 
     def _forms(self, model_id: str) -> tuple[str, ...]:
@@ -262,7 +275,7 @@ class Gathering:
         wanted = (model_id, form, False)
         return [one for one in self._scores.groups if (one.model_id, one.form, one.late) == wanted]
 
-    def _by_step(self, key: SeriesKey, compared: list[tuple[str, str]]) -> list[Verdict]:
+    def _by_step(self, key: SeriesKey, compared: list[tuple[ModelId, str]]) -> list[Verdict]:
         return [
             judge(self._traces, (key, model_id), form, field, step)
             for model_id, form in compared
@@ -289,7 +302,7 @@ class _Own:
     def __init__(self) -> None:
         self.fan: Fan | None = None
         self.misses: list[Miss] = []
-        self.first = self.last = self.seen_at = self._late = 0
+        self.first = self.last = self.seen_at = self._late = self._on_time = 0
         self._engines: Counter[str] = Counter()
         self._latencies: list[NDArray[np.int64]] = []
         self._below_HFQ: dict[str, NDArray[np.float64]] = {}
@@ -308,7 +321,8 @@ class _Own:
         """Sum up how forecasts came about."""
         latency_U = np.concatenate(self._latencies)
         median, ninety_nine = np.quantile(latency_U, [0.5, 0.99]).tolist()
-        return Service(len(latency_U), self._late, dict(self._engines.most_common()), median, ninety_nine)
+        engines = dict(self._engines.most_common())
+        return Service(len(latency_U), self._late, self._on_time, engines, median, ninety_nine)
 
     def below(self, form: str, field: str | None, step: int | None) -> tuple[int, NDArray[np.float64]]:
         """Cases that do not overlap, and the share of outcomes at or below each quantile, (Q,)."""
@@ -327,6 +341,8 @@ class _Own:
         self.first, self.last = self.first or int(cutoff_U[0]), int(cutoff_U[-1])
         self.seen_at = max(self.seen_at, int(steps.seen_at_N[chosen].max()))
         self._late += int(steps.late_N[ones].sum())
+        close_U = steps.key.sessions.closes_of(steps.key.timeframe, steps.target_open_N[ones])
+        self._on_time += int((steps.available_at_N[ones] < close_U).sum())
         self._engines.update(steps.engines[e] for e in steps.engine_N[ones].tolist())
         self._latencies.append(steps.available_at_N[ones] - steps.issued_at_N[ones])
 

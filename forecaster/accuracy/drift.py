@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from forecaster.accuracy.losses import Losses
     from forecaster.accuracy.trace import Course
     from forecaster.bars import SeriesKey
+    from forecaster.forecast import ModelId
 
 SKILL: Final = "skill"
 COVERAGE: Final = "coverage"
@@ -71,9 +72,9 @@ class Watches:
     """A watch for each model and series that is met. A new one knows nothing of what came before it."""
 
     def __init__(self) -> None:
-        self._watches: dict[tuple[SeriesKey, str], Watch] = {}
+        self._watches: dict[tuple[SeriesKey, ModelId], Watch] = {}
 
-    def look(self, losses: Iterable[Losses]) -> list[tuple[SeriesKey, str, Drift]]:
+    def look(self, losses: Iterable[Losses]) -> list[tuple[SeriesKey, ModelId, Drift]]:
         """Take in further losses; gives the changes that they show, with series and model."""
         traces = Traces(losses)
         found = []

@@ -22,7 +22,7 @@ from forecaster.accuracy.drift import COVERAGE, SKILL
 from forecaster.accuracy.losses import PIT_BINS
 from forecaster.accuracy.score import RAW, SERVED
 from forecaster.bars import FIELDS
-from forecaster.forecast import interpolate
+from forecaster.forecast import ModelId, interpolate
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -204,7 +204,7 @@ def skill_over_time(evidence: Evidence) -> Drawing:
 
 def short_names(model_ids: Sequence[str]) -> dict[str, str]:
     """Names without their revisions, where those are not needed to tell two models apart."""
-    names = {model_id: model_id.partition("@")[0] for model_id in model_ids}
+    names = {model_id: ModelId(model_id).name for model_id in model_ids}
     shared = {name for name in names.values() if list(names.values()).count(name) > 1}
     return {model_id: model_id if name in shared else name for model_id, name in names.items()}
 

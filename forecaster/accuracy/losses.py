@@ -153,7 +153,7 @@ def _walks(steps: SettledSteps) -> NDArray[np.int64]:
     """Where the random walk's step of the same cutoff and number stands, (N,), -1 for nowhere."""
     _, cutoff_N = np.unique(steps.cutoff_N, return_inverse=True)
     case_N = 2 * (cutoff_N * _LARGEST_STEP + steps.step_N) + steps.late_N
-    of_walk = np.array([name.partition("@")[0] == RANDOM_WALK for name in steps.models])
+    of_walk = np.array([model_id.name == RANDOM_WALK for model_id in steps.models])
     walks = np.flatnonzero(of_walk[steps.model_N])
     if not len(walks):
         return np.full(len(steps), -1)

@@ -13,6 +13,7 @@ from plotly.io import to_json
 from plotly.offline import get_plotlyjs
 
 from forecaster.accuracy import figures
+from forecaster.accuracy.content import REPLAY
 from forecaster.accuracy.figures import (
     ALL_FIELDS,
     FONT,
@@ -38,6 +39,11 @@ if TYPE_CHECKING:
     from forecaster.accuracy.trust import Trust, Verdict
 
 NOTHING: Final = "Nothing has settled yet: no forecast of this series has met its bar."
+_REPLAY: Final = (
+    "This run is a replay. Its forecasts were made later, from bars of the past, each from bars up to its cutoff alone "
+    "(forecaster verify lookahead tests that). A replay does not prove that a forecast was available before its bar "
+    "closed: its times are set, not measured. It does not prove that the model was not trained on these bars."
+)
 _LONG_AGO: Final = "nothing of it settled within the last 500 bars"
 
 
@@ -60,6 +66,7 @@ def write_report(sections: Sequence[Section], scope: Scope, path: Path) -> int:
     page = _TEMPLATE.render(
         sections=[_shown(one, scope) for one in sections],
         scope=scope,
+        proof=proof(sections, scope),
         as_of=instant(scope.as_of),
         since=None if scope.since is None else instant(scope.since),
         font=Markup(FONT),  # noqa: S704 - ours
@@ -74,13 +81,27 @@ def write_report(sections: Sequence[Section], scope: Scope, path: Path) -> int:
 
 def cards(section: Section, scope: Scope) -> list[Card]:
     """Headline figures of a series."""
-    found = [] if section.evidence is None else _proven(section.evidence)
+    found = [] if section.evidence is None else _proven(section.evidence, scope)
     if scope.run_id == LIVE:
         found.append(_trust_card(section.trust))
-    return [*found, _newest_card(section, scope.as_of)]
+    return [*found, _newest_card(section, scope)]
 
 
-def _proven(evidence: Evidence) -> list[Card]:
+def proof(sections: Sequence[Section], scope: Scope) -> str:
+    """Say what the times of the forecasts prove, in words that are true of this run."""
+    if scope.door == REPLAY:
+        return _REPLAY
+    services = [one.evidence.service for one in sections if one.evidence is not None]
+    settled, on_time = sum(one.forecasts for one in services), sum(one.on_time for one in services)
+    if not settled:
+        return "No forecast has settled yet."
+    counted = f"All {settled:,}" if on_time == settled else f"{on_time:,} of {settled:,}"
+    late = " Those that were asked for after that are late, and count in no score." if on_time < settled else ""
+    return f"{counted} settled forecasts were in the ledger before the first bar that they forecast had closed.{late}"
+
+
+def _proven(evidence: Evidence, scope: Scope) -> list[Card]:
+    in_time = "" if scope.door == REPLAY else ", in time"
     verdict, (lower, upper) = evidence.verdicts[0], evidence.coverage80_interval
     better = verdict.words.startswith("better")
     mood = "better" if better else "worse" if verdict.words.startswith("worse") else ""
@@ -92,7 +113,7 @@ def _proven(evidence: Evidence) -> list[Card]:
             share(evidence.coverage80),
             f"the true share: {100 * lower:.0f} to {100 * upper:.0f}\N{NO-BREAK SPACE}%",
         ),
-        Card("Settled cutoffs", f"{evidence.service.forecasts:,}", f"{verdict.n:,} beside the random walk, in time"),
+        Card("Settled cutoffs", f"{evidence.service.forecasts:,}", f"{verdict.n:,} beside the random walk{in_time}"),
     ]
 
 
@@ -111,10 +132,12 @@ def _trust_card(trust: Trust | None) -> Card:
     return Card("Trust now, next bar", f"{trust.value:.2f}", " × ".join(f"{n} {v:.2f}" for n, v in factors.items()))
 
 
-def _newest_card(section: Section, as_of: int) -> Card:
+def _newest_card(section: Section, scope: Scope) -> Card:
     if section.newest is None:
         return Card("Newest forecast", "–", "there is none")
-    stale = section.newest.is_stale(as_of)
+    if scope.run_id != LIVE:
+        return Card("Newest forecast", instant(section.newest.cutoff), "the last cutoff of this run")
+    stale = section.newest.is_stale(scope.as_of)
     means = "stale: its first bar has closed, a newer one should exist" if stale else "fresh: its first bar is open"
     return Card("Newest forecast", instant(section.newest.cutoff), means, "worse" if stale else "")
 
@@ -138,6 +161,7 @@ def _shown(section: Section, scope: Scope) -> dict[str, Any]:
         "choices": _choices(drawings),
         "evidence": evidence,
         "nothing": NOTHING,
+        "is_replay": scope.door == REPLAY,
         "about": _about(section),
         "misses": _misses(section),
         "names": {} if evidence is None else short_names(list(dict.fromkeys(one.model_id for one in evidence.reports))),
@@ -256,8 +280,8 @@ th { color: var(--soft); font-weight: 600 } .name { text-align: left }
 <p>{{ sections | length }} series, run “{{ scope.run_id }}”, as known at {{ as_of }}
 {%- if since %}; only what settled after {{ since }}{% endif %}.</p>
 <p class="soft">Skill is 1 − pinball loss / that of the random walk on the same cases: above 0 is better, and near 0
-is what honest scoring of prices mostly shows. Every forecast was in the ledger before its bar closed; late ones do
-not count.</p>
+is what honest scoring of prices mostly shows.</p>
+<p class="soft">{{ proof }}</p>
 {% if sections | length > 1 %}<nav aria-label="Series">
 {% for one in sections %}<a href="#series-{{ loop.index }}" class="{{ one.cards[0].mood }}">{{ one.key }}</a>
 {% endfor %}</nav>{% endif %}
@@ -287,8 +311,11 @@ not count.</p>
 <div class="panel"><h3>How {{ "{:,}".format(s.forecasts) }} settled forecasts came about</h3>
 <div class="bar" aria-hidden="true">{% for count in s.engines.values() %}<i style="flex: {{ count }}"></i>{% endfor %}
 </div><p>Engine: {% for engine, count in s.engines.items() %}{{ engine }} {{ share(count / s.forecasts) }}
-{{- ", " if not loop.last }}{% endfor %}. From asked for to available: {{ "{:,.0f}".format(s.latency_median) }} ms
-(median), {{ "{:,.0f}".format(s.latency_99) }} ms (99th percentile). Too late to count: {{ "{:,}".format(s.late) }}.</p>
+{{- ", " if not loop.last }}{% endfor %}.
+{% if one.is_replay %}Available {{ "{:,.0f}".format(s.latency_median) }} ms after their cutoff, as this replay is read.
+{%- else %}From asked for to available: {{ "{:,.0f}".format(s.latency_median) }} ms (median),
+{{ "{:,.0f}".format(s.latency_99) }} ms (99th percentile). In time: {{ "{:,}".format(s.on_time) }}.
+Too late to count: {{ "{:,}".format(s.late) }}.{% endif %}</p>
 </div>
 <div class="panel"><h3>Worst misses</h3>
 {% if one.misses %}<p class="soft">The greatest pinball loss of each target bar, as a share of the last close.</p>

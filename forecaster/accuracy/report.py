@@ -195,7 +195,7 @@ def _draw_skill(axes: Axes, evidence: Evidence) -> None:
     for i, (model_id, form) in enumerate(lines):
         of_line = [one for one in found if (one.model_id, one.form) == (model_id, form)]
         x = np.array([one.step or 0 for one in of_line]) + 0.12 * (i - (len(lines) - 1) / 2)
-        name = f"{model_id.partition('@')[0]}, {form}" if (model_id, RAW) in lines else model_id.partition("@")[0]
+        name = f"{model_id.name}, {form}" if (model_id, RAW) in lines else model_id.name
         own = model_id == evidence.model_id
         axes.errorbar(
             x, [one.skill or 0.0 for one in of_line], yerr=np.array([_reach(one) for one in of_line]).T,

@@ -10,7 +10,7 @@ Shapes: N steps, H numbers of steps, G fields and the range, C columns.
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import sqrt
 from typing import TYPE_CHECKING, Final, NamedTuple, Self
 
@@ -27,17 +27,20 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from forecaster.bars import SeriesKey
+    from forecaster.forecast import ModelId
 
 SERVED: Final = "served"
 RAW: Final = "raw"
 _NOTHING: Final = np.zeros((0, len(SCORED), len(COLUMNS)))
+_KNOWN_SHARE: Final = 0.01
+"""A field on which the random walk loses less than this share of its loss on the close is known in advance."""
 
 
 class Group(NamedTuple):
     """What is counted apart. `form` is `served`, or `raw` for the model's own prices before calibration."""
 
     key: SeriesKey
-    model_id: str
+    model_id: ModelId
     engine: str
     late: bool
     form: str
@@ -45,7 +48,7 @@ class Group(NamedTuple):
     @property
     def model_name(self) -> str:
         """What the configuration calls the model."""
-        return self.model_id.partition("@")[0]
+        return self.model_id.name
 
 
 @dataclass(frozen=True)
@@ -165,6 +168,20 @@ class Scores:
         found = [one for one in self.groups if (one.model_name, one.form, one.late) == (model_name, SERVED, False)]
         return self.sum_of([one for one in found if key in (None, one.key)], field, step)
 
+    def uncertain(self, model_name: str, key: SeriesKey) -> Totals:
+        """Sum what a model served on a series, none of it late: all steps, and all fields but those known in advance.
+
+        The open of a market without pauses is the last close: the random walk makes no error there, so no skill can
+        be told of it.
+        """
+        found = [one for one in self.groups if (one.model_name, one.form, one.late) == (model_name, SERVED, False)]
+        sums_HGC = _NOTHING
+        for one in found:
+            if one.key == key:
+                sums_HGC = _added(sums_HGC, self._sums[one])
+        fields_HFC = sums_HGC[:, : len(FIELDS)]
+        return Totals(fields_HFC[~_known(sums_HGC)[:, : len(FIELDS)]].sum(axis=0))
+
     def sum_of(self, groups: Iterable[Group], field: str | None = None, step: int | None = None) -> Totals:
         """Sum over groups, one field or all four, one step or all."""
         fields = slice(0, len(FIELDS)) if field is None else slice(SCORED.index(field), SCORED.index(field) + 1)
@@ -174,16 +191,21 @@ class Scores:
 
     def reports(self, form: str = SERVED, *, late: bool = False) -> list[AccuracyReport]:
         """One report per series, model, step and field, in that order, over engines, before and after the release."""
-        sums: dict[tuple[SeriesKey, str], NDArray[np.float64]] = {}
+        sums: dict[tuple[SeriesKey, ModelId], NDArray[np.float64]] = {}
         for group in self.groups:
             if (group.form, group.late) == (form, late):
                 name = group.key, group.model_id
                 sums[name] = _added(sums.get(name, _NOTHING), self._sums[group])
         found = []
         for (key, model_id), sums_HGC in sums.items():
-            for h, sums_GC in enumerate(sums_HGC):
-                of_fields = zip(SCORED, map(Totals, sums_GC), strict=True)
-                found += [_report(key, model_id, h + 1, field, one) for field, one in of_fields if one.n]
+            for h, (sums_GC, known_G) in enumerate(zip(sums_HGC, _known(sums_HGC), strict=True)):
+                of_fields = zip(SCORED, map(Totals, sums_GC), known_G.tolist(), strict=True)
+                reports = [
+                    _without_skill(_report(key, model_id, h + 1, field, one), known=known)
+                    for field, one, known in of_fields
+                    if one.n
+                ]
+                found += reports
         return found
 
     def _count(self, group: Group, sums_HGC: NDArray[np.float64]) -> None:
@@ -219,7 +241,19 @@ def _difference(one_HGC: NDArray[np.float64], other_HGC: NDArray[np.float64]) ->
     return float(np.nan_to_num(off_HGC, nan=np.inf).max(initial=0.0))
 
 
-def _report(key: SeriesKey, model_id: str, step: int, field: str, totals: Totals) -> AccuracyReport:
+def _known(sums_HGC: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Which steps and fields are known in advance, (H, G): the random walk errs by nearly nothing beside its close."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        walk_HG = sums_HGC[..., PLACE["walk_absolute_error"]] / sums_HGC[..., PLACE["common_n"]]
+    close_H1 = walk_HG[:, [SCORED.index("close")]]
+    return (walk_HG < _KNOWN_SHARE * close_H1) & (close_H1 > 0)
+
+
+def _without_skill(report: AccuracyReport, *, known: bool) -> AccuracyReport:
+    return replace(report, skill_mae=None, skill_pinball=None, skill_crps=None) if known else report
+
+
+def _report(key: SeriesKey, model_id: ModelId, step: int, field: str, totals: Totals) -> AccuracyReport:
     return AccuracyReport(
         key=key,
         model_id=model_id,

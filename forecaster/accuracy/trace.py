@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from forecaster.bars import SeriesKey
+    from forecaster.forecast import ModelId
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,7 +92,7 @@ class Traces:
     """Traces of many models and series, grown loss by loss, in the order of time."""
 
     def __init__(self, losses: Iterable[Losses] = ()) -> None:
-        self._parts: dict[tuple[SeriesKey, str, str], list[Trace]] = defaultdict(list)
+        self._parts: dict[tuple[SeriesKey, ModelId, str], list[Trace]] = defaultdict(list)
         for one in losses:
             self.add(one)
 
@@ -118,11 +119,11 @@ class Traces:
                 self._parts[steps.key, model_id, form].append(trace)
 
     @property
-    def names(self) -> list[tuple[SeriesKey, str]]:
+    def names(self) -> list[tuple[SeriesKey, ModelId]]:
         """Series and models that there are."""
         return list(dict.fromkeys((key, model_id) for key, model_id, _ in self._parts))
 
-    def of(self, key: SeriesKey, model_id: str, form: str = SERVED) -> Trace:
+    def of(self, key: SeriesKey, model_id: ModelId, form: str = SERVED) -> Trace:
         """The whole trace of one model on one series."""
         parts = self._parts[key, model_id, form]
         if len(parts) > 1:

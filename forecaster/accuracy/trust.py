@@ -29,9 +29,12 @@ from forecaster.accuracy.trace import in_common
 from forecaster.errors import InvalidContext
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from forecaster.accuracy.drift import Drift
     from forecaster.accuracy.trace import Course, Trace, Traces
     from forecaster.bars import SeriesKey
+    from forecaster.forecast import ModelId
 
 TRUSTED_CUTOFFS: Final = 500
 """How many of the newest cutoffs trust looks at."""
@@ -54,7 +57,7 @@ class Verdict:
     """
 
     key: SeriesKey
-    model_id: str
+    model_id: ModelId
     form: str
     rival: str
     field: str | None
@@ -82,11 +85,11 @@ class Trust:
 
 def judge(
     traces: Traces,
-    name: tuple[SeriesKey, str],
+    name: tuple[SeriesKey, ModelId],
     form: str = SERVED,
     field: str | None = None,
     step: int | None = None,
-    rival: str | None = None,
+    rival: ModelId | None = None,
 ) -> Verdict:
     """Compare a model on a series, given by name, with a rival, one field or all, one step or all.
 
@@ -103,7 +106,7 @@ def judge(
     if n >= fewest_cases(lag):
         p_value = diebold_mariano(course.loss_U, other_U, lag).p_value
         lower, upper = skill_interval(course.loss_U, other_U, lag)
-    beside = RANDOM_WALK if rival is None else rival.partition("@")[0]
+    beside = RANDOM_WALK if rival is None else rival.name
     words = verdict(skill, p_value, n, lag, f"the {beside.replace('_', ' ')}")
     return Verdict(*name, form, beside, field, step, n, skill, lower, upper, p_value, words)
 
@@ -118,11 +121,13 @@ def may_be_best(traces: Traces, key: SeriesKey, field: str | None = None, step: 
     lag = max(one.lag for one in courses.values())
     if len(shared_U) < fewest_cases(lag):
         return frozenset(courses)
-    losses = {name: one.loss_U[np.searchsorted(one.cutoff_U, shared_U)] for name, one in courses.items()}
+    losses: dict[str, NDArray[np.float64]] = {
+        name: one.loss_U[np.searchsorted(one.cutoff_U, shared_U)] for name, one in courses.items()
+    }
     return confidence_set(losses, lag)
 
 
-def trust(traces: Traces, key: SeriesKey, model_id: str, step: int, *, is_fresh: bool) -> Trust:
+def trust(traces: Traces, key: SeriesKey, model_id: ModelId, step: int, *, is_fresh: bool) -> Trust:
     """Say how far a model can be trusted on a series at a step, from the newest 500 cutoffs in `traces`.
 
     Raises:

@@ -4,25 +4,27 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
+from forecaster.address import sqlite_path, sqlite_url, with_path
 from forecaster.cli.accuracy import accuracy, report
 from forecaster.cli.alerts import alerts_app
 from forecaster.cli.bars import bars_app, leave_if_all_sat_out, pull
 from forecaster.cli.health import ask_health
 from forecaster.cli.model import bench_app, model_app
-from forecaster.cli.options import ConfigOption, JsonOption, SeriesOption, utc_ms
+from forecaster.cli.options import AsOfOption, ConfigOption, JsonOption, SeriesOption, StoreOption, as_of_ms
 from forecaster.cli.printing import log_to_stderr, print_record, print_scores
 from forecaster.cli.probe import probe_and_leave
 from forecaster.cli.proofs import verify_app
 from forecaster.cli.replay import replay
 from forecaster.cli.store import store_app
 from forecaster.cli.strategy import live_signal
-from forecaster.errors import ConfigError, ForecasterError
+from forecaster.errors import ConfigError, ForecasterError, StoreTaken, StoreUnavailable
 
 if TYPE_CHECKING:
     from forecaster.bars import SeriesKey
@@ -94,7 +96,7 @@ def demo(
     settings = load_config(config or EMBEDDED)
     if cycles is not None and settings.demo is not None:
         settings = settings.model_copy(update={"demo": settings.demo.model_copy(update={"cycles": cycles})})
-    store = settings.store.model_copy(update={"url": _fresh_ledger(settings.store.url, out, replace=config is None)})
+    store = settings.store.model_copy(update={"url": _demo_ledger(settings.store.url, out, replace=config is None)})
     with Forecaster(settings.model_copy(update={"store": store})) as forecaster:
         show = Demo(forecaster)
         summary = show.run(Console(stderr=True))
@@ -142,7 +144,7 @@ def once(
 
     log_to_stderr(verbose=False)
     now = now_ms()
-    until = utc_ms(as_of, now)
+    until = as_of_ms(as_of, now)
     with Forecaster.from_config(config) as forecaster:
         reports = [forecaster.run_cycle(timeframe, until, started_at=now) for timeframe in forecaster.timeframes]
     skipped = {str(key): reason for one in reports for key, reason in one.skipped.items()}
@@ -160,13 +162,21 @@ def once(
 
 
 @app.command()
-def latest(config: ConfigOption = None, series: SeriesOption = None, json_: JsonOption = False) -> None:
+def latest(
+    config: ConfigOption = None,
+    series: SeriesOption = None,
+    as_of: AsOfOption = None,
+    store: StoreOption = None,
+    json_: JsonOption = False,
+) -> None:
     """Read the newest forecast of each series from the ledger: no network, no model."""
+    from forecaster.clock import now_ms
     from forecaster.engine import Forecaster
 
-    with Forecaster.from_config(config) as forecaster:
+    until = None if as_of is None else as_of_ms(as_of, now_ms())
+    with Forecaster.from_config(config, store) as forecaster:
         names = {key: (key.exchange, key.symbol, str(key.timeframe)) for key in forecaster.chosen(series)}
-        found = [_describe(key, forecaster.latest(*name)) for key, name in names.items()]
+        found = [_describe(key, forecaster.latest(*name, as_of=until)) for key, name in names.items()]
     if json_:
         typer.echo(json.dumps({"forecasts": found}))
         return
@@ -216,22 +226,49 @@ def config_check(
 @config_app.command("show")
 def config_show(config: ConfigOption = None) -> None:
     """Print a configuration with all its defaults, as JSON."""
+    from forecaster.address import shown
     from forecaster.config import default_config_path, load_config
 
-    typer.echo(load_config(config or default_config_path()).model_dump_json(indent=2))
+    loaded = load_config(config or default_config_path())
+    store = loaded.store.model_copy(update={"url": shown(loaded.store.url)})
+    typer.echo(loaded.model_copy(update={"store": store}).model_dump_json(indent=2))
 
 
-def _fresh_ledger(url: str, out: Path, *, replace: bool) -> str:
-    """A demo starts from an empty ledger: its own is replaced, anyone else's is left alone."""
-    prefix = "sqlite:///"
-    if not url.startswith(prefix):
+def _demo_ledger(url: str, out: Path, *, replace: bool) -> str:
+    """Give the URL of the ledger in `out` that a demo begins: an own older one is replaced, another's is left alone.
+
+    Raises:
+        ConfigError: when there is one that is not the demo's own.
+        StoreTaken: when a process writes the demo's own.
+    """
+    configured = sqlite_path(url)
+    if configured is None:
         return url
-    path = out / url.removeprefix(prefix)
-    if path.exists() and not replace:
+    path = out.absolute() / configured.name
+    if replace:
+        _remove_ledger(path)
+    elif path.exists():
         raise ConfigError("store.url", "a ledger that does not exist yet, since a demo starts from none", str(path))
-    for leftover in path.parent.glob(f"{path.name}*"):
-        leftover.unlink()
-    return f"{prefix}{path}"
+    return with_path(url, path)
+
+
+def _remove_ledger(path: Path) -> None:
+    """Remove a ledger and what SQLite keeps beside it, and nothing else: copies and the file of its lock stay."""
+    from forecaster.store.database import Database
+    from forecaster.store.lease import lock_of
+
+    with closing(Database(sqlite_url(path))) as database:
+        lock = lock_of(database)
+        if not lock.try_take():
+            expected = "expected a demo's ledger that no process writes; stop the one that does, or use another --out"
+            raise StoreTaken(database.url, expected)
+        try:
+            for ending in ("", "-journal", "-wal", "-shm"):
+                path.with_name(f"{path.name}{ending}").unlink(missing_ok=True)
+        except OSError as error:
+            raise StoreUnavailable(database.url, f"expected a file that can be removed: {error}") from error
+        finally:
+            lock.release()
 
 
 def _describe(key: SeriesKey, forecast: OHLCForecast | None) -> dict[str, object]:

@@ -11,13 +11,23 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from forecaster.cli.options import ConfigOption, JsonOption, SeriesOption, utc_ms
+from forecaster.cli.options import (
+    AsOfOption,
+    ConfigOption,
+    JsonOption,
+    RunOption,
+    SeriesOption,
+    StoreOption,
+    as_of_ms,
+    check_name,
+    utc_ms,
+)
 from forecaster.cli.printing import log_to_stderr, print_record, print_reports, print_verdicts
 from forecaster.errors import ConfigError, StoreUnavailable
 
 if TYPE_CHECKING:
     import datetime as dt
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from rich.progress import Progress, TaskID
 
@@ -26,6 +36,7 @@ if TYPE_CHECKING:
     from forecaster.accuracy.trust import Verdict
     from forecaster.assess import Assessment
     from forecaster.bars import SeriesKey
+    from forecaster.engine import Forecaster
     from forecaster.ledger import AccuracyReport
     from forecaster.store import Reader
 
@@ -37,6 +48,7 @@ def accuracy(  # noqa: PLR0913, PLR0917 - one parameter for each option
     config: ConfigOption = None,
     series: SeriesOption = None,
     window: Annotated[str | None, typer.Option(help="Only what settled in the last days, such as 30d.")] = None,
+    as_of: AsOfOption = None,
     field: Annotated[str | None, typer.Option(help="Only open, high, low or close.")] = None,
     step: Annotated[int | None, typer.Option(min=1, help="Only this step.")] = None,
     model: Annotated[str | None, typer.Option(help="Only this model, such as nano or random_walk.")] = None,
@@ -47,57 +59,151 @@ def accuracy(  # noqa: PLR0913, PLR0917 - one parameter for each option
     rebuild_: Annotated[
         bool, typer.Option("--rebuild", help="Score each cutoff alone as well; code 2 unless that gives the same.")
     ] = False,
-    run_id: Annotated[str, typer.Option("--run", help="Which run: `live`, or the id a replay printed.")] = "live",
+    run_id: RunOption = "live",
+    store: StoreOption = None,
     json_: JsonOption = False,
 ) -> None:
     """Say whether the forecasts help: verdicts beside the random walk, from settled rows of the ledger alone.
 
     `served` is what strategies got, `raw` the model's own prices before calibration, where that made a difference. Late
     forecasts do not count. Where the configuration says when the model was released, what is older, which its training
-    may have seen, is told apart. --json has every metric of every series, model, step and field.
+    may have seen, is told apart. A series that the rival has not forecast gets no verdict, and is named. --json has
+    every metric of every series, model, step and field.
     """
-    from forecaster.accuracy.score import Scores
-    from forecaster.assess import assess, rebuild, start_of, with_cutoffs
-    from forecaster.bars import FIELDS
     from forecaster.clock import now_ms
     from forecaster.engine import Forecaster
 
-    if field is not None and field not in FIELDS:
-        raise ConfigError("--field", f"one of {', '.join(FIELDS)}", field)
-    now = now_ms()
-    with Forecaster.from_config(config) as forecaster:
-        keys = forecaster.chosen(series)
-        found = {
-            era: assess(with_cutoffs(forecaster.losses(window, now, run_id, keys), *span), field, step, rival)
-            for era, span in _eras(forecaster.config.model.released).items()
-        }
-        difference = None
-        if rebuild_:
-            again = rebuild(forecaster.reader, keys, now, start_of(window, now), run_id)
-            difference = Scores.together(one.scores for one in found.values()).difference(again)
-    chosen = {era: _choose(one, model, field, step) for era, one in found.items()}
+    asked = Asked(as_of_ms(as_of, now_ms()), run_id, window, field, step, model, rival, check=rebuild_)
+    with Forecaster.from_config(config, store) as forecaster:
+        answer = _assess(forecaster, forecaster.chosen(series), asked)
     if json_:
-        told = {
-            name: [
-                {**dataclasses.asdict(one), "key": str(one.key), "era": era}
-                for era, records in chosen.items()
-                for one in records[i]
-            ]
-            for i, name in enumerate(("verdicts", "reports"))
-        }
-        typer.echo(json.dumps({"run": run_id, **told, "rebuilt_difference": difference}))
-    elif not any(reports for _, reports in chosen.values()):
-        typer.echo(f"run {run_id}: nothing has settled yet")
+        _print_json(answer, asked)
     else:
-        for era, (verdicts, reports) in chosen.items():
-            if reports:
-                print_verdicts(verdicts, found[era], era)
-            if detail and reports:
-                print_reports(reports)
-        if difference is not None:
-            typer.echo(f"scored again, each cutoff alone: the largest relative difference of a sum is {difference:.1e}")
-    if (difference or 0.0) > _ROUNDING:
+        _print_answer(answer, asked, detail=detail)
+    if (answer.difference or 0.0) > _ROUNDING:
         raise typer.Exit(2)
+
+
+@dataclasses.dataclass(frozen=True)
+class Asked:
+    """Which scores are wanted. None, where it may stand, is all of them; `check` scores them in another way too."""
+
+    as_of: int
+    run_id: str = "live"
+    window: str | None = None
+    field: str | None = None
+    step: int | None = None
+    model: str | None = None
+    rival: str | None = None
+    check: bool = False
+
+    def __post_init__(self) -> None:
+        """Check what no ledger is needed for."""
+        from forecaster.bars import FIELDS
+
+        if self.field is not None:
+            check_name("--field", self.field, FIELDS)
+
+
+@dataclasses.dataclass(frozen=True)
+class Answer:
+    """What was asked for, by era: all sums, the chosen verdicts and reports. `without_rival` has no verdicts."""
+
+    found: dict[str, Assessment]
+    verdicts: dict[str, list[Verdict]]
+    reports: dict[str, list[AccuracyReport]]
+    without_rival: list[SeriesKey]
+    difference: float | None
+
+
+def _assess(forecaster: Forecaster, keys: list[SeriesKey], asked: Asked) -> Answer:
+    """Score and judge what was asked for.
+
+    Raises:
+        ConfigError: for a run, a model, a rival or a step that nobody knows.
+    """
+    from forecaster.accuracy.score import Scores
+    from forecaster.assess import assess, rebuild, start_of, with_cutoffs
+
+    _check_models(forecaster, {"--model": asked.model, "--rival": asked.rival})
+    found = {
+        era: assess(
+            with_cutoffs(forecaster.losses(asked.window, asked.as_of, asked.run_id, keys), *span),
+            asked.field,
+            asked.step,
+            asked.rival,
+        )
+        for era, span in _eras(forecaster.config.model.released).items()
+    }
+    _check_step(found, asked.step, forecaster.config.model.horizon)
+    difference = None
+    if asked.check:
+        since = start_of(asked.window, asked.as_of)
+        again = rebuild(forecaster.reader, keys, asked.as_of, since, asked.run_id)
+        difference = Scores.together(one.scores for one in found.values()).difference(again)
+    chosen = {era: _choose(one, asked) for era, one in found.items()}
+    return Answer(
+        found,
+        {era: verdicts for era, (verdicts, _) in chosen.items()},
+        {era: reports for era, (_, reports) in chosen.items()},
+        _without_rival(found, asked.rival),
+        difference,
+    )
+
+
+def _check_models(forecaster: Forecaster, asked: Mapping[str, str | None]) -> None:
+    """Refuse names, by option, of models that have neither forecast nor are configured."""
+    there = {one.name for one in forecaster.reader.models()}
+    known = {*there, forecaster.model_name, *forecaster.config.model.baselines}
+    for option, name in asked.items():
+        if name is not None:
+            check_name(option, name, known)
+
+
+def _check_step(found: dict[str, Assessment], step: int | None, horizon: int) -> None:
+    """Refuse a step beyond the configured horizon that no settled forecast has."""
+    last = max([horizon, *(one.step for era in found.values() for one in era.scores.reports())])
+    if step is not None and step > last:
+        raise ConfigError("--step", f"1 to {last}", step)
+
+
+def _without_rival(found: dict[str, Assessment], rival: str | None) -> list[SeriesKey]:
+    """The series on which models were judged, and the rival was not among them."""
+    if rival is None:
+        return []
+    there = {one.key for era in found.values() for one in era.verdicts}
+    return [key for key in dict.fromkeys(key for era in found.values() for key in era.may_be_best) if key not in there]
+
+
+def _print_json(answer: Answer, asked: Asked) -> None:
+    """Print every metric as one JSON object."""
+    told = {
+        name: [
+            {**dataclasses.asdict(one), "key": str(one.key), "era": era} for era, some in by_era.items() for one in some
+        ]
+        for name, by_era in (("verdicts", answer.verdicts), ("reports", answer.reports))
+    }
+    about: dict[str, object] = {"run": asked.run_id, "as_of": asked.as_of}
+    missing = [str(key) for key in answer.without_rival]
+    typer.echo(json.dumps({**about, **told, "without_rival": missing, "rebuilt_difference": answer.difference}))
+
+
+def _print_answer(answer: Answer, asked: Asked, *, detail: bool) -> None:
+    """Print tables for people."""
+    if not any(answer.reports.values()):
+        whose = "nothing" if asked.model is None else f"nothing of {asked.model}"
+        typer.echo(f"run {asked.run_id}: {whose} has settled yet")
+        return
+    for era, reports in answer.reports.items():
+        if answer.verdicts[era]:
+            print_verdicts(answer.verdicts[era], answer.found[era], era)
+        if detail and reports:
+            print_reports(reports)
+    for key in answer.without_rival:
+        typer.echo(f"{key}: no verdict, since no forecast of {asked.rival} has settled on it")
+    if answer.difference is not None:
+        size = f"{answer.difference:.1e}"
+        typer.echo(f"scored again, each cutoff alone: the largest relative difference of a sum is {size}")
 
 
 def _eras(released: dt.date | None) -> dict[str, tuple[int, int]]:
@@ -108,45 +214,43 @@ def _eras(released: dt.date | None) -> dict[str, tuple[int, int]]:
     return {"since the release": (at, _EVER), "before the release": (0, at)}
 
 
-def _choose(
-    found: Assessment, model: str | None, field: str | None, step: int | None
-) -> tuple[list[Verdict], list[AccuracyReport]]:
+def _choose(found: Assessment, asked: Asked) -> tuple[list[Verdict], list[AccuracyReport]]:
     """What was asked for."""
-    verdicts = [one for one in found.verdicts if model in (None, one.model_id.partition("@")[0])]
-    reports = [one for one in found.scores.reports() if model in (None, one.model_id.partition("@")[0])]
-    return verdicts, [one for one in reports if step in (None, one.step) and field in (None, one.field)]
+    verdicts = [one for one in found.verdicts if asked.model in (None, one.model_id.name)]
+    reports = [one for one in found.scores.reports() if asked.model in (None, one.model_id.name)]
+    return verdicts, [one for one in reports if asked.step in (None, one.step) and asked.field in (None, one.field)]
 
 
 def report(  # noqa: PLR0913, PLR0917 - one parameter for each option
     config: ConfigOption = None,
     series: SeriesOption = None,
     window: Annotated[str | None, typer.Option(help="Only what settled in the last days, such as 30d.")] = None,
-    as_of: Annotated[
-        str | None, typer.Option(help="As things stood at this time (UTC, ISO 8601); now if left out.")
-    ] = None,
+    as_of: AsOfOption = None,
+    model: Annotated[str | None, typer.Option(help="The model it is about; the configured one if left out.")] = None,
     out: Annotated[Path, typer.Option(help="The file to write; one that is there is replaced.")] = Path("report.html"),
     png: Annotated[Path | None, typer.Option(help="Folder for the same figures as PNGs.")] = None,
-    run_id: Annotated[str, typer.Option("--run", help="Which run: `live`, or the id a replay printed.")] = "live",
+    run_id: RunOption = "live",
+    store: StoreOption = None,
     json_: JsonOption = False,
 ) -> None:
     """Write what was forecast and what came of it as one HTML file, which needs no network.
 
     Per series: verdict, skill, coverage and trust; the newest forecasts over their bars; skill by step, reliability,
-    coverage and skill over time, latency, the worst misses, every score. Late forecasts do not count.
+    coverage and skill over time, latency, the worst misses, every score. Late forecasts do not count. The page says
+    how many live forecasts were there in time, and of a replay what it does not prove.
     """
-    from forecaster.accuracy.content import Scope
     from forecaster.accuracy.page import write_report
-    from forecaster.assess import start_of
+    from forecaster.address import shown
     from forecaster.clock import now_ms
     from forecaster.engine import Forecaster
 
     log_to_stderr(verbose=False)
     started = time.perf_counter()
-    until = utc_ms(as_of, now_ms())
-    with Forecaster.from_config(config) as forecaster:
-        scope = Scope(forecaster.model_name, run_id, until, start_of(window, until))
+    until = as_of_ms(as_of, now_ms())
+    with Forecaster.from_config(config, store) as forecaster:
+        scope = _scope(forecaster, model, run_id, window, until)
         found = list(_sections(forecaster.reader, forecaster.chosen(series), scope))
-        url = forecaster.config.store.url
+        url = shown(forecaster.config.store.url)
     if all(one.newest is None and one.evidence is None for one in found):
         raise StoreUnavailable(url, f"expected forecasts of {scope.model_name} in run {run_id!r}, found none")
     size = write_report(found, scope, out)
@@ -166,6 +270,23 @@ def report(  # noqa: PLR0913, PLR0917 - one parameter for each option
     print_record(record, json_=json_)
 
 
+def _scope(forecaster: Forecaster, model: str | None, run_id: str, window: str | None, until: int) -> Scope:
+    """What a report is about.
+
+    Raises:
+        ConfigError: for a run or a model that nobody knows.
+    """
+    from forecaster.accuracy.content import Scope
+    from forecaster.assess import check_run, start_of
+    from forecaster.ledger import LIVE, RunId
+
+    check_run(forecaster.reader, run_id)
+    _check_models(forecaster, {"--model": model})
+    recorded = RunId(run_id).recorded
+    door = next((one.door for one in forecaster.reader.runs() if one.id == recorded), LIVE)
+    return Scope(model or forecaster.model_name, run_id, until, start_of(window, until), door)
+
+
 def _sections(reader: Reader, keys: list[SeriesKey], scope: Scope) -> Iterator[Section]:
     """Gather each series under a progress bar, which follows its bars through time."""
     from rich.console import Console
@@ -175,7 +296,7 @@ def _sections(reader: Reader, keys: list[SeriesKey], scope: Scope) -> Iterator[S
 
     with Progress(console=Console(stderr=True), transient=True) as progress:
         for key in keys:
-            first, last = reader.oldest_open(key) or 0, reader.newest_open(key) or 0
+            first, last = (open_of(key, scope.run_id) or 0 for open_of in (reader.oldest_open, reader.newest_open))
             task = progress.add_task(str(key), total=max(last - first, 1))
             yield section(reader, key, scope, partial(_follow, progress, task, first))
             progress.update(task, completed=max(last - first, 1))

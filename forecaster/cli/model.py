@@ -57,9 +57,9 @@ def model_train(
 def model_eval(  # noqa: PLR0913, PLR0917 - one parameter for each option
     files: Annotated[list[Path], typer.Argument(help="csv or Parquet files of bars, one series each.")],
     model: Annotated[
-        str | None, typer.Option(help="nano, a folder, or a hub id; the configured one, nano by default.")
+        str | None, typer.Option(help="nano, a folder, or hub:OWNER/NAME; the configured one, nano by default.")
     ] = None,
-    revision: Annotated[str | None, typer.Option(help="Commit of a hub id.")] = None,
+    revision: Annotated[str | None, typer.Option(help="Commit of hub:OWNER/NAME.")] = None,
     cutoffs: Annotated[int, typer.Option(min=10, help="How many for each file, spread evenly over it.")] = 200,
     horizon: Annotated[int, typer.Option(min=1, max=1024, help="Bars to forecast from each.")] = 8,
     context: Annotated[
@@ -224,10 +224,12 @@ def _record(report: BenchReport) -> dict[str, object]:
 
 def _to_evaluate(config: str | None, given: dict[str, str | int | None]) -> ModelConfig:
     """The model to evaluate: what is given, else what the configuration says, else the defaults."""
-    from forecaster.config import ModelConfig, load_config
+    from forecaster.config import ModelConfig, absolute_model_id, load_config
 
     base = ModelConfig() if config is None else load_config(config).model
     changes = {name: value for name, value in given.items() if value is not None}
+    if isinstance(model := changes.get("id"), str):
+        changes["id"] = absolute_model_id(model, Path.cwd())
     if "id" in changes and "revision" not in changes:
         base = base.model_copy(update={"revision": None})  # it was another model's
     context = changes.get("context", base.context)

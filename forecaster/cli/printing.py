@@ -56,8 +56,11 @@ def write_frames(frames: Iterable[pd.DataFrame], out: Path) -> int:
     writers = {".parquet": _write_parquet, ".feather": _write_feather, ".csv": _write_csv}
     if out.suffix not in writers:
         raise ConfigError("out", "a file that ends in .parquet, .feather or .csv", str(out))
+    from forecaster.store.sqlite import make_new
+
     unfinished = out.with_name(f"{out.name}.unfinished")
     try:
+        make_new(unfinished)
         count = writers[out.suffix](frames, unfinished)
         unfinished.replace(out)
     finally:
@@ -133,12 +136,15 @@ def print_reports(reports: Sequence[AccuracyReport]) -> None:
         left={"series", "model", "field"},
     )
     for one in reports:
-        where = (str(one.key), one.model_id.partition("@")[0], str(one.step), one.field)
+        where = (str(one.key), one.model_id.name, str(one.step), one.field)
         losses = (f"{one.mae:.4g}", *(_number(loss) for loss in (one.mase, one.crps)))
-        skills = (_signed(skill) for skill in (one.skill_mae, one.skill_crps))
+        known = one.skill_mae is None and one.n_common > 0
+        skills = ("known" if known else _signed(skill) for skill in (one.skill_mae, one.skill_crps))
         inside = (_percent(share) for share in (one.coverage50, one.coverage80, one.coverage98))
         table.add_row(*where, str(one.n), *losses, *skills, *inside)
     _print(table)
+    if any(one.skill_mae is None and one.n_common for one in reports):
+        typer.echo("known: the price equals the last close, so the random walk makes no error and no skill can be told")
 
 
 def print_verdicts(verdicts: Sequence[Verdict], found: Assessment, era: str = "all") -> None:
@@ -154,7 +160,7 @@ def print_verdicts(verdicts: Sequence[Verdict], found: Assessment, era: str = "a
         left={"series", "model", "form", "verdict"},
     )
     for one in verdicts:
-        name = one.model_id.partition("@")[0]
+        name = one.model_id.name
         star = "*" if one.form == "served" and one.model_id in found.may_be_best[one.key] else " "
         interval = "–" if one.lower is None or one.upper is None else f"{one.lower:+.3f} to {one.upper:+.3f}"
         inside = _percent(found.coverage80[one.key, one.model_id, one.form])

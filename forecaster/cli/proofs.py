@@ -46,13 +46,15 @@ def lookahead(
     """Poison what comes after a cutoff, and see that no bit before it changes: source, store, models, strategy.
 
     Each cutoff is checked with its later bars deleted, with gaps, a million times as high, shuffled and reversed. A
-    series of a file is read from poisoned copies of it; one of an exchange is proven from the store on. Code 2 when
+    series of a file is read from poisoned copies of it; one of an exchange is proven from the store on. Daily labels of
+    exchanges east and west are written and read in every form: each must be on the session of its date. Code 2 when
     something looked ahead; the report names it.
     """
     from tempfile import TemporaryDirectory
 
     from forecaster.cli.strategy import load_strategy
     from forecaster.engine import Forecaster
+    from forecaster.replay.labels import verify_labels
     from forecaster.replay.lookahead import LookaheadPlan, Setting, Subject, shut_in, verify_lookahead
     from forecaster.replay.verify import ProofReport, load_models
 
@@ -73,6 +75,8 @@ def lookahead(
             plan = LookaheadPlan(cutoffs=share, seed=seed)
             with _progress(str(key)) as on_check:
                 report.merge(verify_lookahead(setting, _bars(forecaster, one), plan, on_check))
+        with _progress("labels") as on_check:
+            report.merge(verify_labels(Path(folder), seed, on_check))
     _conclude(report, seed, time.perf_counter() - started, json_=json_)
 
 
@@ -197,9 +201,11 @@ def _contexts(forecaster: Forecaster, key: SeriesKey, number: int, seed: int) ->
 
 def _places(config: Config) -> Iterator[Path]:
     """Where bars lie: what a strategy has no business to open."""
-    prefix = "sqlite:///"
-    if config.store.url.startswith(prefix):
-        yield Path(config.store.url.removeprefix(prefix))
+    from forecaster.address import sqlite_path
+
+    ledger = sqlite_path(config.store.url)
+    if ledger is not None:
+        yield ledger
     yield from (one.file for one in config.series if one.file is not None)
 
 

@@ -9,26 +9,28 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from forecaster.cli.options import ConfigOption, JsonOption, SeriesOption, utc_ms
+from forecaster.cli.options import ConfigOption, JsonOption, SeriesOption, StoreOption, utc_ms
 from forecaster.cli.printing import log_to_stderr, print_record, print_scores, write_frames
 from forecaster.cli.strategy import TradePlan, load_strategy, print_trades, trade_replay
-from forecaster.errors import ConfigError
+from forecaster.errors import ConfigError, StoreTaken
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    import numpy as np
-    from numpy.typing import NDArray
     from rich.console import Console
     from rich.progress import Progress
 
     from forecaster.accuracy.score import Scores
-    from forecaster.bars import Bars, SeriesKey
+    from forecaster.bars import SeriesKey
     from forecaster.engine import Forecaster
+    from forecaster.replay.cutoffs import Chosen
     from forecaster.replay.decide import Rules
+    from forecaster.replay.history import Histories
+    from forecaster.replay.replay import ReplayPlan
 
 _SECONDS: Final = 1000
 _KINDS: Final = (".parquet", ".feather", ".csv")
+_IN_PRICE: Final = {"mae_close"}
 
 
 def replay(  # noqa: PLR0913, PLR0917 - one parameter for each option
@@ -62,27 +64,25 @@ def replay(  # noqa: PLR0913, PLR0917 - one parameter for each option
     ] = None,
     page: Annotated[Path | None, typer.Option(help="Page about the trades to write, .html.")] = None,
     png: Annotated[Path | None, typer.Option(help="The same as one picture, .png.")] = None,
+    store: StoreOption = None,
     json_: JsonOption = False,
 ) -> None:
     """Forecast from every cutoff in history, thousands per batch, and score it under a run of its own.
 
-    The same call goes on where it was when it is stopped, and adds nothing when it is repeated. Nothing that a cutoff
-    sees is from after it: `forecaster verify lookahead` proves that. In the JSON, `windows` are the cutoffs of the run,
-    of which `windows_added` are new, and the rate is of those.
+    The run is named by its bars, models, settings, cutoffs and code: the same call goes on where it was when it is
+    stopped, and adds nothing when it is repeated. Its bars and forecasts enter no live series. With --store, it is
+    recorded in a ledger of its own, so it can run beside a daemon. Nothing that a cutoff sees is from after it:
+    `forecaster verify lookahead` proves that. In the JSON, `windows` are the cutoffs of the run, of which
+    `windows_added` are new, and the rate is of those; `left_out` counts cutoffs that could not be forecast from.
     """
-    from contextlib import nullcontext
-
-    from rich.console import Console
-
     from forecaster.accuracy.score import Scores
     from forecaster.clock import now_ms
+    from forecaster.config import default_config_path, load_config
     from forecaster.engine import Forecaster
     from forecaster.export import frames
-    from forecaster.ledger import Run
     from forecaster.replay.decide import Rules
-    from forecaster.replay.ray import Workers
-    from forecaster.replay.replay import ReplayPlan, replay_id
-    from forecaster.replay.replay import replay as run_replay
+    from forecaster.replay.history import Histories
+    from forecaster.replay.replay import ReplayPlan
 
     log_to_stderr(verbose=False)
     started, now = time.perf_counter(), now_ms()
@@ -93,38 +93,54 @@ def replay(  # noqa: PLR0913, PLR0917 - one parameter for each option
     _check_files({"--out": out, "--page": page, "--png": png})
     rules = Rules(fee_bps, slippage_bps, max_share, shorting=not long_only, close_after=close_after)
     trading = _trade_plan(strategy, rules, span, page, png)
-    with Forecaster.from_config(config) as forecaster:
+    configured = load_config(config or default_config_path())
+    with Forecaster.from_config(config, store) as forecaster, Histories(configured) as histories:
         keys = forecaster.chosen(series)
-        chosen = {key: _history(forecaster, key, (start, end), every, now) for key in keys}
-        about = (start, end, every, latency, known_within, *keys)
-        run = Run(replay_id(forecaster, *about), "replay", int(min(cutoffs[0] for _, cutoffs in chosen.values())))
-        plan = ReplayPlan(run, batch, round(latency * _SECONDS), within)
-        before = _windows(forecaster, keys, run.id)
-        with (
-            Workers(forecaster.config, workers, address) if workers else nullcontext() as ask,
-            _progress(Console(stderr=True)) as progress,
-        ):
-            for key, (bars, cutoffs) in chosen.items():
-                advance = _Advance(progress, str(key), len(cutoffs))
-                run_replay(forecaster, bars, cutoffs, plan=plan, on_batch=advance, ask=ask)
-        seconds, windows = time.perf_counter() - started, _windows(forecaster, keys, run.id)
-        if not windows:
-            raise ConfigError("--known-within", "bars that were there so soon", f"none within {known_within} s")
-        scores = Scores(forecaster.losses(as_of=now, run_id=run.id, keys=keys))
-        record = _accuracy(scores, forecaster.model_name, run.id)
+        chosen = [_choose(histories, key, (start, end), every, now) for key in keys]
+        known_from = None if store is None or within is None else histories.reader
+        plan = ReplayPlan(None, batch, round(latency * _SECONDS), within, known_from, now)
+        prepared = _prepare(forecaster, chosen, plan, is_apart=store is not None)
+        run_id, added = _replay(forecaster, prepared, plan, workers, address)
+        seconds, windows = time.perf_counter() - started, _windows(forecaster, keys, run_id)
+        scores = Scores(forecaster.losses(as_of=now, run_id=run_id, keys=keys))
+        figures = {str(key): _figures(scores, forecaster.model_name, key) for key in keys}
+        record = {"run": run_id, **_joined(figures)}
         if out is not None:
-            write_frames(frames(forecaster.reader, keys, run.id), out)
+            write_frames(frames(forecaster.reader, keys, run_id), out)
             record["file"] = str(out)
-        traded = None if trading is None else trade_replay(forecaster, keys, run.id, trading, now)
+        traded = None if trading is None else trade_replay(forecaster, keys, run_id, trading, now)
         share = None if workers else _model_share(forecaster, seconds)
-    record |= _pace(windows, windows - before, seconds) | {"model_share": share}
+    record |= _pace(windows, added, seconds) | {"model_share": share}
+    left_out = {str(one.key): dict(one.left_out) for one in prepared if one.left_out}
     if json_:
-        print_record(record if traded is None else record | {"strategy": traded}, json_=True)
+        record |= {"series": figures, "left_out": left_out} | ({} if traded is None else {"strategy": traded})
+        print_record(record, json_=True)
         return
     print_scores(scores)
     if traded is not None:
         print_trades(traded)
+    _print_left_out(left_out)
     print_record(record, json_=False)
+    if len(keys) > 1:
+        typer.echo("each figure of several series is the mean of theirs; a loss in price has none")
+
+
+def _replay(
+    forecaster: Forecaster, prepared: Sequence[Chosen], plan: ReplayPlan, workers: int, address: str | None
+) -> tuple[str, int]:
+    """Forecast and record, here or in workers, and show how far it has come; gives the run and how many are new."""
+    from contextlib import nullcontext
+
+    from rich.console import Console
+
+    from forecaster.replay.ray import Workers
+    from forecaster.replay.replay import replay_all
+
+    asker = Workers(forecaster.config, workers, address) if workers else nullcontext()
+    with asker as ask, _progress(Console(stderr=True)) as progress:
+        advance = _Advance(progress, {one.key: len(one.cutoffs) for one in prepared})
+        run = replay_all(forecaster, prepared, plan=plan, on_batch=advance, ask=ask)
+    return str(run.id), advance.added
 
 
 def _pace(windows: int, added: int, seconds: float) -> dict[str, object]:
@@ -161,18 +177,38 @@ def _trade_plan(
     return None
 
 
-def _history(
-    forecaster: Forecaster, key: SeriesKey, dates: tuple[str | None, str | None], every: int, now: int
-) -> tuple[Bars, NDArray[np.int64]]:
-    """All bars of a series, and every n-th cutoff between two dates."""
-    from forecaster.replay.replay import choose_cutoffs
+def _choose(histories: Histories, key: SeriesKey, dates: tuple[str | None, str | None], every: int, now: int) -> Chosen:
+    """The history of a series that has closed by now, and every n-th cutoff between two dates."""
+    from forecaster.replay.cutoffs import choose_cutoffs
 
-    bars = forecaster.all_bars(key, now)
+    bars = histories.of(key, now)
     span = (utc_ms(dates[0], 0), utc_ms(dates[1], now))
-    cutoffs = choose_cutoffs(bars, forecaster.config.model.min_context, *span)[::every]
-    if not len(cutoffs):
-        raise ConfigError("--start, --end", f"a cutoff of {key} between them", f"{dates[0]} to {dates[1]}")
-    return bars, cutoffs
+    chosen = choose_cutoffs(bars, histories.config.model, *span, every)
+    if not len(chosen.cutoffs):
+        why = "".join(f"; {count} left out: {reason}" for reason, count in chosen.left_out.items())
+        raise ConfigError("--start, --end", f"a cutoff of {key} between them", f"{dates[0]} to {dates[1]}{why}")
+    return chosen
+
+
+def _prepare(forecaster: Forecaster, chosen: Sequence[Chosen], plan: ReplayPlan, *, is_apart: bool) -> list[Chosen]:
+    """Open the ledger to write, and see what was known at each cutoff, where that is asked for.
+
+    Raises:
+        StoreTaken: when another process writes it; says how a replay can live apart from it.
+    """
+    from forecaster.replay.replay import prepare
+
+    try:
+        _ = forecaster.store
+    except StoreTaken as error:
+        if not is_apart:
+            error.args = (f"{error}; or add --store replays.db: a replay can have a ledger of its own",)
+        raise
+    prepared = [prepare(forecaster, one, plan) for one in chosen]
+    if not any(len(one.cutoffs) for one in prepared):
+        within = (plan.known_within_ms or 0) / _SECONDS
+        raise ConfigError("--known-within", "bars that were there so soon", f"none within {within} s")
+    return prepared
 
 
 def _windows(forecaster: Forecaster, keys: Sequence[SeriesKey], run_id: str) -> int:
@@ -180,30 +216,51 @@ def _windows(forecaster: Forecaster, keys: Sequence[SeriesKey], run_id: str) -> 
     return sum(len(forecaster.reader.cutoffs(key, run_id)) for key in keys)
 
 
-def _accuracy(scores: Scores, model_name: str, run_id: str) -> dict[str, object]:
-    """What the run came to: the next close, and the distribution over all steps."""
-    totals = scores.total(model_name, "close")
+def _figures(scores: Scores, model_name: str, key: SeriesKey) -> dict[str, float | None]:
+    """What the run came to on a series: the next close, and the distribution over all steps.
+
+    `skill_crps` leaves out fields that are known in advance, such as the open of a market without pauses.
+    """
+    close = scores.total(model_name, "close", key=key)
     return {
-        "run": run_id,
-        "mae_close": totals.mae,
-        "skill_close": totals.skill("absolute_error"),
-        "skill_crps": scores.total(model_name, step=None).skill("crps"),
-        "coverage80": totals.coverage(80),
+        "mae_close": close.mae,
+        "mase_close": close.mean("scaled_error", "scaled_n"),
+        "skill_close": close.skill("absolute_error"),
+        "skill_crps": scores.uncertain(model_name, key).skill("crps"),
+        "coverage80": close.coverage(80),
     }
 
 
+def _joined(figures: Mapping[str, Mapping[str, float | None]]) -> dict[str, object]:
+    """Figures over all series: means over series, each counting once; a loss in price is told of a single one alone."""
+    joined: dict[str, object] = {}
+    for name in next(iter(figures.values())):
+        known = [value for one in figures.values() if (value := one[name]) is not None]
+        comparable = len(figures) == 1 or name not in _IN_PRICE
+        joined[name] = sum(known) / len(known) if known and comparable else None
+    return joined
+
+
+def _print_left_out(left_out: Mapping[str, Mapping[str, int]]) -> None:
+    for key, reasons in left_out.items():
+        for reason, count in reasons.items():
+            typer.echo(f"{key}: {count} cutoffs left out: {reason}")
+
+
 class _Advance:
-    """Shows how far a series has come, at what rate, and how long it will take."""
+    """Shows how far each series has come, at what rate, and how long it will take; counts cutoffs that are new."""
 
-    def __init__(self, progress: Progress, name: str, total: int) -> None:
+    def __init__(self, progress: Progress, totals: Mapping[SeriesKey, int]) -> None:
         self._progress = progress
-        self._task = progress.add_task(name, total=total, rate="")
+        self._tasks = {key: progress.add_task(str(key), total=total, rate="") for key, total in totals.items()}
         self._started, self._done = time.perf_counter(), 0
+        self.added = 0
 
-    def __call__(self, count: int) -> None:
+    def __call__(self, key: SeriesKey, count: int, new: int) -> None:
         self._done += count
+        self.added += new
         rate = self._done / max(time.perf_counter() - self._started, 1e-9)
-        self._progress.update(self._task, advance=count, rate=f"{rate:,.0f}/s")
+        self._progress.update(self._tasks[key], advance=count, rate=f"{rate:,.0f}/s")
 
 
 def _progress(console: Console) -> Progress:

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from forecaster.cli.options import ConfigOption, JsonOption, SeriesOption
+from forecaster.cli.options import ConfigOption, JsonOption, SeriesOption, StoreOption
 from forecaster.cli.printing import print_record
 from forecaster.errors import ConfigError
 
@@ -20,11 +20,11 @@ _DAY_MS = 86_400_000
 
 
 @store_app.command("info")
-def info(config: ConfigOption = None, json_: JsonOption = False) -> None:
+def info(config: ConfigOption = None, store: StoreOption = None, json_: JsonOption = False) -> None:
     """Measure the ledger: bytes, rows by table, forecasts by run."""
     from forecaster.store.upkeep import facts
 
-    found = facts(_url(config))
+    found = facts(_url(config, store))
     if json_:
         typer.echo(json.dumps(dataclasses.asdict(found)))
         return
@@ -37,21 +37,22 @@ def info(config: ConfigOption = None, json_: JsonOption = False) -> None:
 def backup(
     out: Annotated[Path, typer.Argument(help="File to write; one that is there is replaced by a copy that is whole.")],
     config: ConfigOption = None,
+    store: StoreOption = None,
     json_: JsonOption = False,
 ) -> None:
     """Copy an SQLite ledger while it is in use, and check the copy."""
     from forecaster.store import upkeep
 
-    upkeep.backup(_url(config), out)
+    upkeep.backup(_url(config, store), out)
     print_record({"file": str(out), "bytes": out.stat().st_size}, json_=json_)
 
 
 @store_app.command("vacuum")
-def vacuum(config: ConfigOption = None, json_: JsonOption = False) -> None:
+def vacuum(config: ConfigOption = None, store: StoreOption = None, json_: JsonOption = False) -> None:
     """Give the space of deleted rows back. No other process may write the ledger meanwhile."""
     from forecaster.store import upkeep
 
-    url = _url(config)
+    url = _url(config, store)
     before = upkeep.facts(url).bytes
     upkeep.vacuum(url)
     print_record({"bytes_before": before, "bytes_after": upkeep.facts(url).bytes}, json_=json_)
@@ -59,9 +60,10 @@ def vacuum(config: ConfigOption = None, json_: JsonOption = False) -> None:
 
 @store_app.command("prune")
 def prune(
-    older_than: Annotated[str, typer.Option(help="Only runs that began so many days ago, such as 90d.")] = "90d",
+    older_than: Annotated[str, typer.Option(help="Only those that ran so many days ago, such as 90d.")] = "90d",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Count, and delete nothing.")] = False,
     config: ConfigOption = None,
+    store: StoreOption = None,
     json_: JsonOption = False,
 ) -> None:
     """Delete old replays and single predictions. Bars and live forecasts always stay.
@@ -73,42 +75,82 @@ def prune(
 
     if not (older_than.endswith("d") and older_than[:-1].isdigit()):
         raise ConfigError("--older-than", "a number of days such as 90d", older_than)
-    runs = upkeep.prune(_url(config), now_ms() - int(older_than[:-1]) * _DAY_MS, dry_run=dry_run)
+    runs = upkeep.prune(_url(config, store), now_ms() - int(older_than[:-1]) * _DAY_MS, dry_run=dry_run)
     print_record({"dry_run": dry_run, "runs": len(runs), "forecasts": sum(runs.values())}, json_=json_)
+
+
+@store_app.command("runs")
+def runs(config: ConfigOption = None, store: StoreOption = None, json_: JsonOption = False) -> None:
+    """List the runs of the ledger: when each ran, and how many forecasts and bars of its own it has.
+
+    --json adds what decided each run's forecasts.
+    """
+    from forecaster.clock import utc_text
+    from forecaster.store import upkeep
+
+    found = upkeep.runs(_url(config, store))
+    if json_:
+        typer.echo(json.dumps({"runs": [dataclasses.asdict(one) for one in found]}))
+        return
+    for one in found:
+        held = f"{one.forecasts:,} forecasts, {one.bars:,} bars"
+        typer.echo(f"{one.id:32} {one.door:8} {utc_text(one.started_at)}  {held}")
+
+
+@store_app.command("delete")
+def delete(
+    run_ids: Annotated[list[str], typer.Argument(metavar="RUN...", help="Ids of runs, as `store runs` lists them.")],
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Count, and delete nothing.")] = False,
+    config: ConfigOption = None,
+    store: StoreOption = None,
+    json_: JsonOption = False,
+) -> None:
+    """Delete replays and predictions by name, with the bars that they alone see. The live run is refused.
+
+    The space is reused; `store vacuum` gives it back.
+    """
+    from forecaster.store import upkeep
+
+    found = upkeep.delete_runs(_url(config, store), run_ids, dry_run=dry_run)
+    held = {"forecasts": sum(one.forecasts for one in found), "bars": sum(one.bars for one in found)}
+    print_record({"dry_run": dry_run, "runs": len(found), **held}, json_=json_)
 
 
 @store_app.command("export")
 def export(
     out: Annotated[Path, typer.Argument(help="File to write: .parquet, .feather or .csv.")],
     config: ConfigOption = None,
+    store: StoreOption = None,
     series: SeriesOption = None,
     run_id: Annotated[str, typer.Option("--run", help="Which run: `live`, or the id a replay printed.")] = "live",
     json_: JsonOption = False,
 ) -> None:
     """Write a run's forecasts to a file: a line for each field of each step, all quantiles, and what came."""
+    from forecaster.assess import check_run
     from forecaster.cli.printing import write_frames
     from forecaster.engine import Forecaster
     from forecaster.export import frames
 
-    with Forecaster.from_config(config) as forecaster:
+    with Forecaster.from_config(config, store) as forecaster:
+        check_run(forecaster.reader, run_id)
         count = write_frames(frames(forecaster.reader, forecaster.chosen(series), run_id), out)
     print_record({"run": run_id, "rows": count, "file": str(out)}, json_=json_)
 
 
 @store_app.command("upgrade")
-def upgrade(config: ConfigOption = None, json_: JsonOption = False) -> None:
+def upgrade(config: ConfigOption = None, store: StoreOption = None, json_: JsonOption = False) -> None:
     """Bring the ledger to this program's schema, behind a copy of it; whoever writes to it does so as well."""
     from forecaster.store import open_store
     from forecaster.store.upkeep import schema
 
-    url = _url(config)
-    before = schema(url)
+    url = _url(config, store)
+    before = schema(url)  # an error where there is none, rather than a new one
     open_store(url).close()
     print_record({"schema_before": before, "schema": schema(url)}, json_=json_)
 
 
 @verify_app.command("ledger")
-def ledger(config: ConfigOption = None, json_: JsonOption = False) -> None:
+def ledger(config: ConfigOption = None, store: StoreOption = None, json_: JsonOption = False) -> None:
     """Check every row of the ledger: chains, checksums, columns, times, and that nothing refers to what is not there.
 
     Code 2 when something is wrong. `heads` with --json names the last link of each chain: note them down, and a later
@@ -120,7 +162,7 @@ def ledger(config: ConfigOption = None, json_: JsonOption = False) -> None:
     from forecaster.store import open_database
     from forecaster.store.verify import count_rows, verify_ledger
 
-    database = open_database(_url(config))
+    database = open_database(_url(config, store))
     try:
         with Progress(console=Console(stderr=True)) as progress:
             task = progress.add_task("ledger", total=count_rows(database))
@@ -128,8 +170,10 @@ def ledger(config: ConfigOption = None, json_: JsonOption = False) -> None:
     finally:
         database.close()
     if json_:
-        typer.echo(json.dumps({"ok": found.ok, "rows": found.rows, "errors": found.errors, "heads": found.heads}))
+        typer.echo(json.dumps({"ok": found.ok} | dataclasses.asdict(found)))
     else:
+        for note in found.notes:
+            typer.echo(f"note: {note}")
         for error in found.errors:
             typer.secho(error, fg="red", err=True)
         typer.echo(f"{found.rows:,} rows, {len(found.errors)} errors: {'ok' if found.ok else 'NOT what was written'}")
@@ -137,7 +181,9 @@ def ledger(config: ConfigOption = None, json_: JsonOption = False) -> None:
         raise typer.Exit(2)
 
 
-def _url(config: Path | str | None) -> str:
+def _url(config: str | None, store: str | None) -> str:
+    """The URL of the ledger that is meant: the configured one, unless another is named."""
+    from forecaster.address import url_of
     from forecaster.config import default_config_path, load_config
 
-    return load_config(config or default_config_path()).store.url
+    return load_config(config or default_config_path()).store.url if store is None else url_of(store)

@@ -6,18 +6,21 @@ import dataclasses
 import importlib
 import inspect
 import json
+import pkgutil
+import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from forecaster.cli.options import ConfigOption, JsonOption, SeriesOption, utc_ms
+from forecaster.cli.options import AsOfOption, ConfigOption, JsonOption, SeriesOption, StoreOption, as_of_ms, listed
 from forecaster.cli.printing import print_record
 from forecaster.errors import ConfigError, MissingBars
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
+    from types import ModuleType
 
     from forecaster.bars import SeriesKey
     from forecaster.engine import Forecaster
@@ -27,7 +30,8 @@ if TYPE_CHECKING:
 StrategyOption = Annotated[
     str, typer.Option("--strategy", help="Dotted name, such as strategies.trend or package.module:function.")
 ]
-_EXPECTED = "a module with a function of its own name, such as strategies.trend, or package.module:function"
+_EXPECTED = "a module with a function of its own name, or package.module:function; known are"
+_IMPORTABLE = "a module that can be imported"
 _ARGUMENTS = "a function of forecast, position and outlook"
 
 
@@ -60,38 +64,83 @@ def load_strategy(name: str) -> Strategy:
     if str(Path.cwd()) not in sys.path:
         sys.path.append(str(Path.cwd()))
     try:
-        found = getattr(importlib.import_module(module_name), function, None)
-    except (ImportError, ValueError, TypeError) as error:
-        raise ConfigError("--strategy", _EXPECTED, f"{name}: {error}") from error
+        module = importlib.import_module(module_name)
+    except (ImportError, SyntaxError, ValueError, TypeError) as error:
+        raise ConfigError("--strategy", _expected_module(module_name, error), f"{name}: {error}") from error
+    found = getattr(module, function, None)
     if not callable(found):
-        raise ConfigError("--strategy", f"a function {function} in {module_name}", f"{name}: {found!r}")
-    try:
-        inspect.signature(found).bind(None, None, None)
-    except (TypeError, ValueError) as error:
-        raise ConfigError("--strategy", _ARGUMENTS, f"{name}: {error}") from error
+        there = listed(function, _deciders(module)) or "none"
+        raise ConfigError("--strategy", f"a function {function} in {module_name}; there is {there}", name)
+    if not _decides(found):
+        raise ConfigError("--strategy", _ARGUMENTS, name)
     return cast("Strategy", found)
 
 
-def live_signal(
+def _expected_module(name: str, error: Exception) -> str:
+    """What was expected where importing a module of this name failed: another name, or a module without a fault."""
+    missing = error.name if isinstance(error, ModuleNotFoundError) else None
+    is_there = isinstance(error, ImportError | SyntaxError) and (
+        missing is None or not f"{name}.".startswith(f"{missing}.")
+    )
+    return _IMPORTABLE if is_there else f"{_EXPECTED} {listed(name, known_strategies())}"
+
+
+def known_strategies() -> list[str]:
+    """Dotted names of the strategies that can be found: modules of `strategies` with a function of their own name.
+
+    Modules are read, not imported.
+    """
+    try:
+        places = importlib.import_module("strategies").__path__
+    except ImportError:
+        return []
+    modules = [module for module in pkgutil.iter_modules(places) if not module.ispkg]
+    return [f"strategies.{module.name}" for module in modules if _has_own_function(module)]
+
+
+def _has_own_function(module: pkgutil.ModuleInfo) -> bool:
+    """Whether a module's text defines a function of the module's name."""
+    spec = module.module_finder.find_spec(module.name, None)
+    if spec is None or spec.origin is None:
+        return False
+    text = Path(spec.origin).read_text(encoding="utf-8", errors="replace")
+    return re.search(rf"^def {re.escape(module.name)}\(", text, re.MULTILINE) is not None
+
+
+def _deciders(module: ModuleType) -> list[str]:
+    """Names of a module's own functions that take forecast, position and outlook."""
+    own = {name: found for name, found in inspect.getmembers(module, inspect.isfunction) if name[0] != "_"}
+    return [name for name, found in own.items() if found.__module__ == module.__name__ and _decides(found)]
+
+
+def _decides(found: Callable[..., object]) -> bool:
+    try:
+        inspect.signature(found).bind(None, None, None)
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
+def live_signal(  # noqa: PLR0913, PLR0917 - one parameter for each option
     strategy: StrategyOption,
     config: ConfigOption = None,
     series: SeriesOption = None,
     share: Annotated[float, typer.Option(min=-1, max=1, help="Share of the equity that is held now.")] = 0.0,
-    as_of: Annotated[
-        str | None, typer.Option(help="As things stood at this time (UTC, ISO 8601); now if left out.")
-    ] = None,
+    as_of: AsOfOption = None,
+    store: StoreOption = None,
     json_: JsonOption = False,
 ) -> None:
     """Say what a strategy holds next, from the newest forecast of each series: no network, no model, no order.
 
+    With --as-of, from the newest forecast that was there at that time, with the close and the trust as known then.
     `state` is `fresh`, or `stale` when the first bar that was forecast has closed and a newer forecast should exist, or
     `missing`. Then the strategy is not asked, and `share` stays what is held.
     """
     from forecaster.clock import now_ms
     from forecaster.engine import Forecaster
 
-    chosen, until = load_strategy(strategy), utc_ms(as_of, now_ms())
-    with Forecaster.from_config(config) as forecaster:
+    chosen, until = load_strategy(strategy), as_of_ms(as_of, now_ms())
+    with Forecaster.from_config(config, store) as forecaster:
         found = [_signal(forecaster, key, chosen, share, until) for key in forecaster.chosen(series)]
     if json_:
         typer.echo(json.dumps({"strategy": strategy, "as_of": until, "signals": found}))
@@ -155,7 +204,7 @@ def _trade(forecaster: Forecaster, key: SeriesKey, run_id: str, by: tuple[Strate
 
     strategy, plan = by
     reader, name = forecaster.reader, forecaster.model_name
-    bars = reader.bars(key)
+    bars = reader.bars(key, run_id=run_id)
     if not len(bars):
         raise MissingBars(key, plan.span[0], None)
     span = (max(plan.span[0], int(bars.close_time[0])), min(plan.span[1], int(bars.close_time[-1]) + 1))
@@ -180,16 +229,14 @@ def _signal(forecaster: Forecaster, key: SeriesKey, strategy: Strategy, share: f
     from forecaster.replay.decide import Outlook, Position, Signal
 
     name = (key.exchange, key.symbol, str(key.timeframe))
-    newest = forecaster.latest(*name)
-    if newest is not None and (newest.available_at or 0) > as_of:
-        newest = None
+    newest = forecaster.latest(*name, as_of=as_of)
     if newest is None:
         state, found = "missing", Signal(share, "there is no forecast: what is held is kept")
     elif newest.is_stale(as_of):
         state, found = "stale", Signal(share, "the newest forecast is stale: what is held is kept")
     else:
         open_time = int(key.sessions.last_opens(key.timeframe, newest.cutoff, 1)[0])
-        bars = forecaster.reader.bars(key, open_time, open_time + 1)
+        bars = forecaster.reader.bars(key, open_time, open_time + 1, as_of)
         if not len(bars):
             raise MissingBars(key, newest.cutoff, None)
         outlook = Outlook(float(bars.close[-1]), forecaster.trust(*name, as_of=as_of))

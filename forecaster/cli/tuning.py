@@ -63,8 +63,8 @@ class TuningReport:
 def model_finetune(  # noqa: PLR0913, PLR0917 - one parameter for each option
     files: Annotated[list[Path], typer.Argument(help="csv or Parquet files of bars, one series each.")],
     out: Annotated[Path, typer.Option(help="New or empty folder for the model and its report.")],
-    model: Annotated[str, typer.Option(help="What to start from: nano, a folder, or a hub id.")] = "nano",
-    revision: Annotated[str | None, typer.Option(help="Commit of a hub id.")] = None,
+    model: Annotated[str, typer.Option(help="What to start from: nano, a folder, or hub:OWNER/NAME.")] = "nano",
+    revision: Annotated[str | None, typer.Option(help="Commit of hub:OWNER/NAME.")] = None,
     mode: Annotated[
         Literal["full", "lora"],
         typer.Option(help="full: every weight. lora: low-rank additions, merged; needs the extra `lora`."),
@@ -261,7 +261,7 @@ def _verdict(model: str, folder: Path, found: Comparison) -> str:
     """Say whether to use it, and why."""
     figures = f"pinball {found.ratio:.3f} of it (p = {found.p_value:.2g}) at {found.cutoffs} cutoffs"
     if found.wins:
-        return f'better than {model}: {figures}. Use it: set model.id = "{folder}"'
+        return f'better than {model}: {figures}. Use it: set model.id = "{folder.absolute()}"'
     luck = " by more than luck" if found.ratio < 1 else ""
     return f"no better than {model}{luck}: {figures}: not offered, kept in {folder}"
 

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
     from forecaster.bars import Context
     from forecaster.config import ModelConfig
-    from forecaster.forecast import OHLCForecast
+    from forecaster.forecast import ModelId, OHLCForecast
     from forecaster.model.chronos2 import Chronos2OHLCWrapper
 
 
@@ -19,6 +19,10 @@ class Model(Protocol):
     @property
     def name(self) -> str:
         """What the configuration calls it."""
+
+    @property
+    def id(self) -> ModelId:
+        """What the ledger calls it: its name, and a digest of what runs; of a baseline, the version of its code."""
 
     @property
     def engine(self) -> str:
@@ -51,6 +55,18 @@ def load_model(config: ModelConfig) -> Chronos2OHLCWrapper:
     return Chronos2OHLCWrapper.from_pretrained(
         config.id, revision=config.revision, compile=settings, device=config.device
     )
+
+
+def model_id_of(config: ModelConfig) -> ModelId:
+    """Give the id that `load_model(config)` will have, from the files of the model; torch is not imported.
+
+    Raises:
+        ModelLoadError: when its files are missing or damaged.
+    """
+    from forecaster.forecast import ModelId  # noqa: PLC0415 - beside load_model
+    from forecaster.model.files import find_checkpoint  # noqa: PLC0415 - the same
+
+    return ModelId.of(config.id, find_checkpoint(config.id, config.revision).digest)
 
 
 def load_baselines(config: ModelConfig) -> list[Model]:

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from forecaster.config import is_hub_id
+from forecaster.config import HUB, NANO
 from forecaster.errors import ModelLoadError
-from forecaster.model.checkpoint import NANO, NANO_FOLDER, load_checkpoint
+from forecaster.model.checkpoint import load_checkpoint
+from forecaster.model.files import NANO_FOLDER, SUMS_FILE, WEIGHTS_FILE
 from forecaster.model.reference import reference_bars
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ def describe(model_id: str) -> CheckpointFacts:
     Raises:
         ModelLoadError: when it is missing, damaged, or no Chronos-2 that the forward pass here has.
     """
-    if is_hub_id(model_id):
+    if model_id.startswith(HUB):
         raise ModelLoadError(model_id, f"{NANO} or a folder that exists", "neither")
     model, weights_sha256 = load_checkpoint(model_id, None, "cpu")
     folder = NANO_FOLDER if model_id == NANO else Path(model_id).expanduser()
@@ -73,7 +74,7 @@ def describe(model_id: str) -> CheckpointFacts:
         max_horizon=limits.max_output_patches * limits.output_patch_size,
         reference_patch=reference_bars(model) > 0,
         quantile_levels=tuple(limits.quantiles),
-        weights_bytes=(folder / "model.safetensors").stat().st_size,
+        weights_bytes=(folder / WEIGHTS_FILE).stat().st_size,
         weights_sha256=weights_sha256,
         sums=_compare_sums(folder),
         licence=_find_licence(folder),
@@ -83,7 +84,7 @@ def describe(model_id: str) -> CheckpointFacts:
 
 def _compare_sums(folder: Path) -> str:
     """Say whether the files are those that SHA256SUMS names; of the weights, loading has made sure."""
-    sums = folder / "SHA256SUMS"
+    sums = folder / SUMS_FILE
     if not sums.is_file():
         return "no SHA256SUMS"
     named = [line.split(maxsplit=1) for line in sums.read_text().splitlines() if line.strip()]

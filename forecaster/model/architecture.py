@@ -1,76 +1,20 @@
 """The modules of a Chronos-2, as holders of weights: upstream's names, shapes and defaults, without transformers.
 
-A checkpoint's configuration is checked here, before anything is made of it. The forward pass is in `core`; it runs on
-upstream's own model too, which training and fine-tuning use.
+What decides them is read and checked in `config_json`. The forward pass is in `core`; it runs on upstream's own model
+too, which training and fine-tuning use.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, StrictBool, model_validator
 from torch import nn
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-_Size = Annotated[int, Field(ge=1, le=65_536, strict=True)]
-_Number = Annotated[int, Field(ge=1, le=1_024, strict=True)]
-_Bars = Annotated[int, Field(ge=1, le=1 << 24, strict=True)]
-_Level = Annotated[float, Field(gt=0, lt=1, strict=True)]
-
-
-class _Record(BaseModel):
-    """Part of a `config.json`; what only transformers reads is left out."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-
-class Limits(_Record):
-    """What `config.json` calls `chronos_config`: patches, context, horizon and quantile levels."""
-
-    context_length: _Bars
-    output_patch_size: _Size
-    input_patch_size: _Size
-    input_patch_stride: _Size
-    quantiles: Annotated[tuple[_Level, ...], Field(min_length=1)]
-    use_reg_token: StrictBool = False
-    use_arcsinh: StrictBool = False
-    max_output_patches: _Size = 1
-    time_encoding_scale: _Bars
-
-    @model_validator(mode="before")
-    @classmethod
-    def _fill_scale(cls, values: object) -> object:
-        """Divide positions by the context's length where the file names nothing else."""
-        if isinstance(values, dict) and values.get("time_encoding_scale") is None:
-            return values | {"time_encoding_scale": values.get("context_length")}
-        return values
-
-    @model_validator(mode="after")
-    def _check(self) -> Limits:
-        if list(self.quantiles) != sorted(set(self.quantiles)):
-            raise ValueError(f"quantiles: expected levels that rise, found {self.quantiles!s:.200}")
-        if self.context_length < 2 * self.input_patch_size:
-            raise ValueError(f"context_length: expected at least two patches, found {self.context_length}")
-        return self
-
-
-class Architecture(_Record):
-    """What decides the modules of a Chronos-2; defaults are those of `Chronos2CoreConfig`."""
-
-    chronos_config: Limits
-    d_model: _Size = 512
-    d_kv: Annotated[int, Field(ge=2, le=65_536, multiple_of=2, strict=True)] = 64
-    d_ff: _Size = 2048
-    num_layers: _Number = 6
-    num_heads: _Number = 8
-    layer_norm_epsilon: Annotated[float, Field(ge=0, le=1, strict=True)] = 1e-6
-    feed_forward_proj: str = "relu"
-    rope_theta: Annotated[float, Field(gt=0, le=1e12, strict=True)] = 10_000.0
-    reference_patch: StrictBool = False
-    reg_token_id: Literal[1] = 1
+    from forecaster.model.config_json import Architecture
 
 
 class Chronos2(nn.Module):

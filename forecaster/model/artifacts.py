@@ -1,7 +1,8 @@
 """Compiled code kept across restarts: a folder of our own, in which nothing is trusted that we did not write.
 
 A package is a file of machine code that the process will run, so a foreign owner, a file or folder that others may
-write, a changed byte, or a note that names another key puts it into `quarantine/`: it is never loaded.
+write, a changed byte, or a note that names another key puts it into `quarantine/`: it is never loaded. Nor is anything
+below a folder that others may write or own: they could put a folder of theirs in the place of ours.
 
 Layout: `DIGEST.pt2`, the package, without weights; `DIGEST.json`, its note: key, digest and timings.
 """
@@ -40,7 +41,7 @@ class ArtifactsRefused(Exception):
 class ArtifactKey:
     """All that compiled code depends on. Equal keys may share a package; anything else may not."""
 
-    weights_sha256: str
+    model_sha256: str
     versions: str
     hardware: str
     threads: int
@@ -48,11 +49,11 @@ class ArtifactKey:
     shape: str
 
     @classmethod
-    def of(cls, weights_sha256: str, versions: str, device: torch.device, shape: Shape) -> ArtifactKey:
+    def of(cls, model_sha256: str, versions: str, device: torch.device, shape: Shape) -> ArtifactKey:
         """Make the key of a shape on this machine."""
         named = "rows {0.rows}, bars {0.bars}, patches {0.patches}, missing {0.missing.value}, group {0.group}"
         threads = torch.get_num_threads()
-        return cls(weights_sha256, versions, hardware(device.type), threads, "float32", named.format(shape))
+        return cls(model_sha256, versions, hardware(device.type), threads, "float32", named.format(shape))
 
     @property
     def digest(self) -> str:
@@ -146,13 +147,14 @@ class Artifacts:
 
 
 def own_folder(folder: Path) -> None:
-    """Make a folder that we alone may read and write, or see that it is one.
+    """Make a folder that we alone may read and write, or see that it is one; where no one else can replace it.
 
     Raises:
         ArtifactsRefused: when it is not, or cannot be made.
     """
     try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _look_above(folder)
+        _make(folder)
         found = folder.lstat()
     except OSError as error:
         raise ArtifactsRefused(f"{folder} cannot be made: {error.strerror}") from error
@@ -161,6 +163,31 @@ def own_folder(folder: Path) -> None:
     if found.st_mode & 0o077:
         mode = stat.S_IMODE(found.st_mode)
         raise ArtifactsRefused(f"expected {folder} with mode 700, found {mode:o}: chmod 700, or remove it")
+
+
+def _make(folder: Path) -> None:
+    """Make a folder, and those above it that lack, for us alone whatever the umask says."""
+    for path in (*reversed(folder.parents), folder):
+        if not path.is_dir():
+            path.mkdir(mode=0o700, exist_ok=True)
+
+
+def _look_above(folder: Path) -> None:
+    """Refuse a folder that somebody else could put another in the place of: by its path, and where links lead.
+
+    All above it must be ours or root's, and writable by nobody else; a sticky bit, as that of /tmp, is enough, since
+    what stands there is looked at too.
+    """
+    above = [*reversed(folder.absolute().parents), *reversed(folder.resolve().parents)]
+    for path in dict.fromkeys(above):
+        if not os.path.lexists(path):
+            continue
+        found = path.lstat()
+        if found.st_uid not in (os.getuid(), 0):
+            raise ArtifactsRefused(f"expected {path} to be ours or root's, found one of user {found.st_uid}")
+        if stat.S_ISDIR(found.st_mode) and found.st_mode & _OTHERS_MAY_WRITE and not found.st_mode & stat.S_ISVTX:
+            mode = stat.S_IMODE(found.st_mode)
+            raise ArtifactsRefused(f"expected {path} to be writable by its owner alone, found {mode:o}: chmod go-w")
 
 
 @cache

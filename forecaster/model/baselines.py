@@ -1,5 +1,7 @@
 """The honest competition: models without weights, recorded and scored beside Chronos-2.
 
+A change that moves a baseline's numbers raises its `version`: it is another model then, with a record of its own.
+
 The random walk and the filtered historical simulation are here; `garch` and `har` hold one more each.
 
 Shapes: S contexts, T bars, C price fields, F the same as a forecast's, H steps, Q quantile levels.
@@ -17,7 +19,7 @@ import numpy as np
 
 from forecaster.bars import FIELDS
 from forecaster.errors import ConfigError, InvalidContext
-from forecaster.forecast import CHRONOS_LEVELS, OHLCForecast, repair
+from forecaster.forecast import CHRONOS_LEVELS, ModelId, OHLCForecast, repair
 from forecaster.model.garch import Garch
 from forecaster.model.har import HarRange
 from forecaster.model.moves import LONGEST_STRETCH, check_horizon, forecast_of, past_moves, provenance_of, quantiles
@@ -43,8 +45,14 @@ class RandomWalk:
     """
 
     name = "random_walk"
+    version = "1"
     engine = "numpy"
     engine_reason = "a closed formula"
+
+    @property
+    def id(self) -> ModelId:
+        """Its name, and the version of its arithmetic."""
+        return ModelId.of(self.name, self.version)
 
     def predict(self, contexts: Sequence[Context], horizon: int) -> list[OHLCForecast]:
         """Forecast `horizon` bars after each context.
@@ -80,10 +88,16 @@ class FilteredHistoricalSimulation:
     """
 
     name = "filtered_historical_simulation"
+    version = "1"
     engine = "numpy"
     engine_reason = "quantiles of past moves"
     slots = 500
     fewest_moves = 30
+
+    @property
+    def id(self) -> ModelId:
+        """Its name, and the version of its arithmetic."""
+        return ModelId.of(self.name, self.version)
 
     def predict(self, contexts: Sequence[Context], horizon: int) -> list[OHLCForecast]:
         """Forecast `horizon` bars after each context.

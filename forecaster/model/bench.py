@@ -21,12 +21,14 @@ from typing import TYPE_CHECKING, Literal, NamedTuple, TypeVar
 import numpy as np
 import torch
 
+from forecaster.config import absolute_model_id
 from forecaster.model.artifacts import ArtifactKey, Artifacts, ArtifactsRefused, hardware
 from forecaster.model.bench_report import FEW, FIRST, LOADS, MANY, BenchReport, CaseTimes, Load, recommend
 from forecaster.model.bench_start import HORIZON, Start, StartTimes, contexts_of, simulate_bars, time_starts
-from forecaster.model.checkpoint import NANO, library_versions, load_checkpoint
+from forecaster.model.checkpoint import library_versions, load_checkpoint
 from forecaster.model.chronos2 import Chronos2OHLCWrapper
 from forecaster.model.compilers import CompileMode, CompileSettings
+from forecaster.model.config_json import checkpoint_digest
 from forecaster.model.core import OHLC_GROUP, grouped_forward
 from forecaster.model.train import TrainingPlan, build_model
 from forecaster.model.upstream import to_upstream, upstream_versions
@@ -160,7 +162,7 @@ class _Contest:
         # A shape that failed rests till the end: a build in the middle would be measured with the others.
         settings = {"eager": CompileSettings("off"), "compiled": replace(plan.compile, rest_s=_REST_S)}
         self._wrappers = {
-            engine: Chronos2OHLCWrapper(self._model, cold.model_id, "bench", self.weights_sha256, one)
+            engine: Chronos2OHLCWrapper(self._model, cold.model_id, self.weights_sha256, one)
             for engine, one in settings.items()
         }
         from chronos import Chronos2Pipeline  # noqa: PLC0415 - it loads transformers
@@ -244,7 +246,8 @@ class _Contest:
         if settings.mode == "off" or settings.compiler != "package":
             return None
         (shape,) = self._wrappers["compiled"].batch_shapes(_calls_of(load))
-        key = ArtifactKey.of(self.weights_sha256, library_versions(), self._model.device, shape)
+        digest = checkpoint_digest(self.weights_sha256, self._model.config)
+        key = ArtifactKey.of(digest, library_versions(), self._model.device, shape)
         try:
             kept = Artifacts(settings.folder).find(key)
         except ArtifactsRefused:
@@ -301,8 +304,8 @@ def _cold_start(plan: BenchPlan, stack: ExitStack) -> Start:
         model_id, revision = stack.enter_context(tempfile.TemporaryDirectory()), None
         torch.manual_seed(0)
         build_model(BASE).save_pretrained(model_id)
-    elif Path(model_id).expanduser().is_dir() and model_id != NANO:
-        model_id = str(Path(model_id).expanduser().resolve())
+    else:
+        model_id = absolute_model_id(model_id, Path.cwd())
     return Start(model_id, revision, plan.model.device, "off", plan.compile.compiler, FIRST.bars)
 
 

@@ -153,7 +153,8 @@ def main() -> None:
 def _build(order: Order) -> None:
     import torch  # noqa: PLC0415 - after the folders of its caches are set
 
-    from forecaster.model.architecture import Architecture, Chronos2  # noqa: PLC0415
+    from forecaster.model.architecture import Chronos2  # noqa: PLC0415
+    from forecaster.model.config_json import Architecture  # noqa: PLC0415
     from forecaster.model.core import Core, Missing, Shape  # noqa: PLC0415
 
     torch.set_num_threads(order.threads)

@@ -16,13 +16,14 @@ import numpy as np
 import torch
 
 from forecaster.bars import FIELDS, Bars, Context
-from forecaster.config import SHORTEST_CONTEXT
+from forecaster.config import NANO, SHORTEST_CONTEXT
 from forecaster.errors import InvalidContext
-from forecaster.forecast import OHLCForecast, Provenance, repair
+from forecaster.forecast import ModelId, OHLCForecast, Provenance, repair
 from forecaster.model.bucket import bucket_rows, fine_step
-from forecaster.model.checkpoint import NANO, library_versions, load_checkpoint
+from forecaster.model.checkpoint import library_versions, load_checkpoint
 from forecaster.model.compiled import Engines, ModelStatus
 from forecaster.model.compilers import CompileMode, CompileSettings
+from forecaster.model.config_json import checkpoint_digest
 from forecaster.model.core import OHLC_GROUP, Missing, Shape
 from forecaster.model.reference import reference_bars, reference_patch
 
@@ -44,27 +45,27 @@ class Chronos2OHLCWrapper:
     Args:
         model: the model in evaluation mode, on its device.
         name: what the configuration calls it.
-        revision: which weights: a hub commit, or the first digits of their sha256.
         weights_sha256: digest of the weights' file.
         compile: `auto`, `on` or `off`, or all the settings.
 
-    `forward_seconds` is the time that it has spent in the model so far.
+    `id` is its name and a digest of the weights and the architecture that run. `forward_seconds` is the time that it
+    has spent in the model so far.
     """
 
     def __init__(
         self,
         model: Chronos2,
         name: str,
-        revision: str,
         weights_sha256: str,
         compile: CompileMode | CompileSettings = "auto",
     ) -> None:
         settings = compile if isinstance(compile, CompileSettings) else CompileSettings(compile)
-        self._engines: Engines | None = Engines(model, weights_sha256, library_versions(), settings)
+        digest = checkpoint_digest(weights_sha256, model.config)
+        self._engines: Engines | None = Engines(model, digest, library_versions(), settings)
         self._latest = ("eager", "nothing was forecast yet")
         self.forward_seconds = 0.0
         self.name = name
-        self._revision = revision
+        self.id = ModelId.of(name, digest)
         self._weights_sha256 = weights_sha256
         self._device = str(model.device)
         chronos_config = model.chronos_config
@@ -84,13 +85,13 @@ class Chronos2OHLCWrapper:
         compile: CompileMode | CompileSettings = "auto",
         device: str = "auto",
     ) -> Chronos2OHLCWrapper:
-        """Load `nano` (bundled), a folder, or a hub repository at a pinned revision.
+        """Load `nano` (bundled), a folder, or `hub:OWNER/NAME` at a commit, its `revision`.
 
         Raises:
             ModelLoadError: when files are missing, damaged, or not a Chronos-2.
         """
         model, weights_sha256 = load_checkpoint(str(model_id), revision, device)
-        return cls(model, str(model_id), revision or weights_sha256[:12], weights_sha256, compile)
+        return cls(model, str(model_id), weights_sha256, compile)
 
     @property
     def engine(self) -> str:
@@ -286,7 +287,7 @@ class Chronos2OHLCWrapper:
     def _provenance(self, context: Context, made: _Made) -> Provenance:
         return Provenance(
             model_id=self.name,
-            revision=self._revision,
+            revision=self.id.digest,
             weights_sha256=self._weights_sha256,
             dtype="float32",
             device=self._device,

@@ -83,15 +83,15 @@ class Engines:
 
     Args:
         model: the checkpoint, in evaluation mode, on its device.
-        weights_sha256: digest of its weights.
+        model_sha256: digest of its weights and its architecture.
         versions: of the libraries that compiled code depends on.
         settings: when and how to compile.
     """
 
-    def __init__(self, model: Chronos2, weights_sha256: str, versions: str, settings: CompileSettings) -> None:
+    def __init__(self, model: Chronos2, model_sha256: str, versions: str, settings: CompileSettings) -> None:
         self._model = model
         self._settings = settings
-        self._packages = PackageCompiler(model, weights_sha256, versions, settings)
+        self._packages = PackageCompiler(model, model_sha256, versions, settings)
         self._patch: int = model.chronos_config.output_patch_size
         self._buckets: dict[Shape, Bucket] = {}
         self._most_tokens: int | None = None

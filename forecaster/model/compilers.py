@@ -9,6 +9,7 @@ import os
 import tempfile
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import torch
@@ -18,8 +19,6 @@ from forecaster.model.artifacts import ArtifactKey, Artifacts, ArtifactsRefused,
 from forecaster.model.builder import Builder, Order
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from forecaster.model.architecture import Chronos2
     from forecaster.model.bucket import Bucket, Run
 
@@ -66,14 +65,14 @@ class PackageCompiler:
 
     Args:
         model: the live checkpoint, whose weights packages are bound to.
-        weights_sha256: digest of those weights.
+        model_sha256: digest of the weights and of the architecture that uses them.
         versions: of the libraries that compiled code depends on.
         settings: folder and deadline.
     """
 
-    def __init__(self, model: Chronos2, weights_sha256: str, versions: str, settings: CompileSettings) -> None:
+    def __init__(self, model: Chronos2, model_sha256: str, versions: str, settings: CompileSettings) -> None:
         self._model = model
-        self._identity = (weights_sha256, versions)
+        self._identity = (model_sha256, versions)
         self._artifacts = Artifacts(settings.folder)
         self.builder = Builder(settings.deadline_s)
 
@@ -90,10 +89,12 @@ class PackageCompiler:
         """Build for this shape, keep and load it; out of everyone's way, unless somebody waits for it.
 
         Raises:
+            ArtifactsRefused: when others could replace what is built, before it is loaded.
             BuildFailed: when the child fails, is killed, or takes too long.
         """
         shape = bucket.shape
         with tempfile.TemporaryDirectory() as folder:
+            own_folder(Path(folder))
             order = Order(
                 config=self._model.config.model_dump(),
                 shape=(shape.rows, shape.bars, shape.patches, shape.missing.value, shape.group),

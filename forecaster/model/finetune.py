@@ -28,7 +28,8 @@ import torch
 from forecaster.bars import FIELDS
 from forecaster.config import SHORTEST_CONTEXT
 from forecaster.errors import ConfigError, NotEnoughBars
-from forecaster.model.checkpoint import load_checkpoint, write_sums
+from forecaster.model.checkpoint import load_checkpoint
+from forecaster.model.files import write_sums
 from forecaster.model.reference import reference_bars, reference_patch
 from forecaster.model.upstream import to_upstream, upstream_versions
 
@@ -105,7 +106,7 @@ def finetune(
     loaded in `out`, and after an error or Ctrl-C there is nothing at all.
 
     Args:
-        model: `nano`, a folder, or a hub repository at `revision`.
+        model: `nano`, a folder, or `hub:OWNER/NAME` at `revision`.
         bars: one or more series; windows are drawn evenly from all of them.
         plan: everything else that decides the result.
         out: a folder that is new or empty.

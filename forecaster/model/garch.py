@@ -19,6 +19,7 @@ from zlib import crc32
 import numpy as np
 
 from forecaster.errors import InvalidContext
+from forecaster.forecast import ModelId
 from forecaster.model.moves import LEVELS_Q, LONGEST_STRETCH, check_horizon, forecast_of, provenance_of
 
 if TYPE_CHECKING:
@@ -85,6 +86,7 @@ class Garch:
     """
 
     name = "garch"
+    version = "1"
     engine = "arch"
     engine_reason = "greatest likelihood"
     slots = 960
@@ -94,6 +96,11 @@ class Garch:
 
     def __init__(self) -> None:
         self._fitted: dict[SeriesKey, tuple[bytes, _Law]] = {}
+
+    @property
+    def id(self) -> ModelId:
+        """Its name, and the version of its arithmetic."""
+        return ModelId.of(self.name, self.version)
 
     def predict(self, contexts: Sequence[Context], horizon: int) -> list[OHLCForecast]:
         """Forecast `horizon` bars after each context.

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from forecaster.errors import InvalidContext
+from forecaster.forecast import ModelId
 from forecaster.model.moves import LONGEST_STRETCH, check_horizon, forecast_of, past_moves, provenance_of, quantiles
 
 if TYPE_CHECKING:
@@ -46,11 +47,17 @@ class HarRange:
     """
 
     name = "har_range"
+    version = "1"
     engine = "numpy"
     engine_reason = "least squares on log ranges"
     slots = 500
     fewest_bars = 52
     fewest_moves = 30
+
+    @property
+    def id(self) -> ModelId:
+        """Its name, and the version of its arithmetic."""
+        return ModelId.of(self.name, self.version)
 
     def predict(self, contexts: Sequence[Context], horizon: int) -> list[OHLCForecast]:
         """Forecast `horizon` bars after each context.

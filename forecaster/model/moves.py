@@ -66,7 +66,7 @@ def provenance_of(model: Model, context: Context, started: float) -> Provenance:
     """Say who forecast this context, in the time since `started`, a reading of `time.perf_counter`."""
     return Provenance(
         model_id=model.name,
-        revision="1",
+        revision=model.id.digest,
         weights_sha256="",
         dtype="float64",
         device="cpu",

@@ -22,8 +22,8 @@ from torch.optim.swa_utils import AveragedModel
 from forecaster.errors import ConfigError
 from forecaster.forecast import CHRONOS_LEVELS
 from forecaster.model.artifacts import hardware
-from forecaster.model.checkpoint import write_sums
 from forecaster.model.core import OHLC_GROUP, Core, Missing, Shape, standardise
+from forecaster.model.files import write_sums
 from forecaster.model.loss import Standard, losses_of
 from forecaster.model.reference import REFERENCE_PATCH, reference_bars, reference_patch
 from forecaster.model.synthetic import drop_bars, simulate_futures

@@ -192,13 +192,13 @@ def evaluate(
     entrants = _entrants(models, bars.key, plan)
     chosen = choose_spread_cutoffs(bars, plan)
     cutoffs_N = bars.close_time[chosen]
-    run = Run("evaluation", "evaluate", int(cutoffs_N[0]))
+    run = Run("evaluation", "evaluate", 0)  # of a store that ends with the evaluation
     parts: dict[str, list[Losses]] = defaultdict(list)
     for first in range(0, len(cutoffs_N), CUTOFFS_PER_BATCH):
         some = cutoffs_N[first : first + CUTOFFS_PER_BATCH].tolist()
         for forecaster, length in entrants:
             contexts = [Context.ending_at(bars, cutoff, length, min(plan.min_context, length)) for cutoff in some]
-            made = forecaster.forecast(contexts, issued_at=some, run=run, horizon=plan.horizon, latency_ms=0)
+            made = forecaster.forecast(contexts, issued_at=some, run=run, horizon=plan.horizon, is_replay=True)
             last_N = np.array([context.last_close for context in contexts])
             parts[forecaster.model_name].append(_score(made, last_N, bars))
         if on_batch is not None:

@@ -19,11 +19,11 @@ import numpy as np
 from forecaster.bars import Context
 from forecaster.calibrate import Calibrations
 from forecaster.errors import ConfigError, ForecasterError, InvalidContext
-from forecaster.forecast import ENGINE_NOISE, repair
+from forecaster.forecast import ENGINE_NOISE, ModelId, repair
 from forecaster.ledger import LIVE
 from forecaster.replay.verify import NUMPY, Failure, ProofReport, silent
 from forecaster.store.memory import MemoryStore
-from forecaster.store.reading import SERIES, STEPS, Reading
+from forecaster.store.reading import SERIES, STEPS, Reading, series_names
 from forecaster.store.rows import read_forecast
 
 if TYPE_CHECKING:
@@ -60,12 +60,12 @@ class _Line(NamedTuple):
     id: int
     seq: int
     cutoff: int
-    model_id: str
+    model_id: ModelId
     late: bool
 
     @property
     def model(self) -> str:
-        return self.model_id.rpartition("@")[0]
+        return self.model_id.name
 
     def failure(self, what: str, difference: str) -> Failure:
         how = "recomputed, late" if self.late else "recomputed"
@@ -138,10 +138,9 @@ class _Ledger:
     def lines(self) -> Iterable[_Line]:
         """All live forecasts of the configured series, by series, in the order in which they were written."""
         for key in (one.key for one in self._config.series):
-            names = {"exchange": key.exchange, "symbol": key.symbol, "timeframe": str(key.timeframe)}
-            for series in self._ask(SERIES, names):
+            for series in self._ask(SERIES, {**series_names(key), "run": LIVE}):
                 for row in self._ask(_LINES, {"series": series.id, "run": LIVE}):
-                    yield _Line(key, row.id, row.seq, row.cutoff, row.model_id, bool(row.late))
+                    yield _Line(key, row.id, row.seq, row.cutoff, ModelId(row.model_id), bool(row.late))
 
     def rebuilt(self, line: _Line) -> _Case | Failure:
         """A forecast, and its input as the bars were known when it was issued; or why it cannot be had."""

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import os
 from collections import deque
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Self
 
 from forecaster.engine import Forecaster
 from forecaster.errors import ConfigError
+from forecaster.model import load_baselines, model_id_of
 from forecaster.store.memory import MemoryStore
 
 if TYPE_CHECKING:
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from forecaster.ask import Answers
     from forecaster.bars import Context
     from forecaster.config import Config
+    from forecaster.forecast import ModelId
 
 _IN_FLIGHT = 2
 _RETRIES = 5
@@ -28,6 +31,8 @@ _RETRIES = 5
 
 class Workers:
     """Forecasters in processes of their own, on this machine or a cluster; use it in a `with` block.
+
+    Only what it has begun ends with the block: its workers, and Ray itself where nobody had begun it before.
 
     Args:
         config: what they forecast with.
@@ -48,18 +53,34 @@ class Workers:
         self._count = count
         self._address = address
         self._actors: list[Any] = []
+        self._is_ours = False
 
     def __enter__(self) -> Self:
-        self._ray.init(
-            address=self._address, include_dashboard=False, log_to_driver=False, configure_logging=False,
-            ignore_reinit_error=True,
-        )  # fmt: skip
+        """Begin a session of Ray, or join the one that the caller has begun, which is then left as it was.
+
+        Raises:
+            ConfigError: for an address while the caller has a session: it may be of another cluster.
+        """
+        self._is_ours = not self._ray.is_initialized()
+        if self._is_ours:
+            self._ray.init(address=self._address, include_dashboard=False, log_to_driver=False, configure_logging=False)
+        elif self._address is not None:
+            raise ConfigError("address", "none, since this process is connected to Ray already", self._address)
         worker = self._ray.remote(num_cpus=1, max_restarts=_RETRIES, max_task_retries=_RETRIES)(_Worker)
         self._actors = [worker.remote(self._config) for _ in range(self._count)]
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._ray.shutdown()
+        for actor in self._actors:
+            self._ray.kill(actor)
+        self._actors = []
+        if self._is_ours:
+            self._ray.shutdown()
+
+    @cached_property
+    def model_ids(self) -> list[ModelId]:
+        """Who answers, told without loading the model's weights here."""
+        return [model_id_of(self._config.model), *(one.id for one in load_baselines(self._config.model))]
 
     def pids(self) -> list[int]:
         """Process ids of the workers, on whichever machine each runs."""

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 TRUST_EVERY: Final = 50
 """A replay judges trust anew at each fiftieth close: a tenth of the cutoffs that it looks at."""
 _PORTION: Final = 512
-"""Slots of a series whose forecasts are read at once."""
+"""Cutoffs whose forecasts are read at once."""
 
 
 def recorded(
@@ -38,10 +38,12 @@ def recorded(
 
     Of their provenance only model, revision and engine are known.
     """
-    portion = _PORTION * key.timeframe.ms
-    for start in range(span[0], span[1], portion):
-        rows = reader.history(key, start, min(start + portion, span[1]), run_id)
-        of_model = [row for row in rows if row.model_id.partition("@")[0] == model_name]
+    cutoffs = reader.cutoffs(key, run_id)
+    cutoffs = cutoffs[(cutoffs >= span[0]) & (cutoffs < span[1])]
+    for first in range(0, len(cutoffs), _PORTION):
+        portion = cutoffs[first : first + _PORTION]
+        rows = reader.history(key, int(portion[0]), int(portion[-1]) + 1, run_id)
+        of_model = [row for row in rows if row.model_id.name == model_name]
         for _, some in groupby(of_model, key=lambda row: row.cutoff):
             yield _forecast(list(some))
 
@@ -80,7 +82,7 @@ class Trusted:
         slots = key.sessions.last_opens(key.timeframe, at, TRUSTED_CUTOFFS)
         parts = [one[_settled(one, int(slots[0]), at)] for one in self._steps]
         traces = Traces(measure(one, self._bars) for one in parts if len(one))
-        own = [name for of, name in traces.names if of == key and name.partition("@")[0] == self._model_name]
+        own = [name for of, name in traces.names if of == key and name.name == self._model_name]
         return trust(traces, key, own[-1], 1, is_fresh=True) if own else None
 
 
@@ -92,10 +94,11 @@ def _forecast(rows: Sequence[LedgerRow]) -> OHLCForecast:
         np.stack(prices).reshape(-1, len(FIELDS), len(head.quantile_levels)).transpose(1, 0, 2)
         for prices in ([row.raw_Q for row in of_model], [row.values_Q for row in of_model])
     )
-    model, _, revision = head.model_id.partition("@")
-    provenance = Provenance(model, revision, "", "", "", head.engine, "", "", (), "", 0.0)
+    model = head.model_id
+    provenance = Provenance(model.name, model.digest, "", "", "", head.engine, "", "", (), "", 0.0)
     about = (head.key, head.cutoff, head.quantile_levels, raw_FHQ, values_FHQ, provenance)
-    return OHLCForecast(*about, head.issued_at, head.available_at)
+    targets = tuple(row.target_open for row in of_model[:: len(FIELDS)])
+    return OHLCForecast(*about, head.issued_at, head.available_at, targets)
 
 
 def _settled(steps: SettledSteps, since: int, until: int) -> NDArray[np.bool_]:

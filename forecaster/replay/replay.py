@@ -1,22 +1,24 @@
 """Rolling-origin evaluation: contexts of many cutoffs, in batches, through the one path of `Forecaster`.
 
-A replay has its own run in the ledger, so it can be judged by itself and never passes for live. A cutoff sees only bars
-that had closed by then, as they are now or as they were known then; each is a group of its own in the model. A batch is
-recorded before the next is taken, so a replay that was stopped goes on where its ledger ends.
+A replay has a run of its own in the ledger, and its bars are that run's: neither its forecasts nor its bars enter a
+live series. A cutoff sees only bars that had closed by then, as they are now or as they were known then; each is a
+group of its own in the model. A batch is recorded before the next is taken, so a replay that was stopped goes on where
+its ledger ends.
 """
 
 from __future__ import annotations
 
-import hashlib
-from dataclasses import dataclass
-from itertools import pairwise
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, Protocol
 
 import numpy as np
 
 from forecaster.bars import Bars, Context
-from forecaster.errors import NotEnoughBars
-from forecaster.ledger import Run
+from forecaster.clock import now_ms
+from forecaster.errors import InvalidContext, NotEnoughBars
+from forecaster.ledger import Run, RunId
+from forecaster.replay.cutoffs import Chosen, as_known, check_closed, choose_cutoffs, named_cutoffs
+from forecaster.replay.identity import check_same, facts_of, named_run
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -26,14 +28,18 @@ if TYPE_CHECKING:
     from forecaster.ask import Answers
     from forecaster.bars import SeriesKey
     from forecaster.engine import Forecaster
-    from forecaster.store import Reader
+    from forecaster.forecast import ModelId
+    from forecaster.store import Reader, Store
 
 CUTOFFS_PER_BATCH: Final = 256
-_NEVER: Final = 2**62
 
 
 class Asker(Protocol):
     """Has contexts forecast, batch by batch, and gives the answers in the same order: here, or on other machines."""
+
+    @property
+    def model_ids(self) -> list[ModelId]:
+        """Who answers: the model, then its baselines."""
 
     def __call__(self, batches: Iterable[list[Context]]) -> Iterator[Answers]:
         """Ask for each batch; the next may be asked for before an answer is taken."""
@@ -44,17 +50,22 @@ class ReplayPlan:
     """How a replay goes.
 
     Args:
-        run: what its forecasts are recorded under; named by configuration and cutoffs when left out.
+        run: an id and a door of the caller's own; the id is the digest of all that decides the forecasts when left out.
         batch: cutoffs that go through the model at once.
-        latency_ms: time from a cutoff until a reader could have had its forecast.
+        latency_ms: time from a cutoff until a reader could have had its forecast. It moves no forecast: the run that is
+            returned is the recorded one, read with this latency.
         known_within_ms: give each cutoff the bars as they were known so long after it, and not as they are now; cutoffs
             whose own bar was not known by then are left out.
+        known_from: the ledger whose live series tells what was known; the one that is recorded to when left out.
+        started_at: UTC ms at which it runs; now when left out.
     """
 
     run: Run | None = None
     batch: int = CUTOFFS_PER_BATCH
     latency_ms: int = 0
     known_within_ms: int | None = None
+    known_from: Reader | None = None
+    started_at: int | None = None
 
 
 def replay(
@@ -69,52 +80,117 @@ def replay(
     """Forecast from every cutoff in history, in their order, and record it under a run of its own.
 
     Args:
-        forecaster: the path; its store keeps `bars` and the forecasts.
+        forecaster: the path; its store keeps the run, its bars and its forecasts.
         bars: the history, past the last cutoff too: those bars are the outcomes.
-        cutoffs: close times (UTC ms), rising; every one that has enough bars before it when left out.
+        cutoffs: close times (UTC ms), rising; every one that has enough bars before it when left out, and then
+            `cutoffs.choose_cutoffs` tells how many lack them.
         plan: how; the defaults of `ReplayPlan` when left out.
         on_batch: called with the number of cutoffs done after each batch, and with those that were there before.
         ask: who forecasts; the models of `forecaster` when left out.
 
     Returns:
-        The run; `forecaster.accuracy(run_id=run.id)` scores it. A replay that is repeated adds nothing.
+        The run; `forecaster.accuracy(run_id=run.id)` scores it. The same replay again is the same run and adds nothing;
+        with other bars, models, settings, cutoffs or code it is another one.
 
     Raises:
-        BarsError: when a cutoff is not a close of `bars`, or has too few of them before it.
+        BarsError: when a cutoff is not a close of `bars`, has too few of them before it, or has not closed yet.
+        ConfigError: when the plan names a run that was made of something else.
+    """
+    model = forecaster.config.model
+    chosen = choose_cutoffs(bars, model) if cutoffs is None else named_cutoffs(bars, model, cutoffs)
+    if not len(chosen.cutoffs):
+        raise NotEnoughBars(bars.key, model.min_context, len(bars))
+    return replay_all(forecaster, [chosen], plan=plan, on_batch=lambda _, count, __: on_batch(count), ask=ask)
+
+
+def replay_all(
+    forecaster: Forecaster,
+    chosen: Sequence[Chosen],
+    *,
+    plan: ReplayPlan | None = None,
+    on_batch: Callable[[SeriesKey, int, int], None] = lambda *_: None,
+    ask: Asker | None = None,
+) -> Run:
+    """Replay several series under one run; see `replay`.
+
+    `on_batch` is called with the series, how many of its cutoffs are done, and how many of these are new.
     """
     plan = plan or ReplayPlan()
-    min_context = forecaster.config.model.min_context
-    chosen = choose_cutoffs(bars, min_context) if cutoffs is None else np.asarray(cutoffs, np.int64)
-    if not len(chosen):
-        raise NotEnoughBars(bars.key, min_context, len(bars))
+    now = now_ms() if plan.started_at is None else plan.started_at
+    for one in chosen:
+        check_closed(one.bars, now)
     ask = ask or _Here(forecaster)  # a model that cannot be loaded stops the replay before anything is written
-    run = plan.run or Run(replay_id(forecaster, chosen), "replay", int(chosen[0]))
-    forecaster.store.add_bars(bars)
-    forecaster.store.add_run(run)
-    done = forecaster.store.cutoffs(bars.key, run.id)
-    left = chosen[~np.isin(chosen, done)]
-    if len(left) < len(chosen):
-        on_batch(len(chosen) - len(left))
-    for answers in ask(_contexts(forecaster, bars, left, plan)):
+    prepared = [prepare(forecaster, one, plan) for one in chosen]
+    facts = facts_of(prepared, forecaster.config.model, ask.model_ids, plan.known_within_ms)
+    run = _open_run(forecaster.store, named_run(plan.run, facts, now), [one.bars for one in prepared])
+    for one in prepared:
+        _replay_series(forecaster, one, run, ask, plan.batch, on_batch)
+    return replace(run, id=RunId(run.id).delayed(plan.latency_ms))
+
+
+def prepare(forecaster: Forecaster, chosen: Chosen, plan: ReplayPlan) -> Chosen:
+    """Look what was known at each cutoff, where the plan asks for it and nobody has looked yet."""
+    if plan.known_within_ms is None or chosen.known is not None:
+        return chosen
+    reader = plan.known_from or forecaster.store
+    return as_known(chosen, reader, plan.known_within_ms, forecaster.config.model)
+
+
+def _open_run(store: Store, run: Run, histories: Iterable[Bars]) -> Run:
+    """Name the run and keep its bars, each as known since it closed; gives the run as the ledger has it.
+
+    Raises:
+        ConfigError: when the ledger has a run of this name that was made of something else.
+    """
+    known = {one.id: one for one in store.runs()}.get(run.id)
+    if known is not None:
+        check_same(known, run.plan)
+    with store.together():
+        store.add_run(run)
+        for bars in histories:
+            store.add_bars(replace(bars, first_seen_at=bars.close_time, revision=np.zeros(1, np.int64)), run.id)
+    return known or run
+
+
+def _replay_series(
+    forecaster: Forecaster,
+    chosen: Chosen,
+    run: Run,
+    ask: Asker,
+    batch: int,
+    on_batch: Callable[[SeriesKey, int, int], None],
+) -> None:
+    """Forecast and record the cutoffs that the run does not have yet."""
+    done = forecaster.store.cutoffs(chosen.key, run.id)
+    there = int(np.isin(chosen.cutoffs, done).sum())
+    if there:
+        on_batch(chosen.key, there, 0)
+    for answers in ask(_contexts(forecaster, chosen, done, batch)):
+        _check_models(answers, ask.model_ids, run)
         issued = [one.cutoff for one in answers.contexts]
-        forecaster.record(answers, issued_at=issued, run=run, latency=lambda: plan.latency_ms)
-        on_batch(len(issued))
-    return run
+        forecaster.record(answers, issued_at=issued, run=run)
+        on_batch(chosen.key, len(issued), len(issued))
 
 
-def choose_cutoffs(bars: Bars, min_context: int, start: int = 0, end: int = _NEVER) -> NDArray[np.int64]:
-    """Close times in [start, end) of all bars but the first `min_context` - 1."""
-    closes = bars.close_time[min_context - 1 :]
-    first, last = np.searchsorted(closes, [start, end])
-    return closes[first:last]
+def _contexts(forecaster: Forecaster, chosen: Chosen, done: NDArray[np.int64], batch: int) -> Iterator[list[Context]]:
+    """Cut the contexts of the cutoffs that are not done, batch by batch."""
+    model = forecaster.config.model
+    for bars, cutoffs in chosen.spans:
+        left = cutoffs[~np.isin(cutoffs, done)]
+        for first in range(0, len(left), batch):
+            some = left[first : first + batch].tolist()
+            yield [Context.ending_at(bars, cutoff, model.context, model.min_context) for cutoff in some]
 
 
-def replay_id(forecaster: Forecaster, *what: object) -> str:
-    """Name a run by all that decides its numbers, besides bars and weights: the configuration, and which cutoffs."""
-    digest = hashlib.sha256(forecaster.config.model.model_dump_json().encode())
-    for one in what:
-        digest.update(one.tobytes() if isinstance(one, np.ndarray) else str(one).encode())
-    return f"replay-{digest.hexdigest()[:12]}"
+def _check_models(answers: Answers, expected: Sequence[ModelId], run: Run) -> None:
+    """Refuse answers of models that the run was not named by, such as other weights on another machine.
+
+    Raises:
+        InvalidContext: says which.
+    """
+    found = [made[0].provenance.ledger_id for made in answers.made if made]
+    if found != list(expected):
+        raise InvalidContext(f"models of run {run.id}", ", ".join(expected), ", ".join(found))
 
 
 class _Here:
@@ -122,38 +198,7 @@ class _Here:
 
     def __init__(self, forecaster: Forecaster) -> None:
         self._forecaster = forecaster
-        _ = forecaster.models
+        self.model_ids = [one.id for one in forecaster.models]
 
     def __call__(self, batches: Iterable[list[Context]]) -> Iterator[Answers]:
         return map(self._forecaster.ask, batches)
-
-
-def _contexts(
-    forecaster: Forecaster, bars: Bars, cutoffs: NDArray[np.int64], plan: ReplayPlan
-) -> Iterator[list[Context]]:
-    """Cut the contexts of cutoffs, batch by batch."""
-    model = forecaster.config.model
-    spans = [(bars, cutoffs)]
-    if plan.known_within_ms is not None:
-        spans = _known(forecaster.store, bars.key, cutoffs, plan.known_within_ms)
-    for known, some in spans:
-        for first in range(0, len(some), plan.batch):
-            batch = some[first : first + plan.batch].tolist()
-            yield [Context.ending_at(known, cutoff, model.context, model.min_context) for cutoff in batch]
-
-
-def _known(
-    store: Reader, key: SeriesKey, cutoffs: NDArray[np.int64], within_ms: int
-) -> list[tuple[Bars, NDArray[np.int64]]]:
-    """Cutoffs beside the bars that were known `within_ms` after each: those change only where a past bar does."""
-    open_time, revision, seen_at = store.versions(key)
-    closes = key.sessions.closes_of(key.timeframe, open_time)
-    changes = np.unique(seen_at[(revision > 0) | (seen_at > closes + within_ms)])
-    edges = [0, *changes.tolist(), _NEVER]
-    found = []
-    for start, end in pairwise(edges):
-        some = cutoffs[(cutoffs + within_ms >= start) & (cutoffs + within_ms < end)]
-        known = store.bars(key, as_of=end - 1) if len(some) else None
-        if known is not None and len(known):
-            found.append((known, some[np.isin(some, known.close_time)]))
-    return found

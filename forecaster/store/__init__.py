@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Protocol
 
+from forecaster.address import MEMORY, sqlite_address
 from forecaster.ledger import LIVE
 
 if TYPE_CHECKING:
@@ -15,26 +15,34 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from forecaster.bars import Bars, RejectedRow, SeriesKey
-    from forecaster.forecast import OHLCForecast
+    from forecaster.forecast import ModelId, OHLCForecast
     from forecaster.ledger import CalibrationState, LedgerRow, Run, SettledRow, SettledSteps, Slot
     from forecaster.store.reading import Asked
-
-_SQLITE: Final = "sqlite:///"
 
 
 class Reader(Protocol):
     """What a ledger tells. Times are UTC ms; all methods raise `StoreUnavailable` when it cannot be read."""
 
-    def bars(self, key: SeriesKey, start: int | None = None, end: int | None = None, as_of: int | None = None) -> Bars:
-        """Give the newest revision of every bar whose open_time lies in [start, end), as known at `as_of`."""
+    def bars(
+        self,
+        key: SeriesKey,
+        start: int | None = None,
+        end: int | None = None,
+        as_of: int | None = None,
+        run_id: str = LIVE,
+    ) -> Bars:
+        """Give the newest revision of every bar whose open_time lies in [start, end), as known at `as_of`.
+
+        They are those that settle the run: its own where it has any, else the live ones; so in all methods.
+        """
 
     def opens(self, key: SeriesKey, start: int, end: int) -> NDArray[np.int64]:
-        """Give the open times in [start, end) of which there is a bar, rising."""
+        """Give the open times in [start, end) of which there is a live bar, rising."""
 
-    def newest_open(self, key: SeriesKey) -> int | None:
+    def newest_open(self, key: SeriesKey, run_id: str = LIVE) -> int | None:
         """Open time of the newest bar of a series, None when there is none."""
 
-    def oldest_open(self, key: SeriesKey) -> int | None:
+    def oldest_open(self, key: SeriesKey, run_id: str = LIVE) -> int | None:
         """Open time of the oldest bar of a series, None when there is none."""
 
     def rejected(self, key: SeriesKey) -> list[RejectedRow]:
@@ -46,14 +54,30 @@ class Reader(Protocol):
     def held_until(self, exchange: str) -> int | None:
         """Give the latest time before which this exchange is not to be asked; None when there was never one."""
 
-    def latest(self, key: SeriesKey, model_name: str, run_id: str = LIVE) -> OHLCForecast | None:
-        """Give the forecast with the newest cutoff that a model of this name made."""
+    def series(self) -> list[SeriesKey]:
+        """Give all series that are in the ledger, those of replays too, by name."""
 
-    def history(self, key: SeriesKey, start: int, end: int, run_id: str = LIVE) -> list[LedgerRow]:
-        """Give all models' rows whose cutoff lies in [start, end), by cutoff, model, step and field."""
+    def runs(self) -> list[Run]:
+        """Give all runs that were recorded, by the time at which they ran."""
+
+    def models(self) -> list[ModelId]:
+        """Give all models that have forecast, by name."""
+
+    def latest(
+        self, key: SeriesKey, model_name: str, run_id: str = LIVE, as_of: int | None = None
+    ) -> OHLCForecast | None:
+        """Give the forecast with the newest cutoff that a model of this name made and that was there at `as_of`."""
+
+    def history(
+        self, key: SeriesKey, start: int, end: int, run_id: str = LIVE, as_of: int | None = None
+    ) -> list[LedgerRow]:
+        """Give the rows, by cutoff, model, step and field, that were there at `as_of` with a cutoff in [start, end)."""
 
     def settled_rows(self, as_of: int, since: int | None = None, run_id: str = LIVE) -> list[SettledRow]:
-        """Give rows whose target bar was first seen in (since, as_of], with the newest revision of it."""
+        """Give rows that were there at `as_of` and whose target bar was first seen in (since, as_of].
+
+        The outcome is the newest revision of that bar at `as_of`.
+        """
 
     def arrived(self, as_of: int, since: int | None = None, run_id: str = LIVE) -> list[SettledSteps]:
         """Give the steps whose target bar was first seen in (since, as_of], by series."""
@@ -73,7 +97,7 @@ class Reader(Protocol):
         """Give the cutoffs that a run has forecast of a series, rising."""
 
     def versions(self, key: SeriesKey) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-        """Give open time, revision and first_seen_at of every version of every bar of a series."""
+        """Give open time, revision and first_seen_at of every version of every live bar of a series."""
 
     def calibration(self, key: SeriesKey, model_id: str, run_id: str = LIVE) -> CalibrationState | None:
         """Give what was last learned of a model on a series in a run; None before the first forecast."""
@@ -111,8 +135,11 @@ class Store(Reader, Protocol):
         nobody else can write meanwhile.
         """
 
-    def add_bars(self, bars: Bars) -> int:
-        """Append bars that are new, and a further revision of those that changed; returns how many rows."""
+    def add_bars(self, bars: Bars, run_id: str = LIVE) -> int:
+        """Append bars that are new, and a further revision of those that changed; returns how many rows.
+
+        Those of a replay have a series of their own, which its run alone sees.
+        """
 
     def quarantine(self, key: SeriesKey, rows: Sequence[RejectedRow], seen_at: int) -> None:
         """Keep rows that were refused, with their reasons; one that is there already stays as it is."""
@@ -137,6 +164,9 @@ class Store(Reader, Protocol):
             LedgerConflict: when it is there with other numbers; then nothing of the batch is written.
         """
 
+    def postpone(self, forecasts: Sequence[OHLCForecast], run_id: str) -> None:
+        """Keep that these were committed later than they were stamped: they count as there from `available_at` on."""
+
     def set_slots(self, slots: Sequence[Slot], changed_at: int) -> None:
         """Keep the state of work; a slot that is done stays done."""
 
@@ -148,7 +178,7 @@ def open_store(url: str) -> Store:
         StoreUnavailable: when it cannot be opened, or another process writes it.
         SchemaTooNew: when a newer program wrote it.
     """
-    if url == "memory:":
+    if url == MEMORY:
         from forecaster.store.memory import MemoryStore  # noqa: PLC0415 - only what the URL asks for
 
         return MemoryStore()
@@ -161,9 +191,10 @@ def open_reader(url: str) -> Reader:
     """Open the store at `url` to read it, beside whoever writes it. An SQLite file is read without SQLAlchemy.
 
     Raises:
-        StoreUnavailable: for an URL that no library here can open; a ledger that is not there yet holds nothing.
+        StoreUnavailable: for a URL that no library here can open. A ledger that is not there is one to every question:
+            `LedgerMissing`, until somebody has begun it.
     """
-    if url == "memory:":
+    if url == MEMORY:
         return open_store(url)
     from forecaster.store.reading import Reading  # noqa: PLC0415 - only what the URL asks for
 
@@ -174,12 +205,13 @@ def open_database(url: str) -> Asked:
     """Open the database at `url` to be asked in SQL; an SQLite file without SQLAlchemy, and so that nobody can write.
 
     Raises:
-        StoreUnavailable: for an URL that no library here can open.
+        StoreUnavailable: for a URL that no library here can open.
     """
-    if url.startswith(_SQLITE):
+    file = sqlite_address(url)
+    if file is not None:
         from forecaster.store.sqlite import SqliteFile  # noqa: PLC0415 - only what the URL asks for
 
-        return SqliteFile(Path(url.removeprefix(_SQLITE)))
-    from forecaster.store.database import Database  # noqa: PLC0415 - SQLAlchemy is for other databases
+        return SqliteFile(*file)
+    from forecaster.store.database import ReadDatabase  # noqa: PLC0415 - SQLAlchemy is for other databases
 
-    return Database(url)
+    return ReadDatabase(url)

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import os
-import re
 import socket
 import sqlite3
 import threading
-from contextlib import contextmanager
-from pathlib import Path
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, Final
 
 import sqlalchemy as sa
 
-from forecaster.errors import StoreUnavailable
+from forecaster.address import MEMORY, is_clear, shown, sqlite_address, sqlite_url, without_secrets
+from forecaster.errors import LedgerMissing, StoreError, StoreUnavailable
 from forecaster.store import sqlite
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
+
+    from forecaster.address import SqliteAddress
 
 _PATIENCE_MS: Final = 30_000
 _IDLE_MS: Final = 10_000
@@ -42,6 +44,8 @@ _POSTGRES: Final = {
 class Database:
     """One database; safe to use from several threads. `session` names all its connections, to PostgreSQL as well.
 
+    Once `is_begun` is set, an SQLite file is opened and never made.
+
     Args:
         url: SQLAlchemy's, such as `sqlite:///ledger.db` or `postgresql+psycopg://user@host/name`.
 
@@ -50,42 +54,60 @@ class Database:
     """
 
     def __init__(self, url: str) -> None:
-        self.url = re.sub(r"(://[^/@]*?):[^/@]*@", r"\1:***@", url)
+        file = sqlite_address(url)
+        self._given = url
+        self.path = None if file is None else _real(file.path, url)
+        self.url = shown(url) if self.path is None else sqlite_url(self.path)
         self.session = f"{socket.gethostname()[:_LONGEST_HOST]} {os.getpid()} {os.urandom(4).hex()}"
-        try:
-            address = sa.make_url(url)
-            self.is_sqlite = address.get_backend_name() == "sqlite"
-            told = {"connect_args": _POSTGRES | {"application_name": self.session}, "pool_pre_ping": True}
-            settings = {} if self.is_sqlite else told
-            self.engine = sa.create_engine(address, **settings)
-        except (sa.exc.ArgumentError, ImportError, ValueError) as error:
-            expected = "expected memory: or a URL such as sqlite:///ledger.db or postgresql+psycopg://user@host/name"
-            raise StoreUnavailable(self.url, f"{expected}: {error}") from error
+        self.engine = self._server() if file is None or self.path is None else self._file(file, self.path)
         self._own = threading.local()
-        self.path = Path(address.database or "") if self.is_sqlite else None
-        if self.is_sqlite:
-            sa.event.listen(self.engine, "connect", lambda connection, _: sqlite.prepare(connection))
-            sa.event.listen(self.engine, "begin", _begin_sqlite)
+        self.is_begun = False
+
+    @property
+    def is_sqlite(self) -> bool:
+        """Whether it is an SQLite file."""
+        return self.path is not None
+
+    @property
+    def place(self) -> str:
+        """The same for all who open this database, and for no other."""
+        return self._given if self.path is None else str(self.path)
 
     @contextmanager
     def together(self, *, write: bool) -> Iterator[sa.Connection]:
-        """One transaction of all that this thread does in the block, its reads too."""
+        """One transaction of all that this thread does in the block, its reads too.
+
+        A block inside another is a part of it: what it writes is kept when the outer one ends, and undone when either
+        raises.
+
+        Raises:
+            StoreError: for a block that writes inside one that only reads.
+        """
+        mine = self._mine(write=write)
+        if mine is not None:
+            with self.faults(), mine.begin_nested() if write else nullcontext():
+                yield mine
+            return
         with self.transaction(write=write) as connection:
-            self._own.connection = connection
+            self._own.block = connection, write
             try:
                 yield connection
             finally:
-                del self._own.connection
+                del self._own.block
 
     @property
     def is_together(self) -> bool:
         """Whether this thread is in a block of `together`."""
-        return hasattr(self._own, "connection")
+        return hasattr(self._own, "block")
 
     @contextmanager
     def transaction(self, *, write: bool = True) -> Iterator[sa.Connection]:
-        """One transaction, unless it is part of another: committed when the block ends, undone when it raises."""
-        mine: sa.Connection | None = getattr(self._own, "connection", None)
+        """One transaction, unless it is part of another: committed when the block ends, undone when it raises.
+
+        Raises:
+            StoreError: for one that writes inside a block that only reads.
+        """
+        mine = self._mine(write=write)
         if mine is not None:
             with self.faults():
                 yield mine
@@ -98,8 +120,9 @@ class Database:
         """Tell what goes wrong with the database as `StoreUnavailable`."""
         try:
             yield
-        except (sa.exc.DBAPIError, sqlite3.Error) as error:
-            raise StoreUnavailable(self.url, str(getattr(error, "orig", error)).strip()) from error
+        except (sa.exc.DBAPIError, sa.exc.TimeoutError, sqlite3.Error) as error:
+            reason = without_secrets(str(getattr(error, "orig", error)).strip(), self._given)
+            raise StoreUnavailable(self.url, reason) from error
 
     def ask(self, sql: str, values: Mapping[str, object]) -> Sequence[Any]:
         """Put a question; the lines of the answer have attributes."""
@@ -118,6 +141,94 @@ class Database:
     def close(self) -> None:
         """Close all connections."""
         self.engine.dispose()
+
+    def _mine(self, *, write: bool) -> sa.Connection | None:
+        """The connection of the block that this thread is in."""
+        if not self.is_together:
+            return None
+        connection: sa.Connection
+        connection, writes = self._own.block
+        if write and not writes:
+            msg = f"store {self.url}: expected only reads inside a block of `together(write=False)`, found a write"
+            raise StoreError(msg)
+        return connection
+
+    def _file(self, file: SqliteAddress, path: Path) -> sa.Engine:
+        """An engine for a file, by its real path: whoever names it by a link must find the same journal and lock."""
+        engine = sa.create_engine(sa.URL.create("sqlite", database=str(path)))
+        sa.event.listen(engine, "do_connect", lambda *_: self._refuse_new(path))
+        sa.event.listen(engine, "connect", lambda connection, _: sqlite.prepare(connection, file.busy_timeout_ms))
+        sa.event.listen(engine, "connect", lambda _, record: record.info.update(file=_identity(path)))
+        sa.event.listen(engine, "checkout", lambda _, record, __: _refuse_old(record.info["file"], path))
+        sa.event.listen(engine, "begin", _begin_sqlite)
+        return engine
+
+    def _refuse_new(self, path: Path) -> None:
+        """Make no file where there was one: a ledger that was removed may come back."""
+        if self.is_begun and not path.exists():
+            msg = "unable to open database file: it was removed"
+            raise sqlite3.OperationalError(msg)
+
+    def _server(self) -> sa.Engine:
+        if self._given == MEMORY:
+            raise StoreUnavailable(MEMORY, "expected a ledger that is kept, found one that ends with its process")
+        told = {"connect_args": _POSTGRES | {"application_name": self.session}, "pool_pre_ping": True}
+        expected = "expected memory: or a URL such as sqlite:///ledger.db or postgresql+psycopg://user@host/name"
+        if not is_clear(self._given):
+            raise StoreUnavailable(
+                self.url, f"{expected}, with %40 for @ and %2F for / in it; found one that can be read in several ways"
+            )
+        try:
+            return sa.create_engine(sa.make_url(self._given), **told)
+        except (sa.exc.NoSuchModuleError, ImportError) as error:
+            raise StoreUnavailable(self.url, f"{expected}: {error}") from error
+        except (sa.exc.ArgumentError, ValueError):  # which quote the URL, password and all
+            raise StoreUnavailable(self.url, f"{expected}, found one that cannot be read") from None
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """What tells a file from another of the same name; None when there is none."""
+    try:
+        there = path.stat()
+    except OSError:
+        return None
+    return there.st_dev, there.st_ino
+
+
+def _refuse_old(file: tuple[int, int] | None, path: Path) -> None:
+    """Have a connection made anew whose file is not the one that stands there now."""
+    if file != _identity(path):
+        raise sa.exc.DisconnectionError
+
+
+class ReadDatabase(Database):
+    """A database that is read beside who writes it, once there is a ledger in it. Parameters as of `Database`."""
+
+    _is_there = False
+
+    def ask(self, sql: str, values: Mapping[str, object]) -> Sequence[Any]:
+        """Put a question; the lines of the answer have attributes.
+
+        Raises:
+            LedgerMissing: when there are no tables.
+            SchemaTooNew: when a newer program wrote it.
+        """
+        if not self._is_there:
+            from forecaster.store import migrations  # noqa: PLC0415 - it imports what is here
+
+            found = migrations.schema_in(self)
+            if not found:
+                raise LedgerMissing(self.url)
+            sqlite.check_schema(self.url, found)
+            self._is_there = True
+        return super().ask(sql, values)
+
+
+def _real(path: Path, url: str) -> Path:
+    try:
+        return path.resolve()
+    except (OSError, RuntimeError) as error:
+        raise StoreUnavailable(shown(url), f"expected the path of a file: {error}") from error
 
 
 def _begin_sqlite(connection: sa.Connection) -> None:

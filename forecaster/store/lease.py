@@ -1,10 +1,11 @@
 """Who writes a ledger: one process at a time, known by a lease with an epoch, and fenced when it has lost it.
 
 Two things tell whether the last writer lives. A lock that its death frees at once: `flock` beside an SQLite file, an
-advisory lock of PostgreSQL. And the lease in the database, which a thread prolongs as long as the process runs: it runs
-out when the process is stopped, or cut off from the database. Whoever takes over ends what the last one has begun,
-where the database can, and raises the epoch; every write transaction begins by checking it, so one that wakes up late
-writes nothing.
+advisory lock of PostgreSQL. And the lease in the database, which a thread changes again and again as long as the
+process runs: it stands still when the process is stopped, or cut off from the database. Whoever waits watches it by the
+monotonic clock, and takes over once it has stood still for `LEASE_MS`; no wall clock has a say. Whoever takes over ends
+what the last one has begun, where the database can, and raises the epoch; every write transaction begins by checking
+it, so one that wakes up late writes nothing.
 """
 
 from __future__ import annotations
@@ -13,12 +14,14 @@ import fcntl
 import os
 import threading
 import time
+from collections import defaultdict
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import sqlalchemy as sa
 
+from forecaster.address import sqlite_url
 from forecaster.clock import now_ms
 from forecaster.errors import LeaseLost, StoreTaken, StoreUnavailable
 from forecaster.store import migrations
@@ -37,11 +40,49 @@ _NETWORK: Final = frozenset(
     {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "ceph", "glusterfs", "lustre", "fuse.sshfs", "fuse.rclone"}
 )
 _PROLONG: Final = sa.text("""
-UPDATE lease SET expires_at = :expires_at WHERE name = :name AND epoch = :epoch AND owner = :owner""")
+UPDATE lease SET expires_at = CASE WHEN expires_at < :expires_at THEN :expires_at ELSE expires_at + 1 END
+WHERE name = :name AND epoch = :epoch AND owner = :owner""")
+"""Never the same value twice, wherever the writer's clock is set: who watches sees that it changes."""
+_GIVEN_BACK: Final = 0
+
+
+class Watch:
+    """How long the lease of a ledger has stood still, as far as this process has looked.
+
+    Between two looks counts at most for a third of a lease: when the watcher itself was stopped, the writer may have
+    been stopped with it.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._seen: object = None
+        self._looked: float | None = None
+        self._still_ms = 0.0
+        self.changes = 0
+
+    def look(self, row: object) -> float:
+        """Compare the lease with what it was at the last look; gives for how many ms it has stood still."""
+        with self._lock:
+            now = time.monotonic()
+            if self._looked is None or row != self._seen:
+                self._seen, self._still_ms = row, 0.0
+                self.changes += 1
+            else:
+                self._still_ms += min((now - self._looked) * 1000, LEASE_MS / 3)
+            self._looked = now
+            return self._still_ms
+
+
+_watches: defaultdict[str, Watch] = defaultdict(Watch)
+"""Of all ledgers that this process waits for: a service that waits tries again and again, and goes on watching."""
 
 
 class Lock(Protocol):
     """Held by one living process at most."""
+
+    @property
+    def is_held(self) -> bool:
+        """Whether it was taken, and not given back."""
 
     def try_take(self) -> bool:
         """Take it; False when another holds it."""
@@ -63,13 +104,15 @@ class Lease:
         self._database = database
         self._owner = database.session
         self._lock = lock_of(database)
+        self._watch = _watches[database.place]
         try:
             self.epoch = self._take_in_time()
+            database.is_begun = True
         except BaseException:
             self._lock.release()
             raise
         self._ending = threading.Event()
-        self._heart = threading.Thread(target=self._beat, name=f"lease of {database.url}", daemon=True)
+        self._heart = threading.Thread(target=self._live, name=f"lease of {database.url}", daemon=True)
         self._heart.start()
 
     def confirm(self, connection: sa.Connection) -> None:
@@ -89,65 +132,91 @@ class Lease:
         self._heart.join()
         mine = (t.lease.c.name == WRITER, t.lease.c.epoch == self.epoch, t.lease.c.owner == self._owner)
         with suppress(StoreUnavailable), self._database.transaction() as connection:
-            connection.execute(t.lease.update().where(*mine).values(expires_at=0))
+            connection.execute(t.lease.update().where(*mine).values(expires_at=_GIVEN_BACK))
         self._lock.release()
 
-    def _beat(self) -> None:
-        """Prolong the lease while nothing is written, until it ends or is lost.
+    def beat(self) -> None:
+        """Prolong the lease.
 
         Whoever took over from one that still held the lock takes that as well, once it can be had.
+
+        Raises:
+            LeaseLost: when another process has taken over.
+            StoreUnavailable: when the database cannot be written now.
         """
-        while not self._ending.wait(LEASE_MS / 3000):
+        locked = self._lock.try_take()
+        with self._database.transaction() as connection:
+            self.confirm(connection)
+            connection.execute(t.lease.update().where(t.lease.c.name == WRITER).values(locked=locked))
+
+    def _live(self) -> None:
+        """Prolong the lease while nothing is written, until it ends or is lost; after a failure, soon again."""
+        seconds = LEASE_MS / 3000
+        while not self._ending.wait(seconds):
             try:
-                locked = self._lock.try_take()
-                with self._database.transaction() as connection:
-                    self.confirm(connection)
-                    connection.execute(t.lease.update().where(t.lease.c.name == WRITER).values(locked=locked))
+                self.beat()
             except LeaseLost:
                 return  # whoever writes next is told
-            except StoreUnavailable:
-                continue  # the disk is full, or gone for a moment: the next beat may succeed
+            except Exception:  # noqa: BLE001 - the disk is full, or gone for a moment; this thread must go on
+                seconds = LEASE_MS / 30_000
+            else:
+                seconds = LEASE_MS / 3000
 
     def _take_in_time(self) -> int:
-        """Take the lease, waiting a moment for a command that is about to end."""
-        give_up = time.monotonic() + _PATIENCE_SECONDS
+        """Take the lease, waiting a moment for a command that is about to end.
+
+        Who has the lock is the only one that waits: for as long as it takes to see whether the last one, which had no
+        lock, lives.
+        """
+        give_up, changes = time.monotonic() + _PATIENCE_SECONDS, None
         while True:
             try:
                 return self._take()
             except StoreTaken:
-                if time.monotonic() >= give_up:
+                changes = self._watch.changes if changes is None else changes
+                is_watching = self._lock.is_held and self._watch.changes == changes
+                if time.monotonic() >= give_up and not is_watching:
                     raise
             time.sleep(_POLL_SECONDS)
 
     def _take(self) -> int:
-        """Take the lease if the last one has given it back, let it run out, or had the lock, which is free now.
-
-        Who took over from a process that was stopped has no lock until that one wakes: then a free lock says nothing.
-        """
+        """Take the lease if the last one has given it back, had the lock, which is free now, or stands still."""
         locked = self._lock.try_take()
         if locked:
             migrations.upgrade(self._database)
         elif migrations.schema_in(self._database) != SCHEMA:
             raise StoreTaken(self._database.url, "expected today's schema; another process has yet to bring it there")
+        query = sa.select(t.lease).where(t.lease.c.name == WRITER)
+        with self._database.transaction(write=False) as connection:
+            last = connection.execute(query).one_or_none()
+        self._refuse_living(last, locked=locked)
         with self._database.transaction() as connection:
-            query = sa.select(t.lease).where(t.lease.c.name == WRITER)
-            last, now = connection.execute(query).one_or_none(), now_ms()
-            if last is None and not locked:
-                raise StoreTaken(self._database.url, "expected to be the only one that writes; another begins to")
             if last is not None:
-                if last.expires_at > now and not (locked and last.locked):
-                    expected = f"expected to be the only one that writes; process {last.owner} does"
-                    raise StoreTaken(self._database.url, f"{expected}: stop it, or use a ledger of your own")
                 self._database.cut_off(connection, last.owner)
             if connection.execute(query.with_for_update()).one_or_none() != last:
                 raise StoreTaken(self._database.url, "expected to be the only one that writes; another was quicker")
             epoch = 1 if last is None else int(last.epoch) + 1
-            row = {"owner": self._owner, "epoch": epoch, "expires_at": now + LEASE_MS, "locked": locked}
+            row = {"owner": self._owner, "epoch": epoch, "expires_at": now_ms() + LEASE_MS, "locked": locked}
             if last is None:
                 connection.execute(t.lease.insert().values(name=WRITER, **row))
             else:
                 connection.execute(t.lease.update().where(t.lease.c.name == WRITER).values(row))
         return epoch
+
+    def _refuse_living(self, last: sa.Row[Any] | None, *, locked: bool) -> None:
+        """Leave the lease to whoever may be living.
+
+        Who took over from a process that was stopped has no lock until that one wakes: then a free lock says nothing.
+        """
+        if last is None:
+            if not locked:
+                raise StoreTaken(self._database.url, "expected to be the only one that writes; another begins to")
+            return
+        still_ms = self._watch.look(tuple(last))
+        has_died = locked and last.locked
+        if last.expires_at != _GIVEN_BACK and not has_died and still_ms < LEASE_MS:
+            expected = f"expected to be the only one that writes; process {last.owner} does"
+            raise StoreTaken(self._database.url, f"{expected}: stop it, or use a ledger of your own")
 
 
 def lock_of(database: Database) -> Lock:
@@ -171,14 +240,19 @@ class FileLock:
         self._path = path
         self._file: int | None = None
 
+    @property
+    def is_held(self) -> bool:
+        """Whether it was taken, and not given back."""
+        return self._file is not None
+
     def try_take(self) -> bool:
         """Take it; False when another holds it."""
         if self._file is not None:
             return True
         try:
-            file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
         except OSError as error:
-            raise StoreUnavailable(f"sqlite:///{self._path.with_suffix('')}", f"unable to open {error}") from error
+            raise StoreUnavailable(sqlite_url(self._path.with_suffix("")), f"unable to open {error}") from error
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -200,6 +274,11 @@ class AdvisoryLock:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._session: sa.Connection | None = None
+
+    @property
+    def is_held(self) -> bool:
+        """Whether it was taken, and not given back."""
+        return self._session is not None
 
     def try_take(self) -> bool:
         """Take it; False when another holds it."""

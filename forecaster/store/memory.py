@@ -6,16 +6,26 @@ It keeps the contract of `Store` but durability: what it holds ends with the pro
 from __future__ import annotations
 
 from contextlib import contextmanager
+from dataclasses import replace
 from itertools import groupby
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 import numpy as np
 
 from forecaster.bars import Bars, SeriesKey
-from forecaster.errors import InvalidContext, LedgerConflict, StoreUnavailable
+from forecaster.errors import LedgerConflict, StoreUnavailable
 from forecaster.forecast import same_forecast
-from forecaster.ledger import LIVE, CalibrationState, LedgerRow, Run, SettledRow, SettledSteps, Slot
-from forecaster.store.rows import PORTION, forecast_row, ledger_order, read_rows, read_steps, step_rows
+from forecaster.ledger import LIVE, CalibrationState, LedgerRow, Run, RunId, SettledRow, SettledSteps, Slot
+from forecaster.store.rows import (
+    PORTION,
+    check_times,
+    forecast_row,
+    ledger_order,
+    read_bars,
+    read_rows,
+    read_steps,
+    step_rows,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -23,23 +33,24 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from forecaster.bars import RejectedRow
-    from forecaster.forecast import OHLCForecast
+    from forecaster.forecast import ModelId, OHLCForecast
 
+_Name: TypeAlias = "tuple[SeriesKey, ModelId, int]"
 _Revisions: TypeAlias = "dict[int, list[tuple[tuple[float, ...], int]]]"
 
 
 class MemoryStore:
-    """A `Store` in dictionaries; `runs` can be looked at by tests."""
+    """A `Store` in dictionaries."""
 
     def __init__(self) -> None:
-        self._bars: dict[SeriesKey, _Revisions] = {}
-        self._forecasts: dict[str, dict[str, OHLCForecast]] = {}
+        self._bars: dict[tuple[SeriesKey, str], _Revisions] = {}
+        self._forecasts: dict[str, dict[_Name, OHLCForecast]] = {}
         self._gaps: dict[SeriesKey, dict[int, list[int]]] = {}
         self._holds: dict[str, int] = {}
         self._slots: dict[SeriesKey, dict[int, Slot]] = {}
         self._learned: dict[tuple[SeriesKey, str, str], CalibrationState] = {}
         self._rejected: dict[SeriesKey, dict[str, RejectedRow]] = {}
-        self.runs: dict[str, Run] = {}
+        self._runs: dict[str, Run] = {}
 
     @property
     def epoch(self) -> int:
@@ -58,9 +69,9 @@ class MemoryStore:
         del write
         yield
 
-    def add_bars(self, bars: Bars) -> int:
+    def add_bars(self, bars: Bars, run_id: str = LIVE) -> int:
         """Append bars that are new, and a further revision of those that changed; returns how many rows."""
-        known = self._bars.setdefault(bars.key, {})
+        known = self._bars.setdefault((bars.key, run_id), {}) if len(bars) else {}
         added = 0
         for open_time, values, seen in zip(
             bars.open_time.tolist(), bars.ohlcv_TF.tolist(), bars.first_seen_at.tolist(), strict=True
@@ -71,30 +82,37 @@ class MemoryStore:
                 added += 1
         return added
 
-    def bars(self, key: SeriesKey, start: int | None = None, end: int | None = None, as_of: int | None = None) -> Bars:
+    def bars(
+        self,
+        key: SeriesKey,
+        start: int | None = None,
+        end: int | None = None,
+        as_of: int | None = None,
+        run_id: str = LIVE,
+    ) -> Bars:
         """Give the newest revision of every bar whose open_time lies in [start, end), as known at `as_of`."""
         known = {
             time: [one for one in revisions if as_of is None or one[1] <= as_of]
-            for time, revisions in sorted(self._bars.get(key, {}).items())
+            for time, revisions in sorted(self._revisions(key, run_id).items())
             if (start is None or time >= start) and (end is None or time < end)
         }
         newest = {time: (*revisions[-1], len(revisions) - 1) for time, revisions in known.items() if revisions}
         if not newest:
             return Bars.empty(key)
         values, seen, revision = zip(*newest.values(), strict=True)
-        return Bars(key, np.array(list(newest)), np.array(values), np.array(seen), np.array(revision))
+        return read_bars(key, np.array(list(newest)), np.array(values), np.array(seen), np.array(revision))
 
     def opens(self, key: SeriesKey, start: int, end: int) -> NDArray[np.int64]:
-        """Give the open times in [start, end) of which there is a bar, rising."""
-        return np.array(sorted(time for time in self._bars.get(key, {}) if start <= time < end), np.int64)
+        """Give the open times in [start, end) of which there is a live bar, rising."""
+        return np.array(sorted(time for time in self._revisions(key, LIVE) if start <= time < end), np.int64)
 
-    def newest_open(self, key: SeriesKey) -> int | None:
+    def newest_open(self, key: SeriesKey, run_id: str = LIVE) -> int | None:
         """Open time of the newest bar of a series, None when there is none."""
-        return max(self._bars.get(key, {}), default=None)
+        return max(self._revisions(key, run_id), default=None)
 
-    def oldest_open(self, key: SeriesKey) -> int | None:
+    def oldest_open(self, key: SeriesKey, run_id: str = LIVE) -> int | None:
         """Open time of the oldest bar of a series, None when there is none."""
-        return min(self._bars.get(key, {}), default=None)
+        return min(self._revisions(key, run_id), default=None)
 
     def quarantine(self, key: SeriesKey, rows: Sequence[RejectedRow], seen_at: int) -> None:
         """Keep rows that were refused, with their reasons; one that is there already stays as it is."""
@@ -117,7 +135,7 @@ class MemoryStore:
 
     def gaps(self, key: SeriesKey, start: int, end: int) -> dict[int, list[int]]:
         """Give the open times in [start, end) without a bar, with the times at which each was asked for."""
-        found, bars = self._gaps.get(key, {}), self._bars.get(key, {})
+        found, bars = self._gaps.get(key, {}), self._revisions(key, LIVE)
         return {time: sorted(found[time]) for time in sorted(found) if start <= time < end and time not in bars}
 
     def hold(self, exchange: str, until: int, reason: str, seen_at: int) -> None:
@@ -131,7 +149,7 @@ class MemoryStore:
 
     def add_run(self, run: Run) -> None:
         """Name a run before its forecasts; a run that is known stays as it is."""
-        self.runs.setdefault(run.id, run)
+        self._runs.setdefault(run.id, run)
 
     def add_forecasts(
         self, forecasts: Sequence[OHLCForecast], run_id: str, learned: Sequence[CalibrationState] = ()
@@ -141,20 +159,40 @@ class MemoryStore:
         Raises:
             LedgerConflict: when one is there with other numbers, by more than float32's noise.
         """
-        if run_id not in self.runs:
+        if run_id not in self._runs:
             raise StoreUnavailable("memory:", f"expected a run named by add_run, found {run_id!r}")
         known = self._forecasts.setdefault(run_id, {})
-        new: dict[str, OHLCForecast] = {}
+        new: dict[_Name, OHLCForecast] = {}
         for forecast in forecasts:
-            if forecast.issued_at is None or forecast.available_at is None:
-                raise InvalidContext("forecast", "issued_at and available_at", f"none on {forecast.key}")
-            name = f"{forecast.key} {forecast.provenance.ledger_id} at {forecast.cutoff}"
+            check_times(forecast)
+            name = _name(forecast)
             there = known.get(name) or new.setdefault(name, forecast)
             if not same_forecast(there, forecast):
-                raise LedgerConflict(name)
+                raise LedgerConflict(f"{forecast.key} {forecast.provenance.ledger_id} at {forecast.cutoff}")
         known.update(new)
         self._learned.update({(one.key, one.model_id, run_id): one for one in learned})
         return len(new)
+
+    def postpone(self, forecasts: Sequence[OHLCForecast], run_id: str) -> None:
+        """Keep that these were committed later than they were stamped: they count as there from `available_at` on."""
+        known = self._forecasts.get(run_id, {})
+        for one in forecasts:
+            there = known.get(_name(one))
+            if there is not None and (there.available_at or 0) < (one.available_at or 0):
+                known[_name(one)] = replace(there, available_at=one.available_at)
+
+    def series(self) -> list[SeriesKey]:
+        """Give all series that are in the ledger, those of replays too, by name."""
+        keys = {key for key, _ in self._bars} | {key for of_run in self._forecasts.values() for key, _, _ in of_run}
+        return sorted(keys, key=lambda key: (key.exchange, key.symbol, str(key.timeframe), key.calendar))
+
+    def runs(self) -> list[Run]:
+        """Give all runs that were recorded, by the time at which they ran."""
+        return sorted(self._runs.values(), key=lambda run: (run.started_at, run.id))
+
+    def models(self) -> list[ModelId]:
+        """Give all models that have forecast, by name."""
+        return sorted({one.provenance.ledger_id for of_run in self._forecasts.values() for one in of_run.values()})
 
     def cutoffs(self, key: SeriesKey, run_id: str = LIVE) -> NDArray[np.int64]:
         """Give the cutoffs that a run has forecast of a series, rising."""
@@ -164,7 +202,7 @@ class MemoryStore:
         """Give open time, revision and first_seen_at of every version of every bar of a series."""
         rows = [
             (open_time, revision, seen_at)
-            for open_time, versions in sorted(self._bars.get(key, {}).items())
+            for open_time, versions in sorted(self._revisions(key, LIVE).items())
             for revision, (_, seen_at) in enumerate(versions)
         ]
         open_time, revision, seen_at = np.array(rows, np.int64).reshape(-1, 3).T
@@ -172,16 +210,20 @@ class MemoryStore:
 
     def calibration(self, key: SeriesKey, model_id: str, run_id: str = LIVE) -> CalibrationState | None:
         """Give what was last learned of a model on a series in a run; None before the first forecast."""
-        return self._learned.get((key, model_id, run_id))
+        return self._learned.get((key, model_id, RunId(run_id).recorded))
 
-    def latest(self, key: SeriesKey, model_name: str, run_id: str = LIVE) -> OHLCForecast | None:
-        """Give the forecast with the newest cutoff that a model of this name made."""
-        made = (f for f in self._of_run(run_id) if f.key == key and f.provenance.model_id == model_name)
+    def latest(
+        self, key: SeriesKey, model_name: str, run_id: str = LIVE, as_of: int | None = None
+    ) -> OHLCForecast | None:
+        """Give the forecast with the newest cutoff that a model of this name made and that was there at `as_of`."""
+        made = (f for f in self._of_run(run_id, as_of) if f.key == key and f.provenance.model_id == model_name)
         return max(made, key=lambda f: (f.cutoff, f.issued_at), default=None)
 
-    def history(self, key: SeriesKey, start: int, end: int, run_id: str = LIVE) -> list[LedgerRow]:
-        """Give all models' rows whose cutoff lies in [start, end), by cutoff, model, step and field."""
-        made = [f for f in self._of_run(run_id) if f.key == key and start <= f.cutoff < end]
+    def history(
+        self, key: SeriesKey, start: int, end: int, run_id: str = LIVE, as_of: int | None = None
+    ) -> list[LedgerRow]:
+        """Give the rows, by cutoff, model, step and field, that were there at `as_of` with a cutoff in [start, end)."""
+        made = [f for f in self._of_run(run_id, as_of) if f.key == key and start <= f.cutoff < end]
         return [row for line in sorted(_lines(made, run_id), key=ledger_order) for row in read_rows(line)]
 
     def settled_rows(self, as_of: int, since: int | None = None, run_id: str = LIVE) -> list[SettledRow]:
@@ -190,14 +232,14 @@ class MemoryStore:
 
     def arrived(self, as_of: int, since: int | None = None, run_id: str = LIVE) -> list[SettledSteps]:
         """Give the steps whose target bar was first seen in (since, as_of], by series."""
-        return list(self._settle(self._of_run(run_id), run_id, as_of, since))
+        return list(self._settle(self._of_run(run_id, as_of), run_id, as_of, since))
 
     def settled(
         self, key: SeriesKey, as_of: int, since: int | None = None, run_id: str = LIVE
     ) -> Iterator[SettledSteps]:
         """Give the same of one series, some cutoffs at a time."""
         portion = PORTION * key.timeframe.ms
-        made = sorted((one for one in self._of_run(run_id) if one.key == key), key=lambda one: one.cutoff)
+        made = sorted((one for one in self._of_run(run_id, as_of) if one.key == key), key=lambda one: one.cutoff)
         for _, some in groupby(made, key=lambda one: one.cutoff // portion):
             yield from self._settle(list(some), run_id, as_of, since)
 
@@ -224,8 +266,16 @@ class MemoryStore:
     def close(self) -> None:
         """Nothing to let go of."""
 
-    def _of_run(self, run_id: str) -> list[OHLCForecast]:
-        return list(self._forecasts.get(run_id, {}).values())
+    def _of_run(self, run_id: str, as_of: int | None = None) -> list[OHLCForecast]:
+        """The forecasts of a run that were there at `as_of`, with the latency that its id names."""
+        latency = RunId(run_id).latency_ms
+        made = self._forecasts.get(RunId(run_id).recorded, {}).values()
+        moved = (replace(f, available_at=(f.available_at or 0) + latency) for f in made) if latency else made
+        return [f for f in moved if as_of is None or (f.available_at or 0) <= as_of]
+
+    def _revisions(self, key: SeriesKey, run_id: str) -> _Revisions:
+        """All versions of the bars that settle a run: its own where it has any, else the live ones."""
+        return self._bars.get((key, RunId(run_id).recorded)) or self._bars.get((key, LIVE), {})
 
     def _settle(
         self, made: Sequence[OHLCForecast], run_id: str, as_of: int, since: int | None
@@ -233,7 +283,7 @@ class MemoryStore:
         lines = []
         for line in sorted(_lines(made, run_id), key=ledger_order):
             key = SeriesKey.of(line.exchange, line.symbol, line.timeframe, line.calendar)
-            revisions = self._bars.get(key, {}).get(line.target_open, [])
+            revisions = self._revisions(key, run_id).get(line.target_open, [])
             seen = [i for i, (_, first_seen_at) in enumerate(revisions) if first_seen_at <= as_of]
             if seen and (since is None or revisions[seen[-1]][1] > since):
                 (open_, high, low, close, *_), at = revisions[seen[-1]]
@@ -241,6 +291,10 @@ class MemoryStore:
                     line._replace(open=open_, high=high, low=low, close=close, revision=seen[-1], first_seen_at=at)
                 )
         return read_steps(lines)
+
+
+def _name(forecast: OHLCForecast) -> _Name:
+    return forecast.key, forecast.provenance.ledger_id, forecast.cutoff
 
 
 class _Line(NamedTuple):

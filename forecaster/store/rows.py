@@ -18,8 +18,9 @@ import numpy as np
 
 from forecaster.bars import COLUMNS, FIELDS, Bars, RejectedRow, SeriesKey
 from forecaster.errors import InvalidContext
-from forecaster.forecast import OHLCForecast, Provenance
+from forecaster.forecast import ModelId, OHLCForecast, Provenance
 from forecaster.ledger import LedgerRow, SettledSteps
+from forecaster.log import get_logger
 from forecaster.store.chain import bar_link, forecast_link
 
 if TYPE_CHECKING:
@@ -37,6 +38,10 @@ _STEP_COLUMNS: Final = ("forecast_id", "series_id", "step", "target_open", *TENS
 
 PORTION: Final = 128
 """Slots of a series whose cutoffs are read at once."""
+
+_log = get_logger(__name__)
+_TOLD: Final[set[SeriesKey]] = set()
+"""Series of which this process has warned that bars are left out."""
 
 _PROVENANCE: Final = tuple(one.name for one in fields(Provenance))
 CHAINED: Final = (
@@ -68,6 +73,20 @@ def bar_rows(bars: Bars, series_id: int, known: Mapping[int, Row], head: Head) -
     return rows
 
 
+def read_bars(key: SeriesKey, open_time: NDArray[np.int64], ohlcv_TF: NDArray[np.float64], *more: Any) -> Bars:
+    """Bars that were bars when they were stored, without those whose slots the calendar has lost since.
+
+    A newer exchange_calendars may know of a closure, or of other hours. One warning counts what is left out. `more` is
+    when each was first seen, and its revision.
+    """
+    there = key.sessions.closes_of(key.timeframe, open_time) >= 0
+    if not there.all() and key not in _TOLD:
+        _TOLD.add(key)
+        left_out = int((~there).sum())
+        _log.warning("bars.off_calendar", series=str(key), calendar=key.calendar, bars=left_out)
+    return Bars(key, *(column[there] for column in (open_time, ohlcv_TF, *more)))
+
+
 def quarantine_row(row: RejectedRow, series_id: int, seen_at: int) -> dict[str, Any]:
     """The row to keep for a row that was refused."""
     return {
@@ -85,15 +104,23 @@ def read_rejected(row: Row) -> RejectedRow:
     return RejectedRow(row.open_time, tuple(json.loads(row.row)), row.reason, row.body)
 
 
-def forecast_row(forecast: OHLCForecast, run_id: str, series_id: int) -> dict[str, Any]:
-    """The row of `forecast`, without its place in the chain; its payload's digest tells equal numbers from others.
+def check_times(forecast: OHLCForecast) -> None:
+    """Refuse a forecast whose times cannot be: it would prove nothing.
 
     Raises:
-        InvalidContext: for a forecast that carries no issue time.
+        InvalidContext: without issue time, issued before its cutoff, or there before it was issued.
     """
-    p = forecast.provenance
-    if forecast.issued_at is None or forecast.available_at is None:
+    issued, available = forecast.issued_at, forecast.available_at
+    if issued is None or available is None:
         raise InvalidContext("forecast", "issued_at and available_at", f"none on {forecast.key}")
+    if not forecast.cutoff <= issued <= available:
+        found = f"{forecast.cutoff}, {issued}, {available} on {forecast.key}"
+        raise InvalidContext("forecast", "cutoff ≤ issued_at ≤ available_at", found)
+
+
+def forecast_row(forecast: OHLCForecast, run_id: str, series_id: int) -> dict[str, Any]:
+    """The row of `forecast`, without its place in the chain; its payload's digest tells equal numbers from others."""
+    p = forecast.provenance
     return {
         "series_id": series_id,
         "run_id": run_id,
@@ -133,7 +160,8 @@ def read_forecast(key: SeriesKey, row: Row, steps: Sequence[Row]) -> OHLCForecas
     raw, repaired = (_unpack(payload, levels) for payload in payloads(steps))
     about = json.loads(row.provenance)
     about["batch_shape"] = tuple(about["batch_shape"])
-    return OHLCForecast(key, row.cutoff, levels, raw, repaired, Provenance(**about), row.issued_at, row.available_at)
+    times = (row.issued_at, row.available_at, tuple(step.target_open for step in steps))
+    return OHLCForecast(key, row.cutoff, levels, raw, repaired, Provenance(**about), *times)
 
 
 def payloads(steps: Sequence[Row]) -> tuple[bytes, bytes]:
@@ -146,7 +174,7 @@ def read_rows(row: Row) -> list[LedgerRow]:
     key, levels = _key(row.exchange, row.symbol, row.timeframe, row.calendar), _levels(row.quantile_levels)
     raw_FQ = np.frombuffer(row.raw, "<f8").reshape(len(FIELDS), -1)
     values_FQ = np.frombuffer(row.repaired, "<f8").reshape(len(FIELDS), -1) if row.repaired else raw_FQ
-    name: tuple[Any, ...] = (key, row.model_id, row.run_id, row.cutoff, row.step)
+    name: tuple[Any, ...] = (key, ModelId(row.model_id), row.run_id, row.cutoff, row.step)
     about: tuple[Any, ...] = (row.target_open, row.issued_at, row.available_at, bool(row.late), row.engine, levels)
     made: list[tuple[Any, ...]] = [
         (*name, field, *about, raw_Q, values_Q)
@@ -178,7 +206,7 @@ def _columns(key: SeriesKey, run_id: str, levels: tuple[float, ...], lines: Sequ
         key=key,
         run_id=run_id,
         quantile_levels=levels,
-        models=models,
+        models=tuple(map(ModelId, models)),
         engines=engines,
         model_N=model_N,
         engine_N=engine_N,

@@ -1,11 +1,11 @@
 """The tables, in SQLAlchemy Core. Times are UTC ms; prices are 64-bit floats.
 
-series ─┬─ bar            one row per revision of a bar
+series ─┬─ bar            one row per revision of a bar; the bars of a replay have series of their own
         ├─ gap            one row each time a slot was asked for and had no bar
         ├─ quarantine     rows that were refused
         ├─ slot           work owed: one row for each close that is to be forecast
-        └─ forecast ──── forecast_step    one row per step: all quantiles of its four fields
-model ───┘  │
+        └─ forecast ─┬── forecast_step    one row per step: all quantiles of its four fields
+model ───┘  │         └── delay            one row where the commit came later than `available_at` says
 run ────────┘
 
 hold                      one row each time an exchange said not to ask
@@ -14,7 +14,7 @@ lease                     who writes
 
 Only `slot`, `calibration` and `lease` are ever updated; triggers refuse to change or delete a row of the others. People
 query views: `forecast_value` has a row per step and field, `newest_bar` the newest revision of each bar, `settled` both
-together. What makes them all is in `migrations`; here is what the program writes to.
+together; all have the names of the series. What makes them all is in `migrations`; here is what the program writes to.
 """
 
 from __future__ import annotations
@@ -49,7 +49,8 @@ series = Table(
     Column("symbol", String, nullable=False),
     Column("timeframe", String, nullable=False),
     Column("calendar", String, nullable=False),
-    UniqueConstraint("exchange", "symbol", "timeframe"),
+    Column("run_id", String, nullable=False, server_default="live"),
+    UniqueConstraint("exchange", "symbol", "timeframe", "calendar", "run_id", name="series_names"),
 )
 
 bar = Table(
@@ -119,6 +120,7 @@ run = Table(
     Column("id", String, primary_key=True),
     Column("door", String, nullable=False),
     Column("started_at", BigInteger, nullable=False),
+    Column("plan", Text, nullable=False, server_default=""),
 )
 
 forecast = Table(
@@ -156,6 +158,13 @@ forecast_step = Table(
     Column("raw", LargeBinary, nullable=False),
     Column("repaired", LargeBinary, nullable=False),
     Index("step_target", "series_id", "target_open"),
+)
+
+delay = Table(
+    "delay",
+    metadata,
+    Column("forecast_id", ForeignKey("forecast.id"), primary_key=True),
+    Column("available_at", BigInteger, nullable=False),
 )
 
 slot = Table(

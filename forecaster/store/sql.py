@@ -16,16 +16,27 @@ import sqlalchemy as sa
 
 from forecaster.errors import LedgerConflict, StoreUnavailable
 from forecaster.forecast import same_forecast
+from forecaster.ledger import LIVE, RunId
 from forecaster.store import reading
 from forecaster.store import schema as t
 from forecaster.store.chain import first_link
 from forecaster.store.database import Database
 from forecaster.store.lease import Lease
-from forecaster.store.reading import EVER, Reading
-from forecaster.store.rows import Head, bar_rows, forecast_row, linked, quarantine_row, read_forecast, step_rows
+from forecaster.store.reading import EVER, Reading, series_names
+from forecaster.store.rows import (
+    Head,
+    bar_rows,
+    check_times,
+    forecast_row,
+    linked,
+    quarantine_row,
+    read_forecast,
+    step_rows,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
+    from collections.abc import Set as AbstractSet
 
     from forecaster.bars import Bars, RejectedRow, SeriesKey
     from forecaster.forecast import OHLCForecast
@@ -70,9 +81,9 @@ class SqlStore(Reading):
 
     def __init__(self, url: str) -> None:
         self._database = Database(url)
-        self._ids: dict[SeriesKey, int] = {}
-        super().__init__(self._database)
+        self._ids: dict[tuple[SeriesKey, str], int] = {}
         self._runs: set[str] = set()
+        super().__init__(self._database)
         try:
             self._lease = Lease(self._database)
         except BaseException:
@@ -116,19 +127,23 @@ class SqlStore(Reading):
                     self._lease.confirm(connection)
                 yield
         except BaseException:
-            self._ids.clear()  # a series that was added in the block is not there
+            self._ids.clear()  # a series or a run that was added in the block is not there
+            self._runs.clear()
             raise
 
-    def add_bars(self, bars: Bars) -> int:
-        """Append bars that are new, and a further revision of those that changed; returns how many rows."""
+    def add_bars(self, bars: Bars, run_id: str = LIVE) -> int:
+        """Append bars that are new, and a further revision of those that changed; returns how many rows.
+
+        Those of a replay have a series of their own, which its run alone sees.
+        """
         if not len(bars):
             return 0
         with self._writing() as connection:
-            series_id = self._series_id(connection, bars.key)
+            series_id = self._series_id(connection, bars.key, run_id)
             span = {"start": int(bars.open_time[0]), "end": int(bars.open_time[-1]) + 1, "as_of": EVER}
             known = {row.open_time: row for row in _ask(connection, reading.BARS, series=series_id, **span)}
             last = _ask(connection, _LAST_BAR, series=series_id)
-            head = Head(*last[0]) if last else _before(bars.key, "bar")
+            head = Head(*last[0]) if last else _before(bars.key, "bar", *([] if run_id == LIVE else [run_id]))
             rows = bar_rows(bars, series_id, known, head)
             if rows:
                 _append(connection, t.bar, rows)
@@ -191,8 +206,10 @@ class SqlStore(Reading):
         """
         if not forecasts:
             return 0
+        for forecast in forecasts:
+            check_times(forecast)
         with self._writing() as connection:
-            series = self._series_ids(connection, {f.key for f in forecasts})
+            series = self._series_of_run(connection, {f.key for f in forecasts}, run_id)
             self._add_models(connection, forecasts)
             heads = _heads(connection, series, run_id)
             known = _known(connection, forecasts, series, run_id)
@@ -222,6 +239,25 @@ class SqlStore(Reading):
                 )
         return len(rows)
 
+    def postpone(self, forecasts: Sequence[OHLCForecast], run_id: str) -> None:
+        """Keep that these were committed later than they were stamped: they count as there from `available_at` on."""
+        if not forecasts:
+            return
+        with self._writing() as connection:
+            series = self._series_of_run(connection, {f.key for f in forecasts}, run_id)
+            known = _known(connection, forecasts, series, run_id)
+            rows = [
+                {"forecast_id": known[name].id, "available_at": one.available_at}
+                for one in forecasts
+                if (name := (series[one.key], one.cutoff, one.provenance.ledger_id)) in known
+                and known[name].available_at < (one.available_at or 0)
+            ]
+            there = sa.select(t.delay.c.forecast_id).where(t.delay.c.forecast_id.in_([r["forecast_id"] for r in rows]))
+            delayed = set(connection.scalars(there))
+            new = [row for row in rows if row["forecast_id"] not in delayed]
+            if new:
+                connection.execute(t.delay.insert(), new)
+
     def set_slots(self, slots: Sequence[Slot], changed_at: int) -> None:
         """Keep the state of work; a slot that is done stays done."""
         if not slots:
@@ -250,32 +286,35 @@ class SqlStore(Reading):
                 self._lease.confirm(connection)
             yield connection
 
-    def _series(self, key: SeriesKey) -> int:
+    def _series(self, key: SeriesKey, run_id: str = LIVE) -> int:
         """Id of a series, asked for once: whoever writes knows that the ledger is the same one."""
-        if key not in self._ids:
-            found = super()._series(key)
+        name = (key, RunId(run_id).recorded)
+        if name not in self._ids:
+            found = super()._series(key, run_id)
             if found < 0:
                 return found
-            self._ids[key] = found
-        return self._ids[key]
+            self._ids[name] = found
+        return self._ids[name]
 
-    def _series_id(self, connection: sa.Connection, key: SeriesKey) -> int:
-        return self._series_ids(connection, {key})[key]
+    def _series_id(self, connection: sa.Connection, key: SeriesKey, run_id: str = LIVE) -> int:
+        """Id of exactly this series of exactly this run, which is added if it is new."""
+        if run_id == LIVE and (key, LIVE) in self._ids:
+            return self._ids[key, LIVE]
+        found = _own_series(connection, {key}, run_id).get(key)
+        if found is None:
+            row = {**series_names(key), "run_id": run_id}
+            found = connection.scalars(t.series.insert().returning(t.series.c.id), row).one()
+            self._ids.pop((key, run_id), None)  # until now the live one stood for it
+        return found
 
-    def _series_ids(self, connection: sa.Connection, keys: Collection[SeriesKey]) -> dict[SeriesKey, int]:
-        """The ids of series, of which those that are new are added."""
-        if all(key in self._ids for key in keys):
-            return {key: self._ids[key] for key in keys}
-        names = {(key.exchange, key.symbol, str(key.timeframe)): key for key in keys}
-        columns = (t.series.c.exchange, t.series.c.symbol, t.series.c.timeframe)
-        query = sa.select(*columns, t.series.c.id)
-        if len(keys) == 1:
-            query = query.where(*(column == name for column, name in zip(columns, next(iter(names)), strict=True)))
-        found = {names[row[:3]]: row.id for row in connection.execute(query) if row[:3] in names}
-        for (exchange, symbol, timeframe), key in names.items():
-            if key not in found:
-                row = {"exchange": exchange, "symbol": symbol, "timeframe": timeframe, "calendar": key.calendar}
-                found[key] = connection.scalars(t.series.insert().returning(t.series.c.id), row).one()
+    def _series_of_run(
+        self, connection: sa.Connection, keys: AbstractSet[SeriesKey], run_id: str
+    ) -> dict[SeriesKey, int]:
+        """Ids of the series whose bars settle a run: its own where it has any, else the live ones, added if new."""
+        found = {key: self._ids[key, run_id] for key in keys if (key, run_id) in self._ids}
+        for run in (run_id, LIVE):
+            found |= _own_series(connection, keys - found.keys(), run)
+        found |= {key: self._series_id(connection, key) for key in keys - found.keys()}
         return found
 
     def _add_models(self, connection: sa.Connection, forecasts: Sequence[OHLCForecast]) -> None:
@@ -297,6 +336,18 @@ class SqlStore(Reading):
             there = read_forecast(forecast.key, there, _ask(connection, reading.STEPS, id=there.id))
         if not same_forecast(there, forecast):
             raise LedgerConflict(f"{forecast.key} {forecast.provenance.ledger_id} at {forecast.cutoff}")
+
+
+def _own_series(connection: sa.Connection, keys: AbstractSet[SeriesKey], run_id: str) -> dict[SeriesKey, int]:
+    """Ids of the series of a run, of those that are there."""
+    if not keys:
+        return {}
+    columns = (t.series.c.exchange, t.series.c.symbol, t.series.c.timeframe, t.series.c.calendar)
+    names = {tuple(series_names(key).values()): key for key in keys}
+    query = sa.select(*columns, t.series.c.id).where(t.series.c.run_id == run_id)
+    if len(keys) == 1:
+        query = query.where(*(column == name for column, name in zip(columns, next(iter(names)), strict=True)))
+    return {names[row[:4]]: row.id for row in connection.execute(query) if row[:4] in names}
 
 
 def _append(connection: sa.Connection, table: sa.Table, rows: Sequence[dict[str, Any]]) -> None:

@@ -1,19 +1,20 @@
-"""Keeping a ledger: how large it is, copies of it, and what may leave it.
+"""Keeping a ledger: how large it is, copies of it, its runs, and what may leave it.
 
-Live forecasts and bars never leave. Whole runs of other doors may: replays and single predictions, whose chains are
-their own.
+Live forecasts and bars never leave. Whole runs of other doors may: replays, with the bars that are theirs alone, and
+single predictions. Their chains are their own.
 """
 
 from __future__ import annotations
 
+from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import sqlalchemy as sa
 
-from forecaster.errors import StoreUnavailable
+from forecaster.errors import ConfigError, LedgerMissing, StoreUnavailable
 from forecaster.ledger import LIVE
-from forecaster.store import migrations, sqlite
+from forecaster.store import migrations, open_database, sqlite
 from forecaster.store import schema as t
 from forecaster.store.database import Database
 from forecaster.store.lease import Lease
@@ -33,9 +34,18 @@ _COUNTED: Final = (
     "run",
     "forecast",
     "forecast_step",
+    "delay",
     "slot",
     "calibration",
 )
+_RUNS: Final = """
+SELECT r.id, r.door, r.started_at, r.plan,
+    (SELECT COUNT(*) FROM forecast f WHERE f.run_id = r.id) AS forecasts,
+    (SELECT COUNT(*) FROM bar b JOIN series n ON n.id = b.series_id WHERE n.run_id = r.id) AS bars
+FROM run r ORDER BY r.started_at, r.id"""
+_OF_FORECASTS: Final = (t.forecast_step.c.forecast_id, t.delay.c.forecast_id)
+_OF_SERIES: Final = (t.bar, t.gap, t.quarantine, t.slot)
+_GUARDED: Final = ("series", "bar", "gap", "quarantine", "run", "forecast", "forecast_step", "delay")
 
 
 @dataclass(frozen=True)
@@ -49,44 +59,77 @@ class StoreFacts:
     forecasts_by_run: dict[str, int]
 
 
+@dataclass(frozen=True)
+class RunFacts:
+    """What a ledger holds of a run.
+
+    Args:
+        id: of the run.
+        door: which of the three doors it came through.
+        started_at: UTC ms at which it ran for the first time.
+        plan: JSON of what decided its forecasts; empty for the live run.
+        forecasts: how many it made.
+        bars: how many versions of bars it alone sees; of the live run, all others.
+    """
+
+    id: str
+    door: str
+    started_at: int
+    plan: str
+    forecasts: int
+    bars: int
+
+
 def facts(url: str) -> StoreFacts:
     """Measure a ledger, beside whoever writes it.
 
     Raises:
-        StoreUnavailable: when there is none, or it cannot be read.
+        LedgerMissing: when there is none.
+        StoreUnavailable: when it cannot be read.
     """
     database = Database(url)
-    try:
-        found = schema(url)
-        if found != SCHEMA:
-            raise StoreUnavailable(database.url, f"expected a ledger of schema {SCHEMA}, found {found or 'none'}")
-        with database.transaction(write=False) as connection:
-            counted = {name: sa.select(sa.func.count()).select_from(t.metadata.tables[name]) for name in _COUNTED}
-            rows = {name: int(connection.scalar(query) or 0) for name, query in counted.items()}
-            by_run = sa.select(t.forecast.c.run_id, sa.func.count()).group_by(t.forecast.c.run_id)
-            forecasts = {run: int(count) for run, count in connection.execute(by_run.order_by(t.forecast.c.run_id))}
-            size = _bytes(connection, database.path)
-        return StoreFacts(database.url, found, size, rows, forecasts)
-    finally:
-        database.close()
+    database.close()
+    with closing(open_database(url)) as asked:
+        rows = {name: int(asked.ask(f"SELECT COUNT(*) AS n FROM {name}", {})[0].n) for name in _COUNTED}  # noqa: S608
+        by_run = asked.ask("SELECT run_id, COUNT(*) AS n FROM forecast GROUP BY run_id ORDER BY run_id", {})
+        size = _bytes_of(database.path) if database.path is not None else _bytes_on_server(asked)
+    return StoreFacts(database.url, SCHEMA, size, rows, {row.run_id: int(row.n) for row in by_run})
+
+
+def runs(url: str) -> list[RunFacts]:
+    """Give all runs of a ledger, by the time at which they ran.
+
+    Raises:
+        LedgerMissing: when there is none.
+        StoreUnavailable: when it cannot be read.
+    """
+    with closing(open_database(url)) as asked:
+        return [
+            RunFacts(row.id, row.door, int(row.started_at), row.plan, int(row.forecasts), int(row.bars))
+            for row in asked.ask(_RUNS, {})
+        ]
 
 
 def schema(url: str) -> int:
-    """The schema of a ledger, 0 when there is none yet."""
-    database = Database(url)
-    try:
+    """The schema of a ledger.
+
+    Raises:
+        LedgerMissing: when there is none.
+    """
+    with closing(Database(url)) as database:
         if database.path is not None and not database.path.exists():
-            return 0
-        with database.transaction(write=False) as connection:
-            return migrations.schema_of(connection)
-    finally:
-        database.close()
+            raise LedgerMissing(database.url)
+        found = migrations.schema_in(database)
+    if not found:
+        raise LedgerMissing(database.url)
+    return found
 
 
 def backup(url: str, to: Path) -> None:
     """Copy an SQLite ledger while it is in use, and check the copy.
 
     Raises:
+        LedgerMissing: when there is none.
         StoreUnavailable: when it cannot be copied, or is of another database, which has tools of its own.
     """
     database = Database(url)
@@ -100,9 +143,10 @@ def vacuum(url: str) -> None:
     """Give back the space that deleted rows have left.
 
     Raises:
+        LedgerMissing: when there is none.
         StoreUnavailable: when another process writes, or the disk has no room for a copy.
     """
-    with _Alone(url) as database, database.engine.connect() as connection:
+    with _Alone(url) as database, database.faults(), database.engine.connect() as connection:
         if database.is_sqlite:
             connection.connection.execute("VACUUM")  # past SQLAlchemy, which would begin a transaction
         else:
@@ -110,27 +154,64 @@ def vacuum(url: str) -> None:
 
 
 def prune(url: str, before: int, *, dry_run: bool) -> dict[str, int]:
-    """Delete the runs that began before a time (UTC ms), but never the live one; returns their forecasts, by run.
+    """Delete the runs that ran before a time (UTC ms), but never the live one; returns their forecasts, by run.
 
     Raises:
+        LedgerMissing: when there is none.
         StoreUnavailable: when another process writes.
     """
-    with _Alone(url) as database, database.transaction() as connection:
-        old = sa.select(t.run.c.id).where(t.run.c.id != LIVE, t.run.c.started_at < before).order_by(t.run.c.id)
-        runs = list(connection.scalars(old))
-        counted = sa.select(sa.func.count()).select_from(t.forecast)
-        found = {run: int(connection.scalar(counted.where(t.forecast.c.run_id == run)) or 0) for run in runs}
-        if not dry_run:
-            _delete(connection, runs)
-    return found
+    if dry_run:
+        return {one.id: one.forecasts for one in runs(url) if _is_old(one, before)}
+    with _Alone(url) as database:
+        old = {one.id: one.forecasts for one in runs(url) if _is_old(one, before)}
+        with database.transaction() as connection:
+            _delete(connection, list(old))
+    return old
+
+
+def delete_runs(url: str, ids: Sequence[str], *, dry_run: bool = False) -> list[RunFacts]:
+    """Delete runs by name, with all that is theirs alone: forecasts, calibration, bars; gives what they held.
+
+    Raises:
+        ConfigError: for the live run, and for a run that is not there; nothing is deleted then.
+        LedgerMissing: when there is none.
+        StoreUnavailable: when another process writes.
+    """
+    if dry_run:
+        return _chosen(runs(url), ids)
+    _chosen(runs(url), ids)
+    with _Alone(url) as database:
+        chosen = _chosen(runs(url), ids)
+        with database.transaction() as connection:
+            _delete(connection, [one.id for one in chosen])
+    return chosen
+
+
+def _chosen(there: Sequence[RunFacts], ids: Sequence[str]) -> list[RunFacts]:
+    known = {one.id: one for one in there if one.id != LIVE}
+    for name in ids:
+        if name == LIVE:
+            raise ConfigError("run", "a replay or a prediction; live forecasts never leave", name)
+        if name not in known:
+            raise ConfigError("run", f"one of {', '.join(known) or 'none: there is only the live run'}", name)
+    return [known[name] for name in dict.fromkeys(ids)]
+
+
+def _is_old(run: RunFacts, before: int) -> bool:
+    return run.id != LIVE and run.started_at < before
 
 
 class _Alone:
-    """A ledger that nobody else writes."""
+    """A ledger that is there, and that nobody else writes."""
 
     def __init__(self, url: str) -> None:
+        schema(url)
         self._database = Database(url)
-        self._lease = Lease(self._database)
+        try:
+            self._lease = Lease(self._database)
+        except BaseException:
+            self._database.close()
+            raise
 
     def __enter__(self) -> Database:
         return self._database
@@ -142,15 +223,19 @@ class _Alone:
 
 def _delete(connection: sa.Connection, runs: Sequence[str]) -> None:
     """Delete whole runs; the triggers that forbid it stand aside until the transaction ends."""
-    tables = ("forecast_step", "forecast", "run")
-    guards = _guards(connection, tables)
+    guards = _guards(connection, _GUARDED) if runs else []
     for drop, _ in guards:
         connection.exec_driver_sql(drop)
     for run in runs:
-        ids = sa.select(t.forecast.c.id).where(t.forecast.c.run_id == run)
-        connection.execute(t.forecast_step.delete().where(t.forecast_step.c.forecast_id.in_(ids)))
-        connection.execute(t.forecast.delete().where(t.forecast.c.run_id == run))
+        forecasts = sa.select(t.forecast.c.id).where(t.forecast.c.run_id == run)
+        for column in _OF_FORECASTS:
+            connection.execute(sa.delete(column.table).where(column.in_(forecasts)))
         connection.execute(t.calibration.delete().where(t.calibration.c.run_id == run))
+        connection.execute(t.forecast.delete().where(t.forecast.c.run_id == run))
+        own = sa.select(t.series.c.id).where(t.series.c.run_id == run)
+        for table in _OF_SERIES:
+            connection.execute(table.delete().where(table.c.series_id.in_(own)))
+        connection.execute(t.series.delete().where(t.series.c.run_id == run))
         connection.execute(t.run.delete().where(t.run.c.id == run))
     for _, make in guards:
         connection.exec_driver_sql(make)
@@ -165,12 +250,10 @@ def _guards(connection: sa.Connection, tables: Sequence[str]) -> list[tuple[str,
     return [(f"DROP TRIGGER {row.name}", row.sql) for row in connection.execute(query) if row.tbl_name in tables]
 
 
-def _bytes(connection: sa.Connection, path: Path | None) -> int:
-    if path is not None:
-        return sum(one.stat().st_size for one in path.parent.glob(f"{path.name}*") if one.name in _parts(path))
-    size: Any = connection.scalar(sa.text("SELECT pg_database_size(current_database())"))
-    return int(size)
+def _bytes_of(path: Path) -> int:
+    parts = {path.name, f"{path.name}-wal", f"{path.name}-journal"}
+    return sum(one.stat().st_size for one in path.parent.iterdir() if one.name in parts)
 
 
-def _parts(path: Path) -> set[str]:
-    return {path.name, f"{path.name}-wal", f"{path.name}-journal"}
+def _bytes_on_server(asked: Any) -> int:
+    return int(asked.ask("SELECT pg_database_size(current_database()) AS n", {})[0].n)

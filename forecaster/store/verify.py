@@ -13,12 +13,14 @@ import numpy as np
 
 from forecaster.bars import COLUMNS, SeriesKey
 from forecaster.errors import ForecasterError
+from forecaster.ledger import LIVE
+from forecaster.sessions import ALWAYS_OPEN
 from forecaster.store.chain import bar_link, first_link, forecast_link
 from forecaster.store.reading import STEPS
 from forecaster.store.rows import CHAINED, TENS, payloads, read_forecast
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from forecaster.store.reading import Asked
 
@@ -26,7 +28,7 @@ _SOME: Final = 1000
 _BARS: Final = "SELECT * FROM bar WHERE series_id = :series AND seq > :after ORDER BY seq LIMIT :some"
 _FORECASTS: Final = """
 SELECT * FROM forecast WHERE series_id = :series AND run_id = :run AND seq > :after ORDER BY seq LIMIT :some"""
-_ALL_STEPS: Final = STEPS.replace("SELECT", f"SELECT step, series_id, target_open, {', '.join(TENS)},")
+_ALL_STEPS: Final = STEPS.replace("SELECT", f"SELECT step, series_id, {', '.join(TENS)},")
 _ORPHANS: Final = {
     "forecast_step without its forecast": """
         SELECT COUNT(*) AS n FROM forecast_step s LEFT JOIN forecast f ON f.id = s.forecast_id WHERE f.id IS NULL""",
@@ -36,6 +38,20 @@ _ORPHANS: Final = {
         SELECT COUNT(*) AS n FROM forecast f LEFT JOIN run r ON r.id = f.run_id WHERE r.id IS NULL""",
     "forecast without its series": """
         SELECT COUNT(*) AS n FROM forecast f LEFT JOIN series s ON s.id = f.series_id WHERE s.id IS NULL""",
+    "series without its run": """
+        SELECT COUNT(*) AS n FROM series s LEFT JOIN run r ON r.id = s.run_id
+        WHERE r.id IS NULL AND s.run_id <> 'live'""",
+    "forecast on the bars of another run": """
+        SELECT COUNT(*) AS n FROM forecast f JOIN series s ON s.id = f.series_id
+        WHERE s.run_id <> 'live' AND s.run_id <> f.run_id""",
+    "forecast_step on the bars of another series than its forecast": """
+        SELECT COUNT(*) AS n FROM forecast_step s JOIN forecast f ON f.id = s.forecast_id
+        WHERE s.series_id <> f.series_id""",
+    "delay without its forecast": """
+        SELECT COUNT(*) AS n FROM delay d LEFT JOIN forecast f ON f.id = d.forecast_id WHERE f.id IS NULL""",
+    "delay that is none: it ends before its forecast was available": """
+        SELECT COUNT(*) AS n FROM delay d JOIN forecast f ON f.id = d.forecast_id
+        WHERE d.available_at < f.available_at""",
     "bar without its series": """
         SELECT COUNT(*) AS n FROM bar b LEFT JOIN series s ON s.id = b.series_id WHERE s.id IS NULL""",
 }
@@ -45,12 +61,15 @@ _ORPHANS: Final = {
 class LedgerCheck:
     """What was found: how many rows of the ledger were read, what is wrong, and where each chain ends.
 
+    `notes` say what is no fault and may surprise: a calendar that has changed since.
+
     `heads` names the last link of each chain. Whoever notes them down can tell later that nothing was cut off an end,
     which a chain by itself cannot show.
     """
 
     rows: int = 0
     errors: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
     heads: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -63,18 +82,26 @@ def verify_ledger(database: Asked, on_rows: Callable[[int], None] = lambda _: No
     """Check a whole ledger. `on_rows` hears of every few hundred rows how many they were.
 
     Raises:
+        LedgerMissing: when there is none.
         StoreUnavailable: when it cannot be read.
     """
     check = LedgerCheck()
-    for series in database.ask("SELECT * FROM series ORDER BY id", {}):
-        key = SeriesKey.of(series.exchange, series.symbol, series.timeframe, series.calendar)
-        _check_bars(database, series.id, key, check, on_rows)
+    every = database.ask("SELECT * FROM series ORDER BY id", {})
+    for series in every:
+        try:
+            key = SeriesKey.of(series.exchange, series.symbol, series.timeframe, series.calendar)
+        except (ForecasterError, ValueError) as error:
+            names = f"{series.exchange} {series.symbol} {series.timeframe} {series.calendar}"
+            check.errors.append(f"{names}: is no series: {error}")
+            continue
+        chain = _Chain(database, series.id, key, series.run_id, _name_of(series, every))
+        _check_bars(chain, check, on_rows)
         runs = "SELECT DISTINCT run_id FROM forecast WHERE series_id = :series ORDER BY run_id"
         for run in database.ask(runs, {"series": series.id}):
-            _check_forecasts(database, series.id, key, run.run_id, check, on_rows)
+            _check_forecasts(chain, run.run_id, check, on_rows)
     for what, query in _ORPHANS.items():
         count = database.ask(query, {})
-        if count and count[0].n:
+        if count[0].n:
             check.errors.append(f"{count[0].n} × {what}")
     return check
 
@@ -83,39 +110,66 @@ def count_rows(database: Asked) -> int:
     """How many rows `verify_ledger` will read."""
     query = "SELECT (SELECT COUNT(*) FROM bar) + (SELECT COUNT(*) FROM forecast) AS n"
     counted = database.ask(query, {})
-    return int(counted[0].n) if counted else 0
+    return int(counted[0].n)
 
 
-def _check_bars(
-    database: Asked, series: int, key: SeriesKey, check: LedgerCheck, on_rows: Callable[[int], None]
-) -> None:
-    link, seq = first_link("bar", key.exchange, key.symbol, str(key.timeframe), key.calendar), 0
-    for row in _each(database, _BARS, {"series": series}, on_rows):
-        name = f"{key} bar {row.open_time} revision {row.revision}"
-        link = bar_link(
-            link, row.open_time, row.revision, [getattr(row, column) for column in COLUMNS], row.first_seen_at
-        )
-        seq = _check_place(name, row, seq, link, check)
+@dataclass(frozen=True)
+class _Chain:
+    """A series whose chains are checked; `run` is whose bars they are."""
+
+    database: Asked
+    id: int
+    key: SeriesKey
+    run: str
+    name: str
+
+    def first(self, kind: str, *more: str) -> bytes:
+        """What stands before the first row."""
+        key = self.key
+        return first_link(kind, key.exchange, key.symbol, str(key.timeframe), key.calendar, *more)
+
+
+def _name_of(series: Any, every: Sequence[Any]) -> str:
+    """The series as people know it, with its calendar where there is another one of these names."""
+    alike = [one for one in every if _known_as(one) == _known_as(series)]
+    name = f"{series.exchange} {series.symbol} {series.timeframe}"
+    return f"{name} on {series.calendar}" if len({one.calendar for one in alike}) > 1 else name
+
+
+def _known_as(series: Any) -> tuple[str, ...]:
+    return series.exchange, series.symbol, series.timeframe
+
+
+def _check_bars(chain: _Chain, check: LedgerCheck, on_rows: Callable[[int], None]) -> None:
+    name, own = (chain.name, ()) if chain.run == LIVE else (f"{chain.name} of run {chain.run}", (chain.run,))
+    link, seq = chain.first("bar", *own), 0
+    for row in _each(chain.database, _BARS, {"series": chain.id}, on_rows):
+        values = [getattr(row, column) for column in COLUMNS]
+        link = bar_link(link, row.open_time, row.revision, values, row.first_seen_at)
+        seq = _check_place(f"{name} bar {row.open_time} revision {row.revision}", row, seq, link, check)
         link = bytes(row.link)
         check.rows += 1
     if seq:
-        check.heads[f"{key} bars"] = link.hex()
+        check.heads[f"{chain.name} bars" if chain.run == LIVE else f"{chain.name} bars of {chain.run}"] = link.hex()
 
 
-def _check_forecasts(
-    database: Asked, series: int, key: SeriesKey, run: str, check: LedgerCheck, on_rows: Callable[[int], None]
-) -> None:
-    link, seq = first_link("forecast", key.exchange, key.symbol, str(key.timeframe), key.calendar, run), 0
-    for row in _each(database, _FORECASTS, {"series": series, "run": run}, on_rows):
-        name = f"{key} {row.model_id} of run {run} at {row.cutoff}"
-        steps = database.ask(_ALL_STEPS, {"id": row.id})
+def _check_forecasts(chain: _Chain, run: str, check: LedgerCheck, on_rows: Callable[[int], None]) -> None:
+    link, seq, lost = chain.first("forecast", run), 0, 0
+    for row in _each(chain.database, _FORECASTS, {"series": chain.id, "run": run}, on_rows):
+        name = f"{chain.name} {row.model_id} of run {run} at {row.cutoff}"
+        steps = chain.database.ask(_ALL_STEPS, {"id": row.id})
         facts = [bool(row.late) if column == "late" else getattr(row, column) for column in CHAINED]
         seq = _check_place(name, row, seq, forecast_link(link, facts, b"".join(payloads(steps))), check)
         link = bytes(row.link)
-        check.errors += [f"{name}: {fault}" for fault in _faults(key, row, steps)]
+        check.errors += [f"{name}: {fault}" for fault in _faults(chain.key, row, steps)]
+        lost += _has_lost_targets(chain.key, row, steps)
         check.rows += 1
+    if lost:
+        count = "1 forecast has" if lost == 1 else f"{lost} forecasts have"
+        where = f"{chain.key} on {chain.key.calendar}"
+        check.notes.append(f"{where}: {count} targets that its calendar no longer has")
     if seq:
-        check.heads[f"{key} forecasts of {run}"] = link.hex()
+        check.heads[f"{chain.name} forecasts of {run}"] = link.hex()
 
 
 def _check_place(name: str, row: Any, before: int, link: bytes, check: LedgerCheck) -> int:
@@ -134,20 +188,35 @@ def _faults(key: SeriesKey, row: Any, steps: Any) -> Iterator[str]:
         return
     try:
         forecast = read_forecast(key, row, steps)
+        targets = key.sessions.next_opens(key.timeframe, row.cutoff, row.horizon).tolist()
     except (ForecasterError, ValueError, TypeError, KeyError) as error:
         yield f"cannot be read: {error}"
         return
     if hashlib.sha256(np.ascontiguousarray(forecast.raw_FHQ, "<f8").tobytes()).hexdigest() != row.payload_sha256:
         yield "its numbers do not fit their checksum"
-    if forecast.target_opens().tolist() != [step.target_open for step in steps]:
+    is_lost = _has_lost_targets(key, row, steps)
+    if targets != [step.target_open for step in steps] and not is_lost:
         yield "its targets are not the bars behind its cutoff"
     tens = np.stack([forecast.quantiles(level) for level in (0.1, 0.5, 0.9)], axis=1).reshape(-1, forecast.horizon).T
     if tens.tolist() != [[getattr(step, column) for column in TENS] for step in steps]:
         yield "the columns q10, q50 and q90 do not fit its quantiles"
-    if bool(row.late) != forecast.is_late:
+    if bool(row.late) != forecast.is_late and not is_lost:
         yield f"expected late to be {forecast.is_late}: asked for at {row.issued_at}, behind a cutoff of {row.cutoff}"
     if not row.cutoff <= row.issued_at <= row.available_at:
         yield f"expected cutoff ≤ issued ≤ available, found {row.cutoff}, {row.issued_at}, {row.available_at}"
+
+
+def _has_lost_targets(key: SeriesKey, row: Any, steps: Any) -> bool:
+    """Whether targets are slots that a calendar of sessions has lost since, and the others are what they should be."""
+    targets = np.array([step.target_open for step in steps], np.int64)
+    if key.calendar == ALWAYS_OPEN or not len(targets) or (np.diff(targets) <= 0).any():
+        return False
+    try:
+        kept = targets[key.sessions.closes_of(key.timeframe, targets) >= 0]
+        expected = key.sessions.next_opens(key.timeframe, row.cutoff, len(kept))
+    except ForecasterError:  # `_faults` has said so
+        return False
+    return len(kept) < len(targets) and bool(targets[0] >= row.cutoff) and np.array_equal(kept, expected)
 
 
 def _each(database: Asked, sql: str, values: dict[str, object], on_rows: Callable[[int], None]) -> Iterator[Any]:

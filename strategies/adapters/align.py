@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 import numpy as np
 import pandas as pd
 
-from forecaster import Bars, OHLCForecast
+from forecaster import Bars, OHLCForecast, RunId
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from numpy.typing import NDArray
 
-    from forecaster import LedgerRow, SeriesKey
+    from forecaster import LedgerRow, ModelId, Run, SeriesKey
 
 STATUSES: Final = ("ok", "late", "stale", "missing")
 """What `fc_status` may say of a row; where it is `ok` the other columns have values, and nowhere else.
@@ -34,10 +34,20 @@ earlier bar. `missing`: there is none up to this bar.
 
 _FIELDS: Final = ("open", "high", "low", "close")
 _SLOTS_PER_READ: Final = 512
+_LIVE: Final = "live"
 
 
 class Ledger(Protocol):
     """What is asked of a ledger; `Forecaster.reader` and `MemoryStore` answer it."""
+
+    def series(self) -> Sequence[SeriesKey]:
+        """Give all series that are there."""
+
+    def runs(self) -> Sequence[Run]:
+        """Give all runs that were recorded."""
+
+    def models(self) -> Sequence[ModelId]:
+        """Give all models that have forecast."""
 
     def history(self, key: SeriesKey, start: int, end: int, run_id: str = "live") -> Sequence[LedgerRow]:
         """Give all models' rows whose cutoff (UTC ms) lies in [start, end)."""
@@ -52,7 +62,7 @@ class Wanted:
         levels: quantile levels inside (0, 1); linear between the model's own.
         steps: 1 is the bar after the cutoff.
         model: name of the model, such as `nano`; may be left out where only one has forecast.
-        run_id: the live run, or that of a replay.
+        run_id: the live run, or that of a replay; `replay-…+4000ms` is that replay, each forecast there 4 s later.
         decision_lag_ms: how long after a bar's close the strategy decides.
 
     Raises:
@@ -117,7 +127,8 @@ def align(
 
     Args:
         bars: `Bars`, or a frame with a close and the open time of each bar: in the column `date`, else in its index;
-            times without a zone are UTC. All its bars have closed.
+            times without a zone are UTC, and a date that is written in any zone is that of its session. All its bars
+            have closed.
         forecasts: a ledger, or recorded forecasts in hand.
         wanted: which forecasts, and which columns of them.
         key: the series of a frame.
@@ -129,8 +140,8 @@ def align(
         `fc_status`, one of `STATUSES`; `fc_available_at` (UTC).
 
     Raises:
-        ValueError: for a frame that does not hold bars of `key`, or for forecasts of another series or without what
-            was asked for.
+        ValueError: for a frame that does not hold bars of `key`; for a run or a model that the ledger does not know,
+            with those that it knows; for forecasts of another series or without what was asked for.
     """
     frame = bars.frame if isinstance(bars, Bars) else bars
     key = bars.key if isinstance(bars, Bars) else key
@@ -160,10 +171,7 @@ def closes_of(frame: pd.DataFrame, key: SeriesKey) -> NDArray[np.int64]:
     times = pd.Index(frame["date"]) if "date" in frame.columns else frame.index
     if not isinstance(times, pd.DatetimeIndex):
         raise _unexpected("frame", "open times in the column date or in the index", times.dtype)
-    if times.tz is not None:
-        times = times.tz_convert("UTC").tz_localize(None)
-    labels_T = times.to_numpy().astype("datetime64[ms]").astype(np.int64)
-    opens_T = key.sessions.opens_of_labels(key.timeframe, labels_T)
+    opens_T = key.opens_of(times)
     closes_T = key.sessions.closes_of(key.timeframe, opens_T)
     if (closes_T < 0).any():
         raise _unexpected("frame", f"bars of {key} on the grid of {key.calendar}", times[closes_T < 0][0])
@@ -190,11 +198,28 @@ def _made(
     forecasts: Ledger | Sequence[OHLCForecast], key: SeriesKey, wanted: Wanted, cutoff_T: NDArray[np.int64]
 ) -> Iterable[_Made]:
     """Give the forecasts that may belong to the bars."""
-    if not len(cutoff_T):
-        return ()
     if isinstance(forecasts, Sequence):
-        return (_made_of(one, key, wanted) for one in forecasts)
-    return _made_between(forecasts, key, wanted, cutoff_T)
+        _check_known("model", wanted.model, {one.provenance.model_id for one in forecasts})
+        return (_made_of(one, key, wanted) for one in forecasts) if len(cutoff_T) else ()
+    known = {f"{one} on {one.calendar}" for one in forecasts.series()}
+    _check_known("key", f"{key} on {key.calendar}", known)
+    _check_run(forecasts, wanted.run_id)
+    _check_known("model", wanted.model, {one.name for one in forecasts.models()})
+    return _made_between(forecasts, key, wanted, cutoff_T) if len(cutoff_T) else ()
+
+
+def _check_run(ledger: Ledger, run_id: str) -> None:
+    """Refuse a run that the ledger does not have; the live one may not have begun."""
+    recorded = RunId(run_id).recorded
+    known = {str(one.id) for one in ledger.runs()} | {_LIVE}
+    if recorded not in known:
+        raise _unexpected("run_id", f"one of {', '.join(sorted(known))}", run_id)
+
+
+def _check_known(what: str, name: str | None, known: set[str]) -> None:
+    """Refuse a name that is not among the known ones; where there are none yet, any may be right."""
+    if name is not None and known and name not in known:
+        raise _unexpected(what, f"one of {', '.join(sorted(known))}", name)
 
 
 def _made_between(ledger: Ledger, key: SeriesKey, wanted: Wanted, cutoff_T: NDArray[np.int64]) -> Iterator[_Made]:
@@ -213,8 +238,7 @@ def _made_of_rows(rows: list[LedgerRow], wanted: Wanted) -> _Made:
     if horizon >= max(wanted.steps):
         values = {(row.field, row.step): row.values_Q for row in rows}
         values_FHQ = np.array([[values[field, step] for step in wanted.steps] for field in wanted.read_fields])
-    model = first.model_id.partition("@")[0]
-    return _Made(model, first.cutoff, first.available_at, first.quantile_levels, horizon, values_FHQ)
+    return _Made(first.model_id.name, first.cutoff, first.available_at, first.quantile_levels, horizon, values_FHQ)
 
 
 def _made_of(one: OHLCForecast, key: SeriesKey, wanted: Wanted) -> _Made:

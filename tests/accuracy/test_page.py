@@ -113,9 +113,9 @@ def make_lognormal(key, bars, i, centre, scales, model, *, late=False):  # noqa:
     return OHLCForecast(key, cutoff, CHRONOS_LEVELS, raw_FHQ, served_FHQ, made, issued, issued + 10 + i)
 
 
-def gathered(store, bars, *, model="nano", as_of=None, run_id=LIVE):
+def gathered(store, bars, *, model="nano", as_of=None, run_id=LIVE, door=LIVE):
     """A section, and what it is of."""
-    scope = Scope(model, run_id, int(bars.close_time[-1]) + 1000 if as_of is None else as_of)
+    scope = Scope(model, run_id, int(bars.close_time[-1]) + 1000 if as_of is None else as_of, door=door)
     return section(store, bars.key, scope, lambda _: None), scope
 
 
@@ -412,10 +412,69 @@ def test_an_old_forecast_is_stale(tmp_path, ledger):
 
 
 def test_a_forecast_of_later_is_not_the_newest(ledger):
-    """As things stood then, it was not there."""
-    one, _ = gathered(*ledger, as_of=int(ledger[1].close_time[-1]) - 1)
+    """As things stood then, the one before was."""
+    _, bars = ledger
+    one, _ = gathered(*ledger, as_of=int(bars.close_time[-1]) - 1)
 
-    assert one.newest is None
+    assert one.newest.cutoff == bars.close_time[-2]
+
+
+def delayed(store, bars, delays):
+    """A ledger of the same forecasts under the run `slow`, each available so many ms after its cutoff."""
+    store.add_run(Run("slow", "predict", 0))
+    for i, delay in enumerate(delays):
+        made = make_lognormal(bars.key, bars, i, bars.close[BEFORE + i], (1, 1), "nano")
+        made = replace(made, issued_at=made.cutoff, available_at=made.cutoff + delay)
+        store.add_forecasts([made], "slow")
+
+
+@pytest.mark.parametrize(
+    ("delays", "words"),
+    [
+        (
+            [5, 5, 5, 5],
+            "All 4 settled forecasts were in the ledger before the first bar that they forecast had closed.",
+        ),
+        ([5, 3_599_999, 3_600_000, 9_000_000], "2 of 4 settled forecasts were in the ledger before the first bar"),
+        ([3_600_000] * 4, "0 of 4 settled forecasts were in the ledger before the first bar"),
+    ],
+    ids=["all in time", "half of them", "none"],
+)
+def test_how_many_were_there_in_time_is_counted(tmp_path, delays, words):
+    """By when they could be read: one that was asked for in time and came at the bar's close or later did not."""
+    store, bars = make_ledger(cutoffs=5)
+    delayed(store, bars, delays)
+    later = int(bars.close_time[-1]) + 10_000_000
+    read = written(tmp_path, store, bars, run_id="slow", door="predict", as_of=later)
+
+    assert gathered(store, bars, run_id="slow", as_of=later)[0].evidence.service.late == 0
+    assert any(text.startswith(words) for text in read.texts)
+    assert any("count in no score" in text for text in read.texts) == words.startswith(("0", "2"))
+
+
+def test_late_live_forecasts_are_not_said_to_have_been_in_time(page):
+    assert any(text.startswith("57 of 59 settled forecasts were in the ledger before") for text in page.texts)
+    assert any("In time: 57. Too late to count: 2." in text for text in page.texts)
+
+
+def test_nothing_is_said_of_times_while_nothing_has_settled(tmp_path):
+    store, bars = make_ledger(cutoffs=1)
+
+    assert "No forecast has settled yet." in written(tmp_path, store, bars).texts
+
+
+def test_a_replay_is_not_said_to_have_been_there_in_time(tmp_path):
+    """Its times are set; the page says what it proves, what it does not, and calls no forecast stale."""
+    store, bars = make_ledger(cutoffs=5)
+    delayed(store, bars, [4_000] * 4)
+    read = written(tmp_path, store, bars, run_id="slow", door="replay")
+    text = " ".join(read.texts)
+
+    assert "This run is a replay." in text
+    assert "does not prove that a forecast was available before its bar closed" in text
+    assert "Available 4,000 ms after their cutoff, as this replay is read." in text
+    for words in ("in the ledger before", "in time", "In time", "From asked for", "stale", "should exist"):
+        assert words not in text
 
 
 def test_every_score_is_in_the_table(page, ledger):
@@ -646,6 +705,7 @@ def test_prices_have_six_digits(value, shown):
 
 def test_names_are_as_short_as_they_can_be():
     assert short_names(["nano@1", "nano@2", "garch@1"]) == {"nano@1": "nano@1", "nano@2": "nano@2", "garch@1": "garch"}
+    assert short_names(["/me@home@1", "/me@work@1"]) == {"/me@home@1": "/me@home", "/me@work@1": "/me@work"}
 
 
 def test_forms_are_told_apart(ledger):

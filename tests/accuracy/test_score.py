@@ -437,6 +437,14 @@ def test_a_total_is_over_revisions_of_a_model():
     assert (scored(steps).total("nano", "close").n, scored(steps).total("nano", "close").mae) == (2, 2.0)
 
 
+def test_a_model_whose_name_holds_an_at_sign_is_found_by_its_name():
+    """A folder may hold one."""
+    scores = scored(make_steps([90, 100, 110], [101.0, 103.0], models=["/me@home@1", "/me@home@2"]))
+
+    assert scores.total("/me@home", "close").n == 2
+    assert scores.total("/me", "close").n == 0
+
+
 def test_reports_are_in_order():
     """By series, model, step and field, whatever came first."""
     scores = Scores([measure(*random_steps(1, key=ETHER)), measure(*random_steps())])

@@ -16,10 +16,11 @@ from forecaster.accuracy.significance import diebold_mariano, skill_interval
 from forecaster.accuracy.trace import Traces
 from forecaster.accuracy.trust import judge, may_be_best, trust
 from forecaster.errors import InvalidContext
+from forecaster.forecast import ModelId
 from tests.builders import HOUR_MS, make_key
 from tests.forecast_builders import CUTOFF, make_past, make_steps
 
-MODEL = "nano@1"
+MODEL = ModelId("nano@1")
 WALK = "random_walk@1"
 
 
@@ -133,7 +134,7 @@ def test_a_rival_is_compared_with_on_the_cutoffs_that_both_forecast():
     """Skill is 1 - loss / the rival's; the other way round it is below 0."""
     traces = three_models(garch_from=40)
     one, other = traces.of(make_key(), MODEL).of(), traces.of(make_key(), "garch@1").of()
-    found = judge(traces, (make_key(), MODEL), rival="garch@1")
+    found = judge(traces, (make_key(), MODEL), rival=ModelId("garch@1"))
     back = judge(traces, (make_key(), "garch@1"), rival=MODEL)
 
     assert (found.n, found.rival) == (80, "garch")
@@ -141,6 +142,14 @@ def test_a_rival_is_compared_with_on_the_cutoffs_that_both_forecast():
     assert found.p_value == diebold_mariano(one.loss_U[40:], other.loss_U, 0).p_value
     assert found.words == "worse than the garch (p < 0.001)"
     assert (back.skill, back.rival) == (pytest.approx(1 - other.loss_U.sum() / one.loss_U[40:].sum()), "nano")
+
+
+def test_a_rival_whose_name_holds_an_at_sign_is_called_by_all_of_it():
+    """A folder may hold one; the digest behind the last one may not."""
+    steps = make_steps([[88, 98, 108], [86, 96, 106]] * 40, 100.0, models=[MODEL, "/me@home@1"] * 40, cutoff=hours(40))
+    losses = measure(steps, make_past(np.full(41, 100.0), cutoff=CUTOFF + 39 * HOUR_MS))
+
+    assert judge(Traces([losses]), (make_key(), MODEL), rival=ModelId("/me@home@1")).rival == "/me@home"
 
 
 def test_who_may_be_best():

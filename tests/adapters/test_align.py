@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from forecaster import MemoryStore, SeriesKey
 from forecaster.bars import FIELDS, Bars
 from forecaster.forecast import CHRONOS_LEVELS
-from forecaster.ledger import Run
-from forecaster.store import open_reader
+from forecaster.ledger import Run, RunId
+from forecaster.store import open_reader, open_store
 from strategies.adapters.align import Wanted, align
 from tests.adapters.scene import KEY, LAG_MS, forecast_of, make_scene, write_ledger
 from tests.builders import HOUR_MS, make_bars, make_key, utc_ms
@@ -261,9 +261,74 @@ def test_model_and_run(bars):
 
     assert_same(align(bars, store, wanted), align(bars, nano, wanted))
     assert set(align(bars, store, Wanted(model="nano"))["fc_status"]) == {"missing"}
-    assert set(align(bars, store, Wanted(model="other", run_id="replay-1"))["fc_status"]) == {"missing"}
     with pytest.raises(ValueError, match="model: expected the name of one of nano, random_walk, found None"):
         align(bars, store, Wanted(run_id="replay-1"))
+
+
+@pytest.mark.parametrize(
+    ("wanted", "words"),
+    [
+        (Wanted(model="nanoo", run_id="replay-1"), "model: expected one of nano, random_walk, found nanoo"),
+        (Wanted(model="nanoo"), "model: expected one of nano, random_walk, found nanoo"),
+        (Wanted(model="nano", run_id="replay-2"), "run_id: expected one of live, replay-1, found replay-2"),
+        (Wanted(model="nano", run_id="replay-2+50ms"), r"run_id: expected one of live, replay-1, found replay-2\+50ms"),
+        (Wanted(model="nano", run_id="replay-1", levels=(0.999,)), r"levels: expected 0.01 to 0.99, found 0.999"),
+        (Wanted(model="nano", run_id="replay-1", steps=(9,)), r"steps: expected 1 to 3, found \(9,\)"),
+    ],
+)
+@pytest.mark.parametrize("kept", ["memory", "sqlite"])
+def test_names_that_the_ledger_does_not_know(bars, tmp_path, kept, wanted, words):
+    """Never a column of NaN that looks like a market without forecasts; the known names are in the error."""
+    store = open_store("memory:" if kept == "memory" else f"sqlite:///{tmp_path}/ledger.db")
+    store.add_run(Run("replay-1", "replay", 0))
+    for name in ("nano", "random_walk"):
+        store.add_forecasts([replace(one, provenance=make_provenance(name)) for one in forecasts_of(bars)], "replay-1")
+    with pytest.raises(ValueError, match=words):
+        align(bars, store, wanted)
+    store.close()
+
+
+@pytest.mark.parametrize("names", [{"symbol": "BTC/USD"}, {"exchange": "kraken"}, {"calendar": "CMES"}])
+def test_a_series_that_the_ledger_does_not_know(bars, names):
+    """A slip in its name is no market without forecasts; so is another calendar."""
+    store = open_store("memory:")
+    store.add_run(Run("replay-1", "replay", 0))
+    store.add_forecasts(forecasts_of(bars), "replay-1")
+    other = make_key(**{"exchange": KEY.exchange, "symbol": KEY.symbol, "timeframe": str(KEY.timeframe)} | names)
+    with pytest.raises(ValueError, match=f"key: expected one of {KEY} on {KEY.calendar}, found {other.exchange}"):
+        align(make_bars(other, 50), store, Wanted(model="nano", run_id="replay-1"))
+
+
+def test_a_model_that_no_forecast_in_hand_has(bars):
+    with pytest.raises(ValueError, match="model: expected one of nano, found nanoo"):
+        align(bars, forecasts_of(bars), Wanted(model="nanoo"))
+
+
+def test_before_the_first_forecast_every_name_may_be_right(bars):
+    """A bot may start before the service's first close: nothing is there, and nothing is refused."""
+    assert set(align(bars, MemoryStore(), Wanted(model="nano"))["fc_status"]) == {"missing"}
+    assert set(align(bars, [], Wanted(model="nano"))["fc_status"]) == {"missing"}
+
+
+@pytest.mark.parametrize(("latency_ms", "status"), [(0, "ok"), (4_000, "ok"), (LAG_MS, "ok"), (LAG_MS + 1, "late")])
+def test_a_replay_that_is_read_with_a_latency(bars, latency_ms, status):
+    """The same forecasts, each there so much later: columns as of forecasts in hand that were."""
+    store = in_store(forecasts_of(bars, 0), "replay-1")
+    wanted = Wanted(run_id=RunId("replay-1").delayed(latency_ms))
+    aligned = align(bars, store, wanted)
+
+    assert set(aligned["fc_status"]) == {status}
+    assert_same(aligned, align(bars, forecasts_of(bars, latency_ms), STEP_1))
+
+
+@pytest.mark.parametrize("name", ["nano", "models/nano@v2", "a@b@c"])
+def test_a_name_that_holds_the_mark_of_digests(bars, name):
+    """A folder's name may hold `@`: its forecasts are found by the whole name."""
+    made = [replace(one, provenance=make_provenance(name)) for one in forecasts_of(bars)]
+    aligned = align(bars, in_store(made), Wanted(model=name))
+
+    assert set(aligned["fc_status"]) == {"ok"}
+    assert_same(aligned, align(bars, made, Wanted(model=name)))
 
 
 def test_forecasts_that_end_too_soon(bars):

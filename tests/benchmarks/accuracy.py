@@ -22,6 +22,7 @@ from forecaster.assess import assess, settled_losses
 from forecaster.clock import now_ms
 from forecaster.config import Config
 from forecaster.engine import Forecaster
+from forecaster.forecast import ModelId
 from forecaster.replay import replay
 from forecaster.sources.files import FileSource
 from forecaster.store.memory import MemoryStore
@@ -56,11 +57,11 @@ def verdicts(key: SeriesKey, store: MemoryStore, run_id: str) -> tuple[list[Verd
     """The model against each baseline, served and raw; its coverage by form; the models that may be best."""
     losses = list(settled_losses(store, [key], _EVER, run_id=run_id))
     traces, found = Traces(losses), assess(losses)
-    ids = {name.partition("@")[0]: name for _, name in traces.names}
+    ids = {model_id.name: model_id for _, model_id in traces.names}
     nano = ids["nano"]
     made = [judge(traces, (key, nano), form, rival=ids[name]) for form in (SERVED, RAW) for name in BASELINES]
     coverage = {form: found.coverage80[key, nano, form] for form in (SERVED, RAW)}
-    best = ", ".join(sorted(NAMES.get(name.partition("@")[0], "nano") for name in may_be_best(traces, key)))
+    best = ", ".join(sorted(NAMES.get(ModelId(one).name, "nano") for one in may_be_best(traces, key)))
     return made, coverage, best
 
 

@@ -29,10 +29,13 @@ import torch
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress
 
-from forecaster.model.architecture import Architecture, Chronos2
+from forecaster.config import NANO
+from forecaster.model.architecture import Chronos2
 from forecaster.model.bench import BASE
-from forecaster.model.checkpoint import NANO, NANO_FOLDER, load_checkpoint
+from forecaster.model.checkpoint import load_checkpoint
+from forecaster.model.config_json import Architecture
 from forecaster.model.core import grouped_forward
+from forecaster.model.files import NANO_FOLDER
 from forecaster.model.train import PATCH, TrainingPlan, build_model
 
 if TYPE_CHECKING:

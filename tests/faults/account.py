@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 _FORECASTS: Final = """
 SELECT exchange || ' ' || symbol || ' ' || timeframe AS name, cutoff, m.name AS model, issued_at, available_at, late,
     payload_sha256 AS sha256
-FROM forecast f JOIN series s ON s.id = f.series_id JOIN model m ON m.id = f.model_id WHERE run_id = 'live'"""
+FROM forecast f JOIN series s ON s.id = f.series_id JOIN model m ON m.id = f.model_id WHERE f.run_id = 'live'"""
 _ENDED: Final = frozenset({"done", "failed", "missed"})
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from contextlib import closing
+from contextlib import closing, contextmanager
 
 import pytest
 
 from forecaster.ledger import LIVE, Run, Slot
+from forecaster.store.database import Database
 from forecaster.store.sql import SqlStore
 from tests.builders import HOUR_MS, make_key
 from tests.faults.account import Made, Name, faults, forecasts, lost, newest_close
@@ -103,8 +104,19 @@ def test_work_ahead_of_time_is_none_that_is_owed(url):
     assert any("16 closes without a word at the end" in text for text in faults(url, [KEY], LAST + 16 * HOUR_MS))
 
 
+@contextmanager
+def without_triggers(url):
+    """A ledger that can be changed, which no store would do."""
+    with closing(Database(url)) as database, database.transaction() as connection:
+        for (name,) in connection.exec_driver_sql("SELECT name FROM sqlite_master WHERE type = 'trigger'").fetchall():
+            connection.exec_driver_sql(f"DROP TRIGGER {name}")
+        yield connection
+
+
 def test_forecast_from_before_its_cutoff_is_named(url):
-    write(url, issued_after=-1)
+    write(url)
+    with without_triggers(url) as connection:
+        connection.exec_driver_sql("UPDATE forecast SET issued_at = cutoff - 1")
 
     assert sum("issued before its cutoff" in text for text in faults(url, [KEY], LAST)) == HOURS
 
@@ -112,12 +124,9 @@ def test_forecast_from_before_its_cutoff_is_named(url):
 def test_late_forecast_that_passes_for_timely_is_named(url):
     """What was issued when the next hour had closed is late, whatever the ledger says."""
     write(url, issued_after=HOUR_MS)
-    from forecaster.store.database import Database
 
     assert faults(url, [KEY], LAST) == []
-    with closing(Database(url)) as database, database.transaction() as connection:
-        for (name,) in connection.exec_driver_sql("SELECT name FROM sqlite_master WHERE type = 'trigger'").fetchall():
-            connection.exec_driver_sql(f"DROP TRIGGER {name}")
+    with without_triggers(url) as connection:
         connection.exec_driver_sql("UPDATE forecast SET late = 0")
     assert sum("late is told wrongly" in text for text in faults(url, [KEY], LAST)) == HOURS
 

@@ -10,8 +10,8 @@ import pytest
 
 from forecaster.errors import ModelLoadError
 from forecaster.model.about import describe
-from forecaster.model.checkpoint import NANO_FOLDER
 from forecaster.model.chronos2 import Chronos2OHLCWrapper
+from forecaster.model.files import NANO_FOLDER
 from forecaster.model.reference import REFERENCE_PATCH
 
 

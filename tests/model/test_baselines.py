@@ -383,3 +383,26 @@ def test_an_unknown_name_is_refused_with_those_known():
     known = "random_walk, filtered_historical_simulation, garch, har_range"
     with pytest.raises(ConfigError, match=rf"model\.baselines: expected any of {known}, found 'theta'"):
         baseline("theta")
+
+
+NUMBERS = {
+    "random_walk@1": [40615.21, 40365.2138, 40615.21, 40472.3315, 40284.5132, 40155.1797, 40365.2138, 40262.1133],
+    "filtered_historical_simulation@1": [
+        *(40615.21, 40376.212, 40634.3004, 40453.915, 40273.4387, 40189.3945, 40377.2608, 40265.2492),
+    ],
+    "garch@1": [40615.21, 40366.1272, 40634.4454, 40481.4968, 40257.7377, 40152.7169, 40366.1272, 40265.9821],
+    "har_range@1": [40615.21, 40360.4162, 40635.0454, 40443.709, 40256.2303, 40150.2994, 40359.7704, 40240.3431],
+}
+"""The 0.1 quantiles of open, high, low and close, of two steps each, of bars that are always the same."""
+
+
+@pytest.mark.parametrize("name", ["random_walk", "filtered_historical_simulation", "garch", "har_range"])
+def test_a_version_of_a_baseline_always_forecasts_the_same(name):
+    """Where this fails, the arithmetic has changed: raise `version`, and add its numbers. It is another model."""
+    made = baseline(name)
+    (forecast,) = made.predict([context_of(make_bars(count=200))], 2)
+
+    found = np.concatenate([forecast.quantile(field, 0.1) for field in FIELDS])
+
+    assert forecast.provenance.ledger_id == made.id == f"{name}@{made.version}"
+    np.testing.assert_allclose(found, NUMBERS[made.id], rtol=1e-5)

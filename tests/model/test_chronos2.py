@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -15,15 +18,18 @@ from safetensors.torch import load_file, save_file
 from forecaster.bars import Context
 from forecaster.config import ModelConfig
 from forecaster.errors import InferenceError, InvalidContext, ModelLoadError, NonFiniteForecast
-from forecaster.model import load_model
-from forecaster.model.architecture import Architecture
-from forecaster.model.checkpoint import NANO_FOLDER
+from forecaster.model import load_model, model_id_of
+from forecaster.model.architecture import Chronos2
+from forecaster.model.checkpoint import load_checkpoint
 from forecaster.model.chronos2 import TOKENS_PER_BATCH, Chronos2OHLCWrapper
 from forecaster.model.compilers import CompileSettings
+from forecaster.model.config_json import Architecture
 from forecaster.model.core import Core
+from forecaster.model.files import NANO_FOLDER
 from forecaster.model.reference import REFERENCE_PATCH, reference_patch
 from forecaster.model.train import TrainingPlan, build_model
 from tests.builders import make_bars, make_key
+from tests.model.engines import Toolchain
 
 
 @pytest.fixture(scope="module")
@@ -342,16 +348,131 @@ def test_defaults_are_upstreams():
 PATCHES = ("input_patch_size", "input_patch_stride", "output_patch_size")
 
 
+HUB_ID, COMMIT = "hub:amazon/chronos-2", "29ec3766d36d6f73f0696f85560a422f50e8498c"
+
+
+@pytest.fixture
+def hub(monkeypatch, tmp_path):
+    """A cache of the hub's files, empty and without a network; gives the folder of the commit."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache/models--amazon--chronos-2/snapshots" / COMMIT
+
+
 def test_hub_repository_needs_a_revision():
     with pytest.raises(ModelLoadError, match="pinned revision"):
+        Chronos2OHLCWrapper.from_pretrained(HUB_ID)
+
+
+def test_revision_of_a_folder_is_refused(folder):
+    """It would say nothing of the weights that are there."""
+    with pytest.raises(ModelLoadError, match="expected no revision"):
+        Chronos2OHLCWrapper.from_pretrained(folder, revision=COMMIT)
+
+
+def test_unreachable_hub_is_named(hub):
+    with pytest.raises(ModelLoadError, match="hub:amazon/chronos-2: expected revision 29ec3766"):
+        Chronos2OHLCWrapper.from_pretrained(HUB_ID, revision=COMMIT)
+
+
+def test_folder_in_the_working_directory_is_never_the_hubs(hub, folder, tmp_path, monkeypatch):
+    """Of the same name, with weights of its own."""
+    shutil.copytree(folder, tmp_path / "amazon/chronos-2")
+    monkeypatch.chdir(tmp_path)
+
+    with pytest.raises(ModelLoadError, match="in the cache or on a reachable hub"):
+        Chronos2OHLCWrapper.from_pretrained(HUB_ID, revision=COMMIT)
+
+
+def test_name_that_could_be_either_is_refused_with_both_ways(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    with pytest.raises(ModelLoadError, match=r"hub:amazon/chronos-2 with its revision, or the path of a folder"):
         Chronos2OHLCWrapper.from_pretrained("amazon/chronos-2")
 
 
-def test_unreachable_hub_is_named(monkeypatch, tmp_path):
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(ModelLoadError, match="amazon/chronos-2: expected revision 29ec3766"):
-        Chronos2OHLCWrapper.from_pretrained("amazon/chronos-2", revision="29ec3766d36d6f73f0696f85560a422f50e8498c")
+def test_what_is_recorded_of_a_hub_model_is_what_ran(wrapper, hub):
+    """The digest of the files at the commit, and never what the hub calls them."""
+    shutil.copytree(NANO_FOLDER, hub)
+    loaded = Chronos2OHLCWrapper.from_pretrained(HUB_ID, revision=COMMIT, compile="off")
+    (forecast,), (same,) = (one.predict([make_context()], 4) for one in (loaded, wrapper))
+
+    assert forecast.provenance.ledger_id == f"{HUB_ID}@{same.provenance.revision}"
+    assert forecast.provenance.weights_sha256 == same.provenance.weights_sha256
+
+
+def test_bundled_model_has_the_id_that_ledgers_know(wrapper):
+    """Trust and calibration of a ledger go by it: another one would start them anew."""
+    (forecast,) = wrapper.predict([make_context()], 4)
+
+    assert forecast.provenance.ledger_id == wrapper.id == "nano@6f9a56fd2b85"
+
+
+def test_same_weights_under_another_architecture_are_another_model(wrapper, folder):
+    """Positions that turn more slowly: other forecasts, and another identity for them."""
+    ids = [wrapper.id.digest]
+    for change in (configured(rope_theta=20_000.0), limited(time_encoding_scale=100)):
+        change(folder)
+        loaded = Chronos2OHLCWrapper.from_pretrained(folder, compile="off")
+        (forecast,) = loaded.predict([make_context()], 4)
+        ids.append(forecast.provenance.revision)
+
+        assert not np.array_equal(forecast.raw_FHQ, wrapper.predict([make_context()], 4)[0].raw_FHQ)
+        assert forecast.provenance.weights_sha256 == hashlib.sha256(weights_of(NANO_FOLDER)).hexdigest()
+        assert forecast.provenance.ledger_id == loaded.id
+    assert len(set(ids)) == 3
+
+
+def test_what_decides_no_forecast_is_no_part_of_the_identity(wrapper, folder):
+    """Spelling, order, defaults that are written out, and keys that nobody here reads."""
+    config = json.loads((folder / "config.json").read_text())
+    written = {"transformers_version": "9.9", **dict(reversed(config.items()))}
+    (folder / "config.json").write_text(json.dumps({name: written[name] for name in written if name != "reg_token_id"}))
+
+    assert Chronos2OHLCWrapper.from_pretrained(folder, compile="off").id.digest == wrapper.id.digest
+
+
+def test_identity_is_told_without_loading(wrapper, folder, hub):
+    """From the files alone: what asks other processes to forecast need not load weights to name the run."""
+    shutil.copytree(NANO_FOLDER, hub)
+    configs = [ModelConfig(), ModelConfig(id=str(folder)), ModelConfig(id=HUB_ID, revision=COMMIT)]
+    configured(rope_theta=20_000.0)(folder)
+
+    assert [model_id_of(one) for one in configs] == [load_model(one).id for one in configs]
+    assert len({model_id_of(one).digest for one in configs}) == 2
+
+
+@pytest.mark.processes
+def test_identity_is_told_without_torch():
+    """A replay whose forecasts are made elsewhere starts without it."""
+    program = (
+        "import sys; from forecaster.config import ModelConfig; from forecaster.model import model_id_of; "
+        "print(model_id_of(ModelConfig()), 'torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+
+    assert done.stdout.split() == ["nano@6f9a56fd2b85", "False"]
+
+
+def test_compiled_code_of_another_architecture_is_not_looked_for(folder, tmp_path, monkeypatch):
+    """Code that was built for these weights under other positions computes something else."""
+    kept, loaded = tmp_path / "compiled", []
+    for change in (lambda _: None, configured(rope_theta=20_000.0)):
+        change(folder)
+        toolchain = Toolchain(load_checkpoint(str(folder), None, "cpu")[0])
+        toolchain.install(monkeypatch)
+        wrapper = Chronos2OHLCWrapper.from_pretrained(folder, compile=CompileSettings("on", folder=kept))
+        wrapper.warm_up([(2, 64, 4)])
+        wrapper.unload()
+        loaded.append({about["build"] for about in toolchain.loaded})
+
+    assert all(loaded)
+    assert not loaded[0] & loaded[1]
+    assert len(list(kept.glob("*.pt2"))) == 2
+
+
+def weights_of(folder):
+    return (folder / "model.safetensors").read_bytes()
 
 
 def test_absent_device_is_named():
@@ -363,7 +484,10 @@ def test_absent_device_is_named():
 def test_threads_share_a_model():
     """16 threads, 20 calls each: every answer is bit by bit that of a call alone."""
     plan = TrainingPlan(num_layers=1, d_model=32, d_kv=16, d_ff=32, num_heads=2)
-    wrapper = Chronos2OHLCWrapper(build_model(plan).eval(), "small", "random", "0" * 64, "off")
+    upstream = build_model(plan)
+    model = Chronos2(Architecture.model_validate(upstream.config.to_dict()))
+    model.load_state_dict(upstream.state_dict())
+    wrapper = Chronos2OHLCWrapper(model.eval(), "small", "0" * 64, "off")
     contexts = [make_context(32, seed=seed) for seed in range(8)]
     alone = [wrapper.predict([context], 4)[0].raw_FHQ for context in contexts]
 

@@ -8,13 +8,16 @@ test_real_builds.py.
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import stat
+import tempfile
 import threading
 import time
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -275,11 +278,22 @@ def test_what_we_did_not_write_is_quarantined(checkpoint, folder, built, toolcha
 
 
 def refuse_foreign_owner(folder, monkeypatch):
-    monkeypatch.setattr(artifacts.os, "getuid", lambda: folder.stat().st_uid + 1)
+    lstat = Path.lstat
+
+    def foreign(path):
+        found = list(lstat(path))
+        found[4] += path == folder
+        return os.stat_result(found)
+
+    monkeypatch.setattr(Path, "lstat", foreign)
 
 
 def refuse_open_folder(folder, monkeypatch):
     folder.chmod(0o777)
+
+
+def refuse_open_parent(folder, monkeypatch):
+    folder.parent.chmod(0o777)
 
 
 def refuse_no_folder(folder, monkeypatch):
@@ -292,6 +306,7 @@ def refuse_no_folder(folder, monkeypatch):
     [
         (refuse_foreign_owner, "to be our own folder"),
         (refuse_open_folder, "with mode 700, found 777"),
+        (refuse_open_parent, "to be writable by its owner alone, found 777"),
         (refuse_no_folder, "cannot be made"),
     ],
 )
@@ -330,6 +345,19 @@ def test_file_that_is_no_package(checkpoint, folder, toolchain):
     assert toolchain.loaded == [text_of(folder)]
 
 
+def test_code_is_not_built_where_others_could_replace_it(checkpoint, toolchain, tmp_path, monkeypatch):
+    """It would be loaded from there; forecasts are eager, and one warning says why."""
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    shared.chmod(0o777)
+    monkeypatch.setattr(tempfile, "tempdir", str(shared))
+    engines = make_engines(checkpoint, tmp_path / "compiled")
+
+    survives(engines, checkpoint, warning=f"expected {shared} to be writable by its owner alone", state=State.COOLING)
+
+    assert toolchain.loaded == []
+
+
 def test_files_are_made_for_their_owner_alone(checkpoint, built):
     key = ArtifactKey.of(checkpoint[1], library_versions(), torch.device("cpu"), SHAPE)
 
@@ -339,7 +367,7 @@ def test_files_are_made_for_their_owner_alone(checkpoint, built):
 
 def test_every_part_of_the_key_counts(checkpoint):
     key = ArtifactKey.of(checkpoint[1], library_versions(), torch.device("cpu"), SHAPE)
-    parts = ("weights_sha256", "versions", "hardware", "dtype", "threads", "shape")
+    parts = ("model_sha256", "versions", "hardware", "dtype", "threads", "shape")
 
     assert len({key.digest, *(replace(key, **{part: "other"}).digest for part in parts)}) == len(parts) + 1
 

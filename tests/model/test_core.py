@@ -13,7 +13,8 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from forecaster.model.architecture import Architecture, Chronos2
+from forecaster.model.architecture import Chronos2
+from forecaster.model.config_json import Architecture
 from forecaster.model.core import SMALLEST_SCALE, Core, Missing, Shape, standardise, why_outside
 from forecaster.model.train import PATCH, TrainingPlan, build_model
 from tests.benchmarks.equality import (

@@ -16,8 +16,9 @@ from safetensors.torch import load_file
 from forecaster.bars import FIELDS, Bars, Context
 from forecaster.errors import ConfigError, ModelLoadError, NotEnoughBars
 from forecaster.model.about import describe
-from forecaster.model.checkpoint import NANO_FOLDER, load_checkpoint
+from forecaster.model.checkpoint import load_checkpoint
 from forecaster.model.chronos2 import Chronos2OHLCWrapper
+from forecaster.model.files import NANO_FOLDER
 from forecaster.model.finetune import FinetunePlan, Windows, finetune, fit
 from forecaster.model.reference import REFERENCE_PATCH, reference_bars
 from forecaster.model.upstream import to_upstream

@@ -14,9 +14,9 @@ from PIL import Image
 from forecaster.errors import ConfigError
 from forecaster.model import loss as losses
 from forecaster.model import train as training
-from forecaster.model.checkpoint import NANO_FOLDER
 from forecaster.model.chronos2 import Chronos2OHLCWrapper
 from forecaster.model.core import Core, Missing, Shape, standardise
+from forecaster.model.files import NANO_FOLDER
 from forecaster.model.loss import Standard, losses_of, quantile_loss
 from forecaster.model.train import PATCH, Batch, TrainingPlan, build_model, draw_batch, train
 from tests.builders import make_bars

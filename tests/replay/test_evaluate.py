@@ -10,7 +10,7 @@ import pytest
 from forecaster.accuracy.significance import diebold_mariano
 from forecaster.bars import FIELDS, Bars, Context
 from forecaster.errors import InvalidContext, NotEnoughBars
-from forecaster.forecast import CHRONOS_LEVELS, OHLCForecast, Provenance, repair
+from forecaster.forecast import CHRONOS_LEVELS, ModelId, OHLCForecast, Provenance, repair
 from forecaster.model.baselines import FilteredHistoricalSimulation, RandomWalk
 from forecaster.replay.evaluate import (
     SIMULATION,
@@ -40,6 +40,10 @@ class Stencil:
         self.levels = levels
         self.name = name
         self.seen = []
+
+    @property
+    def id(self):
+        return ModelId.of(self.name, "1")
 
     def predict(self, contexts, horizon):
         self.seen += contexts

@@ -8,8 +8,10 @@ import pytest
 
 from forecaster.bars import FIELDS, Bars
 from forecaster.export import CUTOFFS, frames
-from forecaster.ledger import Run
+from forecaster.ledger import Run, RunId
 from forecaster.replay import replay
+from forecaster.replay.cutoffs import named_cutoffs
+from forecaster.replay.replay import replay_all
 from forecaster.store.memory import MemoryStore
 from tests.builders import make_bars, make_key
 from tests.forecast_builders import CUTOFF, make_forecast, make_provenance
@@ -86,11 +88,9 @@ def test_several_series_one_after_the_other():
     """Each with its own prices, in the order in which they are asked for."""
     one, other = make_bars(count=40), make_bars(make_key(symbol="ETH/USDT"), count=40, seed=1)
     forecaster = make_forecaster(one, other)
-    for bars in (one, other):
-        run = replay(forecaster, bars, bars.close_time[35:36])
-        forecaster.store.add_run(RUN)
-        forecaster.store.add_forecasts(forecaster.store._of_run(run.id), RUN.id)
-    found = list(frames(forecaster.reader, [other.key, one.key], RUN.id))
+    model = forecaster.config.model
+    run = replay_all(forecaster, [named_cutoffs(bars, model, bars.close_time[35:36]) for bars in (one, other)])
+    found = list(frames(forecaster.reader, [other.key, one.key], run.id))
     first = [frame[(frame.field == "close") & (frame.step == 1)].actual.tolist() for frame in found]
 
     assert [frame.symbol.unique().tolist() for frame in found] == [["ETH/USDT"], ["BTC/USDT"]]
@@ -141,3 +141,18 @@ def test_a_level_that_a_model_does_not_give():
 
 def test_a_run_that_is_not_there():
     assert list(frames(store_with(make_bars()), [make_key()], "replay-9")) == []
+
+
+def test_a_latency_is_in_every_line():
+    """The run as it was asked for, and times as much later; the prices that came are the replay's own."""
+    bars = make_bars(count=60)
+    forecaster = make_forecaster(bars)
+    forecaster.store.add_bars(Bars(bars.key, bars.open_time, bars.ohlcv_TF * 2))
+    at_once = replay(forecaster, bars)
+    (plain,) = frames(forecaster.reader, [bars.key], at_once.id)
+    (later,) = frames(forecaster.reader, [bars.key], RunId(at_once.id).delayed(1_500))
+
+    assert set(later.run) == {f"{at_once.id}+1500ms"}
+    assert set(later.available_at - plain.available_at) == {pd.Timedelta(1_500, "ms")}
+    assert later.drop(columns=["run", "available_at"]).equals(plain.drop(columns=["run", "available_at"]))
+    assert plain.actual.max() < 60_000

@@ -107,6 +107,20 @@ def test_everything_can_be_made_again(ledger):
     assert report.ok
 
 
+class AtHome(NamedWalk):
+    """A model whose name holds the sign that divides an id."""
+
+    name = "models/nano@2024"
+
+
+def test_a_model_with_an_at_in_its_name(tmp_path):
+    url = f"sqlite:///{tmp_path}/ledger.db"
+    live(url, models=[AtHome(), RandomWalk()])
+    report = prove(url, models=[AtHome(), RandomWalk()])
+
+    assert (report.checked, report.identical, report.left_out) == (90, 90, {})
+
+
 def test_without_calibration(tmp_path):
     """What was served is compared with what is configured."""
     url = f"sqlite:///{tmp_path}/ledger.db"

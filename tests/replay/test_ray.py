@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from contextlib import closing
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import pytest
 from forecaster import Forecaster
 from forecaster.bars import FIELDS, Context
 from forecaster.config import Config
+from forecaster.errors import ConfigError
 from forecaster.forecast import same_forecast
 from forecaster.replay import replay
 from forecaster.replay.ray import Workers
@@ -46,7 +48,17 @@ def alone(config):
 
 
 @pytest.fixture(scope="module")
-def workers(config):
+def session():
+    """A session of Ray that these tests have begun, with room for a few workers on any machine."""
+    import ray  # an extra, which changes sys.excepthook
+
+    ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False, configure_logging=False)
+    yield ray
+    ray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def workers(config, session):
     with Workers(config, 2) as workers:
         yield workers
 
@@ -111,6 +123,35 @@ def test_all_workers_work(config, workers):
 
     assert len(set(pids)) == 2
     assert ["libtorch" in Path(f"/proc/{pid}/maps").read_text() for pid in pids] == [True, True]
+
+
+def test_ray_that_somebody_else_has_begun_goes_on(config, session, workers):
+    """The workers of the block end with it; those of others, their answers and Ray itself stay."""
+    before = workers.pids()
+    with Workers(config, 1) as own:
+        (pid,) = own.pids()
+        there = Path(f"/proc/{pid}").exists()
+    ended = time.monotonic() + 60
+    while Path(f"/proc/{pid}").exists() and time.monotonic() < ended:
+        time.sleep(0.1)
+
+    assert there
+    assert not Path(f"/proc/{pid}").exists()
+    assert session.is_initialized()
+    assert workers.pids() == before
+
+
+def test_an_address_beside_a_session_is_refused(config, workers):
+    """It may be of another cluster than the one that this process is connected to."""
+    with pytest.raises(ConfigError, match="address: expected none"), Workers(config, 1, "ray://elsewhere:10001"):
+        pass
+
+
+def test_workers_are_named_as_what_they_load(config, workers):
+    """Without loading it here."""
+    answers = next(workers([[Context.ending_at(BARS, int(CUTOFFS[0]), 64, 32)]]))
+
+    assert workers.model_ids == [made[0].provenance.ledger_id for made in answers.made]
 
 
 def test_few_batches_are_cut_ahead(workers):

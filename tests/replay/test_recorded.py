@@ -27,9 +27,10 @@ def ledger():
 
 
 def live_trust(store, bars, cutoff):
-    """What a strategy was told at the time."""
+    """What a strategy was told at the time, as soon as the forecast of this cutoff was there."""
+    time = cutoff + 60_000
     with Forecaster(make_config(bars.key), store) as forecaster:
-        return forecaster.trust(bars.key.exchange, bars.key.symbol, str(bars.key.timeframe), as_of=cutoff)
+        return forecaster.trust(bars.key.exchange, bars.key.symbol, str(bars.key.timeframe), as_of=time)
 
 
 @pytest.mark.parametrize("url", ["memory:", "sqlite"])
@@ -55,6 +56,28 @@ def test_forecasts_come_back_as_they_were(tmp_path, url):
         assert one.provenance.ledger_id == other.provenance.ledger_id
         assert np.array_equal(one.raw_FHQ, other.raw_FHQ)
         assert np.array_equal(one.values_FHQ, other.values_FHQ)
+
+
+def test_a_model_with_an_at_in_its_name():
+    """Its forecasts come back, and it has trust; no other model's, whatever the part before the sign says."""
+    store, bars = make_ledger(cutoffs=300)
+    name, run = "models/nano@2024", Run("replay-1", "replay", 0)
+    made = [
+        make_forecast(
+            bars.key, int(cutoff), issued_at=int(cutoff), provenance=make_provenance(model, "12ab"), horizon=1
+        )
+        for cutoff in bars.close_time[-200:-1]
+        for model in (name, "random_walk", "models/nano")
+    ]
+    store.add_run(run)
+    store.add_forecasts(made, run.id)
+    found = list(recorded(store, bars.key, name, run.id, (0, EVER)))
+    trusted = Trusted(store.settled(bars.key, EVER, run_id=run.id), bars, name).at(int(bars.close_time[-1]))
+
+    assert len(found) == 199
+    assert {one.provenance.model_id for one in found} == {name}
+    assert {one.provenance.ledger_id for one in found} == {f"{name}@12ab"}
+    assert trusted.verdict.model_id == f"{name}@12ab"
 
 
 def test_trust_is_what_it_was_at_the_time(ledger):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from contextlib import closing
 
 import numpy as np
@@ -9,13 +10,12 @@ import pytest
 
 from forecaster import Forecaster
 from forecaster.bars import Bars
-from forecaster.errors import MissingBars, NotEnoughBars, StoreUnavailable
-from forecaster.ledger import Run
-from forecaster.replay import replay
-from forecaster.replay.replay import ReplayPlan, choose_cutoffs, replay_id
-from forecaster.store import open_store
+from forecaster.errors import BarNotClosed, MissingBars, NotEnoughBars, StoreUnavailable
+from forecaster.ledger import Run, RunId
+from forecaster.replay import ReplayPlan, replay
+from forecaster.store import open_store, upkeep
 from forecaster.store.memory import MemoryStore
-from tests.builders import make_bars
+from tests.builders import DAY_MS, make_bars
 from tests.test_engine import make_forecaster
 
 
@@ -30,12 +30,6 @@ def test_every_usable_cutoff_by_default(bars):
     cutoffs = {row.cutoff for row in forecaster.store.history(bars.key, 0, 2**62, run.id)}
 
     assert sorted(cutoffs) == bars.close_time[31:].tolist()
-
-
-def test_cutoffs_between_dates(bars):
-    start, end = int(bars.close_time[50]), int(bars.close_time[60])
-
-    assert choose_cutoffs(bars, 32, start, end).tolist() == bars.close_time[50:60].tolist()
 
 
 def test_issued_at_the_cutoff(bars):
@@ -63,12 +57,6 @@ def test_scores_of_a_replay(bars):
     assert {one.n for one in reports if one.step == 1} == {80 - 32}
 
 
-def test_run_is_named_by_the_configuration(bars):
-    """Another context is another run, so two replays can never conflict."""
-    assert replay_id(make_forecaster(bars)) == replay_id(make_forecaster(bars))
-    assert replay_id(make_forecaster(bars)) != replay_id(make_forecaster(bars, context=48))
-
-
 def test_progress_counts_every_cutoff(bars):
     done = []
     replay(make_forecaster(bars), bars, bars.close_time[40:50], plan=ReplayPlan(batch=4), on_batch=done.append)
@@ -84,6 +72,86 @@ def test_cutoff_that_is_no_close(bars):
 def test_too_few_bars(bars):
     with pytest.raises(NotEnoughBars):
         replay(make_forecaster(bars), bars[:20])
+
+
+def test_a_cutoff_with_too_few_bars_is_named_before_anything_is_written(bars):
+    forecaster = make_forecaster(bars)
+    early = int(bars.close_time[20])
+    with pytest.raises(NotEnoughBars, match=f"expected at least 32 bars in the context of cutoff {early}, found 21"):
+        replay(forecaster, bars, [early, int(bars.close_time[50])])
+
+    assert forecaster.store.runs() == []
+
+
+def test_a_bar_that_has_not_closed_is_refused(bars):
+    """Neither a cutoff nor an outcome lies in the future; the same bars a moment later are a replay."""
+    forecaster = make_forecaster(bars)
+    last = int(bars.close_time[-1])
+    with pytest.raises(BarNotClosed, match=f"closed by {last - 1}, the last one closes at {last}"):
+        replay(forecaster, bars, bars.close_time[40:45], plan=ReplayPlan(started_at=last - 1))
+
+    assert forecaster.store.runs() == []
+    assert replay(forecaster, bars, bars.close_time[40:45], plan=ReplayPlan(started_at=last)).started_at == last
+
+
+URLS = ["memory:", "sqlite"]
+
+
+def opened(url, folder):
+    return open_store(url if url == "memory:" else f"sqlite:///{folder}/ledger.db")
+
+
+@pytest.mark.parametrize("url", URLS)
+def test_no_bar_enters_a_live_series(bars, tmp_path, url):
+    """Bars of other prices, in the same slots: the live series stays as it was, as known now and at any time."""
+    other = Bars(bars.key, bars.open_time, bars.ohlcv_TF * 2)
+    times = [int(bars.close_time[i]) + 1_000 for i in (30, 60, 79)]
+    with closing(opened(url, tmp_path)) as store:
+        store.add_bars(Bars(bars.key, bars.open_time[:70], bars.ohlcv_TF[:70], bars.close_time[:70] + 1_000))
+        before = [all_of(store.bars(bars.key, as_of=as_of)) for as_of in [*times, None]]
+        versions = [one.tolist() for one in store.versions(bars.key)]
+        replay(keeping(other, store), other, other.close_time[40:45])
+
+        assert [all_of(store.bars(bars.key, as_of=as_of)) for as_of in [*times, None]] == before
+        assert [one.tolist() for one in store.versions(bars.key)] == versions
+        assert store.newest_open(bars.key) == bars.open_time[69]
+
+
+@pytest.mark.parametrize("url", URLS)
+def test_a_replay_settles_against_its_own_bars(bars, tmp_path, url):
+    """Twice the prices beside the live ones: losses are those of a ledger that has nothing else."""
+    other = Bars(bars.key, bars.open_time, bars.ohlcv_TF * 2)
+    alone = make_forecaster(other)
+    expected = alone.accuracy(run_id=replay(alone, other).id)
+    with closing(opened(url, tmp_path)) as store:
+        store.add_bars(bars)
+        forecaster = keeping(other, store)
+        reports = forecaster.accuracy(run_id=replay(forecaster, other).id)
+
+    assert [(one.step, one.field, one.n, one.mae) for one in reports] == [
+        (one.step, one.field, one.n, one.mae) for one in expected
+    ]
+
+
+@pytest.mark.parametrize("url", URLS)
+def test_a_time_within_the_replay(bars, tmp_path, url):
+    """Its bars are known since their close, so what had settled by then is what had closed by then."""
+    with closing(opened(url, tmp_path)) as store:
+        forecaster = keeping(bars, store)
+        run = replay(forecaster, bars, bars.close_time[40:60])
+        at = int(bars.close_time[50])
+        known = store.bars(bars.key, as_of=at, run_id=run.id)
+        (settled,) = store.settled(bars.key, at, run_id=run.id)
+
+    assert known.open_time.tolist() == bars.open_time[:51].tolist()
+    assert known.first_seen_at.tolist() == bars.close_time[:51].tolist()
+    assert settled.target_open_N.max() == bars.open_time[50]
+    assert len(settled) == 2 * (8 * 3 + 2 + 1)
+
+
+def all_of(bars):
+    columns = (bars.open_time, bars.ohlcv_TF, bars.first_seen_at, bars.revision)
+    return [one.tolist() for one in columns]
 
 
 def keeping(bars, store):
@@ -136,6 +204,7 @@ class Watched:
 
     def __init__(self, forecaster, asked):
         self.forecaster, self.asked = forecaster, asked
+        self.model_ids = [one.id for one in forecaster.models]
 
     def __call__(self, batches):
         for contexts in batches:
@@ -149,12 +218,25 @@ def bits(rows):
     ]
 
 
-def test_latency_is_told(bars):
-    forecaster = make_forecaster(bars)
-    run = replay(forecaster, bars, bars.close_time[40:45], plan=ReplayPlan(latency_ms=4_000))
+@pytest.mark.parametrize("url", URLS)
+def test_a_latency_moves_times_and_adds_nothing(bars, tmp_path, url):
+    """No forecast is asked for or stored again: the same rows, each there four seconds later."""
+    cutoffs, asked = bars.close_time[40:45], []
+    with closing(opened(url, tmp_path)) as store:
+        forecaster = keeping(bars, store)
+        at_once = replay(forecaster, bars, cutoffs)
+        later = replay(forecaster, bars, cutoffs, plan=ReplayPlan(latency_ms=4_000), ask=Watched(forecaster, asked))
+        rows = [store.history(bars.key, 0, 2**62, run.id) for run in (at_once, later)]
+        runs = [run.id for run in store.runs()]
+        before = store.history(bars.key, 0, 2**62, later.id, as_of=int(cutoffs[0]) + 3_999)
 
-    for row in forecaster.store.history(bars.key, 0, 2**62, run.id):
-        assert (row.issued_at, row.available_at) == (row.cutoff, row.cutoff + 4_000)
+    assert asked == []
+    assert runs == [at_once.id]
+    assert later.id == RunId(at_once.id).delayed(4_000) == f"{at_once.id}+4000ms"
+    assert bits(rows[0]) == bits(rows[1])
+    assert {row.available_at - row.issued_at for row in rows[0]} == {0}
+    assert {row.available_at - row.issued_at for row in rows[1]} == {4_000}
+    assert before == []
 
 
 def test_what_fails_to_be_recorded_stops_the_replay(bars):
@@ -223,21 +305,51 @@ class Contexts(Watched):
             yield self.forecaster.ask(contexts)
 
 
-def test_a_long_list_of_cutoffs_names_its_own_run(bars):
-    """Two lists that differ in the middle alone, where a printed array is cut short."""
+def test_known_in_another_ledger(bars):
+    """What a replay is recorded to need not have seen the bars come."""
+    live = MemoryStore()
+    live.add_bars(Bars(bars.key, bars.open_time, bars.ohlcv_TF, bars.close_time + np.where(np.arange(80) % 2, 1, 0)))
     forecaster = make_forecaster(bars)
-    cutoffs = np.arange(5_000)
-    other = np.where(cutoffs == 2_500, 0, cutoffs)
+    run = replay(forecaster, bars, bars.close_time[40:50], plan=ReplayPlan(known_within_ms=0, known_from=live))
 
-    assert replay_id(forecaster, cutoffs) == replay_id(forecaster, cutoffs.copy())
-    assert replay_id(forecaster, cutoffs) != replay_id(forecaster, other)
+    assert forecaster.store.cutoffs(bars.key, run.id).tolist() == bars.close_time[40:50:2].tolist()
 
 
-def test_a_run_begins_with_its_first_cutoff(bars):
+def test_too_few_bars_were_known(bars):
+    """A backlog came at once: cutoffs with fewer bars than the model needs are left out, and do not end the replay."""
+    store = MemoryStore()
+    seen = bars.close_time.copy()
+    seen[:30] = bars.close_time[60]
+    store.add_bars(Bars(bars.key, bars.open_time, bars.ohlcv_TF, seen))
+    forecaster = keeping(bars, store)
+    run = replay(forecaster, bars, bars.close_time[40:], plan=ReplayPlan(known_within_ms=0))
+
+    assert store.cutoffs(bars.key, run.id).tolist() == bars.close_time[60:].tolist()
+
+
+def test_a_run_began_when_it_ran(bars, monkeypatch):
+    """Not with its first cutoff, and not again when it is repeated."""
     forecaster = make_forecaster(bars)
-    run = replay(forecaster, bars, bars.close_time[40:45])
+    ran = int(bars.close_time[-1]) + 1_000 * DAY_MS
+    monkeypatch.setattr(sys.modules["forecaster.replay.replay"], "now_ms", iter([ran, ran + 5]).__next__)
+    runs = [replay(forecaster, bars, bars.close_time[40:45]) for _ in range(2)]
 
-    assert forecaster.store.runs[run.id].started_at == bars.close_time[40]
+    assert [run.started_at for run in runs] == [ran, ran]
+    assert [run.started_at for run in forecaster.store.runs()] == [ran]
+
+
+def test_pruning_keeps_a_replay_of_today(bars, tmp_path):
+    """Of bars that are years old; and deletes one of 91 days ago."""
+    today = int(bars.close_time[-1]) + 1_000 * DAY_MS
+    with closing(opened("sqlite", tmp_path)) as store:
+        forecaster = keeping(bars, store)
+        runs = [
+            replay(forecaster, bars, bars.close_time[i : i + 2], plan=ReplayPlan(started_at=today - days * DAY_MS))
+            for i, days in ((40, 0), (50, 91))
+        ]
+    pruned = upkeep.prune(f"sqlite:///{tmp_path}/ledger.db", today - 90 * DAY_MS, dry_run=False)
+
+    assert pruned == {runs[1].id: 4}
 
 
 @pytest.mark.parametrize(("after", "is_there"), [(0, True), (1, False)])

@@ -36,10 +36,15 @@ if TYPE_CHECKING:
 
 ENDED: Final = ("done", "failed", "gap", "missed")
 _CYCLES_AN_HOUR: Final = 100
+_ALLOWED_MS: Final = 5_000
+"""By how much a forecast may be stamped later than now: what is allowed for the commit of its bars, and for its own."""
+
 _BY_NAME: Final = {(key.exchange, key.symbol, str(key.timeframe)): key for key in KEYS}
 _FORECASTS: Final = """
-SELECT f.id, s.exchange, s.symbol, s.timeframe, f.model_id, f.cutoff, f.issued_at, f.available_at, f.late, f.provenance
-FROM forecast f JOIN series s ON s.id = f.series_id WHERE f.id > ? ORDER BY f.id"""
+SELECT f.id, s.exchange, s.symbol, s.timeframe, f.model_id, f.cutoff, f.issued_at,
+    COALESCE(d.available_at, f.available_at), f.late, f.provenance
+FROM forecast f JOIN series s ON s.id = f.series_id LEFT JOIN delay d ON d.forecast_id = f.id
+WHERE f.id > ? ORDER BY f.id"""
 _STEPS: Final = "SELECT raw, repaired, target_open FROM forecast_step WHERE forecast_id = ? ORDER BY step"
 _SLOTS: Final = """
 SELECT o.cutoff, o.state, o.reason, o.changed_at, o.leased_until FROM slot o JOIN series s ON s.id = o.series_id
@@ -184,7 +189,8 @@ class Watch:
             self._break("backdated", f"{about}: asked at {asked}")
         if row.available_at < max(row.issued_at, self._last_asked):
             self._break("available early", f"{about}: available {row.available_at}, last asked {self._last_asked}")
-        if max(row.issued_at, row.available_at) > max(wall, self._world.clock.now):  # a clock that is behind is known
+        now = max(wall, self._world.clock.now)  # a clock that is behind is known
+        if max(row.issued_at, row.available_at) > now + _ALLOWED_MS:
             self._break("ahead", f"{about}: available {row.available_at}, now {wall}")
         if row.is_late != (row.issued_at >= _first_target_close(row)):
             self._break("late flag", f"{about}: late {row.is_late}")
@@ -266,7 +272,7 @@ class Watch:
         bars = {(row[0], row[1], row[2], row[3]): row[4:] for row in self._ask(_NEWEST_BARS, wall)}
         errors: dict[tuple[SeriesKey, str, int, str], list[float]] = defaultdict(list)
         for number, row in self.rows.items():
-            if row.is_late:
+            if row.is_late or row.available_at > wall:
                 continue
             for h, (raw, repaired, target) in enumerate(self._ask(_STEPS, number)):
                 came = bars.get((row.key.exchange, row.key.symbol, str(row.key.timeframe), target))

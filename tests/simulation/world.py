@@ -27,7 +27,7 @@ from forecaster import engine, intake
 from forecaster.bars import Bars, SeriesKey
 from forecaster.config import Config
 from forecaster.errors import BadPayload, Banned, InferenceError, NonFiniteForecast, SourceUnavailable, StoreUnavailable
-from forecaster.forecast import OHLCForecast
+from forecaster.forecast import ModelId, OHLCForecast
 from forecaster.model import baselines, load_baselines
 from forecaster.sources import Fetched
 from forecaster.store import lease
@@ -272,6 +272,10 @@ class ShakyModel:
         self._model = model
         self._said = name or ""
 
+    @property
+    def id(self) -> ModelId:
+        return ModelId.of(self.name, self._model.id.digest)
+
     def predict(self, contexts: Sequence[Context], horizon: int) -> list[OHLCForecast]:
         world, now = self._world, self._world.clock.now
         world.on_asked(self.name, contexts)
@@ -407,7 +411,7 @@ def simulated(clock: Clock) -> Iterator[None]:
     )
     still = SimpleNamespace(perf_counter=lambda: 0.0)
     places: list[AbstractContextManager[object]] = [
-        patch.object(engine, "time", stopwatch),
+        patch("forecaster.stamps.time", stopwatch),
         patch.object(engine, "now_ms", lambda: clock.wall),
         patch.object(intake, "time", stopwatch),
         patch.object(intake, "ThreadPoolExecutor", _InTurn),

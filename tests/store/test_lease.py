@@ -13,6 +13,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from sqlalchemy import event
 
 from forecaster.errors import LeaseLost, SchemaTooNew, StoreTaken, StoreUnavailable
 from forecaster.store import lease
@@ -67,14 +68,25 @@ def wait_until(condition):
     return condition()
 
 
-class Clock:
-    """The wall clock of this process, moved by hand."""
+class Clocks:
+    """The clocks of this process, moved by hand: wall clock and monotonic one."""
 
     def __init__(self):
-        self.ahead = 0
+        self.wall_ms = 1_700_000_000_000
+        self.seconds = 1000.0
+        self.during_sleep = lambda: None
 
-    def now(self):
-        return 1_700_000_000_000 + self.ahead
+    def now_ms(self):
+        return self.wall_ms
+
+    def monotonic(self):
+        return self.seconds
+
+    def sleep(self, seconds):
+        """Nobody waits: time has passed, and the others have done what they do."""
+        self.seconds += seconds
+        self.wall_ms += round(1000 * seconds)
+        self.during_sleep()
 
 
 @pytest.fixture
@@ -84,10 +96,37 @@ def quick(monkeypatch):
 
 
 @pytest.fixture
-def clock(monkeypatch):
-    clock = Clock()
-    monkeypatch.setattr(lease, "now_ms", clock.now)
-    return clock
+def clocks(monkeypatch):
+    """Clocks by hand; between two looks at a lease lies a second."""
+    clocks = Clocks()
+    monkeypatch.setattr(lease, "now_ms", clocks.now_ms)
+    monkeypatch.setattr(lease, "time", clocks)
+    monkeypatch.setattr(lease, "_POLL_SECONDS", 1.0)
+    return clocks
+
+
+@pytest.fixture
+def patient(monkeypatch):
+    """Have a second writer wait as long as a service does."""
+    monkeypatch.setattr(lease, "_PATIENCE_SECONDS", 40.0)
+
+
+def keep_alive(store, clocks):
+    """Have a writer do what its thread does: prolong its lease every ten seconds, by the clock of the test."""
+    beaten = [clocks.seconds]
+
+    def live():
+        if clocks.seconds - beaten[0] >= lease.LEASE_MS / 3000:
+            beaten[0] = clocks.seconds
+            store.renew()
+
+    clocks.during_sleep = live
+
+
+def stop(store):
+    """Have a writer stand still, with its lock."""
+    store._lease._ending.set()
+    store._lease._heart.join()
 
 
 @pytest.mark.processes
@@ -110,12 +149,13 @@ def test_process_that_was_killed_makes_room_at_once(url, other):
         assert store.epoch == 2
 
 
-def test_process_that_stands_still_is_fenced(url, clock):
-    """It holds its lock, but its lease has run out: another takes over, and what it writes later is refused."""
+@pytest.mark.usefixtures("patient")
+def test_process_that_stands_still_is_fenced(url, clocks):
+    """It holds its lock, and its lease stands still: another takes over, and what it writes later is refused."""
     bars = make_bars(count=5)
     with closing(SqlStore(url)) as first:
         first.add_bars(bars[:3])
-        clock.ahead += lease.LEASE_MS + 1
+        stop(first)
         with closing(SqlStore(url)) as second:
             with pytest.raises(LeaseLost, match="epoch 1"):
                 first.add_bars(bars[:4])
@@ -127,15 +167,31 @@ def test_process_that_stands_still_is_fenced(url, clock):
             assert added == 2
 
 
-def test_process_that_writes_nothing_keeps_the_lease(url, clock, quick):
+@pytest.mark.usefixtures("quick")
+def test_process_that_writes_nothing_keeps_the_lease(url):
     """As long as it runs: an hourly service is idle for most of an hour."""
     with closing(SqlStore(url)) as first:
         for _ in range(3):
-            clock.ahead += lease.LEASE_MS - 1
-            assert wait_until(lambda: row_of(url)["expires_at"] == clock.now() + lease.LEASE_MS)
-        with pytest.raises(StoreUnavailable, match="the only one"):
-            SqlStore(url)
+            before = row_of(url)["expires_at"]
+            assert wait_until(lambda: row_of(url)["expires_at"] > before)  # noqa: B023 - it is waited for at once
         first.renew()
+
+
+def test_process_that_cannot_prolong_its_lease_tries_again(url, quick, monkeypatch):
+    """Whatever the failure: a thread that ended with it would let a living writer be taken for dead."""
+    with closing(SqlStore(url)) as first:
+        beat, failures = first._lease.beat, iter([StoreUnavailable(url, "full"), OSError("gone"), RuntimeError("odd")])
+
+        def fail_at_first():
+            for failure in failures:
+                raise failure
+            beat()
+
+        monkeypatch.setattr(first._lease, "beat", fail_at_first)
+        before = row_of(url)["expires_at"]
+
+        assert wait_until(lambda: row_of(url)["expires_at"] > before)
+        assert next(failures, None) is None
 
 
 def test_heart_stops_with_the_store(url):
@@ -145,51 +201,161 @@ def test_heart_stops_with_the_store(url):
     assert threading.active_count() == before
 
 
-def test_leader_takes_the_lock_that_the_last_one_held(url, clock, quick):
+@pytest.mark.usefixtures("patient")
+def test_leader_takes_the_lock_that_the_last_one_held(url, clocks):
     """So that its own death is seen at once, and nobody else takes it for dead."""
     with closing(SqlStore(url)) as first:
-        first._lease._ending.set()  # it stands still
-        first._lease._heart.join()
-        clock.ahead += lease.LEASE_MS + 1
+        stop(first)
         with closing(SqlStore(url)) as second:
-            assert not row_of(url)["locked"]
+            before = row_of(url)["locked"]
             first.close()
-            assert wait_until(lambda: row_of(url)["locked"])
+            second._lease.beat()
+
+            assert (before, row_of(url)["locked"]) == (0, 1)
+            keep_alive(second, clocks)
             with pytest.raises(StoreUnavailable, match="the only one"):
                 SqlStore(url)
             second.renew()
 
 
-def test_writing_keeps_the_lease(url, clock):
+SKEWS = [31_000, -31_000, 10 * 365 * 86_400_000, -10 * 365 * 86_400_000]
+
+
+@pytest.mark.usefixtures("patient")
+@pytest.mark.parametrize("skew_ms", SKEWS)
+def test_wall_clock_takes_the_lease_from_no_living_writer(url, clocks, skew_ms):
+    """The clock of who waits is ahead or behind, or both are set at once: what counts is whether the lease changes."""
     with closing(SqlStore(url)) as first:
+        keep_alive(first, clocks)
+        live, writers = clocks.during_sleep, [0]
+
+        def live_by_another_clock():
+            clocks.wall_ms -= skew_ms
+            live()
+            clocks.wall_ms += skew_ms
+
+        clocks.during_sleep = live_by_another_clock
+        clocks.wall_ms += skew_ms
         for _ in range(3):
-            clock.ahead += lease.LEASE_MS - 1
-            first.renew()
-        clock.ahead += lease.LEASE_MS - 1
+            with pytest.raises(StoreTaken, match="the only one"):
+                SqlStore(url)
+            writers[0] += 1
+        added = first.add_bars(make_bars(count=3))
+
+        assert (writers[0], added, row_of(url)["epoch"]) == (3, 3, 1)
+
+
+@pytest.mark.usefixtures("patient")
+@pytest.mark.parametrize("skew_ms", SKEWS)
+def test_writer_whose_clock_is_set_keeps_the_lease(url, clocks, skew_ms):
+    """Back as well: its lease changes all the same."""
+    with closing(SqlStore(url)) as first:
+        keep_alive(first, clocks)
+        clocks.wall_ms += skew_ms
+        with pytest.raises(StoreTaken, match="the only one"):
+            SqlStore(url)
+        clocks.wall_ms -= skew_ms
+        with pytest.raises(StoreTaken, match="the only one"):
+            SqlStore(url)
+        first.renew()
+
+        assert row_of(url)["epoch"] == 1
+
+
+@pytest.mark.usefixtures("patient")
+@pytest.mark.parametrize("skew_ms", [0, *SKEWS])
+def test_writer_that_was_stopped_is_taken_over_after_about_a_lease(url, clocks, skew_ms):
+    """Neither sooner nor much later, wherever its clock was."""
+    with closing(SqlStore(url)) as first:
+        clocks.sleep(3600)
+        first.renew()
+        stop(first)
+        clocks.wall_ms += skew_ms
+        stopped = clocks.seconds
+        with closing(SqlStore(url)) as second:
+            assert second.epoch == 2
+            assert lease.LEASE_MS / 1000 <= clocks.seconds - stopped <= lease.LEASE_MS / 1000 + 2
+
+
+def test_command_with_little_patience_takes_over_from_nobody(url, clocks):
+    """It has not watched for long enough to know, even if the writer was stopped hours ago."""
+    with closing(SqlStore(url)) as first:
+        stop(first)
+        clocks.sleep(7200)
+        with pytest.raises(StoreTaken, match="the only one"):
+            SqlStore(url)
+
+
+def test_service_that_tries_again_and_again_goes_on_watching(url, clocks, monkeypatch):
+    """Each of its attempts is short; together they are as long as a lease."""
+    monkeypatch.setattr(lease, "_PATIENCE_SECONDS", 3.0)
+    with closing(SqlStore(url)) as first:
+        stop(first)
+        stopped, attempts = clocks.seconds, 0
+        while row_of(url)["epoch"] == 1 and attempts < 30:
+            attempts += 1
+            try:
+                SqlStore(url).close()
+            except StoreTaken:
+                clocks.sleep(1)
+
+        assert row_of(url)["epoch"] == 2
+        assert attempts > 3
+        assert clocks.seconds - stopped <= lease.LEASE_MS / 1000 + 2
+
+
+@pytest.mark.usefixtures("patient")
+def test_standby_that_was_stopped_as_well_begins_to_watch_anew(url, clocks):
+    """As when a machine stands still: who wakes first does not take the other for dead."""
+    with closing(SqlStore(url)) as first:
+        keep_alive(first, clocks)
+        live = clocks.during_sleep
+
+        def freeze():
+            clocks.seconds += 600
+            clocks.during_sleep = live
+
+        clocks.during_sleep = freeze
+        with pytest.raises(StoreTaken, match="the only one"):
+            SqlStore(url)
+        first.renew()
+
+
+def test_writing_keeps_the_lease(url, clocks, monkeypatch):
+    """Of one whose thread has ended: each write changes it."""
+    monkeypatch.setattr(lease, "_PATIENCE_SECONDS", 40.0)
+    with closing(SqlStore(url)) as first:
+        stop(first)
+        clocks.during_sleep = first.renew
         with pytest.raises(StoreUnavailable, match="the only one"):
             SqlStore(url)
 
 
-@pytest.mark.parametrize("years", [10, -10])
-def test_clock_that_jumps_lets_no_two_write(url, clock, years):
-    """Ten years on, another may take over, and the first is fenced; ten years back, it must wait for the lock."""
+def test_waiting_blocks_no_writer(url, clocks, monkeypatch):
+    """Who waits only reads: it never holds the lock that a commit needs."""
     with closing(SqlStore(url)) as first:
-        clock.ahead += years * 365 * 86_400_000
-        if years < 0:
-            with pytest.raises(StoreUnavailable, match="the only one"):
-                SqlStore(url)
-            assert first.add_bars(make_bars(count=3)) == 3
-            return
-        with closing(SqlStore(url)) as second:
-            assert second.add_bars(make_bars(count=3)) == 3
-            with pytest.raises(LeaseLost):
-                first.add_bars(make_bars(count=4))
+        keep_alive(first, clocks)
+        statements = []
+        create = Database._file
+
+        def watched(database, file, path):
+            engine = create(database, file, path)
+            event.listen(engine, "before_cursor_execute", lambda *given: statements.append(given[2]))
+            return engine
+
+        monkeypatch.setattr(Database, "_file", watched)
+        with pytest.raises(StoreTaken):
+            SqlStore(url)
+
+        assert "BEGIN" in statements
+        assert not [one for one in statements if one != "BEGIN" and not one.startswith(("SELECT", "PRAGMA"))]
 
 
-def test_lease_that_was_lost_is_not_given_back(url, clock):
+@pytest.mark.usefixtures("patient")
+def test_lease_that_was_lost_is_not_given_back(url, clocks):
     """Closing the one that lost it changes nothing for the one that has it."""
     first = SqlStore(url)
-    clock.ahead += lease.LEASE_MS + 1
+    stop(first)
     with closing(SqlStore(url)) as second:
         first.close()
 
@@ -228,17 +394,33 @@ def test_ledger_that_cannot_be_opened_leaves_no_lock(url):
     taken.release()
 
 
-def test_leader_without_the_lock_is_not_taken_for_dead(url, clock):
+@pytest.mark.usefixtures("patient")
+def test_leader_without_the_lock_is_not_taken_for_dead(url, clocks):
     """Who took over from one that stood still has no lock yet; the one that wakes gives back its own."""
     first = SqlStore(url)
-    clock.ahead += lease.LEASE_MS + 1
+    stop(first)
     with closing(SqlStore(url)) as second:
         first.close()
+        keep_alive(second, clocks)
         with pytest.raises(StoreTaken, match="the only one"):
             SqlStore(url)
         second.renew()
 
         assert second.epoch == 2
+
+
+def test_leader_without_the_lock_that_has_died_is_followed(url, clocks):
+    """By a command as well, whose patience is short: who holds the lock alone watches until it knows."""
+    first = SqlStore(url)
+    stop(first)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(lease, "_PATIENCE_SECONDS", 40.0)
+        second = SqlStore(url)
+    stop(second)
+    first.close()
+    with closing(SqlStore(url)) as third:
+        assert third.epoch == 3
+    second._database.close()
 
 
 def test_ledger_that_another_is_about_to_lead_is_not_taken(url):

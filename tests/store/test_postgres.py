@@ -8,11 +8,11 @@ from contextlib import closing, suppress
 import psycopg
 import pytest
 
-from forecaster.errors import LeaseLost, StoreUnavailable
+from forecaster.errors import LeaseLost, LedgerMissing, StoreUnavailable
 from forecaster.ledger import LIVE, Run
 from forecaster.store import lease, open_database, open_reader
 from forecaster.store.sql import SqlStore
-from forecaster.store.upkeep import facts, prune
+from forecaster.store.upkeep import delete_runs, facts, prune, runs
 from forecaster.store.verify import verify_ledger
 from tests.builders import make_bars, make_key
 from tests.forecast_builders import CUTOFF, make_forecast
@@ -62,8 +62,8 @@ def test_second_writer_is_refused(url, monkeypatch):
 
 def test_writer_that_stands_still_in_a_batch_is_cut_off(url, monkeypatch):
     """Its server waits for the rest without end, holding the lease's row: whoever takes over ends that."""
-    clock = [1_700_000_000_000]
-    monkeypatch.setattr(lease, "now_ms", lambda: clock[0])
+    monkeypatch.setattr(lease, "LEASE_MS", 300)
+    monkeypatch.setattr(lease, "_PATIENCE_SECONDS", 60.0)
     with closing(SqlStore(url)) as first:
         place, name = url.replace("+psycopg", ""), first._database.session
         with closing(psycopg.connect(place, application_name=name)) as stopped:
@@ -71,7 +71,6 @@ def test_writer_that_stands_still_in_a_batch_is_cut_off(url, monkeypatch):
             stopped.pgconn.enter_pipeline_mode()
             stopped.pgconn.send_query_params(b"SELECT 1", None)
             stopped.pgconn.flush()
-            clock[0] += lease.LEASE_MS + 1
             with closing(SqlStore(url)) as second:
                 assert second.add_bars(make_bars(count=3)) == 3
                 assert second.epoch == 2
@@ -82,6 +81,7 @@ def test_writer_that_stands_still_in_a_batch_is_cut_off(url, monkeypatch):
 def test_leader_takes_the_lock_that_the_last_one_held(url, monkeypatch):
     """So that its own death is seen at once."""
     monkeypatch.setattr(lease, "LEASE_MS", 300)
+    monkeypatch.setattr(lease, "_PATIENCE_SECONDS", 60.0)
     with closing(SqlStore(url)) as first:
         first._lease._ending.set()  # it stands still
         with closing(SqlStore(url)) as second:
@@ -136,6 +136,44 @@ def test_old_runs_leave_and_the_guards_stay(cluster, url):
     assert facts(url).forecasts_by_run == {LIVE: 1}
     assert check(url).errors == []
     test_tables_refuse_to_be_changed(cluster, url, "DELETE FROM run")
+
+
+def test_replay_is_deleted_with_the_bars_that_are_its_own(cluster, url):
+    fill(url)
+    with closing(SqlStore(url)) as store:
+        store.add_run(Run("replay-2", "replay", CUTOFF))
+        store.add_bars(make_bars(count=7), "replay-2")
+        store.add_forecasts([make_forecast()], "replay-2")
+    before = {one.id: (one.forecasts, one.bars) for one in runs(url)}
+    delete_runs(url, ["replay-2"])
+
+    assert before == {LIVE: (1, 5), "replay-1": (1, 0), "replay-2": (1, 7)}
+    assert {one.id: (one.forecasts, one.bars) for one in runs(url)} == {LIVE: (1, 5), "replay-1": (1, 0)}
+    assert check(url).errors == []
+    with pytest.raises(psycopg.errors.RaiseException, match="is only appended to"):
+        cluster.ask(url.rpartition("/")[2], "DELETE FROM series")
+
+
+def test_database_without_a_ledger_is_missing_one(url):
+    """To whoever reads; once a writer has begun it, the same reader reads it."""
+    with closing(open_reader(url)) as reader:
+        for use in (facts, runs, lambda _: reader.bars(make_key()), lambda url: prune(url, CUTOFF, dry_run=False)):
+            with pytest.raises(LedgerMissing, match="expected a ledger, found none"):
+                use(url)
+        fill(url)
+
+        assert len(reader.bars(make_key())) == 5
+
+
+def test_password_is_not_told(url):
+    """By the server's refusal neither."""
+    odd = url.replace("://", "://somebody:s3cr3t@", 1) if "@" not in url else url.replace("@", ":s3cr3t@", 1)
+    wrong = odd.rpartition("/")[0] + "/nosuch"
+    with pytest.raises(StoreUnavailable, match="nosuch") as refused:
+        open_reader(wrong).newest_open(make_key())
+
+    assert "s3cr3t" in wrong
+    assert "s3cr3t" not in str(refused.value)
 
 
 def test_people_can_ask_the_views(cluster, url):

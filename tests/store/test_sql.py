@@ -7,14 +7,14 @@ import sqlite3
 import subprocess
 import sys
 import threading
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from forecaster.bars import FIELDS, Bars, RejectedRow
-from forecaster.errors import LeaseLost, LedgerConflict, SchemaTooNew, StoreUnavailable
+from forecaster.errors import LeaseLost, LedgerConflict, LedgerMissing, SchemaTooNew, StoreUnavailable
 from forecaster.ledger import LIVE, Run, Slot
 from forecaster.store import open_database, open_reader, sqlite
 from forecaster.store.sql import SqlStore
@@ -122,17 +122,18 @@ def test_reader_cannot_write(path, opened):
         assert len(reader.bars(make_key())) == 3
 
 
-def test_reader_of_a_ledger_that_is_not_there_finds_nothing(path):
-    """And makes none: a look at a path with a slip in it leaves no file."""
+def test_reader_of_a_ledger_that_is_not_there_says_so(path):
+    """With its absolute path; and makes none: a look at a path with a slip in it leaves no file."""
+    questions = (
+        lambda reader: reader.latest(ETHER, "nano"),
+        lambda reader: reader.bars(ETHER),
+        lambda reader: reader.held_until("x"),
+    )
     with closing(open_reader(f"sqlite:///{path}")) as reader:
-        found = (
-            reader.latest(ETHER, "nano"),
-            reader.newest_open(ETHER),
-            len(reader.bars(ETHER)),
-            reader.held_until("x"),
-        )
+        for question in questions:
+            with pytest.raises(LedgerMissing, match=f"{path}.*expected a ledger, found none"):
+                question(reader)
 
-    assert found == (None, None, 0, None)
     assert list(path.parent.iterdir()) == []
 
 
@@ -165,13 +166,13 @@ def test_reader_reads_on_when_the_writer_was_killed_in_a_write(path, opened):
 
 def test_reader_sees_what_is_written_after_it_was_opened(path, opened):
     with closing(open_reader(f"sqlite:///{path}")) as reader:
-        before = reader.newest_open(make_key())
+        with pytest.raises(LedgerMissing):
+            reader.newest_open(make_key())
         store = opened()
         store.add_bars(make_bars(count=3))
         between = reader.newest_open(make_key())
         store.add_bars(make_bars(count=4))
 
-        assert before is None
         assert between < reader.newest_open(make_key())
 
 
@@ -453,7 +454,34 @@ def test_a_run_stays_as_it_was_named_first(path, opened):
     store.add_run(Run(LIVE, "another door", START + 1))
     store.add_run(Run("replay-1", "replay", START + 2))
 
-    assert ask(path, "SELECT * FROM run ORDER BY id") == [(LIVE, LIVE, START), ("replay-1", "replay", START + 2)]
+    assert ask(path, "SELECT * FROM run ORDER BY id") == [
+        (LIVE, LIVE, START, ""),
+        ("replay-1", "replay", START + 2, ""),
+    ]
+
+
+def test_run_of_a_block_that_was_undone_is_named_again(path, opened):
+    """It is not there, so that its forecasts could not be written."""
+    store = opened()
+    with suppress(ZeroDivisionError), store.together():
+        store.add_run(Run("replay-1", "replay", START))
+        _ = 1 / 0
+    store.add_run(Run("replay-1", "replay", START))
+
+    assert store.add_forecasts([make_forecast()], "replay-1") == 1
+
+
+def test_series_of_a_block_that_was_undone_is_added_again(path, opened):
+    """Of a replay as of the live run."""
+    store = opened()
+    with suppress(ZeroDivisionError), store.together():
+        for run in (LIVE, "replay-1"):
+            store.add_bars(make_bars(count=3), run)
+            store.newest_open(make_key(), run)
+        _ = 1 / 0
+    added = [store.add_bars(make_bars(count=3), run) for run in (LIVE, "replay-1")]
+
+    assert added == [3, 3]
 
 
 def test_a_run_that_is_known_costs_no_write(path, opened):

@@ -66,10 +66,11 @@ def cases(rows):
 
 def same_bits(one: OHLCForecast, other: OHLCForecast) -> bool:
     """Whether all that two forecasts hold is equal, prices bit by bit."""
-    plain = {"raw_FHQ", "values_FHQ"}
+    plain = {"raw_FHQ", "values_FHQ", "targets"}
     names = [field.name for field in dataclasses.fields(one) if field.name not in plain]
     return (
         all(getattr(one, name) == getattr(other, name) for name in names)
+        and one.target_opens().tolist() == other.target_opens().tolist()
         and one.raw_FHQ.shape == other.raw_FHQ.shape
         and one.raw_FHQ.tobytes() == other.raw_FHQ.tobytes()
         and one.values_FHQ.tobytes() == other.values_FHQ.tobytes()
@@ -465,12 +466,173 @@ def test_a_run_that_is_known_stays_as_it_is(store):
     assert store.add_forecasts([make_forecast()], LIVE) == 1
 
 
-def test_the_memory_store_shows_its_runs():
-    store = MemoryStore()
-    store.add_run(Run(LIVE, LIVE, 1))
-    store.add_run(Run(LIVE, LIVE, 2))
+def test_runs_are_listed_in_the_order_in_which_they_ran(store):
+    store.add_run(Run("replay-0", "replay", START - 1, '{"cutoffs": 5}'))
 
-    assert store.runs == {LIVE: Run(LIVE, LIVE, 1)}
+    assert store.runs() == [
+        Run("replay-0", "replay", START - 1, '{"cutoffs": 5}'),
+        Run(LIVE, LIVE, START),
+        Run(REPLAY, "replay", START),
+    ]
+
+
+def test_series_are_listed_once(store):
+    """Also those of which only a replay, or only a forecast, knows."""
+    store.add_bars(target_bars())
+    store.add_bars(target_bars(), REPLAY)
+    store.add_bars(make_bars(make_key("file", "SPX/USD", "1d", "XNYS"), 3), REPLAY)
+    store.add_forecasts([make_forecast(ETHER)], LIVE)
+
+    assert store.series() == [make_key(), ETHER, make_key("file", "SPX/USD", "1d", "XNYS")]
+
+
+def test_models_that_have_forecast_are_listed(store):
+    """By name and digest; a name may hold `@`."""
+    odd = make_provenance("models/me@home", "fedcba9876543210")
+    store.add_forecasts([make_forecast(), make_forecast(provenance=odd)], LIVE)
+
+    assert [(one.name, one.digest) for one in store.models()] == [
+        ("models/me@home", "fedcba987654"),
+        ("nano", "0123456789ab"),
+    ]
+
+
+def test_bars_of_a_replay_are_seen_by_its_run_alone(store):
+    """The live series stays as it was, whatever a replay is made of."""
+    live, other = target_bars(), changed(target_bars(), column=1, by=500.0)
+    store.add_bars(live)
+    store.add_bars(other, REPLAY)
+
+    assert store.bars(live.key).ohlcv_TF.tobytes() == live.ohlcv_TF.tobytes()
+    assert store.bars(live.key).revision.tolist() == [0, 0, 0]
+    assert store.bars(live.key, run_id=REPLAY).ohlcv_TF.tobytes() == other.ohlcv_TF.tobytes()
+
+
+def test_bars_of_a_replay_do_not_make_a_live_series(store):
+    store.add_bars(target_bars(), REPLAY)
+
+    assert len(store.bars(make_key())) == 0
+    assert store.newest_open(make_key()) is None
+    assert store.newest_open(make_key(), REPLAY) == CUTOFF + 2 * HOUR_MS
+    assert store.oldest_open(make_key(), REPLAY) == CUTOFF
+
+
+def test_a_replay_settles_against_its_own_bars(store):
+    """And the live run against the live ones, in one ledger."""
+    store.add_bars(target_bars())
+    store.add_bars(changed(target_bars(), column=1, by=500.0), REPLAY)
+    store.add_forecasts([make_forecast(seed=1)], LIVE)
+    store.add_forecasts([make_forecast(seed=1)], REPLAY)
+    later = CUTOFF + 99
+    highs = {
+        run: [steps.actual_NF[0, 1] for steps in store.settled(make_key(), later, run_id=run)] for run in (LIVE, REPLAY)
+    }
+    high = target_bars().ohlcv_TF[0, 1]
+
+    assert highs == {LIVE: [high], REPLAY: [high + 500.0]}
+    assert {steps.run_id for steps in store.arrived(later, run_id=REPLAY)} == {REPLAY}
+
+
+def test_a_run_without_bars_of_its_own_settles_against_live_ones(store):
+    """As a prediction by hand does, and a replay of an older ledger."""
+    store.add_bars(target_bars())
+    store.add_forecasts([make_forecast()], REPLAY)
+
+    assert len(store.settled_rows(CUTOFF + 99, run_id=REPLAY)) == 12
+
+
+def test_bars_that_come_after_a_first_look_at_a_run_are_its_own(store):
+    """What was looked up before there were any does not stay."""
+    store.add_bars(target_bars())
+    before = store.bars(make_key(), run_id=REPLAY)
+    store.add_bars(changed(target_bars(), column=1, by=500.0), REPLAY)
+
+    assert len(before) == 3
+    assert store.bars(make_key(), run_id=REPLAY).ohlcv_TF[0, 1] == target_bars().ohlcv_TF[0, 1] + 500.0
+
+
+def test_series_of_another_calendar_is_another_series(store):
+    """A calendar that is changed in the configuration begins anew, and nothing that was there is lost."""
+    shares = make_key("file", "SPX/USD", "1d", "XNYS")
+    always = make_key("file", "SPX/USD", "1d", "24/7")
+    store.add_bars(make_bars(shares, 5))
+    store.add_bars(make_bars(always, 3))
+
+    assert len(store.bars(shares)) == 5
+    assert len(store.bars(always)) == 3
+    assert store.bars(shares).key == shares
+
+
+def test_latency_in_a_run_id_moves_available_at(store):
+    """All reads tell the same; nothing is stored for it."""
+    store.add_bars(target_bars())
+    store.add_forecasts([make_forecast()], REPLAY)
+    delayed = f"{REPLAY}+4000ms"
+    expected = CUTOFF + LATENCY_MS + 4000
+    (steps,) = store.settled(make_key(), CUTOFF + 10_000, run_id=delayed)
+
+    assert store.latest(make_key(), "nano", delayed).available_at == expected
+    assert {row.available_at for row in store.history(make_key(), 0, 2**60, delayed)} == {expected}
+    assert set(steps.available_at_N.tolist()) == {expected}
+    assert store.cutoffs(make_key(), delayed).tolist() == [CUTOFF]
+    assert store.latest(make_key(), "nano", REPLAY).available_at == CUTOFF + LATENCY_MS
+
+
+def test_a_forecast_is_there_from_available_at_on(store):
+    """For every read that takes a time: it does not matter when the question is asked."""
+    store.add_bars(target_bars())
+    store.add_forecasts([make_forecast()], LIVE)
+    key, at = make_key(), CUTOFF + LATENCY_MS
+
+    assert store.latest(key, "nano", as_of=at - 1) is None
+    assert store.latest(key, "nano", as_of=at).cutoff == CUTOFF
+    assert store.history(key, 0, 2**60, as_of=at - 1) == []
+    assert len(store.history(key, 0, 2**60, as_of=at)) == 12
+    assert list(store.settled(key, at - 1)) == []
+    assert [len(one) for one in store.settled(key, at)] == [3]
+    assert store.arrived(at - 1) == []
+    assert len(store.settled_rows(at)) == 12
+
+
+def test_an_older_forecast_is_the_latest_as_of_then(store):
+    """The newest one that could be read, and not the newest one if it could."""
+    first, second = make_forecast(), make_forecast(cutoff=CUTOFF + HOUR_MS)
+    store.add_forecasts([first, second], LIVE)
+
+    assert same_bits(store.latest(make_key(), "nano", as_of=second.available_at - 1), first)
+    assert same_bits(store.latest(make_key(), "nano", as_of=second.available_at), second)
+
+
+def test_forecasts_whose_commit_came_late_are_there_later(store):
+    """The stamp that went into the row stays, and every read tells the time at which it could be read."""
+    made = make_forecast()
+    store.add_bars(target_bars())
+    store.add_forecasts([made], LIVE)
+    late = dataclasses.replace(made, available_at=CUTOFF + 1500)
+
+    store.postpone([late], LIVE)
+    store.postpone([dataclasses.replace(made, available_at=CUTOFF + 9)], LIVE)
+    store.postpone([dataclasses.replace(made, cutoff=CUTOFF - HOUR_MS, available_at=CUTOFF + 9)], LIVE)
+
+    assert store.latest(make_key(), "nano").available_at == CUTOFF + 1500
+    assert store.latest(make_key(), "nano", as_of=CUTOFF + 1499) is None
+    assert {row.available_at for row in store.history(make_key(), 0, 2**60)} == {CUTOFF + 1500}
+    assert [set(one.available_at_N.tolist()) for one in store.settled(make_key(), CUTOFF + 1500)] == [{CUTOFF + 1500}]
+    assert store.add_forecasts([made], LIVE) == 0
+
+
+@pytest.mark.parametrize("fault", ["issued before its cutoff", "available before it was issued"])
+def test_forecasts_whose_times_cannot_be_are_refused(store, fault):
+    """With the whole of their batch."""
+    made = make_forecast()
+    wrong = {
+        "issued before its cutoff": dataclasses.replace(made, issued_at=CUTOFF - 1),
+        "available before it was issued": dataclasses.replace(made, available_at=CUTOFF - 1),
+    }[fault]
+    with pytest.raises(InvalidContext, match="expected cutoff ≤ issued_at ≤ available_at"):
+        store.add_forecasts([make_forecast(ETHER), wrong], LIVE)
+
+    assert store.history(ETHER, 0, 2**60) == []
 
 
 def test_latest_is_the_newest_cutoff(store):
@@ -663,7 +825,7 @@ def test_bars_that_came_before_the_forecast_settle_it_too(store):
     store.add_bars(target_bars(first_seen_at=0))
     store.add_forecasts([make_forecast()], REPLAY)
 
-    assert len(store.settled_rows(CUTOFF, run_id=REPLAY)) == 12
+    assert len(store.settled_rows(CUTOFF + LATENCY_MS, run_id=REPLAY)) == 12
 
 
 def came(portions):

@@ -7,6 +7,7 @@ from contextlib import closing
 
 import pytest
 
+from forecaster.errors import LedgerMissing
 from forecaster.ledger import LIVE, Run
 from forecaster.store import open_database
 from forecaster.store.sql import SqlStore
@@ -68,10 +69,85 @@ def test_ledger_that_nobody_touched_is_what_it_was(path):
     ]
 
 
-def test_nothing_is_wrong_with_a_ledger_that_is_not_there(tmp_path):
-    found = check(tmp_path / "none.db")
+def test_ledger_that_is_not_there_is_missing(tmp_path):
+    """Nothing would be wrong with it: a path with a slip in it must not look like a proof."""
+    (tmp_path / "empty.db").touch()
+    for name in ("none.db", "empty.db"):
+        with pytest.raises(LedgerMissing, match=f"sqlite:///{tmp_path}/{name}: expected a ledger, found none"):
+            check(tmp_path / name)
 
-    assert (found.ok, found.rows) == (True, 0)
+
+@pytest.fixture
+def replayed(path):
+    """The same, with a replay that has bars of its own, and a commit that came late."""
+    late = make_forecast(cutoff=CUTOFF + 9 * HOUR_MS, issued_at=CUTOFF + 9 * HOUR_MS)
+    with closing(SqlStore(f"sqlite:///{path}")) as store:
+        store.add_run(Run("replay-2", "replay", CUTOFF))
+        store.add_bars(make_bars(count=4, seed=2), "replay-2")
+        store.add_forecasts([make_forecast()], "replay-2")
+        store.add_bars(make_bars(make_key(calendar="XNYS"), count=2))
+        store.add_forecasts([late], LIVE)
+        with store._database.transaction() as connection:
+            connection.exec_driver_sql(
+                "INSERT INTO delay SELECT id, available_at + 5 FROM forecast WHERE cutoff = ?", (late.cutoff,)
+            )
+    return path
+
+
+def test_replay_with_bars_of_its_own_is_what_it_was(replayed):
+    """Its chains begin with its own name, and each chain has a head of its own."""
+    found = check(replayed)
+
+    assert found.errors == []
+    assert found.rows == 13 + 7 + 4 + 1 + 2 + 1
+    assert sorted(found.heads) == [
+        "binance BTC/USDT 1h on 24/7 bars",
+        "binance BTC/USDT 1h on 24/7 bars of replay-2",
+        "binance BTC/USDT 1h on 24/7 forecasts of live",
+        "binance BTC/USDT 1h on 24/7 forecasts of replay-1",
+        "binance BTC/USDT 1h on 24/7 forecasts of replay-2",
+        "binance BTC/USDT 1h on XNYS bars",
+        "binance ETH/USDT 1h bars",
+    ]
+
+
+MISPLACED = {
+    "bars given to the live run": (
+        "UPDATE series SET run_id = 'live', exchange = 'x' WHERE run_id = 'replay-2'",
+        "is not what was written",
+    ),
+    "bars of a run that is not there": ("UPDATE series SET run_id = 'x' WHERE run_id = 'replay-2'", "without its run"),
+    "forecast on another run's bars": (
+        "UPDATE forecast SET run_id = 'replay-1', seq = 99 WHERE run_id = 'replay-2'",
+        "1 × forecast on the bars of another run",
+    ),
+    "steps on another series": (
+        "UPDATE forecast_step SET series_id = 2 WHERE forecast_id = 1",
+        "3 × forecast_step on the bars of another series than its forecast",
+    ),
+    "commit before it was stamped": (
+        "UPDATE delay SET available_at = (SELECT available_at - 1 FROM forecast WHERE id = forecast_id)",
+        "1 × delay that is none",
+    ),
+    "delay of nothing": ("INSERT INTO delay VALUES (999, 0)", "1 × delay without its forecast"),
+    "cutoff after it was issued": (
+        "UPDATE forecast SET issued_at = cutoff - 1 WHERE run_id = 'replay-2'",
+        "expected cutoff ≤ issued ≤ available",
+    ),
+    "no calendar": (
+        "UPDATE series SET calendar = 'X???' WHERE run_id = 'replay-2'",
+        "cannot be read: calendar: expected",
+    ),
+    "no timeframe": ("UPDATE series SET timeframe = 'soon' WHERE run_id = 'replay-2'", "soon 24/7: is no series"),
+}
+
+
+@pytest.mark.parametrize(("statement", "error"), MISPLACED.values(), ids=MISPLACED)
+def test_what_stands_in_the_wrong_place_is_found(replayed, statement, error):
+    tamper(replayed, statement)
+    found = check(replayed)
+
+    assert any(error in text for text in found.errors), found.errors
 
 
 BAR = "UPDATE bar SET {} WHERE series_id = 1 AND seq = 4"

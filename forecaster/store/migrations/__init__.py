@@ -39,9 +39,16 @@ def upgrade(database: Database, to: str = "head") -> int:
         copy(database.path, database.path.with_name(f"{database.path.name}.schema-{found}"))
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent).replace("%", "%%"))
-    with database.transaction() as connection:
-        config.attributes["connection"] = connection
-        command.upgrade(config, to)
+    with database.faults(), database.engine.connect() as connection:
+        if database.is_sqlite:  # some steps make a table again that others refer to; it cannot be set in a transaction
+            connection.connection.execute("PRAGMA foreign_keys=OFF")
+        try:
+            with connection.begin():
+                config.attributes["connection"] = connection
+                command.upgrade(config, to)
+        finally:
+            if database.is_sqlite:
+                connection.connection.execute("PRAGMA foreign_keys=ON")
     return found
 
 

@@ -1,0 +1,84 @@
+"""The `config.json` of a checkpoint: what decides its modules and its numbers, checked before anything is made of it.
+
+It is read without torch: whoever names a model, and does not run it, reads this file and no weights.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Annotated, Final, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, model_validator
+
+_BUNDLED: Final = "15e2170cdd21b5a914309decbee92f827a9cc8b6025d12c2d044c0e5398a088b"
+_BUNDLED_KNOWN_AS: Final = "6f9a56fd2b855e97028327085e18c190fdb9903dcdc30779d99b60595b9e595f"
+"""The bundled checkpoint keeps the digest that ledgers have known it by: that of its weights alone."""
+
+_Size = Annotated[int, Field(ge=1, le=65_536, strict=True)]
+_Number = Annotated[int, Field(ge=1, le=1_024, strict=True)]
+_Bars = Annotated[int, Field(ge=1, le=1 << 24, strict=True)]
+_Level = Annotated[float, Field(gt=0, lt=1, strict=True)]
+
+
+class _Record(BaseModel):
+    """Part of a `config.json`; what only transformers reads is left out."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class Limits(_Record):
+    """What `config.json` calls `chronos_config`: patches, context, horizon and quantile levels."""
+
+    context_length: _Bars
+    output_patch_size: _Size
+    input_patch_size: _Size
+    input_patch_stride: _Size
+    quantiles: Annotated[tuple[_Level, ...], Field(min_length=1)]
+    use_reg_token: StrictBool = False
+    use_arcsinh: StrictBool = False
+    max_output_patches: _Size = 1
+    time_encoding_scale: _Bars
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_scale(cls, values: object) -> object:
+        """Divide positions by the context's length where the file names nothing else."""
+        if isinstance(values, dict) and values.get("time_encoding_scale") is None:
+            return values | {"time_encoding_scale": values.get("context_length")}
+        return values
+
+    @model_validator(mode="after")
+    def _check(self) -> Limits:
+        if list(self.quantiles) != sorted(set(self.quantiles)):
+            raise ValueError(f"quantiles: expected levels that rise, found {self.quantiles!s:.200}")
+        if self.context_length < 2 * self.input_patch_size:
+            raise ValueError(f"context_length: expected at least two patches, found {self.context_length}")
+        return self
+
+
+class Architecture(_Record):
+    """What decides the modules of a Chronos-2; defaults are those of `Chronos2CoreConfig`."""
+
+    chronos_config: Limits
+    d_model: _Size = 512
+    d_kv: Annotated[int, Field(ge=2, le=65_536, multiple_of=2, strict=True)] = 64
+    d_ff: _Size = 2048
+    num_layers: _Number = 6
+    num_heads: _Number = 8
+    layer_norm_epsilon: Annotated[float, Field(ge=0, le=1, strict=True)] = 1e-6
+    feed_forward_proj: str = "relu"
+    rope_theta: Annotated[float, Field(gt=0, le=1e12, strict=True)] = 10_000.0
+    reference_patch: StrictBool = False
+    reg_token_id: Literal[1] = 1
+
+
+def checkpoint_digest(weights_sha256: str, architecture: Architecture) -> str:
+    """Give the sha256 that tells two checkpoints apart: of the weights, and of what decides how they are used.
+
+    The architecture counts as it was understood: neither the order of its keys, nor a default that is written out, nor
+    a key that nobody here reads.
+    """
+    understood = json.dumps(architecture.model_dump(mode="json", exclude_defaults=True), sort_keys=True)
+    digest = hashlib.sha256(f"{weights_sha256}\n{understood}".encode()).hexdigest()
+    return _BUNDLED_KNOWN_AS if digest == _BUNDLED else digest
