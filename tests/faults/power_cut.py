@@ -56,8 +56,8 @@ from tests.forecast_builders import CUTOFF
 
 folder, batches, pragmas = sys.argv[1], int(sys.argv[2]), sys.argv[3]
 prepare = sqlite.prepare
-def prepare_otherwise(connection):
-    prepare(connection)
+def prepare_otherwise(connection, *more):
+    prepare(connection, *more)
     for pragma in filter(None, pragmas.split("; ")):
         connection.execute(pragma)
 sqlite.prepare = prepare_otherwise

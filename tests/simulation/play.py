@@ -29,7 +29,7 @@ from forecaster.daemon.scheduler import schedules_of
 from forecaster.daemon.service import Stint
 from forecaster.daemon.vitals import Vitals
 from forecaster.engine import Forecaster
-from forecaster.errors import LeaseLost, StoreError, StoreUnavailable
+from forecaster.errors import LeaseLost, StoreError, StoreTaken, StoreUnavailable
 from forecaster.store.sql import SqlStore
 from tests.simulation.faults import Rates, Window
 from tests.simulation.invariants import Broken, Watch
@@ -50,6 +50,7 @@ if TYPE_CHECKING:
 EXCHANGES: Final = tuple(sorted({key.exchange for key in KEYS}))
 _NEVER: Final = 2**62
 _RESTART_MS: Final = 5_000
+_RIVAL_LOOKS_MS: Final = 5_000
 _ENOUGH: Final = 100
 """So many broken promises end a world early."""
 
@@ -319,11 +320,9 @@ class Play:
             return
         window, self._rival = self._rival, None
         self._world.tell("frozen", before=name, ms=window.end - window.start)
-        self._clock.spend(window.end - window.start)
-        try:
-            store = ShakyStore(self._world, self._parts.store(self._world.url))
-        except StoreUnavailable as error:
-            self._world.tell("rival.refused", reason=type(error).__name__)
+        woken_at = self._clock.now + window.end - window.start
+        store = self._take_over(woken_at)
+        if store is None:
             return
         try:
             self._work_off(Life(self._world, store, self._parts))
@@ -332,6 +331,20 @@ class Play:
             self._world.tell("rival.ended", error=type(error).__name__)
             store.die()
         self._world.tell("woken")
+
+    def _take_over(self, until: int) -> ShakyStore | None:
+        """Have another process try for the ledger, as a standby does, while the first one is frozen."""
+        store = None
+        while store is None and self._clock.now < until:
+            self._clock.spend(min(_RIVAL_LOOKS_MS, until - self._clock.now))
+            try:
+                store = ShakyStore(self._world, self._parts.store(self._world.url))
+            except StoreUnavailable as error:
+                self._world.tell("rival.refused", reason=type(error).__name__)
+                if not isinstance(error, StoreTaken):
+                    break
+        self._clock.spend(max(0, until - self._clock.now))
+        return store
 
     def _finish(self) -> None:
         """With no more faults, work until nothing is owed, and look at everything."""

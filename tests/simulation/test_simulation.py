@@ -63,7 +63,7 @@ def test_nothing_is_broken_in_longer_worlds(seed):
 @pytest.mark.processes  # whose time it takes
 def test_much_goes_wrong_at_once_and_nothing_is_broken():
     """A simulation in which nothing happens proves nothing: every kind of fault is in the log."""
-    outcome = play(4, 1, BUSY)
+    outcome = play(10, 1, BUSY)
     log = "\n".join(outcome.log)
 
     assert outcome.broken == []
