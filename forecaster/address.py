@@ -52,7 +52,14 @@ def sqlite_address(url: str) -> SqliteAddress | None:
         return None
     place, _, query = url[scheme.end() :].partition("?")
     path = unquote(place.removeprefix("/"))
-    if not place.startswith("/") or not path or "\0" in path or path == ":memory:" or path.startswith("file:"):
+    if (
+        not place.startswith("/")
+        or not path
+        or "\0" in path
+        or path == ":memory:"
+        or path.startswith("file:")
+        or path.endswith("/")
+    ):
         raise StoreUnavailable(
             shown(url), "expected sqlite:///PATH, with four slashes for an absolute path; memory: for one in memory"
         )

@@ -43,6 +43,17 @@ def ask_all(models: Sequence[Model], contexts: Sequence[Context], steps: int) ->
     return Answers(list(contexts), [model.predict(contexts, steps) for model in models])
 
 
+def ask_first(models: Sequence[Model], contexts: Sequence[Context], steps: int) -> Answers:
+    """Ask every model for every context, and leave out what a baseline cannot answer.
+
+    Raises:
+        ModelError: when the first model fails.
+    """
+    first, *baselines = models
+    made = [first.predict(contexts, steps)]
+    return Answers(list(contexts), made + [_answered(one, contexts, steps)[0] for one in baselines])
+
+
 def ask_sparing(models: Sequence[Model], contexts: Sequence[Context], steps: int) -> Spared:
     """Ask every model for every context, and leave out what fails: a series, or part of what a baseline was asked."""
     first, *baselines = models
@@ -52,12 +63,21 @@ def ask_sparing(models: Sequence[Model], contexts: Sequence[Context], steps: int
     kept = [context for i, context in enumerate(contexts) if i not in failed]
     sat_out: dict[str, str] = {}
     for baseline in baselines:
-        failed = {}
-        made.append(_spared(baseline, kept, steps, failed))
-        if failed:
-            sat_out[baseline.name] = next(iter(failed.values()))
-            _log.warning("baseline.failed", model=baseline.name, series=len(failed), reason=sat_out[baseline.name])
+        answers, reason = _answered(baseline, kept, steps)
+        made.append(answers)
+        if reason:
+            sat_out[baseline.name] = reason
     return Spared(Answers(kept, made), skipped, sat_out)
+
+
+def _answered(baseline: Model, contexts: Sequence[Context], steps: int) -> tuple[list[OHLCForecast], str]:
+    """What a baseline can answer, and why it cannot answer the rest."""
+    failed: dict[int, str] = {}
+    made = _spared(baseline, contexts, steps, failed)
+    reason = next(iter(failed.values()), "")
+    if failed:
+        _log.warning("baseline.failed", model=baseline.name, contexts=len(failed), reason=reason)
+    return made, reason
 
 
 def _spared(

@@ -172,11 +172,13 @@ def check_run(reader: Reader, run_id: str) -> None:
     Raises:
         ConfigError: names the newest runs that are.
     """
-    if run_id == LIVE:
-        return
-    known = [run.id for run in reader.runs() if run.door != "predict"]
-    if RunId(run_id).recorded not in {run.id for run in reader.runs()}:
-        listed = ", ".join([LIVE, *(one for one in reversed(known) if one != LIVE)][:_LISTED])
+    runs, recorded = {run.id: run.door for run in reader.runs()}, RunId(run_id).recorded
+    is_to_come = run_id == LIVE and "replay" not in runs.values()
+    is_moved = recorded == LIVE != run_id  # what was live was there when it was there
+    if is_moved or (recorded not in runs and not is_to_come):
+        others = [run for run, door in runs.items() if door != "predict" and run != LIVE]
+        known = [LIVE] if LIVE in runs or not others else []
+        listed = ", ".join([*known, *reversed(others)][:_LISTED])
         raise ConfigError("run", f"one of {listed}", run_id)
 
 

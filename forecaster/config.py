@@ -16,7 +16,7 @@ from typing import Annotated, Literal, NamedTuple, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from forecaster.address import shown, sqlite_address, url_of, with_path
+from forecaster.address import MEMORY, is_clear, shown, sqlite_address, url_of, with_path
 from forecaster.bars import SeriesKey
 from forecaster.errors import ConfigError, ForecasterError, StoreUnavailable
 from forecaster.sessions import ALWAYS_OPEN
@@ -31,6 +31,7 @@ HUB = "hub:"
 
 _REPOSITORY = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
+_URL = re.compile(r"[\w+]+://")
 
 
 class _Record(BaseModel):
@@ -237,8 +238,8 @@ class Config(_Record):
 def load_config(path: str | Path) -> Config:
     """Read and check a TOML file, and make its paths absolute; `embedded` is the demo's own.
 
-    The ledger of the demo's own file alone stays relative to the working directory: the file lies in the installed
-    package, which nobody may write.
+    The ledger of the demo's own configuration alone, or of a copy of it, stays relative to the working directory: the
+    file lies in the installed package, which nobody may write.
 
     Raises:
         ConfigError: names the key, what was expected and what was found.
@@ -253,7 +254,9 @@ def load_config(path: str | Path) -> Config:
         raise ConfigError(str(file), "TOML", str(error)) from error
     try:
         config = Config.model_validate(content)
-        return _resolve(config, file.resolve().parent, with_ledger=file.resolve() != demo.resolve())
+        return _resolve(
+            config, file.resolve().parent, with_ledger=content != tomllib.loads(demo.read_text(encoding="utf-8"))
+        )
     except ValidationError as error:
         raise _first_fault(file, error) from error
     except ConfigError as error:
@@ -326,6 +329,8 @@ def _stored(store: StoreConfig, folder: Path) -> StoreConfig:
         raise ConfigError(
             "store.url", "sqlite:///PATH, ?timeout=SECONDS or nothing behind it", shown(store.url)
         ) from error
+    if address is None and store.url != MEMORY and (not _URL.match(store.url) or not is_clear(store.url)):
+        raise ConfigError("store.url", "sqlite:///PATH, memory: or the URL of a database", shown(store.url))
     return store if address is None else StoreConfig(url=with_path(store.url, folder / address.path))
 
 

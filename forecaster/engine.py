@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING, Self
 
 from forecaster.accuracy.drift import Watches
 from forecaster.accuracy.score import Scores
-from forecaster.ask import Answers, ask_all, ask_sparing
+from forecaster.ask import Answers, ask_first, ask_sparing
 from forecaster.assess import arrived_losses, check_run, settled_losses, start_of, trust_in
 from forecaster.bars import FIELDS, Bars, Context, SeriesKey
 from forecaster.calibrate import Calibrations
 from forecaster.clock import now_ms
 from forecaster.code import code_digest
 from forecaster.config import Config, default_config_path, load_config, with_store
-from forecaster.errors import BarNotClosed, BarsError, ConfigError, NotEnoughBars, StoreError
+from forecaster.errors import BarNotClosed, BarsError, ConfigError, InvalidContext, NotEnoughBars, StoreError
 from forecaster.intake import Intake, Skipped
 from forecaster.ledger import LIVE, AccuracyReport, CalibrationState, LedgerRow, Run, RunId, Slot
 from forecaster.log import get_logger
@@ -104,6 +104,7 @@ class Forecaster:
         self._given_sources = sources
         self._given_models = models
         self._turn = threading.Lock()
+        self._given_up: dict[SeriesKey, tuple[int, str]] = {}
 
     @classmethod
     def from_config(cls, path: str | Path | None = None, store: str | Path | None = None) -> Forecaster:
@@ -212,7 +213,9 @@ class Forecaster:
         skipped = Skipped()
         keys = [key for key in self.series if key.timeframe == timeframe and exchange in (None, key.exchange)]
         owed = lease_owed(self.store, keys, self.model_name, as_of)
-        pulled = self._intake.pull([key for key in keys if owed.slots[key]], as_of, skipped, watch)
+        self._pass_over(owed, skipped)
+        asked_for = [key for key in keys if owed.slots[key] and key not in skipped.reasons]
+        pulled = self._intake.pull(asked_for, as_of, skipped, watch)
         with self._turn:
             contexts, newest = self._contexts_of(owed, skipped)
             issued_at = max(watch.now, pulled.seen[1])  # what a forecast saw could be read when it was issued
@@ -226,6 +229,8 @@ class Forecaster:
             run = Run(LIVE, LIVE, issued_at)
             made = self.record(answers, issued_at=issued, run=run, latency=lambda: asked.elapsed_ms) if issued else []
             end_owed(self.store, owed.slots, made, skipped.reasons, as_of)
+            given_up = {key: (owed.slots[key][-1].cutoff, skipped.reasons[key]) for key in skipped.given_up}
+            self._given_up = {key: at for key, at in self._given_up.items() if key not in keys} | given_up
             with self.store.together(write=False):
                 arrived = arrived_losses(self.store, pulled.seen[1], since=pulled.seen[0] - 1)
             settled = [one for one in arrived if one.steps.key in keys]
@@ -248,6 +253,14 @@ class Forecaster:
             )
             self._log_cycle(report)
         return report
+
+    def _pass_over(self, owed: Owed, skipped: Skipped) -> None:
+        """Let series sit out that were given up at this very close: they are asked for again at the next one."""
+        for key, slots in owed.slots.items():
+            cutoff, reason = self._given_up.get(key, (None, ""))
+            if slots and slots[-1].cutoff == cutoff:
+                skipped.reasons[key] = reason
+                skipped.given_up.add(key)
 
     def _contexts_of(self, owed: Owed, skipped: Skipped) -> tuple[list[Context], dict[SeriesKey, int]]:
         """The contexts of what is owed and can be had, and the newest close in the store (UTC ms) of each series."""
@@ -305,9 +318,12 @@ class Forecaster:
         return self.record(answers, issued_at=issued_at, run=run, latency=latency, learned_in=learned_in)
 
     def ask(self, contexts: Sequence[Context], horizon: int | None = None) -> Answers:
-        """Ask every model for every context: nothing is read or written, so any process may do this part."""
-        steps = horizon or self.config.model.horizon
-        return ask_all(self.models, contexts, steps)
+        """Ask every model for every context: nothing is read or written, so any process may do this part.
+
+        The first model answers all; a baseline may leave contexts out that are too short for it.
+        """
+        steps = self.config.model.horizon if horizon is None else horizon
+        return ask_first(self.models, contexts, steps)
 
     def record(
         self,
@@ -384,7 +400,7 @@ class Forecaster:
         context = self._cut(given, cutoff)
         watch = Stopwatch(0)
         answers = self.ask([context], horizon)
-        run = self._prediction(context, horizon or self.config.model.horizon, now)
+        run = self._prediction(context, len(answers.made[0][0].target_opens()), now)
         if self._store is not None if record is None else record:
             latency = lambda: watch.elapsed_ms  # noqa: E731
             return self.record(answers, issued_at=now, run=run, latency=latency, learned_in=LIVE)[0]
@@ -409,13 +425,16 @@ class Forecaster:
 
         Raises:
             LedgerMissing: when there is no ledger.
+            InvalidContext: for a time that is still to come: the answer would change.
         """
+        as_of = None if as_of is None else _passed(as_of)
         return self.reader.latest(self._configured(exchange, symbol, timeframe), self.model_name, as_of=as_of)
 
     def history(
         self, exchange: str, symbol: str, timeframe: str, start: int, end: int, as_of: int | None = None
     ) -> list[LedgerRow]:
         """Read the live rows of all models whose cutoff lies in [start, end), UTC ms; with `as_of`, as of then."""
+        as_of = None if as_of is None else _passed(as_of)
         return self.reader.history(self._configured(exchange, symbol, timeframe), start, end, as_of=as_of)
 
     def accuracy(self, window: str | None = None, as_of: int | None = None, run_id: str = LIVE) -> list[AccuracyReport]:
@@ -428,6 +447,7 @@ class Forecaster:
 
         Raises:
             ConfigError: for a run that is not in the ledger; names those that are.
+            InvalidContext: for a time that is still to come.
         """
         return Scores(self.losses(window, as_of, run_id)).reports()
 
@@ -439,7 +459,7 @@ class Forecaster:
         keys: Iterable[SeriesKey] | None = None,
     ) -> Iterator[Losses]:
         """Measure a run's settled rows, some at a time: what `Scores` and `Traces` take. Arguments as in `accuracy`."""
-        until = now_ms() if as_of is None else as_of
+        until = _passed(as_of)
         since = start_of(window, until)
         check_run(self.reader, run_id)
         return settled_losses(self.reader, self.series if keys is None else keys, until, since, run_id)
@@ -447,9 +467,15 @@ class Forecaster:
     def trust(
         self, exchange: str, symbol: str, timeframe: str, step: int = 1, as_of: int | None = None
     ) -> Trust | None:
-        """Say how far the live forecasts of a series can be trusted at a step; None when none has settled yet."""
+        """Say how far the live forecasts of a series can be trusted at a step; None when none has settled yet.
+
+        Raises:
+            InvalidContext: for a step beyond the horizon, or a time that is still to come.
+        """
         key = self._configured(exchange, symbol, timeframe)
-        return trust_in(self.reader, key, self.model_name, step, now_ms() if as_of is None else as_of)
+        if not 1 <= step <= self.config.model.horizon:
+            raise InvalidContext("step", f"1 to {self.config.model.horizon}", step)
+        return trust_in(self.reader, key, self.model_name, step, _passed(as_of))
 
     def chosen(self, name: str | None) -> list[SeriesKey]:
         """Give the configured series of this name, `EXCHANGE SYMBOL TIMEFRAME`; all when it is None.
@@ -538,6 +564,18 @@ class Forecaster:
                 _log.warning("accuracy.drifted", series=str(key), model=model_id, of=drift.what, **values)
                 found.append((key, drift))
         return found
+
+
+def _passed(as_of: int | None) -> int:
+    """A time that has passed, now when left out.
+
+    Raises:
+        InvalidContext: for one that is still to come: what is asked as of then would change.
+    """
+    now = now_ms()
+    if as_of is not None and as_of > now:
+        raise InvalidContext("as_of", f"a time that has passed, {now} at the latest", as_of)
+    return now if as_of is None else as_of
 
 
 def _stamped(

@@ -190,7 +190,7 @@ class LedgerMissing(StoreUnavailable):
     def __init__(self, url: str) -> None:
         super().__init__(
             url,
-            "expected a ledger, found none: start `forecaster run` or `forecaster once` first, or check store.url",
+            "expected a ledger, found none: start `forecaster run` or `forecaster once` first, or check its URL",
         )
         self.url = url
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 _log = get_logger(__name__)
 _BARS_ASKED_AGAIN: Final = 3
 _LASTING: Final = (UnknownSymbol, CalendarEnds, ConfigError)
+_ATTEMPTS: Final = 3
 _CLOSE_MS: Final = 2_000
 _T = TypeVar("_T")
 
@@ -75,6 +77,10 @@ class Pulled(NamedTuple):
     seen: tuple[int, int]
 
 
+class _TooLate(Exception):
+    """The stamp of what was written has passed before its commit."""
+
+
 class Intake:
     """Fetches bars, checks what came, and stores it.
 
@@ -114,11 +120,11 @@ class Intake:
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
         waited = time.monotonic() - asked_at
-        seen_at = self._stamp(watch)
-        with self._commits.measured(), self._store.together():
-            first = skipped.trying(
-                keys, lambda key: self._receive(key, since[key], (as_of, seen_at), partial(_arrived, key, asked[key]))
-            )
+        answers = {key: partial(_arrived, key, asked[key]) for key in keys}
+        first, seen_at = self._in_time(
+            watch,
+            lambda at: skipped.trying(keys, lambda key: self._receive(key, since[key], (as_of, at), answers[key])),
+        )
         rest = skipped.trying(first, lambda key: sum(new for new, _ in self.parts(key, first[key][1], as_of, watch)))
         added = sum(new for new, _ in first.values()) + sum(rest.values())
         return Pulled(added, waited, (seen_at, self._last_seen))
@@ -129,11 +135,39 @@ class Intake:
         """Fetch part by part up to `as_of`: how many bars are new in each, and how far it came."""
         watch = watch or Stopwatch(as_of)
         while cursor < as_of:
-            fetched = self._fetched(key, cursor, as_of)
-            seen_at = self._stamp(watch)
-            with self._commits.measured():
-                added, cursor = self._receive(key, cursor, (as_of, seen_at), fetched)
+            receive = partial(self._receive_part, key, cursor, as_of, self._fetched(key, cursor, as_of))
+            (added, until, fault), _ = self._in_time(watch, receive)
+            if fault is not None:
+                raise fault
+            cursor = until
             yield added, cursor
+
+    def _receive_part(
+        self, key: SeriesKey, cursor: int, as_of: int, fetch: Callable[[], Fetched], seen_at: int
+    ) -> tuple[int, int, SourceError | None]:
+        """Take one part; a fault is given and not raised: what came before it is kept."""
+        try:
+            return (*self._receive(key, cursor, (as_of, seen_at), fetch), None)
+        except SourceError as error:
+            return 0, cursor, error
+
+    def _in_time(self, watch: Stopwatch, write: Callable[[int], _T]) -> tuple[_T, int]:
+        """Write bars in one transaction, with the stamp at which they can be read; gives the result and the stamp.
+
+        What takes so long that the stamp has passed before the commit is undone and written again with a later one.
+        """
+        allowance_ms = self._commits.allowance_ms
+        for attempt in range(_ATTEMPTS):
+            began, seen_at = watch.now, self._stamp(watch.now + allowance_ms)
+            with suppress(_TooLate):
+                with self._commits.measured(), self._store.together():
+                    written = write(seen_at)
+                    _check_in_time(watch.now, seen_at, is_last=attempt == _ATTEMPTS - 1)
+                break
+            allowance_ms = 2 * (watch.now - began)
+        if watch.now > seen_at:
+            _log.warning("bars.committed_late", seen_at=seen_at, late_ms=watch.now - seen_at)
+        return written, seen_at
 
     def _fetched(self, key: SeriesKey, cursor: int, as_of: int) -> Callable[[], Fetched]:
         """Fetch now; what the source raises is raised when the answer is taken, which keeps a refused body."""
@@ -143,11 +177,10 @@ class Intake:
             return partial(_raise, error)
         return lambda: answer
 
-    def _stamp(self, watch: Stopwatch) -> int:
-        """When bars that are about to be stored can be read: later than the last ones, unless the clock was wrong."""
-        stamp = watch.now + self._commits.allowance_ms
-        is_close = stamp <= self._last_seen < stamp + _CLOSE_MS
-        self._last_seen = self._last_seen + 1 if is_close else stamp
+    def _stamp(self, readable_at: int) -> int:
+        """The stamp of bars that can be read at a time: later than the last one, unless the clock was wrong."""
+        is_close = readable_at <= self._last_seen < readable_at + _CLOSE_MS
+        self._last_seen = self._last_seen + 1 if is_close else readable_at
         return self._last_seen
 
     def owed_since(self, key: SeriesKey, first: int) -> int:
@@ -204,6 +237,11 @@ class Intake:
         """Open time of the oldest bar that a context at `as_of` can hold."""
         opens = key.sessions.last_opens(key.timeframe, as_of, self._context)
         return int(opens[0]) if len(opens) else as_of
+
+
+def _check_in_time(now: int, seen_at: int, *, is_last: bool) -> None:
+    if now > seen_at and not is_last:
+        raise _TooLate
 
 
 def _raise(error: SourceError) -> Fetched:

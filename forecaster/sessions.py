@@ -107,8 +107,9 @@ class Calendar(Protocol):
         An intraday label is an instant, and so is every label on 24/7. A daily label on the calendar of an exchange
         stands for a session. One that is written as a bare date or a midnight, in whatever zone, stands for the
         session of the written date. Any other that is a session's open time stands for that session. What is left
-        stands for its written date; at midnight on the exchange's own clock, or of UTC, it stands for that date too.
-        Where these are two dates, or none, the label stands for nothing.
+        stands for its written date, and for the date on the exchange's own clock; at midnight of UTC for that date too.
+        An epoch has no written date, and stands for the exchange's only at midnight. Where these are two dates, or
+        none, the label stands for nothing.
         """
 
 
@@ -269,9 +270,11 @@ class _Sessions:
 
     def _dates_of(self, labels: Labels, is_date: NDArray[np.bool_]) -> NDArray[np.int64]:
         """The date that each label stands for, as UTC ms; `UNWRITTEN` where its readings are two, or there is none."""
+        is_written = labels.written != UNWRITTEN
         local = _on_clock(labels.instant, self._times.zone)
-        readings = np.stack([labels.written - labels.written % DAY_MS, local, labels.instant])
-        holds = np.stack([labels.written != UNWRITTEN, *(~is_date & (time % DAY_MS == 0) for time in readings[1:])])
+        readings = np.stack([labels.written - labels.written % DAY_MS, local - local % DAY_MS, labels.instant])
+        on_clock = ~is_date & (is_written | (local % DAY_MS == 0))
+        holds = np.stack([is_written, on_clock, ~is_date & (labels.instant % DAY_MS == 0)])
         least = np.where(holds, readings, np.iinfo(np.int64).max).min(axis=0)
         most = np.where(holds, readings, np.iinfo(np.int64).min).max(axis=0)
         return np.where(least == most, least, UNWRITTEN)

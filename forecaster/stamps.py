@@ -58,5 +58,7 @@ class CommitTimes:
     def measured(self) -> Iterator[None]:
         """Measure one."""
         watch = Stopwatch(0)
-        yield
-        self._latest.append(max(watch.elapsed_ms, SHORTEST_COMMIT_MS))
+        try:
+            yield
+        finally:
+            self._latest.append(max(watch.elapsed_ms, SHORTEST_COMMIT_MS))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from forecaster.ask import ask_all, ask_sparing
+from forecaster.ask import ask_all, ask_first, ask_sparing
 from forecaster.bars import Context
 from forecaster.errors import InferenceError
 from forecaster.model.baselines import RandomWalk
@@ -83,6 +83,15 @@ def test_nothing_to_ask_is_nothing_asked():
 def test_asking_all_raises(contexts):
     with pytest.raises(InferenceError):
         ask_all([Picky("nano", "C2/USDT")], contexts, 3)
+    with pytest.raises(InferenceError):
+        ask_first([Picky("nano", "C2/USDT")], contexts, 3)
+
+
+def test_a_baseline_leaves_out_what_it_cannot_answer(contexts):
+    """Where the first model must answer all, as in a replay."""
+    answers = ask_first([Picky("nano"), Picky("picky", "C2/USDT")], contexts, 3)
+
+    assert [len(made) for made in answers.made] == [len(contexts), len(contexts) - 1]
 
 
 def test_interrupt_is_no_fault_of_a_series(contexts):

@@ -321,13 +321,13 @@ OF_OTHERS = ("demo-ledger.db.bak", "demo-ledger.db.schema-5", "demo-ledger.db2",
 def test_demo_removes_its_own_ledger_and_nothing_else(tmp_path, monkeypatch):
     """What SQLite keeps beside it goes with it; copies stay, and so does the file of the lock."""
     for name in (*OWN, *OF_OTHERS, "demo-ledger.db.lock"):
-        (tmp_path / name).write_text("planted")
+        (tmp_path / name).write_text("SQLite format 3\0planted")
     lock = (tmp_path / "demo-ledger.db.lock").stat().st_ino
     told("demo", "--cycles", 1, "--out", tmp_path, "--json")
 
     assert [name for name in OWN if (tmp_path / name).exists()] == ["demo-ledger.db"]
     assert (tmp_path / "demo-ledger.db").read_bytes().startswith(b"SQLite format 3")
-    assert [(tmp_path / name).read_text() for name in OF_OTHERS] == ["planted"] * len(OF_OTHERS)
+    assert [(tmp_path / name).read_text() for name in OF_OTHERS] == ["SQLite format 3\0planted"] * len(OF_OTHERS)
     assert (tmp_path / "demo-ledger.db.lock").stat().st_ino == lock
 
 

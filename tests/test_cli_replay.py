@@ -625,7 +625,7 @@ def test_only_cutoffs_that_are_left_out(folder):
     config = configured(folder, BARS[np.r_[0:50, 110:120]])
     line = cli.refused("replay", "-c", config, "--start", "2024-01-05")
 
-    assert "; 10 left out: fewer than 32 bars among their last 64 slots" in line
+    assert ": 10 left out: fewer than 32 bars among their last 64 slots" in line
 
 
 def test_a_replay_of_today_is_not_pruned(folder, replay):
@@ -753,7 +753,7 @@ def test_workers_without_ray(folder, monkeypatch):
 def test_no_cutoff_between_the_dates(folder):
     line = cli.refused("replay", "-c", configured(folder), "--start", "2024-01-01", "--end", "2024-01-02")
 
-    assert "a cutoff of x A/B 1h between them, found '2024-01-01 to 2024-01-02'" in line
+    assert "a cutoff of x A/B 1h between them, found '2024-01-01 to 2024-01-02; x A/B 1h: no bar closed" in line
 
 
 def test_nothing_was_known_so_soon(folder):

@@ -322,10 +322,16 @@ def test_the_demos_own_ledger_lies_where_the_command_runs():
         assert load_config(path).store.url == "sqlite:///demo-ledger.db"
 
 
-def test_the_ledger_of_a_copy_of_the_demos_configuration_lies_beside_it(tmp_path):
-    copy = tmp_path / "mine.toml"
+def test_a_copy_of_the_demos_configuration_is_the_demos(tmp_path, monkeypatch):
+    """Its ledger lies where the command runs, until something else is written into it."""
+    copy, folder = tmp_path / "mine.toml", tmp_path / "here"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
     copy.write_text(embedded("config/demo.toml").read_text())
+    same = load_config(copy).store.url
+    copy.write_text(copy.read_text().replace("horizon = 10", "horizon = 5"))
 
+    assert same == load_config("embedded").store.url
     assert load_config(copy).store.url == f"sqlite:///{tmp_path}/demo-ledger.db"
 
 
@@ -410,3 +416,12 @@ def test_without_the_environment_it_is_the_demo(monkeypatch):
     monkeypatch.delenv(ENVIRONMENT_KEY, raising=False)
 
     assert default_config_path() == "embedded"
+
+
+@pytest.mark.parametrize("url", ["l.db", "sqlite:////", "postgresql://u:p@ss@host/db"])
+def test_what_is_no_url_of_a_ledger_is_refused_when_it_is_read(load, url):
+    """`config check` says so, and not the first cycle; no password is shown."""
+    with pytest.raises(ConfigError, match=r"store.url: expected sqlite:///PATH") as refused:
+        load(GOOD + f'\n[store]\nurl = "{url}"\n')
+
+    assert "p@ss" not in str(refused.value)

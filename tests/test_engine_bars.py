@@ -14,7 +14,7 @@ import structlog
 from forecaster import Bars, Forecaster, MemoryStore
 from forecaster.bars import NO_TIME, Context, RejectedRow
 from forecaster.config import DaemonConfig, StoreConfig
-from forecaster.errors import BadPayload, LedgerMissing, SourceUnavailable
+from forecaster.errors import BadPayload, LedgerMissing, SourceUnavailable, UnknownSymbol
 from forecaster.sources import Fetched
 from forecaster.timeframe import Timeframe
 from tests.builders import HOUR_MS, make_bars, make_key
@@ -422,3 +422,25 @@ def test_series_that_does_not_answer_before_the_next_close_sits_out(monkeypatch)
 
     assert [one.key for one in report.forecasts] == [KEY]
     assert "before the next one has closed" in report.skipped[slow]
+
+
+def test_series_that_is_given_up_is_asked_for_again_at_the_next_close():
+    """Not when another series makes the cycle be tried again: its symbol is not listed meanwhile."""
+
+    class Unlisted(ScriptedSource):
+        def __init__(self):
+            super().__init__()
+            self.questions = []
+
+        def fetch(self, key, since, as_of):
+            self.questions.append(as_of)
+            raise UnknownSymbol("binance", key.symbol, 5)
+
+    source = Unlisted()
+    forecaster = make_forecaster(source)
+    times = [closes(99), closes(99) + 60_000, closes(99) + 120_000, closes(100)]
+    reports = [forecaster.run_cycle(HOUR, as_of) for as_of in times]
+
+    assert source.questions == [closes(99), closes(100)]
+    assert [report.given_up for report in reports] == [frozenset([KEY])] * 4
+    assert {report.skipped[KEY] for report in reports} == {reports[0].skipped[KEY]}

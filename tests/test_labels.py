@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 
 from forecaster.bars import COLUMNS, Bars
-from forecaster.errors import InvalidBars
+from forecaster.errors import BadPayload, InvalidBars
 from forecaster.sessions import UNWRITTEN, Labels
 from forecaster.sources.files import FileSource
 from forecaster.timeframe import Timeframe
@@ -234,3 +234,34 @@ def test_labels_are_taken_from_times_as_they_are_written():
     assert naive.instant.tolist() == naive.written.tolist() == epoch.instant.tolist() == eastern.written.tolist()
     assert epoch.written.tolist() == [UNWRITTEN]
     assert [len(one) for one in (eastern, epoch[:0])] == [1, 0]
+
+
+@pytest.mark.parametrize("offset", ["+8:00", "+8", "+08:0", " +0800x", "+08:00:30"])
+def test_an_offset_that_is_not_read_is_refused(tmp_path, offset):
+    """Pandas reads more of them: the date would be taken from UTC, a session early."""
+    path = tmp_path / "A_1d.csv"
+    path.write_text(f"Date,Open,High,Low,Close,Volume\n2024-01-10 00:00:00{offset},1,1,1,1,1\n")
+    with pytest.raises(BadPayload, match="expected an ISO date or an epoch"):
+        FileSource(path).fetch(make_key("file", "A/JPY", "1d", "XTKS"), None, utc_ms("2024-02-01"))
+
+
+@pytest.mark.parametrize("offset", ["+08:00 ", " +08:00", "+0800", "+08"])
+def test_spaces_around_an_offset_are_none_of_its_business(tmp_path, offset):
+    path = tmp_path / "A_1d.csv"
+    path.write_text(f"Date,Open,High,Low,Close,Volume\n2024-01-10 00:00:00{offset},1,1,1,1,1\n")
+    key = make_key("file", "A/JPY", "1d", "XTKS")
+    fetched = FileSource(path).fetch(key, None, utc_ms("2024-02-01"))
+
+    assert fetched.bars.open_time.tolist() == [utc_ms("2024-01-10 00:00")]
+
+
+@pytest.mark.parametrize(
+    ("calendar", "label"),
+    [("XTKS", "2024-01-10T23:45:00Z"), ("XNZE", "2020-12-23T23:45:00Z"), ("XASX", "2024-01-09T22:30Z")],
+)
+def test_a_time_of_day_on_two_dates_is_refused(calendar, label):
+    """The date that is written, and the date on the exchange's own clock: neither is guessed."""
+    key = make_key("file", "A/USD", "1d", calendar)
+    opens = key.opens_of(pd.DatetimeIndex([label]))
+
+    assert key.sessions.closes_of(key.timeframe, opens).tolist() == [-1]

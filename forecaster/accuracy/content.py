@@ -41,7 +41,7 @@ NEXT_BAR: Final = 1
 ROLLING_CUTOFFS: Final = 100
 FEWEST_ROLLING: Final = 20
 MISSES_SHOWN: Final = 10
-REPLAY: Final = "replay"
+PREDICTION: Final = "predict"
 """The door of runs whose forecasts were made afterwards."""
 _POINTS: Final = 400
 """How many points of a line over time are kept."""
@@ -59,6 +59,11 @@ class Scope:
     as_of: int
     since: int | None = None
     door: str = LIVE
+
+    @property
+    def is_replay(self) -> bool:
+        """Whether its times are those of its bars: all that is neither live nor a prediction by hand."""
+        return self.run_id != LIVE and self.door != PREDICTION
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,7 +13,6 @@ from plotly.io import to_json
 from plotly.offline import get_plotlyjs
 
 from forecaster.accuracy import figures
-from forecaster.accuracy.content import REPLAY
 from forecaster.accuracy.figures import (
     ALL_FIELDS,
     FONT,
@@ -89,7 +88,7 @@ def cards(section: Section, scope: Scope) -> list[Card]:
 
 def proof(sections: Sequence[Section], scope: Scope) -> str:
     """Say what the times of the forecasts prove, in words that are true of this run."""
-    if scope.door == REPLAY:
+    if scope.is_replay:
         return _REPLAY
     services = [one.evidence.service for one in sections if one.evidence is not None]
     settled, on_time = sum(one.forecasts for one in services), sum(one.on_time for one in services)
@@ -101,7 +100,7 @@ def proof(sections: Sequence[Section], scope: Scope) -> str:
 
 
 def _proven(evidence: Evidence, scope: Scope) -> list[Card]:
-    in_time = "" if scope.door == REPLAY else ", in time"
+    in_time = "" if scope.is_replay else ", in time"
     verdict, (lower, upper) = evidence.verdicts[0], evidence.coverage80_interval
     better = verdict.words.startswith("better")
     mood = "better" if better else "worse" if verdict.words.startswith("worse") else ""
@@ -161,7 +160,7 @@ def _shown(section: Section, scope: Scope) -> dict[str, Any]:
         "choices": _choices(drawings),
         "evidence": evidence,
         "nothing": NOTHING,
-        "is_replay": scope.door == REPLAY,
+        "is_replay": scope.is_replay,
         "about": _about(section),
         "misses": _misses(section),
         "names": {} if evidence is None else short_names(list(dict.fromkeys(one.model_id for one in evidence.reports))),

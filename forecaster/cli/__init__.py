@@ -6,7 +6,7 @@ import dataclasses
 import json
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 from typer.core import TyperGroup
@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     from forecaster.forecast import OHLCForecast
 
 
+_SQLITE: Final = b"SQLite format 3\0"
+
+
 class _Commands(TyperGroup):
     """The commands; a named error of any of them prints one line and ends with code 2."""
 
@@ -49,8 +52,8 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     help="Forecast open, high, low and close at every bar close; record it before the outcome, score it after.\n\n"
-    "Start with `forecaster demo`. Without --config, a command reads the file that FORECASTER_CONFIG names, "
-    "else the embedded demo configuration.",
+    "Start with `forecaster demo`. Without --config, every command but `demo` reads the file that FORECASTER_CONFIG "
+    "names, else the embedded demo configuration.",
 )
 config_app = typer.Typer(no_args_is_help=True, help="Check or show a configuration file.")
 app.add_typer(config_app, name="config")
@@ -92,7 +95,10 @@ def demo(
     from forecaster.engine import Forecaster
 
     log_to_stderr(verbose=False)
-    out.mkdir(parents=True, exist_ok=True)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError("--out", "a folder, or a name for a new one", f"{out}: {error.strerror}") from error
     settings = load_config(config or EMBEDDED)
     if cycles is not None and settings.demo is not None:
         settings = settings.model_copy(update={"demo": settings.demo.model_copy(update={"cycles": cycles})})
@@ -257,6 +263,8 @@ def _remove_ledger(path: Path) -> None:
     from forecaster.store.database import Database
     from forecaster.store.lease import lock_of
 
+    if path.is_file() and path.stat().st_size and not path.read_bytes()[: len(_SQLITE)] == _SQLITE:
+        raise ConfigError("--out", f"a folder without a {path.name} of something else", str(path))
     with closing(Database(sqlite_url(path))) as database:
         lock = lock_of(database)
         if not lock.try_take():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import resource
 import time
 from pathlib import Path
@@ -97,10 +98,12 @@ def replay(  # noqa: PLR0913, PLR0917 - one parameter for each option
     with Forecaster.from_config(config, store) as forecaster, Histories(configured) as histories:
         keys = forecaster.chosen(series)
         chosen = [_choose(histories, key, (start, end), every, now) for key in keys]
+        _check_span(chosen, (start, end))
         known_from = None if store is None or within is None else histories.reader
         plan = ReplayPlan(None, batch, round(latency * _SECONDS), within, known_from, now)
         prepared = _prepare(forecaster, chosen, plan, is_apart=store is not None)
         run_id, added = _replay(forecaster, prepared, plan, workers, address)
+        keys = [one.key for one in prepared if len(one.cutoffs)]
         seconds, windows = time.perf_counter() - started, _windows(forecaster, keys, run_id)
         scores = Scores(forecaster.losses(as_of=now, run_id=run_id, keys=keys))
         figures = {str(key): _figures(scores, forecaster.model_name, key) for key in keys}
@@ -184,10 +187,22 @@ def _choose(histories: Histories, key: SeriesKey, dates: tuple[str | None, str |
     bars = histories.of(key, now)
     span = (utc_ms(dates[0], 0), utc_ms(dates[1], now))
     chosen = choose_cutoffs(bars, histories.config.model, *span, every)
-    if not len(chosen.cutoffs):
-        why = "".join(f"; {count} left out: {reason}" for reason, count in chosen.left_out.items())
-        raise ConfigError("--start, --end", f"a cutoff of {key} between them", f"{dates[0]} to {dates[1]}{why}")
-    return chosen
+    if len(chosen.cutoffs) or chosen.left_out:
+        return chosen
+    return dataclasses.replace(chosen, left_out={"no bar closed between --start and --end": 0})
+
+
+def _check_span(chosen: Sequence[Chosen], dates: tuple[str | None, str | None]) -> None:
+    """Refuse a span in which no series has a cutoff.
+
+    Raises:
+        ConfigError: says why.
+    """
+    if not any(len(one.cutoffs) for one in chosen):
+        counted = [(one.key, text, count) for one in chosen for text, count in one.left_out.items()]
+        why = "; ".join(f"{key}: {f'{count} left out: ' if count else ''}{text}" for key, text, count in counted)
+        names = ", ".join(str(one.key) for one in chosen)
+        raise ConfigError("--start, --end", f"a cutoff of {names} between them", f"{dates[0]} to {dates[1]}; {why}")
 
 
 def _prepare(forecaster: Forecaster, chosen: Sequence[Chosen], plan: ReplayPlan, *, is_apart: bool) -> list[Chosen]:
@@ -244,7 +259,7 @@ def _joined(figures: Mapping[str, Mapping[str, float | None]]) -> dict[str, obje
 def _print_left_out(left_out: Mapping[str, Mapping[str, int]]) -> None:
     for key, reasons in left_out.items():
         for reason, count in reasons.items():
-            typer.echo(f"{key}: {count} cutoffs left out: {reason}")
+            typer.echo(f"{key}: {f'{count} cutoffs left out: ' if count else ''}{reason}")
 
 
 class _Advance:

@@ -178,16 +178,27 @@ def _look_above(folder: Path) -> None:
     All above it must be ours or root's, and writable by nobody else; a sticky bit, as that of /tmp, is enough, since
     what stands there is looked at too.
     """
-    above = [*reversed(folder.absolute().parents), *reversed(folder.resolve().parents)]
-    for path in dict.fromkeys(above):
-        if not os.path.lexists(path):
-            continue
+    for path in _on_the_way(folder):
         found = path.lstat()
         if found.st_uid not in (os.getuid(), 0):
             raise ArtifactsRefused(f"expected {path} to be ours or root's, found one of user {found.st_uid}")
         if stat.S_ISDIR(found.st_mode) and found.st_mode & _OTHERS_MAY_WRITE and not found.st_mode & stat.S_ISVTX:
             mode = stat.S_IMODE(found.st_mode)
             raise ArtifactsRefused(f"expected {path} to be writable by its owner alone, found {mode:o}: chmod go-w")
+
+
+def _on_the_way(folder: Path) -> list[Path]:
+    """All that is looked up on the way to a folder and is there: folders, links, and what lies on the way of these."""
+    found: dict[Path, None] = {}
+    follow = [folder.absolute().parent]
+    while follow:
+        end = follow.pop()
+        for path in (end, *end.parents):
+            if path not in found and os.path.lexists(path):
+                found[path] = None
+                if path.is_symlink():
+                    follow.append(path.parent.resolve() / path.readlink())
+    return list(found)
 
 
 @cache

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 
 import numpy as np
 
+from forecaster.ask import ask_all
 from forecaster.bars import Bars
 from forecaster.engine import Forecaster
 from forecaster.errors import InvalidContext, NotEnoughBars
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from forecaster.ask import Answers
+    from forecaster.bars import Context
     from forecaster.config import Config
     from forecaster.forecast import OHLCForecast
     from forecaster.ledger import CalibrationState
@@ -239,6 +242,18 @@ def _case_at(close_T: NDArray[np.int64], i: int, end: int, plan: LookaheadPlan, 
     return _Case(close_T[i - plan.warm_up : i + 1], later_N, end, holes_T)
 
 
+class _Strict:
+    """Has all models answer all contexts: what a baseline cannot answer without later bars is no reason to go on."""
+
+    def __init__(self, forecaster: Forecaster) -> None:
+        self._forecaster = forecaster
+        self.model_ids = [one.id for one in forecaster.models]
+
+    def __call__(self, batches: Iterable[list[Context]]) -> Iterator[Answers]:
+        horizon = self._forecaster.config.model.horizon
+        return (ask_all(self._forecaster.models, contexts, horizon) for contexts in batches)
+
+
 class _World:
     """A source with rows of its own, and a program on it.
 
@@ -282,7 +297,8 @@ class _World:
         cutoffs_N, later_N, end, _ = self._case
         history = self._fetch(self.source, end)
         self._forecaster.store.add_bars(history)  # a live ledger knows what came later, and no model may ask it
-        replay(self._forecaster, history, np.append(cutoffs_N, later_N) if self.in_company else cutoffs_N)
+        cutoffs_N = np.append(cutoffs_N, later_N) if self.in_company else cutoffs_N
+        replay(self._forecaster, history, cutoffs_N, ask=_Strict(self._forecaster))
         self._forecaster.run_cycle(self._rows.key.timeframe, self._case.cutoff)
         return [one for one in self._made if one.cutoff <= self._case.cutoff]
 

@@ -66,8 +66,12 @@ class Workers:
             self._ray.init(address=self._address, include_dashboard=False, log_to_driver=False, configure_logging=False)
         elif self._address is not None:
             raise ConfigError("address", "none, since this process is connected to Ray already", self._address)
-        worker = self._ray.remote(num_cpus=1, max_restarts=_RETRIES, max_task_retries=_RETRIES)(_Worker)
-        self._actors = [worker.remote(self._config) for _ in range(self._count)]
+        try:
+            worker = self._ray.remote(num_cpus=1, max_restarts=_RETRIES, max_task_retries=_RETRIES)(_Worker)
+            self._actors = [worker.remote(self._config) for _ in range(self._count)]
+        except BaseException:
+            self.__exit__()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -67,6 +67,12 @@ class ReplayPlan:
     known_from: Reader | None = None
     started_at: int | None = None
 
+    def __post_init__(self) -> None:
+        """Refuse times that run backwards."""
+        for name, value in (("latency_ms", self.latency_ms), ("known_within_ms", self.known_within_ms or 0)):
+            if value < 0:
+                raise InvalidContext(name, "0 or more", value)
+
 
 def replay(
     forecaster: Forecaster,
@@ -121,6 +127,8 @@ def replay_all(
         check_closed(one.bars, now)
     ask = ask or _Here(forecaster)  # a model that cannot be loaded stops the replay before anything is written
     prepared = [prepare(forecaster, one, plan) for one in chosen]
+    if not any(len(one.cutoffs) for one in prepared):
+        raise NotEnoughBars(prepared[0].key, forecaster.config.model.min_context, 0)
     facts = facts_of(prepared, forecaster.config.model, ask.model_ids, plan.known_within_ms)
     run = _open_run(forecaster.store, named_run(plan.run, facts, now), [one.bars for one in prepared])
     for one in prepared:
@@ -188,7 +196,7 @@ def _check_models(answers: Answers, expected: Sequence[ModelId], run: Run) -> No
     Raises:
         InvalidContext: says which.
     """
-    found = [made[0].provenance.ledger_id for made in answers.made if made]
+    found = [made[0].provenance.ledger_id if made else name for made, name in zip(answers.made, expected, strict=True)]
     if found != list(expected):
         raise InvalidContext(f"models of run {run.id}", ", ".join(expected), ", ".join(found))
 

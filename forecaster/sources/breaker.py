@@ -15,6 +15,7 @@ import asyncio
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from math import isnan
 from typing import TYPE_CHECKING, Final, Protocol
 
 from forecaster.clock import now_ms
@@ -206,7 +207,7 @@ class Breaker:
 def _told_ms(error: SourceError) -> int | None:
     """How long an exchange says to wait; None where it does not say."""
     told = error.retry_after if isinstance(error, SourceUnavailable) else None
-    return None if told is None else min(round(told * 1000), LONGEST_HOLD_MS)
+    return None if told is None or isnan(told) else round(min(max(0.0, told * 1000), LONGEST_HOLD_MS))
 
 
 def _untold_ms(error: RateLimited | Banned, refusals: int) -> int:

@@ -247,10 +247,11 @@ def _labels(table: _Table, place: int) -> Labels:
     if np.isfinite(numbers).mean() > 0.5:  # noqa: PLR2004 - one broken cell does not make epochs texts
         ms = _whole(table, cells, _from_epochs(numbers))
         return Labels.of_epochs(ms.to_numpy().astype(np.int64))
-    text = cells.astype(str)
-    times = pd.DatetimeIndex(_whole(table, cells, _from_texts(text)))
+    text = cells.astype(str).str.strip()
+    offset = _offsets(text)
+    times = pd.DatetimeIndex(_whole(table, cells, _from_texts(text).mask(np.isnan(offset))))
     instant = Labels.of(times).instant
-    return Labels(instant, instant + _offsets(text))
+    return Labels(instant, instant + offset.astype(np.int64))
 
 
 def _whole(table: _Table, cells: pd.Series, times: pd.Series) -> pd.Series:
@@ -269,14 +270,17 @@ def _from_texts(text: pd.Series) -> pd.Series:
     return times.fillna(pd.to_datetime(text, utc=True, format=_EXPORTED_HOUR, errors="coerce"))
 
 
-def _offsets(text: pd.Series) -> NDArray[np.int64]:
-    """How far the written times are ahead of UTC, in ms: 0 where no offset is written."""
-    offset = np.zeros(len(text), np.int64)
+def _offsets(text: pd.Series) -> NDArray[np.float64]:
+    """How far the written times are ahead of UTC, in ms: 0 where no offset is written, NaN where it cannot be read.
+
+    pandas reads more than one way to write an offset; what we cannot read as well has no written date.
+    """
+    offset = np.zeros(len(text))
     behind = text.str[_DATE_LENGTH:]  # a date has hyphens of its own
-    signed = behind.str.contains("[+-]").to_numpy(bool)
+    signed = behind.str.contains(r"[+-]\s*\d").to_numpy(bool)
     if signed.any():
         codes, endings = pd.factorize(behind[signed].str.extract(_OFFSET, expand=False))
-        offset[signed] = np.array([*map(_offset_ms, endings), 0])[codes]  # code -1: it is no offset
+        offset[signed] = np.array([*map(_offset_ms, endings), np.nan])[codes]  # code -1: it is none of ours
     return offset
 
 

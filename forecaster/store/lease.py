@@ -252,7 +252,8 @@ class FileLock:
         try:
             file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
         except OSError as error:
-            raise StoreUnavailable(sqlite_url(self._path.with_suffix("")), f"unable to open {error}") from error
+            what = f"the folder {self._path.parent}" if not self._path.parent.is_dir() else "a file that can be locked"
+            raise StoreUnavailable(sqlite_url(self._path.with_suffix("")), f"expected {what}: {error}") from error
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:

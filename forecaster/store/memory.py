@@ -5,10 +5,11 @@ It keeps the contract of `Store` but durability: what it holds ends with the pro
 
 from __future__ import annotations
 
+import threading
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import groupby
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -39,6 +40,14 @@ _Name: TypeAlias = "tuple[SeriesKey, ModelId, int]"
 _Revisions: TypeAlias = "dict[int, list[tuple[tuple[float, ...], int]]]"
 
 
+class _Block(threading.local):
+    """What one thread has changed in blocks of `together`: tables, names, and what was there before."""
+
+    def __init__(self) -> None:
+        self.depth = 0
+        self.before: list[tuple[dict[Any, Any], object, Any]] = []
+
+
 class MemoryStore:
     """A `Store` in dictionaries."""
 
@@ -51,6 +60,7 @@ class MemoryStore:
         self._learned: dict[tuple[SeriesKey, str, str], CalibrationState] = {}
         self._rejected: dict[SeriesKey, dict[str, RejectedRow]] = {}
         self._runs: dict[str, Run] = {}
+        self._block = _Block()
 
     @property
     def epoch(self) -> int:
@@ -65,9 +75,29 @@ class MemoryStore:
 
     @contextmanager
     def together(self, *, write: bool = True) -> Iterator[None]:
-        """Nothing is durable here."""
+        """Have what this thread does in a block undone when it raises; nothing is durable here."""
         del write
-        yield
+        begun = len(self._block.before)
+        self._block.depth += 1
+        try:
+            yield
+        except BaseException:
+            for table, name, value in reversed(self._block.before[begun:]):
+                table.pop(name, None)
+                if value is not None:
+                    table[name] = value
+            del self._block.before[begun:]
+            raise
+        finally:
+            self._block.depth -= 1
+            if not self._block.depth:
+                self._block.before.clear()
+
+    def _keep(self, table: dict[Any, Any], name: object) -> None:
+        """Remember what a table has under a name, before a block changes it."""
+        if self._block.depth:
+            value = table.get(name)
+            self._block.before.append((table, name, list(value) if isinstance(value, list) else value))
 
     def add_bars(self, bars: Bars, run_id: str = LIVE) -> int:
         """Append bars that are new, and a further revision of those that changed; returns how many rows."""
@@ -76,6 +106,7 @@ class MemoryStore:
         for open_time, values, seen in zip(
             bars.open_time.tolist(), bars.ohlcv_TF.tolist(), bars.first_seen_at.tolist(), strict=True
         ):
+            self._keep(known, open_time)
             revisions = known.setdefault(open_time, [])
             if not revisions or revisions[-1][0] != tuple(values):
                 revisions.append((tuple(values), seen))
@@ -119,6 +150,7 @@ class MemoryStore:
         del seen_at
         held = self._rejected.setdefault(key, {})
         for row in rows:
+            self._keep(held, str(row))
             held.setdefault(str(row), row)
 
     def rejected(self, key: SeriesKey) -> list[RejectedRow]:
@@ -129,6 +161,7 @@ class MemoryStore:
         """Keep that the bars of these open times were asked for at `asked_at`, and that there were none."""
         known = self._gaps.setdefault(key, {})
         for open_time in opens:
+            self._keep(known, open_time)
             asked = known.setdefault(open_time, [])
             if asked_at not in asked:
                 asked.append(asked_at)
@@ -141,6 +174,7 @@ class MemoryStore:
     def hold(self, exchange: str, until: int, reason: str, seen_at: int) -> None:
         """Keep that this exchange is not to be asked before `until`."""
         del reason, seen_at
+        self._keep(self._holds, exchange)
         self._holds[exchange] = max(until, self._holds.get(exchange, until))
 
     def held_until(self, exchange: str) -> int | None:
@@ -149,6 +183,7 @@ class MemoryStore:
 
     def add_run(self, run: Run) -> None:
         """Name a run before its forecasts; a run that is known stays as it is."""
+        self._keep(self._runs, run.id)
         self._runs.setdefault(run.id, run)
 
     def add_forecasts(
@@ -169,7 +204,11 @@ class MemoryStore:
             there = known.get(name) or new.setdefault(name, forecast)
             if not same_forecast(there, forecast):
                 raise LedgerConflict(f"{forecast.key} {forecast.provenance.ledger_id} at {forecast.cutoff}")
-        known.update(new)
+        for name, forecast in new.items():
+            self._keep(known, name)
+            known[name] = forecast
+        for one in learned:
+            self._keep(self._learned, (one.key, one.model_id, run_id))
         self._learned.update({(one.key, one.model_id, run_id): one for one in learned})
         return len(new)
 
@@ -248,6 +287,7 @@ class MemoryStore:
         del changed_at
         for one in slots:
             there = self._slots.setdefault(one.key, {})
+            self._keep(there, one.cutoff)
             if one.cutoff not in there or there[one.cutoff].state != "done":
                 there[one.cutoff] = one
 
@@ -275,7 +315,9 @@ class MemoryStore:
 
     def _revisions(self, key: SeriesKey, run_id: str) -> _Revisions:
         """All versions of the bars that settle a run: its own where it has any, else the live ones."""
-        return self._bars.get((key, RunId(run_id).recorded)) or self._bars.get((key, LIVE), {})
+        recorded = RunId(run_id).recorded
+        shared = LIVE if recorded in self._runs else recorded
+        return self._bars.get((key, recorded)) or self._bars.get((key, shared), {})
 
     def _settle(
         self, made: Sequence[OHLCForecast], run_id: str, as_of: int, since: int | None

@@ -28,7 +28,7 @@ EVER: Final = 2**62
 SERIES: Final = """
 SELECT id FROM series
 WHERE exchange = :exchange AND symbol = :symbol AND timeframe = :timeframe AND calendar = :calendar
-    AND run_id IN (:run, 'live')
+    AND (run_id = :run OR run_id = 'live' AND EXISTS (SELECT 1 FROM run WHERE id = :run))
 ORDER BY CASE run_id WHEN 'live' THEN 1 ELSE 0 END LIMIT 1"""
 """The series whose bars settle a run: its own where it has any, else the live one."""
 

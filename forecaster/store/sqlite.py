@@ -11,7 +11,7 @@ import threading
 import time
 import weakref
 from collections import namedtuple
-from contextlib import closing
+from contextlib import closing, suppress
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
@@ -189,6 +189,7 @@ def copy(path: Path, to: Path, on_portion: Callable[[int, int], None] = lambda _
     url = sqlite_url(path.absolute())
     if not path.exists():
         raise LedgerMissing(url)
+    _refuse_own(path, to)
     unfinished = to.with_name(f"{to.name}.unfinished")
     try:
         make_new(unfinished, path.stat().st_mode & 0o666)
@@ -204,7 +205,16 @@ def copy(path: Path, to: Path, on_portion: Callable[[int, int], None] = lambda _
     except (sqlite3.Error, OSError) as error:
         raise StoreUnavailable(url, f"expected to copy it to {to}: {error}") from error
     finally:
-        unfinished.unlink(missing_ok=True)
+        with suppress(OSError):
+            unfinished.unlink(missing_ok=True)
+
+
+def _refuse_own(path: Path, to: Path) -> None:
+    """Refuse to copy a ledger onto itself, or onto what belongs to it: what is written meanwhile would be lost."""
+    ledger, target = path.resolve(), to.resolve()
+    own = {ledger.with_name(f"{ledger.name}{ending}") for ending in ("", "-journal", "-wal", "-shm", ".lock")}
+    if target in own or (target.exists() and target.samefile(ledger)):
+        raise StoreUnavailable(sqlite_url(ledger), f"expected another file to copy it to, found {to}: it is in use")
 
 
 def _opened(address: str) -> closing[sqlite3.Connection]:
@@ -290,8 +300,20 @@ def wal_is_safe(version: tuple[int, ...]) -> bool:
 def _schema_of(connection: sqlite3.Connection) -> int:
     tables = {row[0] for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
     if "alembic_version" in tables:
-        return int(connection.execute("SELECT version_num FROM alembic_version").fetchone()[0])
+        return schema_number(connection.execute("SELECT version_num FROM alembic_version").fetchone())
     return 1 if "schema_version" in tables else 0
+
+
+def schema_number(row: Sequence[str] | None) -> int:
+    """The number of a schema in the row of alembic's table.
+
+    Raises:
+        sqlite3.DatabaseError: when another program has written it.
+    """
+    name = row[0] if row else None
+    if name is None or not name.isdecimal():
+        raise sqlite3.DatabaseError(f"expected a ledger, found the tables of another program at revision {name}")
+    return int(name)
 
 
 def _line(cursor: sqlite3.Cursor, values: tuple[Any, ...]) -> Any:

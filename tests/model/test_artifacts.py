@@ -152,3 +152,16 @@ def test_relative_folder_is_looked_at_from_the_root(home, monkeypatch):
 
     with pytest.raises(ArtifactsRefused, match=f"expected {home.parent} "):
         own_folder(Path("compiled"))
+
+
+def test_folder_that_a_link_passes_through_is_looked_at(tmp_path):
+    """A link in it could be made to lead elsewhere by whoever may write there."""
+    real, open_folder = tmp_path / "real", tmp_path / "open"
+    for folder in (real, open_folder):
+        folder.mkdir(mode=0o700)
+    (open_folder / "second").symlink_to(real)
+    (tmp_path / "first").symlink_to(open_folder / "second")
+    own_folder(tmp_path / "first" / "kept")
+    open_folder.chmod(0o777)
+    with pytest.raises(ArtifactsRefused, match=f"expected {open_folder} to be writable by its owner alone"):
+        own_folder(tmp_path / "first" / "kept")

@@ -10,7 +10,7 @@ import pytest
 
 from forecaster import Forecaster
 from forecaster.bars import Bars
-from forecaster.errors import BarNotClosed, MissingBars, NotEnoughBars, StoreUnavailable
+from forecaster.errors import BarNotClosed, InvalidContext, MissingBars, NotEnoughBars, StoreUnavailable
 from forecaster.ledger import Run, RunId
 from forecaster.replay import ReplayPlan, replay
 from forecaster.store import open_store, upkeep
@@ -369,3 +369,9 @@ def test_a_late_bar_is_known_from_the_very_moment(bars, after, is_there):
     assert np.isnan(last[int(bars.close_time[late + 2])][3, -3])
     assert np.isnan(last[int(bars.close_time[late + 3])][3, -4]) != is_there
     assert last[int(bars.close_time[late + 4])][3, -5] == bars.close[late]
+
+
+@pytest.mark.parametrize("wrong", [{"latency_ms": -5}, {"known_within_ms": -5}])
+def test_times_that_run_backwards_are_refused(wrong):
+    with pytest.raises(InvalidContext, match=f"{next(iter(wrong))}: expected 0 or more, found -5"):
+        ReplayPlan(**wrong)

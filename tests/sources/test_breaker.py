@@ -610,3 +610,11 @@ def test_request_that_is_cut_short_while_its_wait_is_written_loses_nothing(clock
 
     assert asyncio.run(asyncio.wait_for(scene(), 60)) == 1
     assert breaker.seconds_left == 10
+
+
+@pytest.mark.parametrize("told", [float("nan"), float("inf"), -5.0])
+def test_times_that_are_none_are_no_fault(told):
+    """An exchange may say anything: without a number it is as if it had said nothing, and the rest has its bounds."""
+    wait = module._told_ms(RateLimited("x", "slow down", told))
+
+    assert wait is None or 0 <= wait <= module.LONGEST_HOLD_MS

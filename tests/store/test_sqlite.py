@@ -305,3 +305,52 @@ def test_file_that_is_made_anew_is_none_that_stood_there(tmp_path):
     with pytest.raises(FileNotFoundError):
         sqlite.make_new(tmp_path / "file")
     os.makedirs(tmp_path)  # noqa: PTH103 - pytest's own
+
+
+@pytest.mark.parametrize("ending", ["", "-journal", "-wal", "-shm", ".lock"])
+def test_ledger_is_not_copied_onto_itself(tmp_path, ending):
+    """What is written during the copy would be in a file that has no name any more."""
+    path = tmp_path / "ledger.db"
+    SqlStore(f"sqlite:///{path}").close()
+    before = path.read_bytes()
+    with pytest.raises(StoreUnavailable, match="expected another file to copy it to"):
+        copy(path, path.with_name(f"{path.name}{ending}"))
+
+    assert path.read_bytes() == before
+
+
+def test_link_to_a_ledger_is_no_place_for_its_copy(tmp_path):
+    path, link, twin = (tmp_path / name for name in ("ledger.db", "link.db", "twin.db"))
+    SqlStore(f"sqlite:///{path}").close()
+    link.symlink_to(path)
+    twin.hardlink_to(path)
+    for to in (link, twin):
+        with pytest.raises(StoreUnavailable, match="expected another file to copy it to"):
+            copy(path, to)
+
+    assert link.is_symlink()
+    assert twin.samefile(path)
+
+
+def test_folder_in_the_way_of_a_copy_is_named(tmp_path):
+    path = tmp_path / "ledger.db"
+    SqlStore(f"sqlite:///{path}").close()
+    (tmp_path / "copy.db.unfinished").mkdir()
+    with pytest.raises(StoreUnavailable, match="expected to copy it to"):
+        copy(path, tmp_path / "copy.db")
+
+
+@pytest.mark.parametrize("revision", ["3f2a9c11d0aa", None])
+def test_tables_of_another_program_are_no_ledger(tmp_path, revision):
+    """Whoever reads or writes is told, and nothing is changed."""
+    path = tmp_path / "other.db"
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("CREATE TABLE alembic_version (version_num TEXT)")
+        if revision:
+            connection.execute("INSERT INTO alembic_version VALUES (?)", (revision,))
+    before = path.read_bytes()
+    for use in (lambda url: open_reader(url).runs(), SqlStore):
+        with pytest.raises(StoreUnavailable, match=f"tables of another program at revision {revision}"):
+            use(f"sqlite:///{path}")
+
+    assert path.read_bytes() == before

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -464,6 +465,40 @@ def test_a_run_that_is_known_stays_as_it_is(store):
     store.add_run(Run(LIVE, "another door", START + 1))
 
     assert store.add_forecasts([make_forecast()], LIVE) == 1
+
+
+def test_block_that_raises_has_done_nothing(store):
+    """Bars, refused rows, gaps, runs, forecasts, what was learned, and slots; what was there before stays."""
+    store.add_bars(target_bars(1))
+    learned = CalibrationState(make_key(), "nano@0123456789ab", CUTOFF, b"state")
+    slot = Slot(make_key(), CUTOFF, "done")
+    with suppress(ZeroDivisionError), store.together():
+        store.add_bars(changed(target_bars(3)))
+        store.quarantine(make_key(), [RejectedRow(1, (), "broken")], START)
+        store.add_gaps(make_key(), [CUTOFF - HOUR_MS], START)
+        store.add_run(Run("replay-2", "replay", START))
+        store.add_forecasts([make_forecast()], LIVE, [learned])
+        store.set_slots([slot], START)
+        _ = 1 / 0
+
+    assert store.bars(make_key()).ohlcv_TF.tolist() == target_bars(1).ohlcv_TF.tolist()
+    assert store.opens(make_key(), 0, 2**60).tolist() == [CUTOFF]
+    assert store.rejected(make_key()) == []
+    assert store.gaps(make_key(), 0, 2**60) == {}
+    assert [run.id for run in store.runs()] == [LIVE, REPLAY]
+    assert store.history(make_key(), 0, 2**60) == []
+    assert store.calibration(make_key(), learned.model_id) is None
+    assert store.slots(make_key(), 0, 2**60) == []
+
+
+def test_block_in_a_block_is_undone_alone(store):
+    with store.together():
+        store.add_bars(target_bars(1))
+        with suppress(ZeroDivisionError), store.together():
+            store.add_bars(target_bars(3))
+            _ = 1 / 0
+
+    assert store.opens(make_key(), 0, 2**60).tolist() == [CUTOFF]
 
 
 def test_runs_are_listed_in_the_order_in_which_they_ran(store):
@@ -1017,3 +1052,11 @@ def test_store_errors_are_of_one_family():
     """What a caller catches for any of them."""
     assert issubclass(StoreUnavailable, StoreError)
     assert issubclass(LedgerConflict, StoreError)
+
+
+def test_an_unknown_run_has_no_bars(store):
+    """Not those of the live run: a slip in its name is no run without bars of its own."""
+    store.add_bars(target_bars())
+
+    assert len(store.bars(make_key(), run_id="replay-2")) == 0
+    assert len(store.bars(make_key(), run_id=REPLAY)) == 3

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import sqlalchemy as sa
 
 from forecaster.errors import SchemaTooNew
-from forecaster.store.sqlite import SCHEMA, copy
+from forecaster.store.sqlite import SCHEMA, copy, schema_number
 
 if TYPE_CHECKING:
     from forecaster.store.database import Database
@@ -62,5 +62,5 @@ def schema_of(connection: sa.Connection) -> int:
     """The schema of a ledger, 0 when there is none yet."""
     inspector = sa.inspect(connection)
     if inspector.has_table("alembic_version"):
-        return int(connection.scalar(sa.text("SELECT version_num FROM alembic_version")) or 0)
+        return schema_number(connection.execute(sa.text("SELECT version_num FROM alembic_version")).one_or_none())
     return 1 if inspector.has_table("schema_version") else 0
