@@ -61,7 +61,7 @@ MESSAGES = [
     (StoreTaken("sqlite:///x.db", "another writes"), "store sqlite:///x.db: another writes"),
     (
         LedgerMissing("sqlite:////x.db"),
-        f"store sqlite:////x.db: {NONE}, or check store.url",
+        f"store sqlite:////x.db: {NONE}, or check its URL",
     ),
     (SchemaTooNew("sqlite:///x.db", 1, 2), "store sqlite:///x.db: expected schema 1 or older, found 2"),
     (

@@ -2,8 +2,9 @@
 
 Two series are forecast at irregular times, from bars that come late, are revised, or are missing for a while. Beside
 them stand predictions by hand and a replay. Questions are put between cycles and in the middle of them (while a source
-is waited for, while a model works, before a commit), as of now or of any time before, most often as of the very moment
-of some stamp or a millisecond before it. Each is put again some cycles later: the answers must have the same bytes.
+is waited for, while a model works, before a commit, where the program stands still now and then), as of now or of any
+time before, most often as of the very moment of some stamp or a millisecond before it. Each is put again some cycles
+later: the answers must have the same bytes.
 
 `python -m tests.faults.as_of --pairs 10000` tells how many differ.
 """
@@ -48,6 +49,9 @@ if TYPE_CHECKING:
 KEYS: Final = (make_key(symbol="BTC/USDT"), make_key("file", "ES/USD", "1h", "CMES"))
 FIRST: Final = 80
 _DAY_MS: Final = 24 * HOUR_MS
+_SLOW: Final = 0.03
+_SLOW_SECONDS: Final = 0.15
+"""So often, and for so long, the program stands still where it is asked within its work: longer than it allows for."""
 
 
 class Asked(NamedTuple):
@@ -103,9 +107,16 @@ class Source:
 
 
 class AskingStore(SqlStore):
-    """A store that lets the test ask before its forecasts are committed."""
+    """A store that lets the test ask before bars and forecasts are committed, and that takes its time now and then."""
 
     at_work: Callable[[], None] = staticmethod(lambda: None)
+
+    def add_bars(self, *given: object) -> int:
+        """Write."""
+        self.at_work()
+        added = super().add_bars(*given)
+        self.at_work()
+        return added
 
     def add_forecasts(self, *batch: object) -> int:
         """Write."""
@@ -186,6 +197,8 @@ class Growing:
 
     def _ask_within(self) -> None:
         """While the program is at work."""
+        if self._chance.random() < _SLOW:
+            time.sleep(_SLOW_SECONDS)
         if self.cycle > 1:
             self._put(self._chance.choice(CHEAP), is_now=True)
 
