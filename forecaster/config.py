@@ -70,7 +70,7 @@ class SeriesConfig(_Record):
     calendar: Annotated[str, Field(description="which bars should exist: `24/7`, or a code such as `XNYS`")] = (
         ALWAYS_OPEN
     )
-    file: Annotated[Path | None, Field(description="csv or Parquet to read the bars from, once, and no exchange")] = None
+    file: Annotated[Path | None, Field(description="csv or Parquet, read once, in place of an exchange")] = None
 
     @property
     def key(self) -> SeriesKey:
