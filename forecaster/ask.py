@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from forecaster.errors import InvalidContext
 from forecaster.log import get_logger
 
 if TYPE_CHECKING:
@@ -44,14 +45,14 @@ def ask_all(models: Sequence[Model], contexts: Sequence[Context], steps: int) ->
 
 
 def ask_first(models: Sequence[Model], contexts: Sequence[Context], steps: int) -> Answers:
-    """Ask every model for every context, and leave out what a baseline cannot answer.
+    """Ask every model for every context, and leave out those of which a baseline says that it cannot answer them.
 
     Raises:
-        ModelError: when the first model fails.
+        ModelError: when the first model fails, or a baseline for a reason that may pass.
     """
     first, *baselines = models
     made = [first.predict(contexts, steps)]
-    return Answers(list(contexts), made + [_answered(one, contexts, steps)[0] for one in baselines])
+    return Answers(list(contexts), made + [_answered(one, contexts, steps, InvalidContext)[0] for one in baselines])
 
 
 def ask_sparing(models: Sequence[Model], contexts: Sequence[Context], steps: int) -> Spared:
@@ -70,10 +71,12 @@ def ask_sparing(models: Sequence[Model], contexts: Sequence[Context], steps: int
     return Spared(Answers(kept, made), skipped, sat_out)
 
 
-def _answered(baseline: Model, contexts: Sequence[Context], steps: int) -> tuple[list[OHLCForecast], str]:
-    """What a baseline can answer, and why it cannot answer the rest."""
+def _answered(
+    baseline: Model, contexts: Sequence[Context], steps: int, spared: type[Exception] = Exception
+) -> tuple[list[OHLCForecast], str]:
+    """What a baseline can answer, and why it cannot answer the rest; faults that are not to be spared are raised."""
     failed: dict[int, str] = {}
-    made = _spared(baseline, contexts, steps, failed)
+    made = _spared(baseline, contexts, steps, failed, spared=spared)
     reason = next(iter(failed.values()), "")
     if failed:
         _log.warning("baseline.failed", model=baseline.name, contexts=len(failed), reason=reason)
@@ -81,17 +84,22 @@ def _answered(baseline: Model, contexts: Sequence[Context], steps: int) -> tuple
 
 
 def _spared(
-    model: Model, contexts: Sequence[Context], steps: int, failed: dict[int, str], first: int = 0
+    model: Model,
+    contexts: Sequence[Context],
+    steps: int,
+    failed: dict[int, str],
+    first: int = 0,
+    spared: type[Exception] = Exception,  # a model is anybody's code, and the other series have done nothing
 ) -> list[OHLCForecast]:
     """Forecasts of the contexts that a model can answer; the places of the others, from `first` on, with reasons."""
     if not contexts:
         return []
     try:
         return model.predict(contexts, steps)
-    except Exception as error:  # noqa: BLE001 - a model is anybody's code, and the other series have done nothing
+    except spared as error:
         if len(contexts) == 1:
             failed[first] = f"{type(error).__name__}: {error}"
             return []
     half = len(contexts) // 2
-    before = _spared(model, contexts[:half], steps, failed, first)
-    return before + _spared(model, contexts[half:], steps, failed, first + half)
+    before = _spared(model, contexts[:half], steps, failed, first, spared)
+    return before + _spared(model, contexts[half:], steps, failed, first + half, spared)

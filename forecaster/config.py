@@ -238,8 +238,8 @@ class Config(_Record):
 def load_config(path: str | Path) -> Config:
     """Read and check a TOML file, and make its paths absolute; `embedded` is the demo's own.
 
-    The ledger of the demo's own configuration alone, or of a copy of it, stays relative to the working directory: the
-    file lies in the installed package, which nobody may write.
+    The ledger of the demo's own file alone stays relative to the working directory: the file lies in the installed
+    package, which nobody may write.
 
     Raises:
         ConfigError: names the key, what was expected and what was found.
@@ -254,9 +254,7 @@ def load_config(path: str | Path) -> Config:
         raise ConfigError(str(file), "TOML", str(error)) from error
     try:
         config = Config.model_validate(content)
-        return _resolve(
-            config, file.resolve().parent, with_ledger=content != tomllib.loads(demo.read_text(encoding="utf-8"))
-        )
+        return _resolve(config, file.resolve().parent, with_ledger=file.resolve() not in _places("config/demo.toml"))
     except ValidationError as error:
         raise _first_fault(file, error) from error
     except ConfigError as error:
@@ -304,9 +302,14 @@ def service_manager() -> ServiceManager:
 
 def embedded(name: str) -> Path:
     """Find a file that ships with the program, in a checkout or in an installed package."""
-    package = Path(__file__).resolve().parent
-    places = (package / EMBEDDED / name, package.parent / name)
+    places = _places(name)
     return next((place for place in places if place.exists()), places[-1])
+
+
+def _places(name: str) -> tuple[Path, Path]:
+    """Where a file that ships with the program lies: in an installed package, and in a checkout."""
+    package = Path(__file__).resolve().parent
+    return package / EMBEDDED / name, package.parent / name
 
 
 def _resolve(config: Config, folder: Path, *, with_ledger: bool) -> Config:

@@ -121,22 +121,36 @@ class Intake:
             pool.shutdown(wait=False, cancel_futures=True)
         waited = time.monotonic() - asked_at
         answers = {key: partial(_arrived, key, asked[key]) for key in keys}
-        first, seen_at = self._in_time(
-            watch,
-            lambda at: skipped.trying(keys, lambda key: self._receive(key, since[key], (as_of, at), answers[key])),
+        before = dict(skipped.reasons), set(skipped.given_up)
+
+        def write(seen_at: int) -> dict[SeriesKey, tuple[int, int]]:
+            skipped.reasons, skipped.given_up = dict(before[0]), set(before[1])
+            return skipped.trying(keys, lambda key: self._receive(key, since[key], (as_of, seen_at), answers[key]))
+
+        stamps: list[int] = []
+        first = self._in_time(watch, write, stamps)
+        rest = skipped.trying(
+            first, lambda key: sum(new for new, _ in self.parts(key, first[key][1], as_of, watch, stamps))
         )
-        rest = skipped.trying(first, lambda key: sum(new for new, _ in self.parts(key, first[key][1], as_of, watch)))
         added = sum(new for new, _ in first.values()) + sum(rest.values())
-        return Pulled(added, waited, (seen_at, self._last_seen))
+        return Pulled(added, waited, (min(stamps), max(stamps)))
 
     def parts(
-        self, key: SeriesKey, cursor: int, as_of: int, watch: Stopwatch | None = None
+        self,
+        key: SeriesKey,
+        cursor: int,
+        as_of: int,
+        watch: Stopwatch | None = None,
+        stamps: list[int] | None = None,
     ) -> Iterator[tuple[int, int]]:
-        """Fetch part by part up to `as_of`: how many bars are new in each, and how far it came."""
-        watch = watch or Stopwatch(as_of)
+        """Fetch part by part up to `as_of`: how many bars are new in each, and how far it came.
+
+        `stamps` collects when the bars of each part can be read.
+        """
+        watch, stamps = watch or Stopwatch(as_of), [] if stamps is None else stamps
         while cursor < as_of:
             receive = partial(self._receive_part, key, cursor, as_of, self._fetched(key, cursor, as_of))
-            (added, until, fault), _ = self._in_time(watch, receive)
+            added, until, fault = self._in_time(watch, receive, stamps)
             if fault is not None:
                 raise fault
             cursor = until
@@ -151,23 +165,23 @@ class Intake:
         except SourceError as error:
             return 0, cursor, error
 
-    def _in_time(self, watch: Stopwatch, write: Callable[[int], _T]) -> tuple[_T, int]:
-        """Write bars in one transaction, with the stamp at which they can be read; gives the result and the stamp.
+    def _in_time(self, watch: Stopwatch, write: Callable[[int], _T], stamps: list[int]) -> _T:
+        """Write bars in one transaction, with the stamp at which they can be read, which joins `stamps`.
 
-        What takes so long that the stamp has passed before the commit is undone and written again with a later one.
+        What takes so long that the stamp has passed before the commit is undone and written again with a later one,
+        a second ahead at most.
         """
-        allowance_ms = self._commits.allowance_ms
         for attempt in range(_ATTEMPTS):
-            began, seen_at = watch.now, self._stamp(watch.now + allowance_ms)
+            seen_at = self._stamp(watch.now + self._commits.allowance_ms)
             with suppress(_TooLate):
                 with self._commits.measured(), self._store.together():
                     written = write(seen_at)
                     _check_in_time(watch.now, seen_at, is_last=attempt == _ATTEMPTS - 1)
                 break
-            allowance_ms = 2 * (watch.now - began)
         if watch.now > seen_at:
             _log.warning("bars.committed_late", seen_at=seen_at, late_ms=watch.now - seen_at)
-        return written, seen_at
+        stamps.append(seen_at)
+        return written
 
     def _fetched(self, key: SeriesKey, cursor: int, as_of: int) -> Callable[[], Fetched]:
         """Fetch now; what the source raises is raised when the answer is taken, which keeps a refused body."""

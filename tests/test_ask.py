@@ -6,7 +6,7 @@ import pytest
 
 from forecaster.ask import ask_all, ask_first, ask_sparing
 from forecaster.bars import Context
-from forecaster.errors import InferenceError
+from forecaster.errors import InferenceError, InvalidContext
 from forecaster.model.baselines import RandomWalk
 from tests.builders import make_bars, make_key
 
@@ -89,7 +89,16 @@ def test_asking_all_raises(contexts):
 
 def test_a_baseline_leaves_out_what_it_cannot_answer(contexts):
     """Where the first model must answer all, as in a replay."""
-    answers = ask_first([Picky("nano"), Picky("picky", "C2/USDT")], contexts, 3)
+
+    class Short(Picky):
+        def predict(self, contexts, horizon):
+            if any(one.key.symbol in self.broken for one in contexts):
+                raise InvalidContext("context", "more bars", 3)
+            return super().predict(contexts, horizon)
+
+    answers = ask_first([Picky("nano"), Short("short", "C2/USDT")], contexts, 3)
+    with pytest.raises(InferenceError):
+        ask_first([Picky("nano"), Picky("broken", "C2/USDT")], contexts, 3)
 
     assert [len(made) for made in answers.made] == [len(contexts), len(contexts) - 1]
 

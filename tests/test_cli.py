@@ -7,6 +7,7 @@ import dataclasses
 import inspect
 import json
 import signal
+import sqlite3
 import subprocess
 
 import pytest
@@ -320,15 +321,34 @@ OF_OTHERS = ("demo-ledger.db.bak", "demo-ledger.db.schema-5", "demo-ledger.db2",
 
 def test_demo_removes_its_own_ledger_and_nothing_else(tmp_path, monkeypatch):
     """What SQLite keeps beside it goes with it; copies stay, and so does the file of the lock."""
-    for name in (*OWN, *OF_OTHERS, "demo-ledger.db.lock"):
-        (tmp_path / name).write_text("SQLite format 3\0planted")
+    for name in (*OWN[1:], *OF_OTHERS, "demo-ledger.db.lock"):
+        (tmp_path / name).write_text("planted")
+    with contextlib.closing(sqlite3.connect(tmp_path / "own.db")) as connection:
+        connection.execute("CREATE TABLE schema_version (version INTEGER)")
+    (tmp_path / "own.db").rename(tmp_path / OWN[0])
     lock = (tmp_path / "demo-ledger.db.lock").stat().st_ino
     told("demo", "--cycles", 1, "--out", tmp_path, "--json")
 
     assert [name for name in OWN if (tmp_path / name).exists()] == ["demo-ledger.db"]
     assert (tmp_path / "demo-ledger.db").read_bytes().startswith(b"SQLite format 3")
-    assert [(tmp_path / name).read_text() for name in OF_OTHERS] == ["SQLite format 3\0planted"] * len(OF_OTHERS)
+    assert [(tmp_path / name).read_text() for name in OF_OTHERS] == ["planted"] * len(OF_OTHERS)
     assert (tmp_path / "demo-ledger.db.lock").stat().st_ino == lock
+
+
+@pytest.mark.parametrize("kind", ["text", "another program's"])
+def test_demo_leaves_a_file_of_somebody_else_alone(tmp_path, kind):
+    """That has the name of its ledger by chance."""
+    path = tmp_path / OWN[0]
+    if kind == "text":
+        path.write_text("precious")
+    else:
+        with contextlib.closing(sqlite3.connect(path)) as connection:
+            connection.execute("CREATE TABLE photos (name TEXT)")
+    before = path.read_bytes()
+    words = refused("demo", "--cycles", 1, "--out", tmp_path)
+
+    assert "--out: expected a folder without a demo-ledger.db of something else" in words
+    assert path.read_bytes() == before
 
 
 def test_demo_refuses_a_ledger_that_a_process_writes(tmp_path):

@@ -753,7 +753,7 @@ def test_workers_without_ray(folder, monkeypatch):
 def test_no_cutoff_between_the_dates(folder):
     line = cli.refused("replay", "-c", configured(folder), "--start", "2024-01-01", "--end", "2024-01-02")
 
-    assert "a cutoff of x A/B 1h between them, found '2024-01-01 to 2024-01-02; x A/B 1h: no bar closed" in line
+    assert "a cutoff of x A/B 1h between them, found '2024-01-01 to 2024-01-02; x A/B 1h: no cutoff" in line
 
 
 def test_nothing_was_known_so_soon(folder):

@@ -7,6 +7,7 @@ import json
 import sqlite3
 import time
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -19,12 +20,14 @@ from forecaster.accuracy.losses import measure
 from forecaster.bars import Context
 from forecaster.config import Config, StoreConfig
 from forecaster.errors import (
+    BadPayload,
     BarNotClosed,
     ConfigError,
     InferenceError,
     InvalidContext,
     ModelLoadError,
     NotEnoughBars,
+    SourceUnavailable,
     StoreTaken,
 )
 from forecaster.ledger import LIVE, Run
@@ -112,23 +115,23 @@ def test_cycle_leaves_its_times_on_disk(bars, tmp_path):
 def test_cycle_tells_how_long_each_part_took(bars, stopwatch, delay):
     """Bars and forecasts count as there only when a commit like the last ones has ended after their stamp.
 
-    The counter is read at the beginning (0 ms), twice before bars are stamped (1, 2) and four times while they are
-    written (3 to 6), before the models (7), around them (8, 9), before the forecasts are stamped (10), around their
-    commit (11, 12), after it (13), and at the end (14).
+    The counter is read at the beginning (0 ms), before bars are stamped (1) and four times while they are written
+    (2 to 5), before the models (6), around them (7, 8), before the forecasts are stamped (9), around their commit (10,
+    11), after it (12), and at the end (13).
     """
     forecaster = make_forecaster(bars)
     as_of = int(bars.close_time[99])
     started_at = None if delay is None else as_of + delay
     report = forecaster.run_cycle(HOUR, as_of, started_at)
     (forecast,) = report.forecasts
-    seen_at = (started_at or as_of) + 2 + 2 * SHORTEST_COMMIT_MS
+    seen_at = (started_at or as_of) + 1 + 2 * SHORTEST_COMMIT_MS
 
     assert forecaster.store.bars(GOOD).first_seen_at[-1] == seen_at
     assert forecast.issued_at == seen_at
     assert forecast.available_at == forecast.issued_at + 2 + 2 * SHORTEST_COMMIT_MS
     assert forecaster.store.latest(GOOD, "nano").available_at == forecast.available_at
     assert forecaster.store.runs() == [Run(LIVE, LIVE, forecast.issued_at)]
-    assert (report.model_seconds, report.seconds) == (0.001, 0.014)
+    assert (report.model_seconds, report.seconds) == (0.001, 0.013)
 
 
 class SlowStore(MemoryStore):
@@ -178,6 +181,29 @@ def test_bars_are_not_seen_before_their_commit(bars, seconds):
     assert seen_at >= as_of + (store.committed - began) * 1000 - 1
     assert store.bars(GOOD).revision.tolist() == [0] * 64
     assert report.forecasts[0].issued_at >= seen_at
+
+
+def test_what_is_written_again_loses_nothing(bars):
+    """Bars before a fault, and bodies that were refused, whether or not their transaction had to be repeated."""
+
+    class Broken(MemorySource):
+        def fetch(self, key, since, as_of):
+            if key == SHORT:
+                raise BadPayload("binance", "bars", "<html>", "<html>")
+            found = super().fetch(key, since, as_of)
+            return found if key == GOOD else replace(found, fault=SourceUnavailable("binance", "gone"))
+
+    series = [bars, make_bars(SHORT, 120), make_bars(LATE, 120)]
+    kept = []
+    for store in (MemoryStore(), SlowBars(0.2)):
+        sources = dict.fromkeys((GOOD, SHORT, LATE), Broken(series))
+        forecaster = Forecaster(make_config(GOOD, SHORT, LATE), store, sources, [NamedWalk()])
+        report = forecaster.run_cycle(HOUR, int(bars.close_time[99]))
+        counts = [len(store.bars(key)) for key in (GOOD, SHORT, LATE)]
+        kept.append((counts, [row.body for row in store.rejected(SHORT)], set(report.skipped)))
+
+    assert kept[0] == kept[1]
+    assert kept[0] == ([64, 0, 64], ["<html>"], {SHORT, LATE})
 
 
 def test_forecast_is_not_there_before_its_commit(bars):

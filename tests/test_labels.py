@@ -255,6 +255,19 @@ def test_spaces_around_an_offset_are_none_of_its_business(tmp_path, offset):
     assert fetched.bars.open_time.tolist() == [utc_ms("2024-01-10 00:00")]
 
 
+@pytest.mark.parametrize("calendar", ["XTKS", "XKRX", "XASX", "XNZE", "XHKG", "XNYS", "XLON"])
+def test_a_close_without_a_zone_stands_for_its_written_date(tmp_path, calendar):
+    """There is one date, and no second reading of it; in a file as in a frame."""
+    key = make_key("file", "A/USD", "1d", calendar)
+    path = tmp_path / "A_1d.csv"
+    path.write_text("Date,Open,High,Low,Close,Volume\n2024-01-10 16:10:00,1,1,1,1,1\n")
+    opens = key.opens_of(pd.DatetimeIndex(["2024-01-10 16:10:00"]))
+    session = key.opens_of(pd.DatetimeIndex(["2024-01-10"]))
+
+    assert opens.tolist() == session.tolist()
+    assert FileSource(path).fetch(key, None, utc_ms("2024-02-01")).bars.open_time.tolist() == session.tolist()
+
+
 @pytest.mark.parametrize(
     ("calendar", "label"),
     [("XTKS", "2024-01-10T23:45:00Z"), ("XNZE", "2020-12-23T23:45:00Z"), ("XASX", "2024-01-09T22:30Z")],

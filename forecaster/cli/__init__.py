@@ -6,7 +6,7 @@ import dataclasses
 import json
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperGroup
@@ -29,9 +29,6 @@ from forecaster.errors import ConfigError, ForecasterError, StoreTaken, StoreUna
 if TYPE_CHECKING:
     from forecaster.bars import SeriesKey
     from forecaster.forecast import OHLCForecast
-
-
-_SQLITE: Final = b"SQLite format 3\0"
 
 
 class _Commands(TyperGroup):
@@ -262,8 +259,9 @@ def _remove_ledger(path: Path) -> None:
     """Remove a ledger and what SQLite keeps beside it, and nothing else: copies and the file of its lock stay."""
     from forecaster.store.database import Database
     from forecaster.store.lease import lock_of
+    from forecaster.store.sqlite import is_ledger
 
-    if path.is_file() and path.stat().st_size and not path.read_bytes()[: len(_SQLITE)] == _SQLITE:
+    if path.is_file() and path.stat().st_size and not is_ledger(path):
         raise ConfigError("--out", f"a folder without a {path.name} of something else", str(path))
     with closing(Database(sqlite_url(path))) as database:
         lock = lock_of(database)

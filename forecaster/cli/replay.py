@@ -189,7 +189,7 @@ def _choose(histories: Histories, key: SeriesKey, dates: tuple[str | None, str |
     chosen = choose_cutoffs(bars, histories.config.model, *span, every)
     if len(chosen.cutoffs) or chosen.left_out:
         return chosen
-    return dataclasses.replace(chosen, left_out={"no bar closed between --start and --end": 0})
+    return dataclasses.replace(chosen, left_out={"no cutoff between --start and --end": 0})
 
 
 def _check_span(chosen: Sequence[Chosen], dates: tuple[str | None, str | None]) -> None:

@@ -72,6 +72,8 @@ class ReplayPlan:
         for name, value in (("latency_ms", self.latency_ms), ("known_within_ms", self.known_within_ms or 0)):
             if value < 0:
                 raise InvalidContext(name, "0 or more", value)
+        if self.batch < 1:
+            raise InvalidContext("batch", "1 or more", self.batch)
 
 
 def replay(
@@ -128,7 +130,7 @@ def replay_all(
     ask = ask or _Here(forecaster)  # a model that cannot be loaded stops the replay before anything is written
     prepared = [prepare(forecaster, one, plan) for one in chosen]
     if not any(len(one.cutoffs) for one in prepared):
-        raise NotEnoughBars(prepared[0].key, forecaster.config.model.min_context, 0)
+        raise InvalidContext("replay", "a cutoff of some series, whose bar was known in time", "none")
     facts = facts_of(prepared, forecaster.config.model, ask.model_ids, plan.known_within_ms)
     run = _open_run(forecaster.store, named_run(plan.run, facts, now), [one.bars for one in prepared])
     for one in prepared:

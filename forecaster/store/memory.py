@@ -218,11 +218,14 @@ class MemoryStore:
         for one in forecasts:
             there = known.get(_name(one))
             if there is not None and (there.available_at or 0) < (one.available_at or 0):
+                self._keep(known, _name(one))
                 known[_name(one)] = replace(there, available_at=one.available_at)
 
     def series(self) -> list[SeriesKey]:
         """Give all series that are in the ledger, those of replays too, by name."""
-        keys = {key for key, _ in self._bars} | {key for of_run in self._forecasts.values() for key, _, _ in of_run}
+        keys = {key for (key, _), of_series in self._bars.items() if of_series} | {
+            key for of_run in self._forecasts.values() for key, _, _ in of_run
+        }
         return sorted(keys, key=lambda key: (key.exchange, key.symbol, str(key.timeframe), key.calendar))
 
     def runs(self) -> list[Run]:

@@ -189,8 +189,9 @@ def copy(path: Path, to: Path, on_portion: Callable[[int, int], None] = lambda _
     url = sqlite_url(path.absolute())
     if not path.exists():
         raise LedgerMissing(url)
-    _refuse_own(path, to)
     unfinished = to.with_name(f"{to.name}.unfinished")
+    for one in (to, unfinished):
+        _refuse_own(path, one)
     try:
         make_new(unfinished, path.stat().st_mode & 0o666)
         address = f"{path.absolute().as_uri()}?mode=ro"
@@ -219,6 +220,15 @@ def _refuse_own(path: Path, to: Path) -> None:
 
 def _opened(address: str) -> closing[sqlite3.Connection]:
     return closing(sqlite3.connect(address, uri=True, timeout=BUSY_TIMEOUT_MS / 1000))
+
+
+def is_ledger(path: Path) -> bool:
+    """Whether a file is a ledger of any schema, and not another program's."""
+    try:
+        with _opened(f"{path.absolute().as_uri()}?mode=ro&immutable=1") as connection:
+            return _schema_of(connection) > 0
+    except sqlite3.Error:
+        return False
 
 
 def make_new(path: Path, mode: int = 0o666) -> None:
@@ -310,7 +320,7 @@ def schema_number(row: Sequence[str] | None) -> int:
     Raises:
         sqlite3.DatabaseError: when another program has written it.
     """
-    name = row[0] if row else None
+    name = str(row[0]) if row else None
     if name is None or not name.isdecimal():
         raise sqlite3.DatabaseError(f"expected a ledger, found the tables of another program at revision {name}")
     return int(name)

@@ -332,6 +332,17 @@ def test_link_to_a_ledger_is_no_place_for_its_copy(tmp_path):
     assert twin.samefile(path)
 
 
+def test_ledger_that_is_called_unfinished_is_not_removed(tmp_path):
+    """As a good copy that was interrupted in the end."""
+    path = tmp_path / "copy.db.unfinished"
+    SqlStore(f"sqlite:///{path}").close()
+    before = path.read_bytes()
+    with pytest.raises(StoreUnavailable, match="expected another file to copy it to"):
+        copy(path, tmp_path / "copy.db")
+
+    assert path.read_bytes() == before
+
+
 def test_folder_in_the_way_of_a_copy_is_named(tmp_path):
     path = tmp_path / "ledger.db"
     SqlStore(f"sqlite:///{path}").close()
