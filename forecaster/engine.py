@@ -400,7 +400,7 @@ class Forecaster:
         context = self._cut(given, cutoff)
         watch = Stopwatch(0)
         answers = self.ask([context], horizon)
-        run = self._prediction(context, len(answers.made[0][0].target_opens()), now)
+        run = self._prediction(context, answers.made[0][0].horizon, now)
         if self._store is not None if record is None else record:
             latency = lambda: watch.elapsed_ms  # noqa: E731
             return self.record(answers, issued_at=now, run=run, latency=latency, learned_in=LIVE)[0]

@@ -22,7 +22,7 @@ from forecaster.errors import (
     UnknownSymbol,
 )
 from forecaster.log import get_logger
-from forecaster.stamps import CommitTimes, Stopwatch
+from forecaster.stamps import LONGEST_ALLOWANCE_MS, CommitTimes, Stopwatch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -172,11 +172,13 @@ class Intake:
         a second ahead at most.
         """
         for attempt in range(_ATTEMPTS):
-            seen_at = self._stamp(watch.now + self._commits.allowance_ms)
+            allowance_ms = self._commits.allowance_ms
+            seen_at = self._stamp(watch.now + allowance_ms)
+            is_last = attempt == _ATTEMPTS - 1 or allowance_ms >= LONGEST_ALLOWANCE_MS
             with suppress(_TooLate):
                 with self._commits.measured(), self._store.together():
                     written = write(seen_at)
-                    _check_in_time(watch.now, seen_at, is_last=attempt == _ATTEMPTS - 1)
+                    _check_in_time(watch.now, seen_at, is_last=is_last)
                 break
         if watch.now > seen_at:
             _log.warning("bars.committed_late", seen_at=seen_at, late_ms=watch.now - seen_at)

@@ -44,24 +44,21 @@ class Labels:
         instant: UTC ms.
         written: the date and the time of day that are written, as UTC ms, whatever offset stands behind them;
             `UNWRITTEN` for an epoch.
-        has_zone: whether an offset or a zone is written; without one the instant is that of UTC.
     """
 
     instant: NDArray[np.int64]
     written: NDArray[np.int64]
-    has_zone: NDArray[np.bool_]
 
     @classmethod
     def of(cls, times: pd.DatetimeIndex) -> Labels:
         """Take pandas' times; without a zone they are UTC."""
         written = times.tz_localize(None)
-        instant = written if times.tz is None else times.tz_convert(None)
-        return cls(_ms(instant), _ms(written), np.full(len(times), times.tz is not None))
+        return cls(*(_ms(one) for one in (written if times.tz is None else times.tz_convert(None), written)))
 
     @classmethod
     def of_epochs(cls, instant: NDArray[np.int64]) -> Labels:
         """Take UTC ms, of which no date is written."""
-        return cls(instant, np.full(len(instant), UNWRITTEN, np.int64), np.ones(len(instant), bool))
+        return cls(instant, np.full(len(instant), UNWRITTEN, np.int64))
 
     def __len__(self) -> int:
         """Count the labels."""
@@ -69,7 +66,7 @@ class Labels:
 
     def __getitem__(self, rows: slice | NDArray[Any]) -> Labels:
         """Take some of the labels, by slice, mask or positions."""
-        return Labels(self.instant[rows], self.written[rows], self.has_zone[rows])
+        return Labels(self.instant[rows], self.written[rows])
 
 
 def _ms(times: pd.DatetimeIndex) -> NDArray[np.int64]:
@@ -110,9 +107,9 @@ class Calendar(Protocol):
         An intraday label is an instant, and so is every label on 24/7. A daily label on the calendar of an exchange
         stands for a session. One that is written as a bare date or a midnight, in whatever zone, stands for the
         session of the written date. Any other that is a session's open time stands for that session. What is left
-        stands for its written date. Where a zone is written, and at midnight, it stands for the date on the exchange's
-        own clock too; at midnight of UTC for that date too. An epoch has no written date, and stands for a date at
-        midnight alone. Where these are two dates, or none, the label stands for nothing.
+        stands for its written date, and for the date on the exchange's own clock; at midnight of UTC for that date too.
+        An epoch has no written date, and stands for the exchange's only at midnight. Where these are two dates, or
+        none, the label stands for nothing.
         """
 
 
@@ -276,7 +273,7 @@ class _Sessions:
         is_written = labels.written != UNWRITTEN
         local = _on_clock(labels.instant, self._times.zone)
         readings = np.stack([labels.written - labels.written % DAY_MS, local - local % DAY_MS, labels.instant])
-        on_clock = ~is_date & ((is_written & labels.has_zone) | (local % DAY_MS == 0))
+        on_clock = ~is_date & (is_written | (local % DAY_MS == 0))
         holds = np.stack([is_written, on_clock, ~is_date & (labels.instant % DAY_MS == 0)])
         least = np.where(holds, readings, np.iinfo(np.int64).max).min(axis=0)
         most = np.where(holds, readings, np.iinfo(np.int64).min).max(axis=0)

@@ -324,7 +324,8 @@ def test_demo_removes_its_own_ledger_and_nothing_else(tmp_path, monkeypatch):
     for name in (*OWN[1:], *OF_OTHERS, "demo-ledger.db.lock"):
         (tmp_path / name).write_text("planted")
     with contextlib.closing(sqlite3.connect(tmp_path / "own.db")) as connection:
-        connection.execute("CREATE TABLE schema_version (version INTEGER)")
+        for table in ("series", "bar", "quarantine", "model", "run", "forecast"):
+            connection.execute(f"CREATE TABLE {table} (id INTEGER)")
     (tmp_path / "own.db").rename(tmp_path / OWN[0])
     lock = (tmp_path / "demo-ledger.db.lock").stat().st_ino
     told("demo", "--cycles", 1, "--out", tmp_path, "--json")
@@ -344,6 +345,8 @@ def test_demo_leaves_a_file_of_somebody_else_alone(tmp_path, kind):
     else:
         with contextlib.closing(sqlite3.connect(path)) as connection:
             connection.execute("CREATE TABLE photos (name TEXT)")
+            connection.execute("CREATE TABLE alembic_version (version_num TEXT)")
+            connection.execute("CREATE TABLE schema_version (version INTEGER)")
     before = path.read_bytes()
     words = refused("demo", "--cycles", 1, "--out", tmp_path)
 

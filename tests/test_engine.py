@@ -739,6 +739,12 @@ def test_scores_of_an_unknown_run_are_refused(scored):
             ask(run_id="nobody")
 
 
+def test_live_forecasts_have_no_other_latency(scored):
+    """They were there when they were there; `+4000ms` is for replays."""
+    with pytest.raises(ConfigError, match=r"found 'live\+4000ms'"):
+        scored.accuracy(run_id="live+4000ms")
+
+
 def test_losses_are_of_the_series_that_are_named(scored, now):
     found = [list(scored.losses(keys=keys)) for keys in (None, [GOOD], [SHORT], [])]
 

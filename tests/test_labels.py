@@ -255,17 +255,20 @@ def test_spaces_around_an_offset_are_none_of_its_business(tmp_path, offset):
     assert fetched.bars.open_time.tolist() == [utc_ms("2024-01-10 00:00")]
 
 
-@pytest.mark.parametrize("calendar", ["XTKS", "XKRX", "XASX", "XNZE", "XHKG", "XNYS", "XLON"])
-def test_a_close_without_a_zone_stands_for_its_written_date(tmp_path, calendar):
-    """There is one date, and no second reading of it; in a file as in a frame."""
+@pytest.mark.parametrize(
+    ("calendar", "stands_for"),
+    [("XNYS", 1), ("XLON", 1), ("XTKS", 0), ("XKRX", 0), ("XASX", 0), ("XNZE", 0), ("XHKG", 0)],
+)
+def test_a_time_of_day_without_a_zone_is_read_as_utc(tmp_path, calendar, stands_for):
+    """In the east it may be the close of one session, or the evening before another: it is refused, and not guessed."""
     key = make_key("file", "A/USD", "1d", calendar)
     path = tmp_path / "A_1d.csv"
     path.write_text("Date,Open,High,Low,Close,Volume\n2024-01-10 16:10:00,1,1,1,1,1\n")
-    opens = key.opens_of(pd.DatetimeIndex(["2024-01-10 16:10:00"]))
     session = key.opens_of(pd.DatetimeIndex(["2024-01-10"]))
+    fetched = FileSource(path).fetch(key, None, utc_ms("2024-02-01"))
 
-    assert opens.tolist() == session.tolist()
-    assert FileSource(path).fetch(key, None, utc_ms("2024-02-01")).bars.open_time.tolist() == session.tolist()
+    assert fetched.bars.open_time.tolist() == session.tolist()[:stands_for]
+    assert len(fetched.rejected) == 1 - stands_for
 
 
 @pytest.mark.parametrize(

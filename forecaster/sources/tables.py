@@ -251,10 +251,7 @@ def _labels(table: _Table, place: int) -> Labels:
     offset = _offsets(text)
     times = pd.DatetimeIndex(_whole(table, cells, _from_texts(text).mask(np.isnan(offset))))
     instant = Labels.of(times).instant
-    has_zone = text.str[-1:].str.upper().eq("Z").to_numpy(bool) | text.str[_DATE_LENGTH:].str.contains("[+-]").to_numpy(
-        bool
-    )
-    return Labels(instant, instant + offset.astype(np.int64), has_zone)
+    return Labels(instant, instant + offset.astype(np.int64))
 
 
 def _whole(table: _Table, cells: pd.Series, times: pd.Series) -> pd.Series:

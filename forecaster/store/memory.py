@@ -17,6 +17,7 @@ from forecaster.bars import Bars, SeriesKey
 from forecaster.errors import LedgerConflict, StoreUnavailable
 from forecaster.forecast import same_forecast
 from forecaster.ledger import LIVE, CalibrationState, LedgerRow, Run, RunId, SettledRow, SettledSteps, Slot
+from forecaster.store.reading import series_names
 from forecaster.store.rows import (
     PORTION,
     check_times,
@@ -371,12 +372,6 @@ class _Line(NamedTuple):
 
 def _lines(made: Sequence[OHLCForecast], run_id: str) -> Iterator[_Line]:
     for forecast in made:
-        row, key = forecast_row(forecast, run_id, 0), forecast.key
-        row |= {
-            "exchange": key.exchange,
-            "symbol": key.symbol,
-            "timeframe": str(key.timeframe),
-            "calendar": key.calendar,
-        }
+        row = forecast_row(forecast, run_id, 0) | series_names(forecast.key)
         for step in step_rows(forecast, 0, 0):
             yield _Line(**{name: (row | step)[name] for name in _Line._fields if name in row or name in step})

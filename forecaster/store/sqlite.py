@@ -27,6 +27,7 @@ BUSY_TIMEOUT_MS: Final = 10_000
 SCHEMA: Final = 6
 """The newest migration: what a ledger that this program wrote looks like."""
 
+_OF_EVERY_SCHEMA: Final = {"series", "bar", "quarantine", "model", "run", "forecast"}
 _LEFT_BEHIND: Final = (sqlite3.SQLITE_READONLY_ROLLBACK, sqlite3.SQLITE_READONLY_RECOVERY)
 """A writer died with a journal, or a write-ahead log, that is still to be dealt with."""
 
@@ -223,12 +224,13 @@ def _opened(address: str) -> closing[sqlite3.Connection]:
 
 
 def is_ledger(path: Path) -> bool:
-    """Whether a file is a ledger of any schema, and not another program's."""
-    try:
-        with _opened(f"{path.absolute().as_uri()}?mode=ro&immutable=1") as connection:
-            return _schema_of(connection) > 0
-    except sqlite3.Error:
-        return False
+    """Whether a file is a ledger of any schema, and not another program's; a journal beside it may be broken."""
+    for more in ("", "&immutable=1"):
+        with suppress(sqlite3.Error), _opened(f"{path.absolute().as_uri()}?mode=ro{more}") as connection:
+            tables = {row[0] for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+            if tables >= _OF_EVERY_SCHEMA:
+                return True
+    return False
 
 
 def make_new(path: Path, mode: int = 0o666) -> None:

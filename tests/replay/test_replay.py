@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from contextlib import closing
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -371,7 +372,20 @@ def test_a_late_bar_is_known_from_the_very_moment(bars, after, is_there):
     assert last[int(bars.close_time[late + 4])][3, -5] == bars.close[late]
 
 
-@pytest.mark.parametrize("wrong", [{"latency_ms": -5}, {"known_within_ms": -5}])
-def test_times_that_run_backwards_are_refused(wrong):
-    with pytest.raises(InvalidContext, match=f"{next(iter(wrong))}: expected 0 or more, found -5"):
+@pytest.mark.parametrize("wrong", [{"latency_ms": -5}, {"known_within_ms": -5}, {"batch": 0}])
+def test_plans_that_cannot_be_are_refused(wrong):
+    """Times that run backwards, and batches of nothing."""
+    ((name, value),) = wrong.items()
+    with pytest.raises(InvalidContext, match=f"{name}: expected .* or more, found {value}"):
         ReplayPlan(**wrong)
+
+
+def test_a_replay_of_nothing_is_refused():
+    """No run without a forecast is left behind."""
+    bars = make_bars(count=100)
+    forecaster = make_forecaster(bars)
+    forecaster.store.add_bars(replace(bars, first_seen_at=bars.close_time + DAY_MS))
+    with pytest.raises(InvalidContext, match="expected a cutoff of some series, whose bar was known in time"):
+        replay(forecaster, bars, plan=ReplayPlan(known_within_ms=1000))
+
+    assert forecaster.store.runs() == []

@@ -491,6 +491,19 @@ def test_block_that_raises_has_done_nothing(store):
     assert store.slots(make_key(), 0, 2**60) == []
 
 
+def test_block_that_raises_leaves_no_series_and_no_delay(store):
+    """What a time or a name was before the block, it is again."""
+    made = make_forecast()
+    store.add_forecasts([made], LIVE)
+    with suppress(ZeroDivisionError), store.together():
+        store.postpone([dataclasses.replace(made, available_at=CUTOFF + 5000)], LIVE)
+        store.add_bars(make_bars(ETHER, 3))
+        _ = 1 / 0
+
+    assert store.latest(make_key(), "nano").available_at == CUTOFF + LATENCY_MS
+    assert store.series() == [make_key()]
+
+
 def test_block_in_a_block_is_undone_alone(store):
     with store.together():
         store.add_bars(target_bars(1))
