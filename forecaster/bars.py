@@ -7,23 +7,46 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections import Counter
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from forecaster.errors import InvalidBars, InvalidContext, MissingBars, NotEnoughBars
-from forecaster.sessions import ALWAYS_OPEN, Calendar, Labels, calendar
+from forecaster.errors import BadPayload, InvalidBars, InvalidContext, MissingBars, NotEnoughBars, utc_text
+from forecaster.sessions import ALWAYS_OPEN, Calendar, Labels, calendar, is_continuous
+from forecaster.tables import COLUMNS, FIELDS, Reading
+from forecaster.tables.fit import hint
+from forecaster.tables.placing import place
 from forecaster.timeframe import Timeframe
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     import pandas as pd
     from numpy.typing import ArrayLike, NDArray
 
-FIELDS: Final = ("open", "high", "low", "close")
-COLUMNS: Final = (*FIELDS, "volume")
+    from forecaster.tables import Rows
+
+__all__ = [
+    "COLUMNS",
+    "FIELDS",
+    "HIGHEST_PRICE",
+    "NO_TIME",
+    "Bars",
+    "Context",
+    "RejectedRow",
+    "SeriesKey",
+    "Sifted",
+    "close_roundings",
+]
+
 HIGHEST_PRICE: Final = 1e15
+ROUNDING: Final = 1e-9
+"""Prices that differ by a smaller part of them are the same price, rounded twice."""
+_FEW_REFUSED: Final = 5
+_SHARE_REFUSED: Final = 0.05
 NO_TIME: Final = -1
 """The open time of a rejected row that has no usable one."""
 
@@ -89,7 +112,7 @@ class Bars:
     Args:
         key: the series.
         open_time: (T,) int64 UTC ms, rising, each on the calendar's grid.
-        ohlcv_TF: (T, 5) float64; 0 < low ≤ open, close ≤ high < 1e15, volume ≥ 0.
+        ohlcv_TF: (T, 5) float64; 0 < low ≤ open, close ≤ high < 1e15, volume ≥ 0, or NaN where it is not known.
         first_seen_at: UTC ms at which these bars became known: one for all, or (T,).
         revision: 0 for a bar's first version, one more for each change: one for all, or (T,).
 
@@ -109,14 +132,18 @@ class Bars:
         _freeze(self, "open_time", np.array(self.open_time, np.int64))
         if np.shape(self.ohlcv_TF) != (n, len(COLUMNS)):
             raise InvalidContext(f"bars of {self.key}", f"ohlcv of shape {(n, len(COLUMNS))}", np.shape(self.ohlcv_TF))
-        _freeze(self, "ohlcv_TF", np.array(self.ohlcv_TF, np.float64))
+        ohlcv_TF = np.array(self.ohlcv_TF, np.float64)
+        ohlcv_TF[np.isnan(ohlcv_TF[:, 4]), 4] = np.nan  # of all its bit patterns the same one: digests take bytes
+        _freeze(self, "ohlcv_TF", ohlcv_TF)
         for name in ("first_seen_at", "revision"):
             _freeze(self, name, np.array(np.broadcast_to(getattr(self, name), n), np.int64))
         rules = _broken_rules(self.key, self.open_time, self.ohlcv_TF)
         rules["open times must rise"] = np.diff(self.open_time, prepend=self.open_time[:1] - 1) <= 0
         row, reason = _first_broken(rules)
         if reason:
-            raise InvalidBars(self.key, row, f"{reason}: {self.open_time[row]} {self.ohlcv_TF[row].tolist()}")
+            raise InvalidBars(
+                self.key, f"{reason}: {utc_text(int(self.open_time[row]))} {self.ohlcv_TF[row].tolist()}", row
+            )
 
     @classmethod
     def sift(
@@ -145,29 +172,56 @@ class Bars:
         return cls(key, np.empty(0, np.int64), np.empty((0, len(COLUMNS))))
 
     @classmethod
-    def from_frame(cls, key: SeriesKey, frame: pd.DataFrame) -> Bars:
-        """Read a pandas frame: the columns open, high, low, close, optionally volume, indexed by open time.
-
-        What its times stand for, `SeriesKey.opens_of` says.
+    def of_rows(cls, key: SeriesKey, source: str, rows: Rows, as_of: int | None = None) -> Sifted:
+        """Make bars of the rows of a table that had closed by `as_of` (UTC ms), or of all; the others are told apart.
 
         Raises:
-            InvalidContext: for missing columns or an index without times.
-            InvalidBars: for a row that breaks a rule.
+            BadPayload: when the table shows that its rows are not bars of this series.
+            InvalidBars: when more than a few rows are refused: then the table was not understood.
         """
-        missing = [name for name in FIELDS if name not in frame.columns]
-        if missing:
-            raise InvalidContext("frame", f"columns {', '.join(FIELDS)}", f"{list(frame.columns)}")
-        import pandas as pd  # noqa: PLC0415 - the caller has a frame, so pandas is there
+        placed = place(source, key.timeframe, key.calendar, rows, as_of)
+        values_TF, rounded = close_roundings(placed.ohlcv_TF)
+        other = placed.reasons != ""
+        bars, broken = cls.sift(key, placed.opens[~other], values_TF[~other], as_of or 0)
+        _check_refused(key, len(bars), broken, placed.opens[~other])
+        rejected = [
+            *broken,
+            *(
+                RejectedRow(int(placed.opens[i]), tuple(values_TF[i].tolist()), str(placed.reasons[i]))
+                for i in np.flatnonzero(other)
+            ),
+            *(RejectedRow(NO_TIME, (float("nan"),) * len(COLUMNS), reason, text) for text, reason in rows.refused),
+        ]
+        if rounded:
+            placed.notes.append(f"high or low is moved by a rounding to open or close in {rounded} rows")
+        replaced = len(placed.opens) - len(bars) - len(broken) - int(other.sum())
+        return Sifted(bars, rejected, replaced, placed.later, tuple(placed.notes), rows.understood)
 
-        if not isinstance(frame.index, pd.DatetimeIndex):
-            raise InvalidContext("frame", "an index of open times", type(frame.index).__name__)
+    @classmethod
+    def from_frame(cls, key: SeriesKey, frame: pd.DataFrame, reading: Reading | None = None) -> Bars:
+        """Read a pandas frame, as a file of the same columns would be read: see `docs/bars.md`.
+
+        Times are a column or the index; without a zone they are UTC. What they stand for, `SeriesKey.opens_of` says.
+        Of two rows for one time the later one stands. `reading` says what the frame leaves open.
+
+        Raises:
+            InvalidContext: for a frame that cannot be understood, or leaves open how it is to be read.
+            InvalidBars: for a row that breaks a rule.
+            UnknownSymbol: for a frame of other symbols.
+        """
+        from forecaster.tables.frames import frame_table  # noqa: PLC0415 - the caller has a frame, so pandas is there
+        from forecaster.tables.reading import read_table, rows_of  # noqa: PLC0415 - the same
+
+        source, reading = "frame", reading or Reading()
         try:
-            ohlcv = frame.reindex(columns=list(COLUMNS)).to_numpy(np.float64, copy=True)
-        except ValueError as error:
-            raise InvalidContext("frame", "numbers in every price column", error) from error
-        if "volume" not in frame.columns:
-            ohlcv[:, 4] = 0.0
-        return cls(key, key.opens_of(frame.index), ohlcv)
+            table = frame_table(frame, source)
+            sifted = cls.of_rows(key, source, rows_of(source, read_table(table, reading), key.symbol, reading))
+        except BadPayload as error:
+            raise InvalidContext(source, error.expected, error.found) from error
+        if sifted.rejected:
+            row = sifted.rejected[0]
+            raise InvalidBars(key, f"{row.reason}: {row.body or utc_text(row.open_time)} {list(row.values)}")
+        return sifted.bars
 
     @cached_property
     def close_time(self) -> NDArray[np.int64]:
@@ -259,6 +313,69 @@ class Context:
         return self.key.sessions.next_opens(self.key.timeframe, self.cutoff, horizon)
 
 
+def close_roundings(ohlcv_TF: NDArray[np.float64]) -> tuple[NDArray[np.float64], int]:
+    """Raise high to open and close, and lower low to them, where they are apart by a rounding; gives how many rows.
+
+    Adjusted prices are rounded one by one: a close may be above its high by the last bit of a float. A row that would
+    be no bar all the same, since another of its prices is further off, stays as it is. The array itself is not changed.
+    """
+    open_, high, low, close = ohlcv_TF[:, :4].T
+    top, bottom = np.maximum(open_, close), np.minimum(open_, close)
+    with np.errstate(invalid="ignore", over="ignore"):
+        high_ok = (high >= top) | (top - high < ROUNDING * top)
+        low_ok = (low <= bottom) | (low - bottom < ROUNDING * bottom)
+    rows = high_ok & low_ok & ((high < top) | (low > bottom))
+    if not rows.any():
+        return ohlcv_TF, 0
+    closed_TF = ohlcv_TF.copy()
+    closed_TF[rows, 1] = np.maximum(high, top)[rows]
+    closed_TF[rows, 2] = np.minimum(low, bottom)[rows]
+    return closed_TF, int(rows.sum())
+
+
+@dataclass(frozen=True)
+class Sifted:
+    """What came of the rows of one series.
+
+    Args:
+        bars: those that are bars.
+        rejected: the others, with their reasons.
+        replaced: how many rows a later one for the same time replaced.
+        later: how many had not closed yet.
+        notes: what should be known of them, for people.
+        understood: how they were read, for people.
+    """
+
+    bars: Bars
+    rejected: list[RejectedRow]
+    replaced: int
+    later: int
+    notes: tuple[str, ...]
+    understood: Mapping[str, str]
+
+
+def _check_refused(key: SeriesKey, bars: int, refused: list[RejectedRow], opens: NDArray[np.int64]) -> None:
+    """Refuse rows of which so many are no bars that they were not understood; rows without any price do not count.
+
+    Raises:
+        InvalidBars: with the commonest reason, how often, and what may mend it.
+    """
+    counted = [row for row in refused if np.nansum(np.abs(row.values[:4])) > 0]  # noqa: PD011 - no frame
+    total = len(opens) - len(refused) + len(counted)
+    off = key.sessions.closes_of(key.timeframe, opens) < 0
+    # Sessions are known to the day: a stock's bars on holidays of its exchange are another exchange's.
+    is_elsewhere = key.timeframe.is_daily and not is_continuous(key.calendar) and off.sum() > max(2, 0.01 * total)
+    if len(counted) <= max(_FEW_REFUSED, _SHARE_REFUSED * total) and (bars or not refused) and not is_elsewhere:
+        return
+    reasons = Counter(row.reason for row in counted or refused)
+    commonest = reasons.most_common(1)[0][0]
+    if commonest.startswith("open time"):
+        found = hint(key.timeframe, key.calendar, opens, off)
+    else:
+        found = "is each column what it is taken for? `columns` (--columns) says which is which"
+    raise InvalidBars.refused(key, reasons, max(total, len(refused)), found)
+
+
 def _freeze(bars: Bars, name: str, values: NDArray[Any]) -> None:
     values.setflags(write=False)
     object.__setattr__(bars, name, values)
@@ -270,12 +387,12 @@ def _broken_rules(
     """Each rule of a single bar, with the rows that break it."""
     open_, high, low, close, volume = ohlcv_TF.T
     return {
-        "every value must be finite": ~np.isfinite(ohlcv_TF).all(axis=1),
+        "every value must be finite": ~np.isfinite(ohlcv_TF[:, :4]).all(axis=1) | np.isinf(volume),
         "prices must be above 0": ~(low > 0),
         f"prices must be below {HIGHEST_PRICE:g}": ~(high < HIGHEST_PRICE),
         "low must not be above open or close": ~(low <= np.minimum(open_, close)),
         "high must not be below open or close": ~(high >= np.maximum(open_, close)),
-        "volume must not be negative": ~(volume >= 0),
+        "volume must not be negative": volume < 0,
         f"open time must be on the {key.timeframe} grid of {key.calendar}": (
             key.sessions.closes_of(key.timeframe, open_time) < 0
         ),

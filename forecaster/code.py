@@ -2,7 +2,8 @@
 
 Counted are the modules that turn bars into what is recorded: the grid of times, contexts, models, repair, calibration.
 Not counted are those that decide when, where and how fast that happens, and what is shown of it: the compiler's (its
-code is held to eager's numbers), the store, sources, commands. Any change of a counted file counts, of a comment too.
+code is held to eager's numbers), the store, sources and tables (a run is known by the bars that they gave), commands.
+Any change of a counted file counts, of a comment too.
 """
 
 from __future__ import annotations

@@ -19,7 +19,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from forecaster.address import MEMORY, is_clear, shown, sqlite_address, url_of, with_path
 from forecaster.bars import SeriesKey
 from forecaster.errors import ConfigError, ForecasterError, StoreUnavailable
-from forecaster.sessions import ALWAYS_OPEN
+from forecaster.sessions import ALWAYS_OPEN, anchored, canonical, is_continuous
+from forecaster.tables import Reading
+from forecaster.timeframe import Timeframe
 
 ENVIRONMENT_KEY = "FORECASTER_CONFIG"
 EMBEDDED = "embedded"
@@ -70,12 +72,55 @@ class SeriesConfig(_Record):
     calendar: Annotated[str, Field(description="which bars should exist: `24/7`, or a code such as `XNYS`")] = (
         ALWAYS_OPEN
     )
-    file: Annotated[Path | None, Field(description="csv or Parquet, read once, in place of an exchange")] = None
+    day_anchor: Annotated[
+        str | None,
+        Field(
+            description="when days of a 24/7 market begin: `16:00` by `timezone`, else UTC; `17:00 America/New_York`"
+        ),
+    ] = None
+    file: Annotated[Path | None, Field(description="csv, Parquet, feather or json, read once, not an exchange")] = None
+    timezone: Annotated[
+        str | None,
+        Field(description="clock of the file's times: `America/New_York`, `+02:00`, `America/New_York+07:00`"),
+    ] = None
+    columns: Annotated[
+        tuple[str, ...] | dict[str, str] | None,
+        Field(description='columns of the file: `["open_time", "open", …]` by place, or `{ close = "Last" }` by name'),
+    ] = None
+    decimal: Annotated[Literal[".", ","] | None, Field(description="the file's sign before decimals")] = None
+    dayfirst: Annotated[bool | None, Field(description="whether 01/02/2024 in the file is the first of February")] = (
+        None
+    )
+    symbol_column: Annotated[
+        str | None, Field(description="the file's column that tells whose row it is; empty when none does")
+    ] = None
+
+    @field_validator("calendar")
+    @classmethod
+    def _calendar_has_one_name(cls, name: str) -> str:
+        return canonical(name)
+
+    @model_validator(mode="after")
+    def _options_have_a_file(self) -> SeriesConfig:
+        said = [name for name in Reading.names() if getattr(self, name) is not None]
+        if self.file is None and said and (said != ["timezone"] or self.day_anchor is None):
+            raise ConfigError(f"series {self.symbol}", "`file`, which the keys below are about", ", ".join(said))
+        if self.day_anchor is not None and not is_continuous(self.calendar):
+            raise ConfigError("day_anchor", "none: sessions of an exchange begin when it opens", self.day_anchor)
+        return self
 
     @property
     def key(self) -> SeriesKey:
         """The series that this entry names."""
-        return SeriesKey.of(self.exchange, self.symbol, self.timeframe, self.calendar)
+        length, name = Timeframe(self.timeframe), self.calendar
+        if name == ALWAYS_OPEN:
+            name = anchored(self.day_anchor, self.timezone, length)
+        return SeriesKey(self.exchange, self.symbol, length, name)
+
+    @property
+    def reading(self) -> Reading:
+        """How its file is to be read."""
+        return Reading(self.timezone, self.columns, self.decimal, self.dayfirst, self.symbol_column)
 
 
 class ModelConfig(_Record):

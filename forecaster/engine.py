@@ -22,7 +22,7 @@ from forecaster.calibrate import Calibrations
 from forecaster.clock import now_ms
 from forecaster.code import code_digest
 from forecaster.config import Config, default_config_path, load_config, with_store
-from forecaster.errors import BarNotClosed, BarsError, ConfigError, InvalidContext, NotEnoughBars, StoreError
+from forecaster.errors import BarNotClosed, BarsError, ConfigError, InvalidContext, NotEnoughBars, StoreError, utc_text
 from forecaster.intake import Intake, Skipped
 from forecaster.ledger import LIVE, AccuracyReport, CalibrationState, LedgerRow, Run, RunId, Slot
 from forecaster.log import get_logger
@@ -574,7 +574,7 @@ def _passed(as_of: int | None) -> int:
     """
     now = now_ms()
     if as_of is not None and as_of > now:
-        raise InvalidContext("as_of", f"a time that has passed, {now} at the latest", as_of)
+        raise InvalidContext("as_of", f"a time that has passed, {utc_text(now)} at the latest", utc_text(as_of))
     return now if as_of is None else as_of
 
 

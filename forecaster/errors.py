@@ -7,9 +7,10 @@
     │  │  ├─ RateLimited            … not before `retry_after` seconds
     │  │  └─ Banned                 … not before the exchange lifts its ban
     │  ├─ BadPayload                try again; the answer was not bars
+    │  │  └─ Ambiguous              stop, say how it is to be read: names the option
     │  └─ UnknownSymbol             do not try again; the exchange does not list it
     ├─ BarsError                    this series sits out the cycle, by name
-    │  ├─ InvalidBars               a row broke a rule of `Bars`
+    │  ├─ InvalidBars               rows broke a rule of `Bars`
     │  ├─ MissingBars               the newest bar has not arrived
     │  ├─ NotEnoughBars             the context is too short
     │  ├─ BarNotClosed              the last bar is still forming: leave it out
@@ -27,10 +28,52 @@
        ├─ LeaseLost                 another process writes now; nothing of this transaction was kept
        └─ LedgerConflict            the same key with another payload: an integrity alarm
 
-A constructor takes the facts and makes its own message; the facts stay as attributes.
+A constructor takes the facts and makes its own message; the facts stay as attributes. Times are UTC milliseconds as
+attributes and dates in messages: `utc_text`.
 """
 
 from __future__ import annotations
+
+import datetime as dt
+import difflib
+import re
+from typing import TYPE_CHECKING, Final, Self
+
+if TYPE_CHECKING:
+    from collections import Counter
+    from collections.abc import Collection
+
+_EPOCH: Final = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
+_UNITS: Final = {"d": 86_400_000, "h": 3_600_000, "m": 60_000}
+_MOST_NEAR: Final = 5
+_NEAR: Final = 0.5
+_UNSTORABLE: Final = re.compile("[\0\ud800-\udfff]")
+"""What PostgreSQL or any database cannot keep in a text: NUL, and one half of a pair of surrogates."""
+
+
+def utc_text(time_ms: int | None) -> str:
+    """Write a time (UTC ms) for people: `2025-01-01 00:00 UTC`, with seconds only when there are any."""
+    if time_ms is None:
+        return "none"
+    try:
+        time = _EPOCH + dt.timedelta(milliseconds=int(time_ms))
+    except OverflowError:
+        return f"{time_ms} ms since 1970"
+    return f"{time.isoformat(' ', 'seconds' if time.second else 'minutes').removesuffix('+00:00')} UTC"
+
+
+def duration_text(ms: float) -> str:
+    """Write a length of time for people, as timeframes are written: `1h`, `1d 12h`, `2m 30s`."""
+    parts, left = [], float(ms)
+    for unit, length in _UNITS.items():
+        count, left = divmod(left, length)
+        parts += [f"{count:.0f}{unit}"] * bool(count)
+    return " ".join(parts + [f"{left / 1000:g}s"] * (left > 0 or not parts))
+
+
+def storable(text: str) -> str:
+    """Replace the characters that some database does not keep."""
+    return _UNSTORABLE.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
 class ForecasterError(Exception):
@@ -48,12 +91,12 @@ class ConfigError(ForecasterError):
 
 
 class SourceError(ForecasterError):
-    """Bars could not be had from a source."""
+    """Bars could not be had from a source; its texts can be stored, whatever the source has sent."""
 
     def __init__(self, source: str, reason: str) -> None:
-        super().__init__(f"{source}: {reason}")
         self.source = source
-        self.reason = reason
+        self.reason = storable(reason)
+        super().__init__(f"{source}: {self.reason}")
 
 
 class SourceUnavailable(SourceError):
@@ -77,14 +120,36 @@ class BadPayload(SourceError):
 
     def __init__(self, source: str, expected: str, found: object, body: str = "") -> None:
         super().__init__(source, f"expected {expected}, found {found!r:.200}")
-        self.body = body
+        self.expected = expected
+        self.found = found
+        self.body = storable(body)
+
+
+class Ambiguous(BadPayload):
+    """A file or a frame can be read in more than one way: `option` of `Reading` settles it, such as `timezone`.
+
+    Args:
+        source: the file.
+        option: the key of the series in a configuration, and the option of a command without its hyphens.
+        example: a value that it may have.
+        found: why it is ambiguous.
+    """
+
+    def __init__(self, source: str, option: str, example: str, found: object) -> None:
+        command = f"--{option.replace('_', '-')}"
+        shown = f"{command} {example}".strip()
+        super().__init__(source, f"`{option}` to be said ({shown}, or the key of the series)", found)
+        self.option = option
 
 
 class UnknownSymbol(SourceError):
-    """The source does not list this symbol."""
+    """The source does not list this symbol; `near` are known names like it, `hint` says what to do."""
 
-    def __init__(self, source: str, symbol: str, known: int) -> None:
-        super().__init__(source, f"expected one of its {known} symbols, found {symbol!r}")
+    def __init__(self, source: str, symbol: str, known: Collection[str], hint: str = "") -> None:
+        self.near = _nearest(symbol, known)
+        near = f"; near ones: {', '.join(self.near)}" if self.near else ""
+        told = f"; {hint}" if hint else ""
+        super().__init__(source, f"expected one of its {len(known)} symbols, found {symbol!r:.200}{near}{told}")
         self.symbol = symbol
 
 
@@ -93,19 +158,27 @@ class BarsError(ForecasterError):
 
 
 class InvalidBars(BarsError):
-    """A row broke a rule of `Bars`; `row` is its position."""
+    """Rows broke a rule of `Bars`; `row` is the position of the first one, where it is known."""
 
-    def __init__(self, series: object, row: int, reason: str) -> None:
-        super().__init__(f"{series}: row {row}: {reason}")
+    def __init__(self, series: object, reason: str, row: int | None = None) -> None:
+        super().__init__(f"{series}: {reason}" if row is None else f"{series}: row {row}: {reason}")
         self.row = row
         self.reason = reason
+
+    @classmethod
+    def refused(cls, series: object, reasons: Counter[str], rows: int, hint: str = "") -> Self:
+        """Make the error for too many refused rows out of so many, from how often each reason came."""
+        (reason, count), *_ = reasons.most_common(1)
+        told = f"{reasons.total()} of {rows} rows are no bars: {reason} ({count})"
+        return cls(series, f"{told}: {hint}" if hint else told)
 
 
 class MissingBars(BarsError):
     """The bar that should have closed at `cutoff` (UTC ms) is not there."""
 
     def __init__(self, series: object, cutoff: int, newest: int | None) -> None:
-        super().__init__(f"{series}: expected a bar that closes at {cutoff}, the newest closes at {newest}")
+        found = "there are none" if newest is None else f"the newest closes at {utc_text(newest)}"
+        super().__init__(f"{series}: expected a bar that closes at {utc_text(cutoff)}, {found}")
         self.cutoff = cutoff
 
 
@@ -113,7 +186,7 @@ class NotEnoughBars(BarsError):
     """The context holds fewer real bars than the model needs; `cutoff` (UTC ms) where it is known."""
 
     def __init__(self, series: object, needed: int, found: int, cutoff: int | None = None) -> None:
-        at = "" if cutoff is None else f" of cutoff {cutoff}"
+        at = "" if cutoff is None else f" of cutoff {utc_text(cutoff)}"
         super().__init__(f"{series}: expected at least {needed} bars in the context{at}, found {found}")
         self.needed = needed
         self.found = found
@@ -124,7 +197,9 @@ class BarNotClosed(BarsError):
     """The newest bar closes at `cutoff`, after `now` (UTC ms): it is not final."""
 
     def __init__(self, series: object, cutoff: int, now: int) -> None:
-        super().__init__(f"{series}: expected bars that have closed by {now}, the last one closes at {cutoff}")
+        super().__init__(
+            f"{series}: expected bars that have closed by {utc_text(now)}, the last one closes at {utc_text(cutoff)}"
+        )
         self.cutoff = cutoff
 
 
@@ -133,7 +208,7 @@ class CalendarEnds(BarsError):
 
     def __init__(self, calendar: str, needed: int, end: int) -> None:
         super().__init__(
-            f"calendar {calendar}: expected sessions after {needed}, its last one closes at {end}: "
+            f"calendar {calendar}: expected sessions after {utc_text(needed)}, its last one closes at {utc_text(end)}: "
             "upgrade exchange_calendars"
         )
         self.end = end
@@ -166,7 +241,7 @@ class NonFiniteForecast(ModelError):
     """The model answered NaN or infinity."""
 
     def __init__(self, series: object, cutoff: int) -> None:
-        super().__init__(f"{series}: expected a finite forecast at cutoff {cutoff}, found NaN or infinity")
+        super().__init__(f"{series}: expected a finite forecast at cutoff {utc_text(cutoff)}, found NaN or infinity")
 
 
 class StoreError(ForecasterError):
@@ -216,3 +291,14 @@ class LedgerConflict(StoreError):
     def __init__(self, forecast_id: str) -> None:
         super().__init__(f"forecast {forecast_id} is in the ledger with other numbers")
         self.forecast_id = forecast_id
+
+
+def _nearest(symbol: str, known: Collection[str]) -> tuple[str, ...]:
+    """The names most like a symbol, nearest first, of two alike the one with its quote; all when there are few."""
+    matcher = difflib.SequenceMatcher(None, "", symbol.casefold(), autojunk=False)
+    quote, nearness = symbol.partition("/")[2], {}
+    for name in known:
+        matcher.set_seq1(name.casefold())
+        nearness[name] = (matcher.ratio(), name.partition("/")[2] == quote, name)
+    near = sorted(nearness, key=nearness.__getitem__, reverse=True)[:_MOST_NEAR]
+    return tuple(name for name in near if len(known) <= _MOST_NEAR or nearness[name][0] >= _NEAR)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -17,11 +18,13 @@ from forecaster.errors import (
     BarsError,
     CalendarEnds,
     ConfigError,
+    InvalidBars,
     SourceError,
     SourceUnavailable,
     UnknownSymbol,
 )
 from forecaster.log import get_logger
+from forecaster.sources.guard import anchor_hint
 from forecaster.stamps import LONGEST_ALLOWANCE_MS, CommitTimes, Stopwatch
 
 if TYPE_CHECKING:
@@ -158,11 +161,11 @@ class Intake:
 
     def _receive_part(
         self, key: SeriesKey, cursor: int, as_of: int, fetch: Callable[[], Fetched], seen_at: int
-    ) -> tuple[int, int, SourceError | None]:
+    ) -> tuple[int, int, SourceError | BarsError | None]:
         """Take one part; a fault is given and not raised: what came before it is kept."""
         try:
             return (*self._receive(key, cursor, (as_of, seen_at), fetch), None)
-        except SourceError as error:
+        except (SourceError, BarsError) as error:
             return 0, cursor, error
 
     def _in_time(self, watch: Stopwatch, write: Callable[[int], _T], stamps: list[int]) -> _T:
@@ -247,7 +250,24 @@ class Intake:
             _log.warning("bars.history_ends", series=str(key), asked_since=since, answered_since=fetched.since)
         if fetched.fault is not None:
             raise fetched.fault
+        self._check_newest(key, fetched, as_of)
         return added, as_of if fetched.until is None else fetched.until
+
+    def _check_newest(self, key: SeriesKey, fetched: Fetched, as_of: int) -> None:
+        """Say so when the newest bar is missing because rows were refused, and not because it has yet to come.
+
+        Raises:
+            InvalidBars: with the commonest reason.
+        """
+        expected = key.sessions.last_opens(key.timeframe, as_of, 1)
+        newest = NO_TIME if (stored := self._store.newest_open(key)) is None else stored
+        opens = np.array([row.open_time for row in fetched.rejected], np.int64)
+        if fetched.until is not None or not len(opens) or (newest >= expected).all():
+            return
+        if len(fetched.bars) and (opens <= expected - key.timeframe.ms).all():
+            return
+        reasons = Counter(row.reason for row in fetched.rejected)
+        raise InvalidBars.refused(key, reasons, len(fetched.bars) + len(opens), anchor_hint(key, opens))
 
     def first_slot(self, key: SeriesKey, as_of: int) -> int:
         """Open time of the oldest bar that a context at `as_of` can hold."""

@@ -1,6 +1,7 @@
 """Which bars should exist: the 24/7 grid of crypto venues, or the sessions of a stock exchange.
 
-A calendar answers in open and close times (UTC ms); it knows nothing of prices. On an exchange
+A calendar answers in open and close times (UTC ms); it knows nothing of prices. The days of a 24/7 market begin at
+midnight of UTC, or at its anchor: `24/7@16:00`, `24/7@17:00 America/New_York`. On an exchange
 calendar a daily bar opens and closes with its session. Intraday bars are counted from the session's
 open, and again from the end of its lunch break, where it has one; the last bar before the break or the
 close ends there. Venues that count intraday bars from the full hour, or through the break, are not on this grid.
@@ -8,15 +9,18 @@ close ends there. Venues that count intraday bars from the full hour, or through
 
 from __future__ import annotations
 
+import re
 import warnings
 from dataclasses import dataclass
+from difflib import get_close_matches
 from functools import cache
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import numpy as np
 
 from forecaster.errors import CalendarEnds, ConfigError
-from forecaster.timeframe import DAY_MS, Timeframe
+from forecaster.timeframe import DAY_MS, MINUTE_MS, Timeframe
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,6 +34,11 @@ ALWAYS_OPEN: Final = "24/7"
 UNWRITTEN: Final = -1
 """In place of a written time: the label is an epoch, and no date is written."""
 
+_UTC: Final = "UTC"
+_NAMES_OF_UTC: Final = ("UTC", "Etc/UTC", "GMT", "Etc/GMT", "Zulu", "Etc/Zulu", "UCT", "Etc/UCT", "Universal")
+_ANCHOR: Final = re.compile(r"([01]?\d|2[0-3]):([0-5]\d)(?: (.+))?")
+_SHIFT: Final = re.compile(r"(?P<name>.*?)(?P<sign>[+-])(?P<hours>\d{1,2})(?::?(?P<minutes>\d\d))?")
+_ZONES_KNOWN_UNTIL: Final = "2037-01-01"  # what is computed from a zone's rules is read on when time comes near it
 _FIRST_SESSION: Final = "1990-01-02"
 _NO_BOUND: Final = "9999-12-31"
 _NANOS_PER_MS: Final = 1_000_000
@@ -76,7 +85,9 @@ def _ms(times: pd.DatetimeIndex) -> NDArray[np.int64]:
 
 
 class Calendar(Protocol):
-    """Which bars of a timeframe should exist, and when each closes."""
+    """Which bars of a timeframe should exist, and when each closes; `zone` is that of its market's own clock."""
+
+    zone: str
 
     def opens_between(self, timeframe: Timeframe, start: int, end: int) -> NDArray[np.int64]:
         """Open times in [start, end), rising."""
@@ -115,19 +126,100 @@ class Calendar(Protocol):
 
 @cache
 def calendar(name: str) -> Calendar:
-    """Give the calendar of this name: `24/7`, or an exchange_calendars code such as `XNYS`.
+    """Give the calendar of this name: `24/7`, also with an anchor, or a code of exchange_calendars.
+
+    Raises:
+        ConfigError: for an unknown name, and for an alias: two names for one calendar would make two series of one.
+    """
+    if is_continuous(name):
+        return _Anchored(*_read_anchor(name.removeprefix(ALWAYS_OPEN).removeprefix("@") or "0:00"))
+    if canonical(name) != name:
+        raise ConfigError("calendar", f"{canonical(name)}, which is the name of that calendar here", name)
+    import exchange_calendars  # noqa: PLC0415 - loads pandas; crypto series never need it
+
+    return _Sessions(name, lambda end: _open_calendar(exchange_calendars, name, end))
+
+
+def is_continuous(name: str) -> bool:
+    """Whether a calendar's market never closes, wherever its days begin."""
+    return name.partition("@")[0] == ALWAYS_OPEN
+
+
+@cache
+def canonical(name: str) -> str:
+    """Give the one name of a calendar that has several: exchange_calendars calls NASDAQ's by that of XNYS.
 
     Raises:
         ConfigError: for an unknown name.
     """
-    if name == ALWAYS_OPEN:
-        return _AlwaysOpen()
+    if is_continuous(name):
+        return name
     import exchange_calendars  # noqa: PLC0415 - loads pandas; crypto series never need it
 
-    known = exchange_calendars.get_calendar_names(include_aliases=False)
-    if name not in known:
-        raise ConfigError("calendar", f"{ALWAYS_OPEN} or an exchange_calendars code such as XNYS", name)
-    return _Sessions(name, lambda end: _open_calendar(exchange_calendars, name, end))
+    known: list[str] = exchange_calendars.get_calendar_names(include_aliases=True)
+    code = next((one for one in (name, name.upper()) if one in known), None)
+    if code is None:
+        similar = get_close_matches(name.upper(), set(known) - {ALWAYS_OPEN}, n=3)
+        expected = f"{ALWAYS_OPEN} or an exchange_calendars code such as {', '.join(similar) or 'XNYS'}"
+        raise ConfigError("calendar", expected, name)
+    return str(exchange_calendars.resolve_alias(code))
+
+
+def anchored(day_anchor: str | None, timezone: str | None, timeframe: Timeframe) -> str:
+    """Name the 24/7 calendar whose days begin at an anchor.
+
+    Args:
+        day_anchor: `16:00`, or with a clock of its own, `17:00 America/New_York`; midnight when left out.
+        timezone: the clock of an anchor without one; UTC when left out.
+        timeframe: of the bars. Where no anchor moves them, as with bars of a minute, it is plain `24/7`.
+
+    Raises:
+        ConfigError: for what is no time of day, or no clock.
+    """
+    minute, zone = _read_anchor(day_anchor or "0:00", timezone or _UTC)
+    if _Anchored(minute, zone).phase_of(timeframe) == 0:
+        return ALWAYS_OPEN
+    time = f"{minute // 60:02}:{minute % 60:02}"
+    return f"{ALWAYS_OPEN}@{time}" if zone == _UTC else f"{ALWAYS_OPEN}@{time} {zone}"
+
+
+def split_clock(name: str) -> tuple[str, int]:
+    """Give a clock's zone of the IANA database, and by how many ms the clock is ahead of it.
+
+    `America/New_York+07:00` is seven hours ahead of New York, as most MetaTrader servers are; `+02:00` of UTC.
+
+    Raises:
+        ConfigError: for an unknown name.
+    """
+    if _is_zone(name):
+        return name, 0
+    shift = _SHIFT.fullmatch(name)
+    zone = (shift["name"] or _UTC) if shift else ""
+    if shift is None or not _is_zone(zone):
+        from zoneinfo import available_timezones  # noqa: PLC0415 - walks over the whole database
+
+        similar = get_close_matches(name, available_timezones(), n=3)
+        expected = f"a clock such as {', '.join(similar) or 'America/New_York'}, UTC, +02:00 or America/New_York+07:00"
+        raise ConfigError("timezone", expected, name)
+    minutes = 60 * int(shift["hours"]) + int(shift["minutes"] or 0)
+    return zone, (-1 if shift["sign"] == "-" else 1) * minutes * MINUTE_MS
+
+
+def _is_zone(name: str) -> bool:
+    try:
+        return bool(name) and ZoneInfo(name) is not None
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        return False
+
+
+def _read_anchor(text: str, timezone: str = _UTC) -> tuple[int, str]:
+    """The minute of the day at which days begin, and the zone of the IANA database by whose clock."""
+    found = _ANCHOR.fullmatch(text.strip())
+    if found is None:
+        raise ConfigError("day_anchor", "a time of day such as 16:00, or 17:00 America/New_York", text)
+    zone, shift = split_clock(found[3] or timezone)
+    minute = (60 * int(found[1]) + int(found[2]) - shift // MINUTE_MS) % (24 * 60)
+    return minute, _UTC if zone in _NAMES_OF_UTC else zone
 
 
 class _Times(NamedTuple):
@@ -177,29 +269,92 @@ def _record(library: ModuleType, name: str) -> tuple[str, str]:
     return start, _NO_BOUND if last is None else str(last.date())
 
 
-class _AlwaysOpen:
-    """A bar in every slot of the grid that starts at the epoch."""
+class _Steps:
+    """A bar in every slot of an even grid, so many ms behind that of the epoch."""
+
+    zone = _UTC
+
+    def __init__(self, phase: int) -> None:
+        self._phase = phase
 
     def opens_between(self, timeframe: Timeframe, start: int, end: int) -> NDArray[np.int64]:
-        return np.arange(-(-start // timeframe.ms) * timeframe.ms, end, timeframe.ms, dtype=np.int64)
+        return np.arange(self._ceil(timeframe, start), end, timeframe.ms, dtype=np.int64)
 
     def last_opens(self, timeframe: Timeframe, as_of: int, count: int) -> NDArray[np.int64]:
-        end = timeframe.floor(as_of)
+        end = timeframe.floor(as_of - self._phase) + self._phase
         return np.arange(end - count * timeframe.ms, end, timeframe.ms, dtype=np.int64)
 
     def next_opens(self, timeframe: Timeframe, after: int, count: int) -> NDArray[np.int64]:
-        start = -(-after // timeframe.ms) * timeframe.ms
+        start = self._ceil(timeframe, after)
         return np.arange(start, start + count * timeframe.ms, timeframe.ms, dtype=np.int64)
 
     def next_close(self, timeframe: Timeframe, after: int) -> int:
-        return timeframe.floor(after) + timeframe.ms
+        return timeframe.floor(after - self._phase) + self._phase + timeframe.ms
 
     def closes_of(self, timeframe: Timeframe, opens: NDArray[np.int64]) -> NDArray[np.int64]:
-        return np.where(opens % timeframe.ms == 0, opens + timeframe.ms, -1)
+        return np.where((opens - self._phase) % timeframe.ms == 0, opens + timeframe.ms, -1)
+
+    def _ceil(self, timeframe: Timeframe, time: int) -> int:
+        return -timeframe.floor(self._phase - time) + self._phase
+
+
+class _Anchored:
+    """A bar in every slot of a market that never closes, whose days begin at a minute of the day on a zone's clock.
+
+    Bars longer than an hour are cut from the clock: where it is put forward or back, one is shorter or longer.
+    """
+
+    def __init__(self, minute: int, zone: str) -> None:
+        self.zone = zone
+        self._anchor = minute * MINUTE_MS
+        self._grids: dict[Timeframe, _Steps | _Days] = {}
+
+    def phase_of(self, timeframe: Timeframe) -> int | None:
+        """How far the grid is behind that of the epoch, ms; None where that changes with the clock."""
+        phases = {(self._anchor - offset) % timeframe.ms for offset in _offsets_of(self.zone)}
+        return phases.pop() if len(phases) == 1 else None
+
+    def opens_between(self, timeframe: Timeframe, start: int, end: int) -> NDArray[np.int64]:
+        return self._grid(timeframe).opens_between(timeframe, start, end)
+
+    def last_opens(self, timeframe: Timeframe, as_of: int, count: int) -> NDArray[np.int64]:
+        return self._grid(timeframe).last_opens(timeframe, as_of, count)
+
+    def next_opens(self, timeframe: Timeframe, after: int, count: int) -> NDArray[np.int64]:
+        return self._grid(timeframe).next_opens(timeframe, after, count)
+
+    def next_close(self, timeframe: Timeframe, after: int) -> int:
+        return self._grid(timeframe).next_close(timeframe, after)
+
+    def closes_of(self, timeframe: Timeframe, opens: NDArray[np.int64]) -> NDArray[np.int64]:
+        return self._grid(timeframe).closes_of(timeframe, opens)
 
     def opens_of_labels(self, timeframe: Timeframe, labels: Labels) -> NDArray[np.int64]:
-        del timeframe
-        return labels.instant
+        """Instants; a bare date is the day of this clock, where its days begin at midnight."""
+        if not timeframe.is_daily or self._anchor or self.zone == _UTC:
+            return labels.instant
+        is_date = (labels.written != UNWRITTEN) & (labels.written % DAY_MS == 0)
+        is_open = self.closes_of(timeframe, labels.instant) >= 0
+        return np.where(is_date & ~is_open, on_utc(labels.written, self.zone), labels.instant)
+
+    def _grid(self, timeframe: Timeframe) -> _Steps | _Days:
+        if timeframe not in self._grids:
+            phase = self.phase_of(timeframe)
+            self._grids[timeframe] = _Days(self.zone, self._read(timeframe)) if phase is None else _Steps(phase)
+        return self._grids[timeframe]
+
+    def _read(self, timeframe: Timeframe) -> Callable[[str | None], _Times]:
+        """What gives the opens and closes of all bars up to a date."""
+
+        def read(end: str | None) -> _Times:
+            days = np.arange(np.datetime64(0, "D"), np.datetime64(end or _ZONES_KNOWN_UNTIL, "D") + 2)
+            starts = days.astype("datetime64[ms]").astype(np.int64) + self._anchor
+            wall = (starts[:, np.newaxis] + np.arange(0, DAY_MS, timeframe.ms)).ravel()
+            instant = on_utc(wall, self.zone)
+            never = np.full(len(wall) - 1, -1, np.int64)
+            return _Times(instant[:-1], instant[1:], wall[:-1], never, never, self.zone)
+
+        return read
 
 
 class _Sessions:
@@ -209,6 +364,7 @@ class _Sessions:
         self._name = name
         self._read = read
         self._times = read(None)
+        self.zone = str(self._times.zone)
         self._is_all = False
         self._grids: dict[tuple[Timeframe, int], tuple[NDArray[np.int64], NDArray[np.int64]]] = {}
 
@@ -271,10 +427,10 @@ class _Sessions:
     def _dates_of(self, labels: Labels, is_date: NDArray[np.bool_]) -> NDArray[np.int64]:
         """The date that each label stands for, as UTC ms; `UNWRITTEN` where its readings are two, or there is none."""
         is_written = labels.written != UNWRITTEN
-        local = _on_clock(labels.instant, self._times.zone)
+        local = on_clock(labels.instant, self._times.zone)
         readings = np.stack([labels.written - labels.written % DAY_MS, local - local % DAY_MS, labels.instant])
-        on_clock = ~is_date & (is_written | (local % DAY_MS == 0))
-        holds = np.stack([is_written, on_clock, ~is_date & (labels.instant % DAY_MS == 0)])
+        by_clock = ~is_date & (is_written | (local % DAY_MS == 0))
+        holds = np.stack([is_written, by_clock, ~is_date & (labels.instant % DAY_MS == 0)])
         least = np.where(holds, readings, np.iinfo(np.int64).max).min(axis=0)
         most = np.where(holds, readings, np.iinfo(np.int64).min).max(axis=0)
         return np.where(least == most, least, UNWRITTEN)
@@ -288,6 +444,14 @@ class _Sessions:
         if name not in self._grids:
             self._grids[name] = _cut(times, timeframe.ms)
         return self._grids[name]
+
+
+class _Days(_Sessions):
+    """Bars of one timeframe, whatever it is, each of which is a session of its own."""
+
+    def _grid(self, timeframe: Timeframe) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        del timeframe
+        return self._times.opens, self._times.closes
 
 
 def _cut(times: _Times, step: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -310,8 +474,30 @@ def _unbroken(times: _Times) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     return starts[order], ends[order]
 
 
-def _on_clock(instant: NDArray[np.int64], zone: str | tzinfo) -> NDArray[np.int64]:
-    """What the clocks of a zone show at these instants, as UTC ms."""
+def on_clock(instant: NDArray[np.int64], zone: str | tzinfo) -> NDArray[np.int64]:
+    """What the clocks of a zone show at these instants (UTC ms), as if it were UTC."""
     import pandas as pd  # noqa: PLC0415 - the calendar of an exchange has loaded it
 
     return _ms(pd.DatetimeIndex(instant.astype("datetime64[ms]"), tz="UTC").tz_convert(zone).tz_localize(None))
+
+
+def on_utc(wall: NDArray[np.int64], zone: str) -> NDArray[np.int64]:
+    """The instants (UTC ms) at which the clocks of a zone show these times: the first, where there are two.
+
+    A time that is left out when clocks are put forward is the moment at which they are.
+    """
+    import pandas as pd  # noqa: PLC0415 - most calendars need none
+
+    index = pd.DatetimeIndex(wall.astype("datetime64[ms]"))
+    first = np.ones(len(index), bool)
+    return _ms(index.tz_localize(zone, ambiguous=first, nonexistent="shift_forward").tz_convert(None))
+
+
+@cache
+def _offsets_of(zone: str) -> frozenset[int]:
+    """By how many ms the clocks of a zone have been ahead of UTC since 1970, and will be."""
+    if zone == _UTC:
+        return frozenset({0})
+    hours = np.arange(np.datetime64(0, "D"), np.datetime64(_ZONES_KNOWN_UNTIL, "D")).astype("datetime64[ms]")
+    instant = hours.astype(np.int64)
+    return frozenset(np.unique(on_clock(instant, zone) - instant).tolist())

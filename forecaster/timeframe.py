@@ -27,13 +27,15 @@ _MINUTES: Final = {
     "12h": 720,
     "1d": 1440,
 }
+NOT_OF_ONE_LENGTH: Final = ("3d", "1w", "2w", "1M", "3M", "6M", "1y")
+"""Names that venues have, of bars that do not begin on the same day everywhere."""
 
 
 @dataclass(frozen=True, slots=True)
 class Timeframe:
     """A fixed bar length by its ccxt name, `1m` to `1d`.
 
-    Weeks and months are refused: their anchors differ from venue to venue.
+    Weeks and months are refused: they begin on other days from venue to venue.
 
     Raises:
         ConfigError: for any other name.
@@ -43,6 +45,9 @@ class Timeframe:
 
     def __post_init__(self) -> None:
         """Refuse a name that is not of fixed length."""
+        if self.name in NOT_OF_ONE_LENGTH:
+            known = f"{', '.join(_MINUTES)}; {self.name} is not supported, since venues begin it on different days"
+            raise ConfigError("timeframe", f"one of {known}", self.name)
         if self.name not in _MINUTES:
             raise ConfigError("timeframe", f"one of {', '.join(_MINUTES)}", self.name)
 
@@ -55,6 +60,16 @@ class Timeframe:
     def is_daily(self) -> bool:
         """Whether one bar is one day, or one session of an exchange calendar."""
         return self.ms == DAY_MS
+
+    @classmethod
+    def of_minutes(cls, minutes: int) -> Timeframe:
+        """Give the timeframe of this length.
+
+        Raises:
+            ConfigError: where there is none.
+        """
+        name = next((name for name, length in _MINUTES.items() if length == minutes), f"{minutes}m")
+        return cls(name)
 
     def floor(self, time_ms: int) -> int:
         """Open time of the 24/7 bar that contains `time_ms`."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import re
 
 import numpy as np
 import pandas as pd
@@ -11,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from forecaster.bars import COLUMNS, HIGHEST_PRICE, Bars, Context, SeriesKey
+from forecaster.bars import COLUMNS, HIGHEST_PRICE, ROUNDING, Bars, Context, SeriesKey, close_roundings
 from forecaster.errors import ConfigError, InvalidBars, InvalidContext, MissingBars, NotEnoughBars
 from tests.builders import HOUR_MS, make_bars, make_key, utc_ms
 
@@ -21,7 +22,7 @@ START = utc_ms("2024-01-01")
 BROKEN = {
     "nan": ((100.0, 110.0, 90.0, np.nan, 7.0), "every value must be finite"),
     "infinite": ((100.0, np.inf, 90.0, 105.0, 7.0), "every value must be finite"),
-    "nan volume": ((100.0, 110.0, 90.0, 105.0, np.nan), "every value must be finite"),
+    "infinite volume": ((100.0, 110.0, 90.0, 105.0, np.inf), "every value must be finite"),
     "zero": ((100.0, 110.0, 0.0, 105.0, 7.0), "prices must be above 0"),
     "negative": ((-100.0, 110.0, -100.0, 105.0, 7.0), "prices must be above 0"),
     "too high": ((100.0, HIGHEST_PRICE, 90.0, 105.0, 7.0), "prices must be below 1e+15"),
@@ -79,7 +80,7 @@ def test_a_broken_row_is_refused_by_name(row, reason):
 
     assert refused.value.row == 1
     assert refused.value.reason.startswith(reason)
-    assert str(refused.value).startswith(f"binance BTC/USDT 1h: row 1: {reason}: {START + HOUR_MS} [")
+    assert str(refused.value).startswith(f"binance BTC/USDT 1h: row 1: {reason}: 2024-01-01 01:00 UTC [")
 
 
 @pytest.mark.parametrize("shape", [(2, 4), (2, 6), (1, 5), (3, 5), (10,)], ids=str)
@@ -137,6 +138,139 @@ def test_a_bar_that_closes_at_the_epoch_is_a_bar():
 )
 def test_a_bar_at_the_edge_of_the_rules_is_a_bar(row):
     assert Bars(make_key(), [START], [row]).ohlcv_TF.tolist() == [list(row)]
+
+
+def test_a_volume_may_be_unknown():
+    """Any volume but an infinite or a negative one: whoever knows none leaves its cell empty."""
+    unknown = (*GOOD[:4], np.nan)
+
+    bars, rejected = Bars.sift(make_key(), hours(0, 1), [GOOD, unknown])
+
+    assert Bars(make_key(), hours(0, 1), [GOOD, unknown]).ohlcv_TF[:, 4].tolist() == pytest.approx(
+        [7.0, np.nan], nan_ok=True
+    )
+    assert np.isnan(bars.ohlcv_TF[:, 4]).tolist() == [False, True]
+    assert rejected == []
+
+
+def test_an_unknown_volume_is_always_the_same_bits():
+    """A float has many NaNs, and digests take bytes."""
+    nans = np.array([0x7FF8000000000000, 0xFFF8000000000000, 0x7FF8000000000001], np.uint64).view(np.float64)
+    ohlcv_TF = np.array([GOOD] * 3)
+    ohlcv_TF[:, 4] = nans
+
+    bars = Bars(make_key(), hours(0, 1, 2), ohlcv_TF)
+
+    assert len(set(ohlcv_TF[:, 4].view(np.uint64).tolist())) == 3
+    assert bars.ohlcv_TF[:, 4].tobytes() == np.full(3, np.nan).tobytes()
+
+
+def test_a_context_of_bars_without_volume_is_the_same():
+    """No forecast takes the volume."""
+    bars = make_bars(count=30)
+    ohlcv_TF = bars.ohlcv_TF.copy()
+    ohlcv_TF[:, 4] = np.nan
+    unknown = Bars(bars.key, bars.open_time, ohlcv_TF)
+
+    contexts = [Context.ending_at(one, int(one.close_time[-1]), 20, 2) for one in (bars, unknown)]
+
+    assert contexts[0].sha256 == contexts[1].sha256
+
+
+prices = st.floats(1e-14, 8e14)
+apart = st.floats(-3 * ROUNDING, 3 * ROUNDING)
+
+
+@st.composite
+def rows_apart(draw):
+    """A row whose high and low are those of a bar, moved by about a rounding."""
+    first, second, volume = draw(prices), draw(prices), draw(st.sampled_from([0.0, 7.0, np.nan]))
+    top, bottom = max(first, second), min(first, second)
+    return first, top * (1 + draw(apart)), bottom * (1 + draw(apart)), second, volume
+
+
+@settings(derandomize=True, deadline=None)
+@given(st.lists(rows_apart(), min_size=1, max_size=20))
+def test_prices_apart_by_a_rounding_are_closed(rows):
+    """High is the higher of open and close where it was below by less than a rounding; low alike; else nothing."""
+    closed_TF, count = close_roundings(np.array(rows))
+
+    changed = 0
+    for row, closed in zip(rows, closed_TF.tolist(), strict=True):
+        open_, high, low, close, volume = row
+        top, bottom = max(open_, close), min(open_, close)
+        too_far = top - high >= ROUNDING * top or low - bottom >= ROUNDING * bottom
+        expected = row if too_far else (open_, max(high, top), min(low, bottom), close, volume)
+        changed += expected != row
+        assert closed == pytest.approx(list(expected), rel=0, abs=0, nan_ok=True)
+        assert too_far or closed[2] <= bottom <= top <= closed[1]
+    assert count == changed
+
+
+@settings(derandomize=True, deadline=None)
+@given(st.lists(rows_apart(), min_size=1, max_size=20))
+def test_closed_roundings_stay_closed(rows):
+    once_TF, _ = close_roundings(np.array(rows))
+
+    again_TF, count = close_roundings(once_TF)
+
+    assert again_TF is once_TF
+    assert count == 0
+
+
+@settings(derandomize=True, deadline=None)
+@given(st.lists(st.tuples(*[st.floats(width=64)] * 5), min_size=1, max_size=10))
+def test_no_row_becomes_a_bar_but_by_a_rounding(rows):
+    """Whatever numbers they hold, NaN and infinity too: open, close, volume and every price further off stay."""
+    before_TF = np.array(rows)
+
+    after_TF, count = close_roundings(before_TF.copy())
+
+    assert after_TF[:, [0, 3, 4]].tobytes() == before_TF[:, [0, 3, 4]].tobytes()
+    moved = (after_TF.view(np.int64) != before_TF.view(np.int64)).any(axis=1)
+    assert int(moved.sum()) == count
+    assert np.allclose(after_TF[moved], before_TF[moved], rtol=ROUNDING, atol=0, equal_nan=True)
+
+
+def test_bars_without_roundings_are_the_same_array():
+    """They are many, and a copy of them takes time."""
+    ohlcv_TF = make_bars().ohlcv_TF
+
+    assert close_roundings(ohlcv_TF) == (ohlcv_TF, 0)
+
+
+def test_the_array_with_roundings_is_not_changed():
+    above = np.nextafter(110.0, 111.0)
+    ohlcv_TF = np.array([GOOD, (100.0, 110.0, 90.0, above, 7.0), (np.nextafter(90.0, 0.0), 110.0, 90.0, 105.0, 7.0)])
+    before = ohlcv_TF.copy()
+
+    closed_TF, count = close_roundings(ohlcv_TF)
+
+    assert count == 2
+    assert closed_TF[1].tolist() == [100.0, above, 90.0, above, 7.0]
+    assert closed_TF[2, 2] == np.nextafter(90.0, 0.0)
+    assert ohlcv_TF.tolist() == before.tolist()
+    assert len(Bars(make_key(), hours(0, 1, 2), closed_TF)) == 3
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        (100.0, 110.0, 90.0, 110.0 * (1 + 2e-9), 7.0),
+        (90.0 * (1 - 2e-9), 110.0, 90.0, 105.0, 7.0),
+        (np.nextafter(90.0, 0.0), 110.0, 90.0, 111.0, 7.0),
+    ],
+    ids=["high", "low", "one of both"],
+)
+def test_prices_further_apart_stay_and_are_refused(row):
+    ohlcv_TF = np.array([row])
+
+    closed_TF, count = close_roundings(ohlcv_TF)
+
+    assert closed_TF is ohlcv_TF
+    assert count == 0
+    with pytest.raises(InvalidBars, match="must not be"):
+        Bars(make_key(), hours(0), closed_TF)
 
 
 def test_a_gap_is_no_fault():
@@ -338,7 +472,7 @@ def test_columns_of_a_frame_are_found_by_name_and_volume_may_be_absent():
     bars = Bars.from_frame(make_key(), frame[["close", "low", "open", "high"]])
 
     assert bars.ohlcv_TF[:, :4].tolist() == frame.iloc[:, :4].to_numpy().tolist()
-    assert bars.ohlcv_TF[:, 4].tolist() == [0.0, 0.0, 0.0]
+    assert np.isnan(bars.ohlcv_TF[:, 4]).all()
 
 
 def test_the_frame_of_the_caller_is_not_changed():
@@ -362,12 +496,15 @@ def test_a_session_date_stands_for_its_open():
     [
         (
             lambda frame: frame.drop(columns="low"),
-            "expected columns open, high, low, close, found ['open', 'high', 'close', 'volume']",
+            r"expected columns open, high, low, close .*, found \['open_time', 'open', 'high', 'close', 'volume'\]",
         ),
-        (lambda frame: frame.reset_index(drop=True), "expected an index of open times, found RangeIndex"),
         (
-            lambda frame: frame.astype(object).replace({"high": frame["high"].iloc[1]}, "n/a"),
-            "expected numbers in every price column, found could not convert string to float: 'n/a'",
+            lambda frame: frame.reset_index(drop=True),
+            r"expected .* a time .*, found \['open', 'high', 'low', 'close', 'volume'\]",
+        ),
+        (
+            lambda frame: frame.astype(object).replace({"high": frame["high"].iloc[1]}, "much"),
+            "expected a number for high in row 1, found '?much'?",
         ),
     ],
     ids=["without a column", "without times", "with words"],
@@ -376,14 +513,14 @@ def test_a_frame_that_is_not_bars_is_refused(change, message):
     with pytest.raises(InvalidContext) as refused:
         Bars.from_frame(make_key(), change(make_bars(count=3).frame))
 
-    assert str(refused.value) == f"frame: {message}"
+    assert re.fullmatch(f"frame: {message}", str(refused.value))
 
 
 def test_a_frame_with_a_missing_value_is_refused():
     frame = make_bars(count=3).frame
     frame.iloc[1, 0] = np.nan
 
-    with pytest.raises(InvalidBars, match="row 1: every value must be finite"):
+    with pytest.raises(InvalidBars, match="every value must be finite: 2024-01-01 01:00 UTC"):
         Bars.from_frame(make_key(), frame)
 
 
@@ -455,25 +592,26 @@ def test_the_bar_of_the_cutoff_must_be_there():
 
     assert refused.value.cutoff == newest + HOUR_MS
     assert str(refused.value) == (
-        f"binance BTC/USDT 1h: expected a bar that closes at {newest + HOUR_MS}, the newest closes at {newest}"
+        "binance BTC/USDT 1h: expected a bar that closes at 2024-01-01 11:00 UTC, "
+        "the newest closes at 2024-01-01 10:00 UTC"
     )
 
 
 def test_a_hole_at_the_cutoff_is_a_missing_bar_though_later_ones_are_there():
     bars = make_bars(count=10)
 
-    with pytest.raises(MissingBars, match=f"the newest closes at {bars.close_time[4]}"):
+    with pytest.raises(MissingBars, match="the newest closes at 2024-01-01 05:00 UTC"):
         Context.ending_at(bars[np.delete(np.arange(10), 5)], int(bars.close_time[5]), length=5, min_bars=2)
 
 
 @pytest.mark.parametrize("cutoff", ["2023-12-31", "2024-01-01"])
 def test_nothing_before_the_cutoff_is_a_missing_bar(cutoff):
-    with pytest.raises(MissingBars, match="the newest closes at None"):
+    with pytest.raises(MissingBars, match="there are none"):
         Context.ending_at(make_bars(), utc_ms(cutoff), length=5, min_bars=2)
 
 
 def test_no_bars_at_all_is_a_missing_bar():
-    with pytest.raises(MissingBars, match="the newest closes at None"):
+    with pytest.raises(MissingBars, match="there are none"):
         Context.ending_at(Bars.empty(make_key()), START, length=5, min_bars=2)
 
 

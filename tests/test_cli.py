@@ -14,7 +14,7 @@ import pytest
 from typer.main import get_command
 
 from forecaster.cli import app
-from forecaster.cli.evaluation import EvaluationReport, FileError, SeriesResult, StepResult, report_of
+from forecaster.cli.evaluation import EvaluationReport, SeriesResult, StepResult, report_of
 from forecaster.cli.model import model_train
 from forecaster.cli.printing import print_bench, print_evaluation
 from forecaster.clock import now_ms
@@ -22,6 +22,7 @@ from forecaster.model.bench_report import BenchReport, CaseTimes
 from forecaster.model.bench_start import StartTimes
 from forecaster.model.files import NANO_FOLDER
 from forecaster.model.train import TrainingPlan
+from forecaster.sources.inspect import FileError
 from forecaster.store import open_store
 from tests.builders import make_bars, make_key, utc_ms
 from tests.cli import PROGRAM, forecaster, refused, told
@@ -122,7 +123,7 @@ def test_once_and_once_more(tmp_path, monkeypatch):
     latest = told("latest", "--config", path, "--json")
     scores = told("accuracy", "--config", path, "--json")
 
-    assert set(first) == {"as_of", "series", "bars_added", "forecasts", "settled", "skipped"}
+    assert set(first) == {"as_of", "series", "bars_added", "forecasts", "settled", "skipped", "rejected"}
     assert (first["series"], first["forecasts"], first["settled"]) == (1, 1, 0)
     assert (second["bars_added"], second["forecasts"]) == (2, 2)
     assert latest["forecasts"][0]["cutoff"] == utc_ms("2024-03-01 12:02")
@@ -495,7 +496,7 @@ def test_evaluation_goes_on_after_a_file_that_cannot_be_read(bars_file, tmp_path
     assert [one["name"] for one in report["series"]] == ["bars"]
     assert [one["file"] for one in report["errors"]] == [str(tmp_path / "broken.csv"), str(tmp_path / "short.csv")]
     assert [one["reason"].partition(":")[0] for one in report["errors"]] == ["BadPayload", "NotEnoughBars"]
-    assert f"{tmp_path / 'broken.csv'}: BadPayload" in done.stderr
+    assert f"BadPayload: {tmp_path / 'broken.csv'}: " in done.stderr
 
 
 def test_evaluation_of_a_configured_model(config, bars_file):
@@ -522,6 +523,8 @@ def made_result(name="BTC", ratio=0.9, p=0.01):
         timeframe="1h",
         calendar="24/7",
         rejected=0,
+        reasons={},
+        later=0,
         pinball_ratio=ratio,
         pinball_p=p,
         pinball_ratio_walk=0.8,

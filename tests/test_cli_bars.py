@@ -7,10 +7,12 @@ from contextlib import closing
 import numpy as np
 import pytest
 
+from forecaster.cli.options import parse_columns
 from forecaster.clock import now_ms
+from forecaster.errors import ConfigError
 from forecaster.sources.files import FileSource
 from forecaster.store import open_store
-from tests.builders import HOUR_MS, make_bars, make_key
+from tests.builders import HOUR_MS, make_bars, make_key, utc_ms
 from tests.cli import forecaster, refused, told
 from tests.faults.exchange import LoopbackExchange, closed_port, unhurried
 
@@ -35,12 +37,127 @@ def test_inspect_counts(holed):
     assert found["last_close"] - found["first_open"] == 120 * HOUR_MS
 
 
-def test_inspect_is_a_table_for_people(holed):
-    done = forecaster("bars", "inspect", holed)
+def test_inspect_says_how_a_file_is_read(holed):
+    """One block: what each cell was taken for, and the counts."""
+    (found,) = told("bars", "inspect", holed, "--json")["series"]
+    lines = block_of(forecaster("bars", "inspect", holed).stdout)
+
+    assert {"form", "columns", "times", "timezone", "decimal"} <= found["understood"].keys()
+    assert {"symbol", "spacing", "calendar"} <= found["reasons"].keys()
+    for name, text in found["understood"].items():
+        assert " ".join(text.split()) in lines[name]
+    assert lines["timeframe"] == f"1h ({found['reasons']['spacing']})"
+    assert (lines["from"], lines["to"]) == ("2024-01-01 00:00 UTC", "2024-01-06 00:00 UTC")
+    assert lines["gaps"] == "6 slots without a bar, 3 in a row at most"
+    assert lines["refused"] == "1 1 × high must not be below open or close"
+
+
+def test_inspect_says_when_a_file_ended(holed):
+    """A forecast of today is not to be had from a file of last year, and the note has the option that gives one."""
+    lines = block_of(forecaster("bars", "inspect", holed).stdout)
+
+    assert "the last bar closed on 2024-01-06" in lines["note"]
+    assert "`--as-of 2024-01-06`" in lines["note"]
+
+
+def test_inspect_of_a_fresh_file_has_no_note(tmp_path):
+    """The bar that is still forming is counted, and a file that goes on until now needs no date."""
+    now = now_ms()
+    bars = make_bars(make_key(), count=100, start=now // HOUR_MS * HOUR_MS - 99 * HOUR_MS)
+    bars.frame.reset_index().to_csv(tmp_path / "BTCUSDT_1h.csv", index=False)
+    (found,) = told("bars", "inspect", tmp_path / "BTCUSDT_1h.csv", "--json")["series"]
+
+    assert (found["bars"], found["later"], found["is_current"]) == (99, 1, True)
+
+
+def test_inspect_of_many_series_is_a_table(tmp_path):
+    files = []
+    for number in range(6):
+        files.append(tmp_path / f"C{number}USDT_1h.csv")
+        make_bars(make_key(), count=50).frame.reset_index().to_csv(files[-1], index=False)
+    done = forecaster("bars", "inspect", *files)
 
     assert done.returncode == 0
-    assert "2024-01-01" in done.stdout
-    assert "1 rejected: high must not be below open or close" in done.stdout.replace("\n", " ")
+    assert [line.split()[1] for line in done.stdout.splitlines() if ".csv" in line and "24/7" in line] == [
+        f"C{number}/USDT" for number in range(6)
+    ]
+
+
+def test_names_of_files_do_not_reach_the_terminal_as_they_are(holed, tmp_path):
+    """Neither brackets, which rich reads as markup, nor the escape that begins a terminal's own commands."""
+    odd = tmp_path / "A[bold] \x1b[31mB[.csv"
+    odd.write_bytes(holed.read_bytes())
+    done = forecaster("bars", "inspect", odd)
+
+    assert done.returncode == 0, done.stderr
+    assert "\x1b" not in done.stdout
+    assert done.stdout.startswith("A[bold] \N{REPLACEMENT CHARACTER}[31mB[.csv\n")
+
+
+def test_brackets_in_a_symbol_are_no_markup(holed, tmp_path):
+    """`[/USD]` would close a tag of rich that nobody opened: neither progress nor table reads it so."""
+    config = tmp_path / "odd.toml"
+    config.write_text(
+        f'[[series]]\nexchange = "x"\nsymbol = "A[/USD]"\ntimeframe = "1h"\nfile = "{holed}"\n'
+        f'[store]\nurl = "sqlite:///{tmp_path}/ledger.db"\n'
+    )
+    pulled = told("pull", "--since", "2024-01-01", "-c", config, "--json")
+    shown = forecaster("bars", "show", "-c", config)
+
+    assert pulled["bars_added"] == 114
+    assert block_of(shown.stdout)["series"] == "x A[/USD]"
+
+
+def test_inspect_names_the_option_that_settles_a_file(tmp_path):
+    """Times of a MetaTrader server need a zone: people and scripts are told so, and with it the file is read."""
+    path = tmp_path / "EURUSD60.csv"
+    path.write_text("".join(f"2024.01.{2 + i // 24:02},{i % 24:02}:00,1.1,1.2,1.0,1.1,{i}\n" for i in range(48)))
+    done = forecaster("bars", "inspect", path, "--json")
+    (error,) = done.record["errors"]
+    said = ("--timezone", "Europe/Helsinki", "--calendar", "24/7")
+    (found,) = told("bars", "inspect", path, *said, "--json")["series"]
+
+    assert done.returncode == 2
+    assert (error["file"], error["option"]) == (str(path), "timezone")
+    assert "--timezone" in done.stderr
+    assert found["bars"] == 48
+    assert found["first_open"] == utc_ms("2024-01-01 22:00")
+
+
+@pytest.mark.parametrize(
+    ("said", "found"),
+    [
+        ("open_time,low,high,open,close,volume", ("open_time", "low", "high", "open", "close", "volume")),
+        ("open_time,,open, high,low,close", ("open_time", "", "open", "high", "low", "close")),
+        ("close=Last, open=First", {"close": "Last", "open": "First"}),
+        ("open_time=Gmt time", {"open_time": "Gmt time"}),
+    ],
+)
+def test_columns_are_said_by_place_or_by_name(said, found):
+    assert parse_columns(said) == found
+
+
+@pytest.mark.parametrize("said", ["", ",", "date,open", "open,open", "open,close=Last", "last=Close"])
+def test_columns_that_are_none_are_refused(said):
+    with pytest.raises(ConfigError, match="--columns: expected each once of open_time, open, high"):
+        parse_columns(said)
+
+
+@pytest.mark.parametrize("command", [("bars", "inspect"), ("model", "eval"), ("model", "finetune"), ("start",)])
+def test_every_command_of_files_has_the_same_options(command):
+    shown = forecaster(*command, "--help", env={"COLUMNS": "200"}).stdout
+
+    for name in ("timeframe", "calendar", "timezone", "day-anchor", "columns", "decimal", "dayfirst", "symbol-column"):
+        assert f"--{name} " in shown
+
+
+def block_of(printed):
+    """What a block says, by name; what has no name goes on with the one above it."""
+    lines, name = {}, ""
+    for line in printed.splitlines()[1:]:
+        name = line[2:15].strip() or name
+        lines[name] = f"{lines.get(name, '')} {line[15:].strip()}".strip()
+    return lines
 
 
 def test_inspect_names_what_it_cannot_read(holed, tmp_path):
@@ -114,7 +231,7 @@ def test_what_is_stored_is_shown(exchange, tmp_path):
     assert facts["last_close"] == hour
     assert facts["rejected"] == {"prices must be above 0": 32}
     assert 3_500_000 < shown["held_until"]["binance"] - exchange.now <= 3_600_000 + 60_000
-    assert "binance BTC/USDT: 32 rejected: prices must be above 0" in table
+    assert block_of(table)["refused"] == "32 32 × prices must be above 0"
     assert "binance: not asked for 3" in table
 
 

@@ -118,6 +118,7 @@ def test_every_cutoff_of_every_series(folder, replay):
     assert set(told) == {
         "run", "mae_close", "mase_close", "skill_close", "skill_crps", "coverage80", "windows", "windows_added",
         "seconds", "windows_per_second", "model_share", "peak_rss_mb", "series", "left_out",
+        "rejected", "later",
     }  # fmt: skip
 
 

@@ -16,8 +16,12 @@ PACKAGE = Path(forecaster.__file__).parent
 MAKING_FORECASTS = ("ask.py", "calibrate.py", "model/chronos2.py", "model/baselines.py")
 NAMES_ONLY = {"address.py", "config.py", "errors.py", "ledger.py", "log.py", "model/files.py"}
 """What the others import, and what computes no number: names, records, messages, places."""
-COMPILER = {f"model/{name}.py" for name in ("artifacts", "bucket", "builder", "compiled", "compilers", "faults")}
+COMPILER = {
+    f"model/{name}.py" for name in ("artifacts", "bucket", "builder", "compiled", "compilers", "faults", "folders")
+}
 """What it serves is held to eager's numbers."""
+READING = "tables/"
+"""How a file or a frame becomes bars: those are in the digest of a run."""
 
 
 def imported_by(name):
@@ -52,7 +56,9 @@ def test_every_module_behind_a_forecast_counts():
             reached.add(name)
             todo += imported_by(name)
 
-    assert reached - NAMES_ONLY - COMPILER == set(DECIDING)
+    counted = {name for name in reached if not name.startswith(READING)}
+
+    assert counted - NAMES_ONLY - COMPILER == set(DECIDING)
     assert reached >= NAMES_ONLY | COMPILER
 
 

@@ -177,9 +177,13 @@ def test_a_series_of_a_file_needs_no_exchange(load):
     [
         ('"ETH/USD"', '"ETHUSD"', "expected a unified symbol such as BTC/USDT"),
         ('"1h"', '"1w"', "expected one of 1m, 3m, 5m"),
-        ('"1h"', '"1h"\ncalendar = "NYSE"', "expected 24/7 or an exchange_calendars code such as XNYS"),
+        ('"1h"', '"1h"\ncalendar = "NYSX"', "expected 24/7 or an exchange_calendars code such as XNYS, NYSE"),
+        ('"1h"', '"1h"\nday_anchor = "noon"', "expected a time of day such as 16:00"),
+        ('"1h"', '"1h"\ncalendar = "XNYS"\nday_anchor = "16:00"', "expected none: sessions of an exchange begin"),
+        ('"1h"', '"1h"\ndecimal = ","', "expected `file`, which the keys below are about"),
+        ('"1h"', '"1h"\nfile = "a.csv"\ntimezone = "Mars"', "expected a clock such as"),
     ],
-    ids=["symbol", "timeframe", "calendar"],
+    ids=["symbol", "timeframe", "calendar", "anchor", "anchor of sessions", "no file", "zone"],
 )
 def test_a_series_that_cannot_be_is_refused_when_the_file_is_loaded(load, good, bad, expected):
     """At the start and not at the first close; with what is allowed, and the file to mend."""
@@ -187,6 +191,20 @@ def test_a_series_that_cannot_be_is_refused_when_the_file_is_loaded(load, good, 
 
     assert expected in message
     assert "bots.toml" in message
+
+
+def test_an_alias_of_a_calendar_is_its_name(load):
+    """Two names for one calendar would make two series of one."""
+    config = load(GOOD + ETHER.replace('"1h"', '"1h"\ncalendar = "NASDAQ"'))
+
+    assert config.series[1].key.calendar == "XNYS"
+
+
+def test_an_anchor_is_part_of_the_series(load):
+    """Days that begin at other times are other bars."""
+    config = load(GOOD + ETHER.replace('"1h"', '"1d"\nday_anchor = "16:00"'))
+
+    assert config.series[1].key.calendar == "24/7@16:00"
 
 
 COMMIT = "0f8a440441931157957e2be1a9bce66627d99c76"

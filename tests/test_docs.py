@@ -100,7 +100,7 @@ def test_readme_modules_run(arguments):
 
 
 @pytest.mark.docs
-@pytest.mark.parametrize("name", ["accuracy", "replay", "strategies"])
+@pytest.mark.parametrize("name", ["accuracy", "bars", "replay", "strategies"])
 def test_pages_run(folder, name):
     """Their blocks in order, as one session of a reader, and their commands on the demo's ledger."""
     page = (ROOT / "docs" / f"{name}.md").read_text(encoding="utf-8")

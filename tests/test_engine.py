@@ -29,6 +29,7 @@ from forecaster.errors import (
     NotEnoughBars,
     SourceUnavailable,
     StoreTaken,
+    utc_text,
 )
 from forecaster.ledger import LIVE, Run
 from forecaster.model.baselines import RandomWalk
@@ -516,6 +517,12 @@ def test_predict_needs_enough_bars(bars, count):
         make_forecaster(bars).predict(bars[:count])
 
 
+@pytest.mark.parametrize("horizon", [0, -5, 4.0, "4", True])
+def test_predict_of_no_whole_number_of_bars_is_refused(bars, now, horizon):
+    with pytest.raises(InvalidContext, match="horizon: expected "):
+        make_forecaster(bars).predict(bars[:97], horizon)
+
+
 def test_predict_again_with_other_bars_is_another_run(bars):
     """Calls with other bars or horizons never conflict in the ledger."""
     forecaster = make_forecaster(bars)
@@ -571,7 +578,9 @@ def test_prediction_by_other_code_is_another_run(bars, now, monkeypatch):
 def test_bar_that_is_forming_is_no_input(bars, now):
     """A cutoff in the future is refused by name, and nothing is written."""
     forecaster = make_forecaster(bars)
-    with pytest.raises(BarNotClosed, match=f"expected bars that have closed by {now}, the last one closes at"):
+    with pytest.raises(
+        BarNotClosed, match=f"expected bars that have closed by {utc_text(now)}, the last one closes at"
+    ):
         forecaster.predict(bars[:98])
 
     assert forecaster.store.runs() == []
@@ -718,7 +727,9 @@ def test_a_time_that_is_still_to_come_is_refused(scored, now):
         lambda: scored.latest(*name, as_of=now + 1),
         lambda: scored.history(*name, 0, now, as_of=now + 1),
     ):
-        with pytest.raises(InvalidContext, match=f"as_of: expected a time that has passed, {now} at the latest"):
+        with pytest.raises(
+            InvalidContext, match=f"as_of: expected a time that has passed, {utc_text(now)} at the latest"
+        ):
             ask()
 
 

@@ -434,7 +434,7 @@ def test_series_that_is_given_up_is_asked_for_again_at_the_next_close():
 
         def fetch(self, key, since, as_of):
             self.questions.append(as_of)
-            raise UnknownSymbol("binance", key.symbol, 5)
+            raise UnknownSymbol("binance", key.symbol, [])
 
     source = Unlisted()
     forecaster = make_forecaster(source)

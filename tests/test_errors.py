@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import inspect
+from collections import Counter
 
 import pytest
 
 from forecaster import errors
 from forecaster.errors import (
+    Ambiguous,
     BadPayload,
     Banned,
     BarNotClosed,
@@ -30,10 +32,17 @@ from forecaster.errors import (
     StoreTaken,
     StoreUnavailable,
     UnknownSymbol,
+    duration_text,
+    utc_text,
 )
+from tests.builders import utc_ms
 
 CLASSES = dict(inspect.getmembers(errors, inspect.isclass))
 SERIES = "kraken BTC/USD 1h"
+ONE, TWO = utc_ms("2025-01-01 01:00"), utc_ms("2025-01-01 02:00")
+ONE_TEXT, TWO_TEXT = "2025-01-01 01:00 UTC", "2025-01-01 02:00 UTC"
+UPGRADE = "upgrade exchange_calendars"
+OFF_GRID = "open time must be on the 1d grid of 24/7"
 NONE = "expected a ledger, found none: start `forecaster run` or `forecaster once` first"
 
 MESSAGES = [
@@ -42,21 +51,45 @@ MESSAGES = [
     (RateLimited("kraken", "too many requests", 2.5), "kraken: too many requests"),
     (Banned("kraken", "banned until noon"), "kraken: banned until noon"),
     (BadPayload("kraken", "a list of rows", "<html>"), "kraken: expected a list of rows, found '<html>'"),
-    (UnknownSymbol("kraken", "BTC/XXX", 412), "kraken: expected one of its 412 symbols, found 'BTC/XXX'"),
-    (InvalidBars(SERIES, 3, "low above open"), f"{SERIES}: row 3: low above open"),
-    (MissingBars(SERIES, 7200, 3600), f"{SERIES}: expected a bar that closes at 7200, the newest closes at 3600"),
-    (NotEnoughBars(SERIES, needed=64, found=9), f"{SERIES}: expected at least 64 bars in the context, found 9"),
     (
-        BarNotClosed(SERIES, 7200, 7100),
-        f"{SERIES}: expected bars that have closed by 7100, the last one closes at 7200",
+        Ambiguous("a.csv", "timezone", "Europe/Berlin", "no zone"),
+        "a.csv: expected `timezone` to be said (--timezone Europe/Berlin, or the key of the series), found 'no zone'",
+    ),
+    (UnknownSymbol("kraken", "BTC/XXX", []), "kraken: expected one of its 0 symbols, found 'BTC/XXX'"),
+    (
+        UnknownSymbol("kraken", "BTC/XXX", {"BTC/EUR": 0, "ETH/EUR": 0}),
+        "kraken: expected one of its 2 symbols, found 'BTC/XXX'; near ones: BTC/EUR, ETH/EUR",
+    ),
+    (InvalidBars(SERIES, "low above open", 3), f"{SERIES}: row 3: low above open"),
+    (InvalidBars(SERIES, "low above open"), f"{SERIES}: low above open"),
+    (
+        InvalidBars.refused(SERIES, Counter({OFF_GRID: 118, "low above open": 2}), 130, "they open at 16:00"),
+        f"{SERIES}: 120 of 130 rows are no bars: {OFF_GRID} (118): they open at 16:00",
     ),
     (
-        CalendarEnds("XSHG", 9000, 7200),
-        "calendar XSHG: expected sessions after 9000, its last one closes at 7200: upgrade exchange_calendars",
+        MissingBars(SERIES, TWO, ONE),
+        f"{SERIES}: expected a bar that closes at {TWO_TEXT}, the newest closes at {ONE_TEXT}",
+    ),
+    (MissingBars(SERIES, TWO, None), f"{SERIES}: expected a bar that closes at {TWO_TEXT}, there are none"),
+    (NotEnoughBars(SERIES, needed=64, found=9), f"{SERIES}: expected at least 64 bars in the context, found 9"),
+    (
+        NotEnoughBars(SERIES, 64, 9, TWO),
+        f"{SERIES}: expected at least 64 bars in the context of cutoff {TWO_TEXT}, found 9",
+    ),
+    (
+        BarNotClosed(SERIES, TWO, ONE),
+        f"{SERIES}: expected bars that have closed by {ONE_TEXT}, the last one closes at {TWO_TEXT}",
+    ),
+    (
+        CalendarEnds("XSHG", TWO, ONE),
+        f"calendar XSHG: expected sessions after {TWO_TEXT}, its last one closes at {ONE_TEXT}: {UPGRADE}",
     ),
     (ModelLoadError("nano", "safetensors", "a pickle"), "model nano: expected safetensors, found a pickle"),
     (InvalidContext("step", "1 to 5", 6), "step: expected 1 to 5, found 6"),
-    (NonFiniteForecast(SERIES, 7200), f"{SERIES}: expected a finite forecast at cutoff 7200, found NaN or infinity"),
+    (
+        NonFiniteForecast(SERIES, TWO),
+        f"{SERIES}: expected a finite forecast at cutoff {TWO_TEXT}, found NaN or infinity",
+    ),
     (StoreUnavailable("sqlite:///x.db", "disk is full"), "store sqlite:///x.db: disk is full"),
     (StoreTaken("sqlite:///x.db", "another writes"), "store sqlite:///x.db: another writes"),
     (
@@ -123,13 +156,78 @@ def test_the_facts_that_callers_act_on_are_kept():
     assert RateLimited("kraken", "too many requests").retry_after is None
     assert (NotEnoughBars(SERIES, 64, 9).needed, NotEnoughBars(SERIES, 64, 9).found) == (64, 9)
     assert MissingBars(SERIES, 7200, None).cutoff == 7200
-    assert InvalidBars(SERIES, 3, "low above open").row == 3
+    assert (InvalidBars(SERIES, "low above open", 3).row, InvalidBars(SERIES, "low above open").row) == (3, None)
+    assert UnknownSymbol("kraken", "BTC/XXX", ["BTC/EUR"]).near == ("BTC/EUR",)
     assert LedgerConflict("ab12").forecast_id == "ab12"
 
 
 def test_a_long_payload_is_cut():
     """An exchange may answer with a page of HTML; a log line is not the place for it."""
     assert len(str(BadPayload("kraken", "rows", "x" * 100_000))) < 300
+
+
+@pytest.mark.parametrize(
+    ("time", "text"),
+    [
+        (None, "none"),
+        (0, "1970-01-01 00:00 UTC"),
+        (utc_ms("2025-01-01"), "2025-01-01 00:00 UTC"),
+        (utc_ms("2025-01-01 13:30:07") + 999, "2025-01-01 13:30:07 UTC"),
+        (-60_000, "1969-12-31 23:59 UTC"),
+        (10**18, "1000000000000000000 ms since 1970"),
+    ],
+)
+def test_a_time_is_a_date(time, text):
+    """With seconds only when there are any; what no date can say stays a number."""
+    assert utc_text(time) == text
+
+
+@pytest.mark.parametrize(
+    ("ms", "text"),
+    [
+        (0, "0s"),
+        (500, "0.5s"),
+        (60_000, "1m"),
+        (3_600_000, "1h"),
+        (1_000_000, "16m 40s"),
+        (129_600_000, "1d 12h"),
+        (604_800_000, "7d"),
+    ],
+)
+def test_a_length_of_time_is_written_as_timeframes_are(ms, text):
+    assert duration_text(ms) == text
+
+
+LISTED = [f"{base}/{quote}" for base in ("ADA", "BTC", "DOT", "ETH", "SOL") for quote in ("EUR", "USD", "USDT")]
+
+
+@pytest.mark.parametrize(
+    ("symbol", "known", "near"),
+    [
+        ("MATIC/USDT", ["BTC/USDT", "ETH/USDT", "POL/USDT", "BTC/USD"], "POL/USDT"),
+        ("btc/usdt", LISTED, "BTC/USDT"),
+        ("BTC/USDC", LISTED, "BTC/USDT"),
+        ("DTO/EUR", LISTED, "DOT/EUR"),
+        ("AAPL", ["AAPL.US", "MSFT.US", *LISTED], "AAPL.US"),
+    ],
+)
+def test_an_unknown_symbol_names_near_ones(symbol, known, near):
+    assert near in UnknownSymbol("kraken", symbol, known).near
+
+
+def test_an_unknown_symbol_names_no_more_than_a_few():
+    """The nearest first; names that have nothing in common are none."""
+    assert UnknownSymbol("kraken", "BTC/EUR2", LISTED).near[0] == "BTC/EUR"
+    assert len(UnknownSymbol("kraken", "BTC/EUR2", LISTED).near) == 5
+    assert UnknownSymbol("kraken", "ZZZZZZ", LISTED).near == ()
+
+
+def test_texts_of_a_source_can_be_stored():
+    """PostgreSQL keeps no NUL, and no database a half of a pair of surrogates, as JSON may have them."""
+    error = BadPayload("kraken", "rows", "x", "a\0b\ud800c")
+
+    assert error.body == "a\N{REPLACEMENT CHARACTER}b\N{REPLACEMENT CHARACTER}c"
+    assert str(SourceUnavailable("kraken", "no\0")) == "kraken: no\N{REPLACEMENT CHARACTER}"
 
 
 def test_a_bad_call_is_a_value_error_too():

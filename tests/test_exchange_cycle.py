@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import structlog
 
 from forecaster import Forecaster
 from forecaster.config import Config
-from forecaster.errors import StoreUnavailable
+from forecaster.errors import InvalidBars, StoreUnavailable
 from forecaster.store.sql import SqlStore
 from forecaster.timeframe import Timeframe
 from tests.builders import utc_ms
 from tests.faults.exchange import LoopbackExchange, by_hand, unhurried
 
-HOUR = Timeframe("1h")
+HOUR, DAY = Timeframe("1h"), Timeframe("1d")
 NOW = utc_ms("2024-03-01 12:00") + 7_000
 HORIZON = 4
 
@@ -36,6 +37,22 @@ def exchange():
 def other_exchange():
     with LoopbackExchange(now=NOW) as exchange:
         yield exchange
+
+
+def make_cycle(exchange, tmp_path, symbol="BTC/USDT", timeframe="1h", **series):
+    """Run one cycle of one series at Binance; the report, the bars stored and the rows refused."""
+    config = Config.model_validate(
+        {
+            "exchanges": {"binance": exchange.config("binance").model_dump()},
+            "series": [{"exchange": "binance", "symbol": symbol, "timeframe": timeframe, **series}],
+            "model": {"id": "nano", "compile": "off", "context": 128, "horizon": HORIZON},
+            "store": {"url": f"sqlite:///{tmp_path}/ledger.db"},
+        }
+    )
+    with Forecaster(config) as forecaster:
+        report = forecaster.run_cycle(Timeframe(timeframe), exchange.now)
+        (key,) = forecaster.series
+        return report, forecaster.store.bars(key), forecaster.store.rejected(key)
 
 
 def make_config(exchange, tmp_path, *symbols, binance=None):
@@ -135,3 +152,104 @@ def test_unknown_symbol_is_named(exchange, tmp_path):
     assert reason.startswith("UnknownSymbol")
     assert report.given_up == {key}
     assert len(report.forecasts) == 2
+
+
+def test_series_that_was_renamed_names_the_new_symbol(exchange, tmp_path):
+    exchange.symbols.add("POL/USDT")
+    report, _, _ = make_cycle(exchange, tmp_path, "MATIC/USDT")
+    (reason,) = report.skipped.values()
+
+    assert reason.startswith("UnknownSymbol: binance: expected one of its 4 symbols, found 'MATIC/USDT'; near ones: ")
+    assert "POL/USDT" in reason
+
+
+def test_market_that_is_no_longer_traded_has_no_newest_bar(exchange, tmp_path):
+    """Of the market's last days there may be bars; the newest is missing, and the dates say since when."""
+    exchange.halt("BTC/USDT", NOW - 40 * DAY.ms)
+    report, _, _ = make_cycle(exchange, tmp_path, timeframe="1d")
+    (reason,) = report.skipped.values()
+
+    assert report.forecasts == []
+    assert reason == (
+        "MissingBars: binance BTC/USDT 1d: expected a bar that closes at 2024-03-01 00:00 UTC, "
+        "the newest closes at 2024-01-22 00:00 UTC"
+    )
+
+
+def test_bars_without_a_volume_are_forecast(exchange, tmp_path):
+    exchange.knows_volume = False
+    report, bars, rejected = make_cycle(exchange, tmp_path)
+
+    assert (report.skipped, rejected) == ({}, [])
+    assert len(report.forecasts) == 1
+    assert len(bars) == 128
+    assert np.isnan(bars.ohlcv_TF[:, 4]).all()
+
+
+def test_days_off_the_grid_are_refused_with_their_count_and_the_key_that_settles_it(exchange, tmp_path):
+    """Not one row is a bar; that is another thing than a bar which is late."""
+    exchange.days_begin = 16 * HOUR.ms
+    report, bars, rejected = make_cycle(exchange, tmp_path, timeframe="1d")
+    (reason,) = report.skipped.values()
+
+    assert len(bars) == 0
+    assert reason == (
+        f"InvalidBars: binance BTC/USDT 1d: {len(rejected)} of {len(rejected)} rows are no bars: open time must be on "
+        f"the 1d grid of 24/7 ({len(rejected)}): all rows open at 16:00 UTC: `day_anchor` (--day-anchor 16:00)"
+    )
+
+
+def test_days_are_forecast_where_their_anchor_is_said(exchange, tmp_path):
+    exchange.days_begin = 16 * HOUR.ms
+    report, bars, rejected = make_cycle(exchange, tmp_path, timeframe="1d", day_anchor="16:00")
+    (forecast,) = report.forecasts
+
+    assert (report.skipped, rejected) == ({}, [])
+    assert len(bars) == 128
+    assert forecast.cutoff == utc_ms("2024-02-29 16:00")
+
+
+def test_times_in_microseconds_are_told_by_one_reason(exchange, tmp_path):
+    exchange.per_ms = 1000
+    report, _, rejected = make_cycle(exchange, tmp_path)
+    (reason,) = report.skipped.values()
+
+    assert len({row.reason for row in rejected}) == 1
+    assert reason.startswith("InvalidBars: binance BTC/USDT 1h: 129 of 129 rows are no bars: open time must be whole")
+
+
+def test_newest_bar_that_is_refused_is_not_called_missing(exchange, tmp_path):
+    """The others are stored; the next answer may mend it."""
+    close = exchange.rows("BTC/USDT", "1h", NOW - 2 * HOUR.ms, NOW)[-2][0]
+    exchange.revised[close] = 1e16
+    first, bars, _ = make_cycle(exchange, tmp_path)
+    exchange.revised.clear()
+    second, mended, _ = make_cycle(exchange, tmp_path)
+
+    assert list(first.skipped.values()) == [
+        "InvalidBars: binance BTC/USDT 1h: 1 of 128 rows are no bars: prices must be below 1e+15 (1)"
+    ]
+    assert (len(bars), len(mended)) == (127, 128)
+    assert second.skipped == {}
+    assert len(second.forecasts) == 1
+
+
+def test_history_of_rows_that_are_no_bars_ends_with_the_reason(exchange, tmp_path):
+    """Part by part as well; what was refused is kept."""
+    exchange.per_ms = 1000
+    with Forecaster(make_config(exchange, tmp_path)) as forecaster:
+        key = forecaster.series[0]
+        with pytest.raises(InvalidBars, match="rows are no bars: open time must be whole milliseconds"):
+            list(forecaster.backfill(key, NOW - 200 * HOUR.ms, NOW))
+        kept = forecaster.store.rejected(key)
+
+    assert len(kept) > 100
+
+
+def test_old_row_that_is_refused_keeps_no_series_out(exchange, tmp_path):
+    old = exchange.rows("BTC/USDT", "1h", NOW - 20 * HOUR.ms, NOW)[0][0]
+    exchange.revised[old] = 1e16
+    report, bars, rejected = make_cycle(exchange, tmp_path)
+
+    assert report.skipped == {}
+    assert (len(bars), len(rejected)) == (127, 1)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from forecaster.bars import FIELDS
-from forecaster.errors import InvalidContext, NonFiniteForecast
+from forecaster.errors import InvalidContext, NonFiniteForecast, utc_text
 from forecaster.forecast import CHRONOS_LEVELS, OHLCForecast, interpolate, repair, same_forecast
 from tests.builders import HOUR_MS, make_key, utc_ms
 from tests.forecast_builders import CUTOFF, TENS, make_forecast, make_provenance
@@ -46,7 +46,9 @@ def with_value(position, value, forecast=None):
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("name", ["raw_FHQ", "values_FHQ"])
 def test_every_price_is_finite(name, value):
-    with pytest.raises(NonFiniteForecast, match=f"binance BTC/USDT 1h: expected a finite forecast at cutoff {CUTOFF}"):
+    with pytest.raises(
+        NonFiniteForecast, match=f"binance BTC/USDT 1h: expected a finite forecast at cutoff {utc_text(CUTOFF)}"
+    ):
         dataclasses.replace(by_hand(), **{name: with_value((3, 0, 1), value)})
 
 

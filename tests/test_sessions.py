@@ -13,8 +13,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from forecaster.errors import CalendarEnds, ConfigError
-from forecaster.sessions import ALWAYS_OPEN, Calendar, _open_calendar, _Sessions, _Times, calendar
+from forecaster.errors import CalendarEnds, ConfigError, utc_text
+from forecaster.sessions import (
+    ALWAYS_OPEN,
+    Calendar,
+    Labels,
+    _open_calendar,
+    _Sessions,
+    _Times,
+    anchored,
+    calendar,
+    canonical,
+    on_clock,
+)
 from forecaster.timeframe import Timeframe
 from tests.builders import DAY_MS, HOUR_MS, utc_ms
 
@@ -46,13 +57,100 @@ def test_a_calendar_is_made_once():
     assert calendar("XNYS") is calendar("XNYS")
 
 
-@pytest.mark.parametrize("name", ["NYSE", "xnys", "24x7", "", "XXXX"])
+@pytest.mark.parametrize("name", ["24x7", "", "XXXX", "XNYX"])
 def test_an_unknown_name_is_refused(name):
-    """Aliases too: two names for one calendar would make two series of one."""
+    """With names that are like it, where there are any."""
+    with pytest.raises(ConfigError, match=r"calendar: expected 24/7 or an exchange_calendars code such as ") as refused:
+        calendar(name)
+
+    assert refused.value.found == name
+
+
+@pytest.mark.parametrize(
+    ("alias", "name"), [("NYSE", "XNYS"), ("NASDAQ", "XNYS"), ("XNAS", "XNYS"), ("xnys", "XNYS"), ("LSE", "XLON")]
+)
+def test_an_alias_is_told_by_its_name(alias, name):
+    """Two names for one calendar would make two series of one: a key has the one name."""
+    with pytest.raises(ConfigError, match=f"expected {name}, which is the name of that calendar here"):
+        calendar(alias)
+
+    assert canonical(alias) == name
+
+
+@pytest.mark.parametrize(
+    ("anchor", "zone", "timeframe", "name"),
+    [
+        (None, None, "1d", "24/7"),
+        ("16:00", None, "1d", "24/7@16:00"),
+        ("16:00", None, "4h", "24/7"),
+        ("16:00", None, "1m", "24/7"),
+        ("18:00", "UTC", "4h", "24/7@18:00"),
+        (None, "Europe/Athens", "1d", "24/7@00:00 Europe/Athens"),
+        (None, "Europe/Athens", "1h", "24/7"),
+        (None, "Asia/Kolkata", "1h", "24/7@00:00 Asia/Kolkata"),
+        (None, "Asia/Kolkata", "30m", "24/7"),
+        ("0:00", "+02:00", "1d", "24/7@22:00"),
+        ("0:00", "America/New_York+07:00", "1d", "24/7@17:00 America/New_York"),
+        ("17:00 America/New_York", "Europe/Athens", "4h", "24/7@17:00 America/New_York"),
+        ("6:00", "Etc/UTC", "1d", "24/7@06:00"),
+    ],
+)
+def test_an_anchor_names_the_calendar_that_it_moves(anchor, zone, timeframe, name):
+    """And none where bars open at the same times without it: one grid has one name."""
+    assert anchored(anchor, zone, Timeframe(timeframe)) == name
+
+
+@pytest.mark.parametrize(
+    ("name", "key"),
+    [
+        ("24/7@24:00", "day_anchor"),
+        ("24/7@noon", "day_anchor"),
+        ("24/7@1:00 Mars/Base", "timezone"),
+        ("24/7@1:00 +x", "timezone"),
+    ],
+)
+def test_an_anchor_that_is_none_is_refused(name, key):
     with pytest.raises(ConfigError) as refused:
         calendar(name)
 
-    assert str(refused.value) == (f"calendar: expected 24/7 or an exchange_calendars code such as XNYS, found {name!r}")
+    assert refused.value.key == key
+
+
+ANCHORS = ("24/7@16:00", "24/7@17:00 America/New_York", "24/7@00:00 Asia/Kolkata", "24/7@00:00 Europe/Athens")
+
+
+@pytest.mark.parametrize("name", ANCHORS)
+@pytest.mark.parametrize("timeframe", ["1m", "1h", "2h", "4h", "12h", "1d"])
+def test_an_anchored_grid_has_no_hole(name, timeframe):
+    """Each bar closes when the next one opens, through both changes of the clocks; days begin at the anchor."""
+    sessions, length = calendar(name), Timeframe(timeframe)
+    start, end = utc_ms("2024-03-08"), utc_ms("2024-11-06")
+    start = start if timeframe != "1m" else utc_ms("2024-11-02")
+    opens = sessions.opens_between(length, start, end)
+    closes = sessions.closes_of(length, opens)
+
+    assert closes[:-1].tolist() == opens[1:].tolist()
+    assert np.diff(opens).min() >= length.ms - HOUR_MS
+    assert sessions.next_opens(length, start, 5).tolist() == opens[:5].tolist()
+    assert sessions.last_opens(length, int(closes[-1]), 5).tolist() == opens[-5:].tolist()
+    assert sessions.last_opens(length, int(closes[-1]) - 1, 1).tolist() == opens[-2:-1].tolist()
+    assert sessions.next_close(length, int(opens[7])) == closes[7]
+    assert sessions.closes_of(length, opens + 1).tolist() == [-1] * len(opens)
+    if timeframe == "1d":
+        anchor = name.partition("@")[2][:5]
+        assert set(clock(on_clock(opens, sessions.zone))) == {anchor}
+
+
+def test_a_bare_date_is_a_day_of_the_clock_by_which_days_begin():
+    """Where they begin at its midnight; an anchor at another hour leaves open which of two days is meant."""
+    day = times("2024-07-01")
+    labels = Labels(day, day)
+
+    athens = calendar("24/7@00:00 Europe/Athens").opens_of_labels(DAILY, labels)
+    evening = calendar("24/7@16:00").opens_of_labels(DAILY, labels)
+
+    assert athens.tolist() == times("2024-06-30 21:00").tolist()
+    assert calendar("24/7@16:00").closes_of(DAILY, evening).tolist() == [-1]
 
 
 @pytest.mark.parametrize("name", ["XNYS", "XLON", "XTKS", "XSHG", "XBOM"])
@@ -284,9 +382,7 @@ def test_next_opens_skips_the_weekend_and_the_holiday():
 
 
 def test_next_opens_says_where_the_calendar_ends():
-    with pytest.raises(
-        CalendarEnds, match=f"XNYS: expected sessions after {utc_ms('2018-12-21')}, its last one closes"
-    ):
+    with pytest.raises(CalendarEnds, match="XNYS: expected sessions after 2018-12-21 00:00 UTC, its last one closes"):
         new_york().next_opens(DAILY, utc_ms("2018-12-21"), 100_000)
 
 
@@ -402,8 +498,8 @@ def test_a_calendar_that_goes_no_further_says_where_it_ends(timeframe):
                 ask()
 
             assert str(refused.value) == (
-                f"calendar XXXX: expected sessions after {asked}, its last one closes at {LAST_CLOSE}: "
-                "upgrade exchange_calendars"
+                f"calendar XXXX: expected sessions after {utc_text(asked)}, "
+                f"its last one closes at {utc_text(LAST_CLOSE)}: upgrade exchange_calendars"
             )
     assert sessions.last_opens(timeframe, LAST_CLOSE + 400 * DAY_MS, 1).tolist() == [LAST_OPEN]
     assert len(reader.asked) == 2

@@ -42,13 +42,19 @@ def test_every_length_divides_the_day():
     assert [name for name in LENGTHS if DAY_MS % Timeframe(name).ms] == []
 
 
-@pytest.mark.parametrize("name", ["1w", "1M", "1H", "1D", "60m", "7m", "h", "", " 1h", "1h ", "1 h", "-1h"])
+@pytest.mark.parametrize("name", ["1H", "1D", "60m", "7m", "h", "", " 1h", "1h ", "1 h", "-1h"])
 def test_another_name_is_refused_with_those_allowed(name):
     with pytest.raises(ConfigError) as refused:
         Timeframe(name)
 
     assert refused.value.key == "timeframe"
     assert str(refused.value) == f"timeframe: expected one of {', '.join(LENGTHS)}, found {name!r}"
+
+
+@pytest.mark.parametrize("name", ["1w", "1M", "3d"])
+def test_weeks_and_months_are_refused_in_those_words(name):
+    with pytest.raises(ConfigError, match=f"; {name} is not supported, since venues begin it on different days, found"):
+        Timeframe(name)
 
 
 def test_equal_names_are_equal_keys():

@@ -35,7 +35,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, Self
 import numpy as np
 
 from forecaster.bars import FIELDS
-from forecaster.errors import InvalidContext
+from forecaster.errors import InvalidContext, utc_text
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -145,7 +145,7 @@ class Calibrator:
         """
         self._check(target_opens_H, raw_FHQ)
         if self._cutoff is None or cutoff > self._cutoff:
-            raise InvalidContext("cutoff", f"one up to {self._cutoff}", cutoff)
+            raise InvalidContext("cutoff", f"one up to {utc_text(self._cutoff)}", utc_text(cutoff))
         self._wait(target_opens_H, raw_FHQ, last_close)
 
     def to_bytes(self) -> bytes:

@@ -18,10 +18,17 @@ from forecaster.cli.bars import bars_app, leave_if_all_sat_out, pull
 from forecaster.cli.health import ask_health
 from forecaster.cli.model import bench_app, model_app
 from forecaster.cli.options import AsOfOption, ConfigOption, JsonOption, SeriesOption, StoreOption, as_of_ms
-from forecaster.cli.printing import log_to_stderr, print_record, print_scores
-from forecaster.cli.probe import probe_and_leave
+from forecaster.cli.printing import (
+    log_to_stderr,
+    print_findings,
+    print_reasons,
+    print_record,
+    print_scores,
+    printable,
+)
 from forecaster.cli.proofs import verify_app
 from forecaster.cli.replay import replay
+from forecaster.cli.start import start
 from forecaster.cli.store import store_app
 from forecaster.cli.strategy import live_signal
 from forecaster.errors import ConfigError, ForecasterError, StoreTaken, StoreUnavailable
@@ -39,7 +46,8 @@ class _Commands(TyperGroup):
         try:
             return super().invoke(ctx)
         except ForecasterError as error:
-            typer.secho(f"{type(error).__name__}: {error}", fg="red", err=True)
+            lines = f"{type(error).__name__}: {error}".split("\n")
+            typer.secho("\n".join(map(printable, lines)), fg="red", err=True)
             raise typer.Exit(2) from error
 
 
@@ -49,12 +57,13 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     help="Forecast open, high, low and close at every bar close; record it before the outcome, score it after.\n\n"
-    "Start with `forecaster demo`. Without --config, every command but `demo` reads the file that FORECASTER_CONFIG "
-    "names, else the embedded demo configuration.",
+    "`forecaster demo` shows it on bundled bars, `forecaster start FILE` on your own. Without --config, every other "
+    "command reads the file that FORECASTER_CONFIG names, else the embedded demo configuration.",
 )
 config_app = typer.Typer(no_args_is_help=True, help="Check or show a configuration file.")
 app.add_typer(config_app, name="config")
 app.add_typer(bars_app, name="bars")
+app.command()(start)
 app.command()(pull)
 app.command()(accuracy)
 app.command()(report)
@@ -139,17 +148,20 @@ def once(
     """Run one cycle of every timeframe, and leave.
 
     Exchanges are asked for their newest final bars, forecasts are recorded, and whatever met its bar
-    settles. `settled` counts ledger rows; `skipped` names the series that sat out, with the reason.
-    Code 2 when every series sat out.
+    settles. `settled` counts ledger rows; `skipped` names the series that sat out, with the reason; `rejected` counts
+    refused rows of files by reason. Code 2 when every series sat out.
     """
     from forecaster.clock import now_ms
     from forecaster.engine import Forecaster
+    from forecaster.sources.inspect import count_reasons
 
     log_to_stderr(verbose=False)
     now = now_ms()
     until = as_of_ms(as_of, now)
     with Forecaster.from_config(config) as forecaster:
         reports = [forecaster.run_cycle(timeframe, until, started_at=now) for timeframe in forecaster.timeframes]
+        keys = [one.key for one in forecaster.config.series if one.file is not None]
+        rejected = {str(key): count_reasons(rows) for key in keys if (rows := forecaster.reader.rejected(key))}
     skipped = {str(key): reason for one in reports for key, reason in one.skipped.items()}
     series = sum(one.series for one in reports)
     record = {
@@ -160,7 +172,9 @@ def once(
         "settled": sum(one.settled_rows for one in reports),
         "skipped": skipped,
     }
-    print_record(record, json_=json_)
+    for name, reasons in rejected.items():
+        print_reasons(f"{name}: {sum(reasons.values()):,} rows are refused", reasons)
+    print_record(record | ({"rejected": rejected} if json_ else {}), json_=json_)
     leave_if_all_sat_out(skipped, series)
 
 
@@ -193,9 +207,8 @@ def doctor(config: ConfigOption = None, json_: JsonOption = False) -> None:
     from forecaster.doctor import examine
 
     findings = examine(config)
-    for one in findings:
-        if not json_:
-            typer.secho(f"{'ok' if one.ok else 'WRONG':5}  {one.subject}: {one.finding}", fg=None if one.ok else "red")
+    if not json_:
+        print_findings(findings)
     wrong = [one.subject for one in findings if not one.ok]
     if json_:
         typer.echo(json.dumps({"ok": not wrong, "findings": [dataclasses.asdict(one) for one in findings]}))
@@ -211,19 +224,18 @@ def config_check(
     ] = False,
     json_: JsonOption = False,
 ) -> None:
-    """Check a configuration file; nothing is opened or fetched, unless --probe says so.
+    """Check a configuration: model, baselines, exchanges, files of bars, ledger and secrets. Code 2 for any fault.
 
-    With --probe, each series tells its newest close and how old it is, or what is wrong, by name; the code is 2 when
-    one cannot be had. Nothing is stored. An exchange that has banned this address is asked all the same: wait first.
+    All faults are listed, one a line. Nothing is stored, and no exchange is asked.
+
+    With --probe, each exchange is asked for the newest bars of its series. A series is wrong when there are none, when
+    they are stale, or when the market is no longer traded. An exchange that has banned this address is asked all the
+    same: wait first.
     """
-    from forecaster.config import default_config_path, load_config
+    from forecaster.cli.check import check_and_leave
+    from forecaster.config import default_config_path
 
-    path = config or default_config_path()
-    checked = load_config(path)
-    record = {"config": path, "ok": True, "series": [str(one.key) for one in checked.series]}
-    if probe:
-        probe_and_leave(checked, record, json_=json_)
-    print_record(record, json_=json_)
+    check_and_leave(config or default_config_path(), ask=probe, json_=json_)
 
 
 @config_app.command("show")

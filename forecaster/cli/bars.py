@@ -9,9 +9,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from forecaster.cli.options import ConfigOption, JsonOption, SeriesOption, utc_ms
-from forecaster.cli.printing import log_to_stderr, print_facts, print_record, write_frames
-from forecaster.errors import ConfigError, ForecasterError
+from forecaster.cli.options import (
+    FILES_AS_THEY_ARE,
+    ConfigOption,
+    FileOptions,
+    JsonOption,
+    SeriesOption,
+    for_each_series,
+    utc_ms,
+    with_file_options,
+)
+from forecaster.cli.printing import as_label, leave_with_errors, log_to_stderr, print_facts, print_record, write_frames
+from forecaster.errors import ConfigError
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -24,36 +33,33 @@ bars_app = typer.Typer(no_args_is_help=True, help="Look into files of bars and i
 
 
 @bars_app.command("inspect")
+@with_file_options
 def inspect(
-    files: Annotated[list[Path], typer.Argument(help="csv, Parquet, feather or json.")],
-    timeframe: Annotated[str | None, typer.Option(help="Such as 1h; guessed from the times if left out.")] = None,
-    calendar: Annotated[str | None, typer.Option(help="24/7 or a code such as XNYS; guessed if left out.")] = None,
+    files: Annotated[list[Path], typer.Argument(help="csv, Parquet, feather or json; also packed, .gz or .zip.")],
+    how: FileOptions = FILES_AS_THEY_ARE,
     json_: JsonOption = False,
 ) -> None:
-    """Count what files hold: bars, gaps between them, bars that come twice, and rows that are none, with the reasons.
+    """Say how files are read and what they hold: bars, gaps, and rows that are refused, with the reasons.
 
-    A gap is a slot of the calendar without a bar: usually nobody traded. Rejected rows never reach the store. A file
-    that cannot be understood is named with the line, and the code is 2.
+    A gap is a slot of the calendar without a bar: usually nobody traded. Refused rows never reach the store. A file
+    that cannot be read is named with the line, or with the option that settles how to read it, and the code is 2.
+
+    Then `forecaster start` with the same files and options writes a configuration and makes the first forecast.
     """
     from forecaster.clock import now_ms
-    from forecaster.sources.inspect import inspect_file
+    from forecaster.sources.inspect import inspect_series
 
     now = now_ms()
     found: list[BarFacts] = []
-    errors: list[dict[str, str]] = []
-    for path in files:
-        try:
-            found += inspect_file(path, now, timeframe, calendar)
-        except ForecasterError as error:
-            errors.append({"file": str(path), "reason": f"{type(error).__name__}: {error}"})
+    errors = for_each_series(
+        files, how, lambda one: found.append(inspect_series(str(one.path), one.source, one.guess, now))
+    )
     if json_:
-        typer.echo(json.dumps({"series": [_record(one) for one in found], "errors": errors}))
+        records = [dataclasses.asdict(one) for one in errors]
+        typer.echo(json.dumps({"series": [_record(one) for one in found], "errors": records}))
     else:
         print_facts(found)
-    for one in errors:
-        typer.secho(f"{one['file']}: {one['reason']}", fg="red", err=True)
-    if errors:
-        raise typer.Exit(2)
+    leave_with_errors(errors)
 
 
 @bars_app.command("show")
@@ -153,7 +159,7 @@ def _backfill(
 
     added, skipped = 0, {}
     for key in keys:
-        task = progress.add_task(str(key), total=span[1] - span[0])
+        task = progress.add_task(as_label(key), total=span[1] - span[0])
         try:
             for new, reached in forecaster.backfill(key, *span):
                 added += new

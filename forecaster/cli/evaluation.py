@@ -8,14 +8,15 @@ from typing import TYPE_CHECKING
 
 from forecaster.bars import FIELDS
 from forecaster.replay.evaluate import SIMULATION, WALK, evaluate
+from forecaster.sources.inspect import count_reasons
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from forecaster.bars import SeriesKey
+    from forecaster.bars import Sifted
     from forecaster.model import Model
     from forecaster.replay.evaluate import Evaluation, EvaluationPlan
-    from forecaster.sources import BarSource
+    from forecaster.sources.inspect import FileError
 
 _SURE = 0.05
 
@@ -43,7 +44,8 @@ class SeriesResult:
 
     `pinball_ratio` and `pinball_p` compare with the filtered historical simulation, `pinball_ratio_walk` and
     `mae_close_*` with the random walk; below 1 the model is better. p-values are two-sided, by Diebold-Mariano.
-    `rejected` counts rows of the file that are not bars of its series.
+    `rejected` counts rows of the file that are no bars of its series, `reasons` says why; `later` counts rows that had
+    not closed yet.
     """
 
     name: str
@@ -53,6 +55,8 @@ class SeriesResult:
     timeframe: str
     calendar: str
     rejected: int
+    reasons: dict[str, int]
+    later: int
     pinball_ratio: float | None
     pinball_p: float | None
     pinball_ratio_walk: float | None
@@ -65,14 +69,6 @@ class SeriesResult:
     invalid_before_repair: float
     invalid_after_repair: float
     steps: list[StepResult]
-
-
-@dataclass(frozen=True)
-class FileError:
-    """A file that could not be evaluated, and why."""
-
-    file: str
-    reason: str
 
 
 @dataclass(frozen=True)
@@ -108,28 +104,29 @@ def report_of(model: str, series: list[SeriesResult], errors: list[FileError]) -
 
 
 def evaluate_series(
-    source: BarSource, key: SeriesKey, model: Model, plan: EvaluationPlan, as_of: int, on_batch: Callable[[int], None]
+    sifted: Sifted, model: Model, plan: EvaluationPlan, on_batch: Callable[[int], None]
 ) -> SeriesResult:
-    """Evaluate a model on the bars of one series that had closed by `as_of` (UTC ms).
+    """Evaluate a model on the bars of one series of a file.
 
     Raises:
-        ForecasterError: when the file cannot be read, holds too few bars of `key`, or cannot be forecast.
+        ForecasterError: when there are too few bars, or they cannot be forecast.
     """
-    fetched = source.fetch(key, None, as_of)
-    return _result(key.symbol, evaluate([model], fetched.bars, plan, on_batch), len(fetched.rejected))
+    return _result(sifted, evaluate([model], sifted.bars, plan, on_batch))
 
 
-def _result(name: str, evaluation: Evaluation, rejected: int) -> SeriesResult:
+def _result(sifted: Sifted, evaluation: Evaluation) -> SeriesResult:
     model = evaluation.model
     first, last = (_iso_date(int(evaluation.cutoffs_N[at])) for at in (0, -1))
     return SeriesResult(
-        name=name,
+        name=evaluation.key.symbol,
         cutoffs=len(evaluation.cutoffs_N),
         start=first,
         end=last,
         timeframe=str(evaluation.key.timeframe),
         calendar=evaluation.key.calendar,
-        rejected=rejected,
+        rejected=len(sifted.rejected),
+        reasons=count_reasons(sifted.rejected),
+        later=sifted.later,
         pinball_ratio=evaluation.pinball_ratio(model, SIMULATION),
         pinball_p=evaluation.p_value(model, SIMULATION),
         pinball_ratio_walk=evaluation.pinball_ratio(model, WALK),

@@ -12,10 +12,26 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from forecaster.cli.options import ConfigOption, JsonOption
-from forecaster.cli.printing import log_to_stderr, print_bench, print_evaluation, print_record
+from forecaster.cli.options import (
+    FILES_AS_THEY_ARE,
+    ConfigOption,
+    FileOptions,
+    FileSeries,
+    JsonOption,
+    for_each_series,
+    with_file_options,
+)
+from forecaster.cli.printing import (
+    as_label,
+    leave_with_errors,
+    log_to_stderr,
+    print_bench,
+    print_evaluation,
+    print_record,
+    print_refused,
+)
 from forecaster.cli.tuning import tuning_app
-from forecaster.errors import ConfigError, ForecasterError
+from forecaster.errors import ConfigError
 
 if TYPE_CHECKING:
     from forecaster.config import ModelConfig
@@ -54,8 +70,9 @@ def model_train(
 
 
 @model_app.command("eval")
+@with_file_options
 def model_eval(  # noqa: PLR0913, PLR0917 - one parameter for each option
-    files: Annotated[list[Path], typer.Argument(help="csv or Parquet files of bars, one series each.")],
+    files: Annotated[list[Path], typer.Argument(help="csv, Parquet, feather or json files of bars.")],
     model: Annotated[
         str | None, typer.Option(help="nano, a folder, or hub:OWNER/NAME; the configured one, nano by default.")
     ] = None,
@@ -67,8 +84,7 @@ def model_eval(  # noqa: PLR0913, PLR0917 - one parameter for each option
     ] = None,
     start: Annotated[dt.datetime | None, typer.Option(help="First cutoff (UTC).")] = None,
     end: Annotated[dt.datetime | None, typer.Option(help="Last cutoff (UTC), not included.")] = None,
-    timeframe: Annotated[str | None, typer.Option(help="Of all files; read from their times when left out.")] = None,
-    calendar: Annotated[str | None, typer.Option(help="24/7 or a code such as XNYS; guessed when left out.")] = None,
+    how: FileOptions = FILES_AS_THEY_ARE,
     compile_: Annotated[
         Literal["auto", "on", "off"], typer.Option("--compile", help="off: the same numbers on every run.")
     ] = "off",
@@ -82,16 +98,15 @@ def model_eval(  # noqa: PLR0913, PLR0917 - one parameter for each option
     close's absolute error by the random walk's: below 1 the model is better. p says how likely so large a
     difference is by luck alone (Diebold-Mariano). The model sees --context bars, the baselines 500.
 
-    A file that cannot be evaluated is named, the others are evaluated, and the code is 2.
+    A file, or one series of it, that cannot be evaluated is named, the others are evaluated, and the code is 2.
     """
     from rich.console import Console
     from rich.progress import Progress
 
-    from forecaster.cli.evaluation import FileError, SeriesResult, evaluate_series, report_of
+    from forecaster.cli.evaluation import SeriesResult, evaluate_series, report_of
     from forecaster.clock import now_ms
     from forecaster.model import load_model
     from forecaster.replay.evaluate import EvaluationPlan
-    from forecaster.sources.files import FileSource
 
     log_to_stderr(verbose=False)
     settings = _to_evaluate(config, {"id": model, "revision": revision, "context": context, "compile": compile_})
@@ -101,30 +116,23 @@ def model_eval(  # noqa: PLR0913, PLR0917 - one parameter for each option
     )
     loaded = load_model(settings)
     series: list[SeriesResult] = []
-    errors: list[FileError] = []
     with Progress(console=Console(stderr=True)) as progress:
-        for path in files:
-            try:
-                source = FileSource(path)
-                keys = source.guess_keys(timeframe, calendar)
-                for key in keys:
-                    name = path.stem if len(keys) == 1 else f"{path.stem} {key.symbol}"
-                    task = progress.add_task(name, total=cutoffs)
-                    on_batch = partial(progress.advance, task)
-                    result = evaluate_series(source, key, loaded, plan, now, on_batch)
-                    series.append(dataclasses.replace(result, name=name))
-                    progress.update(task, total=result.cutoffs)
-            except ForecasterError as error:
-                errors.append(FileError(str(path), f"{type(error).__name__}: {error}"))
+
+        def evaluate_one(one: FileSeries) -> None:
+            sifted = one.source.sift(one.guess.key, now)
+            print_refused(one.name, sifted)
+            task = progress.add_task(as_label(one.name), total=cutoffs)
+            result = evaluate_series(sifted, loaded, plan, partial(progress.advance, task))
+            series.append(dataclasses.replace(result, name=one.name))
+            progress.update(task, total=result.cutoffs)
+
+        errors = for_each_series(files, how, evaluate_one)
     report = report_of(settings.id, series, errors)
     if json_:
         typer.echo(json.dumps(dataclasses.asdict(report)))
     else:
         print_evaluation(report, steps=steps)
-    for one in errors:
-        typer.secho(f"{one.file}: {one.reason}", fg="red", err=True)
-    if errors:
-        raise typer.Exit(2)
+    leave_with_errors(errors)
 
 
 @model_app.command("compile")

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import inspect
+from dataclasses import dataclass, field
 from difflib import get_close_matches
-from typing import TYPE_CHECKING, Annotated, Final
+from functools import wraps
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, NamedTuple
 
 import typer
 
-from forecaster.errors import ConfigError
+from forecaster.errors import ConfigError, ForecasterError
+from forecaster.tables import COLUMNS, Reading
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Callable, Collection, Iterable, Mapping
+    from pathlib import Path
+
+    from forecaster.sources.files import FileSource, Guess
+    from forecaster.sources.inspect import FileError
 
 ConfigOption = Annotated[str | None, typer.Option("--config", "-c", help="TOML file; see config/*.toml.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line.")]
@@ -28,6 +36,143 @@ RunOption = Annotated[str, typer.Option("--run", help="Which run: `live`, or the
 
 _LISTED: Final = 20
 """How many known names a message lists."""
+_PLACES: Final = ("open_time", *COLUMNS)
+_COLUMNS_EXAMPLE: Final = "open_time,open,high,low,close,volume by place, or close=Last,open=First by name"
+
+
+@dataclass(frozen=True)
+class FileOptions:
+    """What a command was told of its files; None leaves it to the files.
+
+    Args:
+        timeframe: distance between bars, such as `1h`.
+        calendar: `24/7` or the code of an exchange.
+        day_anchor: time of day at which the bars of a venue that never closes begin.
+        reading: how their cells are read.
+    """
+
+    timeframe: str | None = None
+    calendar: str | None = None
+    day_anchor: str | None = None
+    reading: Reading = field(default_factory=Reading)
+
+
+FILES_AS_THEY_ARE: Final = FileOptions()
+
+
+class FileSeries(NamedTuple):
+    """One series of a file; `name` is the file's, with the symbol where the file holds several."""
+
+    path: Path
+    source: FileSource
+    guess: Guess
+    name: str
+
+
+def open_file(path: Path, how: FileOptions) -> list[FileSeries]:
+    """Open a file and name its series.
+
+    Raises:
+        ForecasterError: for a file that cannot be read, or not without a further option.
+    """
+    from forecaster.sources.files import FileSource
+
+    source = FileSource(path, how.reading)
+    guesses = source.guess(how.timeframe, how.calendar, how.day_anchor)
+    names = [path.stem if len(guesses) == 1 else f"{path.stem} {one.key.symbol}" for one in guesses]
+    return [FileSeries(path, source, *one) for one in zip(guesses, names, strict=True)]
+
+
+def for_each_series(files: Iterable[Path], how: FileOptions, work: Callable[[FileSeries], None]) -> list[FileError]:
+    """Do `work` with each series of each file; gives what could not be used, after all others have been."""
+    from forecaster.sources.inspect import FileError
+
+    errors = []
+    for path in files:
+        try:
+            opened = open_file(path, how)
+        except ForecasterError as error:
+            errors.append(FileError.of(path, error))
+            continue
+        for one in opened:
+            try:
+                work(one)
+            except ForecasterError as error:
+                errors.append(FileError.of(path, error, str(one.guess.key) if len(opened) > 1 else ""))
+    return errors
+
+
+def with_file_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the options of `_file_options`, in the place of its parameter `how`, a `FileOptions`."""
+    options = inspect.signature(_file_options, eval_str=True).parameters
+    own = inspect.signature(command, eval_str=True)
+    parameters = [one for name, one in own.parameters.items() for one in (options.values() if name == "how" else [one])]
+
+    @wraps(command)
+    def run(**given: Any) -> None:
+        said = {name: given.pop(name) for name in options}
+        command(**given, how=_file_options(**said))
+
+    run.__signature__ = own.replace(parameters=parameters)  # type: ignore[attr-defined]
+    run.__annotations__ = {one.name: one.annotation for one in parameters}
+    return run
+
+
+def _file_options(  # noqa: PLR0913, PLR0917 - one parameter for each option
+    timeframe: Annotated[
+        str | None, typer.Option(help="Time between bars, such as 1h or 1d. Read from the times if left out.")
+    ] = None,
+    calendar: Annotated[
+        str | None, typer.Option(help="24/7, or a stock exchange such as XNYS, NASDAQ or XFRA. Guessed if left out.")
+    ] = None,
+    timezone: Annotated[
+        str | None,
+        typer.Option(
+            help="Clock of times that are written without a zone, such as America/New_York, +02:00, or "
+            "America/New_York+07:00 for most MetaTrader brokers. UTC if nothing speaks against it."
+        ),
+    ] = None,
+    day_anchor: Annotated[
+        str | None,
+        typer.Option(help="Time at which days begin with --calendar 24/7, such as 16:00 or '17:00 America/New_York'."),
+    ] = None,
+    columns: Annotated[
+        str | None,
+        typer.Option(
+            help="What the columns are: by place, as in 'open_time, low, high, open, close' with nothing between two "
+            "commas for a column to skip; or by name, as in 'close=Last, open=First'."
+        ),
+    ] = None,
+    decimal: Annotated[
+        Literal[".", ","] | None, typer.Option(help="Decimal mark: `,` reads 1.234,5 as 1234.5.")
+    ] = None,
+    dayfirst: Annotated[
+        bool | None,
+        typer.Option("--dayfirst/--no-dayfirst", help="Whether 01/02/2024 is 1 February or January 2."),
+    ] = None,
+    symbol_column: Annotated[
+        str | None,
+        typer.Option(help="Name of the column that holds the symbol, such as Name; '' if no column does."),
+    ] = None,
+) -> FileOptions:
+    """Make one record of all options that say how files are read."""
+    named = None if columns is None else parse_columns(columns)
+    return FileOptions(timeframe, calendar, day_anchor, Reading(timezone, named, decimal, dayfirst, symbol_column))
+
+
+def parse_columns(text: str) -> tuple[str, ...] | Mapping[str, str]:
+    """Read `--columns`: fields by place, or the name of the column of each field.
+
+    Raises:
+        ConfigError: for an unknown field, one that comes twice, or a mixture.
+    """
+    parts = [part.strip() for part in text.split(",")]
+    pairs = [part.partition("=") for part in parts]
+    fields = [name.strip() for name, _, _ in pairs if name]
+    is_mixed = len({mark for _, mark, _ in pairs}) > 1
+    if is_mixed or not fields or len(set(fields)) < len(fields) or not set(fields) <= set(_PLACES):
+        raise ConfigError("--columns", f"each once of {', '.join(_PLACES)}: {_COLUMNS_EXAMPLE}", text)
+    return {name.strip(): column.strip() for name, _, column in pairs} if "=" in text else tuple(parts)
 
 
 def utc_ms(text: str | None, default: int) -> int:

@@ -4,29 +4,45 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import math
+import textwrap
+from collections import Counter
+from itertools import zip_longest
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import typer
 
-from forecaster.errors import ConfigError
+from forecaster.errors import ConfigError, utc_text
+from forecaster.tables import FIELDS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
     import pandas as pd
+    from rich.console import Console
     from rich.table import Table
 
     from forecaster.accuracy.score import Scores
     from forecaster.accuracy.trust import Verdict
     from forecaster.assess import Assessment
+    from forecaster.bars import Sifted
     from forecaster.cli.evaluation import EvaluationReport, SeriesResult
+    from forecaster.doctor import Finding
+    from forecaster.forecast import OHLCForecast
     from forecaster.ledger import AccuracyReport
     from forecaster.model.bench_report import BenchReport
     from forecaster.model.bench_start import StartTimes
-    from forecaster.sources.inspect import BarFacts
+    from forecaster.sources.inspect import BarFacts, FileError
 
 _WIDTH_OF_A_FILE: Final = 160
+_WIDTH_OF_A_BLOCK: Final = 100
+_INDENT: Final = 15
+"""Columns before the texts of a block."""
+_DIGITS: Final = 7
+"""Of a price that is forecast."""
+_MOST_BLOCKS: Final = 5
+"""How many series are described at length; more of them make a table."""
 
 
 def log_to_stderr(*, verbose: bool = True) -> None:
@@ -43,6 +59,13 @@ def print_record(record: Mapping[str, object], *, json_: bool) -> None:
         return
     for name, value in record.items():
         typer.echo(f"{name:20} {value}")
+
+
+def print_findings(findings: Iterable[Finding]) -> None:
+    """Print what was looked at, one line each."""
+    for one in findings:
+        line = printable(f"{'ok' if one.ok else 'WRONG':5}  {one.subject}: {one.finding}")
+        typer.secho(line, fg=None if one.ok else "red")
 
 
 def write_frames(frames: Iterable[pd.DataFrame], out: Path) -> int:
@@ -105,22 +128,155 @@ def _write_csv(frames: Iterable[pd.DataFrame], out: Path) -> int:
     return count
 
 
+def printable(text: object) -> str:
+    """Give a text without control characters: a name in a file may hold some that a terminal would obey."""
+    return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in str(text))
+
+
+def as_label(text: object) -> str:
+    """Give a text that a progress bar shows as it is: brackets in it are no markup."""
+    from rich.markup import escape
+
+    return escape(printable(text))
+
+
+def option_time(time_ms: int) -> str:
+    """Give a time as options take it: a date, with the time of day where that is not midnight (UTC)."""
+    when = dt.datetime.fromtimestamp(time_ms / 1000, dt.UTC)
+    return when.strftime("%Y-%m-%d" if when.time() == dt.time() else "%Y-%m-%dT%H:%M")
+
+
+def leave_with_errors(errors: Sequence[FileError]) -> None:
+    """Name the files that cannot be used, and end with code 2 if there are any."""
+    for one in errors:
+        place = " ".join(part for part in (one.file, one.series) if part not in one.reason)
+        typer.secho(printable(f"{place}: {one.reason}" if place else one.reason), fg="red", err=True)
+    if errors:
+        raise typer.Exit(2)
+
+
+def print_refused(name: str, sifted: Sifted) -> None:
+    """Say on standard error what a file holds of a series that is not used, and why."""
+    from forecaster.sources.inspect import count_reasons
+
+    rows = len(sifted.bars) + sifted.replaced + len(sifted.rejected)
+    if sifted.rejected:
+        text = f"{name}: {len(sifted.rejected):,} of {rows:,} rows are refused"
+        print_reasons(text, count_reasons(sifted.rejected))
+    if sifted.later:
+        typer.secho(printable(f"{name}: {_later(sifted.later)}"), fg="yellow", err=True)
+
+
+def print_reasons(text: str, reasons: Mapping[str, int]) -> None:
+    """Print on standard error how many rows are refused, and why."""
+    why = "; ".join(f"{count:,} × {reason}" for reason, count in reasons.items())
+    typer.secho(printable(f"{text}: {why}"), fg="yellow", err=True)
+
+
 def print_facts(found: Sequence[BarFacts]) -> None:
-    """Print what files or the store hold as a table, one line for each series, and below it why rows were refused."""
+    """Print what files or the store hold: a block for each series, or for each file and a table where they are many."""
+    if len(found) <= _MOST_BLOCKS:
+        for one in found:
+            _print_block(Path(one.place).name, _facts_lines(one))
+        return
+    files = {one.place: one.understood for one in found if one.understood}
+    if len(files) <= _MOST_BLOCKS:
+        for place, understood in files.items():
+            _print_block(Path(place).name, understood.items())
+    else:
+        typer.echo("--json says how each file is read, as do fewer files")
+    _print_facts_table(found)
+
+
+def _facts_lines(one: BarFacts) -> list[tuple[str, str]]:
+    """What is known of a series, as names and texts; a name that is empty goes on with the one above it."""
+    key, reasons = one.series, one.reasons
+    lines = [("series", _because(f"{key.exchange} {key.symbol}", reasons.get("symbol"))), *one.understood.items()]
+    lines += [
+        ("timeframe", _because(str(key.timeframe), reasons.get("spacing"))),
+        ("calendar", _because(key.calendar, reasons.get("calendar"))),
+        ("bars", f"{one.bars:,}"),
+    ]
+    if one.first_open is not None and one.last_close is not None:
+        lines += [("from", utc_text(one.first_open)), ("to", utc_text(one.last_close))]
+    longest = f" slots without a bar, {one.longest_gap:,} in a row at most" if one.gaps else ""
+    lines += [("gaps", f"{one.gaps:,}{longest}"), ("replaced", f"{one.replaced:,}")]
+    lines += [("refused", f"{sum(one.rejected.values()):,}")]
+    lines += [("", f"{count:,} × {reason}") for reason, count in one.rejected.items()]
+    return lines + [("note", text) for text in _remarks(one)]
+
+
+def _remarks(one: BarFacts) -> list[str]:
+    """What a reader of a file should know beside the counts."""
+    remarks = [*one.notes]
+    if one.later:
+        remarks.append(_later(one.later))
+    if not one.is_current and one.last_close is not None:
+        date = option_time(one.last_close)
+        remarks.append(
+            f"the last bar closed on {date}: `forecaster once` gives no forecast today; use `--as-of {date}` with it"
+        )
+    return remarks
+
+
+def _print_facts_table(found: Sequence[BarFacts]) -> None:
+    """Print one line for each series, and below it why rows were refused."""
     table = _table(
         "a gap is a slot without a bar; the longest run of them is in brackets",
-        ("place", "series", "calendar", "bars", "from", "to", "gaps", "replaced", "rejected"),
+        ("place", "series", "calendar", "bars", "from", "to", "gaps", "refused"),
         left={"place", "series", "calendar"},
+        folded={"place", "series"},
     )
     for one in found:
         series = (Path(one.place).name, f"{one.series.symbol} {one.series.timeframe}", one.series.calendar)
         gaps = f"{one.gaps} ({one.longest_gap})" if one.gaps else "0"
-        counts = (gaps, str(one.replaced), str(sum(one.rejected.values())))
-        table.add_row(*series, f"{one.bars:,}", _day(one.first_open), _day(one.last_close), *counts)
+        counts = (f"{one.bars:,}", _day(one.first_open), _day(one.last_close), gaps, f"{sum(one.rejected.values()):,}")
+        table.add_row(*map(printable, series), *counts)
     _print(table)
-    for one in found:
-        for reason, count in one.rejected.items():
-            typer.echo(f"{Path(one.place).name} {one.series.symbol}: {count} rejected: {reason}")
+    said = [
+        (Path(one.place).name, text, one.series.symbol)
+        for one in found
+        for text in (*(f"{count:,} × {reason}" for reason, count in one.rejected.items()), *_remarks(one))
+    ]
+    alike = Counter((place, text) for place, text, _ in said)
+    for (place, text), symbol in {(place, text): symbol for place, text, symbol in said}.items():
+        count = alike[place, text]
+        typer.echo(printable(f"{place} {symbol if count == 1 else f'({count:,} series)'}: {text}"))
+
+
+def _print_block(title: str, lines: Iterable[tuple[str, str]]) -> None:
+    """Print names and texts side by side under a title; a long text goes on below itself."""
+    typer.secho(printable(title), bold=True)
+    width = max(min(_console().width, _WIDTH_OF_A_BLOCK) - _INDENT, _INDENT)
+    for name, text in lines:
+        rows = textwrap.wrap(printable(text), width) or [""]
+        for head, row in zip_longest((printable(name),), rows, fillvalue=""):
+            typer.echo(f"  {head:{_INDENT - 2}}{row}")
+
+
+def _because(value: str, reason: str | None) -> str:
+    return f"{value} ({reason})" if reason else value
+
+
+def _later(count: int) -> str:
+    return f"{count:,} {'row' if count == 1 else 'rows'} had not closed yet: left out"
+
+
+def print_forecast(forecast: OHLCForecast, levels: Sequence[float]) -> None:
+    """Print a forecast as a table: for each target bar, quantiles of its prices."""
+    typer.secho(printable(f"{forecast.key}: after the bar that closed at {utc_text(forecast.cutoff)}"), bold=True)
+    table = _table(
+        "",
+        ("bar opens (UTC)", "price", *(f"{level:.0%}" for level in levels)),
+        left={"bar opens (UTC)", "price"},
+    )
+    by_level = [forecast.quantiles(level) for level in levels]
+    decimals = max(0, _DIGITS - 1 - math.floor(math.log10(by_level[-1].max())))
+    for step, opened in enumerate(forecast.target_opens().tolist()):
+        for place, field in enumerate(FIELDS):
+            prices = (f"{of_level[place, step]:.{decimals}f}" for of_level in by_level)
+            table.add_row("" if place else _minute(opened), field, *prices)
+    _print(table)
 
 
 def print_scores(scores: Scores) -> None:
@@ -205,7 +361,7 @@ def print_evaluation(report: EvaluationReport, *, steps: bool) -> None:
     for one in report.series:
         ratios = (_number(one.pinball_ratio), _number(one.pinball_p), _number(one.mae_close_ratio))
         invalid = f"{one.invalid_before_repair:.1%}"
-        table.add_row(one.name, one.timeframe, str(one.cutoffs), *ratios, _number(one.mae_close_p), invalid)
+        table.add_row(printable(one.name), one.timeframe, str(one.cutoffs), *ratios, _number(one.mae_close_p), invalid)
     _print(table)
     _print_coverage(report)
     if steps:
@@ -227,7 +383,7 @@ def _print_coverage(report: EvaluationReport) -> None:
     for one in report.series:
         widths = (one.coverage50, one.coverage80, one.coverage90, one.coverage98)
         for field in one.coverage50:
-            table.add_row(one.name, field, *(f"{inside[field]:.1%}" for inside in widths))
+            table.add_row(printable(one.name), field, *(f"{inside[field]:.1%}" for inside in widths))
     _print(table)
 
 
@@ -247,6 +403,10 @@ def _print_steps(result: SeriesResult) -> None:
 
 def _day(time_ms: int | None) -> str:
     return "–" if time_ms is None else dt.datetime.fromtimestamp(time_ms / 1000, dt.UTC).strftime("%Y-%m-%d")
+
+
+def _minute(time_ms: int) -> str:
+    return dt.datetime.fromtimestamp(time_ms / 1000, dt.UTC).strftime("%Y-%m-%d %H:%M")
 
 
 def _signed(value: float | None) -> str:
@@ -277,21 +437,29 @@ def _time_and_ratio(seconds: float | None, upstream_s: float) -> tuple[str, str]
     return ("–", "–") if seconds is None else (f"{1e3 * seconds:.4g}", f"{upstream_s / seconds:.2f}")
 
 
-def _table(title: str, columns: Collection[str], left: Collection[str]) -> Table:
-    """Make a table whose columns hold numbers, but those of `left`."""
+def _table(title: str, columns: Collection[str], left: Collection[str], folded: Collection[str] = ()) -> Table:
+    """Make a table whose columns hold numbers, but those of `left`; those of `folded` may take several lines."""
     from rich import box
     from rich.table import Table
 
-    table = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False, pad_edge=False)
+    table = Table(
+        title=printable(title) or None, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False, pad_edge=False
+    )
     for name in columns:
-        table.add_column(name, justify="left" if name in left else "right", no_wrap=True)
+        justify: Literal["left", "right"] = "left" if name in left else "right"
+        table.add_column(name, justify=justify, no_wrap=name not in folded, overflow="fold")
     return table
 
 
 def _print(table: Table) -> None:
+    _console().print(table)
+
+
+def _console() -> Console:
+    """Give what prints tables: brackets in them are no markup, and a file is wide."""
     from rich.console import Console
 
-    console = Console()
+    console = Console(markup=False, emoji=False)
     if not console.is_terminal:
         console.width = max(console.width, _WIDTH_OF_A_FILE)
-    console.print(table)
+    return console

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from forecaster.cli.options import ConfigOption, JsonOption, SeriesOption
-from forecaster.cli.printing import log_to_stderr
+from forecaster.cli.printing import as_label, log_to_stderr
 from forecaster.cli.store import verify_app
 
 if TYPE_CHECKING:
@@ -186,7 +186,7 @@ def _bars(forecaster: Forecaster, one: SeriesConfig) -> Bars:
 
     if one.file is None:
         return forecaster.reader.bars(one.key)
-    return FileSource(one.file).fetch(one.key, None, now_ms()).bars
+    return FileSource(one.file, one.reading).fetch(one.key, None, now_ms()).bars
 
 
 def _contexts(forecaster: Forecaster, key: SeriesKey, number: int, seed: int) -> list[Context]:
@@ -221,7 +221,7 @@ def _progress(name: str) -> Iterator[OnCheck]:
     from rich.progress import Progress
 
     with Progress(console=Console(stderr=True)) as progress:
-        task = progress.add_task(name, total=None)
+        task = progress.add_task(as_label(name), total=None)
         yield lambda done, total: progress.update(task, completed=done, total=total)
 
 
@@ -262,7 +262,7 @@ def _print_failures(failures: Sequence[Failure]) -> None:
     for one in failures[:_SHOWN]:
         at = dt.datetime.fromtimestamp(one.cutoff / 1000, dt.UTC).strftime("%Y-%m-%d %H:%M")
         table.add_row(one.what, one.series, at, one.poison, one.difference)
-    console = Console()
+    console = Console(markup=False, emoji=False)
     if not console.is_terminal:
         console.width = max(console.width, 160)
     console.print(table)

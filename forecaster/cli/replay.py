@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from forecaster.cli.options import ConfigOption, JsonOption, SeriesOption, StoreOption, utc_ms
-from forecaster.cli.printing import log_to_stderr, print_record, print_scores, write_frames
+from forecaster.cli.printing import as_label, log_to_stderr, print_record, print_refused, print_scores, write_frames
 from forecaster.cli.strategy import TradePlan, load_strategy, print_trades, trade_replay
 from forecaster.errors import ConfigError, StoreTaken
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
     from forecaster.accuracy.score import Scores
-    from forecaster.bars import SeriesKey
+    from forecaster.bars import SeriesKey, Sifted
     from forecaster.engine import Forecaster
     from forecaster.replay.cutoffs import Chosen
     from forecaster.replay.decide import Rules
@@ -37,7 +37,9 @@ _IN_PRICE: Final = {"mae_close"}
 def replay(  # noqa: PLR0913, PLR0917 - one parameter for each option
     config: ConfigOption = None,
     series: SeriesOption = None,
-    start: Annotated[str | None, typer.Option(help="First cutoff, a date (UTC).")] = None,
+    start: Annotated[
+        str | None, typer.Option("--start", "--since", help="First cutoff, a date (UTC), such as 2024-01-31.")
+    ] = None,
     end: Annotated[str | None, typer.Option(help="Last cutoff, a date (UTC), not included.")] = None,
     every: Annotated[int, typer.Option(min=1, help="Take every n-th cutoff.")] = 1,
     batch: Annotated[int, typer.Option(min=1, help="Cutoffs that go through the model at once.")] = 256,
@@ -73,8 +75,11 @@ def replay(  # noqa: PLR0913, PLR0917 - one parameter for each option
     The run is named by its bars, models, settings, cutoffs and code: the same call goes on where it was when it is
     stopped, and adds nothing when it is repeated. Its bars and forecasts enter no live series. With --store, it is
     recorded in a ledger of its own, so it can run beside a daemon. Nothing that a cutoff sees is from after it:
-    `forecaster verify lookahead` proves that. In the JSON, `windows` are the cutoffs of the run, of which
-    `windows_added` are new, and the rate is of those; `left_out` counts cutoffs that could not be forecast from.
+    `forecaster verify lookahead` proves that.
+
+    Rows of files that are refused are counted on standard error. In the JSON, `windows` are the cutoffs of the run, of
+    which `windows_added` are new, and the rate is of those; `left_out` counts cutoffs that could not be forecast from,
+    `rejected` rows of files that were refused, and `later` rows that had not closed yet.
     """
     from forecaster.accuracy.score import Scores
     from forecaster.clock import now_ms
@@ -116,8 +121,8 @@ def replay(  # noqa: PLR0913, PLR0917 - one parameter for each option
     record |= _pace(windows, added, seconds) | {"model_share": share}
     left_out = {str(one.key): dict(one.left_out) for one in prepared if one.left_out}
     if json_:
-        record |= {"series": figures, "left_out": left_out} | ({} if traded is None else {"strategy": traded})
-        print_record(record, json_=True)
+        record |= {"series": figures, "left_out": left_out, **_refused(histories.read)}
+        print_record(record if traded is None else record | {"strategy": traded}, json_=True)
         return
     print_scores(scores)
     if traded is not None:
@@ -181,15 +186,30 @@ def _trade_plan(
 
 
 def _choose(histories: Histories, key: SeriesKey, dates: tuple[str | None, str | None], every: int, now: int) -> Chosen:
-    """The history of a series that has closed by now, and every n-th cutoff between two dates."""
+    """The history of a series that has closed by now, and every n-th cutoff between two dates.
+
+    Says what of a file was refused: before the work, not after it.
+    """
     from forecaster.replay.cutoffs import choose_cutoffs
 
     bars = histories.of(key, now)
+    if key in histories.read:
+        print_refused(str(key), histories.read[key])
     span = (utc_ms(dates[0], 0), utc_ms(dates[1], now))
     chosen = choose_cutoffs(bars, histories.config.model, *span, every)
     if len(chosen.cutoffs) or chosen.left_out:
         return chosen
     return dataclasses.replace(chosen, left_out={"no cutoff between --start and --end": 0})
+
+
+def _refused(read: Mapping[SeriesKey, Sifted]) -> dict[str, object]:
+    """What of files was not used, and why."""
+    from forecaster.sources.inspect import count_reasons
+
+    return {
+        "rejected": {str(key): count_reasons(one.rejected) for key, one in read.items() if one.rejected},
+        "later": {str(key): one.later for key, one in read.items() if one.later},
+    }
 
 
 def _check_span(chosen: Sequence[Chosen], dates: tuple[str | None, str | None]) -> None:
@@ -267,7 +287,7 @@ class _Advance:
 
     def __init__(self, progress: Progress, totals: Mapping[SeriesKey, int]) -> None:
         self._progress = progress
-        self._tasks = {key: progress.add_task(str(key), total=total, rate="") for key, total in totals.items()}
+        self._tasks = {key: progress.add_task(as_label(key), total=total, rate="") for key, total in totals.items()}
         self._started, self._done = time.perf_counter(), 0
         self.added = 0
 

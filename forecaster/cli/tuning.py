@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
 
 import typer
 
-from forecaster.cli.options import JsonOption
-from forecaster.cli.printing import log_to_stderr, print_record
+from forecaster.cli.options import FILES_AS_THEY_ARE, FileOptions, JsonOption, open_file, with_file_options
+from forecaster.cli.printing import as_label, log_to_stderr, print_record, print_refused
 from forecaster.errors import ConfigError, InvalidContext, NonFiniteForecast
 
 if TYPE_CHECKING:
@@ -60,8 +60,9 @@ class TuningReport:
 
 
 @tuning_app.command("finetune")
+@with_file_options
 def model_finetune(  # noqa: PLR0913, PLR0917 - one parameter for each option
-    files: Annotated[list[Path], typer.Argument(help="csv or Parquet files of bars, one series each.")],
+    files: Annotated[list[Path], typer.Argument(help="csv, Parquet, feather or json files, one series each.")],
     out: Annotated[Path, typer.Option(help="New or empty folder for the model and its report.")],
     model: Annotated[str, typer.Option(help="What to start from: nano, a folder, or hub:OWNER/NAME.")] = "nano",
     revision: Annotated[str | None, typer.Option(help="Commit of hub:OWNER/NAME.")] = None,
@@ -80,8 +81,7 @@ def model_finetune(  # noqa: PLR0913, PLR0917 - one parameter for each option
     ] = None,
     cutoffs: Annotated[int, typer.Option(min=10, help="How many to compare at for each file.")] = 200,
     seed: Annotated[int, typer.Option(min=0, help="Decides which windows are drawn, and in which order.")] = 0,
-    timeframe: Annotated[str | None, typer.Option(help="Of all files; read from their times when left out.")] = None,
-    calendar: Annotated[str | None, typer.Option(help="24/7 or a code such as XNYS; guessed when left out.")] = None,
+    how: FileOptions = FILES_AS_THEY_ARE,
     json_: JsonOption = False,
 ) -> None:
     """Fine-tune a model on your own bars, and offer it only where it is surely better than before.
@@ -104,7 +104,7 @@ def model_finetune(  # noqa: PLR0913, PLR0917 - one parameter for each option
     log_to_stderr(verbose=False)
     plan = FinetunePlan(mode, steps, learning_rate, context=context, horizon=horizon, seed=seed)
     require_empty(out)
-    histories = [_read(file, (timeframe, calendar), now_ms(), train_until) for file in files]
+    histories = [_read(file, how, now_ms(), train_until) for file in files]
     # Markets move together: no file is compared at a time that another was trained on.
     behind = max(int(one.older.close_time[-1]) for one in histories)
     comparing = EvaluationPlan(cutoffs, horizon, context, behind, min_context=min(context, FEWEST_BARS))
@@ -157,15 +157,14 @@ class _History(NamedTuple):
     older: Bars
 
 
-def _read(file: Path, names: tuple[str | None, str | None], as_of: int, until: dt.datetime | None) -> _History:
-    """Read a file as the timeframe and calendar that are given, or guessed."""
-    from forecaster.sources.files import FileSource
-
-    source = FileSource(file)
-    keys = source.guess_keys(*names)
-    if len(keys) > 1:
-        raise ConfigError("file", "bars of one series", ", ".join(key.symbol for key in keys))
-    bars = source.fetch(keys[0], None, as_of).bars
+def _read(file: Path, how: FileOptions, as_of: int, until: dt.datetime | None) -> _History:
+    """Read a file, say what was refused of it, and take the older bars apart."""
+    found = open_file(file, how)
+    if len(found) > 1:
+        raise ConfigError("file", "bars of one series", ", ".join(one.guess.key.symbol for one in found))
+    sifted = found[0].source.sift(found[0].guess.key, as_of)
+    bars = sifted.bars
+    print_refused(str(file), sifted)
     if until is None:
         older = bars[: int(len(bars) * TRAINING_SHARE)]
     else:
@@ -197,7 +196,7 @@ def _evaluate(
 
     name, revision = model
     loaded = load_model(ModelConfig(id=name, revision=revision, compile="off"))
-    task = progress.add_task(f"{name} forecasts", total=None)
+    task = progress.add_task(as_label(f"{name} forecasts"), total=None)
     made = [evaluate([loaded], one.bars, plan, partial(progress.advance, task)) for one in histories]
     progress.update(task, total=sum(len(one.cutoffs_N) for one in made))
     return made

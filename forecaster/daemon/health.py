@@ -73,8 +73,8 @@ class Health:
         self._host = "127.0.0.1" if config.host == "localhost" else config.host  # whatever a name service says
         self._port = config.port
         self._vitals = vitals
-        self._token = None if config.token_file is None else _read_token(config.token_file)
-        self._tls = None if config.certificate is None else _read_certificate(config.certificate)
+        self._token = None if config.token_file is None else read_token(config.token_file)
+        self._tls = None if config.certificate is None else read_certificate(config.certificate)
         self._hosts = {*_LOOPBACK_NAMES, config.host.lower(), f"[{config.host}]", *map(str.lower, config.hosts)}
         self._server: _Server | None = None
 
@@ -298,8 +298,12 @@ def _cut(connection: socket.socket) -> None:
         socket.socket.shutdown(connection, socket.SHUT_RDWR)  # not TLS's own, which would take its state away
 
 
-def _read_token(file: Path) -> bytes:
-    """Read a token that nobody else can read."""
+def read_token(file: Path) -> bytes:
+    """Read a token that nobody else can read.
+
+    Raises:
+        ConfigError: for a file that is not there, that others can read, or that holds another kind of text.
+    """
     try:
         with file.open("rb") as content:
             mode = stat.S_IMODE(os.fstat(content.fileno()).st_mode)
@@ -314,7 +318,12 @@ def _read_token(file: Path) -> bytes:
     return token
 
 
-def _read_certificate(file: Path) -> ssl.SSLContext:
+def read_certificate(file: Path) -> ssl.SSLContext:
+    """Read a certificate and its key.
+
+    Raises:
+        ConfigError: for a file that holds no such two.
+    """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     try:

@@ -24,17 +24,13 @@ from typing import TYPE_CHECKING
 import torch
 
 from forecaster.log import get_logger
+from forecaster.model.folders import OTHERS_MAY_WRITE, ArtifactsRefused, own_folder
 
 if TYPE_CHECKING:
     from forecaster.model.core import Shape
 
 KEPT_PACKAGES = 64
-_OTHERS_MAY_WRITE = stat.S_IWGRP | stat.S_IWOTH
 _log = get_logger(__name__)
-
-
-class ArtifactsRefused(Exception):
-    """A package was quarantined, or the folder cannot be used: compiled code is then built, and perhaps not kept."""
 
 
 @dataclass(frozen=True)
@@ -146,61 +142,6 @@ class Artifacts:
             package.with_suffix(".json").unlink(missing_ok=True)
 
 
-def own_folder(folder: Path) -> None:
-    """Make a folder that we alone may read and write, or see that it is one; where no one else can replace it.
-
-    Raises:
-        ArtifactsRefused: when it is not, or cannot be made.
-    """
-    try:
-        _look_above(folder)
-        _make(folder)
-        found = folder.lstat()
-    except OSError as error:
-        raise ArtifactsRefused(f"{folder} cannot be made: {error.strerror}") from error
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
-        raise ArtifactsRefused(f"expected {folder} to be our own folder, found one of user {found.st_uid}")
-    if found.st_mode & 0o077:
-        mode = stat.S_IMODE(found.st_mode)
-        raise ArtifactsRefused(f"expected {folder} with mode 700, found {mode:o}: chmod 700, or remove it")
-
-
-def _make(folder: Path) -> None:
-    """Make a folder, and those above it that lack, for us alone whatever the umask says."""
-    for path in (*reversed(folder.parents), folder):
-        if not path.is_dir():
-            path.mkdir(mode=0o700, exist_ok=True)
-
-
-def _look_above(folder: Path) -> None:
-    """Refuse a folder that somebody else could put another in the place of: by its path, and where links lead.
-
-    All above it must be ours or root's, and writable by nobody else; a sticky bit, as that of /tmp, is enough, since
-    what stands there is looked at too.
-    """
-    for path in _on_the_way(folder):
-        found = path.lstat()
-        if found.st_uid not in (os.getuid(), 0):
-            raise ArtifactsRefused(f"expected {path} to be ours or root's, found one of user {found.st_uid}")
-        if stat.S_ISDIR(found.st_mode) and found.st_mode & _OTHERS_MAY_WRITE and not found.st_mode & stat.S_ISVTX:
-            mode = stat.S_IMODE(found.st_mode)
-            raise ArtifactsRefused(f"expected {path} to be writable by its owner alone, found {mode:o}: chmod go-w")
-
-
-def _on_the_way(folder: Path) -> list[Path]:
-    """All that is looked up on the way to a folder and is there: folders, links, and what lies on the way of these."""
-    found: dict[Path, None] = {}
-    follow = [folder.absolute().parent]
-    while follow:
-        end = follow.pop()
-        for path in (end, *end.parents):
-            if path not in found and os.path.lexists(path):
-                found[path] = None
-                if path.is_symlink():
-                    follow.append(path.parent.resolve() / path.readlink())
-    return list(found)
-
-
 @cache
 def hardware(device_type: str) -> str:
     """Name what machine code depends on: the processor and its instructions, or the GPU."""
@@ -219,7 +160,7 @@ def hardware(device_type: str) -> str:
 
 def _check_file(path: Path) -> None:
     found = path.lstat()
-    if not stat.S_ISREG(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & _OTHERS_MAY_WRITE:
+    if not stat.S_ISREG(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & OTHERS_MAY_WRITE:
         mode = stat.filemode(found.st_mode)
         raise ValueError(f"expected {path.name} as our own file, found {mode} of user {found.st_uid}")
 

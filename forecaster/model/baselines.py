@@ -10,6 +10,7 @@ Shapes: S contexts, T bars, C price fields, F the same as a forecast's, H steps,
 from __future__ import annotations
 
 import time
+from difflib import get_close_matches
 from itertools import accumulate
 from math import log
 from statistics import NormalDist
@@ -22,7 +23,7 @@ from forecaster.errors import ConfigError, InvalidContext
 from forecaster.forecast import CHRONOS_LEVELS, ModelId, OHLCForecast, repair
 from forecaster.model.garch import Garch
 from forecaster.model.har import HarRange
-from forecaster.model.moves import LONGEST_STRETCH, check_horizon, forecast_of, past_moves, provenance_of, quantiles
+from forecaster.model.moves import LONGEST_STRETCH, forecast_of, past_moves, provenance_of, quantiles, whole
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -60,7 +61,7 @@ class RandomWalk:
         Raises:
             InvalidContext: for a context of fewer than three bars, or a horizon below 1.
         """
-        check_horizon(horizon)
+        horizon = whole("horizon", horizon)
         started = time.perf_counter()
         mean_SF, variance_SF = _moves(contexts)
         sigma_SFH = np.sqrt(variance_SF[:, :, None] + np.arange(horizon) * variance_SF[:, 3:, None])
@@ -106,7 +107,7 @@ class FilteredHistoricalSimulation:
             InvalidContext: for a context with fewer than 30 moves over some number of bars up to `horizon`, or a
                 horizon below 1.
         """
-        check_horizon(horizon)
+        horizon = whole("horizon", horizon)
         return [self._predict_one(context, horizon) for context in contexts]
 
     def _predict_one(self, context: Context, horizon: int) -> OHLCForecast:
@@ -126,7 +127,8 @@ def baseline(name: str) -> Model:
     models = (RandomWalk, FilteredHistoricalSimulation, Garch, HarRange)
     known: dict[str, type[Model]] = {one.name: one for one in models}
     if name not in known:
-        raise ConfigError("model.baselines", f"any of {', '.join(known)}", name)
+        near = get_close_matches(name, known)
+        raise ConfigError("model.baselines", f"any of {', '.join(dict.fromkeys([*near, *known]))}", name)
     return known[name]()
 
 

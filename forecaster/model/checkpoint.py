@@ -16,13 +16,10 @@ from safetensors.torch import load_file
 
 from forecaster.errors import ModelLoadError
 from forecaster.model.architecture import Chronos2, misfits
-from forecaster.model.core import why_outside
-from forecaster.model.files import WEIGHTS_FILE, find_checkpoint
+from forecaster.model.files import WEIGHTS_FILE, check_supported, find_checkpoint
 
 if TYPE_CHECKING:
     from forecaster.model.files import CheckpointFiles
-
-NEEDED_LEVELS = (0.1, 0.5, 0.9)
 
 
 def load_checkpoint(model_id: str, revision: str | None, device: str) -> tuple[Chronos2, str]:
@@ -42,11 +39,9 @@ def library_versions() -> str:
 
 
 def _load(model_id: str, files: CheckpointFiles) -> Chronos2:
+    check_supported(model_id, files.architecture)
     with torch.device("meta"):
         model = Chronos2(files.architecture)
-    outside = why_outside(model)
-    if outside is not None:
-        raise ModelLoadError(model_id, "a Chronos-2 with REG token, arcsinh scaling and patches side by side", outside)
     try:
         mapped = load_file(files.folder / WEIGHTS_FILE)
     except (OSError, SafetensorError) as error:
@@ -59,8 +54,6 @@ def _load(model_id: str, files: CheckpointFiles) -> Chronos2:
     weights = {name: weight.to(torch.float32, copy=True) for name, weight in mapped.items()}
     if not all(torch.isfinite(weight).all() for weight in weights.values()):
         raise ModelLoadError(model_id, "finite weights", "NaN or infinity")
-    if not set(NEEDED_LEVELS) <= {round(level, 6) for level in model.chronos_config.quantiles}:
-        raise ModelLoadError(model_id, f"quantile levels with {NEEDED_LEVELS}", model.chronos_config.quantiles)
     model.load_state_dict(weights, assign=True)
     return model.eval().requires_grad_(requires_grad=False)
 

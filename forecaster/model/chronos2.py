@@ -25,6 +25,7 @@ from forecaster.model.compiled import Engines, ModelStatus
 from forecaster.model.compilers import CompileMode, CompileSettings
 from forecaster.model.config_json import checkpoint_digest
 from forecaster.model.core import OHLC_GROUP, Missing, Shape
+from forecaster.model.moves import whole
 from forecaster.model.reference import reference_bars, reference_patch
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 
     from forecaster.model.architecture import Chronos2
 
+DEFAULT_CONTEXT = 256
 TOKENS_PER_BATCH = {"cpu": 2048, "cuda": 32_768}
 """Rows times tokens that run at once: on a CPU they should fit its caches (docs/findings.md)."""
 
@@ -70,10 +72,10 @@ class Chronos2OHLCWrapper:
         self._device = str(model.device)
         chronos_config = model.chronos_config
         self.patch: int = chronos_config.output_patch_size
-        self.max_horizon: int = chronos_config.max_output_patches * self.patch
+        self.max_horizon = model.config.max_horizon
         self._reference_bars = reference_bars(model)
         self._longest: int = chronos_config.context_length
-        self.max_context: int = self._longest - self._reference_bars
+        self.max_context = model.config.max_context
         self.quantile_levels = tuple(float(level) for level in chronos_config.quantiles)
 
     @classmethod
@@ -103,16 +105,28 @@ class Chronos2OHLCWrapper:
         """Why that engine, in one sentence."""
         return self._latest[1]
 
-    def predict_ohlc(self, bars: Bars, horizon: int, context_length: int = 256) -> OHLCForecast:
+    def predict_ohlc(self, bars: Bars, horizon: int, context_length: int | None = None) -> OHLCForecast:
         """Forecast the `horizon` bars that follow the last of `bars`.
+
+        Args:
+            bars: the series.
+            horizon: bars to forecast, 1 to `max_horizon`.
+            context_length: bars that the model sees, 16 to `max_context`; 256, or `max_context` where that is less,
+                when left out.
 
         Raises:
             InvalidContext: for too few bars, or a horizon or context that the model does not have.
         """
         return self.predict_ohlc_batch([bars], horizon, context_length)[0]
 
-    def predict_ohlc_batch(self, bars: Sequence[Bars], horizon: int, context_length: int = 256) -> list[OHLCForecast]:
+    def predict_ohlc_batch(
+        self, bars: Sequence[Bars], horizon: int, context_length: int | None = None
+    ) -> list[OHLCForecast]:
         """Forecast many series at once, each from its own last bar; answers in the order of `bars`."""
+        horizon = self._check_horizon(horizon)
+        if context_length is None:
+            context_length = min(DEFAULT_CONTEXT, self.max_context)
+        context_length = whole("context_length", context_length, SHORTEST_CONTEXT, self.max_context)
         for one in bars:
             if not len(one):
                 raise InvalidContext(f"bars of {one.key}", f"at least {SHORTEST_CONTEXT}", 0)
@@ -163,9 +177,10 @@ class Chronos2OHLCWrapper:
         Raises:
             InvalidContext: for another shape, infinite values, a mask that does not match its values, too few values.
         """
+        horizon, group = self._check_horizon(horizon), whole("group", group)
         rows_BT = _check_rows(np.asarray(rows_BT, np.float64), group, known_BT)
         groups_SGT = rows_BT.reshape(-1, group, rows_BT.shape[1])
-        quantiles_SGQH = np.empty((len(groups_SGT), group, len(self.quantile_levels), max(0, horizon)))
+        quantiles_SGQH = np.empty((len(groups_SGT), group, len(self.quantile_levels), horizon))
         for made in self._run(list(groups_SGT), horizon):
             quantiles_SGQH[made.positions] = made.quantiles_SGQH
         return quantiles_SGQH.reshape(len(rows_BT), -1, horizon)
@@ -185,7 +200,7 @@ class Chronos2OHLCWrapper:
         """The batches that calls of (series, bars, horizon) are cut into, each once."""
         found: dict[Shape, None] = {}
         for series, bars, horizon in shapes:
-            self._check_horizon(horizon)
+            horizon = self._check_horizon(horizon)  # noqa: PLW2901 - as an int
             given = min(bars, self.max_context) + self._reference_bars
             length = self._padded_length(given)
             most = self._most_groups(length, horizon, OHLC_GROUP)
@@ -212,9 +227,8 @@ class Chronos2OHLCWrapper:
             raise InvalidContext(f"model {self.name}", "a loaded model", "one that was unloaded")
         return self._engines
 
-    def _check_horizon(self, horizon: int) -> None:
-        if not 1 <= horizon <= self.max_horizon:
-            raise InvalidContext("horizon", f"1 to {self.max_horizon}", horizon)
+    def _check_horizon(self, horizon: int) -> int:
+        return whole("horizon", horizon, most=self.max_horizon)
 
     def _padded_length(self, bars: int) -> int:
         return -(-min(bars, self._longest) // self.patch) * self.patch
@@ -244,7 +258,7 @@ class Chronos2OHLCWrapper:
     def _run(self, groups: Sequence[NDArray[np.float64]], horizon: int) -> Iterator[_Made]:
         """Forecast groups of rows (G, T), those of like length and like gaps in one batch."""
         engines = self._loaded()
-        self._check_horizon(horizon)
+        horizon = self._check_horizon(horizon)
         for positions, rows_SGT, anchor_SG in self._batches(groups, horizon):
             context_BT = torch.from_numpy(rows_SGT.reshape(-1, rows_SGT.shape[2]))
             first = 0

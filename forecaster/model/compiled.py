@@ -29,11 +29,11 @@ import torch
 
 from forecaster.errors import InferenceError
 from forecaster.log import get_logger
-from forecaster.model.artifacts import ArtifactsRefused
 from forecaster.model.bucket import PROBE_SEEDS, Bucket, BucketStatus, State, bucket_rows, padded, probe
 from forecaster.model.compilers import Candidate, CompileSettings, PackageCompiler, compile_in_process
 from forecaster.model.core import Core, Shape, standardise
 from forecaster.model.faults import WrongAnswer, describe, is_out_of_memory, raise_hidden_interrupt, warn_once
+from forecaster.model.folders import ArtifactsRefused
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 import torch
 
 from forecaster.config import COMPILED_FOLDER
-from forecaster.model.artifacts import ArtifactKey, Artifacts, ArtifactsRefused, Note, own_folder
+from forecaster.model.artifacts import ArtifactKey, Artifacts, Note
 from forecaster.model.builder import Builder, Order
+from forecaster.model.folders import ArtifactsRefused, own_folder
 
 if TYPE_CHECKING:
     from forecaster.model.architecture import Chronos2

@@ -15,6 +15,8 @@ _BUNDLED: Final = "15e2170cdd21b5a914309decbee92f827a9cc8b6025d12c2d044c0e5398a0
 _BUNDLED_KNOWN_AS: Final = "6f9a56fd2b855e97028327085e18c190fdb9903dcdc30779d99b60595b9e595f"
 """The bundled checkpoint keeps the digest that ledgers have known it by: that of its weights alone."""
 
+NEEDED_LEVELS: Final = (0.1, 0.5, 0.9)
+
 _Size = Annotated[int, Field(ge=1, le=65_536, strict=True)]
 _Number = Annotated[int, Field(ge=1, le=1_024, strict=True)]
 _Bars = Annotated[int, Field(ge=1, le=1 << 24, strict=True)]
@@ -71,6 +73,32 @@ class Architecture(_Record):
     rope_theta: Annotated[float, Field(gt=0, le=1e12, strict=True)] = 10_000.0
     reference_patch: StrictBool = False
     reg_token_id: Literal[1] = 1
+
+    @property
+    def max_horizon(self) -> int:
+        """The most bars that the model forecasts."""
+        return self.chronos_config.max_output_patches * self.chronos_config.output_patch_size
+
+    @property
+    def max_context(self) -> int:
+        """The most bars that it sees; the patch behind them, where there is one, takes the place of some."""
+        limits = self.chronos_config
+        return limits.context_length - (limits.input_patch_size if self.reference_patch else 0)
+
+    @property
+    def unsupported(self) -> str | None:
+        """Why it cannot be run here: what the forward pass does not have, or a forecast needs; None when it can be."""
+        limits = self.chronos_config
+        if not (limits.use_reg_token and limits.use_arcsinh):
+            return "a checkpoint without REG token or arcsinh scaling"
+        if len({limits.input_patch_stride, limits.input_patch_size, limits.output_patch_size}) > 1:
+            sizes = f"{limits.input_patch_size} in, {limits.output_patch_size} out"
+            return f"patches that overlap or differ: {sizes}, stride {limits.input_patch_stride}"
+        if self.feed_forward_proj != "relu":
+            return f"an activation other than relu: {self.feed_forward_proj}"
+        if not set(NEEDED_LEVELS) <= {round(level, 6) for level in limits.quantiles}:
+            return f"quantile levels without one of {', '.join(map(str, NEEDED_LEVELS))}"
+        return None
 
 
 def checkpoint_digest(weights_sha256: str, architecture: Architecture) -> str:

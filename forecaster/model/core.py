@@ -60,19 +60,6 @@ class Shape(NamedTuple):
         return cls(rows, bars, patches, Missing.of(context_BT, patch), group)
 
 
-def why_outside(model: Chronos2) -> str | None:
-    """Say what in a checkpoint's configuration this forward pass does not have; None when it has everything."""
-    config = model.chronos_config
-    if not (config.use_reg_token and config.use_arcsinh):
-        return "a checkpoint without REG token or arcsinh scaling"
-    if len({config.input_patch_stride, config.input_patch_size, config.output_patch_size}) > 1:
-        sizes = f"{config.input_patch_size} in, {config.output_patch_size} out"
-        return f"patches that overlap or differ: {sizes}, stride {config.input_patch_stride}"
-    if model.config.feed_forward_proj != "relu":
-        return f"an activation other than relu: {model.config.feed_forward_proj}"
-    return None
-
-
 class _Tables(NamedTuple):
     """What all blocks share: rotations (L, d / 2) and, where patches are missing, additive masks."""
 

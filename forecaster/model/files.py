@@ -18,6 +18,7 @@ from forecaster.model.config_json import Architecture, checkpoint_digest
 NANO_FOLDER = Path(__file__).parent / NANO
 SUMS_FILE = "SHA256SUMS"
 WEIGHTS_FILE, CONFIG_FILE = "model.safetensors", "config.json"
+_NEEDED = (CONFIG_FILE, WEIGHTS_FILE)
 
 
 class CheckpointFiles(NamedTuple):
@@ -41,11 +42,42 @@ def find_checkpoint(model_id: str, revision: str | None) -> CheckpointFiles:
     Raises:
         ModelLoadError: when they are missing or damaged, or the id may mean a folder and a hub repository.
     """
-    folder = _find_folder(model_id, revision)
-    for name in (CONFIG_FILE, WEIGHTS_FILE):
-        if not (folder / name).is_file():
-            raise ModelLoadError(model_id, f"a file {name} in {folder.absolute()}", "none")
-    return CheckpointFiles(folder, _check_weights(model_id, folder), _read_architecture(model_id, folder))
+    find = _fetch if model_id.startswith(HUB) else _find_folder
+    return _checkpoint_in(model_id, find(model_id, revision))
+
+
+def examine_checkpoint(model_id: str, revision: str | None) -> CheckpointFiles | None:
+    """Look at the files of a checkpoint as far as that is possible without torch and without a network.
+
+    None for a hub's that are not in the cache yet.
+
+    Raises:
+        ModelLoadError: when they are missing or damaged, or the forward pass here does not have such a model.
+    """
+    from safetensors import SafetensorError, safe_open  # noqa: PLC0415 - only who looks into the weights
+
+    folder = _cached(model_id, revision) if model_id.startswith(HUB) else _find_folder(model_id, revision)
+    if folder is None:
+        return None
+    found = _checkpoint_in(model_id, folder)
+    check_supported(model_id, found.architecture)
+    try:
+        with safe_open(folder / WEIGHTS_FILE, framework="numpy") as weights:
+            weights.keys()
+    except (OSError, SafetensorError) as error:
+        raise ModelLoadError(model_id, f"safetensors in {folder / WEIGHTS_FILE}", error) from error
+    return found
+
+
+def check_supported(model_id: str, architecture: Architecture) -> None:
+    """Refuse a checkpoint that the forward pass here does not have.
+
+    Raises:
+        ModelLoadError: says what it lacks.
+    """
+    if architecture.unsupported is not None:
+        expected = "a Chronos-2 with REG token, arcsinh scaling and patches side by side"
+        raise ModelLoadError(model_id, expected, architecture.unsupported)
 
 
 def write_sums(folder: Path) -> None:
@@ -55,9 +87,14 @@ def write_sums(folder: Path) -> None:
     (folder / SUMS_FILE).write_text("".join(sums))
 
 
+def _checkpoint_in(model_id: str, folder: Path) -> CheckpointFiles:
+    for name in _NEEDED:
+        if not (folder / name).is_file():
+            raise ModelLoadError(model_id, f"a file {name} in {folder.absolute()}", "none")
+    return CheckpointFiles(folder, _check_weights(model_id, folder), _read_architecture(model_id, folder))
+
+
 def _find_folder(model_id: str, revision: str | None) -> Path:
-    if model_id.startswith(HUB):
-        return _fetch(model_id, revision)
     if revision is not None:
         raise ModelLoadError(model_id, f"no revision, since it is no {HUB}OWNER/NAME", revision)
     if model_id == NANO:
@@ -68,7 +105,7 @@ def _find_folder(model_id: str, revision: str | None) -> Path:
         raise ModelLoadError(model_id, error.expected, error.found) from error
 
 
-def _fetch(model_id: str, revision: str | None) -> Path:
+def _fetch(model_id: str, revision: str | None, *, local_only: bool = False) -> Path:
     """Give the folder of a hub repository at a commit."""
     if revision is None:
         raise ModelLoadError(model_id, "a pinned revision for a hub repository", "none")
@@ -76,11 +113,23 @@ def _fetch(model_id: str, revision: str | None) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError  # noqa: PLC0415 - the same
 
     try:
-        patterns = [CONFIG_FILE, WEIGHTS_FILE]
-        repository = model_id.removeprefix(HUB)
-        return Path(snapshot_download(repository, revision=revision, allow_patterns=patterns))
+        repository, needed = model_id.removeprefix(HUB), list(_NEEDED)
+        return Path(
+            snapshot_download(repository, revision=revision, allow_patterns=needed, local_files_only=local_only)
+        )
     except (HfHubHTTPError, HFValidationError, OSError, ValueError) as error:
         raise ModelLoadError(model_id, f"revision {revision} in the cache or on a reachable hub", error) from error
+
+
+def _cached(model_id: str, revision: str | None) -> Path | None:
+    """Give the folder of a hub repository at a commit, if all that is needed of it is in the cache."""
+    try:
+        folder = _fetch(model_id, revision, local_only=True)
+    except ModelLoadError as error:
+        if isinstance(error.__cause__, FileNotFoundError):
+            return None
+        raise
+    return folder if all((folder / name).is_file() for name in _NEEDED) else None
 
 
 def _check_weights(model_id: str, folder: Path) -> str:

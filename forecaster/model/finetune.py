@@ -27,9 +27,10 @@ import torch
 
 from forecaster.bars import FIELDS
 from forecaster.config import SHORTEST_CONTEXT
-from forecaster.errors import ConfigError, NotEnoughBars
+from forecaster.errors import ConfigError, InvalidContext, NotEnoughBars
 from forecaster.model.checkpoint import load_checkpoint
 from forecaster.model.files import write_sums
+from forecaster.model.moves import whole
 from forecaster.model.reference import reference_bars, reference_patch
 from forecaster.model.upstream import to_upstream, upstream_versions
 
@@ -80,8 +81,10 @@ class FinetunePlan:
             raise ConfigError("mode", f"one of {', '.join(LEARNING_RATES)}", self.mode)
         fewest = {"steps": 1, "batch_size": 1, "context": SHORTEST_CONTEXT, "horizon": 1, "seed": 0}
         for name, least in fewest.items():
-            if getattr(self, name) < least:
-                raise ConfigError(name, f"at least {least}", getattr(self, name))
+            try:
+                whole(name, getattr(self, name), least)
+            except InvalidContext as error:
+                raise ConfigError(name, f"a whole number, {least} or more", getattr(self, name)) from error
         if not 0 < self.first_learning_rate < math.inf:
             raise ConfigError("learning_rate", "a number above 0", self.learning_rate)
 

@@ -20,7 +20,7 @@ import numpy as np
 
 from forecaster.errors import InvalidContext
 from forecaster.forecast import ModelId
-from forecaster.model.moves import LEVELS_Q, LONGEST_STRETCH, check_horizon, forecast_of, provenance_of
+from forecaster.model.moves import LEVELS_Q, LONGEST_STRETCH, forecast_of, provenance_of, whole
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -108,7 +108,7 @@ class Garch:
         Raises:
             InvalidContext: for a context with fewer than 30 returns, or a horizon below 1.
         """
-        check_horizon(horizon)
+        horizon = whole("horizon", horizon)
         return [self._predict_one(context, horizon) for context in contexts]
 
     def _predict_one(self, context: Context, horizon: int) -> OHLCForecast:

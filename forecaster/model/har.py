@@ -12,7 +12,7 @@ import numpy as np
 
 from forecaster.errors import InvalidContext
 from forecaster.forecast import ModelId
-from forecaster.model.moves import LONGEST_STRETCH, check_horizon, forecast_of, past_moves, provenance_of, quantiles
+from forecaster.model.moves import LONGEST_STRETCH, forecast_of, past_moves, provenance_of, quantiles, whole
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -66,7 +66,7 @@ class HarRange:
             InvalidContext: for a context of fewer than 52 bars, or with fewer than 30 moves over some number of bars
                 up to `horizon`, or a horizon below 1.
         """
-        check_horizon(horizon)
+        horizon = whole("horizon", horizon)
         return [self._predict_one(context, horizon) for context in contexts]
 
     def _predict_one(self, context: Context, horizon: int) -> OHLCForecast:

@@ -6,6 +6,7 @@ Shapes: C price fields, F the same as a forecast's, T slots, H steps, Q quantile
 from __future__ import annotations
 
 import time
+from numbers import Integral
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -24,14 +25,19 @@ LONGEST_STRETCH: Final = 10
 """How much wider than it was a past move is made at most: the volatility of bars that never moved is 0."""
 
 
-def check_horizon(horizon: int) -> None:
-    """Refuse a horizon below 1.
+def whole(what: str, value: object, least: int = 1, most: int | None = None) -> int:
+    """Give a count that a caller chose as an `int`; numpy's integers are whole numbers too, booleans are none.
 
     Raises:
-        InvalidContext: for one.
+        InvalidContext: for anything that is not a whole number from `least` to `most`; names what it should be.
     """
-    if horizon < 1:
-        raise InvalidContext("horizon", "1 or more", horizon)
+    limits = f"{least} or more" if most is None else f"{least} to {most}"
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise InvalidContext(what, f"a whole number, {limits}", f"{value!r:.100}")
+    count = int(value)
+    if count < least or (most is not None and count > most):
+        raise InvalidContext(what, limits, count)
+    return count
 
 
 def past_moves(log_CT: NDArray[np.float64], horizon: int) -> NDArray[np.float64]:

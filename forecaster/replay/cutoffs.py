@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from forecaster.errors import BarNotClosed, BarsError, ConfigError, InvalidContext, MissingBars, NotEnoughBars
+from forecaster.errors import BarNotClosed, BarsError, ConfigError, InvalidContext, MissingBars, NotEnoughBars, utc_text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -86,7 +86,7 @@ def named_cutoffs(bars: Bars, model: ModelConfig, cutoffs: Sequence[int] | NDArr
     """
     cutoffs_N = np.asarray(cutoffs, np.int64)
     if (np.diff(cutoffs_N) <= 0).any():
-        raise InvalidContext("cutoffs", "close times that rise", cutoffs_N.tolist()[:3])
+        raise InvalidContext("cutoffs", "close times that rise", [utc_text(one) for one in cutoffs_N[:3]])
     missing_N = cutoffs_N[~np.isin(cutoffs_N, bars.close_time)]
     if len(missing_N):
         raise MissingBars(bars.key, int(missing_N[0]), int(bars.close_time[-1]) if len(bars) else None)

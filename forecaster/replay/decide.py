@@ -16,7 +16,7 @@ from heapq import heappop, heappush
 from math import isfinite
 from typing import TYPE_CHECKING, Final, Protocol
 
-from forecaster.errors import InvalidContext
+from forecaster.errors import InvalidContext, utc_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -243,8 +243,8 @@ def _checked(forecasts: Iterable[OHLCForecast], key: SeriesKey) -> Iterator[tupl
         if one.key != key:
             raise InvalidContext("forecasts", f"forecasts of {key}", one.key)
         if one.available_at is None:
-            raise InvalidContext("forecasts", "available_at on each", f"none at cutoff {one.cutoff}")
+            raise InvalidContext("forecasts", "available_at on each", f"none at cutoff {utc_text(one.cutoff)}")
         if one.cutoff <= before:
-            raise InvalidContext("forecasts", "rising cutoffs", f"{one.cutoff} after {before}")
+            raise InvalidContext("forecasts", "rising cutoffs", f"{utc_text(one.cutoff)} after {utc_text(before)}")
         before = one.cutoff
         yield one.available_at, one.cutoff, one

@@ -24,6 +24,7 @@ from forecaster.errors import InvalidContext, NotEnoughBars
 from forecaster.forecast import CHRONOS_LEVELS
 from forecaster.ledger import Run
 from forecaster.model.baselines import FilteredHistoricalSimulation, RandomWalk
+from forecaster.model.moves import whole
 from forecaster.replay.replay import CUTOFFS_PER_BATCH
 from forecaster.store.memory import MemoryStore
 
@@ -56,6 +57,9 @@ class EvaluationPlan:
         start: UTC ms; no cutoff before it.
         end: UTC ms; every cutoff is before it.
         min_context: bars before a cutoff that will do where too few cutoffs have 500.
+
+    Raises:
+        InvalidContext: for a count that is not a whole number above 0.
     """
 
     cutoffs: int = 200
@@ -64,6 +68,11 @@ class EvaluationPlan:
     start: int = 0
     end: int = _NEVER
     min_context: int = 64
+
+    def __post_init__(self) -> None:
+        """Check the counts."""
+        for name in ("cutoffs", "horizon", "context", "min_context"):
+            whole(name, getattr(self, name))
 
 
 @dataclass(frozen=True, eq=False)

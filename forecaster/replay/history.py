@@ -16,13 +16,13 @@ from forecaster.store import open_reader
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from forecaster.bars import SeriesKey
+    from forecaster.bars import SeriesKey, Sifted
     from forecaster.config import Config
     from forecaster.store import Reader
 
 
 class Histories:
-    """All bars of the configured series; use it in a `with` block.
+    """All bars of the configured series; use it in a `with` block. What is read of files is kept in `read`.
 
     Args:
         config: names files and the ledger.
@@ -30,8 +30,13 @@ class Histories:
 
     def __init__(self, config: Config) -> None:
         self.config = config
-        self._paths = {one.key: one.file for one in config.series}
-        self._files: dict[Path, FileSource] = {}
+        self.read: dict[SeriesKey, Sifted] = {}
+        self._sources: dict[SeriesKey, FileSource] = {}
+        files: dict[tuple[Path, str], FileSource] = {}
+        for one in config.series:
+            if one.file is not None:
+                file = files.setdefault((one.file, repr(one.reading)), FileSource(one.file, one.reading))
+                self._sources[one.key] = file
 
     @cached_property
     def reader(self) -> Reader:
@@ -43,11 +48,13 @@ class Histories:
 
         Raises:
             BadPayload: for a file that cannot be read.
+            InvalidBars: for a file of which too many rows are refused.
             ConfigError: when the ledger has too few bars of an exchange's series.
         """
-        path = self._paths[key]
-        if path is not None:
-            return self._files.setdefault(path, FileSource(path)).fetch(key, None, now).bars
+        source = self._sources.get(key)
+        if source is not None:
+            self.read[key] = source.sift(key, now)
+            return self.read[key].bars
         try:
             bars = self.reader.bars(key).known_at(now)
         except LedgerMissing:

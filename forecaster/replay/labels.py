@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 import numpy as np
 
 from forecaster.bars import COLUMNS, Bars, SeriesKey
+from forecaster.errors import utc_text
 from forecaster.replay.lookahead import POISONS
 from forecaster.replay.verify import Failure, ProofReport, silent
 from forecaster.sources.files import FileSource
@@ -151,10 +152,10 @@ def _compared(written: _Written, folder: Path, random: np.random.Generator) -> I
 def _differences(expected: Bars, found: Bars) -> str:
     """How what was read differs from what was written."""
     if found.open_time.tolist() != expected.open_time.tolist():
-        off = np.setxor1d(found.open_time, expected.open_time)
-        return f"expected {len(expected)} bars, found {len(found)}, or at other times: the first at {off[0]}"
+        first = utc_text(int(np.setxor1d(found.open_time, expected.open_time)[0]))
+        return f"expected {len(expected)} bars, found {len(found)}, or at other times: the first at {first}"
     if found.ohlcv_TF.tobytes() != expected.ohlcv_TF.tobytes():
-        row = int((found.ohlcv_TF != expected.ohlcv_TF).any(axis=1).argmax())
+        row = int((found.ohlcv_TF.view(np.int64) != expected.ohlcv_TF.view(np.int64)).any(axis=1).argmax())
         was, became = (bars.ohlcv_TF[row].tolist() for bars in (expected, found))
-        return f"session {expected.open_time[row]}: {was} became {became}"
+        return f"session of {utc_text(int(expected.open_time[row]))}: {was} became {became}"
     return ""

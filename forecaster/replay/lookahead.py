@@ -26,7 +26,7 @@ import numpy as np
 from forecaster.ask import ask_all
 from forecaster.bars import Bars
 from forecaster.engine import Forecaster
-from forecaster.errors import InvalidContext, NotEnoughBars
+from forecaster.errors import InvalidContext, NotEnoughBars, utc_text
 from forecaster.replay.decide import decisions
 from forecaster.replay.replay import replay
 from forecaster.replay.verify import Failure, ProofReport, largest_share, silent
@@ -356,8 +356,9 @@ def _bars_differ(one: Bars, other: Bars) -> str:
         return f"expected {len(one)} bars, found {len(other)}, or at other times"
     if one.ohlcv_TF.tobytes() == other.ohlcv_TF.tobytes():
         return ""
-    row = int((one.ohlcv_TF != other.ohlcv_TF).any(axis=1).argmax())
-    return f"bar {one.open_time[row]}: {one.ohlcv_TF[row].tolist()} became {other.ohlcv_TF[row].tolist()}"
+    row = int((one.ohlcv_TF.view(np.int64) != other.ohlcv_TF.view(np.int64)).any(axis=1).argmax())
+    was, became = (bars.ohlcv_TF[row].tolist() for bars in (one, other))
+    return f"bar of {utc_text(int(one.open_time[row]))}: {was} became {became}"
 
 
 def _forecasts_differ(true: Sequence[OHLCForecast], found: Sequence[OHLCForecast]) -> Iterator[tuple[str, str]]:
@@ -369,16 +370,16 @@ def _forecasts_differ(true: Sequence[OHLCForecast], found: Sequence[OHLCForecast
     for one, other in zip(true, found, strict=True):
         name = one.provenance.model_id
         if one.provenance.input_sha256 != other.provenance.input_sha256:
-            yield "context", f"{other.cutoff}: another input"
+            yield "context", f"{utc_text(other.cutoff)}: another input"
             return
         if name not in blamed and one.raw_FHQ.tobytes() != other.raw_FHQ.tobytes():
             blamed.add(name)
-            yield f"model {name}", f"{one.cutoff}: {largest_share(one, other):.3g} of the spread"
+            yield f"model {name}", f"{utc_text(one.cutoff)}: {largest_share(one, other):.3g} of the spread"
     for one, other in zip(true, found, strict=True):
         name = one.provenance.model_id
         if name not in blamed and one.values_FHQ.tobytes() != other.values_FHQ.tobytes():
             blamed.add(name)
-            yield f"calibration of {name}", f"{one.cutoff}: other values of the same raw ones"
+            yield f"calibration of {name}", f"{utc_text(one.cutoff)}: other values of the same raw ones"
 
 
 def _raised_by(error: Exception, models: Sequence[Model]) -> str:

@@ -17,6 +17,7 @@ from forecaster.bars import Bars, Context
 from forecaster.clock import now_ms
 from forecaster.errors import InvalidContext, NotEnoughBars
 from forecaster.ledger import Run, RunId
+from forecaster.model.moves import whole
 from forecaster.replay.cutoffs import Chosen, as_known, check_closed, choose_cutoffs, named_cutoffs
 from forecaster.replay.identity import check_same, facts_of, named_run
 
@@ -68,12 +69,11 @@ class ReplayPlan:
     started_at: int | None = None
 
     def __post_init__(self) -> None:
-        """Refuse times that run backwards."""
-        for name, value in (("latency_ms", self.latency_ms), ("known_within_ms", self.known_within_ms or 0)):
-            if value < 0:
-                raise InvalidContext(name, "0 or more", value)
-        if self.batch < 1:
-            raise InvalidContext("batch", "1 or more", self.batch)
+        """Refuse times that run backwards, and what is no whole number."""
+        whole("batch", self.batch)
+        for name, value in (("latency_ms", self.latency_ms), ("known_within_ms", self.known_within_ms)):
+            if value is not None:
+                whole(name, value, 0)
 
 
 def replay(

@@ -18,6 +18,7 @@ import aiohttp
 import ccxt.async_support as ccxt
 import yarl
 
+from forecaster.address import shown
 from forecaster.errors import (
     BadPayload,
     Banned,
@@ -26,6 +27,7 @@ from forecaster.errors import (
     SourceError,
     SourceUnavailable,
     UnknownSymbol,
+    storable,
 )
 from forecaster.sources.breaker import Breaker
 from forecaster.sources.exchange_clock import ExchangeClock, retry_after
@@ -43,7 +45,7 @@ from forecaster.sources.walk import UNKNOWN_PAGE, Pace, Patience, Walk, growing_
 from forecaster.sources.worker import Worker
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Mapping
+    from collections.abc import Awaitable, Iterator, Mapping
 
     from forecaster.bars import SeriesKey
     from forecaster.config import ExchangeConfig
@@ -117,7 +119,8 @@ class ExchangeSource:
     """
 
     def __init__(self, name: str, config: ExchangeConfig, holds: Holds) -> None:
-        _check(name, config)
+        for fault in exchange_faults(name, config):
+            raise fault
         self._name = name
         self._config = config
         self._worker = Worker(name)
@@ -143,6 +146,12 @@ class ExchangeSource:
             ConfigError: for a timeframe that the exchange does not have.
         """
         return self._worker.run(self._fetch(key, since, as_of))
+
+    def is_active(self, key: SeriesKey) -> bool | None:
+        """Whether the exchange still trades a symbol, as far as the list of markets said that was read last."""
+        markets = getattr(self._client, "markets", None) or {}
+        active = markets.get(key.symbol, {}).get("active")
+        return active if isinstance(active, bool) else None
 
     @property
     def seconds_held(self) -> float:
@@ -223,7 +232,7 @@ class ExchangeSource:
         if not client.markets:
             raise BadPayload(self._name, "a list of markets", "none")
         if key.symbol not in client.markets:
-            raise UnknownSymbol(self._name, key.symbol, len(client.markets))
+            raise UnknownSymbol(self._name, key.symbol, client.markets)
         timeframes = client.timeframes or {}
         if key.timeframe.name not in timeframes:
             setting = f"timeframe of {key.symbol} on {self._name}"
@@ -267,7 +276,7 @@ class ExchangeSource:
         kind = kind_of(type(error))
         found = f"{type(error).__name__}: {error}"
         if kind is UnknownSymbol:
-            return UnknownSymbol(self._name, question.subject, len(self._client.markets or {}))
+            return UnknownSymbol(self._name, question.subject, self._client.markets or {})
         if kind is BadPayload:
             return BadPayload(self._name, f"an answer about {question.subject}", found, question.body)
         reason = f"{question.subject}: {found:.200}"
@@ -299,7 +308,7 @@ class ExchangeSource:
             question.retry_after = retry_after(response.headers)
             self._clock.hear(response.headers)
             text = (await _read(self._name, response, question.most_bytes)).decode(errors="replace")
-        question.body = text[:KEPT_CHARACTERS]
+        question.body = storable(text[:KEPT_CHARACTERS])
         status, reason = response.status, response.reason or ""
         self._check_status(question, status, f"{status} {reason} {address.path}", response.headers)
         answer = read_body(self._name, text) if status < _FIRST_FAULT else _read_if_json(self._name, text)
@@ -369,19 +378,36 @@ def _read_if_json(source: str, text: str) -> object:
         return None
 
 
-def _check(name: str, config: ExchangeConfig) -> None:
+def exchange_faults(name: str, config: ExchangeConfig) -> Iterator[ConfigError]:
+    """Find everything in an exchange's table of the configuration that can be known to be wrong without asking it."""
     table = f"exchanges.{name}"
     if config.id not in ccxt.exchanges:
         near = ", ".join(get_close_matches(config.id, ccxt.exchanges)) or "binance"
-        raise ConfigError(table + ".id", f"an exchange that ccxt knows, such as {near}", config.id)
+        yield ConfigError(table + ".id", f"an exchange that ccxt knows, such as {near}", config.id)
+    for url in _texts(config.api_urls):
+        if not _is_web_address(url):
+            yield ConfigError(table + ".api_urls", "addresses such as https://api.binance.com/api/v3", shown(url))
     for path in _option_paths(config.options):
         letters = "".join(filter(str.isalnum, path[-1].lower()))
         setting = ".".join((table, "options", *path))
         if any(word in letters for word in _CREDENTIALS):
             # Only the name: a message must not carry the secret into a log.
-            raise ConfigError(setting, "no credentials, since public bars need none", path[-1])
-        if letters in _ASKS_AGAIN:
-            raise ConfigError(setting, "no such option, since requests are repeated and paged here", path[-1])
+            yield ConfigError(setting, "no credentials, since public bars need none", path[-1])
+        elif letters in _ASKS_AGAIN:
+            yield ConfigError(setting, "no such option, since requests are repeated and paged here", path[-1])
+
+
+def timeframes_of(exchange_id: str) -> list[str]:
+    """Name the timeframes that ccxt knows an exchange to have, without asking it; none where it does not know."""
+    return list(getattr(ccxt, exchange_id)().timeframes or {})
+
+
+def _is_web_address(url: str) -> bool:
+    try:
+        address = yarl.URL(url, encoded=True)
+    except ValueError:
+        return False
+    return address.scheme in ("http", "https") and bool(address.host)
 
 
 def _option_paths(options: Mapping[str, object]) -> list[tuple[str, ...]]:

@@ -1,7 +1,8 @@
 """What an exchange answered, looked at before anything trusts it: the body, its rows, their entries.
 
-A body is JSON of bounded size and depth, or it is refused whole. A row is refused alone, with its reason and what it
-was made of. What a bar is, `Bars.sift` knows; what an exception of the exchange's client means, `exchange` knows.
+A body is JSON of bounded size and depth, or it is refused whole. A row is refused alone, with what it was made of and
+its reason, which has no values in it: all rows of one fault have the same. A volume may be missing, a price may not.
+What a bar is, `Bars.sift` knows; what an exception of the exchange's client means, `exchange` knows.
 """
 
 from __future__ import annotations
@@ -15,12 +16,15 @@ from typing import TYPE_CHECKING, Any, Final, TypeGuard
 import numpy as np
 
 from forecaster.bars import COLUMNS, NO_TIME, Bars, RejectedRow
-from forecaster.errors import BadPayload
-from forecaster.sessions import ALWAYS_OPEN
+from forecaster.errors import BadPayload, duration_text
+from forecaster.sessions import is_continuous
 from forecaster.sources import Fetched
+from forecaster.tables.fit import hint
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from numpy.typing import NDArray
 
     from forecaster.bars import SeriesKey
 
@@ -129,11 +133,17 @@ def read_rows(source: str, key: SeriesKey, rows: object, first_seen_at: int) -> 
     faults = [_fault(row) for row in table]
     good = [row for row, fault in zip(table, faults, strict=True) if not fault]
     refused = [_refused(row, fault) for row, fault in zip(table, faults, strict=True) if fault]
-    times = [int(row[0]) for row in good]
-    if not refused:
-        _check_spacing(source, key, times)
-    bars, broken = Bars.sift(key, times, [_values(row) for row in good], first_seen_at)
+    _check_spacing(source, key, [int(row[0]) for row in table if _is_time(row[0])])
+    bars, broken = Bars.sift(key, [int(row[0]) for row in good], [_values(row) for row in good], first_seen_at)
     return Fetched(bars, refused + broken)
+
+
+def anchor_hint(key: SeriesKey, opens: NDArray[np.int64]) -> str:
+    """Say what refused rows of a 24/7 market that are off its grid have in common, and what would put them on it."""
+    if not is_continuous(key.calendar):
+        return ""
+    opens = opens[opens != NO_TIME]
+    return hint(key.timeframe, key.calendar, opens, key.sessions.closes_of(key.timeframe, opens) < 0)
 
 
 def _refuse(constant: str) -> None:
@@ -144,11 +154,15 @@ def _refuse(constant: str) -> None:
 def _paired(raw: list[Any] | dict[str, Any], usual: int, parse: Callable[[Any], list[Any]]) -> Row:
     entries = raw if isinstance(raw, list) else list(raw.values())
     if len(raw) != usual:
-        return Row([None] * len(_ENTRIES), raw, f"expected {usual} entries, as most rows have, found {len(raw)}")
+        return Row([None] * len(_ENTRIES), raw, "a row must have as many entries as most rows")
     odd = [entry for entry in entries if _is_odd(entry)]
-    fault = f"expected entries of text or numbers, found {odd[0]!r:.40}" if odd else ""
-    readable = not any(isinstance(entry, list | dict) for entry in odd)
-    return Row(parse(raw) if readable else [None] * len(_ENTRIES), raw, fault)
+    fault = "every entry must be a text or a number" if odd else ""
+    if any(isinstance(entry, list | dict) for entry in odd):
+        return Row([None] * len(_ENTRIES), raw, fault)
+    parsed = parse(raw)
+    if not fault and isinstance(raw, list) and parsed[-1] is None and not any(entry in (None, "") for entry in raw):
+        fault = "volume must be a number"  # it is there, and the parser could not read it
+    return Row(parsed, raw, fault)
 
 
 def _is_odd(entry: object) -> bool:
@@ -174,12 +188,24 @@ def _table(source: str, key: SeriesKey, rows: object) -> list[list[Any]]:
 
 
 def _check_spacing(source: str, key: SeriesKey, times: list[int]) -> None:
-    """Refuse rows that are all equally far apart, but not by the timeframe: some venues' names for it are wrong."""
-    apart = np.unique(np.diff(np.unique(times)))
-    if len(times) < _FEWEST_EVEN_ROWS or len(apart) != 1 or apart[0] % key.timeframe.ms or key.calendar != ALWAYS_OPEN:
-        return
-    if apart[0] != key.timeframe.ms:
-        raise BadPayload(source, f"rows {key.timeframe} apart for {key.symbol}", f"{apart[0] / 1000:g} s apart")
+    """Refuse rows of another timeframe whole, also where some of them open when a bar does.
+
+    They are when more rows open within the bar before them than at its close, or when many are all equally far apart,
+    but not by the timeframe: some venues' names for it are wrong.
+    """
+    opens = np.unique(np.array(times, np.int64))
+    apart = np.diff(opens)
+    closes = key.sessions.closes_of(key.timeframe, opens[:-1])
+    expected = np.where(closes < 0, key.timeframe.ms, closes - opens[:-1])
+    is_closer = apart < expected
+    is_even = len(times) >= _FEWEST_EVEN_ROWS and len(np.unique(apart)) == 1 and is_continuous(key.calendar)
+    found: NDArray[np.int64] = apart[is_closer]
+    if is_closer.sum() <= (apart == expected).sum():
+        if not is_even or apart[0] % key.timeframe.ms or apart[0] == key.timeframe.ms:
+            return
+        found = apart
+    commonest = Counter(found.tolist()).most_common(1)[0][0]
+    raise BadPayload(source, f"rows {key.timeframe} apart for {key.symbol}", f"{duration_text(commonest)} apart")
 
 
 def _fault(row: list[Any]) -> str:
@@ -187,9 +213,9 @@ def _fault(row: list[Any]) -> str:
     if isinstance(row, Row) and row.fault:
         return row.fault
     for name, entry in zip(_ENTRIES, row, strict=True):
-        if not _is_number(entry):
-            return f"{name} must be a number, found {entry!r:.40}"
-    return "" if _is_time(row[0]) else f"open time must be whole milliseconds, 1970 to 9999, found {row[0]!r:.40}"
+        if not _is_number(entry) and not (name == "volume" and entry in (None, "")):
+            return f"{name} must be a number"
+    return "" if _is_time(row[0]) else "open time must be whole milliseconds, 1970 to 9999"
 
 
 def _refused(row: list[Any], fault: str) -> RejectedRow:

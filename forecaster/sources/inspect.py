@@ -3,59 +3,96 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
-from forecaster.sources.files import FileSource
+from forecaster.errors import CalendarEnds
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from pathlib import Path
+    from collections.abc import Iterable, Mapping
 
     from forecaster.bars import Bars, RejectedRow, SeriesKey
+    from forecaster.sources.files import FileSource, Guess
 
 
 @dataclass(frozen=True)
 class BarFacts:
     """What is known of the bars of one series. Times are UTC ms, None where there is no bar.
 
-    `place` is a file's path, or an exchange whose bars are stored. `gaps` counts slots of the calendar between the
-    first and the last bar that have none; `longest_gap` is the longest run of them. `replaced` counts versions of bars
-    that a later one replaced, `rejected` refused rows by reason.
+    Args:
+        place: a file's path, or an exchange whose bars are stored.
+        series: which series.
+        bars: how many there are.
+        first_open: of the first bar.
+        last_close: of the last bar.
+        gaps: slots of the calendar between the first and the last bar that have none.
+        longest_gap: the longest run of them.
+        replaced: versions of bars that a later one replaced.
+        rejected: refused rows, by reason.
+        later: rows of a file that had not closed yet.
+        is_current: whether no further bar has closed since the last one.
+        understood: how a file was read: `form`, `columns`, `times`, `zone`, …
+        reasons: why a file is taken for this series: `spacing`, `calendar`, `symbol`.
+        notes: what else a reader of a file should know.
     """
 
     place: str
     series: SeriesKey
     bars: int
-    first_open: int | None
-    last_close: int | None
-    gaps: int
-    longest_gap: int
-    replaced: int
-    rejected: dict[str, int]
+    first_open: int | None = None
+    last_close: int | None = None
+    gaps: int = 0
+    longest_gap: int = 0
+    replaced: int = 0
+    rejected: Mapping[str, int] = field(default_factory=dict)
+    later: int = 0
+    is_current: bool = True
+    understood: Mapping[str, str] = field(default_factory=dict)
+    reasons: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
-def inspect_file(path: Path, as_of: int, timeframe: str | None = None, calendar: str | None = None) -> list[BarFacts]:
-    """Read a whole file as it stands at `as_of` (UTC ms), and count.
+@dataclass(frozen=True)
+class FileError:
+    """A file that cannot be used: why, and the option that settles it; `series` where it is one of several in it."""
+
+    file: str
+    reason: str
+    option: str = ""
+    series: str = ""
+
+    @classmethod
+    def of(cls, file: object, error: Exception, series: str = "") -> Self:
+        """Tell what was raised."""
+        return cls(str(file), f"{type(error).__name__}: {error}", getattr(error, "option", ""), series)
+
+
+def inspect_series(place: str, source: FileSource, guess: Guess, as_of: int) -> BarFacts:
+    """Count what a file holds of one series as it stands at `as_of` (UTC ms).
 
     Raises:
-        BadPayload: for a file that cannot be read, with the line.
+        SourceError: for a file that cannot be read.
+        InvalidBars: when too many of its rows are refused.
     """
-    source, found = FileSource(path), []
-    for key in source.guess_keys(timeframe, calendar):
-        fetched = source.fetch(key, None, as_of)
-        replaced = source.row_count(key, as_of) - len(fetched.bars) - len(fetched.rejected)
-        found.append(count_bars(str(path), fetched.bars, fetched.rejected, replaced))
-    return found
+    sifted = source.sift(guess.key, as_of)
+    facts = count_bars(place, sifted.bars, sifted.rejected, sifted.replaced)
+    return replace(
+        facts,
+        later=sifted.later,
+        is_current=is_current(sifted.bars, as_of),
+        understood=dict(sifted.understood),
+        reasons=dict(guess.reasons),
+        notes=tuple(sifted.notes),
+    )
 
 
-def count_bars(place: str, bars: Bars, rejected: Sequence[RejectedRow], replaced: int) -> BarFacts:
+def count_bars(place: str, bars: Bars, rejected: Iterable[RejectedRow], replaced: int) -> BarFacts:
     """Count the bars of one series, and what was refused beside them."""
-    key, reasons = bars.key, dict(Counter(row.reason for row in rejected))
+    key, reasons = bars.key, count_reasons(rejected)
     if not len(bars):
-        return BarFacts(place, key, 0, None, None, 0, 0, replaced, reasons)
+        return BarFacts(place, key, 0, replaced=replaced, rejected=reasons)
     first, last = int(bars.open_time[0]), int(bars.open_time[-1])
     expected = key.sessions.opens_between(key.timeframe, first, last + 1)
     missing = ~np.isin(expected, bars.open_time)
@@ -71,3 +108,19 @@ def count_bars(place: str, bars: Bars, rejected: Sequence[RejectedRow], replaced
         replaced=replaced,
         rejected=reasons,
     )
+
+
+def is_current(bars: Bars, as_of: int) -> bool:
+    """Whether no further bar has closed by `as_of` (UTC ms), by the calendar."""
+    if not len(bars):
+        return True
+    last, key = int(bars.close_time[-1]), bars.key
+    try:
+        return key.sessions.next_close(key.timeframe, last) > as_of
+    except CalendarEnds:
+        return True
+
+
+def count_reasons(rejected: Iterable[RejectedRow]) -> dict[str, int]:
+    """Count refused rows by reason, the commonest first."""
+    return dict(Counter(row.reason for row in rejected).most_common())

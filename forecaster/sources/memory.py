@@ -51,7 +51,7 @@ class MemorySource:
             UnknownSymbol: for a series that was never added.
         """
         if key not in self._bars:
-            raise UnknownSymbol("memory", str(key), len(self._bars))
+            raise UnknownSymbol("memory", str(key), list(map(str, self._bars)))
         closed = self._bars[key].known_at(as_of)
         asked = closed if since is None else closed[closed.open_time >= since]
         return Fetched(Bars(key, asked.open_time, asked.ohlcv_TF, np.full(1, as_of)))

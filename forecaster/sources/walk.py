@@ -62,12 +62,12 @@ class Walk:
 
     def begin(self, since: int) -> None:
         """Start at the first slot at or after `since`."""
-        step = self.key.timeframe.ms
-        self.cursor = -(-since // step) * step
+        self.cursor = int(self.key.sessions.next_opens(self.key.timeframe, since, 1)[0])
 
     def goes_on(self, closed_by: int) -> bool:
         """Whether a bar at the cursor can have closed."""
-        return self.cursor + self.key.timeframe.ms <= closed_by and not self._is_long
+        newest = self.key.sessions.last_opens(self.key.timeframe, closed_by, 1)
+        return not self._is_long and bool((newest >= self.cursor).any())
 
     def add(self, page: Fetched, closed_by: int) -> bool:
         """Take in a page, and move on past its last bar; False when the newest window is still empty."""
@@ -76,7 +76,7 @@ class Walk:
         self.pages.append(page)
         if len(page.bars):
             self._newest = int(page.bars.open_time[-1])
-            self.cursor = self._newest + self.key.timeframe.ms
+            self.cursor = int(page.bars.close_time[-1])
             return True
         beyond = self.cursor + self.limit * self.key.timeframe.ms
         if beyond >= closed_by:
@@ -165,7 +165,7 @@ def trimmed(page: Fetched, cursor: int, closed_by: int) -> Fetched:
     bars, rejected = page.bars, [row for row in page.rejected if _is_due(row, page.bars.key, cursor, closed_by)]
     begun = int(np.searchsorted(bars.open_time, closed_by, side="right"))
     ahead = [
-        RejectedRow(open_time, tuple(values), f"open time must not be later than the exchange's clock, {closed_by}")
+        RejectedRow(open_time, tuple(values), "open time must not be later than the exchange's clock")
         for open_time, values in zip(bars.open_time[begun:].tolist(), bars.ohlcv_TF[begun:].tolist(), strict=True)
     ]
     closed = bars[:begun].known_at(closed_by)

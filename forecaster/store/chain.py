@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import struct
+from math import nan
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -21,10 +22,11 @@ def first_link(*names: str) -> bytes:
     return hashlib.sha256("\x1f".join(names).encode()).digest()
 
 
-def bar_link(before: bytes, open_time: int, revision: int, ohlcv: Sequence[float], first_seen_at: int) -> bytes:
-    """The digest of one version of a bar behind `before`."""
+def bar_link(before: bytes, open_time: int, revision: int, ohlcv: Sequence[float | None], first_seen_at: int) -> bytes:
+    """The digest of one version of a bar behind `before`; a value that is not known is None, and hashed as NaN."""
     # A database may give -0.0 back as 0.0.
-    packed = _BAR.pack(open_time, revision, *(value + 0.0 for value in ohlcv), first_seen_at)
+    values = (nan if value is None else value + 0.0 for value in ohlcv)
+    packed = _BAR.pack(open_time, revision, *values, first_seen_at)
     return hashlib.sha256(before + packed).digest()
 
 

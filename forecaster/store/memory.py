@@ -20,6 +20,7 @@ from forecaster.ledger import LIVE, CalibrationState, LedgerRow, Run, RunId, Set
 from forecaster.store.reading import series_names
 from forecaster.store.rows import (
     PORTION,
+    bar_values,
     check_times,
     forecast_row,
     ledger_order,
@@ -36,9 +37,10 @@ if TYPE_CHECKING:
 
     from forecaster.bars import RejectedRow
     from forecaster.forecast import ModelId, OHLCForecast
+    from forecaster.store.rows import BarValues
 
 _Name: TypeAlias = "tuple[SeriesKey, ModelId, int]"
-_Revisions: TypeAlias = "dict[int, list[tuple[tuple[float, ...], int]]]"
+_Revisions: TypeAlias = "dict[int, list[tuple[BarValues, int]]]"
 
 
 class _Block(threading.local):
@@ -105,12 +107,12 @@ class MemoryStore:
         known = self._bars.setdefault((bars.key, run_id), {}) if len(bars) else {}
         added = 0
         for open_time, values, seen in zip(
-            bars.open_time.tolist(), bars.ohlcv_TF.tolist(), bars.first_seen_at.tolist(), strict=True
+            bars.open_time.tolist(), bar_values(bars), bars.first_seen_at.tolist(), strict=True
         ):
             self._keep(known, open_time)
             revisions = known.setdefault(open_time, [])
-            if not revisions or revisions[-1][0] != tuple(values):
-                revisions.append((tuple(values), seen))
+            if not revisions or revisions[-1][0] != values:
+                revisions.append((values, seen))
                 added += 1
         return added
 
@@ -132,7 +134,7 @@ class MemoryStore:
         if not newest:
             return Bars.empty(key)
         values, seen, revision = zip(*newest.values(), strict=True)
-        return read_bars(key, np.array(list(newest)), np.array(values), np.array(seen), np.array(revision))
+        return read_bars(key, np.array(list(newest)), np.array(values, np.float64), np.array(seen), np.array(revision))
 
     def opens(self, key: SeriesKey, start: int, end: int) -> NDArray[np.int64]:
         """Give the open times in [start, end) of which there is a live bar, rising."""

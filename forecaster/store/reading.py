@@ -151,9 +151,10 @@ class Reading:
         rows = self._ask(BARS, {"series": self._series(key, run_id), "as_of": known, **span})
         if not rows:
             return Bars.empty(key)
-        times, *ohlcv, seen, revision = map(np.array, zip(*rows, strict=True))
+        *columns, seen, revision = zip(*rows, strict=True)
+        times, ohlcv_TF = np.array(columns[0]), np.array(columns[1:], np.float64).T  # None, of a volume, is NaN
         newest = np.append(times[1:] > times[:-1], True)
-        return read_bars(key, times[newest], np.array(ohlcv).T[newest], seen[newest], revision[newest])
+        return read_bars(key, times[newest], ohlcv_TF[newest], np.array(seen)[newest], np.array(revision)[newest])
 
     def opens(self, key: SeriesKey, start: int, end: int) -> NDArray[np.int64]:
         """Give the open times in [start, end) of which there is a live bar, rising."""

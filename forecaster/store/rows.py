@@ -12,7 +12,8 @@ import json
 from collections import defaultdict
 from dataclasses import fields
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from math import isnan
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 
     Row = Any
     """A line of an answer: its columns are attributes."""
+    BarValues: TypeAlias = tuple[float, float, float, float, float | None]
+    """Open, high, low, close and volume of a bar."""
 
 TENS: Final = tuple(f"{field}_q{level}" for field in FIELDS for level in (10, 50, 90))
 """The quantiles that people can query, as columns of `forecast_step`."""
@@ -56,14 +59,20 @@ class Head(NamedTuple):
     link: bytes
 
 
+def bar_values(bars: Bars) -> list[BarValues]:
+    """The values of each bar as a store keeps them: a volume that is not known is None, which equals itself."""
+    rows = bars.ohlcv_TF.tolist()
+    return [(open_, high, low, close, None if isnan(volume) else volume) for open_, high, low, close, volume in rows]
+
+
 def bar_rows(bars: Bars, series_id: int, known: Mapping[int, Row], head: Head) -> list[dict[str, Any]]:
     """The rows to append behind `head`: bars that are new, and those that differ from the newest known revision."""
     rows = []
     for open_time, values, seen in zip(
-        bars.open_time.tolist(), bars.ohlcv_TF.tolist(), bars.first_seen_at.tolist(), strict=True
+        bars.open_time.tolist(), bar_values(bars), bars.first_seen_at.tolist(), strict=True
     ):
         there = known.get(open_time)
-        if there is not None and [there.open, there.high, there.low, there.close, there.volume] == values:
+        if there is not None and (there.open, there.high, there.low, there.close, there.volume) == values:
             continue
         revision = 0 if there is None else there.revision + 1
         head = Head(head.seq + 1, bar_link(head.link, open_time, revision, values, seen))

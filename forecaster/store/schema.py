@@ -1,4 +1,4 @@
-"""The tables, in SQLAlchemy Core. Times are UTC ms; prices are 64-bit floats.
+"""The tables, in SQLAlchemy Core. Times are UTC ms; prices are 64-bit floats; a volume that is not known is null.
 
 series ─┬─ bar            one row per revision of a bar; the bars of a replay have series of their own
         ├─ gap            one row each time a slot was asked for and had no bar
@@ -63,7 +63,7 @@ bar = Table(
     Column("high", Double, nullable=False),
     Column("low", Double, nullable=False),
     Column("close", Double, nullable=False),
-    Column("volume", Double, nullable=False),
+    Column("volume", Double),
     Column("first_seen_at", BigInteger, nullable=False),
     Column("seq", Integer, nullable=False),
     Column("link", LargeBinary, nullable=False),

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 BUSY_TIMEOUT_MS: Final = 10_000
 """How long a lock is waited for, where the URL says nothing else."""
-SCHEMA: Final = 6
+SCHEMA: Final = 7
 """The newest migration: what a ledger that this program wrote looks like."""
 
 _OF_EVERY_SCHEMA: Final = {"series", "bar", "quarantine", "model", "run", "forecast"}

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from forecaster.accuracy.calibration import Calibrator, Seen
-from forecaster.errors import InvalidContext
+from forecaster.errors import InvalidContext, utc_text
 from forecaster.forecast import CHRONOS_LEVELS
 from tests.benchmarks.calibration import DRAWS, SEEDS, Played, coverage, loss_ratio, normal_quantiles, play, play_seeds
 
@@ -317,12 +317,14 @@ def test_a_forecast_of_the_future_is_not_restored():
     cases = make_cases(3)
     calibrator = Calibrator(HORIZON, LEVELS)
 
-    with pytest.raises(InvalidContext, match=f"cutoff: expected one up to None, found {cases[0].cutoff}"):
+    with pytest.raises(InvalidContext, match=f"cutoff: expected one up to none, found {utc_text(cases[0].cutoff)}"):
         calibrator.restore(*cases[0][:4])
 
     calibrate_all(cases[:2], calibrator)
 
-    with pytest.raises(InvalidContext, match=f"expected one up to {cases[1].cutoff}, found {cases[2].cutoff}"):
+    with pytest.raises(
+        InvalidContext, match=f"expected one up to {utc_text(cases[1].cutoff)}, found {utc_text(cases[2].cutoff)}"
+    ):
         calibrator.restore(*cases[2][:4])
 
 

@@ -6,7 +6,8 @@ shares no code with `forecaster.sessions`.
 
 A label is a midnight at each whole hour from UTC-12 to UTC+14 and at each other offset that a place has had, or in a
 zone with its changes to and from daylight saving time; a time of day; an epoch. Every day of the years is one, whether
-there is a session or not. Midnights are read from frames and from csv files.
+there is a session or not. Midnights are read from frames and from csv files. Each label is judged on its own: a file of
+so many labels that stand for nothing would be refused as a whole.
 """
 
 from __future__ import annotations
@@ -31,12 +32,16 @@ from rich.progress import Progress
 from forecaster.bars import SeriesKey
 from forecaster.errors import ConfigError
 from forecaster.sessions import Labels
-from forecaster.sources.files import FileSource
+from forecaster.sources.files.load import load_tables
+from forecaster.tables import Reading
+from forecaster.tables.reading import read_table
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
+
+    from forecaster.tables import Rows
 
 OFFSETS: Final = (
     *(60 * hours for hours in range(-12, 15)),
@@ -49,7 +54,6 @@ ZONES: Final = (
     *("Asia/Beirut", "Asia/Tokyo", "Asia/Hong_Kong", "Australia/Lord_Howe", "Australia/Sydney", "Pacific/Auckland"),
 )
 HOURS: Final = (1, 5, 9, 13, 15, 16, 20, 23)
-EVER: Final = 4_000_000_000_000
 
 
 @dataclass
@@ -96,13 +100,22 @@ class Judge:
         ms = np.where(at.isna(), -1, at.to_numpy().astype(np.int64))
         return cls(SeriesKey.of("file", "A/USD", "1d", name), dates, ms, opened.to_numpy().astype(np.int64), known.tz)
 
-    def landed(self, times: pd.DatetimeIndex | Labels) -> NDArray[np.int64]:
-        """The open times of the sessions that labels stand for in the program; -1 for none."""
-        sessions = self.key.sessions
-        opens = self.key.opens_of(times) if isinstance(times, pd.DatetimeIndex) else None
-        if opens is None:
-            opens = sessions.opens_of_labels(self.key.timeframe, times)
-        return np.where(sessions.closes_of(self.key.timeframe, opens) >= 0, opens, -1)
+
+def landed(key: SeriesKey, times: pd.DatetimeIndex | Labels) -> NDArray[np.int64]:
+    """The open times of the bars that labels stand for in the program; -1 for none."""
+    sessions = key.sessions
+    if isinstance(times, pd.DatetimeIndex):
+        opens = key.opens_of(times)
+    else:
+        opens = sessions.opens_of_labels(key.timeframe, times)
+    return np.where(sessions.closes_of(key.timeframe, opens) >= 0, opens, -1)
+
+
+def read_rows(path: Path) -> Rows:
+    """The rows of a file of one series, of which none is judged yet."""
+    (table,) = load_tables(path)
+    (rows,) = read_table(table, Reading()).values()
+    return rows
 
 
 def check(judge: Judge, offsets: Sequence[int], zones: Sequence[str], folder: Path) -> Found:
@@ -112,7 +125,7 @@ def check(judge: Judge, offsets: Sequence[int], zones: Sequence[str], folder: Pa
         midnights = judge.dates.tz_localize(
             zone, ambiguous=np.ones(len(judge.dates), bool), nonexistent="shift_forward"
         )
-        found.add(f"{judge.key.calendar} frame", judge.landed(midnights), judge.opens, midnights)
+        found.add(f"{judge.key.calendar} frame", landed(judge.key, midnights), judge.opens, midnights)
         _check_file(judge, midnights, folder, found)
     for minutes in offsets:
         for hour in HOURS:
@@ -122,14 +135,12 @@ def check(judge: Judge, offsets: Sequence[int], zones: Sequence[str], folder: Pa
 
 
 def _check_file(judge: Judge, times: pd.DatetimeIndex, folder: Path, found: Found) -> None:
-    """Read the labels from a csv file: which bars there are must be as many as there are sessions."""
+    """Read the labels from a csv file; a row knows its line."""
     path = folder / "bars.csv"
-    path.write_text(
-        "date,open,high,low,close\n" + "".join(f"{time},2,4,1,{2 + i / 1e6}\n" for i, time in enumerate(times))
-    )
-    bars = FileSource(path).fetch(judge.key, None, EVER).bars
+    path.write_text("date,open,high,low,close\n" + "".join(f"{time},2,4,1,3\n" for time in times))
+    rows = read_rows(path)
     opens = np.full(len(times), -1)
-    opens[np.round((bars.close - 2) * 1e6).astype(int)] = bars.open_time
+    opens[rows.lines - 2] = landed(judge.key, rows.labels)
     found.add(f"{judge.key.calendar} csv", opens, judge.opens, times)
 
 
@@ -138,7 +149,7 @@ def _check_hour(judge: Judge, midnights: pd.DatetimeIndex, hour: int, found: Fou
     times = midnights + pd.Timedelta(hours=hour)
     instant = times.tz_convert(None).to_numpy().astype("datetime64[ms]").astype(np.int64)
     expected = np.where(np.isin(instant, judge.around), instant, judge.opens)
-    found.add(f"{judge.key.calendar} {hour}:00", judge.landed(times), expected, times)
+    found.add(f"{judge.key.calendar} {hour}:00", landed(judge.key, times), expected, times)
 
 
 def _check_epochs(judge: Judge, found: Found) -> None:
@@ -148,7 +159,7 @@ def _check_epochs(judge: Judge, found: Found) -> None:
     local = dates.tz_localize(judge.zone, ambiguous=np.ones(len(dates), bool), nonexistent="shift_forward")
     for times in (pd.to_datetime(opens, unit="ms"), dates, local.tz_convert(None)):
         epochs = Labels.of_epochs(times.to_numpy().astype("datetime64[ms]").astype(np.int64))
-        found.add(f"{judge.key.calendar} epoch", judge.landed(epochs), opens, times)
+        found.add(f"{judge.key.calendar} epoch", landed(judge.key, epochs), opens, times)
 
 
 def computable(names: Sequence[str]) -> Iterator[str]:

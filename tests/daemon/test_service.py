@@ -370,7 +370,7 @@ def test_series_that_waiting_does_not_mend_is_not_asked_for_again(home, walks, m
     """A symbol that nobody lists sits out until the next close; an outage beside it is tried again."""
     monkeypatch.setattr(module, "SOONEST_RETRY", 0.02)
     monkeypatch.setattr(module, "TRIES_PER_BAR", 10**9)
-    asked = failing(monkeypatch, {"one": UnknownSymbol("one", "A/B", 3), "two": SourceUnavailable("two", "down")})
+    asked = failing(monkeypatch, {"one": UnknownSymbol("one", "A/B", ["C/D"]), "two": SourceUnavailable("two", "down")})
 
     def act(watch):
         assert watch.until("daemon.ready")
@@ -403,7 +403,7 @@ def test_series_whose_rows_cannot_be_read_stops_no_start(home, walks, monkeypatc
 
     def read(forecaster, exchange, *rest):
         if exchange == "one":
-            raise InvalidBars("one A/B 1h", 0, "not on the calendar's grid")
+            raise InvalidBars("one A/B 1h", "not on the calendar's grid", 0)
         return latest(forecaster, exchange, *rest)
 
     monkeypatch.setattr(Forecaster, "latest", read)
@@ -420,7 +420,7 @@ def test_series_whose_trust_cannot_be_told_stops_no_service(home, walks, monkeyp
     def judge(forecaster, exchange, *rest):
         looked.append(exchange)
         if exchange == "one":
-            raise InvalidBars("one A/B 1h", 0, "not on the calendar's grid")
+            raise InvalidBars("one A/B 1h", "not on the calendar's grid", 0)
         return trust(forecaster, exchange, *rest)
 
     monkeypatch.setattr(Forecaster, "trust", judge)

@@ -108,6 +108,9 @@ class LoopbackExchange:
         now: its clock, UTC ms; assign to `exchange.now` to move it. The bar that contains it still forms.
         listed_at: UTC ms of the first bar of every symbol; a thousand days before `now` unless given.
         certificate: a file with a key and a certificate, for an exchange that listens by TLS.
+
+    A test may assign how the exchange is: `days_begin` is when its days do, ms after midnight of UTC; `knows_volume`
+    whether it tells a volume; `per_ms` how many units of its times make a millisecond, a thousand for microseconds.
     """
 
     def __init__(self, now: int, listed_at: int | None = None, certificate: Path | None = None) -> None:
@@ -117,6 +120,10 @@ class LoopbackExchange:
         self.symbols = set(BASE_PRICES)
         self.missing: set[int] = set()
         self.revised: dict[int, float] = {}
+        self.halted: dict[str, int] = {}
+        self.days_begin = 0
+        self.knows_volume = True
+        self.per_ms = 1
         self.elsewhere = 0
         self.closing = threading.Event()
         self._faults: list[Fault] = []
@@ -174,6 +181,15 @@ class LoopbackExchange:
         """Take a symbol off the market lists, and answer requests for its bars with the venue's error."""
         self.symbols.discard(symbol)
 
+    def halt(self, symbol: str, at: int) -> None:
+        """Stop trading a symbol at a time, and keep it on the market list, with the status that says so (Binance)."""
+        self.halted[symbol] = at
+
+    def rename(self, symbol: str, name: str) -> None:
+        """List a symbol by another name."""
+        self.delist(symbol)
+        self.symbols.add(name)
+
     def asked(self, endpoint: Endpoint) -> list[dict[str, str]]:
         """The queries to one endpoint, in order."""
         return [request.query for request in self.requests if request.endpoint == endpoint]
@@ -200,8 +216,9 @@ class LoopbackExchange:
 
     def _each_row(self, symbol: str, timeframe: str, start: int, end: int) -> Iterator[Row]:
         step = Timeframe(timeframe).ms
-        first = -(-max(start, self.listed_at) // step) * step
-        opens = range(first, min(end, self.now + 1), step)
+        phase = self.days_begin % step
+        first = -(-(max(start, self.listed_at) - phase) // step) * step + phase
+        opens = range(first, min(end, self.now + 1, self.halted.get(symbol, end)), step)
         return (self._bar(symbol, step, at) for at in opens if at not in self.missing)
 
     def _bar(self, symbol: str, step: int, open_time: int) -> Row:
@@ -240,16 +257,27 @@ class LoopbackExchange:
         if endpoint == "time":
             return Answer(json.dumps(venue.time(self.now)))
         if endpoint == "markets":
-            return Answer(json.dumps(venue.markets(path, sorted(self.symbols))))
+            return Answer(json.dumps(self._with_halted(venue, venue.markets(path, sorted(self.symbols)))))
         asked = venue.asked(path, query, self.now)
         symbol = {venue.market(symbol): symbol for symbol in self.symbols}.get(asked.market)
         if symbol is None:
             status, content = venue.unknown()
             return Answer(json.dumps(content), status)
-        rows = [venue.row(row, asked.step) for row in spoil(self._found(symbol, asked), asked.step, self.now)]
+        found = [self._odd(row) for row in self._found(symbol, asked)]
+        rows = [venue.row(row, asked.step) for row in spoil(found, asked.step, self.now)]
         if spoil is _short_rows:
             rows = [row if i % 2 else _shortened(row) for i, row in enumerate(rows)]
         return Answer(json.dumps(venue.answer(asked.market, rows[:: -1 if venue.newest_first else 1])))
+
+    def _odd(self, row: Row) -> Row:
+        """A row as this exchange writes it."""
+        return (row[0] * self.per_ms, *row[1:5], row[5] if self.knows_volume else None)
+
+    def _with_halted(self, venue: Venue, markets: Any) -> object:
+        for one in markets["symbols"] if self.halted else []:
+            if one["symbol"] in map(venue.market, self.halted):
+                one["status"] = "BREAK"
+        return markets
 
     def _found(self, symbol: str, asked: Asked) -> list[Row]:
         rows = self._each_row(symbol, TIMEFRAMES[asked.step], asked.start, asked.end)

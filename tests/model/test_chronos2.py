@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -20,6 +21,7 @@ from forecaster.config import ModelConfig
 from forecaster.errors import InferenceError, InvalidContext, ModelLoadError, NonFiniteForecast
 from forecaster.model import load_model, model_id_of
 from forecaster.model.architecture import Chronos2
+from forecaster.model.baselines import RandomWalk, baseline
 from forecaster.model.checkpoint import load_checkpoint
 from forecaster.model.chronos2 import TOKENS_PER_BATCH, Chronos2OHLCWrapper
 from forecaster.model.compilers import CompileSettings
@@ -167,10 +169,53 @@ def test_rows_of_many_contexts_are_those_of_each(wrapper):
         assert np.array_equal(anchor_SG, anchor_too_SG)
 
 
-@pytest.mark.parametrize("horizon", [0, -1, 65])
+@pytest.mark.parametrize("horizon", [0, -1, 65, 10**30])
 def test_horizon_out_of_range(wrapper, horizon):
-    with pytest.raises(InvalidContext, match=f"expected 1 to 64, found {horizon}"):
+    with pytest.raises(InvalidContext, match=f"horizon: expected 1 to 64, found {horizon}"):
         wrapper.predict([make_context()], horizon)
+
+
+NO_COUNTS = [4.0, math.nan, "4", True, np.True_, None, np.float64(4), [4]]
+
+
+@pytest.mark.parametrize("horizon", NO_COUNTS, ids=repr)
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda wrapper, horizon: wrapper.predict([make_context()], horizon),
+        lambda wrapper, horizon: wrapper.predict([], horizon),
+        lambda wrapper, horizon: wrapper.predict_ohlc(make_bars(), horizon),
+        lambda wrapper, horizon: wrapper.predict_ohlc_batch([], horizon),
+        lambda wrapper, horizon: wrapper.predict_rows(np.ones((1, 64)), horizon),
+        lambda wrapper, horizon: wrapper.batch_shapes([(1, 64, horizon)]),
+        lambda _, horizon: RandomWalk().predict([make_context()], horizon),
+        lambda _, horizon: baseline("garch").predict([make_context()], horizon),
+    ],
+    ids=["predict", "nothing", "ohlc", "batch", "rows", "shapes", "walk", "garch"],
+)
+def test_horizon_that_is_no_whole_number(wrapper, call, horizon):
+    """Whoever is asked names the argument, before any work."""
+    with pytest.raises(InvalidContext, match=r"horizon: expected a whole number, 1 (to 64|or more), found "):
+        call(wrapper, horizon)
+
+
+@pytest.mark.parametrize("length", [0, -5, 15, 513, 10**30])
+def test_context_length_out_of_range(wrapper, length):
+    with pytest.raises(InvalidContext, match=f"context_length: expected 16 to 512, found {length}"):
+        wrapper.predict_ohlc(make_bars(), 4, length)
+
+
+@pytest.mark.parametrize("length", [one for one in NO_COUNTS if one is not None], ids=repr)
+def test_context_length_that_is_no_whole_number(wrapper, length):
+    with pytest.raises(InvalidContext, match="context_length: expected a whole number, 16 to 512, found "):
+        wrapper.predict_ohlc(make_bars(), 4, length)
+
+
+def test_whole_numbers_of_numpy_are_counts(wrapper):
+    bars = make_bars()
+    forecast = wrapper.predict_ohlc(bars, np.int64(4), np.uint16(64))
+
+    np.testing.assert_array_equal(forecast.raw_FHQ, wrapper.predict_ohlc(bars, 4, 64).raw_FHQ)
 
 
 @pytest.mark.parametrize(

@@ -13,9 +13,8 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from forecaster.model.architecture import Chronos2
 from forecaster.model.config_json import Architecture
-from forecaster.model.core import SMALLEST_SCALE, Core, Missing, Shape, standardise, why_outside
+from forecaster.model.core import SMALLEST_SCALE, Core, Missing, Shape, standardise
 from forecaster.model.train import PATCH, TrainingPlan, build_model
 from tests.benchmarks.equality import (
     CONSTANTS,
@@ -249,20 +248,21 @@ def test_comparison_has_a_limit_for_each_row(level, spread, step, equal):
 
 
 @pytest.mark.parametrize("model", ["nano", "wide"])
-def test_ordinary_checkpoints_are_inside(request, model):
-    """In our modules and in upstream's, which training uses."""
-    assert [why_outside(one) for one in request.getfixturevalue(model)] == [None, None]
+def test_ordinary_checkpoints_are_supported(request, model):
+    ours, _ = request.getfixturevalue(model)
+
+    assert ours.config.unsupported is None
 
 
 @pytest.mark.parametrize(
     ("setting", "value", "word"),
     [("use_reg_token", False, "REG"), ("use_arcsinh", False, "arcsinh"), ("input_patch_stride", 8, "stride 8")],
 )
-def test_checkpoint_outside_is_told_why(setting, value, word):
+def test_unsupported_checkpoint_is_told_why(setting, value, word):
     config = build_model(WIDE).config
     config.chronos_config[setting] = value
 
-    assert word in why_outside(Chronos2(Architecture.model_validate(config.to_dict())))
+    assert word in Architecture.model_validate(config.to_dict()).unsupported
 
 
 def test_upstream_ignores_unknown_future_covariates(nano):

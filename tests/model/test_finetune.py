@@ -351,6 +351,7 @@ def test_loss_that_is_no_number_ends_the_run(tmp_path):
 @pytest.mark.parametrize(
     "values",
     [{"mode": "most"}, {"steps": 0}, {"batch_size": 0}, {"context": 15}, {"horizon": 0}, {"seed": -1}]
+    + [{"horizon": 8.0}, {"context": "64"}, {"steps": True}]
     + [{"learning_rate": rate} for rate in (0.0, -1.0, float("nan"), float("inf"))],
     ids=str,
 )

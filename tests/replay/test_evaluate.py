@@ -237,6 +237,13 @@ def test_a_p_value_needs_four_times_the_horizon(count, known):
     assert (evaluation.p_value("stencil", WALK) is not None) == known
 
 
+@pytest.mark.parametrize("name", ["cutoffs", "horizon", "context", "min_context"])
+@pytest.mark.parametrize("count", [0, -5, 4.0, "4", True, float("nan")])
+def test_plan_without_counts_is_refused(name, count):
+    with pytest.raises(InvalidContext, match=f"{name}: expected "):
+        EvaluationPlan(**{name: count})
+
+
 @pytest.mark.parametrize("plan", [EvaluationPlan(cutoffs=9, horizon=3), EvaluationPlan(end=utc_ms("2024-01-03"))])
 def test_a_plan_that_leaves_too_few_cutoffs(bars, plan):
     with pytest.raises(InvalidContext, match=r"cutoffs of binance BTC/USDT 1h: expected 1[06] or more"):

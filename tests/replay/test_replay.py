@@ -11,7 +11,7 @@ import pytest
 
 from forecaster import Forecaster
 from forecaster.bars import Bars
-from forecaster.errors import BarNotClosed, InvalidContext, MissingBars, NotEnoughBars, StoreUnavailable
+from forecaster.errors import BarNotClosed, InvalidContext, MissingBars, NotEnoughBars, StoreUnavailable, utc_text
 from forecaster.ledger import Run, RunId
 from forecaster.replay import ReplayPlan, replay
 from forecaster.store import open_store, upkeep
@@ -78,7 +78,9 @@ def test_too_few_bars(bars):
 def test_a_cutoff_with_too_few_bars_is_named_before_anything_is_written(bars):
     forecaster = make_forecaster(bars)
     early = int(bars.close_time[20])
-    with pytest.raises(NotEnoughBars, match=f"expected at least 32 bars in the context of cutoff {early}, found 21"):
+    with pytest.raises(
+        NotEnoughBars, match=f"expected at least 32 bars in the context of cutoff {utc_text(early)}, found 21"
+    ):
         replay(forecaster, bars, [early, int(bars.close_time[50])])
 
     assert forecaster.store.runs() == []
@@ -88,7 +90,7 @@ def test_a_bar_that_has_not_closed_is_refused(bars):
     """Neither a cutoff nor an outcome lies in the future; the same bars a moment later are a replay."""
     forecaster = make_forecaster(bars)
     last = int(bars.close_time[-1])
-    with pytest.raises(BarNotClosed, match=f"closed by {last - 1}, the last one closes at {last}"):
+    with pytest.raises(BarNotClosed, match=f"closed by {utc_text(last - 1)}, the last one closes at {utc_text(last)}"):
         replay(forecaster, bars, bars.close_time[40:45], plan=ReplayPlan(started_at=last - 1))
 
     assert forecaster.store.runs() == []
@@ -372,9 +374,9 @@ def test_a_late_bar_is_known_from_the_very_moment(bars, after, is_there):
     assert last[int(bars.close_time[late + 4])][3, -5] == bars.close[late]
 
 
-@pytest.mark.parametrize("wrong", [{"latency_ms": -5}, {"known_within_ms": -5}, {"batch": 0}])
+@pytest.mark.parametrize("wrong", [{"latency_ms": -5}, {"known_within_ms": -5}, {"batch": 0}, {"batch": 4.0}])
 def test_plans_that_cannot_be_are_refused(wrong):
-    """Times that run backwards, and batches of nothing."""
+    """Times that run backwards, batches of nothing, and what is no whole number."""
     ((name, value),) = wrong.items()
     with pytest.raises(InvalidContext, match=f"{name}: expected .* or more, found {value}"):
         ReplayPlan(**wrong)

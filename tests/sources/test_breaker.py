@@ -188,7 +188,7 @@ def test_outage_that_names_its_end_is_waited_out(clock):
 def test_unknown_symbol_is_an_answer(clock):
     breaker = Breaker("kraken", MemoryStore())
     fail(breaker, OUTAGE, 4)
-    fail(breaker, UnknownSymbol("kraken", "NO/SUCH", 3))
+    fail(breaker, UnknownSymbol("kraken", "NO/SUCH", []))
     fail(breaker, OUTAGE, 4)
 
     assert breaker.seconds_left == 0
@@ -416,7 +416,7 @@ def test_refusal_during_a_pause_of_our_own_is_a_penalty(clock):
 
 
 WAITS = {"limit": (10, 600), "ban": (120, 3 * 86_400)}
-OUTCOMES = {"answer": None, "unknown": UnknownSymbol("kraken", "NO/SUCH", 3), "limit": LIMIT, "ban": BAN, "cut": None}
+OUTCOMES = {"answer": None, "unknown": UnknownSymbol("kraken", "NO/SUCH", []), "limit": LIMIT, "ban": BAN, "cut": None}
 STEPS = st.lists(
     st.one_of(
         st.just(("begin",)),

@@ -8,7 +8,18 @@ import pytest
 
 from forecaster.bars import NO_TIME, SeriesKey
 from forecaster.errors import BadPayload
-from forecaster.sources.guard import ANY, KEPT_CHARACTERS, check_place, pair_rows, read_body, read_rows
+from forecaster.sources.guard import (
+    ANY,
+    KEPT_CHARACTERS,
+    Row,
+    anchor_hint,
+    check_place,
+    pair_rows,
+    read_body,
+    read_rows,
+)
+from forecaster.timeframe import Timeframe
+from tests.builders import HOUR_MS, utc_ms
 
 KEY = SeriesKey.of("binance", "BTC/USDT", "1h")
 START = 1_718_000_000_000 // KEY.timeframe.ms * KEY.timeframe.ms
@@ -26,8 +37,8 @@ def make_row(position=0, **changes):
     return list((row | changes).values())
 
 
-def read(rows):
-    return read_rows("binance", KEY, rows, first_seen_at=START + 1)
+def read(rows, key=KEY):
+    return read_rows("binance", key, rows, first_seen_at=START + 1)
 
 
 def test_good_rows_become_bars_bit_for_bit():
@@ -71,15 +82,26 @@ def test_rows_without_a_single_number_are_not_bars():
         read([[None] * 6, [None] * 6])
 
 
-@pytest.mark.parametrize("value", [None, "10", True, [10], 1j], ids=repr)
-@pytest.mark.parametrize("name", ["open", "high", "low", "close", "volume"])
+NO_NUMBERS = [None, "", "10", True, [10], 1j]
+EMPTY_VOLUMES = [("volume", None), ("volume", "")]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        pytest.param(name, value, id=f"{name} {value!r}")
+        for name in ("open", "high", "low", "close", "volume")
+        for value in NO_NUMBERS
+        if (name, value) not in EMPTY_VOLUMES
+    ],
+)
 def test_a_row_with_something_else_than_a_number_is_refused_alone(name, value):
     fetched = read([make_row(0), make_row(1, **{name: value}), make_row(2)])
 
     (row,) = fetched.rejected
     assert fetched.bars.open_time.tolist() == [START, START + 2 * KEY.timeframe.ms]
     assert row.open_time == START + KEY.timeframe.ms
-    assert row.reason.startswith(f"{name} must be a number, found")
+    assert row.reason == f"{name} must be a number"
     assert sum(math.isnan(each) for each in row.values) == 1
 
 
@@ -90,7 +112,7 @@ def test_a_row_without_a_usable_open_time_is_refused_alone(time):
     (row,) = fetched.rejected
     assert fetched.bars.open_time.tolist() == [START]
     assert row.open_time == NO_TIME
-    assert row.reason.startswith("open time must be")
+    assert row.reason in ("open time must be a number", "open time must be whole milliseconds, 1970 to 9999")
     assert row.values == (10, 12.5, 9, 11, 3)
 
 
@@ -109,10 +131,10 @@ def test_an_open_time_may_come_as_a_whole_float():
     ],
 )
 def test_numbers_that_are_no_bar_are_refused_by_the_rule_of_bars(changes, reason):
-    fetched = read([make_row(1), make_row(0, **changes)])
+    fetched = read([make_row(1), make_row(2), make_row(0, **changes)])
 
     assert [row.reason for row in fetched.rejected] == [reason]
-    assert len(fetched.bars) == 1
+    assert len(fetched.bars) == 2
 
 
 def test_numbers_of_numpy_are_numbers():
@@ -174,8 +196,8 @@ def test_a_raw_row_of_another_shape_is_refused_alone():
 
     assert [row.fault for row in rows] == [
         "",
-        "expected 3 entries, as most rows have, found 2",
-        "expected entries of text or numbers, found ['2']",
+        "a row must have as many entries as most rows",
+        "every entry must be a text or a number",
         "",
     ]
     assert [row.raw for row in rows] == raw
@@ -191,10 +213,119 @@ def test_letters_are_no_raw_rows():
         pair_rows("binance", list("<html>"), list)
 
 
+@pytest.mark.parametrize(("name", "values"), EMPTY_VOLUMES, ids=repr)
+def test_a_row_without_a_volume_is_a_bar(name, values):
+    """What it traded is not known; what it cost is."""
+    fetched = read([make_row(0), make_row(1, **{name: values})])
+
+    assert fetched.rejected == []
+    assert fetched.bars.close.tolist() == [11, 11]
+    assert np.isnan(fetched.bars.ohlcv_TF[:, 4]).tolist() == [False, True]
+
+
+@pytest.mark.parametrize(
+    ("raw", "fault"),
+    [
+        (["1", None], ""),
+        (["1", ""], ""),
+        ({"close": "1"}, ""),
+        (["1", "many"], "volume must be a number"),
+        (["1", "1,5"], "volume must be a number"),
+    ],
+    ids=repr,
+)
+def test_a_volume_that_is_there_is_a_number(raw, fault):
+    """Ccxt's parsers make nothing of null, of an empty text and of what they cannot read alike."""
+    (row,) = pair_rows("binance", [raw], lambda _: [*make_row()[:5], None])
+
+    assert row.fault == fault
+
+
+FAULTS = {
+    "microseconds": lambda i: make_row(open_time=(START + i * KEY.timeframe.ms) * 1000),
+    "times as text": lambda i: make_row(open_time=str(START + i)),
+    "prices as text": lambda i: make_row(i, close=str(10 + i)),
+    "odd entries": lambda i: Row(make_row(i), [i], "every entry must be a text or a number"),
+    "high below low": lambda i: make_row(i, high=1 + i / 1000),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_rows_of_one_fault_have_one_reason(fault):
+    """It has no values in it, so that it can be counted."""
+    fetched = read([FAULTS[fault](i) for i in range(128)])
+
+    assert len(fetched.bars) == 0
+    assert len(fetched.rejected) == 128
+    assert len({row.reason for row in fetched.rejected}) == 1
+
+
 def test_rows_of_another_timeframe_are_refused():
     """Some venues' names of timeframes are wrong: eight hours where four were asked for."""
-    with pytest.raises(BadPayload, match=r"expected rows 1h apart for BTC/USDT, found '7200 s apart'"):
+    with pytest.raises(BadPayload, match=r"expected rows 1h apart for BTC/USDT, found '2h apart'"):
         read([make_row(2 * i) for i in range(8)])
+
+
+@pytest.mark.parametrize("calendar", ["24/7", "24/7@16:00", "24/7@17:00 America/New_York", "XNYS"])
+@pytest.mark.parametrize(("timeframe", "found"), [("1m", "1m"), ("15m", "15m"), ("1h", "1h")])
+@pytest.mark.parametrize("count", [2, 5, 500])
+def test_rows_closer_together_than_the_timeframe_are_refused_whole(calendar, timeframe, found, count):
+    """Also where some of them open when a bar does, and however few they are: 1m rows are no bars of 4h."""
+    key = SeriesKey.of("binance", "BTC/USDT", "4h", calendar)
+    start, step = int(key.sessions.next_opens(key.timeframe, START, 1)[0]), Timeframe(timeframe).ms
+    rows = [make_row(open_time=start + i * step) for i in range(count)]
+
+    with pytest.raises(BadPayload, match=f"expected rows 4h apart for BTC/USDT, found '{found} apart'"):
+        read(rows, key)
+
+
+def test_rows_of_a_shorter_timeframe_are_refused_in_a_quiet_market_too():
+    """Minutes with trades in them, an hour or so apart: those at a full hour are no hours."""
+    minutes = np.unique(np.random.default_rng(0).integers(0, 100 * 60, 150))
+
+    with pytest.raises(BadPayload, match="expected rows 1h apart"):
+        read([make_row(open_time=START + int(minute) * 60_000) for minute in minutes])
+
+
+def test_rows_across_a_change_of_the_clock_are_bars():
+    """Days that begin at 17:00 in New York: one has 23 hours."""
+    key = SeriesKey.of("binance", "BTC/USDT", "1d", "24/7@17:00 America/New_York")
+    opens = key.sessions.next_opens(key.timeframe, utc_ms("2024-03-09 22:00"), 3)
+    fetched = read([make_row(open_time=int(time)) for time in opens[:2]], key)
+
+    assert np.diff(opens).tolist() == [23 * HOUR_MS, 24 * HOUR_MS]
+    assert len(fetched.bars) == 2
+
+
+def test_one_row_within_a_bar_is_refused_alone():
+    """Some venues stamp the row of the bar that still forms with the time of the answer."""
+    fetched = read([make_row(0), make_row(1), make_row(open_time=START + HOUR_MS + 7)])
+
+    assert fetched.bars.open_time.tolist() == [START, START + HOUR_MS]
+    assert [row.reason for row in fetched.rejected] == ["open time must be on the 1h grid of 24/7"]
+
+
+@pytest.mark.parametrize(
+    ("timeframe", "opens", "hint"),
+    [
+        ("1d", [utc_ms("2024-01-01 16:00"), utc_ms("2024-01-02 16:00"), NO_TIME], "all rows open at 16:00 UTC"),
+        ("4h", [utc_ms("2024-01-01 02:00"), utc_ms("2024-01-01 22:00")], "rows open every 4h from 02:00 UTC"),
+        ("1d", [utc_ms("2024-01-01"), utc_ms("2024-01-02")], ""),
+        ("1d", [NO_TIME, NO_TIME], ""),
+        ("1d", [], ""),
+    ],
+    ids=["days", "four hours", "on the grid", "no times", "no rows"],
+)
+def test_rows_off_the_grid_of_a_market_that_never_closes_have_an_anchor(timeframe, opens, hint):
+    """What they have in common, with the key that settles it."""
+    told = anchor_hint(SeriesKey.of("binance", "BTC/USDT", timeframe), np.array(opens, np.int64))
+
+    assert told.startswith(hint)
+    assert ("`day_anchor`" in told) == bool(hint)
+
+
+def test_sessions_of_an_exchange_have_no_anchor():
+    assert anchor_hint(SeriesKey.of("x", "A/USD", "1d", "XNYS"), np.array([utc_ms("2024-01-02 16:00")])) == ""
 
 
 def test_rows_of_a_quiet_market_are_not():
@@ -207,7 +338,7 @@ def test_rows_of_a_quiet_market_are_not():
 def test_what_only_python_takes_for_a_number_is_none(entry):
     (row,) = pair_rows("binance", [["1", entry]], list)
 
-    assert row.fault.startswith("expected entries of text or numbers, found ")
+    assert row.fault == "every entry must be a text or a number"
 
 
 @pytest.mark.parametrize("entry", ["7", "7.", ".7", "-7e-3", "+7E10", "", "2024-01-01T00:00:00Z", None, 7, 7.5])

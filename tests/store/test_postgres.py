@@ -5,12 +5,15 @@ from __future__ import annotations
 import time
 from contextlib import closing, suppress
 
+import numpy as np
 import psycopg
 import pytest
 
+from forecaster.bars import Bars
 from forecaster.errors import LeaseLost, LedgerMissing, StoreUnavailable
 from forecaster.ledger import LIVE, Run
-from forecaster.store import lease, open_database, open_reader
+from forecaster.store import lease, migrations, open_database, open_reader
+from forecaster.store.database import Database
 from forecaster.store.sql import SqlStore
 from forecaster.store.upkeep import delete_runs, facts, prune, runs
 from forecaster.store.verify import verify_ledger
@@ -174,6 +177,28 @@ def test_password_is_not_told(url):
 
     assert "s3cr3t" in wrong
     assert "s3cr3t" not in str(refused.value)
+
+
+def test_older_ledger_learns_that_a_volume_may_be_unknown(cluster, url):
+    """Written by a program that knew every volume, and written on by this one; a null is part of the chain."""
+    name, bars = url.rpartition("/")[2], make_bars(count=5)
+    ohlcv_TF = bars.ohlcv_TF.copy()
+    ohlcv_TF[3:, 4] = np.nan
+    with closing(Database(url)) as database:
+        migrations.upgrade(database, "0006")
+    nullable = "SELECT is_nullable FROM information_schema.columns WHERE table_name = 'bar' AND column_name = 'volume'"
+    before = cluster.ask(name, nullable)
+    with closing(SqlStore(url)) as store:
+        assert store.add_bars(bars[:3]) == 3
+        assert store.add_bars(Bars(bars.key, bars.open_time, ohlcv_TF)) == 2
+        assert store.bars(bars.key).ohlcv_TF.tobytes() == ohlcv_TF.tobytes()
+    written = check(url)
+    cluster.ask(name, "ALTER TABLE bar DISABLE TRIGGER USER")
+    cluster.ask(name, "UPDATE bar SET volume = 0 WHERE seq = 4")
+
+    assert (before, cluster.ask(name, nullable)) == ([("NO",)], [("YES",)])
+    assert (written.errors, written.rows) == ([], 5)
+    assert len(check(url).errors) == 1
 
 
 def test_people_can_ask_the_views(cluster, url):

@@ -322,13 +322,25 @@ def test_the_table_itself_refuses_a_broken_bar(path, opened, row):
         change(path, INSERT_BAR, *row)
 
 
-def test_the_table_accepts_a_bar(path, opened):
+@pytest.mark.parametrize("volume", [7.0, 0.0, None], ids=["known", "none traded", "unknown"])
+def test_the_table_accepts_a_bar(path, opened, volume):
     store = opened()
     store.add_bars(make_bars(count=1))
 
-    change(path, INSERT_BAR, *GOOD)
+    change(path, INSERT_BAR, *GOOD[:5], volume)
 
     assert store.newest_open(make_key()) == GOOD[0]
+
+
+def test_volume_that_is_not_known_is_null(path, opened):
+    """Whoever sums it with SQL leaves it out."""
+    bars = make_bars(count=3)
+    ohlcv_TF = bars.ohlcv_TF.copy()
+    ohlcv_TF[1, 4] = np.nan
+    opened().add_bars(Bars(bars.key, bars.open_time, ohlcv_TF))
+
+    volumes = ask(path, "SELECT volume FROM newest_bar ORDER BY open_time")
+    assert volumes == [(bars.ohlcv_TF[0, 4],), (None,), (bars.ohlcv_TF[2, 4],)]
 
 
 def test_a_row_of_an_unknown_series_is_refused(path, opened):

@@ -12,6 +12,7 @@ from forecaster.bars import FIELDS, Bars, RejectedRow
 from forecaster.errors import InvalidContext, LedgerConflict, StoreError, StoreUnavailable
 from forecaster.forecast import ENGINE_NOISE, OHLCForecast, repair
 from forecaster.ledger import LIVE, CalibrationState, Run, Slot
+from forecaster.sources.memory import MemorySource
 from forecaster.store import open_store
 from forecaster.store.memory import MemoryStore
 from forecaster.store.rows import PORTION
@@ -136,6 +137,53 @@ def test_a_changed_bar_is_a_further_revision(store, column):
     assert read.revision.tolist() == [0, 1, 0]
     assert read.first_seen_at.tolist() == [0, START + 5, 0]
     assert read.ohlcv_TF.tolist() == revised.ohlcv_TF.tolist()
+
+
+def without_volume(bars: Bars, *rows: int) -> Bars:
+    """The same bars, of some of which nobody knows the volume."""
+    ohlcv_TF = bars.ohlcv_TF.copy()
+    ohlcv_TF[list(rows), 4] = np.nan
+    return Bars(bars.key, bars.open_time, ohlcv_TF, bars.first_seen_at)
+
+
+@pytest.mark.parametrize("rows", [(1,), (0, 1, 2)], ids=["of one", "of all"])
+def test_unknown_volumes_come_back_as_they_were(store, rows):
+    bars = without_volume(make_bars(count=3), *rows)
+
+    added = store.add_bars(bars)
+
+    assert added == 3
+    assert store.bars(bars.key).ohlcv_TF.tobytes() == bars.ohlcv_TF.tobytes()
+
+
+def test_volume_that_stays_unknown_is_no_revision(store):
+    """Though NaN is not equal to itself."""
+    bars = without_volume(make_bars(count=3), 1)
+    store.add_bars(bars)
+
+    assert store.add_bars(without_volume(make_bars(count=3), 1)) == 0
+    assert store.bars(bars.key).revision.tolist() == [0, 0, 0]
+
+
+def test_source_of_bars_without_volume_adds_them_once(store):
+    bars = without_volume(make_bars(count=3), 0, 1, 2)
+    source = MemorySource([bars])
+    store.add_bars(source.fetch(bars.key, None, 2**60).bars)
+    source.add(bars)
+
+    assert store.add_bars(source.fetch(bars.key, None, 2**60).bars) == 0
+
+
+def test_volume_that_becomes_known_is_a_revision_and_so_is_one_that_is_lost(store):
+    known = make_bars(count=3)
+    unknown = without_volume(known, 1)
+    store.add_bars(unknown)
+
+    assert store.add_bars(seen(known, START + 5)) == 1
+    assert store.add_bars(seen(unknown, START + 9)) == 1
+    assert store.bars(known.key).revision.tolist() == [0, 2, 0]
+    assert store.bars(known.key).ohlcv_TF.tobytes() == unknown.ohlcv_TF.tobytes()
+    assert store.bars(known.key, as_of=START + 5).ohlcv_TF.tobytes() == known.ohlcv_TF.tobytes()
 
 
 def test_a_bar_that_changes_back_is_a_third_revision(store):

@@ -5,8 +5,10 @@ from __future__ import annotations
 import sqlite3
 from contextlib import closing
 
+import numpy as np
 import pytest
 
+from forecaster.bars import Bars
 from forecaster.errors import LedgerMissing
 from forecaster.ledger import LIVE, Run
 from forecaster.store import open_database
@@ -155,6 +157,7 @@ FORECAST = "UPDATE forecast SET {} WHERE id = 3"
 STEP = "UPDATE forecast_step SET {} WHERE forecast_id = 3 AND step = 2"
 TAMPERED = {
     "price": (BAR.format("close = close + 0.01"), "is not what was written"),
+    "volume": (BAR.format("volume = NULL"), "is not what was written"),
     "first seen": (BAR.format("first_seen_at = 77"), "is not what was written"),
     "bar deleted": ("DELETE FROM bar WHERE series_id = 1 AND seq = 4", "expected to be row 4 of its chain, is 5"),
     "revision deleted": ("DELETE FROM bar WHERE series_id = 1 AND seq = 1", "expected to be row 1 of its chain, is 2"),
@@ -188,6 +191,23 @@ def test_what_was_done_is_found(path, statement, error):
 
     assert not found.ok
     assert any(error in text for text in found.errors), found.errors
+
+
+def test_volume_that_was_not_known_is_part_of_the_chain(tmp_path):
+    """A null is what was written, and no number in its place is."""
+    path, bars = tmp_path / "ledger.db", make_bars(count=3)
+    ohlcv_TF = bars.ohlcv_TF.copy()
+    ohlcv_TF[:, 4] = np.nan
+    with closing(SqlStore(f"sqlite:///{path}")) as store:
+        store.add_bars(Bars(bars.key, bars.open_time, ohlcv_TF))
+    before = check(path)
+    tamper(path, "UPDATE bar SET volume = 0 WHERE seq = 2")
+    after = check(path)
+
+    assert before.ok
+    assert before.rows == 3
+    assert len(after.errors) == 1
+    assert "is not what was written" in after.errors[0]
 
 
 def test_every_row_of_a_cut_chain_but_the_end_is_missed(path):

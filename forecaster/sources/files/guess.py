@@ -1,0 +1,180 @@
+"""What a file holds that nobody has described: symbol, timeframe and calendar, each with the reason.
+
+A calendar is guessed only where one alone fits. New York's must fit with its holidays; a market that never closes must
+have weekends.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from itertools import takewhile
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, TypeAlias
+
+import numpy as np
+
+from forecaster.bars import SeriesKey
+from forecaster.errors import Ambiguous
+from forecaster.sessions import ALWAYS_OPEN, UNWRITTEN, anchored, calendar, canonical, on_clock
+from forecaster.tables.fit import (
+    NEW_YORK,
+    WEEKDAYS,
+    check_zone,
+    fills_sessions,
+    fitting_exchanges,
+    hint,
+    is_weekend,
+    keeps_to_sessions,
+    share_on_grid,
+)
+from forecaster.tables.reading import QUOTES, plain_symbol
+from forecaster.tables.spacing import guess_timeframe
+from forecaster.timeframe import DAY_MS, Timeframe
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from numpy.typing import NDArray
+
+    from forecaster.sessions import Labels
+    from forecaster.tables import Reading, Rows
+
+Said: TypeAlias = tuple[str | None, str | None, str | None]
+"""Timeframe, calendar and day anchor, as they were given."""
+
+_TIMEFRAME_IN_NAME: Final = re.compile(r"\d+(MIN|[MHDW])|DAILY|HOURLY")
+_STRAY_WEEKENDS: Final = 0.05
+_FITS: Final = 0.995
+_COMPLETE: Final = 0.98
+_DAY: Final = Timeframe("1d")
+
+
+@dataclass(frozen=True, slots=True)
+class Guess:
+    """One series of a file, and why: `reasons` has `symbol`, `spacing` and `calendar`."""
+
+    key: SeriesKey
+    reasons: Mapping[str, str]
+
+
+def guess_series(path: Path, symbol: str, rows: Rows, reading: Reading, said: Said) -> Guess:
+    """Guess the series of rows, called so in the file; what is said is not guessed.
+
+    Raises:
+        Ambiguous: for times that fit no calendar, or several.
+        BadPayload: for times of no timeframe.
+    """
+    source, (name, code, anchor) = str(path), said
+    length = guess_timeframe(source, rows.labels.instant) if name is None else Timeframe(name)
+    spacing = "the commonest distance between times" if name is None else "as said"
+    if code is None and anchor is None:
+        where, why = _guess_calendar(source, length, rows, reading)
+    else:
+        where, why = canonical(code or ALWAYS_OPEN), "as said"
+    if where == ALWAYS_OPEN:
+        where = anchored(anchor, reading.timezone, length)
+    key = SeriesKey("file", _guess_symbol(plain_symbol(symbol) if symbol else _stem(path), where), length, where)
+    named = f"{symbol} in the file" if symbol else "the file's name"
+    return Guess(key, {"symbol": named, "spacing": spacing, "calendar": why})
+
+
+def _guess_calendar(source: str, timeframe: Timeframe, rows: Rows, reading: Reading) -> tuple[str, str]:
+    """Name the calendar that the times fit, and say why.
+
+    Raises:
+        Ambiguous: when none fits, or more than one.
+    """
+    labels = rows.labels[np.unique(rows.labels.instant, return_index=True)[1]]
+    if timeframe.is_daily:
+        return _guess_of_days(source, labels)
+    check_zone(source, timeframe, ALWAYS_OPEN, rows)
+    times = labels.instant
+    if is_weekend(times).mean() > _STRAY_WEEKENDS:
+        return ALWAYS_OPEN, "there are weekends among the times"
+    if fills_sessions(timeframe, NEW_YORK, times) and share_on_grid(timeframe, calendar(NEW_YORK), times) >= _FITS:
+        return NEW_YORK, "the times fit the sessions of New York"
+    local = times if reading.timezone is None else labels.written
+    if keeps_to_sessions(timeframe, local):
+        why = hint(timeframe, NEW_YORK, times, calendar(NEW_YORK).closes_of(timeframe, times) < 0)
+        found = f"times that keep to weekdays and to a part of the day, and do not fit {NEW_YORK}: {why}"
+        raise Ambiguous(source, "calendar", ALWAYS_OPEN, found)
+    if _is_complete(timeframe, times) and _has_weekend(times):
+        return WEEKDAYS, "the times are those of whole weekdays"
+    return ALWAYS_OPEN, "the times are of all hours"
+
+
+def _guess_of_days(source: str, labels: Labels) -> tuple[str, str]:
+    """Name the calendar of daily labels."""
+    is_written = labels.written != UNWRITTEN
+    written = np.where(is_written, labels.written, labels.instant)
+    dates = np.unique(written - written % DAY_MS)
+    if is_weekend(dates).mean() > _STRAY_WEEKENDS:
+        return ALWAYS_OPEN, "there are weekends among the days"
+    eastern = (written > labels.instant) & (written % DAY_MS == 0)
+    if eastern.mean() > 0.5:  # noqa: PLR2004 - most of them
+        hours = (written - labels.instant)[eastern][0] / 3_600_000
+        raise _unsettled(source, f"days that begin at midnight of UTC{hours:+g}", dates, labels[eastern])
+    new_york = calendar(NEW_YORK)
+    opens = new_york.opens_of_labels(_DAY, labels)
+    fits = share_on_grid(_DAY, new_york, opens) >= _FITS
+    closed = _weekdays_between(dates) - _sessions_between(NEW_YORK, dates)
+    by_its_clock = is_written & (labels.written != labels.instant)
+    at_its_midnight = by_its_clock & (on_clock(labels.instant, new_york.zone) == labels.written)
+    at_its_open = np.isin(labels.instant, new_york.opens_between(_DAY, int(dates[0]), int(dates[-1]) + DAY_MS))
+    if fits and (closed or (at_its_midnight | at_its_open).mean() >= _FITS):
+        return NEW_YORK, "the days are those of New York's sessions, holidays left out"
+    if not fits and _is_complete(_DAY, dates) and _has_weekend(dates):
+        if (labels.instant % DAY_MS == 0).all():
+            return WEEKDAYS, "the days are all weekdays, New York's holidays too"
+        return ALWAYS_OPEN, "the days are all weekdays, by a clock that is not UTC's"
+    raise _unsettled(source, "days that fit no calendar" if not fits else "weekdays that fit more than one", dates)
+
+
+def _unsettled(source: str, found: str, dates: NDArray[np.int64], midnights: Labels | None = None) -> Ambiguous:
+    """Make the error that names calendars which would fit: where local midnights are written, those of that clock."""
+    fitting = fitting_exchanges(dates)
+    if midnights is not None:
+        shown = {name: on_clock(midnights.instant, calendar(name).zone) for name in fitting}
+        fitting = [name for name in fitting if (shown[name] == midnights.written).mean() >= _FITS]
+    told = f"; those of {', '.join(fitting)} would fit" if fitting else ""
+    return Ambiguous(source, "calendar", fitting[0] if fitting else "XETR", found + told)
+
+
+def _is_complete(timeframe: Timeframe, times: NDArray[np.int64]) -> bool:
+    """Whether nearly every slot of weekdays between the first time and the last has one, and no time is elsewhere."""
+    grid = calendar(ALWAYS_OPEN).opens_between(timeframe, int(times[0]), int(times[-1]) + 1)
+    grid = grid[~is_weekend(grid)]
+    return bool(np.isin(times, grid).mean() >= _FITS and np.isin(grid, times).mean() >= _COMPLETE)
+
+
+def _has_weekend(times: NDArray[np.int64]) -> bool:
+    days = np.arange(times[0] - times[0] % DAY_MS, times[-1] + 1, DAY_MS)
+    return bool(is_weekend(days).any())
+
+
+def _weekdays_between(dates: NDArray[np.int64]) -> int:
+    return int((~is_weekend(np.arange(dates[0], dates[-1] + 1, DAY_MS))).sum())
+
+
+def _sessions_between(name: str, dates: NDArray[np.int64]) -> int:
+    return len(calendar(name).opens_between(_DAY, int(dates[0]), int(dates[-1]) + DAY_MS))
+
+
+def _stem(path: Path) -> str:
+    return Path(path.stem).stem if path.suffix.lower() in (".gz", ".zip") else path.stem
+
+
+def _guess_symbol(stem: str, calendar_name: str) -> str:
+    """Read base and quote from a name: the words before its timeframe; a quote that is not named is USD."""
+    words = re.findall(r"[^\W_]+", stem.upper()) or ["FILE"]
+    untimed = [word for word in words if not _TIMEFRAME_IN_NAME.fullmatch(word)] or words
+    before = list(takewhile(lambda word: not _TIMEFRAME_IN_NAME.fullmatch(word), words))
+    words = before or untimed
+    if len(words) > 1 and words[-1] in QUOTES:
+        return f"{'-'.join(words[:-1])}/{words[-1]}"
+    one = "-".join(words)
+    quote = next((quote for quote in QUOTES if one.endswith(quote) and one != quote), None)
+    if quote is None or calendar_name == NEW_YORK:
+        return f"{one}/USD"
+    return f"{one.removesuffix(quote).rstrip('-')}/{quote}"

@@ -1,0 +1,276 @@
+"""Json of bars: the lists and objects in which venues and programs wrap rows.
+
+Whatever stands around them, rows are one of: a list of lists, a list of objects, objects by their times, or the values
+of each field in a list or by their times. An object around them may tell their symbol and their zone; of several such
+bodies each is one symbol's, which is the key above it.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+import pandas as pd
+
+from forecaster.errors import BadPayload
+from forecaster.sources.files.text import decode
+from forecaster.tables import FIELDS
+from forecaster.tables.columns import names_bars
+from forecaster.tables.frames import frame_table
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from forecaster.tables import Table
+
+_EXPECTED: Final = (
+    "rows with a time and open, high, low, close: a list of lists or of objects, objects by their times, or the values"
+    " of each field in a list or by their times"
+)
+_SYMBOL: Final = ("symbol", "ticker", "instrument", "pair")
+_ZONE: Final = ("exchangetimezonename", "exchangetimezone", "timezone")
+_KRAKEN: Final = ("time", "open", "high", "low", "close", "vwap", "volume", "count")
+_TIME: Final = re.compile(r"\d[\d:./TZ+ -]*")
+_FEWEST_CELLS: Final = 1 + len(FIELDS)
+_SHOWN_KEYS: Final = 12
+
+
+class _Body(NamedTuple):
+    """Rows somewhere in a file: the keys above them, and what the objects around them say of symbol and zone."""
+
+    frame: pd.DataFrame
+    path: tuple[str, ...]
+    symbol: str
+    zone: str
+
+
+class _Around(NamedTuple):
+    """What stands around a part of a file."""
+
+    path: tuple[str, ...] = ()
+    symbol: str = ""
+    zone: str = ""
+
+    def enter(self, node: dict[str, Any]) -> _Around:
+        """Add what an object says of its symbol and zone, itself or in an object of metadata."""
+        said = {_letters(key): text for key, text in _metadata(node) if isinstance(text, str)}
+        symbol = next((said[key] for key in _SYMBOL if key in said), self.symbol)
+        return self._replace(symbol=symbol, zone=next((said[key] for key in _ZONE if key in said), self.zone))
+
+    def below(self, key: str) -> _Around:
+        return self._replace(path=(*self.path, key))
+
+
+def json_tables(source: str, content: bytes, kind: str) -> list[Table]:
+    """Read json, or lines of json: a table of each symbol.
+
+    Raises:
+        BadPayload: it holds no bars in a shape that is known.
+        ValueError: it cannot be read.
+    """
+    text, encoding = decode(content)
+    parsed, lines = _parse(text)
+    bodies = list(_bodies(parsed, _Around())) if isinstance(parsed, dict | list) else []
+    made = [(body, frame_table(body.frame, source, form=f"{kind}, {encoding}")) for body in bodies]
+    known = [(body, table) for body, table in made if _may_be_bars(table)] or made
+    if not known or (len(known) > 1 and not any(_may_be_bars(table) for _, table in known)):
+        raise BadPayload(source, _EXPECTED, _describe(parsed))
+    symbols = _symbols(source, [body for body, _ in known])
+    tables = [
+        replace(table, symbol=table.symbol or symbol, timezone=body.zone)
+        for (body, table), symbol in zip(known, symbols, strict=True)
+    ]
+    if lines and len(tables) == 1 and len(lines) == len(tables[0].cells):
+        return [replace(tables[0], cells=tables[0].cells.set_axis(lines, axis="index"), place="line")]
+    return tables
+
+
+def _parse(text: str) -> tuple[Any, list[int]]:
+    """Give the content of a json text, or that of its lines with their numbers."""
+    try:
+        return json.loads(text, object_pairs_hook=_object), []
+    except json.JSONDecodeError as error:
+        if error.msg != "Extra data":
+            raise
+    lines = [(number, line) for number, line in enumerate(text.split("\n"), start=1) if line.strip()]
+    return [_parse_line(number, line) for number, line in lines], [number for number, _ in lines]
+
+
+def _parse_line(number: int, line: str) -> Any:
+    try:
+        return json.loads(line, object_pairs_hook=_object)
+    except ValueError as error:
+        msg = f"{error}, in line {number}"
+        raise ValueError(msg) from error
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Make an object; of two values under one key, which is meant cannot be told."""
+    node = dict(pairs)
+    if len(node) < len(pairs):
+        keys = [key for key, _ in pairs]
+        msg = f"the key {next(key for key in keys if keys.count(key) > 1)!r} twice in one object"
+        raise ValueError(msg)
+    return node
+
+
+def _bodies(node: Any, around: _Around) -> Iterator[_Body]:
+    """Find the rows in a part of a file, however deep."""
+    if isinstance(node, dict):
+        around = around.enter(node)
+        node = _named_by_venue(node)
+    frame = _from_list(node) if isinstance(node, list) else _from_object(node)
+    if frame is not None:
+        yield _Body(frame, around.path, around.symbol, around.zone)
+        return
+    for key, child in node.items() if isinstance(node, dict) else (("", one) for one in node):
+        if isinstance(child, dict | list):
+            yield from _bodies(child, around.below(key))
+
+
+def _named_by_venue(node: dict[str, Any]) -> dict[str, Any]:
+    """Name what only its venue's manual names: Kraken's rows, and the arrays of Yahoo's charts."""
+    match node:
+        case {"error": _, "result": {"last": int(last), **pairs}}:
+            return {str(pair): _kraken(rows, last) for pair, rows in pairs.items()}
+        case {"timestamp": times, "indicators": {"quote": [dict(quote)]}}:
+            return {"timestamp": times, **quote}
+    return node
+
+
+def _kraken(rows: Any, last: int) -> Any:
+    """Name the entries of Kraken's rows; one after `last` still changes."""
+    if not isinstance(rows, list) or not all(isinstance(row, list) and len(row) == len(_KRAKEN) for row in rows):
+        return rows
+    return [dict(zip(_KRAKEN, row, strict=True)) | {"complete": float(row[0]) <= last} for row in rows]
+
+
+def _from_list(node: list[Any]) -> pd.DataFrame | None:
+    first = node[0] if node else None
+    if not first or any(type(row) is not type(first) for row in node):
+        return None
+    if isinstance(first, list) and not isinstance(first[0], dict | list):
+        if names_bars(list(map(str, first))):
+            return _frame(node[1:], first)
+        return _frame(_padded(node))
+    if isinstance(first, dict) and not any(isinstance(value, list) for value in first.values()):
+        return _frame([_flat(row) for row in node] if _is_nested(first) else node)
+    return None
+
+
+def _from_object(node: dict[str, Any]) -> pd.DataFrame | None:
+    """Make a frame of what pandas and venues write as one object."""
+    match node:
+        case {"columns": list(columns), "data": list(rows)} if all(isinstance(row, list) for row in rows):
+            return _split(list(map(_label, columns)), rows, node.get("index"))
+        case {"schema": _, "data": list(rows)}:
+            return _from_list(rows)
+    arrays = {key: values for key, values in node.items() if _is_array(values)}
+    if len(arrays) >= _FEWEST_CELLS and len({len(values) for values in arrays.values()}) == 1:
+        return _frame(arrays)
+    if not node or any(isinstance(value, list) for value in node.values()):
+        return None
+    if all(isinstance(value, dict) and value for value in node.values()):
+        return _from_objects(node)
+    return _frame([_flat(node)]) if names_bars(list(node)) and not _is_nested(node) else None
+
+
+def _split(columns: list[Any], rows: list[list[Any]], index: Any) -> pd.DataFrame:
+    frame = _frame(_padded(rows), columns)
+    if not isinstance(index, list) or len(index) != len(frame):
+        return frame
+    return frame.set_axis(pd.Index(list(map(_label, index))), axis="index")
+
+
+def _padded(rows: list[list[Any]]) -> list[list[Any]]:
+    longest = max(map(len, rows), default=0)
+    return [row + [None] * (longest - len(row)) for row in rows]
+
+
+def _label(key: Any) -> Any:
+    """Give the label of a row or a column; a list of them stands for levels."""
+    if isinstance(key, list):
+        return tuple(map(_label, key))
+    return str(key) if isinstance(key, dict) else key
+
+
+def _from_objects(node: dict[str, dict[str, Any]]) -> pd.DataFrame | None:
+    """Make a frame of objects by their times, or of the values of each field by their times."""
+    inner = next(iter(node.values()))
+    if all(map(_TIME.fullmatch, node)):
+        rows = [_flat(row) for row in node.values()] if _is_nested(inner) else list(node.values())
+        return _frame(rows).set_axis(_index(list(node)), axis="index")
+    if all(map(_TIME.fullmatch, inner)):
+        keys = list(dict.fromkeys(key for values in node.values() for key in values))
+        frame = _frame({name: [values.get(key) for key in keys] for name, values in node.items()})
+        return frame.set_axis(_index(keys), axis="index")
+    return None
+
+
+def _frame(rows: Any, columns: list[Any] | None = None) -> pd.DataFrame:
+    """Make a frame whose numbers stay as they are written."""
+    return pd.DataFrame(rows, columns=columns, dtype=object).infer_objects()
+
+
+def _index(keys: list[str]) -> pd.Index:
+    """Give the keys of rows; where they only count rows, so does the index."""
+    return pd.RangeIndex(len(keys)) if keys == list(map(str, range(len(keys)))) else pd.Index(keys)
+
+
+def _is_array(values: Any) -> bool:
+    return isinstance(values, list) and bool(values) and not any(isinstance(one, dict | list) for one in values)
+
+
+def _is_nested(row: dict[str, Any]) -> bool:
+    return any(isinstance(value, dict) for value in row.values())
+
+
+def _flat(row: dict[str, Any]) -> dict[str, Any]:
+    """Take the inner object of a row apart, as OANDA's `mid`; of several, names say which is which."""
+    inner = {key: value for key, value in row.items() if isinstance(value, dict)}
+    flat = {key: value for key, value in row.items() if key not in inner}
+    for key, values in inner.items():
+        if len(values) == 1:  # {"date": {"$date": …}}
+            flat[key] = next(iter(values.values()))
+        else:
+            flat |= {name if len(inner) == 1 else f"{key}:{name}": value for name, value in values.items()}
+    return flat
+
+
+def _may_be_bars(table: Table) -> bool:
+    return names_bars(table.names) if table.has_header else len(table.names) >= _FEWEST_CELLS
+
+
+def _symbols(source: str, bodies: list[_Body]) -> list[str]:
+    """Give the symbol of each body: what is said, else a key in capitals; of several, the key that differs."""
+    said = [body.symbol or next((key for key in reversed(body.path) if key.isupper()), "") for body in bodies]
+    if len(bodies) == 1 or (all(said) and len(set(said)) == len(said)):
+        return said
+    for keys in zip(*(body.path for body in bodies), strict=False):
+        if len(set(keys)) == len(keys):
+            return list(keys)
+    raise BadPayload(source, "rows of each symbol in one list", [".".join(body.path) for body in bodies])
+
+
+def _metadata(node: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    for key, value in node.items():
+        if isinstance(value, dict) and "meta" in key.lower():
+            yield from value.items()
+        else:
+            yield key, value
+
+
+def _letters(key: str) -> str:
+    return re.sub("[^a-z]", "", key.lower())
+
+
+def _describe(node: Any) -> str:
+    """Say what a file holds, for people: its keys, and those of the first object in it."""
+    if isinstance(node, dict):
+        inner = next((value for value in node.values() if isinstance(value, dict)), {})
+        return f"keys {list(node)[:_SHOWN_KEYS]}" + (f", below them {list(inner)[:_SHOWN_KEYS]}" if inner else "")
+    if isinstance(node, list):
+        return f"a list of {len(node)}, the first {node[0]!r:.100}" if node else "an empty list"
+    return f"{type(node).__name__} {node!r:.100}"

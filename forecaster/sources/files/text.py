@@ -1,0 +1,245 @@
+"""Texts of bars: the encoding of a file, the sign between its cells, and where its header ends.
+
+Every cell stays text, so that no release of pandas changes how a number is read; an empty one is missing.
+"""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import io
+import re
+from collections import Counter
+from itertools import islice
+from operator import itemgetter
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+import pandas as pd
+
+from forecaster.errors import BadPayload
+from forecaster.tables import FIELDS, Table
+from forecaster.tables.columns import names_bars
+from forecaster.tables.frames import join_levels
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+_MARKS: Final = {
+    codecs.BOM_UTF8: "utf-8-sig",
+    codecs.BOM_UTF32_LE: "utf-32",  # before utf-16, whose mark it begins with
+    codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
+_MOST: Final = 0.7  # the part of a text's bytes at every other place that are NUL in UTF-16
+_FIRST_BYTES: Final = 4000
+_FIRST_CHARACTERS: Final = 1 << 20
+_FIRST_LINES: Final = 100
+_FOREIGN_LINES: Final = 50
+_LONGEST_BANNER: Final = 20
+
+# A comma comes last: it stands within numbers as well.
+_SEPARATORS: Final = {";": "semicolons", "\t": "tabs", "|": "vertical bars", ",": "commas"}
+_FEWEST_CELLS: Final = 1 + len(FIELDS)
+_YFINANCE: Final = {"Price", "Ticker"}
+_NUMBER: Final = re.compile(
+    r"[^\w.]*(?:\d[\d\W]*)?\d(?:[eE][+-]?\d+)?[kKmMbBtTzZ]?\W*|nan|null|none|n/?a|-", re.IGNORECASE
+)
+
+
+class _Head(NamedTuple):
+    """What stands above the rows of a text: the names of their columns, and how many lines it takes."""
+
+    names: list[str]
+    lines: int
+    has_header: bool = True
+    symbol: str = ""
+
+
+class _Record(NamedTuple):
+    """The cells of one row, and the number of the line on which it ends."""
+
+    cells: list[str]
+    line: int
+
+
+def decode(content: bytes) -> tuple[str, str]:
+    """Give the text, and the name of its encoding.
+
+    Raises:
+        ValueError: it is no text.
+    """
+    encoding = _encoding(content)
+    return content.decode(encoding), encoding.removesuffix("-sig")
+
+
+def _encoding(content: bytes) -> str:
+    marked = next((encoding for mark, encoding in _MARKS.items() if content.startswith(mark)), None)
+    if marked:
+        return marked
+    first = content[:_FIRST_BYTES]
+    if b"\0" in first:
+        for start, encoding in ((1, "utf-16-le"), (0, "utf-16-be")):
+            if first[start::2].count(0) > _MOST * len(first[start::2]):
+                return encoding
+    if b"\0" in content:
+        raise ValueError("NUL bytes, which no text holds")
+    try:
+        content.decode()
+    except UnicodeDecodeError:
+        return _detect(content)
+    return "utf-8"
+
+
+def _detect(content: bytes) -> str:
+    """Find the encoding of a text that is not Unicode: one in which a line names bars, else the likeliest."""
+    from charset_normalizer import from_bytes  # noqa: PLC0415 - few files need it, and it takes a while to import
+
+    lines = (line for line in content.splitlines() if not line.isascii())
+    found = from_bytes(b"\n".join(islice(lines, _FOREIGN_LINES)))
+    likeliest = found.best()
+    if likeliest is None:
+        raise ValueError("bytes of no known encoding")
+    return next((match.encoding for match in found if _names_bars_somewhere(str(match))), likeliest.encoding)
+
+
+def _names_bars_somewhere(text: str) -> bool:
+    lines = text.splitlines()
+    return any(names_bars(record.cells) for separator in _SEPARATORS for record in _records(lines, separator))
+
+
+def csv_tables(source: str, content: bytes, kind: str) -> list[Table]:
+    """Read a text of rows.
+
+    Raises:
+        BadPayload: a row has more cells than it should, or a quoted cell does not end on its line.
+        ValueError: it cannot be read.
+    """
+    text, encoding = decode(content)
+    lines = list(islice(io.StringIO(text[:_FIRST_CHARACTERS], newline=""), _FIRST_LINES))
+    separator, width = _find_separator(lines)
+    head = _find_head(list(_records(lines[:_LONGEST_BANNER], separator)), width)
+    body = text[sum(map(len, lines[: head.lines])) :]
+    first = next(csv.reader(io.StringIO(body, newline=""), delimiter=separator, skipinitialspace=True), [])
+    if len(first) > len(head.names) + 1:  # pandas would take the width from it
+        raise BadPayload(source, f"{len(head.names)} cells in line {head.lines + 1}", f"{len(first)} cells")
+    try:
+        cells = _read_cells(body, separator, len(head.names))
+    except pd.errors.ParserError as error:
+        raise _mend_line(source, head, str(error)) from error
+    if len(cells) != _count_lines(body):
+        raise BadPayload(source, "each row on a line of its own", "a quoted cell that goes on in the next line")
+    cells.index += head.lines + 1
+    form = f"{kind}, {encoding}, separated by {_SEPARATORS[separator]}"
+    table = Table(source, head.names, cells.dropna(how="all"), "line", form, head.has_header, head.symbol)
+    _refuse_overlong(table, separator)
+    del table.cells[len(head.names)]
+    return [table]
+
+
+def _records(lines: Iterable[str], separator: str) -> list[_Record]:
+    reader = csv.reader(lines, delimiter=separator, skipinitialspace=True)
+    return [_Record(cells, reader.line_num) for cells in reader]
+
+
+def _find_separator(lines: list[str]) -> tuple[str, int]:
+    """Find the sign that splits most of the lines into equally many cells, as many as a bar needs; and their number."""
+    commonest = {}
+    for separator in _SEPARATORS:
+        widths = Counter(len(cells) for cells, _ in _records(lines, separator) if len(cells) >= _FEWEST_CELLS)
+        commonest[separator] = max(widths.items(), key=itemgetter(1), default=(0, 0))
+    most = max(count for _, count in commonest.values())
+    separator = next(one for one in _SEPARATORS if 2 * commonest[one][1] >= most) if most else ","
+    return separator, commonest[separator][0]
+
+
+def _find_head(records: list[_Record], width: int) -> _Head:
+    """Find the header below any banner: known names, or else the first whole row, unless a cell of it is a number."""
+    levels = _two_levels(records)
+    if levels:
+        return levels
+    for cells, line in records:
+        if names_bars(cells):
+            return _Head(cells, line)
+        if sum(map(_is_number, cells)) >= len(FIELDS):  # the row of a bar: what follows it is no header
+            break
+    above = 0
+    for cells, line in records:
+        if cells and (len(cells) >= (_FEWEST_CELLS if width else 2) or _is_number(cells[0])):
+            break
+        above = line
+    else:
+        return _Head(max((cells for cells, _ in records), key=len, default=[]), above)
+    if not any(map(_is_number, cells)):
+        return _Head(cells, line)
+    is_numbered = list(filter(None, cells)) == list(map(str, range(len(cells) - cells.count(""))))  # pandas' numbers
+    names = [f"column {number}" for number in range(1, max(width, 1) + 1)]
+    return _Head(names, line if is_numbered else above, has_header=False)
+
+
+def _two_levels(records: list[_Record]) -> _Head | None:
+    """Read the head that pandas writes of columns of two levels, as yfinance has them: fields and tickers.
+
+    A third line names the index, where that has a name.
+    """
+    if len(records) < 2 or len(records[0].cells) != len(records[1].cells):  # noqa: PLR2004 - two levels
+        return None
+    (first, _), (second, lines) = records[:2]
+    is_named = {*first[:1], *second[:1]} == _YFINANCE
+    if not is_named and any(map(_is_number, first + second)):
+        return None
+    names, symbol = join_levels(list(zip(first[1:], second[1:], strict=True)))
+    if not symbol and not names_bars(["time", *names]):
+        return None
+    time = "" if is_named else first[0]
+    third = records[2].cells if len(records) > 2 else []  # noqa: PLR2004 - the line after two
+    if third and third[0] and not _is_number(third[0]) and not any(third[1:]):
+        time, lines = third[0], records[2].line
+    return _Head([time, *names], lines, symbol=symbol)
+
+
+def _is_number(cell: str) -> bool:
+    """Tell whether a cell is a number, a time in digits, or a word for none: what no column is called."""
+    return bool(_NUMBER.fullmatch(cell.strip()))
+
+
+def _read_cells(body: str, separator: str, width: int) -> pd.DataFrame:
+    """Read every cell as text, and one column more than there should be: pandas would cut a row that is too long."""
+    return pd.read_csv(
+        io.BytesIO(body.encode()),
+        sep=separator,
+        header=None,
+        names=list(range(width + 1)),
+        index_col=False,
+        dtype=str,
+        skip_blank_lines=False,
+        skipinitialspace=True,
+        keep_default_na=False,
+        na_values=[""],
+    )
+
+
+def _mend_line(source: str, head: _Head, message: str) -> BadPayload:
+    """Say which line of the file pandas means, which counts from below the header."""
+    wide = re.search(r"in line (\d+), saw (\d+)", message)
+    if wide:
+        return BadPayload(source, f"{len(head.names)} cells in line {head.lines + int(wide[1])}", f"{wide[2]} cells")
+    unended = re.search(r"EOF inside string starting at row (\d+)", message)
+    if unended:
+        expected = f"a closing quote for the cell in line {head.lines + int(unended[1]) + 1}"
+        return BadPayload(source, expected, "the end of the file")
+    return BadPayload(source, "a readable csv file", message.strip())
+
+
+def _count_lines(text: str) -> int:
+    ends = text.count("\n") + text.count("\r") - text.count("\r\n")
+    return ends + (not text.endswith(("\n", "\r")) if text else 0)
+
+
+def _refuse_overlong(table: Table, separator: str) -> None:
+    overlong = table.cells[len(table.names)].notna().to_numpy()
+    if overlong.any():
+        row = int(overlong.argmax())
+        raise table.fault(
+            f"{len(table.names)} cells", row, separator.join(table.cells.iloc[row].fillna("").astype(str))
+        )

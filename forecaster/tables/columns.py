@@ -1,0 +1,460 @@
+"""Which column of a table is what: by the names, and by the cells where the names leave it open.
+
+What a table says twice in different cells is refused, and so are rows without names whose prices stand in another order
+than open, high, low, close. How a cell is read is left to `times` and `numbers`.
+
+Shapes: T rows of a table; four prices of a row are open, high, low, close.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import re
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from itertools import permutations
+from typing import TYPE_CHECKING, Final, Literal, TypeAlias
+
+import numpy as np
+import pandas as pd
+
+from forecaster.errors import Ambiguous, BadPayload, ConfigError
+from forecaster.tables import COLUMNS, FIELDS
+from forecaster.tables.words import (
+    CLOCKS,
+    CLOSE_TIMES,
+    IS_SURE,
+    SYMBOL_RANKS,
+    TIME_RANKS,
+    UNSURE_TIMES,
+    claim,
+    claims,
+    plain,
+    side_by_side,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from numpy.typing import NDArray
+
+    from forecaster.tables import Reading, Table
+
+_Kind: TypeAlias = Literal["moment", "date", "clock", "other"]
+
+_EXPECTED: Final = (
+    f"columns {', '.join(FIELDS)} and a time such as open_time, timestamp or date (or `columns` that names them)"
+)
+_BY_PLACE: Final = ("open_time", *COLUMNS)
+_TIME_ROLES: Final = ("date", "open_time", "time")
+_BARE: Final[tuple[_Kind, ...]] = ("date", "clock")
+_SAMPLED: Final = 600
+_FIRST_COLUMNS: Final = 4
+_YEARS: Final = range(1900, 2101)
+_HOURS, _MINUTES = 24, 60
+_HOUR_DIGITS, _MINUTE_DIGITS = 2, 4
+_DAY: Final = (
+    r"\d{4}[-/.]\d{1,2}[-/.]\d{1,2}|\d{1,2}[-/. ]\d{1,2}[-/. ]\d{2,4}"
+    r"|(?:[^\W\d]{2,9}\.?,? )?(?:[^\W\d]{3,9}\.? \d{1,2},? \d{4}|\d{1,2}\.?[- ]?[^\W\d]{3,9}\.?[- ,]{0,2}\d{2,4})"
+)
+_DECIMAL: Final = re.compile(r"[-+]?\d+[.,]\d+")
+_DATE: Final = re.compile(rf"(?:{_DAY}|(\d{{8}}))(?:[T ]00:00(?::00(?:\.0+)?)?)?")
+_MOMENT: Final = re.compile(rf"(?:{_DAY}|\d{{8}})[T ,-]\s*\S.*|\d{{9,19}}(?:\.\d+)?")
+_CLOCK: Final = re.compile(r"(?:0 days )?\d{1,2}(?::\d{2}){1,2}(?:\.\d+)?(?: ?[AaPp]\.?[Mm]\.?)?|(\d{1,6})")
+
+_MOST: Final = 0.5
+_NEARLY_ALL: Final = 0.95
+_ROUNDING: Final = 1e-9
+_FEW: Final = 10
+_HIGH, _LOW = FIELDS.index("high"), FIELDS.index("low")
+
+
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """Where a table holds what, by position.
+
+    Args:
+        time: one column, or two: a date, and a time of day to be joined to it.
+        fields: of open, high, low, close and, where there is one, volume; empty where symbols stand side by side.
+        symbol: of the column that tells whose row it is.
+        several: the fields of each symbol, where symbols stand side by side.
+    """
+
+    time: tuple[int, ...]
+    fields: dict[str, int] = field(default_factory=dict)
+    symbol: int | None = None
+    several: dict[str, dict[str, int]] = field(default_factory=dict)
+
+
+def names_bars(names: Sequence[str]) -> bool:
+    """Tell whether these names hold a time and open, high, low and close."""
+    timed = any(name in TIME_RANKS or name in UNSURE_TIMES or name in CLOSE_TIMES for name in map(plain, names))
+    if not timed:
+        return False
+    prices = {name for side in claims(names).values() for name in side}
+    return set(FIELDS) <= prices or bool(side_by_side(names))
+
+
+def find_columns(table: Table, reading: Reading) -> Columns:
+    """Find what each column is.
+
+    Raises:
+        Ambiguous: names the option which settles it.
+        BadPayload: it holds no times or not all of the prices; or it has no column of a name that was said.
+    """
+    said = _said(table, reading)
+    if not table.has_header and not said:
+        return _with_symbol(table, reading, _by_content(table))
+    time = said.time or _find_time(table)
+    if set(FIELDS) <= said.fields.keys():
+        return _with_symbol(table, reading, Columns(time, said.fields))
+    fields = _find_fields(table, said.fields)
+    if fields:
+        return _with_symbol(table, reading, Columns(time, fields))
+    several = side_by_side(table.names)
+    if not several:
+        raise BadPayload(table.source, _EXPECTED, table.names)
+    return Columns(time, several=several)
+
+
+def split_symbols(table: Table, columns: Columns) -> dict[str, NDArray[np.intp]]:
+    """Give the positions of the rows of each symbol, in order of first appearance."""
+    everything = np.arange(len(table.cells))
+    if columns.several:
+        return dict.fromkeys(columns.several, everything)
+    if columns.symbol is None:
+        return {table.symbol: everything}
+    written, cells = _factorize(table.cells[columns.symbol])
+    names, symbols = pd.factorize(np.array([*(str(cell).strip() for cell in cells), ""], object))
+    codes = names[written]  # an empty cell is -1, the last
+    if not symbols[codes].all():
+        expected = f"a symbol in column {table.names[columns.symbol]!r}"
+        raise table.fault(expected, int(np.argmin(symbols[codes] != "")), "an empty cell")
+    order = np.argsort(codes, kind="stable")
+    parts = np.split(order, np.cumsum(np.bincount(codes))[:-1])
+    return {str(symbol): part for symbol, part in zip(symbols, parts, strict=False)}
+
+
+# What the user says.
+
+
+@dataclass(frozen=True, slots=True)
+class _Said:
+    time: tuple[int, ...] = ()
+    fields: dict[str, int] = field(default_factory=dict)
+
+    def __bool__(self) -> bool:
+        return bool(self.time or self.fields)
+
+
+def _said(table: Table, reading: Reading) -> _Said:
+    """Give the positions of the columns that the user names, by place or by name."""
+    if not reading.columns:
+        return _Said()
+    if isinstance(reading.columns, Mapping):
+        return _placed({role: _position(table, name) for role, name in reading.columns.items()}.items())
+    if len(reading.columns) > len(table.names):
+        expected = f"at least {len(reading.columns)} columns, as many as `columns` says"
+        raise BadPayload(table.source, expected, f"{len(table.names)}: {table.names}")
+    said = _placed((role, place) for place, role in enumerate(reading.columns) if role.strip() not in {"", "-"})
+    missing = [name for name in FIELDS if name not in said.fields] + ["open_time"] * (not said.time)
+    if missing:
+        raise ConfigError("columns", f"a place for each of open_time, {', '.join(FIELDS)}", list(reading.columns))
+    return said
+
+
+def _placed(roles: Iterable[tuple[str, int]]) -> _Said:
+    time, fields = [], {}
+    for role, place in roles:
+        name = role.strip().lower()
+        if name in _TIME_ROLES:
+            time.append((_TIME_ROLES.index(name), place))
+        elif name in COLUMNS:
+            fields[name] = place
+        else:
+            raise ConfigError("columns", f"some of {', '.join(_BY_PLACE)}", role)
+    return _Said(tuple(place for _, place in sorted(time)), fields)
+
+
+def _position(table: Table, name: str) -> int:
+    """Find a column by its name as it is written, or else without regard to case and marks."""
+    for write in (str, str.casefold, plain):
+        found = [place for place, other in enumerate(table.names) if write(other.strip()) == write(name.strip())]
+        if found:
+            return found[0]
+    raise BadPayload(table.source, f"a column named one of {table.names}", name)
+
+
+# What the names say.
+
+
+def _find_time(table: Table) -> tuple[int, ...]:
+    """Find the times: moments, or dates, with a time of day beside them where there is one."""
+    keys = [plain(name) for name in table.names]
+    named = sorted((place for place, key in enumerate(keys) if key in TIME_RANKS), key=lambda at: TIME_RANKS[keys[at]])
+    unsure = [place for place, key in enumerate(keys) if key in UNSURE_TIMES]
+    kinds = {place: _kind(table.cells[place]) for place in [*named, *unsure]}
+    full = [place for place, kind in kinds.items() if kind in {"moment", "date"}]
+    clocks = [place for place in named if kinds[place] == "clock" and keys[place] in CLOCKS]
+    if full:
+        _refuse_two(table, "open_time", [place for place in full if keys[place] == keys[full[0]]])
+        return _finest(table, full, kinds, clocks)
+    if clocks:
+        expected = f"a date beside the time of day in column {table.names[clocks[0]]!r}"
+        raise BadPayload(table.source, expected, table.names)
+    if named:
+        return (named[0],)
+    closes = [name for name, key in zip(table.names, keys, strict=True) if key in CLOSE_TIMES]
+    if closes:
+        raise BadPayload(table.source, "a column of open times", f"close times alone: {closes[0]}")
+    raise BadPayload(table.source, _EXPECTED, table.names)
+
+
+def _finest(table: Table, full: list[int], kinds: Mapping[int, _Kind], clocks: list[int]) -> tuple[int, ...]:
+    """Take the first of the full times; bare dates with a time of day, or moments instead where dates repeat."""
+    first = full[0]
+    if kinds[first] == "moment":
+        return (first,)
+    if clocks:
+        return first, clocks[0]
+    moments = [place for place in full if kinds[place] == "moment"]
+    if moments and _distinct(table.cells[moments[0]]) > _distinct(table.cells[first]):
+        return (moments[0],)
+    return (first,)
+
+
+def _find_fields(table: Table, said: Mapping[str, int]) -> dict[str, int]:
+    """Find the prices and the volume; nothing unless all the prices are there."""
+    by_side = claims(table.names)
+    for one in by_side.values():
+        one.update({name: {-1: [place]} for name, place in said.items()})
+    complete = [side for side, fields in by_side.items() if set(FIELDS) <= fields.keys()]
+    if "" not in complete:
+        _refuse_mixed(table, by_side, complete)
+    if not complete:
+        return {}
+    side = "" if "" in complete else complete[0]
+    wanted = {"volume": by_side[""].get("volume", {}), **by_side[side]}
+    found = {name: _trusted(table, name, by_rank) for name, by_rank in wanted.items() if by_rank}
+    return {name: place for name, place in found.items() if place is not None}
+
+
+def _refuse_mixed(table: Table, by_side: Mapping[str, Mapping[str, object]], complete: list[str]) -> None:
+    """Refuse prices of two sides of the market, and adjusted closes beside other prices that are not adjusted."""
+    if len(complete) > 1:
+        found = f"prices of {' and '.join(complete)}"
+        raise Ambiguous(table.source, "columns", ",".join(_BY_PLACE), found)
+    adjusted = by_side.get("adjusted", {})
+    if not complete and "close" in adjusted and set(FIELDS) - by_side[""].keys() == {"close"}:
+        name = next(name for name in table.names if (one := claim(name)) and one.side and one.field == "close")
+        raise Ambiguous(table.source, "columns", f"close={name}", f"{name!r} beside prices that are not adjusted")
+
+
+def _trusted(table: Table, name: str, by_rank: Mapping[int, list[int]]) -> int | None:
+    """Take the column of the most trusted name; None for a volume that two columns say in different ways."""
+    places = by_rank[min(by_rank)]
+    if name in FIELDS:
+        _refuse_two(table, name, places)
+    elif not _are_alike(table, places):
+        return None
+    return places[0]
+
+
+def _are_alike(table: Table, places: list[int]) -> bool:
+    return all(table.cells[places[0]].equals(table.cells[place]) for place in places[1:])
+
+
+def _refuse_two(table: Table, name: str, places: list[int]) -> None:
+    if not _are_alike(table, places):
+        found = f"different cells in columns {[table.names[place] for place in places]}, each of which is {name}"
+        raise Ambiguous(table.source, "columns", f"{name}={table.names[places[0]]}", found)
+
+
+def _with_symbol(table: Table, reading: Reading, columns: Columns) -> Columns:
+    """Add the column that tells whose row it is."""
+    if reading.symbol_column is not None:
+        said = _position(table, reading.symbol_column) if reading.symbol_column else None
+        return replace(columns, symbol=said)
+    if not table.has_header:
+        return columns
+    taken = {*columns.time, *columns.fields.values()}
+    ranks = {
+        place: SYMBOL_RANKS[key]
+        for place, key in enumerate(map(plain, table.names))
+        if key in SYMBOL_RANKS and place not in taken
+    }
+    found = (place for place in sorted(ranks, key=ranks.__getitem__) if _are_symbols(table.cells[place], ranks[place]))
+    return replace(columns, symbol=next(found, None))
+
+
+def _are_symbols(cells: pd.Series, rank: int) -> bool:
+    """Tell whether cells are symbols: no decimals; and words that repeat, where the name may mean something else."""
+    if not cells.notna().any() or any(map(_DECIMAL.fullmatch, _sample(cells))):
+        return False
+    return rank < IS_SURE or bool(cells.notna().all() and _is_text(cells) and _distinct(cells) < len(cells))
+
+
+# What the cells say.
+
+
+def _by_content(table: Table) -> Columns:
+    """Find the columns of a table without names: a time, after a symbol at most, and then the prices."""
+    kinds = [_kind(table.cells[place]) for place in range(min(len(table.names), _FIRST_COLUMNS))]
+    first = next((place for place, kind in enumerate(kinds) if kind in {"moment", "date"}), len(table.names))
+    is_joined = kinds[first : first + 1] == ["date"] and _is_written_clock(table, first + 1)
+    time = (first, first + 1) if is_joined else (first,)
+    places = range(time[-1] + 1, min(time[-1] + 1 + len(COLUMNS), len(table.names)))
+    if len(places) < len(FIELDS) or not all(_is_text(table.cells[place]) for place in range(first)):
+        row = table.cells.iloc[0].tolist() if len(table.cells) else []
+        found = f"no names of columns, and a first row of {row}"
+        raise Ambiguous(table.source, "columns", ",".join(_BY_PLACE), found)
+    return Columns(time, dict(zip(COLUMNS, places, strict=False)), 0 if first else None)
+
+
+def _is_text(cells: pd.Series) -> bool:
+    return any(any(map(str.isalpha, text)) for text in _sample(cells))
+
+
+def _is_written_clock(table: Table, place: int) -> bool:
+    """Tell times of day from prices: they have colons, or four or six digits of which the first is 0 somewhere."""
+    sample = _sample(table.cells[place]) if place < len(table.names) else []
+    if not sample or any(_kind_of(text) != "clock" for text in sample):
+        return False
+    widths = {len(text) for text in sample}
+    return all(":" in text for text in sample) or (widths in ({4}, {6}) and any(text[0] == "0" for text in sample))
+
+
+def _kind(cells: pd.Series) -> _Kind:
+    """Tell moments from bare dates and from times of day."""
+    sample = _sample(cells)
+    counts = Counter(map(_kind_of, sample))
+    enough = _MOST * len(sample)
+    if counts["moment"] and counts["moment"] + counts["date"] > enough:
+        return "moment"
+    return next((kind for kind in _BARE if counts[kind] > enough), "other")
+
+
+def _kind_of(text: str) -> _Kind:
+    if match := _DATE.fullmatch(text):
+        return "date" if not match[1] or _is_date(match[1]) else "other"
+    if _MOMENT.fullmatch(text):
+        return "moment"
+    match = _CLOCK.fullmatch(text)
+    return "clock" if match and (not match[1] or _is_clock(match[1])) else "other"
+
+
+def _is_date(digits: str) -> bool:
+    try:
+        return dt.date.fromisoformat(digits).year in _YEARS
+    except ValueError:
+        return False
+
+
+def _is_clock(digits: str) -> bool:
+    """Tell whether digits are an hour, hhmm or hhmmss; leading zeros may be lost."""
+    if len(digits) <= _HOUR_DIGITS:
+        return int(digits) <= _HOURS
+    whole = digits.zfill(4 if len(digits) <= _MINUTE_DIGITS else 6)
+    return int(whole[:2]) <= _HOURS and all(int(part) < _MINUTES for part in (whole[2:4], whole[4:] or "0"))
+
+
+def _sample(cells: pd.Series) -> list[str]:
+    """Give some of the cells as text, from all over the column."""
+    known = cells.dropna()
+    part = known.iloc[:: max(1, len(known) // _SAMPLED)]
+    if pd.api.types.is_datetime64_any_dtype(part) or pd.api.types.is_timedelta64_dtype(part):
+        return part.astype(str).tolist()
+    return [f"{cell:.0f}" if isinstance(cell, float) and cell.is_integer() else str(cell).strip() for cell in part]
+
+
+def _factorize(cells: pd.Series) -> tuple[NDArray[np.intp], pd.Index]:
+    """Number the distinct cells; an empty one is -1."""
+    try:
+        return pd.factorize(cells)
+    except TypeError:  # json may hold lists
+        return pd.factorize(cells.astype(str))
+
+
+def _distinct(cells: pd.Series) -> int:
+    return len(_factorize(cells)[1])
+
+
+# What the order of the prices says.
+
+
+def check_order(table: Table, ohlc_T4: NDArray[np.float64], lines: NDArray[np.int64]) -> None:
+    """Verify that prices without names are open, high, low, close, but for a few broken rows.
+
+    Args:
+        table: a table without names.
+        ohlc_T4: its prices, in the order of its columns; NaN where a cell says nothing.
+        lines: (T,) what people call each row.
+
+    Raises:
+        Ambiguous: another order of the four holds in all rows, or this one in few.
+    """
+    is_told = np.isfinite(ohlc_T4).all(axis=1) & (np.ptp(ohlc_T4, axis=1) > 0)
+    prices = ohlc_T4[is_told]
+    held = _holds(prices, _HIGH, _LOW)
+    if held.all():
+        if _order(table, prices, _HIGH, _LOW) != FIELDS:
+            raise _other_order(table, "an open that is the close of the next row", ("close", "high", "low", "open"))
+        return
+    shares = {(high, low): float(_holds(prices, high, low).mean()) for high, low in permutations(range(4), 2)}
+    best = max(shares, key=shares.__getitem__)
+    is_rare = held.mean() < _MOST
+    if not (shares[best] == 1 or is_rare):
+        return
+    found = f"prices which are not {', '.join(FIELDS)} in {table.place} {lines[is_told][np.argmin(held)]}"
+    is_found = shares[best] >= _NEARLY_ALL and np.median(np.ptp(prices, axis=1) / np.abs(prices).max(axis=1)) < _MOST
+    raise _other_order(table, found, _order(table, prices, *best) if is_found else ())
+
+
+def _other_order(table: Table, found: str, order: Sequence[str]) -> Ambiguous:
+    guess = f": their order may be {', '.join(order)}" if order else ""
+    return Ambiguous(
+        table.source, "columns", _written(table, order or FIELDS), f"no names of columns, and {found}{guess}"
+    )
+
+
+def _written(table: Table, order: Sequence[str]) -> str:
+    """Write the columns of a table without names as `Reading.columns` has them."""
+    columns = _by_content(table)
+    roles = dict.fromkeys(columns.time, "open_time")
+    roles |= {place: order[FIELDS.index(name)] if name in FIELDS else name for name, place in columns.fields.items()}
+    return ",".join(roles.get(place, "") for place in range(max(roles) + 1))
+
+
+def _holds(prices: NDArray[np.float64], high: int, low: int) -> NDArray[np.bool_]:
+    """Tell in which rows one price is the highest and another the lowest, but for a rounding."""
+    near = _ROUNDING * np.abs(prices).max(axis=1)
+    is_high: NDArray[np.bool_] = prices[:, high] >= prices.max(axis=1) - near
+    is_low: NDArray[np.bool_] = prices[:, low] <= prices.min(axis=1) + near
+    return is_high & is_low
+
+
+def _order(table: Table, prices: NDArray[np.float64], high: int, low: int) -> tuple[str, ...]:
+    """Name the four prices; of the two between high and low the first is the open, unless the rows tell otherwise."""
+    first, second = (place for place in range(4) if place not in {high, low})
+    names = {high: "high", low: "low", first: "open", second: "close"}
+    direction = _direction(table) if len(prices) >= _FEW else 0
+    if direction:
+        one, other = prices[::direction][:, [first, second]].T
+        if _distance(other, one) < _distance(one, other) / 4:
+            names |= {first: "close", second: "open"}
+    return tuple(names[place] for place in range(4))
+
+
+def _distance(opens: NDArray[np.float64], closes: NDArray[np.float64]) -> float:
+    """Give how far an open is from the close before it."""
+    return float(np.median(np.abs(opens[1:] - closes[:-1])))
+
+
+def _direction(table: Table) -> int:
+    """Tell whether rows begin with the oldest (1) or the newest (-1); 0 where the text of times does not tell."""
+    places = list(_by_content(table).time)
+    first, last = ("".join(map(str, table.cells[places].iloc[row])) for row in (0, -1))
+    if len(first) != len(last) or not (first[:4].isdigit() and last[:4].isdigit()):
+        return 0
+    return int(first < last) - int(first > last)

@@ -1,0 +1,217 @@
+"""Whether times fit a calendar: in UTC as they were read, by another clock, or not at all; and what would make them.
+
+Nothing here looks at prices, and nothing is changed: what does not fit is refused with the option that settles it.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from forecaster.errors import Ambiguous, BadPayload, ConfigError, utc_text
+from forecaster.sessions import ALWAYS_OPEN, UNWRITTEN, Labels, anchored, calendar, is_continuous, on_clock, on_utc
+from forecaster.timeframe import DAY_MS, MINUTE_MS, Timeframe
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from forecaster.sessions import Calendar
+    from forecaster.tables import Rows
+
+NEW_YORK: Final = "XNYS"
+WEEKDAYS: Final = "24/5"
+_EXCHANGES: Final = (
+    *(NEW_YORK, "XTSE", "XETR", "XLON", "XPAR", "XAMS", "XMIL", "XMAD", "XSWX", "XSTO", "XWAR", "XWBO", "XTKS", "XHKG"),
+    *("XSHG", "XTAI", "XBOM", "XASX", "BVMF"),
+)
+_ZONES: Final = (
+    *("America/Chicago", "America/New_York", "America/Los_Angeles", "Europe/London", "Europe/Berlin", "Europe/Athens"),
+    *("Asia/Kolkata", "Asia/Shanghai", "Asia/Tokyo", "Australia/Sydney"),
+)
+_DAY: Final = Timeframe("1d")
+_HOUR: Final = Timeframe("1h")
+_NEARLY_ALL: Final = 0.995
+_MOST: Final = 0.95
+_STRAY: Final = 0.01
+_PART_OF_A_DAY: Final = 0.75
+_HALF: Final = 0.5
+_SATURDAY: Final = 5
+
+
+def check_zone(source: str, timeframe: Timeframe, name: str, rows: Rows) -> None:
+    """Refuse times without a zone that are not UTC by all that can be seen.
+
+    Args:
+        source: what the error calls the table.
+        timeframe: of its bars.
+        name: of the calendar of its bars.
+        rows: of one symbol.
+
+    Raises:
+        Ambiguous: names `timezone`, and the clock that the times fit.
+    """
+    if timeframe.is_daily and name == WEEKDAYS:
+        _check_days_of_utc(source, rows.labels)
+    if rows.zone in ("written", "said") or (timeframe.is_daily and _is_exchange(name)):
+        return
+    if rows.zone == "required":
+        found = "times by a broker's own clock, which is not written"
+        is_histdata = rows.understood.get("times", "").startswith("YYYYMMDD")
+        raise Ambiguous(source, "timezone", "Etc/GMT+5" if is_histdata else "America/New_York+07:00", found)
+    if timeframe.is_daily or not len(rows.labels):
+        return
+    if rows.doubt:
+        zone = re.search(r"(\S+)'s clock", rows.doubt)
+        raise Ambiguous(source, "timezone", zone[1] if zone else "UTC", f"times without a zone, and {rows.doubt}")
+    _check_sessions(source, timeframe, name, rows.labels)
+
+
+def check_ends(source: str, timeframe: Timeframe, sessions: Calendar, opens: NDArray[np.int64]) -> None:
+    """Refuse times of an exchange's bars that are those of their closes.
+
+    Raises:
+        BadPayload: when most sessions have a row at their close, and none at their open.
+    """
+    if timeframe.is_daily or not len(opens):
+        return
+    starts = sessions.opens_between(_DAY, int(opens.min()) - DAY_MS, int(opens.max()) + 1)
+    ends = sessions.closes_of(_DAY, starts)
+    at_start, at_end = np.isin(starts, opens), np.isin(ends, opens)
+    if (
+        len(starts)
+        and at_end.sum() > _HALF * (at_start | at_end).sum()
+        and (at_start & at_end).sum() <= at_end.sum() / 2
+    ):
+        found = f"a row at the close of {int(at_end.sum())} sessions, and none at the open"
+        raise BadPayload(source, "times at which bars open", found)
+
+
+def keeps_to_sessions(timeframe: Timeframe, wall: NDArray[np.int64]) -> bool:
+    """Whether times (ms, by any one clock) keep to weekdays and to one part of the day, as those of an exchange do."""
+    days = np.unique(wall - wall % DAY_MS)
+    if timeframe.is_daily or len(days) < 2 or is_weekend(days).mean() > _STRAY:  # noqa: PLR2004 - one day says nothing
+        return False
+    slots = len(np.unique(wall % DAY_MS))
+    rows = len(np.unique(wall))
+    return slots * timeframe.ms <= _PART_OF_A_DAY * DAY_MS and rows >= _HALF * slots * len(days)
+
+
+def is_weekend(times: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Whether they are of a Saturday or a Sunday."""
+    return np.asarray((times // DAY_MS + 3) % 7 >= _SATURDAY)  # the epoch began on a Thursday
+
+
+def share_on_grid(timeframe: Timeframe, sessions: Calendar, opens: NDArray[np.int64]) -> float:
+    """Share of open times at which a bar of the calendar opens."""
+    return float((sessions.closes_of(timeframe, opens) >= 0).mean()) if len(opens) else 0.0
+
+
+def fits_by_its_clock(timeframe: Timeframe, sessions: Calendar, labels: Labels) -> bool:
+    """Whether times that were read as UTC fit an exchange's sessions by the exchange's own clock, which differs."""
+    local = on_utc(labels.written, sessions.zone)
+    return not (local == labels.instant).all() and share_on_grid(timeframe, sessions, local) >= _MOST
+
+
+def fills_sessions(timeframe: Timeframe, name: str, opens: NDArray[np.int64]) -> bool:
+    """Whether open times are there for the first bar of at least half of the sessions that they span."""
+    if timeframe.is_daily or not len(opens):
+        return False
+    starts = calendar(name).opens_between(_DAY, int(opens.min()) - DAY_MS, int(opens.max()) + 1)
+    starts = starts[starts >= opens.min() - DAY_MS // 2]
+    return bool(len(starts) and np.isin(starts, opens).mean() >= _HALF)
+
+
+def fitting_exchanges(dates: NDArray[np.int64]) -> list[str]:
+    """Name calendars of large exchanges that have sessions on these dates (midnights, UTC ms), and on few others."""
+    found = []
+    for name in _EXCHANGES:
+        sessions = calendar(name)
+        known = sessions.opens_between(_DAY, int(dates.min()) - DAY_MS, int(dates.max()) + 2 * DAY_MS)
+        local = on_clock(known, sessions.zone)
+        days = local - local % DAY_MS
+        days = days[(days >= dates.min()) & (days <= dates.max())]
+        if np.isin(dates, days).all() and np.isin(days, dates).mean() >= _MOST:
+            found.append(name)
+    return found
+
+
+def hint(timeframe: Timeframe, name: str, opens: NDArray[np.int64], refused: NDArray[np.bool_]) -> str:
+    """Say what rows off the grid have in common, and which option would put them on it; empty when nothing does."""
+    off = opens[refused]
+    if not len(off):
+        return ""
+    sessions = calendar(name)
+    if is_continuous(name):
+        return _anchor_hint(timeframe, name, opens)
+    if timeframe.is_daily:
+        dates = np.unique(off - off % DAY_MS)
+        fitting = fitting_exchanges(np.unique(opens - opens % DAY_MS))
+        which = f"; {', '.join(fitting)} would fit" if fitting else ""
+        first = utc_text(int(dates[0]))[:10]
+        return f"they are of days on which {name} has no session, such as {first}: another --calendar{which}?"
+    is_by_hours = ((opens % min(timeframe.ms, _HOUR.ms)) == 0).mean() >= _MOST
+    starts = sessions.opens_between(_DAY, int(opens.min()) - DAY_MS, int(opens.max()) + 1)
+    if is_by_hours and len(starts) and share_on_grid(timeframe, sessions, opens) < _HALF:
+        start = utc_text(int(starts[0]))
+        return f"they are on the clock's hours, and {name} counts from the open of a session, such as {start}"
+    return f"another --timezone or --calendar than {name}?"
+
+
+def _is_exchange(name: str) -> bool:
+    """Whether days are sessions, which a date names whatever the clock; those of `24/5` are days of UTC."""
+    return not is_continuous(name) and name != WEEKDAYS
+
+
+def _check_days_of_utc(source: str, labels: Labels) -> None:
+    """Refuse days that begin at midnight of another clock, on a calendar whose days are those of UTC."""
+    is_date = (labels.written != UNWRITTEN) & (labels.written % DAY_MS == 0)
+    elsewhere = labels.instant[is_date & (labels.instant % DAY_MS != 0)]
+    if len(elsewhere) > _HALF * len(labels):
+        found = f"days that begin at {_clock_time(int(elsewhere[0]) % DAY_MS)} UTC"
+        raise Ambiguous(source, "calendar", f"{ALWAYS_OPEN}, with its day anchor", found)
+
+
+def _check_sessions(source: str, timeframe: Timeframe, name: str, labels: Labels) -> None:
+    """Refuse times that are not UTC, since they fit an exchange's sessions by its own clock."""
+    if _is_exchange(name):
+        sessions = calendar(name)
+        if fits_by_its_clock(timeframe, sessions, labels):
+            found = f"times without a zone that fit the sessions of {name} by its own clock"
+            raise Ambiguous(source, "timezone", sessions.zone, found)
+        return
+    new_york = calendar(NEW_YORK)
+    in_new_york = not is_weekend(labels.written).any() and fits_by_its_clock(timeframe, new_york, labels)
+    if in_new_york and fills_sessions(timeframe, NEW_YORK, on_utc(labels.written, new_york.zone)):
+        zone = new_york.zone
+        found = f"times without a zone that fit the sessions of {NEW_YORK} by its own clock: --calendar {NEW_YORK} too"
+        raise Ambiguous(source, "timezone", zone, found)
+    if keeps_to_sessions(timeframe, labels.written):
+        times = labels.written % DAY_MS
+        first, last = _clock_time(int(times.min())), _clock_time(int(times.max()))
+        found = f"times without a zone, all from {first} to {last} on weekdays: an exchange's sessions (--calendar too)"
+        raise Ambiguous(source, "timezone", "UTC", found)
+
+
+def _anchor_hint(timeframe: Timeframe, name: str, opens: NDArray[np.int64]) -> str:
+    """The anchor at which days would have to begin."""
+    if timeframe.ms <= _HOUR.ms:
+        return "they do not open at full slots of the day: are the times right?"
+    phases, counts = np.unique(opens % timeframe.ms, return_counts=True)
+    if counts.max() >= _MOST * counts.sum() and int(phases[0]) % MINUTE_MS == 0:
+        anchor = _clock_time(int(phases[np.argmax(counts)]))
+        rows = "all rows open at" if timeframe.is_daily else f"rows open every {timeframe} from"
+        return f"{rows} {anchor} UTC: `day_anchor` (--day-anchor {anchor})"
+    for zone in _ZONES:
+        try:
+            fits = share_on_grid(timeframe, calendar(anchored("0:00", zone, timeframe)), opens) >= _NEARLY_ALL
+        except ConfigError:
+            continue
+        if fits:
+            return f"all rows open by the clock of {zone}: `day_anchor` (--day-anchor '00:00 {zone}')"
+    return "" if name == ALWAYS_OPEN else f"they do not open when days of {name} do"
+
+
+def _clock_time(ms: int) -> str:
+    return f"{ms // 3_600_000:02}:{ms // MINUTE_MS % 60:02}"

@@ -1,0 +1,177 @@
+"""The times of a table as instants: which clock they are of, and what that makes of them.
+
+What is written wins: an offset of a cell, then what is said of the table, then a header such as `time (UTC)`. Programs
+that write local times without saying so are known by their form; their zone must be said. Everything else is taken for
+UTC, unless its times jump as a clock does. How a date is written is left to `dates`.
+
+Shapes: T rows of a table.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from forecaster.errors import Ambiguous, BadPayload, ConfigError
+from forecaster.sessions import UNWRITTEN, Labels
+from forecaster.tables.dates import read_dates
+from forecaster.tables.doubts import doubt_utc
+from forecaster.tables.zones import clock
+from forecaster.timeframe import DAY_MS, MINUTE_MS
+
+if TYPE_CHECKING:
+    from forecaster.tables import Reading, Table, ZoneKind
+    from forecaster.tables.dates import Dates
+    from forecaster.tables.zones import Clock
+
+_EXAMPLE: Final = "America/New_York"
+_UTC_NAME: Final = re.compile(r"(?<![a-z])(?:utc|gmt)(?: ?[+-][0-9]{1,2}(?::?[0-9]{2})?)?(?![a-z])", re.IGNORECASE)
+_ZONE_NAME: Final = re.compile(r"[A-Za-z_]+(?:/[A-Za-z_]+)+")
+_LETTERS: Final = re.compile(
+    r"(?<![A-Za-z])(?:[ECMP][SD]?T|CES?T|WES?T|EES?T|MSK|[BIJKH]ST|HKT|SGT|AE[SD]T)(?![A-Za-z])"
+)
+_LOCAL: Final = re.compile(r"(?<![a-z])(?:local|broker|server)(?![a-z])", re.IGNORECASE)
+_UTC: Final = clock("UTC")
+_METATRADER_NAMES: Final = frozenset(("<tickvol>", "<spread>"))
+_METATRADER: Final = "YYYY.MM.DD"
+_HISTDATA: Final = "YYYYMMDD HHMMSS"
+_SHOWN_OFFSETS: Final = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Times:
+    """The times of a table.
+
+    Args:
+        labels: (T,); those of unreadable positions may be anything.
+        unreadable: positions of times that stand for no instant, with the reason.
+        form: how they are written, for people.
+        zone: where their zone comes from.
+        zone_text: which zone, for people.
+        doubt: why times that are taken for UTC are probably not; empty when nothing speaks against it.
+    """
+
+    labels: Labels
+    unreadable: dict[int, str]
+    form: str
+    zone: ZoneKind
+    zone_text: str
+    doubt: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class _Zone:
+    """The clock of times without an offset, where it comes from, and that for people."""
+
+    clock: Clock
+    kind: ZoneKind
+    text: str
+
+
+def read_times(table: Table, places: tuple[int, ...], reading: Reading) -> Times:
+    """Read the times in one column, or in two: the dates and the times of day.
+
+    Raises:
+        Ambiguous: days are not told from months, or the letters of a zone name several; names the option.
+        BadPayload: a cell is no time, or one that its clock does not show; names the line.
+        ConfigError: `timezone` is no clock.
+    """
+    return times_of(table, places, read_dates(table, places, reading), reading)
+
+
+def times_of(table: Table, places: tuple[int, ...], dates: Dates, reading: Reading) -> Times:
+    """Give written times as instants; they are those of the table's rows, which are one symbol's, in their order.
+
+    Raises:
+        Ambiguous: the letters of a zone name several.
+        BadPayload: a time is one that its clock does not show; names the line.
+        ConfigError: `timezone` is no clock.
+    """
+    zone = _zone_of(table, places, dates, reading)
+    instant = dates.wall_ms - np.nan_to_num(dates.offset_ms).astype(np.int64)
+    bare = np.flatnonzero(np.isnan(dates.offset_ms))
+    wall_ms = dates.wall_ms[bare]
+    skipped = zone.clock.skips(wall_ms)
+    if skipped.any() and (wall_ms % DAY_MS).any():  # the midnight of a day may be left out
+        row = int(bare[np.argmax(skipped)])
+        cells = " ".join(str(table.cells.iloc[row, place]) for place in places)
+        raise table.fault(f"a time that the clock of {zone.clock.name} shows", row, cells)
+    unreadable: dict[int, str]
+    instant[bare], unreadable = zone.clock.instants(wall_ms)
+    written = np.where(dates.is_epoch, UNWRITTEN, dates.wall_ms)
+    return Times(
+        labels=Labels(instant, written),
+        unreadable={int(bare[at]): reason for at, reason in unreadable.items()},
+        form=dates.form,
+        zone=zone.kind,
+        zone_text=zone.text,
+        doubt=doubt_utc(table, wall_ms) if zone.kind == "assumed" and (wall_ms % DAY_MS).any() else "",
+    )
+
+
+def _zone_of(table: Table, places: tuple[int, ...], dates: Dates, reading: Reading) -> _Zone:
+    """Find the clock of the times."""
+    bare = np.isnan(dates.offset_ms)
+    if dates.is_epoch.all():
+        return _Zone(_UTC, "written", "UTC, as epochs are")
+    said = None if reading.timezone is None else clock(reading.timezone)
+    if dates.letters and not said:
+        raise Ambiguous(table.source, "timezone", _EXAMPLE, f"{dates.letters}, whose zone may be one of several")
+    if dates.zone:
+        known = _known(dates.zone)
+        if known is None:
+            raise BadPayload(table.source, "an IANA zone after each time", dates.zone)
+        return _Zone(known, "written", f"written: {known.name}")
+    if not bare.all():
+        rest = f"; {(said or _UTC).name} where nothing is written" if bare.any() else ""
+        return _Zone(said or _UTC, "written", f"written: {_offsets(dates)}{rest}")
+    if said:
+        return _Zone(said, "said", f"{said.name}, as said")
+    return _zone_of_table(table, places) or _zone_of_form(table, dates)
+
+
+def _offsets(dates: Dates) -> str:
+    """Show people the offsets that are written."""
+    minutes = np.unique(dates.offset_ms[~np.isnan(dates.offset_ms)] / MINUTE_MS).astype(int).tolist()
+    shown = [f"{'-' if one < 0 else '+'}{abs(one) // 60:02}:{abs(one) % 60:02}" if one else "UTC" for one in minutes]
+    return " and ".join(shown) if len(shown) <= _SHOWN_OFFSETS else f"{shown[0]} to {shown[-1]}"
+
+
+def _zone_of_table(table: Table, places: tuple[int, ...]) -> _Zone | None:
+    """Find the clock in what the table says as a whole, or in the headers of its times."""
+    if table.timezone:
+        known = None if _LETTERS.fullmatch(table.timezone) else _known(table.timezone)
+        return _Zone(known, "written", f"{known.name}, as the table says") if known else _required(table.timezone)
+    for name in (table.names[place] for place in places if table.has_header):
+        written = [*_UTC_NAME.findall(name), *_ZONE_NAME.findall(name)]
+        known = next((one for one in map(_known, written) if one), None)
+        if known:
+            return _Zone(known, "written", f"{known.name}, as the column `{name}` says")
+        if _LETTERS.search(name) or _LOCAL.search(name):
+            return _required(name)
+    return None
+
+
+def _zone_of_form(table: Table, dates: Dates) -> _Zone:
+    """Tell by their form the tables of programs that write local times."""
+    names = {name.strip().casefold() for name in table.names}
+    if dates.form.startswith(_METATRADER) or ("<date>" in names and names & _METATRADER_NAMES):
+        return _Zone(_UTC, "required", "not written: the clock of a MetaTrader broker")
+    if dates.form == _HISTDATA and not table.has_header:
+        return _Zone(_UTC, "required", "not written: HistData's clock is -05:00 all the year")
+    return _Zone(_UTC, "assumed", "UTC, as no zone is written")
+
+
+def _required(written: str) -> _Zone:
+    return _Zone(_UTC, "required", f"not told by `{written}`")
+
+
+def _known(name: str) -> Clock | None:
+    """Give the clock of this name, if there is one."""
+    try:
+        return clock(name)
+    except ConfigError:
+        return None

@@ -1,0 +1,413 @@
+"""Which column is what: names in many languages, cells where names leave it open, and what is refused."""
+
+from __future__ import annotations
+
+import datetime as dt
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from forecaster.errors import Ambiguous, BadPayload, ConfigError
+from forecaster.tables import COLUMNS, FIELDS, Reading, Table
+from forecaster.tables.columns import check_order, find_columns, names_bars, split_symbols
+from forecaster.tables.words import claim
+
+DATES = ["2024-01-02", "2024-01-03", "2024-01-04"]
+
+
+def make_table(columns: dict[str, list], *, has_header: bool = True, **rest) -> Table:
+    """Make a table of a text's cells, or of what they are."""
+    cells = pd.DataFrame({place: pd.Series(list(cells)) for place, cells in enumerate(columns.values())})
+    cells.index += 2 if has_header else 1
+    return Table("bars.csv", list(columns), cells, "line", "csv, utf-8, separated by ,", has_header, **rest)
+
+
+def make_named(header: str, **cells: list) -> Table:
+    """Make a table of dates and prices by a header; cells of single columns may be said by place, as `at_0`."""
+    names = header.split(",")
+    content = {f"{place} {name}": [str(place)] * len(DATES) for place, name in enumerate(names)}
+    for place, name in enumerate(names):
+        if f"at_{place}" in cells:
+            content[f"{place} {name}"] = cells[f"at_{place}"]
+    table = make_table(content)
+    return Table(table.source, names, table.cells, table.place, table.form)
+
+
+def make_rows(*rows: tuple) -> Table:
+    """Make a table without names."""
+    columns = {f"column {place + 1}": list(cells) for place, cells in enumerate(zip(*rows, strict=True))}
+    return make_table(columns, has_header=False)
+
+
+def find(header: str, reading: Reading | None = None, at_0=DATES, **cells: list) -> dict[str, object]:
+    """Give the names of the columns that are found, by field."""
+    table = make_named(header, at_0=at_0, **cells)
+    columns = find_columns(table, reading or Reading())
+    found = {"time": [table.names[place] for place in columns.time]}
+    return found | {field: table.names[place] for field, place in columns.fields.items()}
+
+
+@pytest.mark.parametrize(
+    ("header", "fields"),
+    [
+        ("Date,Open,High,Low,Close,Volume", "Open,High,Low,Close,Volume"),
+        ("open_time,open,high,low,close,volume", "open,high,low,close,volume"),
+        ("t,o,h,l,c,v", "o,h,l,c,v"),
+        ("Time,1. open,2. high,3. low,4. close,5. volume", "1. open,2. high,3. low,4. close,5. volume"),
+        ("<DTYYYYMMDD>,<OPEN>,<HIGH>,<LOW>,<CLOSE>,<VOL>", "<OPEN>,<HIGH>,<LOW>,<CLOSE>,<VOL>"),
+        ("Date,Open*,High,Low,Close**,Volume", "Open*,High,Low,Close**,Volume"),
+        ("Date,Open (USD),High (USD),Low (USD),Close (USD)", "Open (USD),High (USD),Low (USD),Close (USD)"),
+        ("Date,Price,Open,High,Low,Vol.,Change %", "Open,High,Low,Price,Vol."),
+        ("Date,Close/Last,Volume,Open,High,Low", "Open,High,Low,Close/Last,Volume"),
+        ("Date,Open,High,Low,Last,Change,Settle,Volume", "Open,High,Low,Last,Volume"),
+        ("Trade Date,Open,High,Low,Close,Settle", "Open,High,Low,Close"),
+        ("Date,Open,High,Low,Close,Adj Close,Volume", "Open,High,Low,Close,Volume"),
+        ("Data,Otwarcie,Najwyzszy,Najnizszy,Zamkniecie,Wolumen", "Otwarcie,Najwyzszy,Najnizszy,Zamkniecie,Wolumen"),
+        ("Data,Ostatnio,Otwarcie,Max.,Min.,Wol.,Zmiana%", "Otwarcie,Max.,Min.,Ostatnio,Wol."),
+        ("Datum,Zuletzt,Eröffn.,Hoch,Tief,Vol.,+/- %", "Eröffn.,Hoch,Tief,Zuletzt,Vol."),
+        ("Datum,Erster,Hoch,Tief,Schlusskurs,Stuecke,Volumen", "Erster,Hoch,Tief,Schlusskurs"),
+        ("Datum,ERÖFFNUNG,Tageshoch,Tagestief,Schluss", "ERÖFFNUNG,Tageshoch,Tagestief,Schluss"),
+        ("Date,Dernier,Ouv., Plus Haut,Plus Bas,Vol.,Variation %", "Ouv., Plus Haut,Plus Bas,Dernier,Vol."),
+        ("date,ouverture,haut,bas,cloture,volume", "ouverture,haut,bas,cloture,volume"),
+        ("Fecha,Último,Apertura,Máximo,Mínimo,Vol.,% var.", "Apertura,Máximo,Mínimo,Último,Vol."),
+        ("Data,Último,Abertura,Máxima,Mínima,Vol.,Var%", "Abertura,Máxima,Mínima,Último,Vol."),
+        ("Data,Ultimo,Apertura,Massimo,Minimo,Vol.,Var. %", "Apertura,Massimo,Minimo,Ultimo,Vol."),
+        ("Datum,Laatste,Open,Hoog,Laag,Vol.,Verschil %", "Open,Hoog,Laag,Laatste,Vol."),
+        ("Tarih,Şimdi,Açılış,Yüksek,Düşük,Hac.,Fark %", "Açılış,Yüksek,Düşük,Şimdi,Hac."),
+        ("Дата,Цена,Откр.,Макс.,Мин.,Объём,Изм. %", "Откр.,Макс.,Мин.,Цена,Объём"),
+        ("日付け,終値,始値,高値,安値,出来高,変化率 %", "始値,高値,安値,終値,出来高"),
+        ("날짜,종가,시가,고가,저가,거래량,변동 %", "시가,고가,저가,종가,거래량"),
+        ("时间,open_price,high_price,low_price,close_price", "open_price,high_price,low_price,close_price"),
+        ("time,PX_OPEN,PX_HIGH,PX_LOW,PX_LAST", "PX_OPEN,PX_HIGH,PX_LOW,PX_LAST"),
+        ("time_open,price_open,price_high,price_low,price_close", "price_open,price_high,price_low,price_close"),
+        ("index,first,max,min,last", "first,max,min,last"),
+        ("time,mid.o,mid.h,mid.l,mid.c,volume", "mid.o,mid.h,mid.l,mid.c,volume"),
+        ("date,BidOpen,BidHigh,BidLow,BidClose", "BidOpen,BidHigh,BidLow,BidClose"),
+        ("date,adjOpen,adjHigh,adjLow,adjClose,adjVolume", "adjOpen,adjHigh,adjLow,adjClose,adjVolume"),
+        ("date,adjOpen,adjHigh,adjLow,adjClose,open,high,low,close", "open,high,low,close"),
+    ],
+)
+def test_columns_have_the_names_of_exports(header, fields):
+    """The words that exports write, without regard to case, marks, units and accents."""
+    found = find(header)
+
+    assert found.pop("time") == header.split(",")[:1]
+    assert [found[field] for field in COLUMNS if field in found] == fields.split(",")
+    assert names_bars(header.split(","))
+
+
+@pytest.mark.parametrize(
+    "name", ["Prev Close", "open_interest", "52W High", "Change", "Volume USDT", "vwap", "number_of_trades", "ha_close"]
+)
+def test_names_that_only_hold_a_word_are_no_fields(name):
+    assert claim(name) is None
+
+
+@pytest.mark.parametrize("names", [["2024-01-02", "1", "2", "3", "4"], ["date", "open", "high"], ["o", "h", "l", "c"]])
+def test_names_of_no_bars(names):
+    assert not names_bars(names)
+
+
+def test_a_whole_name_wins_over_a_letter():
+    found = find("open_time,o,h,l,c,open,high,low,close,t")
+
+    assert found == {"time": ["open_time"], "open": "open", "high": "high", "low": "low", "close": "close"}
+
+
+def test_two_columns_of_one_field_are_refused_unless_they_are_alike():
+    header = "date,open,high,low,Close,close*"
+
+    assert find(header, at_4=["1"] * 3, at_5=["1"] * 3)["close"] == "Close"
+    with pytest.raises(Ambiguous, match=r"--columns close=Close.*different cells in columns \['Close', 'close\*'\]"):
+        find(header, at_4=["1"] * 3, at_5=["1", "2", "1"])
+
+
+def test_two_volumes_are_none():
+    """Volume is never a reason to refuse."""
+    assert "volume" not in find("date,open,high,low,close,Volume (BTC),Volume (USD)")
+
+
+def test_bid_and_ask_are_refused():
+    bid_and_ask = "o_bid,h_bid,l_bid,c_bid,o_ask,h_ask,l_ask,c_ask"
+
+    with pytest.raises(Ambiguous, match=r"--columns .*prices of bid and ask"):
+        find(f"date,{bid_and_ask}")
+    assert find(f"date,{bid_and_ask},open,high,low,close")["open"] == "open"
+
+
+def test_an_adjusted_close_beside_other_prices_is_refused():
+    with pytest.raises(Ambiguous, match=r"--columns close=Adj Close.*not adjusted"):
+        find("Date,Open,High,Low,Adj Close,Volume")
+
+
+def test_prices_without_names_we_know_are_refused_with_the_names_there_are():
+    with pytest.raises(BadPayload, match=r"columns open, high, low, close and a time.*`columns`.*'Date', 'Alpha'"):
+        find("Date,Alpha,Beta")
+
+
+# Times.
+
+MOMENTS = [f"{date} 09:30" for date in DATES]
+CLOCK = ["09:30", "09:35", "09:40"]
+
+
+@pytest.mark.parametrize(
+    ("names", "first", "second", "expected"),
+    [
+        ("<DATE>,<TIME>", ["2024.01.02"] * 3, ["00:00:00", "01:00:00", "02:00:00"], [0, 1]),
+        ("<TIME>,<DATE>", ["000000", "010000", "020000"], ["20240102"] * 3, [1, 0]),
+        ("Date,Hour", ["2024-05-01"] * 3, ["0", "1", "2"], [0, 1]),
+        ("Date,Hour", ["2024-05-01"] * 3, [0, 1, 2], [0, 1]),
+        ("Datum,Uhrzeit", ["02.01.2024"] * 3, CLOCK, [0, 1]),
+        ("Date,Time", ["01/02/2024"] * 3, ["9:30 AM", "12:30 PM", "1:30 PM"], [0, 1]),
+        ("Date,Time", pd.DatetimeIndex(DATES), [dt.time(9, 30)] * 3, [0, 1]),
+        ("Date,Time", ["2024-01-02 00:00:00"] * 3, [930, 935, 940], [0, 1]),
+        ("Date,Time", [20240102] * 3, [93000, 93500, 94000], [0, 1]),
+        ("Date,Time", ["Mar 25, 2024"] * 3, CLOCK, [0, 1]),
+        ("date,timestamp", ["2024-01-02"] * 3, ["1704187800", "1704188100", "1704188400"], [1]),
+        ("date,unix", ["2024-01-02"] * 3, ["1704187800", "1704188100", "1704188400"], [1]),
+        ("date,unix", DATES, ["1704187800", "1704274200", "1704360600"], [0]),
+        ("date,time", MOMENTS, CLOCK, [0]),
+        ("date,open_time", DATES, MOMENTS, [1]),
+        ("close_time,open_time", MOMENTS, MOMENTS, [1]),
+        ("timeOpen,timestamp", MOMENTS, MOMENTS, [0]),
+        ("Local time,Gmt time", MOMENTS, MOMENTS, [1]),
+        ("Unnamed: 0,date", ["0", "1", "2"], DATES, [1]),
+        (",x", DATES, DATES, [0]),
+        ("id,x", [1704187800, 1704188100, 1704188400], DATES, [0]),
+        ("timestamp,date", ["soon", "now", "then"], DATES, [1]),
+        ("timestamp,x", ["soon", "now", "then"], DATES, [0]),
+        ("date,day", DATES, ["1", "2", "3"], [0]),
+        ("Kline open time,timestamp", ["1704187800000"] * 3, MOMENTS, [0]),
+    ],
+)
+def test_the_time_is_found_by_names_and_cells(names, first, second, expected):
+    """Bare dates are joined with a time of day; the times of opens are trusted most."""
+    table = make_named(f"{names},o,h,l,c", at_0=first, at_1=second)
+
+    assert find_columns(table, Reading()).time == tuple(expected)
+
+
+def test_close_times_alone_are_refused():
+    with pytest.raises(BadPayload, match="expected a column of open times, found 'close times alone: close_time'"):
+        find("close_time,open,high,low,close", at_0=MOMENTS)
+    assert names_bars(["close_time", "open", "high", "low", "close"])
+
+
+def test_a_time_of_day_without_a_date_is_refused():
+    with pytest.raises(BadPayload, match="a date beside the time of day in column 'Time'"):
+        find("Time,Open,High,Low,Close", at_0=CLOCK)
+
+
+def test_an_index_that_counts_is_no_time():
+    with pytest.raises(BadPayload, match="a time such as open_time"):
+        find("index,open,high,low,close", at_0=["0", "1", "2"])
+
+
+# Without names.
+
+
+@pytest.mark.parametrize(
+    ("row", "time", "first"),
+    [
+        (("2024.01.02", "00:00", "1.1", "1.2", "1.0", "1.15", "88"), (0, 1), 2),
+        (("20240102 170000", "1.1", "1.2", "1.0", "1.15", "0"), (0,), 1),
+        ((1704067200000, "1.1", "1.2", "1.0", "1.15", "0", 1704070799999, "0", 1), (0,), 1),
+        (("2024-01-02", "1.1", "1.2", "1.0", "1.15"), (0,), 1),
+        (("20240102", "1200", "1230", "1130", "1215", "500"), (0,), 1),
+        (("ABC.US", "D", "20240102", "000000", "1.1", "1.2", "1.0", "1.15", "7", "0"), (2, 3), 4),
+    ],
+)
+def test_columns_without_names_are_placed_by_their_cells(row, time, first):
+    columns = find_columns(make_rows(row, row, row), Reading())
+
+    assert columns.time == time
+    assert [columns.fields[field] for field in FIELDS] == list(range(first, first + 4))
+    assert columns.symbol == (0 if time[0] else None)
+
+
+@pytest.mark.parametrize("row", [("1.1", "1.2", "1.0", "1.15"), ("5", "2024-01-02", "1", "2", "1", "1", "1")])
+def test_rows_without_names_and_without_a_first_time_are_refused(row):
+    with pytest.raises(Ambiguous, match="--columns open_time,open,high,low,close,volume"):
+        find_columns(make_rows(row, row), Reading())
+
+
+def make_prices(count: int = 60) -> np.ndarray:
+    """Make prices of `count` rows, open, high, low, close."""
+    random = np.random.default_rng(1)
+    open_, close = random.uniform(90, 110, (2, count))
+    return np.column_stack([open_, np.maximum(open_, close) + 1, np.minimum(open_, close) - 1, close])
+
+
+def check(ohlc_T4: np.ndarray, form: str = "%Y-%m-%d %H:%M", step: int = 1) -> None:
+    """Check rows of an hour each, the oldest first or, with a step of -1, the newest."""
+    times = pd.date_range("2024-01-01", periods=len(ohlc_T4), freq="h").strftime(form)
+    rows = [(time, *prices, 7.0) for time, prices in zip(times, ohlc_T4.tolist(), strict=True)][::step]
+    check_order(make_rows(*rows), ohlc_T4[::step], np.arange(1, len(rows) + 1))
+
+
+def make_walk(count: int = 60) -> np.ndarray:
+    """Make prices of which each open is the close before it."""
+    prices = make_prices(count)
+    prices[1:, 0] = prices[:-1, 3]
+    prices[:, 1], prices[:, 2] = prices[:, [0, 3]].max(axis=1) + 1, prices[:, [0, 3]].min(axis=1) - 1
+    return prices
+
+
+@pytest.mark.parametrize("step", [1, -1])
+def test_an_open_that_is_the_close_of_the_next_row_is_refused(step):
+    """Rows may begin with the oldest or with the newest; the rule of high and low holds in both orders."""
+    right = make_walk()
+
+    check(right, step=step)
+    with pytest.raises(Ambiguous, match="--columns open_time,close,high,low,open,volume"):
+        check(right[:, [3, 1, 2, 0]], step=step)
+    check(right[:, [3, 1, 2, 0]], "%d.%m.%Y %H:%M", step)  # a text that does not tell which is older
+
+
+@pytest.mark.parametrize("step", [1, -1])
+def test_the_guess_of_an_order_tells_the_open_from_the_close(step):
+    with pytest.raises(Ambiguous, match="--columns open_time,close,open,high,low,volume"):
+        check(make_walk()[:, [3, 0, 1, 2]], step=step)
+
+
+def test_no_order_is_guessed_of_a_volume_among_prices():
+    prices = make_walk()
+    prices = np.column_stack([np.linspace(9e5, 7e5, len(prices)), prices[:, [3, 1, 2]]])
+
+    with pytest.raises(Ambiguous, match="prices which are not open, high, low, close in line 1'"):
+        check(prices)
+
+
+@pytest.mark.parametrize("order", ["low,high,open,close", "open,close,high,low", "high,low,open,close"])
+def test_another_order_of_prices_is_refused_with_its_guess(order):
+    prices = make_prices()[:, [FIELDS.index(name) for name in order.split(",")]]
+
+    with pytest.raises(Ambiguous, match=f"--columns open_time,{order},volume.*their order may be"):
+        check(prices)
+
+
+def test_another_order_that_only_some_rows_show_is_refused():
+    """Flat rows, and rows whose open is the high, fit several orders."""
+    prices = np.full((50, 4), 100.0)
+    prices[7] = [99, 101, 100, 100.5]
+
+    with pytest.raises(Ambiguous, match="line 8"):
+        check(prices)
+
+
+def test_prices_that_fit_no_order_are_refused():
+    random = np.random.default_rng(2)
+
+    with pytest.raises(Ambiguous, match="prices which are not open, high, low, close"):
+        check(random.uniform(90, 110, (60, 4)))
+
+
+def test_the_right_order_holds_in_spite_of_broken_rows_and_roundings():
+    prices = make_prices()
+    prices[5] = [100, 90, 80, 110]
+    prices[6, 3] = prices[6, 1] * (1 + 1e-15)
+    prices[7] = np.nan
+    check(prices)
+
+    check(np.full((3, 4), 5.0))
+    check(np.empty((0, 4)))
+
+
+# What is said.
+
+
+def test_columns_said_by_name():
+    """Those that are not said are found as usual."""
+    found = find("Date,Open,High,Low,Close,Settle", Reading(columns={"close": "settle"}))
+
+    assert found == {"time": ["Date"], "open": "Open", "high": "High", "low": "Low", "close": "Settle"}
+
+
+def test_columns_said_by_place():
+    said = ("open_time", "low", "high", "open", "close", "-", "volume")
+
+    columns = find_columns(make_rows((1704067200, 1, 4, 2, 3, 9, 5)), Reading(columns=said))
+
+    assert columns.time == (0,)
+    assert columns.fields == {"low": 1, "high": 2, "open": 3, "close": 4, "volume": 6}
+
+
+def test_a_date_and_a_time_said_by_place():
+    said = ("time", "date", "open", "high", "low", "close")
+
+    assert find_columns(make_rows(("00:00", "2024.01.02", 1, 4, 2, 3)), Reading(columns=said)).time == (1, 0)
+
+
+@pytest.mark.parametrize(
+    ("columns", "error", "words"),
+    [
+        ({"close": "Clos"}, BadPayload, r"a column named one of \['Date', 'Open'"),
+        ({"shut": "Close"}, ConfigError, "some of open_time, open, high, low, close, volume"),
+        (("open_time", "open", "high", "low"), ConfigError, "a place for each of open_time, open, high, low, close"),
+        (("open_time", *FIELDS, "volume", "", ""), BadPayload, "at least 8 columns"),
+    ],
+)
+def test_columns_that_cannot_be_as_said(columns, error, words):
+    with pytest.raises(error, match=words):
+        find("Date,Open,High,Low,Close", Reading(columns=columns))
+
+
+# Symbols.
+
+
+def make_long(name: str, cells: list, reading: Reading | None = None) -> dict[str, list[int]]:
+    """Split a table by the column of this name; its rows by symbol."""
+    count = len(cells)
+    table = make_table(
+        {"date": ["2024-01-02"] * count} | {field: ["1"] * count for field in FIELDS} | {name: cells}, symbol="whole"
+    )
+    columns = find_columns(table, reading or Reading())
+    return {symbol: places.tolist() for symbol, places in split_symbols(table, columns).items()}
+
+
+@pytest.mark.parametrize("name", ["Name", "symbol", "<TICKER>", "Stock", "Pair", "isin", "tic", "contract"])
+def test_rows_are_split_by_a_column_of_symbols(name):
+    assert make_long(name, ["B", "A", "B ", "A"]) == {"B": [0, 2], "A": [1, 3]}
+
+
+def test_the_symbol_of_all_rows_is_named_too():
+    assert make_long("Name", ["A", "A", "A"]) == {"A": [0, 1, 2]}
+
+
+@pytest.mark.parametrize(
+    "cells", [["a", "b", "c"], ["1.5", "2.5", "1.5"], [1.5, 2.5, 1.5], [1, 1, 1], [None, "a", "a"]]
+)
+def test_a_name_that_tells_nothing_is_no_symbol(cells):
+    """One for each row, numbers, or only here and there."""
+    assert make_long("Name", cells) == {"whole": [0, 1, 2]}
+
+
+def test_the_column_of_symbols_is_said():
+    assert make_long("branch", ["A", "B", "A"], Reading(symbol_column="Branch")) == {"A": [0, 2], "B": [1]}
+    assert make_long("Name", ["A", "B", "A"], Reading(symbol_column="")) == {"whole": [0, 1, 2]}
+
+
+def test_a_symbol_is_trusted_more_than_a_number_of_the_instrument():
+    table = make_table({name: ["7"] * 2 for name in ("instrument_id", "date", *FIELDS)} | {"symbol": ["A", "B"]})
+
+    assert find_columns(table, Reading()).symbol == len(table.names) - 1
+
+
+def test_a_row_without_a_symbol_is_refused_by_its_line():
+    with pytest.raises(BadPayload, match="a symbol in column 'ticker' in line 3"):
+        make_long("ticker", ["A", " ", "A"])
+
+
+@pytest.mark.parametrize("form", ["{symbol}:{field}", "{symbol}.{field}", "{field}_{symbol}", "{field} {symbol}"])
+def test_symbols_side_by_side(form):
+    names = [form.format(symbol=symbol, field=field) for symbol in ("AAA", "BBB") for field in (*FIELDS, "volume")]
+
+    table = make_named(",".join(["date", *names]), at_0=DATES)
+    columns = find_columns(table, Reading())
+
+    assert columns.fields == {}
+    assert columns.several["BBB"] == {field: 6 + place for place, field in enumerate((*FIELDS, "volume"))}
+    assert list(split_symbols(table, columns)) == ["AAA", "BBB"]
+    assert names_bars(table.names)

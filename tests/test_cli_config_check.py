@@ -1,0 +1,411 @@
+"""`config check`: all that is wrong with a configuration and can be known without a network, one line each."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from forecaster.clock import now_ms
+from forecaster.config import ModelConfig
+from forecaster.model.files import NANO_FOLDER, WEIGHTS_FILE
+from tests.builders import DAY_MS, HOUR_MS, make_bars, make_key, utc_ms
+from tests.cli import forecaster
+
+COMMIT = "29ec3766d36d6f73f0696f85560a422f50e8498c"
+
+
+@pytest.fixture
+def check(tmp_path):
+    """Give a function that checks a configuration; gives the findings by subject, and the code under `code`.
+
+    `top` stands before its series, `more` below. The series is one of Binance, unless `series` says another.
+    """
+
+    def check(more="", top='[exchanges.venue]\nid = "binance"\n', series=None):
+        url = "" if "[store]" in more else '[store]\nurl = "sqlite:///ledger.db"\n'
+        (tmp_path / "c.toml").write_text(f"{top}\n{series or exchange_series()}\n{url}{more}")
+        done = forecaster("config", "check", "--json", "--config", tmp_path / "c.toml")
+        findings = done.record["findings"]
+        assert done.record["ok"] == all(one["ok"] for one in findings) == (done.returncode == 0)
+        return {one["subject"]: (one["ok"], one["finding"]) for one in findings} | {"code": done.returncode}
+
+    return check
+
+
+@pytest.fixture
+def check_file(check, tmp_path):
+    """Give a function that checks a configuration of one file, which holds these bars; gives what was found of it."""
+
+    def check_file(bars, timeframe="1h"):
+        frame = getattr(bars, "frame", bars)
+        frame.to_csv(tmp_path / "bars.csv")
+        series = f'[[series]]\nexchange = "file"\nsymbol = "A/B"\ntimeframe = "{timeframe}"\nfile = "bars.csv"\n'
+        return check(series=series, top="")[f"file A/B {timeframe}"]
+
+    return check_file
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A copy of the bundled checkpoint, whose weights may be changed."""
+    shutil.copytree(NANO_FOLDER, tmp_path / "model")
+    (tmp_path / "model" / "SHA256SUMS").unlink()
+    return tmp_path / "model"
+
+
+@pytest.fixture
+def hub(monkeypatch, tmp_path):
+    """The cache of the hub's files, empty; gives the folder of the commit."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache/models--amazon--chronos-2/snapshots" / COMMIT
+
+
+def exchange_series(symbol="BTC/USDT", timeframe="1h", exchange="venue"):
+    """A series of an exchange."""
+    return f'[[series]]\nexchange = "{exchange}"\nsymbol = "{symbol}"\ntimeframe = "{timeframe}"\n'
+
+
+def test_good_configuration(check, tmp_path):
+    """Each thing that was looked at is told."""
+    found = check()
+
+    assert found["code"] == 0
+    assert found["configuration"] == (True, f"{tmp_path}/c.toml: 1 series")
+    assert found["model"][1].startswith("nano: sha256 ")
+    assert found["model"][1].endswith(", sees up to 512 bars and forecasts up to 64")
+    assert found["model.baselines"] == (True, "random_walk")
+    assert found["store.url"] == (True, f"{tmp_path}/ledger.db")
+    assert found["exchanges.venue"] == (True, "binance: 1 series")
+    assert not (tmp_path / "ledger.db").exists()
+
+
+def test_lines_for_people(check, tmp_path):
+    """The same, one line each, and code 2 for what is wrong."""
+    check("[model]\nhorizon = 500\n")
+    done = forecaster("config", "check", "--config", tmp_path / "c.toml")
+
+    assert done.returncode == 2
+    assert f"ok     configuration: {tmp_path}/c.toml: 1 series" in done.stdout.splitlines()
+    assert "WRONG  model.horizon: expected at most 64 for nano, found 500" in done.stdout.splitlines()
+
+
+def test_all_faults_are_told(check, tmp_path):
+    """Of each kind, and each of a kind."""
+    found = check(
+        '[model]\nhorizon = 65\ncontext = 600\nbaselines = ["arima", "random_wolk"]\n'
+        '[store]\nurl = "sqlite:///no/such/ledger.db"\n'
+        '[health]\ntoken_file = "token"\n[alerts]\nwebhook_file = "hook"\napprise_file = "apprise"\n',
+        '[exchanges.venue]\nid = "binanse"\noptions.apiKey = "secret"\n',
+        series=exchange_series(),
+    )
+
+    assert found.pop("code") == 2
+    assert {subject for subject, (ok, _) in found.items() if not ok} == {
+        *("model.horizon", "model.context", "model.baselines", "store.url", "exchanges.venue.id"),
+        *("exchanges.venue.options.apiKey", "health.token_file", "alerts.webhook_file", "alerts.apprise_file"),
+    }
+
+
+def test_faults_of_a_file_that_cannot_be_loaded_are_all_told(tmp_path):
+    """The first as the error of the command, the others before it; no value is shown that may be a secret."""
+    path = tmp_path / "c.toml"
+    path.write_text(
+        '[[series]]\nexchange = "x"\nsymbol = "A/B"\ntimeframe = "1h"\nfile = "b.csv"\n'
+        '[model]\nhorizon = 0\ncontext = 1\n[store]\nurl = 5\npassword = "geheim"\n'
+    )
+    done = forecaster("config", "check", "--config", path)
+    lines = done.stderr.splitlines()
+
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert all(line.startswith(f"ConfigError: {path}: ") for line in lines)
+    assert [any(key in line for line in lines) for key in ("context", "horizon", "store.url", "password")] == [True] * 4
+    assert "geheim" not in done.stderr
+
+
+@pytest.mark.parametrize(("horizon", "ok"), [(64, True), (65, False), (500, False)])
+def test_horizon_beyond_the_models(check, horizon, ok):
+    """It is refused with the greatest that the model forecasts, at which it answers."""
+    found = check(f"[model]\nhorizon = {horizon}\n")
+
+    assert ("model.horizon" not in found) == ok
+    assert ok or found["model.horizon"] == (False, f"expected at most 64 for nano, found {horizon}")
+
+
+@pytest.mark.parametrize(
+    ("context", "baselines", "finding"),
+    [
+        (512, '["random_walk"]', None),
+        (513, '["random_walk"]', (False, "expected at most 512 for nano, found 513")),
+        (960, '["garch"]', (True, "960 for the baselines; nano sees 512")),
+        (961, '["garch"]', (False, "expected at most 960 for nano, found 961")),
+    ],
+)
+def test_context_beyond_what_any_model_sees(check, context, baselines, finding):
+    assert check(f"[model]\ncontext = {context}\nbaselines = {baselines}\n").get("model.context") == finding
+
+
+def configured(**values):
+    """Damage that changes `config.json`."""
+
+    def damage(folder):
+        config = json.loads((folder / "config.json").read_text())
+        config["chronos_config"] |= values
+        (folder / "config.json").write_text(json.dumps(config))
+
+    return damage
+
+
+@pytest.mark.parametrize(
+    ("damage", "expected"),
+    [
+        (lambda folder: (folder / WEIGHTS_FILE).unlink(), "expected a file model.safetensors in "),
+        (lambda folder: (folder / "config.json").unlink(), "expected a file config.json in "),
+        (lambda folder: (folder / "config.json").write_text("{}"), "the config.json of a Chronos-2 model"),
+        (lambda folder: (folder / WEIGHTS_FILE).write_bytes(b"no weights"), "expected safetensors in "),
+        (lambda folder: (folder / WEIGHTS_FILE).write_bytes(b""), "expected safetensors in "),
+        (lambda folder: (folder / "SHA256SUMS").write_text(f"{'0' * 64}  {WEIGHTS_FILE}\n"), "the file is damaged"),
+        (configured(use_arcsinh=False), "without REG token or arcsinh"),
+        (configured(quantiles=[0.2, 0.5, 0.8]), "quantile levels without one of 0.1, 0.5, 0.9"),
+        (shutil.rmtree, "expected a file config.json in "),
+    ],
+    ids=["weights", "config", "other config", "garbage", "empty", "sums", "arcsinh", "levels", "folder"],
+)
+def test_damaged_checkpoint_is_told(check, folder, damage, expected):
+    damage(folder)
+    ok, finding = check('[model]\nid = "model"\n')["model"]
+
+    assert not ok
+    assert expected in finding
+
+
+def test_limits_are_those_of_the_checkpoint(check, folder):
+    """And not of the bundled one."""
+    configured(max_output_patches=1)(folder)
+    found = check('[model]\nid = "./model"\nhorizon = 17\n')
+
+    assert found["model.horizon"][1].startswith("expected at most 16 for ")
+
+
+def test_truncated_weights_are_told(check, folder):
+    weights = folder / WEIGHTS_FILE
+    weights.write_bytes(weights.read_bytes()[:-8])
+
+    assert "expected safetensors in " in check('[model]\nid = "model"\n')["model"][1]
+
+
+def test_hub_model_that_is_not_here_yet(check, hub):
+    """That is no fault, and nothing is fetched."""
+    found = check(f'[model]\nid = "hub:amazon/chronos-2"\nrevision = "{COMMIT}"\n')
+
+    assert found["model"] == (True, f"hub:amazon/chronos-2 at {COMMIT}: not here yet, will be fetched")
+    assert found["code"] == 0
+
+
+@pytest.mark.parametrize("there", ["config.json", "both"])
+def test_hub_model_in_the_cache(check, hub, there):
+    """It is looked at as soon as all its files are there."""
+    hub.mkdir(parents=True)
+    for name in ("config.json", WEIGHTS_FILE) if there == "both" else ("config.json",):
+        shutil.copy(NANO_FOLDER / name, hub / name)
+    found = check(f'[model]\nid = "hub:amazon/chronos-2"\nrevision = "{COMMIT}"\nhorizon = 65\n')
+
+    assert ("not here yet" in found["model"][1]) == (there != "both")
+    assert ("model.horizon" in found) == (there == "both")
+
+
+def test_unknown_baseline_is_told_with_near_ones(check):
+    found = check('[model]\nbaselines = ["garsh"]\n')
+
+    assert found["model.baselines"] == (
+        False,
+        "expected any of garch, random_walk, filtered_historical_simulation, har_range, found 'garsh'",
+    )
+
+
+def test_exchange_that_ccxt_does_not_know_is_told_with_near_ones(check):
+    found = check(top='[exchanges.venue]\nid = "binanse"\n', series=exchange_series())
+
+    assert "such as binance" in found["exchanges.venue.id"][1]
+
+
+def test_timeframe_that_an_exchange_does_not_have(check):
+    """By its own list, where ccxt has one; the other series are not told of."""
+    series = exchange_series(timeframe="2h") + exchange_series("ETH/USDT")
+    found = check(top='[exchanges.venue]\nid = "kraken"\n', series=series)
+
+    assert found["venue BTC/USDT 2h"][1].startswith("expected a timeframe of kraken, one of 1m, 5m, 15m, ")
+    assert "venue ETH/USDT 1h" not in found
+    assert found["exchanges.venue"] == (True, "kraken: 2 series")
+
+
+def test_addresses_of_an_exchange_are_looked_at(check):
+    found = check(
+        top='[exchanges.venue]\nid = "binance"\napi_urls.public = "https:/here/api"\napi_urls.other = "http://[::1"\n'
+        '[exchanges.well]\nid = "binance"\napi_urls = "http://127.0.0.1:8000/api"\n',
+        series=exchange_series(),
+    )
+
+    assert found["exchanges.venue.api_urls"][1].startswith("expected addresses such as https://")
+    assert found["exchanges.well"] == (True, "binance: no series uses it")
+
+
+def test_file_that_is_not_there(check, tmp_path):
+    found = check(top="", series='[[series]]\nexchange = "f"\nsymbol = "A/B"\ntimeframe = "1h"\nfile = "none.csv"\n')
+
+    assert found["code"] == 2
+    assert str(tmp_path / "none.csv") in found["f A/B 1h"][1]
+
+
+def test_file_whose_bars_are_new(check_file):
+    now = now_ms() // HOUR_MS * HOUR_MS
+    ok, finding = check_file(make_bars(make_key(), count=200, start=now - 200 * HOUR_MS))
+
+    assert ok
+    assert finding.startswith("200 bars, the newest closed ")
+    assert "forecast today" not in finding
+
+
+def test_file_of_another_timeframe(check_file):
+    """Every fourth of its hours would pass as four hours."""
+    ok, finding = check_file(make_bars(make_key(), count=200, start=utc_ms("2024-01-01")), "4h")
+
+    assert not ok
+    assert "1h" in finding
+
+
+def test_file_that_ends_in_the_past(check_file):
+    """It is told, with the two ways to use it; that is no fault."""
+    ok, finding = check_file(make_bars(make_key(), count=201, start=utc_ms("2024-01-01")))
+
+    assert ok
+    assert finding.startswith("201 bars, the newest closed 2024-01-09 09:00 UTC, ")
+    assert finding.endswith(
+        "ends on 2024-01-09T09:00: no forecast today; `forecaster once --as-of 2024-01-09T09:00` or `forecaster replay`"
+    )
+
+
+def test_file_with_fewer_bars_than_a_forecast_needs(check_file):
+    found = check_file(make_bars(make_key(), count=20, start=utc_ms("2024-01-01")))
+
+    assert found == (False, "NotEnoughBars: file A/B 1h: expected at least 64 bars in the context, found 20")
+
+
+def test_refused_rows_of_a_file_are_counted_with_reasons(check_file):
+    frame = make_bars(make_key(), count=200, start=utc_ms("2024-01-01")).frame
+    frame.iloc[5, 2] = frame.iloc[5, 1] + 1
+    ok, finding = check_file(frame)
+
+    assert ok
+    assert "199 bars" in finding
+    assert "1 rows rejected (1 × low must not be above open or close)" in finding
+
+
+@pytest.mark.parametrize("drops_weekends", [True, False])
+def test_bars_of_weekdays_in_a_market_that_never_closes(check_file, drops_weekends):
+    """They are probably of an exchange with sessions: a hint, and no fault."""
+    bars = make_bars(make_key(timeframe="1d"), count=300, start=utc_ms("2023-01-02"))
+    is_weekday = (bars.open_time // DAY_MS + 3) % 7 < 5
+    ok, finding = check_file(bars[is_weekday] if drops_weekends else bars, "1d")
+
+    assert ok
+    assert ("no bar on a weekend" in finding) == drops_weekends
+
+
+def test_ledger_that_cannot_be_written(check, tmp_path):
+    """A folder that is not there, a folder in its place, or a file of something else; nothing is made."""
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "text.db").write_text("no ledger")
+    lacks, is_folder, other = (
+        check(f'[store]\nurl = "sqlite:///{name}"\n')["store.url"] for name in ("no/l.db", "folder", "text.db")
+    )
+
+    assert lacks == (False, f"expected a folder that exists: mkdir -p {tmp_path}/no, found '{tmp_path}/no/l.db'")
+    assert is_folder == (False, f"expected a file that this user may write to, found '{tmp_path}/folder'")
+    assert other == (False, f"expected a ledger, or the path of a new one, found 'another file, {tmp_path}/text.db'")
+    assert not (tmp_path / "no").exists()
+
+
+def test_password_of_a_server_is_not_shown(check):
+    found = check('[store]\nurl = "postgresql+psycopg://user:geheim@127.0.0.1:1/ledger"\n')
+
+    assert found["store.url"] == (True, "postgresql+psycopg://user:***@127.0.0.1:1/ledger: not opened by this check")
+
+
+def test_folder_of_compiled_code_that_is_not_ours_alone(check, tmp_path):
+    """Neither it nor one above it may be written by others; none is made, and none is needed where none is kept."""
+    (tmp_path / "shared").mkdir(mode=0o777)
+    (tmp_path / "shared").chmod(0o777)
+    (tmp_path / "kept").mkdir(mode=0o755)
+    kept, below, new, off = (
+        check(f'[model]\ncompile = "{mode}"\ncompiled_folder = "{name}"\n').get("model.compiled_folder")
+        for name, mode in (("kept", "on"), ("shared/new", "on"), ("new/folder", "auto"), ("kept", "off"))
+    )
+
+    assert kept == (False, f"expected {tmp_path}/kept with mode 700, found 755: chmod 700, or remove it")
+    assert below[1].startswith(f"expected {tmp_path}/shared to be writable by its owner alone, found 777")
+    assert new == (True, f"{tmp_path}/new/folder")
+    assert off is None
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "mode", "expected"),
+    [
+        ("a" * 32, 0o600, None),
+        ("a" * 32, 0o644, "a file for its owner alone: chmod 600"),
+        ("short", 0o600, "32 printable characters or more"),
+        (None, 0, "a file that can be read"),
+    ],
+)
+def test_token_file(check, tmp_path, text, mode, expected):
+    if text is not None:
+        (tmp_path / "token").write_text(text)
+        (tmp_path / "token").chmod(mode)
+    ok, finding = check('[health]\ntoken_file = "token"\n')["health.token_file"]
+
+    assert ok == (expected is None)
+    assert expected is None or expected in finding
+
+
+def test_certificate_that_is_none(check, tmp_path):
+    (tmp_path / "cert.pem").write_text("no certificate")
+
+    assert "a PEM file with a certificate" in check('[health]\ncertificate = "cert.pem"\n')["health.certificate"][1]
+
+
+@pytest.mark.parametrize(
+    ("text", "mode", "expected"),
+    [
+        ("https://example.org/geheim\n", 0o600, None),
+        ("https://example.org/geheim\n", 0o640, "a file of mode 600"),
+        ("geheim\n", 0o600, "a file with one http or https address"),
+    ],
+)
+def test_file_of_a_webhook(check, tmp_path, text, mode, expected):
+    """What stands in it is not shown."""
+    (tmp_path / "hook").write_text(text)
+    (tmp_path / "hook").chmod(mode)
+    ok, finding = check('[alerts]\nwebhook_file = "hook"\n')["alerts.webhook_file"]
+
+    assert ok == (expected is None)
+    assert expected is None or expected in finding
+    assert "geheim" not in finding
+
+
+def test_greatest_horizon_is_the_models_own(check):
+    """What the check refuses by `config.json` is what the model refuses."""
+    from forecaster.errors import InvalidContext
+    from forecaster.model import load_model
+
+    model = load_model(ModelConfig(compile="off"))
+    bars = make_bars(make_key(), count=600)
+
+    assert model.predict_ohlc(bars, 64, 512).horizon == 64
+    for arguments in ((65, 512), (64, 513)):
+        with pytest.raises(InvalidContext):
+            model.predict_ohlc(bars, *arguments)
+    assert np.isfinite(model.predict_ohlc(bars, 64).values_FHQ).all()
