@@ -16,6 +16,7 @@ from typing import Final
 
 DECIDING: Final = (
     "timeframe.py",
+    "zones.py",
     "sessions.py",
     "bars.py",
     "forecast.py",

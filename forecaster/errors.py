@@ -158,19 +158,23 @@ class BarsError(ForecasterError):
 
 
 class InvalidBars(BarsError):
-    """Rows broke a rule of `Bars`; `row` is the position of the first one, where it is known."""
+    """Rows broke a rule of `Bars`; where it is known, `row` is the position of the first, and `option` may mend it."""
 
     def __init__(self, series: object, reason: str, row: int | None = None) -> None:
         super().__init__(f"{series}: {reason}" if row is None else f"{series}: row {row}: {reason}")
         self.row = row
         self.reason = reason
+        self.option = ""
 
     @classmethod
     def refused(cls, series: object, reasons: Counter[str], rows: int, hint: str = "") -> Self:
         """Make the error for too many refused rows out of so many, from how often each reason came."""
         (reason, count), *_ = reasons.most_common(1)
         told = f"{reasons.total()} of {rows} rows are no bars: {reason} ({count})"
-        return cls(series, f"{told}: {hint}" if hint else told)
+        error = cls(series, f"{told}: {hint}" if hint else told)
+        named = re.search(r"`(\w+)`", hint)
+        error.option = named[1] if named else ""
+        return error
 
 
 class MissingBars(BarsError):

@@ -15,12 +15,12 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cache
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import numpy as np
 
 from forecaster.errors import CalendarEnds, ConfigError
 from forecaster.timeframe import DAY_MS, MINUTE_MS, Timeframe
+from forecaster.zones import clock
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -37,7 +37,6 @@ UNWRITTEN: Final = -1
 _UTC: Final = "UTC"
 _NAMES_OF_UTC: Final = ("UTC", "Etc/UTC", "GMT", "Etc/GMT", "Zulu", "Etc/Zulu", "UCT", "Etc/UCT", "Universal")
 _ANCHOR: Final = re.compile(r"([01]?\d|2[0-3]):([0-5]\d)(?: (.+))?")
-_SHIFT: Final = re.compile(r"(?P<name>.*?)(?P<sign>[+-])(?P<hours>\d{1,2})(?::?(?P<minutes>\d\d))?")
 _ZONES_KNOWN_UNTIL: Final = "2037-01-01"  # what is computed from a zone's rules is read on when time comes near it
 _FIRST_SESSION: Final = "1990-01-02"
 _NO_BOUND: Final = "9999-12-31"
@@ -183,43 +182,14 @@ def anchored(day_anchor: str | None, timezone: str | None, timeframe: Timeframe)
     return f"{ALWAYS_OPEN}@{time}" if zone == _UTC else f"{ALWAYS_OPEN}@{time} {zone}"
 
 
-def split_clock(name: str) -> tuple[str, int]:
-    """Give a clock's zone of the IANA database, and by how many ms the clock is ahead of it.
-
-    `America/New_York+07:00` is seven hours ahead of New York, as most MetaTrader servers are; `+02:00` of UTC.
-
-    Raises:
-        ConfigError: for an unknown name.
-    """
-    if _is_zone(name):
-        return name, 0
-    shift = _SHIFT.fullmatch(name)
-    zone = (shift["name"] or _UTC) if shift else ""
-    if shift is None or not _is_zone(zone):
-        from zoneinfo import available_timezones  # noqa: PLC0415 - walks over the whole database
-
-        similar = get_close_matches(name, available_timezones(), n=3)
-        expected = f"a clock such as {', '.join(similar) or 'America/New_York'}, UTC, +02:00 or America/New_York+07:00"
-        raise ConfigError("timezone", expected, name)
-    minutes = 60 * int(shift["hours"]) + int(shift["minutes"] or 0)
-    return zone, (-1 if shift["sign"] == "-" else 1) * minutes * MINUTE_MS
-
-
-def _is_zone(name: str) -> bool:
-    try:
-        return bool(name) and ZoneInfo(name) is not None
-    except (ZoneInfoNotFoundError, ValueError, OSError):
-        return False
-
-
 def _read_anchor(text: str, timezone: str = _UTC) -> tuple[int, str]:
     """The minute of the day at which days begin, and the zone of the IANA database by whose clock."""
     found = _ANCHOR.fullmatch(text.strip())
     if found is None:
         raise ConfigError("day_anchor", "a time of day such as 16:00, or 17:00 America/New_York", text)
-    zone, shift = split_clock(found[3] or timezone)
-    minute = (60 * int(found[1]) + int(found[2]) - shift // MINUTE_MS) % (24 * 60)
-    return minute, _UTC if zone in _NAMES_OF_UTC else zone
+    by = clock(found[3] or timezone)
+    minute = (60 * int(found[1]) + int(found[2]) - by.shift_ms // MINUTE_MS) % (24 * 60)
+    return minute, _UTC if str(by.zone) in _NAMES_OF_UTC else str(by.zone)
 
 
 class _Times(NamedTuple):

@@ -181,7 +181,7 @@ def test_a_series_of_a_file_needs_no_exchange(load):
         ('"1h"', '"1h"\nday_anchor = "noon"', "expected a time of day such as 16:00"),
         ('"1h"', '"1h"\ncalendar = "XNYS"\nday_anchor = "16:00"', "expected none: sessions of an exchange begin"),
         ('"1h"', '"1h"\ndecimal = ","', "expected `file`, which the keys below are about"),
-        ('"1h"', '"1h"\nfile = "a.csv"\ntimezone = "Mars"', "expected a clock such as"),
+        ('"1h"', '"1h"\nfile = "a.csv"\ntimezone = "Mars"', "expected an IANA name such as"),
     ],
     ids=["symbol", "timeframe", "calendar", "anchor", "anchor of sessions", "no file", "zone"],
 )

@@ -340,7 +340,7 @@ class _Parts:
                 expected = "a year of four digits"
             elif self._numbers["hour"][row] == _DAY_HOURS:
                 expected = "hours from 00 to 23, as 24:00 does not say which day is meant"
-            raise table.fault(expected, row, texts[row])
+            raise table.fault(expected, row, texts[row] or None)
         return self.wall_ms()
 
 

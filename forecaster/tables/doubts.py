@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from forecaster.tables.zones import clock
 from forecaster.timeframe import MINUTE_MS
+from forecaster.zones import clock
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

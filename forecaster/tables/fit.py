@@ -57,7 +57,7 @@ def check_zone(source: str, timeframe: Timeframe, name: str, rows: Rows) -> None
     if rows.zone in ("written", "said") or (timeframe.is_daily and _is_exchange(name)):
         return
     if rows.zone == "required":
-        found = "times by a broker's own clock, which is not written"
+        found = f"times whose zone is not written: {rows.understood.get('timezone', 'a local clock')}"
         is_histdata = rows.understood.get("times", "").startswith("YYYYMMDD")
         raise Ambiguous(source, "timezone", "Etc/GMT+5" if is_histdata else "America/New_York+07:00", found)
     if timeframe.is_daily or not len(rows.labels):

@@ -11,8 +11,9 @@ import numpy as np
 from forecaster.errors import BadPayload, UnknownSymbol
 from forecaster.tables import FIELDS, Rows
 from forecaster.tables.columns import check_order, find_columns, split_symbols
+from forecaster.tables.dates import read_dates
 from forecaster.tables.numbers import read_numbers
-from forecaster.tables.times import read_times
+from forecaster.tables.times import read_times, times_of
 from forecaster.tables.words import plain
 
 if TYPE_CHECKING:
@@ -42,6 +43,8 @@ _NO: Final = ("false", "0", "0.0", "no")
 QUOTES: Final = ("USDT", "USDC", "BUSD", "FDUSD", "TUSD", "USD", "EUR", "GBP", "JPY", "BTC", "ETH")
 """Currencies that names end in."""
 
+_DOLLARS: Final = tuple(one for one in QUOTES if "USD" in one)
+
 _KRAKEN: Final = re.compile(r"X([A-Z]{3,4})Z([A-Z]{3})")
 """Kraken's own name of a pair: `XXBTZUSD`."""
 
@@ -62,10 +65,10 @@ def read_table(table: Table, reading: Reading) -> dict[str, Rows]:
     lines = np.asarray(table.cells.index, np.int64)
     if not table.has_header and reading.columns is None:
         check_order(table, numbers.ohlcv_TF[:, : len(FIELDS)], lines)
-    found = {}
+    found, dates = {}, read_dates(table, columns.time, reading)
     for symbol, places in split_symbols(table, columns).items():
         part = table if len(places) == len(lines) else replace(table, cells=table.cells.iloc[places])
-        times = read_times(part, columns.time, reading)
+        times = times_of(part, columns.time, dates[places], reading)
         found[symbol] = _rows(part, columns, times, replace(numbers, ohlcv_TF=numbers.ohlcv_TF[places]))
     return found
 
@@ -80,20 +83,28 @@ def rows_of(source: str, found: Mapping[str, Rows], symbol: str, reading: Readin
         return next(iter(found.values()))
     base, _, quote = symbol.partition(":")[0].upper().partition("/")
     wanted = [_letters(f"{base}{quote}"), _letters(base)]
-    if len(found) == 1:  # venues call a dollar by many names
-        wanted += [_letters(f"{base}{one}") for one in QUOTES]
-    for one in wanted:
-        for name, rows in found.items():
-            own = plain_symbol(name)
-            if one in {_letters(part) for part in (own, *own.split("."))}:
-                return rows
-    hint = f"if {name!r} is no symbol: `symbol_column` (--symbol-column '')" if len(found) == 1 else ""
+    if len(found) == 1 and quote in _DOLLARS:  # venues call a dollar by many names
+        wanted += [_letters(f"{base}{one}") for one in _DOLLARS]
+    for spell in (_whole, _parts):  # `ABC` is `ABC.US`, unless there is `ABC.DE` as well
+        for one in wanted:
+            named = [name for name in found if one in spell(name)]
+            if len(named) == 1:
+                return found[named[0]]
+    hint = f"if {next(iter(found))!r} is no symbol: `symbol_column` (--symbol-column '')" if len(found) == 1 else ""
     raise UnknownSymbol(source, symbol, list(found), hint)
 
 
 def plain_symbol(name: str) -> str:
     """A venue's name of a symbol without what is only its own: `BTCUSD` for `X:BTCUSD` and for Kraken's `XXBTZUSD`."""
     return _KRAKEN.sub(r"\1\2", name.upper().rpartition(":")[2].strip()).replace("XBT", "BTC")
+
+
+def _whole(name: str) -> list[str]:
+    return [_letters(plain_symbol(name))]
+
+
+def _parts(name: str) -> list[str]:
+    return [_letters(part) for part in plain_symbol(name).split(".")]
 
 
 def _letters(name: str) -> str:

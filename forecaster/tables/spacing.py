@@ -46,9 +46,10 @@ def guess_timeframe(source: str, times: NDArray[np.int64]) -> Timeframe:
     Raises:
         BadPayload: for distances of no timeframe; those of weeks and months are named.
     """
-    distances, counts = np.unique(np.diff(np.unique(times)), return_counts=True)
+    times = np.unique(times)
+    distances, counts = np.unique(np.diff(times), return_counts=True)
     if not len(distances):
-        raise BadPayload(source, "two rows or more, to tell the timeframe", len(times))
+        raise BadPayload(source, "rows of two times or more, to tell the timeframe", len(times))
     commonest = int(distances[np.argmax(counts)])
     name = next((name for low, high, name in _LONGER if low <= commonest <= high), None)
     if name is not None:

@@ -19,13 +19,13 @@ from forecaster.errors import Ambiguous, BadPayload, ConfigError
 from forecaster.sessions import UNWRITTEN, Labels
 from forecaster.tables.dates import read_dates
 from forecaster.tables.doubts import doubt_utc
-from forecaster.tables.zones import clock
 from forecaster.timeframe import DAY_MS, MINUTE_MS
+from forecaster.zones import clock
 
 if TYPE_CHECKING:
     from forecaster.tables import Reading, Table, ZoneKind
     from forecaster.tables.dates import Dates
-    from forecaster.tables.zones import Clock
+    from forecaster.zones import Clock
 
 _EXAMPLE: Final = "America/New_York"
 _UTC_NAME: Final = re.compile(r"(?<![a-z])(?:utc|gmt)(?: ?[+-][0-9]{1,2}(?::?[0-9]{2})?)?(?![a-z])", re.IGNORECASE)

@@ -43,7 +43,8 @@ if TYPE_CHECKING:
 Said: TypeAlias = tuple[str | None, str | None, str | None]
 """Timeframe, calendar and day anchor, as they were given."""
 
-_TIMEFRAME_IN_NAME: Final = re.compile(r"\d+(MIN|[MHDW])|DAILY|HOURLY")
+_TIMEFRAME_IN_NAME: Final = re.compile(r"\d+(MIN|MINUTES?|HOURS?|DAYS?|[MHDW])|[MHDW]N?\d+|DAILY|HOURLY")
+_PAIR_AND_MINUTES: Final = re.compile(r"([A-Z]{6})(?:1|5|15|30|60|240|1440)")  # as MetaTrader 4 names its files
 _STRAY_WEEKENDS: Final = 0.05
 _FITS: Final = 0.995
 _COMPLETE: Final = 0.98
@@ -171,6 +172,7 @@ def _guess_symbol(stem: str, calendar_name: str) -> str:
     untimed = [word for word in words if not _TIMEFRAME_IN_NAME.fullmatch(word)] or words
     before = list(takewhile(lambda word: not _TIMEFRAME_IN_NAME.fullmatch(word), words))
     words = before or untimed
+    words = [_PAIR_AND_MINUTES.sub(r"\1", words[0]), *words[1:]]
     if len(words) > 1 and words[-1] in QUOTES:
         return f"{'-'.join(words[:-1])}/{words[-1]}"
     one = "-".join(words)

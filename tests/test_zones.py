@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from forecaster.errors import ConfigError
-from forecaster.tables.zones import clock
+from forecaster.zones import clock
 from tests.builders import DAY_MS, HOUR_MS, utc_ms
 
 NEW_YORK = "America/New_York"
