@@ -36,6 +36,7 @@ soak: .venv/dev-installed mutants
 	$(BIN)/python -m tests.faults.standby --rounds 5
 	$(BIN)/python -m tests.simulation --seeds 300 --processes 2
 	$(BIN)/python -m tests.faults.as_of --pairs 10000
+	$(BIN)/python -m tests.faults.files --files 200000
 	$(BIN)/python -m tests.benchmarks.labels
 	$(BIN)/python -m tests.benchmarks.row_storm --rows 1000000
 	$(BIN)/python -m tests.benchmarks.significance

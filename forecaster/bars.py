@@ -10,6 +10,7 @@ import re
 from collections import Counter
 from dataclasses import dataclass, field
 from functools import cached_property
+from numbers import Integral
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -270,9 +271,11 @@ class Context:
         """Cut the context of up to `length` slots that ends with the bar which closed at `cutoff`.
 
         Raises:
+            InvalidContext: for a length below 1, or one that is no whole number.
             MissingBars: when no bar closes at `cutoff`, or it is not among `bars`.
             NotEnoughBars: when fewer than `min_bars` real bars fall into those slots.
         """
+        _check_length(length)
         slots = bars.key.sessions.last_opens(bars.key.timeframe, cutoff, length)
         last = int(np.searchsorted(bars.close_time, cutoff, side="right"))
         if not len(slots) or not last or bars.close_time[last - 1] != cutoff:
@@ -311,6 +314,12 @@ class Context:
     def target_opens(self, horizon: int) -> NDArray[np.int64]:
         """Open times of the bars that steps 1 to `horizon` stand for, (H,)."""
         return self.key.sessions.next_opens(self.key.timeframe, self.cutoff, horizon)
+
+
+def _check_length(length: object) -> None:
+    """Refuse what is no count of slots."""
+    if isinstance(length, bool) or not isinstance(length, Integral) or length < 1:
+        raise InvalidContext("length", "a whole number, 1 or more", f"{length!r:.100}")
 
 
 def close_roundings(ohlcv_TF: NDArray[np.float64]) -> tuple[NDArray[np.float64], int]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime as dt  # noqa: TC003 - pydantic looks at it
 import ipaddress
+import json
 import os
 import re
 import tomllib
@@ -18,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from forecaster.address import MEMORY, is_clear, shown, sqlite_address, url_of, with_path
 from forecaster.bars import SeriesKey
-from forecaster.errors import ConfigError, ForecasterError, StoreUnavailable
+from forecaster.errors import ConfigError, InvalidContext, StoreUnavailable
 from forecaster.sessions import ALWAYS_OPEN, anchored, canonical, is_continuous
 from forecaster.tables import Reading
 from forecaster.timeframe import Timeframe
@@ -94,6 +95,11 @@ class SeriesConfig(_Record):
     symbol_column: Annotated[
         str | None, Field(description="the file's column that tells whose row it is; empty when none does")
     ] = None
+
+    @field_validator("symbol")
+    @classmethod
+    def _symbol_is_unified(cls, symbol: str) -> str:
+        return SeriesKey.of("", symbol, "1d").symbol
 
     @field_validator("calendar")
     @classmethod
@@ -298,7 +304,7 @@ def load_config(path: str | Path) -> Config:
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(str(file), "TOML", str(error)) from error
     try:
-        config = Config.model_validate(content)
+        config = _checked(content)
         return _resolve(config, file.resolve().parent, with_ledger=file.resolve() not in _places("config/demo.toml"))
     except ValidationError as error:
         raise _first_fault(file, error) from error
@@ -357,6 +363,14 @@ def _places(name: str) -> tuple[Path, Path]:
     return package / EMBEDDED / name, package.parent / name
 
 
+def _checked(content: dict[str, object]) -> Config:
+    """Check what a file says; strictly, so that neither a boolean nor a text is a number.
+
+    As JSON, in which pydantic takes a list for a tuple and a text for a path or a date when it is strict.
+    """
+    return Config.model_validate_json(json.dumps(content, default=str), strict=True)
+
+
 def _resolve(config: Config, folder: Path, *, with_ledger: bool) -> Config:
     """Make paths absolute, relative to the folder of the file they were read from."""
     placed = {
@@ -410,9 +424,9 @@ def _first_fault(file: Path, error: ValidationError) -> ConfigError:
     found = fault["input"]
     if fault["loc"][:1] == ("store",):  # it may hold a password
         found = shown(found) if isinstance(found, str) else type(found).__name__
-    if isinstance(cause, ForecasterError):
-        return ConfigError(f"{file}: {key}", str(cause), found)
-    expected = fault["msg"]
+    expected = fault["msg"].removeprefix("Input should be ")
+    if isinstance(cause, InvalidContext):
+        expected = cause.expected
     if fault["type"] == "extra_forbidden":
         expected = f"one of {', '.join(_known_keys(fault['loc'][:-1]))}"
         return ConfigError(f"{file}: {key}", expected, fault["loc"][-1])

@@ -51,15 +51,19 @@ _UNSTORABLE: Final = re.compile("[\0\ud800-\udfff]")
 """What PostgreSQL or any database cannot keep in a text: NUL, and one half of a pair of surrogates."""
 
 
-def utc_text(time_ms: int | None) -> str:
-    """Write a time (UTC ms) for people: `2025-01-01 00:00 UTC`, with seconds only when there are any."""
+def utc_text(time_ms: int | None, *, exact: bool = False) -> str:
+    """Write a time (UTC ms) for people: `2025-01-01 00:00 UTC`, with seconds only when there are any.
+
+    Milliseconds are left out, but where `exact` asks for them.
+    """
     if time_ms is None:
         return "none"
     try:
         time = _EPOCH + dt.timedelta(milliseconds=int(time_ms))
     except OverflowError:
         return f"{time_ms} ms since 1970"
-    return f"{time.isoformat(' ', 'seconds' if time.second else 'minutes').removesuffix('+00:00')} UTC"
+    unit = "milliseconds" if exact and time.microsecond else "seconds" if time.second else "minutes"
+    return f"{time.isoformat(' ', unit).removesuffix('+00:00')} UTC"
 
 
 def duration_text(ms: float) -> str:
@@ -235,6 +239,7 @@ class InvalidContext(ModelError, ValueError):
 
     def __init__(self, what: str, expected: str, found: object) -> None:
         super().__init__(f"{what}: expected {expected}, found {found}")
+        self.expected = expected
 
 
 class InferenceError(ModelError):

@@ -70,8 +70,14 @@ def get_logger(name: str) -> FilteringBoundLogger:
     return cast("FilteringBoundLogger", structlog.wrap_logger(None, wrapper_class=wrapper))
 
 
-def configure_logging(*, verbose: bool = True) -> None:
-    """Write events to standard error; only warnings and worse unless `verbose`."""
+def configure_logging(*, verbose: bool = True, without: frozenset[str] = frozenset()) -> None:
+    """Write events to standard error; only warnings and worse unless `verbose`, and none of the names `without`."""
+
+    def leave_out(_logger: WrappedLogger, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+        if event["event"] in without:
+            raise structlog.DropEvent
+        return event
+
     outlet = Outlet(sys.stderr)
     logging.captureWarnings(capture=True)
     for handler in [one for one in logging.root.handlers if isinstance(one, _Theirs)]:
@@ -80,7 +86,7 @@ def configure_logging(*, verbose: bool = True) -> None:
     logging.root.addHandler(_Theirs(outlet))
     logging.root.setLevel(logging.WARNING)
     structlog.configure(
-        processors=[*_SHARED, outlet.render],
+        processors=[leave_out, *_SHARED, outlet.render],
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO if verbose else logging.WARNING),
         logger_factory=structlog.WriteLoggerFactory(cast("TextIO", outlet)),
     )

@@ -631,6 +631,20 @@ def test_a_cutoff_at_which_no_bar_closes_is_a_missing_bar(minutes):
         Context.ending_at(bars, int(bars.close_time[5]) + minutes * 60_000, length=5, min_bars=2)
 
 
+@pytest.mark.parametrize("length", [0, -1, 2.0, True, "8", None])
+def test_length_that_is_no_count_is_refused(length):
+    bars = make_bars(count=10)
+
+    with pytest.raises(InvalidContext, match="length: expected a whole number, 1 or more, found"):
+        Context.ending_at(bars, int(bars.close_time[5]), length, min_bars=2)
+
+
+def test_length_of_numpy_is_a_count():
+    bars = make_bars(count=10)
+
+    assert Context.ending_at(bars, int(bars.close_time[5]), np.int64(3), min_bars=2).ohlc_CT.shape == (4, 3)
+
+
 def test_too_few_real_bars_are_refused():
     """Slots without a bar do not count."""
     bars = make_bars(count=10)[np.array([0, 1, 2, 9])]

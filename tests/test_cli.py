@@ -93,7 +93,7 @@ def test_training_repeats_the_bundled_model_by_default():
 
 @pytest.mark.parametrize("command", ["once", "pull"])
 def test_exchange_that_is_not_there(tmp_path, monkeypatch, command):
-    """Nothing listens: the only series sits out, by name, with code 2 and a line that says why."""
+    """Nothing listens: the only series sits out with code 2; the JSON says why, and one line for people."""
     unhurried(monkeypatch)
     path = tmp_path / "unreachable.toml"
     path.write_text(
@@ -106,7 +106,20 @@ def test_exchange_that_is_not_there(tmp_path, monkeypatch, command):
 
     assert done.returncode == 2
     assert done.record["skipped"]["binance BTC/USDT 1m"].startswith("SourceUnavailable: binance")
-    assert done.stderr.splitlines()[-1].startswith("SourceUnavailable: binance")
+    assert len(done.stderr.splitlines()) == 1
+    assert done.stderr.startswith("binance BTC/USDT 1m: SourceUnavailable: binance")
+
+
+@pytest.mark.parametrize("command", ["once", "pull"])
+def test_reason_is_told_once(config, bars_file, command):
+    """On standard error; the record counts the series that sat out."""
+    bars_file.write_text("when,what\n1,2\n")
+    done = forecaster(command, "--config", config)
+
+    assert done.returncode == 2
+    assert (done.stdout + done.stderr).count("BadPayload") == 1
+    assert done.stderr.startswith("x A/B 1h: BadPayload: ")
+    assert [line.split() for line in done.stdout.splitlines()][-1] == ["skipped", "1"]
 
 
 def test_once_and_once_more(tmp_path, monkeypatch):
@@ -283,7 +296,7 @@ def test_unusable_csv_is_named(config, bars_file, content, found):
     bars_file.write_text(content)
     line = refused("pull", "--config", config)
 
-    assert line.startswith("BadPayload: ")
+    assert line.startswith("x A/B 1h: BadPayload: ")
     assert found in line
     assert str(bars_file) in line
 

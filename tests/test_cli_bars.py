@@ -249,7 +249,7 @@ def test_exchange_that_is_gone_is_told(tmp_path, monkeypatch):
     config = live_config(tmp_path, f"http://127.0.0.1:{closed_port()}", deadline=0.2)
     line = refused("pull", "--since", "2024-01-01", "-c", config)
 
-    assert line.startswith("SourceUnavailable: binance: ")
+    assert line.startswith("binance BTC/USDT 1h: SourceUnavailable: binance: ")
 
 
 @pytest.mark.parametrize("name", ["out.parquet", "out.csv", "out.feather"])

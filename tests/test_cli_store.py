@@ -215,7 +215,7 @@ def test_runs_are_listed(replays, forecaster):
     assert (by_id["replay-2"]["forecasts"], by_id["replay-2"]["bars"]) == (1, 7)
     assert by_id["replay-2"]["plan"] == '{"bars": 2}'
     assert "predict-1" in output
-    assert "2024-01-05 00:00:00Z  1 forecasts, 0 bars" in output
+    assert "2024-01-05 00:00 UTC  1 forecasts, 0 bars" in output
 
 
 def rows(path):

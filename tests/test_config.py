@@ -115,6 +115,32 @@ def test_a_bad_value_is_named(load, text, key, found):
     assert f"found {found}" in message
 
 
+@pytest.mark.parametrize(
+    ("table", "key", "value"),
+    [
+        ("model", "horizon", "true"),
+        ("model", "horizon", '"5"'),
+        ("model", "horizon", "5.0"),
+        ("model", "calibrate", "1"),
+        ("health", "port", "false"),
+        ("alerts", "repeat_hours", "true"),
+        ("alerts", "repeat_hours", '"6"'),
+    ],
+)
+def test_a_number_is_no_boolean_and_no_text(load, table, key, value):
+    """`horizon = true` is a slip, and not a horizon of one bar."""
+    message = refusal(load, f"{GOOD}[{table}]\n{key} = {value}\n")
+
+    assert f"bots.toml: {table}.{key}: expected a valid " in message
+
+
+def test_a_whole_number_of_seconds_and_a_date_are_values(load):
+    config = load(GOOD + "[model]\nreleased = 2025-10-20\n[alerts]\nrepeat_hours = 6\n")
+
+    assert str(config.model.released) == "2025-10-20"
+    assert config.alerts.repeat_hours == 6.0
+
+
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(ConfigError, match=r"nowhere\.toml: expected a readable TOML file"):
         load_config(tmp_path / "nowhere.toml")
@@ -364,11 +390,11 @@ def test_a_folder_of_weights_needs_no_revision(load, tmp_path):
 
 def test_a_message_expects_once(load):
     """It says what was expected, and not how the checking is done."""
-    for text in (GOOD + BITCOIN, GOOD + '[model]\nid = "amazon/chronos-2"\n'):
+    for text in (GOOD + BITCOIN, GOOD + '[model]\nid = "amazon/chronos-2"\n', GOOD.replace("BTC/USD", "BTCUSD")):
         message = refusal(load, text)
 
         assert "Value error" not in message
-        assert message.count("expected") == 1
+        assert message.count("expected") == message.count("found") == 1
 
 
 def test_a_context_can_hold_the_bars_it_needs(load):

@@ -182,6 +182,14 @@ def test_a_time_is_a_date(time, text):
     assert utc_text(time) == text
 
 
+def test_a_time_is_exact_when_that_is_asked_for():
+    """Two times of one second are told apart."""
+    time = utc_ms("2025-01-01 13:30:07")
+
+    assert utc_text(time + 9, exact=True) == "2025-01-01 13:30:07.009 UTC"
+    assert utc_text(time, exact=True) == utc_text(time) == "2025-01-01 13:30:07 UTC"
+
+
 @pytest.mark.parametrize(
     ("ms", "text"),
     [

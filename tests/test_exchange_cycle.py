@@ -195,7 +195,7 @@ def test_days_off_the_grid_are_refused_with_their_count_and_the_key_that_settles
     assert len(bars) == 0
     assert reason == (
         f"InvalidBars: binance BTC/USDT 1d: {len(rejected)} of {len(rejected)} rows are no bars: open time must be on "
-        f"the 1d grid of 24/7 ({len(rejected)}): all rows open at 16:00 UTC: `day_anchor` (--day-anchor 16:00)"
+        f"the 1d grid of 24/7 ({len(rejected)}): all rows open at 16:00 UTC: `day_anchor` (--day-anchor '16:00 UTC')"
     )
 
 

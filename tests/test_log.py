@@ -301,6 +301,14 @@ def test_only_warnings_unless_verbose(monkeypatch):
     assert [one["event"] for one in shown.events] == ["series.skipped"]
 
 
+def test_event_that_is_left_out(monkeypatch):
+    shown = set_up(monkeypatch, without=frozenset({"series.skipped"}))
+    log.warning("series.skipped")
+    log.warning("baseline.failed")
+
+    assert [one["event"] for one in shown.events] == ["baseline.failed"]
+
+
 def test_what_was_bound_is_on_every_line(shown):
     """On those of libraries too, as it is bound for whatever happens in a cycle."""
     with structlog.contextvars.bound_contextvars(cycle="1h"):

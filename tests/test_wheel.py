@@ -21,6 +21,7 @@ PIP = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
 NEEDED = [
     *(f"forecaster/embedded/config/{path.name}" for path in (ROOT / "config").glob("*.toml")),
     *(f"forecaster/embedded/trainingdata/{path.name}" for path in (ROOT / "trainingdata").glob("*.csv")),
+    "forecaster/py.typed",
     *(f"forecaster/model/nano/{name}" for name in ("config.json", "model.safetensors", "MODEL_CARD.md")),
     *(str(path.relative_to(ROOT)) for path in (ROOT / "strategies").rglob("*.py")),
 ]

@@ -14,12 +14,14 @@ from typer.core import TyperGroup
 from forecaster.address import sqlite_path, sqlite_url, with_path
 from forecaster.cli.accuracy import accuracy, report
 from forecaster.cli.alerts import alerts_app
-from forecaster.cli.bars import bars_app, leave_if_all_sat_out, pull
+from forecaster.cli.bars import bars_app, pull
 from forecaster.cli.health import ask_health
 from forecaster.cli.model import bench_app, model_app
 from forecaster.cli.options import AsOfOption, ConfigOption, JsonOption, SeriesOption, StoreOption, as_of_ms
 from forecaster.cli.printing import (
+    SKIPPED,
     log_to_stderr,
+    print_cycle,
     print_findings,
     print_reasons,
     print_record,
@@ -155,27 +157,25 @@ def once(
     from forecaster.engine import Forecaster
     from forecaster.sources.inspect import count_reasons
 
-    log_to_stderr(verbose=False)
+    log_to_stderr(verbose=False, without=SKIPPED)
     now = now_ms()
     until = as_of_ms(as_of, now)
     with Forecaster.from_config(config) as forecaster:
         reports = [forecaster.run_cycle(timeframe, until, started_at=now) for timeframe in forecaster.timeframes]
         keys = [one.key for one in forecaster.config.series if one.file is not None]
-        rejected = {str(key): count_reasons(rows) for key in keys if (rows := forecaster.reader.rejected(key))}
+        refused = {str(key): [row for row in forecaster.reader.rejected(key) if row.values] for key in keys}
+    rejected = {name: count_reasons(rows) for name, rows in refused.items() if rows}  # a refused file is no row
     skipped = {str(key): reason for one in reports for key, reason in one.skipped.items()}
-    series = sum(one.series for one in reports)
     record = {
         "as_of": until,
-        "series": series,
+        "series": sum(one.series for one in reports),
         "bars_added": sum(one.bars_added for one in reports),
         "forecasts": sum(len(one.forecasts) for one in reports),
         "settled": sum(one.settled_rows for one in reports),
-        "skipped": skipped,
     }
     for name, reasons in rejected.items():
         print_reasons(f"{name}: {sum(reasons.values()):,} rows are refused", reasons)
-    print_record(record | ({"rejected": rejected} if json_ else {}), json_=json_)
-    leave_if_all_sat_out(skipped, series)
+    print_cycle(record | ({"rejected": rejected} if json_ else {}), skipped, json_=json_)
 
 
 @app.command()

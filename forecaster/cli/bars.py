@@ -19,7 +19,16 @@ from forecaster.cli.options import (
     utc_ms,
     with_file_options,
 )
-from forecaster.cli.printing import as_label, leave_with_errors, log_to_stderr, print_facts, print_record, write_frames
+from forecaster.cli.printing import (
+    SKIPPED,
+    as_label,
+    leave_with_errors,
+    log_to_stderr,
+    print_cycle,
+    print_facts,
+    print_record,
+    write_frames,
+)
 from forecaster.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -129,7 +138,7 @@ def pull(
     from forecaster.clock import now_ms
     from forecaster.engine import Forecaster
 
-    log_to_stderr(verbose=False)
+    log_to_stderr(verbose=False, without=SKIPPED)
     as_of = now_ms()
     with Forecaster.from_config(config) as forecaster:
         keys = forecaster.chosen(series)
@@ -139,16 +148,7 @@ def pull(
             with Progress(console=Console(stderr=True)) as progress:
                 added, skipped = _backfill(forecaster, keys, (utc_ms(since, 0), as_of), progress)
     reasons = {str(key): reason for key, reason in skipped.items()}
-    print_record({"as_of": as_of, "series": len(keys), "bars_added": added, "skipped": reasons}, json_=json_)
-    leave_if_all_sat_out(reasons, len(keys))
-
-
-def leave_if_all_sat_out(skipped: dict[str, str], series: int) -> None:
-    """End with code 2, and a line for each series, when not one of them could be served."""
-    if len(skipped) == series:
-        for reason in skipped.values():
-            typer.secho(reason, fg="red", err=True)
-        raise typer.Exit(2)
+    print_cycle({"as_of": as_of, "series": len(keys), "bars_added": added}, reasons, json_=json_)
 
 
 def _backfill(

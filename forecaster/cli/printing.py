@@ -44,12 +44,15 @@ _DIGITS: Final = 7
 _MOST_BLOCKS: Final = 5
 """How many series are described at length; more of them make a table."""
 
+SKIPPED: Final = frozenset({"series.skipped"})
+"""Events of the log that `print_cycle` tells."""
 
-def log_to_stderr(*, verbose: bool = True) -> None:
-    """Set up the log; only warnings and worse unless `verbose`."""
+
+def log_to_stderr(*, verbose: bool = True, without: frozenset[str] = frozenset()) -> None:
+    """Set up the log; only warnings and worse unless `verbose`, and no events of the names `without`."""
     from forecaster.log import configure_logging
 
-    configure_logging(verbose=verbose)
+    configure_logging(verbose=verbose, without=without)
 
 
 def print_record(record: Mapping[str, object], *, json_: bool) -> None:
@@ -59,6 +62,18 @@ def print_record(record: Mapping[str, object], *, json_: bool) -> None:
         return
     for name, value in record.items():
         typer.echo(f"{name:20} {value}")
+
+
+def print_cycle(record: dict[str, object], skipped: dict[str, str], *, json_: bool) -> None:
+    """Print what was done to so many `series`, and why some of them sat out; end with code 2 when all did.
+
+    Scripts find the reasons in the JSON, people in a line for each series on standard error.
+    """
+    print_record(record | {"skipped": skipped if json_ else len(skipped)}, json_=json_)
+    for name, reason in skipped.items():
+        typer.secho(printable(reason if name in reason else f"{name}: {reason}"), fg="red", err=True)
+    if len(skipped) == record["series"]:
+        raise typer.Exit(2)
 
 
 def print_findings(findings: Iterable[Finding]) -> None:

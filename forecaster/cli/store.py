@@ -85,7 +85,7 @@ def runs(config: ConfigOption = None, store: StoreOption = None, json_: JsonOpti
 
     --json adds what decided each run's forecasts.
     """
-    from forecaster.clock import utc_text
+    from forecaster.errors import utc_text
     from forecaster.store import upkeep
 
     found = upkeep.runs(_url(config, store))

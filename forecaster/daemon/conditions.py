@@ -9,7 +9,7 @@ from collections import defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple, TypeAlias
 
-from forecaster.clock import utc_text
+from forecaster.errors import utc_text
 from forecaster.log import harmless
 
 if TYPE_CHECKING:

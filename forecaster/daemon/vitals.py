@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from forecaster.address import sqlite_path
-from forecaster.clock import now_ms, utc_text
+from forecaster.clock import now_ms
 from forecaster.config import AlertsConfig, HealthConfig
 from forecaster.daemon.conditions import LONGEST_REASON, Condition, banned, by_place, failing, plain, resting
 from forecaster.daemon.metrics import Metrics
+from forecaster.errors import utc_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable

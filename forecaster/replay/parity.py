@@ -18,7 +18,7 @@ import numpy as np
 
 from forecaster.bars import Context
 from forecaster.calibrate import Calibrations
-from forecaster.errors import ConfigError, ForecasterError, InvalidContext
+from forecaster.errors import ConfigError, ForecasterError, InvalidContext, utc_text
 from forecaster.forecast import ENGINE_NOISE, ModelId, repair
 from forecaster.ledger import LIVE
 from forecaster.replay.verify import NUMPY, Failure, ProofReport, silent
@@ -160,7 +160,7 @@ class _Ledger:
         context = Context.ending_at(self._reading.bars(key, start, cutoff, forecast.issued_at), cutoff, length, 1)
         expected = forecast.provenance.input_sha256
         if context.sha256 != expected:
-            found = f"{context.sha256[:12]} of the {length} slots known at {forecast.issued_at}"
+            found = f"{context.sha256[:12]} of the {length} slots known at {utc_text(forecast.issued_at)}"
             raise InvalidContext("input", f"digest {expected[:12]}", found)
         return context
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 import numpy as np
 
 from forecaster.bars import Bars, SeriesKey
-from forecaster.errors import LedgerConflict, StoreUnavailable
+from forecaster.errors import LedgerConflict, StoreUnavailable, utc_text
 from forecaster.forecast import same_forecast
 from forecaster.ledger import LIVE, CalibrationState, LedgerRow, Run, RunId, SettledRow, SettledSteps, Slot
 from forecaster.store.reading import series_names
@@ -206,7 +206,7 @@ class MemoryStore:
             name = _name(forecast)
             there = known.get(name) or new.setdefault(name, forecast)
             if not same_forecast(there, forecast):
-                raise LedgerConflict(f"{forecast.key} {forecast.provenance.ledger_id} at {forecast.cutoff}")
+                raise LedgerConflict(f"{forecast.key} {forecast.provenance.ledger_id} at {utc_text(forecast.cutoff)}")
         for name, forecast in new.items():
             self._keep(known, name)
             known[name] = forecast

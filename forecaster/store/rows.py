@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 import numpy as np
 
 from forecaster.bars import COLUMNS, FIELDS, Bars, RejectedRow, SeriesKey
-from forecaster.errors import InvalidContext
+from forecaster.errors import InvalidContext, utc_text
 from forecaster.forecast import ModelId, OHLCForecast, Provenance
 from forecaster.ledger import LedgerRow, SettledSteps
 from forecaster.log import get_logger
@@ -123,8 +123,8 @@ def check_times(forecast: OHLCForecast) -> None:
     if issued is None or available is None:
         raise InvalidContext("forecast", "issued_at and available_at", f"none on {forecast.key}")
     if not forecast.cutoff <= issued <= available:
-        found = f"{forecast.cutoff}, {issued}, {available} on {forecast.key}"
-        raise InvalidContext("forecast", "cutoff ≤ issued_at ≤ available_at", found)
+        found = ", ".join(utc_text(one, exact=True) for one in (forecast.cutoff, issued, available))
+        raise InvalidContext("forecast", "cutoff ≤ issued_at ≤ available_at", f"{found} on {forecast.key}")
 
 
 def forecast_row(forecast: OHLCForecast, run_id: str, series_id: int) -> dict[str, Any]:

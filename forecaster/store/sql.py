@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
-from forecaster.errors import LedgerConflict, StoreUnavailable
+from forecaster.errors import LedgerConflict, StoreUnavailable, utc_text
 from forecaster.forecast import same_forecast
 from forecaster.ledger import LIVE, RunId
 from forecaster.store import reading
@@ -335,7 +335,7 @@ class SqlStore(Reading):
                 return
             there = read_forecast(forecast.key, there, _ask(connection, reading.STEPS, id=there.id))
         if not same_forecast(there, forecast):
-            raise LedgerConflict(f"{forecast.key} {forecast.provenance.ledger_id} at {forecast.cutoff}")
+            raise LedgerConflict(f"{forecast.key} {forecast.provenance.ledger_id} at {utc_text(forecast.cutoff)}")
 
 
 def _own_series(connection: sa.Connection, keys: AbstractSet[SeriesKey], run_id: str) -> dict[SeriesKey, int]:

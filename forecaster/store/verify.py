@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from forecaster.bars import COLUMNS, SeriesKey
-from forecaster.errors import ForecasterError
+from forecaster.errors import ForecasterError, utc_text
 from forecaster.ledger import LIVE
 from forecaster.sessions import ALWAYS_OPEN
 from forecaster.store.chain import bar_link, first_link, forecast_link
@@ -146,7 +146,7 @@ def _check_bars(chain: _Chain, check: LedgerCheck, on_rows: Callable[[int], None
     for row in _each(chain.database, _BARS, {"series": chain.id}, on_rows):
         values = [getattr(row, column) for column in COLUMNS]
         link = bar_link(link, row.open_time, row.revision, values, row.first_seen_at)
-        seq = _check_place(f"{name} bar {row.open_time} revision {row.revision}", row, seq, link, check)
+        seq = _check_place(f"{name} bar of {_when(row.open_time)} revision {row.revision}", row, seq, link, check)
         link = bytes(row.link)
         check.rows += 1
     if seq:
@@ -156,7 +156,7 @@ def _check_bars(chain: _Chain, check: LedgerCheck, on_rows: Callable[[int], None
 def _check_forecasts(chain: _Chain, run: str, check: LedgerCheck, on_rows: Callable[[int], None]) -> None:
     link, seq, lost = chain.first("forecast", run), 0, 0
     for row in _each(chain.database, _FORECASTS, {"series": chain.id, "run": run}, on_rows):
-        name = f"{chain.name} {row.model_id} of run {run} at {row.cutoff}"
+        name = f"{chain.name} {row.model_id} of run {run} at {_when(row.cutoff)}"
         steps = chain.database.ask(_ALL_STEPS, {"id": row.id})
         facts = [bool(row.late) if column == "late" else getattr(row, column) for column in CHAINED]
         seq = _check_place(name, row, seq, forecast_link(link, facts, b"".join(payloads(steps))), check)
@@ -201,9 +201,16 @@ def _faults(key: SeriesKey, row: Any, steps: Any) -> Iterator[str]:
     if tens.tolist() != [[getattr(step, column) for column in TENS] for step in steps]:
         yield "the columns q10, q50 and q90 do not fit its quantiles"
     if bool(row.late) != forecast.is_late and not is_lost:
-        yield f"expected late to be {forecast.is_late}: asked for at {row.issued_at}, behind a cutoff of {row.cutoff}"
+        asked = f"asked for at {_when(row.issued_at)}, after a cutoff of {_when(row.cutoff)}"
+        yield f"expected late to be {forecast.is_late}: {asked}"
     if not row.cutoff <= row.issued_at <= row.available_at:
-        yield f"expected cutoff ≤ issued ≤ available, found {row.cutoff}, {row.issued_at}, {row.available_at}"
+        found = ", ".join(map(_when, (row.cutoff, row.issued_at, row.available_at)))
+        yield f"expected cutoff ≤ issued ≤ available, found {found}"
+
+
+def _when(time: Any) -> str:
+    """Write a time for people; a value that was put in its place stays as it is."""
+    return utc_text(time, exact=True) if isinstance(time, int) else repr(time)
 
 
 def _has_lost_targets(key: SeriesKey, row: Any, steps: Any) -> bool:

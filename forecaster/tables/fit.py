@@ -34,6 +34,7 @@ _DAY: Final = Timeframe("1d")
 _HOUR: Final = Timeframe("1h")
 _NEARLY_ALL: Final = 0.995
 _MOST: Final = 0.95
+_FEW_MORE: Final = 2
 _STRAY: Final = 0.01
 _PART_OF_A_DAY: Final = 0.75
 _HALF: Final = 0.5
@@ -78,7 +79,7 @@ def check_ends(source: str, timeframe: Timeframe, sessions: Calendar, opens: NDA
         return
     starts = sessions.opens_between(_DAY, int(opens.min()) - DAY_MS, int(opens.max()) + 1)
     ends = sessions.closes_of(_DAY, starts)
-    at_start, at_end = np.isin(starts, opens), np.isin(ends, opens)
+    at_start, at_end = np.isin(starts, opens), np.isin(ends, opens) & ~np.isin(ends, starts)
     if (
         len(starts)
         and at_end.sum() > _HALF * (at_start | at_end).sum()
@@ -90,12 +91,13 @@ def check_ends(source: str, timeframe: Timeframe, sessions: Calendar, opens: NDA
 
 def keeps_to_sessions(timeframe: Timeframe, wall: NDArray[np.int64]) -> bool:
     """Whether times (ms, by any one clock) keep to weekdays and to one part of the day, as those of an exchange do."""
-    days = np.unique(wall - wall % DAY_MS)
+    times = np.unique(wall)
+    days = np.unique(times - times % DAY_MS)
     if timeframe.is_daily or len(days) < 2 or is_weekend(days).mean() > _STRAY:  # noqa: PLR2004 - one day says nothing
         return False
-    slots = len(np.unique(wall % DAY_MS))
-    rows = len(np.unique(wall))
-    return slots * timeframe.ms <= _PART_OF_A_DAY * DAY_MS and rows >= _HALF * slots * len(days)
+    slots, nights = len(np.unique(times % DAY_MS)), (np.diff(times) > (1 - _PART_OF_A_DAY) * DAY_MS).sum()
+    is_part = slots * timeframe.ms <= _PART_OF_A_DAY * DAY_MS and nights >= _HALF * (len(days) - 1)
+    return bool(is_part and len(times) >= _HALF * slots * (len(days) - 1))
 
 
 def is_weekend(times: NDArray[np.int64]) -> NDArray[np.bool_]:
@@ -123,17 +125,22 @@ def fills_sessions(timeframe: Timeframe, name: str, opens: NDArray[np.int64]) ->
     return bool(len(starts) and np.isin(starts, opens).mean() >= _HALF)
 
 
-def fitting_exchanges(dates: NDArray[np.int64]) -> list[str]:
-    """Name calendars of large exchanges that have sessions on these dates (midnights, UTC ms), and on few others."""
-    found = []
+def fitting_exchanges(dates: NDArray[np.int64]) -> dict[str, int]:
+    """Name calendars of large exchanges that have sessions on these dates (midnights, UTC ms), and on few others.
+
+    Returns:
+        How many of its sessions each has on others, from the first date to the last.
+    """
+    found = {}
     for name in _EXCHANGES:
         sessions = calendar(name)
         known = sessions.opens_between(_DAY, int(dates.min()) - DAY_MS, int(dates.max()) + 2 * DAY_MS)
         local = on_clock(known, sessions.zone)
         days = local - local % DAY_MS
         days = days[(days >= dates.min()) & (days <= dates.max())]
-        if np.isin(dates, days).all() and np.isin(days, dates).mean() >= _MOST:
-            found.append(name)
+        more = len(days) - len(dates)
+        if np.isin(dates, days).all() and more <= max(_FEW_MORE, (1 - _MOST) * len(days)):
+            found[name] = more
     return found
 
 
@@ -178,8 +185,9 @@ def _check_sessions(source: str, timeframe: Timeframe, name: str, labels: Labels
     if _is_exchange(name):
         sessions = calendar(name)
         if fits_by_its_clock(timeframe, sessions, labels):
-            found = f"times without a zone that fit the sessions of {name} by its own clock"
-            raise Ambiguous(source, "timezone", sessions.zone, found)
+            as_utc = share_on_grid(timeframe, sessions, labels.instant) >= _MOST
+            found = f"times without a zone that fit the sessions of {name} by its own clock{', and as UTC' * as_utc}"
+            raise Ambiguous(source, "timezone", f"{sessions.zone}{' or UTC' * as_utc}", found)
         return
     new_york = calendar(NEW_YORK)
     in_new_york = not is_weekend(labels.written).any() and fits_by_its_clock(timeframe, new_york, labels)
@@ -191,7 +199,7 @@ def _check_sessions(source: str, timeframe: Timeframe, name: str, labels: Labels
         times = labels.written % DAY_MS
         first, last = _clock_time(int(times.min())), _clock_time(int(times.max()))
         found = f"times without a zone, all from {first} to {last} on weekdays: an exchange's sessions (--calendar too)"
-        raise Ambiguous(source, "timezone", "UTC", found)
+        raise Ambiguous(source, "timezone", "Europe/London, or UTC if they are", found)
 
 
 def _anchor_hint(timeframe: Timeframe, name: str, opens: NDArray[np.int64]) -> str:
@@ -202,7 +210,7 @@ def _anchor_hint(timeframe: Timeframe, name: str, opens: NDArray[np.int64]) -> s
     if counts.max() >= _MOST * counts.sum() and int(phases[0]) % MINUTE_MS == 0:
         anchor = _clock_time(int(phases[np.argmax(counts)]))
         rows = "all rows open at" if timeframe.is_daily else f"rows open every {timeframe} from"
-        return f"{rows} {anchor} UTC: `day_anchor` (--day-anchor {anchor})"
+        return f"{rows} {anchor} UTC: `day_anchor` (--day-anchor '{anchor} UTC')"
     for zone in _ZONES:
         try:
             fits = share_on_grid(timeframe, calendar(anchored("0:00", zone, timeframe)), opens) >= _NEARLY_ALL

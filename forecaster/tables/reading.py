@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
@@ -130,6 +131,11 @@ def _rows(
     kept = np.ones(len(times.labels), bool) if there is None else there.copy()
     refused = times.unreadable | dict.fromkeys(_unfinished(table), _UNFINISHED)
     kept[list(refused)] = False
+    if 2 * len(refused) > len(kept):
+        (reason, count), *_ = Counter(refused.values()).most_common(1)
+        raise BadPayload(
+            table.source, "rows that can be read", f"{len(refused)} of {len(kept)} not: {reason} ({count})"
+        )
     at = np.flatnonzero(kept)
     # A file that runs backwards grows at its top, and of two rows for one time the later written stands.
     instant = times.labels.instant[at]

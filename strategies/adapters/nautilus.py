@@ -26,7 +26,7 @@ _ABOUT: Final = ("fc_status", "fc_available_at")
 def bar_records(frame: pd.DataFrame, key: SeriesKey) -> list[dict[str, Any]]:
     """Give a record for each bar: open, high, low, close, volume, and its close as `ts_event` and `ts_init`.
 
-    A volume that is not known is NaN, which nautilus_trader refuses: fill it first.
+    A volume that is not known stays NaN.
 
     Args:
         frame: those columns, and the open time of each bar: in the column `date`, else in its index.

@@ -149,7 +149,7 @@ def test_text_says_what_since_when_and_what_to_do():
 
     assert alert.title == "forecaster: critical: disk: ledger"
     assert alert.body == (
-        "12 MiB are free\nSince 2024-05-01 00:00:00Z.\n"
+        "12 MiB are free\nSince 2024-05-01 00:00 UTC.\n"
         "Free space beside the ledger, or `forecaster store prune`: without space nothing is recorded. "
         "See docs/operations.md#disk"
     )
@@ -158,8 +158,8 @@ def test_text_says_what_since_when_and_what_to_do():
         "kind": "disk",
         "severity": "critical",
         "subjects": ["ledger"],
-        "since": "2024-05-01 00:00:00Z",
-        "at": "2024-05-01 00:00:15Z",
+        "since": "2024-05-01 00:00 UTC",
+        "at": "2024-05-01 00:00:15 UTC",
         "title": alert.title,
         "text": f"{alert.title}\n{alert.body}",
     }
@@ -169,7 +169,7 @@ def test_text_of_what_is_over():
     alert = Alert("over", "disk", (DISK,), START, START + 3_600_000)
 
     assert alert.title == "forecaster: over: disk: ledger"
-    assert alert.body.endswith("This was so since 2024-05-01 00:00:00Z, and is over at 2024-05-01 01:00:00Z.")
+    assert alert.body.endswith("This was so since 2024-05-01 00:00 UTC, and is over at 2024-05-01 01:00 UTC.")
 
 
 def test_text_has_an_end_and_no_line_of_others():

@@ -161,7 +161,7 @@ def test_the_status_follows_what_happens(systemd, notifying, looks):
     notifying(vitals)
     looks.pass_()
     vitals.cycle(make_report(), None, {})
-    expected = "STATUS=ready; 1 series, 0 stale; last cycle: kraken 1h as of 2024-01-05 00:00:00Z, 0 forecasts"
+    expected = "STATUS=ready; 1 series, 0 stale; last cycle: kraken 1h as of 2024-01-05 00:00 UTC, 0 forecasts"
     systemd.hear(until=expected)
 
     assert [one for one in systemd.told if one.startswith("STATUS=")][1:] == [expected]

@@ -260,7 +260,7 @@ def test_a_series_is_stale_when_more_than_the_tolerated_bars_are_behind():
 
     assert before == []
     assert vitals.unready() == [
-        "kraken BTC/USD 1h: newest forecast of 2024-01-05 00:00:00Z, expected 2024-01-05 01:00:00Z or later"
+        "kraken BTC/USD 1h: newest forecast of 2024-01-05 00:00 UTC, expected 2024-01-05 01:00 UTC or later"
     ]
 
 
@@ -364,7 +364,7 @@ def test_stale_series_are_told_of_together():
 
     assert (here.subject, there.subject) == ("kraken 1h", "binance 1h")
     assert here.text.startswith(
-        "no fresh forecast, 7 series: kraken A1/USD 1h, newest forecast of 2024-01-05 00:00:00Z"
+        "no fresh forecast, 7 series: kraken A1/USD 1h, newest forecast of 2024-01-05 00:00 UTC"
     )
     assert here.text.endswith("; and 2 more")
     assert "1 series: binance BTC/USDT 1h" in there.text
@@ -393,7 +393,7 @@ def test_failing_cycles_are_told_until_one_is_completed():
 
     assert found.subject == "kraken 1h"
     assert found.text == (
-        "3 cycles failed in a row, since 2024-01-05 00:00:00Z, the last with RuntimeError: no such  [31mthing"
+        "3 cycles failed in a row, since 2024-01-05 00:00 UTC, the last with RuntimeError: no such  [31mthing"
     )
     assert len(others) == 1
     assert told(vitals, "failing_cycle") == []
@@ -418,7 +418,7 @@ def test_a_ban_is_told_while_it_lasts():
     hands.now += 1000
 
     assert [(one.subject, one.text) for one in during] == [
-        ("kraken", "kraken must not be asked until 2024-01-05 00:00:01Z")
+        ("kraken", "kraken must not be asked until 2024-01-05 00:00:01 UTC")
     ]
     assert open_ == [1, 0, None]
     assert told(vitals, "ban") == []
@@ -808,7 +808,7 @@ def test_the_summary_changes_only_with_what_it_tells():
 
     assert same == before == "ready; 2 series, 0 stale; last cycle: none yet"
     assert vitals.summary() == (
-        "ready; 2 series, 0 stale; last cycle: kraken 1h as of 2024-01-05 00:00:00Z, 1 forecasts"
+        "ready; 2 series, 0 stale; last cycle: kraken 1h as of 2024-01-05 00:00 UTC, 1 forecasts"
     )
 
 

@@ -62,6 +62,7 @@ TIMEFRAMES: Final = ("1m", "5m", "15m", "30m", "1h", "4h", "1d")
 ZONES: Final = ("UTC", "America/New_York", "Europe/Berlin", "Asia/Tokyo")
 GARBAGE: Final = ("### connection lost ###", "NaN", ";;;;", "<html>502</html>", "0,0,0", "2024-02-30,1,1,1,1,1", '"')
 CLOSE_NAMES: Final = ("close_time", "close time", "end")
+WIDTH: Final = 150
 OFF_GRID: Final = ("few off the grid", "many off the grid")
 LEAST_SESSIONS: Final = 3
 """In fewer than these nobody sees whether times are those of an exchange's clock."""
@@ -394,7 +395,7 @@ def _compare(
     case: Case, outcome: Outcome, true: dict[int, set[tuple[float, ...]]]
 ) -> tuple[list[tuple[int, list[float]]], int]:
     """Which bars are none of the true ones, and how many true ones came."""
-    by_time = _by_date(case, outcome.key, true) if _stands_for_date(case, outcome.key) else true
+    by_time = _by_date(case, true) if _stands_for_date(case, outcome.key) else true
     times = outcome.bars.open_time
     times = _dates(outcome.key, times) if by_time is not true else times
     strangers, came = [], 0
@@ -427,9 +428,9 @@ def _dates(key: SeriesKey, opens: np.ndarray) -> np.ndarray:
     return on_clock(opens, EXCHANGES.get(key.calendar, "UTC"))[0] // DAY_MS * DAY_MS
 
 
-def _by_date(case: Case, key: SeriesKey, true: dict[int, set[tuple[float, ...]]]) -> dict[int, set[tuple[float, ...]]]:
-    dates = {row.open_time: row.date for row in case.sheet.rows}
-    return {dates.get(at, at): cells for at, cells in true.items()}
+def _by_date(case: Case, true: dict[int, set[tuple[float, ...]]]) -> dict[int, set[tuple[float, ...]]]:
+    wall, _ = on_clock(np.array(list(true), np.int64), case.sheet.market.zone)
+    return dict(zip((wall // DAY_MS * DAY_MS).tolist(), true.values(), strict=True))
 
 
 def _uncounted(case: Case, outcome: Outcome, missing: int) -> int:
@@ -599,13 +600,14 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     plan = parser.parse_args()
     numbers = range(plan.files) if plan.only is None else [plan.only]
-    console = Console(stderr=plan.json)
+    console = Console(stderr=plan.json, width=WIDTH)
     played = play_all(numbers, plan.seed, plan.workers if plan.only is None else 1, plan.keep)
     judged = list(track(played, "files", len(numbers), console=console))
     if plan.json:
         sys.stdout.write(json.dumps(summary(judged)) + "\n")
     else:
-        show(judged, console)
+        if plan.only is None:
+            show(judged, console)
         for one in judged:
             if one.verdict.kind in FAILURES or plan.only is not None:
                 console.print(f"{one.number} {one.verdict.kind}: {one}", markup=False, highlight=False)

@@ -1,17 +1,17 @@
-"""What a file holds that nobody has described: its symbol, its timeframe and its calendar, or which of them must be said.
+"""What a file holds that nobody has described: its symbol, its timeframe and its calendar.
 
-A calendar is guessed only where one alone fits.
+A calendar is guessed only where one alone fits; otherwise it must be said.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from forecaster.bars import SeriesKey
 from forecaster.errors import Ambiguous, BadPayload, ConfigError
 from forecaster.sessions import calendar as calendar_of
 from forecaster.sessions import on_clock
@@ -19,6 +19,9 @@ from forecaster.sources.files import FileSource
 from forecaster.tables import Reading
 from forecaster.tables.reading import plain_symbol
 from tests.builders import DAY_MS, HOUR_MS, make_bars, make_key, utc_ms
+
+if TYPE_CHECKING:
+    from forecaster.bars import SeriesKey
 
 DAILY = make_key(timeframe="1d")
 EVER = utc_ms("2100-01-01")
@@ -158,7 +161,7 @@ class TestCalendarOfDays:
     def test_dates_between_holidays_fit_more_than_one(self, tmp_path):
         path = dated(tmp_path, dates_of("XNYS", "2024-03-01", 18))
 
-        with pytest.raises(Ambiguous, match="weekdays that fit more than one; those of XNYS, .*XETR, .* would fit") as no:
+        with pytest.raises(Ambiguous, match=r"more than one calendar; those of XNYS, .*XETR, .*24/5 would fit") as no:
             guess_key(path)
 
         assert no.value.option == "calendar"
@@ -179,14 +182,24 @@ class TestCalendarOfDays:
 
     @pytest.mark.parametrize("name", ["XETR", "XTKS", "XHKG"])
     def test_days_of_another_exchange_need_its_name(self, tmp_path, name):
+        """Frankfurt's lack no more weekdays than a broker's do, and its holidays of spring are beside New York's."""
         path = dated(tmp_path, dates_of(name, "2023-01-02", 250))
 
-        with pytest.raises(Ambiguous, match=f"days that fit no calendar; those of .*{name}.* would fit") as refused:
+        with pytest.raises(Ambiguous, match=f"--calendar {name}.*neither New York nor all weekdays; those of {name}"):
             guess_key(path)
 
-        assert refused.value.option == "calendar"
         key = guess_key(path, None, name)
         assert len(FileSource(path).fetch(key, None, EVER).bars) == 250
+
+    @pytest.mark.parametrize("name", ["XETR", "XLON", "XTKS", "XHKG", "XASX", "BVMF", "XSTO"])
+    @pytest.mark.parametrize("month", range(1, 13))
+    def test_no_part_of_a_year_is_taken_for_another_exchange(self, tmp_path, name, month):
+        """Nor when a day is missing."""
+        days = dates_of(name, f"2024-{month:02}-01", 40)
+        path = dated(tmp_path, days[:month] + days[month + 1 :])
+
+        with pytest.raises(Ambiguous, match=f"[ ,]{name}[ ,]"):
+            guess_key(path)
 
     @pytest.mark.parametrize(
         ("name", "offset", "shown"), [("XHKG", "+08:00", r"UTC\+8"), ("XBOM", "+05:30", r"UTC\+5\.5")]

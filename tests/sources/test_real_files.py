@@ -8,7 +8,8 @@ from forecaster.errors import UnknownSymbol
 from forecaster.sources.files import FileSource
 from tests.builders import make_key, utc_ms
 from tests.sources.conftest import REAL_BARS
-from tests.sources.test_files import EVER, guess_key, opened
+from tests.sources.test_files import EVER, opened
+from tests.sources.test_guess import guess_key
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from forecaster.bars import FIELDS, Bars, RejectedRow
-from forecaster.errors import InvalidContext, LedgerConflict, StoreError, StoreUnavailable
+from forecaster.errors import InvalidContext, LedgerConflict, StoreError, StoreUnavailable, utc_text
 from forecaster.forecast import ENGINE_NOISE, OHLCForecast, repair
 from forecaster.ledger import LIVE, CalibrationState, Run, Slot
 from forecaster.sources.memory import MemorySource
@@ -470,7 +470,7 @@ def test_other_numbers_under_the_same_name_are_an_alarm(store):
     with pytest.raises(LedgerConflict) as refused:
         store.add_forecasts([moved(first)], LIVE)
 
-    assert refused.value.forecast_id == f"binance BTC/USDT 1h nano@0123456789ab at {CUTOFF}"
+    assert refused.value.forecast_id == f"binance BTC/USDT 1h nano@0123456789ab at {utc_text(CUTOFF)}"
     assert same_bits(store.latest(first.key, "nano"), first)
 
 
@@ -725,7 +725,8 @@ def test_forecasts_whose_times_cannot_be_are_refused(store, fault):
         "issued before its cutoff": dataclasses.replace(made, issued_at=CUTOFF - 1),
         "available before it was issued": dataclasses.replace(made, available_at=CUTOFF - 1),
     }[fault]
-    with pytest.raises(InvalidContext, match="expected cutoff ≤ issued_at ≤ available_at"):
+    expected = f"expected cutoff ≤ issued_at ≤ available_at, found {utc_text(CUTOFF)}, "
+    with pytest.raises(InvalidContext, match=expected):
         store.add_forecasts([make_forecast(ETHER), wrong], LIVE)
 
     assert store.history(ETHER, 0, 2**60) == []

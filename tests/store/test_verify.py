@@ -161,7 +161,11 @@ TAMPERED = {
     "first seen": (BAR.format("first_seen_at = 77"), "is not what was written"),
     "bar deleted": ("DELETE FROM bar WHERE series_id = 1 AND seq = 4", "expected to be row 4 of its chain, is 5"),
     "revision deleted": ("DELETE FROM bar WHERE series_id = 1 AND seq = 1", "expected to be row 1 of its chain, is 2"),
-    "issued earlier": (FORECAST.format("issued_at = issued_at - 1"), "expected cutoff ≤ issued ≤ available"),
+    "issued earlier": (
+        FORECAST.format("issued_at = issued_at - 1"),
+        "expected cutoff ≤ issued ≤ available, found 2024-",
+    ),
+    "cutoff of letters": (FORECAST.format("cutoff = 'noon'"), "at 'noon': cannot be read"),
     "issued later": (FORECAST.format("issued_at = issued_at + 1"), "is not what was written"),
     "moved": (FORECAST.format(f"cutoff = cutoff + {50 * HOUR_MS}"), "its targets are not the bars behind its cutoff"),
     "other model": (FORECAST.format("model_id = 'random_walk@1', cutoff = cutoff + 1"), "is not what was written"),

@@ -16,7 +16,7 @@ import numpy as np
 
 from forecaster.bars import SeriesKey
 from forecaster.errors import Ambiguous
-from forecaster.sessions import ALWAYS_OPEN, UNWRITTEN, anchored, calendar, canonical, on_clock
+from forecaster.sessions import ALWAYS_OPEN, UNWRITTEN, Labels, anchored, calendar, canonical, on_clock
 from forecaster.tables.fit import (
     NEW_YORK,
     WEEKDAYS,
@@ -37,7 +37,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from forecaster.sessions import Labels
     from forecaster.tables import Reading, Rows
 
 Said: TypeAlias = tuple[str | None, str | None, str | None]
@@ -48,6 +47,8 @@ _PAIR_AND_MINUTES: Final = re.compile(r"([A-Z]{6})(?:1|5|15|30|60|240|1440)")  #
 _STRAY_WEEKENDS: Final = 0.05
 _FITS: Final = 0.995
 _COMPLETE: Final = 0.98
+_TELLING: Final = 3
+_CLEARLY: Final = 2
 _DAY: Final = Timeframe("1d")
 
 
@@ -115,29 +116,54 @@ def _guess_of_days(source: str, labels: Labels) -> tuple[str, str]:
     eastern = (written > labels.instant) & (written % DAY_MS == 0)
     if eastern.mean() > 0.5:  # noqa: PLR2004 - most of them
         hours = (written - labels.instant)[eastern][0] / 3_600_000
-        raise _unsettled(source, f"days that begin at midnight of UTC{hours:+g}", dates, labels[eastern])
+        shown = {name: on_clock(labels.instant[eastern], calendar(name).zone) for name in fitting_exchanges(dates)}
+        names = [name for name, wall in shown.items() if (wall == written[eastern]).mean() >= _FITS]
+        raise _unsettled(source, f"days that begin at midnight of UTC{hours:+g}", names)
     new_york = calendar(NEW_YORK)
-    opens = new_york.opens_of_labels(_DAY, labels)
-    fits = share_on_grid(_DAY, new_york, opens) >= _FITS
-    closed = _weekdays_between(dates) - _sessions_between(NEW_YORK, dates)
+    fits = share_on_grid(_DAY, new_york, new_york.opens_of_labels(_DAY, labels)) >= _FITS
     by_its_clock = is_written & (labels.written != labels.instant)
     at_its_midnight = by_its_clock & (on_clock(labels.instant, new_york.zone) == labels.written)
-    at_its_open = np.isin(labels.instant, new_york.opens_between(_DAY, int(dates[0]), int(dates[-1]) + DAY_MS))
-    if fits and (closed or (at_its_midnight | at_its_open).mean() >= _FITS):
+    at_its_open = np.isin(labels.instant, _sessions_between(NEW_YORK, dates))
+    if fits and (at_its_midnight | at_its_open).mean() >= _FITS:
+        return NEW_YORK, "the days are those of New York's sessions, by its clock"
+    name = _guess_of_dates(source, dates, fits_new_york=fits)
+    if name == NEW_YORK:
         return NEW_YORK, "the days are those of New York's sessions, holidays left out"
-    if not fits and _is_complete(_DAY, dates) and _has_weekend(dates):
-        if (labels.instant % DAY_MS == 0).all():
-            return WEEKDAYS, "the days are all weekdays, New York's holidays too"
-        return ALWAYS_OPEN, "the days are all weekdays, by a clock that is not UTC's"
-    raise _unsettled(source, "days that fit no calendar" if not fits else "weekdays that fit more than one", dates)
+    if (labels.instant % DAY_MS == 0).all():
+        return WEEKDAYS, "the days are all weekdays, New York's holidays too"
+    return ALWAYS_OPEN, "the days are all weekdays, by a clock that is not UTC's"
 
 
-def _unsettled(source: str, found: str, dates: NDArray[np.int64], midnights: Labels | None = None) -> Ambiguous:
-    """Make the error that names calendars which would fit: where local midnights are written, those of that clock."""
+def _guess_of_dates(source: str, dates: NDArray[np.int64], *, fits_new_york: bool) -> str:
+    """Name the calendar that has the fewest days more than these: New York's or all weekdays, where one alone does.
+
+    Raises:
+        Ambiguous: when it is another exchange's, or several have.
+    """
+    weekdays = int((~is_weekend(np.arange(dates[0], dates[-1] + 1, DAY_MS))).sum())
+    sessions = _sessions_between(NEW_YORK, dates)
+    closed, lacking = weekdays - len(sessions), max(0, len(sessions) - len(dates))
+    if fits_new_york and not lacking and closed >= _TELLING:
+        return NEW_YORK
     fitting = fitting_exchanges(dates)
-    if midnights is not None:
-        shown = {name: on_clock(midnights.instant, calendar(name).zone) for name in fitting}
-        fitting = [name for name in fitting if (shown[name] == midnights.written).mean() >= _FITS]
+    if fits_new_york:
+        fitting[NEW_YORK] = lacking
+    if _is_complete(_DAY, dates) and _has_weekend(dates):
+        fitting[WEEKDAYS] = weekdays - len(dates)
+    closest = [name for name, more in fitting.items() if more < min(fitting.values()) + _CLEARLY]
+    if NEW_YORK in closest:  # Toronto's bars are the same, on days on which both have one
+        opens = calendar(NEW_YORK).opens_of_labels(_DAY, Labels(dates, dates))
+        same = {name for name in closest if np.isin(opens, _sessions_between(name, dates)).mean() >= _FITS}
+        closest = [name for name in closest if name == NEW_YORK or name not in same or fitting[name] < lacking]
+    if closest == [WEEKDAYS] or (closest == [NEW_YORK] and closed):
+        return closest[0]
+    is_tie = NEW_YORK in closest or WEEKDAYS in closest
+    found = "days that fit more than one calendar" if is_tie else "days that fit neither New York nor all weekdays"
+    raise _unsettled(source, found, sorted(fitting, key=fitting.__getitem__))
+
+
+def _unsettled(source: str, found: str, fitting: list[str]) -> Ambiguous:
+    """Make the error that names calendars which would fit."""
     told = f"; those of {', '.join(fitting)} would fit" if fitting else ""
     return Ambiguous(source, "calendar", fitting[0] if fitting else "XETR", found + told)
 
@@ -154,12 +180,8 @@ def _has_weekend(times: NDArray[np.int64]) -> bool:
     return bool(is_weekend(days).any())
 
 
-def _weekdays_between(dates: NDArray[np.int64]) -> int:
-    return int((~is_weekend(np.arange(dates[0], dates[-1] + 1, DAY_MS))).sum())
-
-
-def _sessions_between(name: str, dates: NDArray[np.int64]) -> int:
-    return len(calendar(name).opens_between(_DAY, int(dates[0]), int(dates[-1]) + DAY_MS))
+def _sessions_between(name: str, dates: NDArray[np.int64]) -> NDArray[np.int64]:
+    return calendar(name).opens_between(_DAY, int(dates[0]), int(dates[-1]) + DAY_MS)
 
 
 def _stem(path: Path) -> str:

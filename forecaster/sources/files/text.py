@@ -37,6 +37,8 @@ _FIRST_CHARACTERS: Final = 1 << 20
 _FIRST_LINES: Final = 100
 _FOREIGN_LINES: Final = 50
 _LONGEST_BANNER: Final = 20
+_USUAL: Final = ("cp1252", "cp1250", "cp1251")
+"""What programs on Windows wrote before they wrote Unicode, in most of the languages whose names we know."""
 
 # A comma comes last: it stands within numbers as well.
 _SEPARATORS: Final = {";": "semicolons", "\t": "tabs", "|": "vertical bars", ",": "commas"}
@@ -93,10 +95,15 @@ def _encoding(content: bytes) -> str:
 
 def _detect(content: bytes) -> str:
     """Find the encoding of a text that is not Unicode: one in which a line names bars, else the likeliest."""
+    lines = (line for line in content.splitlines() if not line.isascii())
+    foreign = b"\n".join(islice(lines, _FOREIGN_LINES))
+    for encoding in _USUAL:
+        if _names_bars_somewhere(foreign.decode(encoding, errors="replace")):
+            content.decode(encoding)
+            return encoding
     from charset_normalizer import from_bytes  # noqa: PLC0415 - few files need it, and it takes a while to import
 
-    lines = (line for line in content.splitlines() if not line.isascii())
-    found = from_bytes(b"\n".join(islice(lines, _FOREIGN_LINES)))
+    found = from_bytes(foreign)
     likeliest = found.best()
     if likeliest is None:
         raise ValueError("bytes of no known encoding")
