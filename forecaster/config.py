@@ -13,7 +13,7 @@ import os
 import re
 import tomllib
 from pathlib import Path
-from typing import Annotated, Literal, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
@@ -23,6 +23,9 @@ from forecaster.errors import ConfigError, InvalidContext, StoreUnavailable
 from forecaster.sessions import ALWAYS_OPEN, anchored, canonical, is_continuous
 from forecaster.tables import Reading
 from forecaster.timeframe import Timeframe
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
 
 ENVIRONMENT_KEY = "FORECASTER_CONFIG"
 EMBEDDED = "embedded"
@@ -258,7 +261,7 @@ class Config(_Record):
     """A whole configuration file."""
 
     exchanges: dict[str, ExchangeConfig] = {}
-    series: Annotated[tuple[SeriesConfig, ...], Field(min_length=1)]
+    series: tuple[SeriesConfig, ...]
     model: Annotated[ModelConfig, Field(default_factory=ModelConfig)]
     store: Annotated[StoreConfig, Field(default_factory=StoreConfig)]
     demo: DemoConfig | None = None
@@ -270,6 +273,8 @@ class Config(_Record):
     @field_validator("series")
     @classmethod
     def _series_are_distinct(cls, series: tuple[SeriesConfig, ...]) -> tuple[SeriesConfig, ...]:
+        if not series:
+            raise ConfigError("series", "one or more", [])
         keys = [one.key for one in series]
         names = [str(key) for key in keys]
         for key in keys:
@@ -307,9 +312,14 @@ def load_config(path: str | Path) -> Config:
         config = _checked(content)
         return _resolve(config, file.resolve().parent, with_ledger=file.resolve() not in _places("config/demo.toml"))
     except ValidationError as error:
-        raise _first_fault(file, error) from error
+        raise faults_of(file, error)[0] from error
     except ConfigError as error:
         raise ConfigError(f"{file}: {error.key}", error.expected, error.found) from error
+
+
+def faults_of(file: Path | str, error: ValidationError) -> list[ConfigError]:
+    """Give all that pydantic found wrong with a file, in our own words."""
+    return [_fault(file, one) for one in error.errors(include_url=False)]
 
 
 def absolute_model_id(model_id: str, folder: Path) -> str:
@@ -417,8 +427,7 @@ def _below(folder: Path, path: Path, key: str) -> Path:
         raise ConfigError(key, "the home folder of a user that there is", str(path)) from error
 
 
-def _first_fault(file: Path, error: ValidationError) -> ConfigError:
-    fault = error.errors(include_url=False)[0]
+def _fault(file: Path | str, fault: ErrorDetails) -> ConfigError:
     key = ".".join(str(part) for part in fault["loc"]) or "file"
     cause = fault.get("ctx", {}).get("error")
     found = fault["input"]
@@ -427,6 +436,8 @@ def _first_fault(file: Path, error: ValidationError) -> ConfigError:
     expected = fault["msg"].removeprefix("Input should be ")
     if isinstance(cause, InvalidContext):
         expected = cause.expected
+    if fault["type"] == "missing":  # what was found is the table around it
+        expected, found = "a value", None
     if fault["type"] == "extra_forbidden":
         expected = f"one of {', '.join(_known_keys(fault['loc'][:-1]))}"
         return ConfigError(f"{file}: {key}", expected, fault["loc"][-1])

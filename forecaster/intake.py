@@ -14,6 +14,7 @@ import numpy as np
 
 from forecaster.bars import NO_TIME, RejectedRow, SeriesKey
 from forecaster.errors import (
+    Ambiguous,
     BadPayload,
     BarsError,
     CalendarEnds,
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 
 _log = get_logger(__name__)
 _BARS_ASKED_AGAIN: Final = 3
-_LASTING: Final = (UnknownSymbol, CalendarEnds, ConfigError)
+_LASTING: Final = (Ambiguous, UnknownSymbol, CalendarEnds, ConfigError)
 _ATTEMPTS: Final = 3
 _CLOSE_MS: Final = 2_000
 _T = TypeVar("_T")

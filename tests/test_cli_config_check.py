@@ -109,6 +109,16 @@ def test_all_faults_are_told(check, tmp_path):
     }
 
 
+def test_symbol_that_is_not_unified_is_one_fault(tmp_path):
+    """Of its own key, and not of all series."""
+    path = tmp_path / "c.toml"
+    path.write_text('[[series]]\nexchange = "x"\nsymbol = "AB"\ntimeframe = "1h"\nfile = "b.csv"\n')
+    (line,) = forecaster("config", "check", "--config", path).stderr.splitlines()
+
+    assert line.startswith(f"ConfigError: {path}: series.0.symbol: expected a unified symbol such as BTC/USDT")
+    assert line.endswith("found 'AB'")
+
+
 def test_faults_of_a_file_that_cannot_be_loaded_are_all_told(tmp_path):
     """The first as the error of the command, the others before it; no value is shown that may be a secret."""
     path = tmp_path / "c.toml"

@@ -101,9 +101,9 @@ def test_an_unknown_key_is_named_with_those_allowed(load, text, key, allowed):
         (GOOD + '[demo]\nstart = "2024-01-01"\ncycles = 0\n', "demo.cycles", "0"),
         ("settle_seconds = -1\n" + GOOD, "settle_seconds", "-1"),
         (KRAKEN + "timeout = 0\n" + BITCOIN, "exchanges.kraken.timeout", "0"),
-        (KRAKEN, "series", ""),
+        (KRAKEN, "series", "None"),
         ("series = []\n", "series", "[]"),
-        (KRAKEN + '[[series]]\nexchange = "kraken"\nsymbol = "BTC/USD"\n', "series.0.timeframe", ""),
+        (KRAKEN + '[[series]]\nexchange = "kraken"\nsymbol = "BTC/USD"\n', "series.0.timeframe", "None"),
     ],
     ids=lambda part: part if "\n" not in part else "",
 )

@@ -150,8 +150,8 @@ def once(
     """Run one cycle of every timeframe, and leave.
 
     Exchanges are asked for their newest final bars, forecasts are recorded, and whatever met its bar
-    settles. `settled` counts ledger rows; `skipped` names the series that sat out, with the reason; `rejected` counts
-    refused rows of files by reason. Code 2 when every series sat out.
+    settles. `settled` counts ledger rows, `skipped` the series that sat out: why, is told on standard error, and in the
+    JSON by series. There `rejected` counts refused rows of files by reason. Code 2 when every series sat out.
     """
     from forecaster.clock import now_ms
     from forecaster.engine import Forecaster

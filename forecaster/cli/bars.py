@@ -129,8 +129,8 @@ def pull(
     """Fetch, check and store the bars after the newest stored one, or years of them; no forecast.
 
     With --since, each part of the history is durable before the next is asked for: a run that was stopped goes on where
-    it was, and the exchange's rate limit is kept. `skipped` names the series that could not be had, with the reason.
-    Code 2 when that is every series.
+    it was, and the exchange's rate limit is kept. `skipped` counts the series that could not be had: why, is told on
+    standard error, and in the JSON by series. Code 2 when that is every series.
     """
     from rich.console import Console
     from rich.progress import Progress

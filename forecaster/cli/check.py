@@ -16,7 +16,7 @@ from forecaster.address import shown, sqlite_path
 from forecaster.cli.printing import log_to_stderr, print_findings, print_record
 from forecaster.cli.probe import probe
 from forecaster.clock import now_ms
-from forecaster.config import load_config
+from forecaster.config import faults_of, load_config
 from forecaster.doctor import Finding
 from forecaster.errors import ConfigError, ForecasterError
 from forecaster.log import harmless
@@ -71,10 +71,9 @@ def _load(path: str) -> Config:
         return load_config(path)
     except ConfigError as error:
         cause = error.__cause__
-        further = cause.errors(include_url=False, include_input=False)[1:] if isinstance(cause, ValidationError) else []
+        further = faults_of(path, cause)[1:] if isinstance(cause, ValidationError) else []
         for fault in further:
-            key = ".".join(str(part) for part in fault["loc"])
-            typer.secho(harmless(f"ConfigError: {path}: {key}: {fault['msg']}"), fg="red", err=True)
+            typer.secho(harmless(f"ConfigError: {fault}"), fg="red", err=True)
         raise
 
 

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import numpy as np
+import pytest
+
 from forecaster.bars import Bars
 from forecaster.replay.labels import CHECKS, EXCHANGES, FORMS, verify_labels
 from forecaster.sources.files import FileSource
 from tests.replay import leaks
 
 EAST = {"XNZE", "XTKS", "XHKG", "XETR", "XLON"}
+
+
+def _half(later_TF, random):
+    return np.where(np.arange(len(later_TF))[:, np.newaxis] % 2, later_TF, np.nan)
 
 
 def exchange_of(failure):
@@ -22,6 +29,16 @@ def test_honest_labels_pass(tmp_path):
     assert (report.checked, report.identical, report.ok) == (CHECKS, CHECKS, True)
     assert heard[-1] == (CHECKS, CHECKS)
     assert len(heard) == len(EXCHANGES)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_poisons_of_later_rows_are_no_fault_of_honest_labels(tmp_path, monkeypatch, form):
+    """Whatever the poison leaves of them: every second row, which is another timeframe's, or none."""
+    monkeypatch.setattr("forecaster.replay.labels.FORMS", {form: FORMS[form]})
+    monkeypatch.setattr("forecaster.replay.labels.POISONS", {"every second row is gone": _half})
+    report = verify_labels(tmp_path)
+
+    assert report.failures == []
 
 
 def test_dates_taken_from_utc_are_found(tmp_path, monkeypatch):
