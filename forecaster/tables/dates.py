@@ -44,7 +44,7 @@ _TIME: Final = (
 )
 _RUN_ON_TIME: Final = r"(?:[T ]?(?P<hour>00)(?:(?P<minute>00)(?:(?P<second>00)(?P<fraction>000)?)?)?)?"
 _ZONE: Final = (
-    r" ?(?P<utc>Z|UTC|GMT)?(?:(?P<ahead>[+-])(?P<hours>00?)(?::?(?P<minutes>00))?)?"
+    r" ?(?P<utc>Z|UTC|GMT)?(?:(?P<ahead>[+-])(?P<hours>00?)(?:(?::|(?<=[+-]00))(?P<minutes>00))?)?"
     r"(?: ?\[?(?P<zone>[a-z_]+(?:/[a-z_]+)+)\]?| (?P<letters>[a-z]{2,5}))?(?: \(.*\))?"
 )
 _COMPACT: Final = r"(?P<year>0000)(?P<month>00)(?P<day>00)"
@@ -87,7 +87,7 @@ _LETTERS: Final = {
 _MIDNIGHT: Final = re.compile(r"[T ]00:00(?::00(?:\.0+)?)?$")
 _HOUR_DIGITS, _MINUTE_DIGITS, _SECOND_DIGITS = 2, 4, 6
 _HOUR_NAME: Final = re.compile(r"hour|hr|stunde|heure|hora|godz", re.IGNORECASE)
-_DAY_HOURS, _HALF_HOURS, _SIXTY = 24, 12, 60
+_DAY_HOURS, _HALF_HOURS, _MOST_HOURS, _SIXTY = 24, 12, 14, 60
 _MONTHS_A_YEAR: Final = 12
 
 
@@ -259,7 +259,10 @@ class _Parts:
         for name in numbers.keys() & self._numbers.keys():
             self._numbers[name][rows] = numbers[name]
         if "utc" in given or "ahead" in given:
-            minutes = _SIXTY * numbers.get("hours", np.array(0)) + numbers.get("minutes", np.array(0))
+            hours, minutes = (numbers.get(part, np.zeros(len(rows), np.int64)) for part in ("hours", "minutes"))
+            is_none = (minutes >= _SIXTY) | (hours > _MOST_HOURS)
+            self._numbers["minute"][rows[is_none]] = _SIXTY  # no time either
+            minutes = _SIXTY * hours + minutes
             self.offset_ms[rows] = (-1 if given.get("ahead") == "-" else 1) * minutes * MINUTE_MS
         elif "zone" in given:
             self._zones[given["zone"]] = self._zones.get(given["zone"], 0) + len(rows)

@@ -245,7 +245,9 @@ def _made_of(one: OHLCForecast, key: SeriesKey, wanted: Wanted) -> _Made:
     if one.key != key:
         raise _unexpected("forecasts", f"those of {key}", one.key)
     if one.available_at is None:
-        raise _unexpected("forecasts", "recorded ones", f"one of {utc_text(one.cutoff)} without available_at")
+        raise _unexpected(
+            "forecasts", "recorded ones", f"one of {np.datetime64(one.cutoff, 'ms')} UTC without available_at"
+        )
     values_FHQ = None
     if one.horizon >= max(wanted.steps):
         fields = np.array([_FIELDS.index(field) for field in wanted.read_fields])

@@ -47,6 +47,7 @@ _PAIR_AND_MINUTES: Final = re.compile(r"([A-Z]{6})(?:1|5|15|30|60|240|1440)")  #
 _STRAY_WEEKENDS: Final = 0.05
 _FITS: Final = 0.995
 _COMPLETE: Final = 0.98
+_RESTS_EVERYWHERE: Final = {"12-25", "01-01"}
 _TELLING: Final = 3
 _CLEARLY: Final = 2
 _DAY: Final = Timeframe("1d")
@@ -130,26 +131,32 @@ def _guess_of_days(source: str, labels: Labels) -> tuple[str, str]:
     if name == NEW_YORK:
         return NEW_YORK, "the days are those of New York's sessions, holidays left out"
     if (labels.instant % DAY_MS == 0).all():
-        return WEEKDAYS, "the days are all weekdays, New York's holidays too"
+        return WEEKDAYS, "the days are all weekdays, New York's holidays too; if they are an exchange's, name it"
     return ALWAYS_OPEN, "the days are all weekdays, by a clock that is not UTC's"
 
 
 def _guess_of_dates(source: str, dates: NDArray[np.int64], *, fits_new_york: bool) -> str:
     """Name the calendar that has the fewest days more than these: New York's or all weekdays, where one alone does.
 
+    Days that leave out no weekday are all weekdays, though some exchange may have had no holiday among them.
+
     Raises:
         Ambiguous: when it is another exchange's, or several have.
     """
-    weekdays = int((~is_weekend(np.arange(dates[0], dates[-1] + 1, DAY_MS))).sum())
+    days = np.arange(dates[0], dates[-1] + 1, DAY_MS)
+    weekdays, has_weekend = days[~is_weekend(days)], is_weekend(days).any()
     sessions = _sessions_between(NEW_YORK, dates)
-    closed, lacking = weekdays - len(sessions), max(0, len(sessions) - len(dates))
+    closed, lacking = len(weekdays) - len(sessions), max(0, len(sessions) - len(dates))
     if fits_new_york and not lacking and closed >= _TELLING:
         return NEW_YORK
+    is_whole = has_weekend and set(_month_days(np.setdiff1d(weekdays, dates))) <= _RESTS_EVERYWHERE
+    if is_whole and not fits_new_york:
+        return WEEKDAYS
     fitting = fitting_exchanges(dates)
     if fits_new_york:
         fitting[NEW_YORK] = lacking
-    if _is_complete(_DAY, dates) and _has_weekend(dates):
-        fitting[WEEKDAYS] = weekdays - len(dates)
+    if is_whole:
+        fitting[WEEKDAYS] = len(weekdays) - len(dates)
     closest = [name for name, more in fitting.items() if more < min(fitting.values()) + _CLEARLY]
     if NEW_YORK in closest:  # Toronto's bars are the same, on days on which both have one
         opens = calendar(NEW_YORK).opens_of_labels(_DAY, Labels(dates, dates))
@@ -160,6 +167,10 @@ def _guess_of_dates(source: str, dates: NDArray[np.int64], *, fits_new_york: boo
     is_tie = NEW_YORK in closest or WEEKDAYS in closest
     found = "days that fit more than one calendar" if is_tie else "days that fit neither New York nor all weekdays"
     raise _unsettled(source, found, sorted(fitting, key=fitting.__getitem__))
+
+
+def _month_days(dates: NDArray[np.int64]) -> list[str]:
+    return [str(date)[5:] for date in dates.astype("datetime64[ms]").astype("datetime64[D]")]
 
 
 def _unsettled(source: str, found: str, fitting: list[str]) -> Ambiguous:
