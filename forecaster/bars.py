@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from forecaster.errors import BadPayload, InvalidBars, InvalidContext, MissingBars, NotEnoughBars, utc_text
+from forecaster.errors import Ambiguous, BadPayload, InvalidBars, InvalidContext, MissingBars, NotEnoughBars, utc_text
 from forecaster.sessions import ALWAYS_OPEN, Calendar, Labels, calendar, is_continuous
 from forecaster.tables import COLUMNS, FIELDS, Reading
 from forecaster.tables.fit import hint
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from numpy.typing import ArrayLike, NDArray
 
-    from forecaster.tables import Rows
+    from forecaster.tables import Rows, ZoneKind
 
 __all__ = [
     "COLUMNS",
@@ -71,7 +71,7 @@ class SeriesKey:
     def __post_init__(self) -> None:
         """Check the symbol."""
         if not _UNIFIED_SYMBOL.fullmatch(self.symbol):
-            raise InvalidContext("symbol", "a unified symbol such as BTC/USDT or BTC/USDT:USDT", repr(self.symbol))
+            raise InvalidContext("symbol", "a unified symbol such as BTC/USDT or SPY/USD", repr(self.symbol))
 
     @classmethod
     def of(cls, exchange: str, symbol: str, timeframe: str, calendar: str = ALWAYS_OPEN) -> SeriesKey:
@@ -184,7 +184,7 @@ class Bars:
         values_TF, rounded = close_roundings(placed.ohlcv_TF)
         other = placed.reasons != ""
         bars, broken = cls.sift(key, placed.opens[~other], values_TF[~other], as_of or 0)
-        _check_refused(key, len(bars), broken, placed.opens[~other])
+        _check_refused(key, len(bars), broken, placed.opens[~other], rows.zone)
         rejected = [
             *broken,
             *(
@@ -203,7 +203,8 @@ class Bars:
         """Read a pandas frame, as a file of the same columns would be read: see `docs/bars.md`.
 
         Times are a column or the index; without a zone they are UTC. What they stand for, `SeriesKey.opens_of` says.
-        Of two rows for one time the later one stands. `reading` says what the frame leaves open.
+        Of two rows for one time the later one stands; rows without prices are left out. `reading` says what the frame
+        leaves open.
 
         Raises:
             InvalidContext: for a frame that cannot be understood, or leaves open how it is to be read.
@@ -217,10 +218,14 @@ class Bars:
         try:
             table = frame_table(frame, source)
             sifted = cls.of_rows(key, source, rows_of(source, read_table(table, reading), key.symbol, reading))
+        except Ambiguous as error:
+            expected = f"`{error.option}` of Reading to be given, such as {error.example}"
+            raise InvalidContext(source, expected, error.found) from error
         except BadPayload as error:
             raise InvalidContext(source, error.expected, error.found) from error
-        if sifted.rejected:
-            row = sifted.rejected[0]
+        for row in sifted.rejected:
+            if row.open_time != NO_TIME and np.isnan(row.values[:4]).all():  # noqa: PD011 - no frame; nobody traded
+                continue
             raise InvalidBars(key, f"{row.reason}: {row.body or utc_text(row.open_time)} {list(row.values)}")
         return sifted.bars
 
@@ -363,7 +368,9 @@ class Sifted:
     understood: Mapping[str, str]
 
 
-def _check_refused(key: SeriesKey, bars: int, refused: list[RejectedRow], opens: NDArray[np.int64]) -> None:
+def _check_refused(
+    key: SeriesKey, bars: int, refused: list[RejectedRow], opens: NDArray[np.int64], zone: ZoneKind
+) -> None:
     """Refuse rows of which so many are no bars that they were not understood; rows without any price do not count.
 
     Raises:
@@ -379,7 +386,7 @@ def _check_refused(key: SeriesKey, bars: int, refused: list[RejectedRow], opens:
     reasons = Counter(row.reason for row in counted or refused)
     commonest = reasons.most_common(1)[0][0]
     if commonest.startswith("open time"):
-        found = hint(key.timeframe, key.calendar, opens, off)
+        found = hint(key.timeframe, key.calendar, opens, off, zone)
     else:
         found = "is each column what it is taken for? `columns` (--columns) says which is which"
     raise InvalidBars.refused(key, reasons, max(total, len(refused)), found)

@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from forecaster.address import MEMORY, is_clear, shown, sqlite_address, url_of, with_path
 from forecaster.bars import SeriesKey
 from forecaster.errors import ConfigError, InvalidContext, StoreUnavailable
-from forecaster.sessions import ALWAYS_OPEN, anchored, canonical, is_continuous
+from forecaster.sessions import ALWAYS_OPEN, WEEKDAYS, anchored, canonical
 from forecaster.tables import Reading
 from forecaster.timeframe import Timeframe
 
@@ -35,6 +35,7 @@ COMPILED_FOLDER = Path("~/.cache/forecaster/compiled")
 NANO = "nano"
 HUB = "hub:"
 
+_ONE_SERIES = "at least one [[series]]"
 _REPOSITORY = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _URL = re.compile(r"[\w+]+://")
@@ -114,7 +115,7 @@ class SeriesConfig(_Record):
         said = [name for name in Reading.names() if getattr(self, name) is not None]
         if self.file is None and said and (said != ["timezone"] or self.day_anchor is None):
             raise ConfigError(f"series {self.symbol}", "`file`, which the keys below are about", ", ".join(said))
-        if self.day_anchor is not None and not is_continuous(self.calendar):
+        if self.day_anchor is not None and self.calendar not in (ALWAYS_OPEN, WEEKDAYS):
             raise ConfigError("day_anchor", "none: sessions of an exchange begin when it opens", self.day_anchor)
         return self
 
@@ -122,8 +123,8 @@ class SeriesConfig(_Record):
     def key(self) -> SeriesKey:
         """The series that this entry names."""
         length, name = Timeframe(self.timeframe), self.calendar
-        if name == ALWAYS_OPEN:
-            name = anchored(self.day_anchor, self.timezone, length)
+        if name == ALWAYS_OPEN or (name == WEEKDAYS and (self.day_anchor or self.timezone)):
+            name = anchored(self.day_anchor, self.timezone, length, name)
         return SeriesKey(self.exchange, self.symbol, length, name)
 
     @property
@@ -274,7 +275,7 @@ class Config(_Record):
     @classmethod
     def _series_are_distinct(cls, series: tuple[SeriesConfig, ...]) -> tuple[SeriesConfig, ...]:
         if not series:
-            raise ConfigError("series", "one or more", [])
+            raise ConfigError("series", _ONE_SERIES, [])
         keys = [one.key for one in series]
         names = [str(key) for key in keys]
         for key in keys:
@@ -287,7 +288,7 @@ class Config(_Record):
     def _exchanges_are_named(self) -> Config:
         for one in self.series:
             if one.file is None and one.exchange not in self.exchanges:
-                raise ConfigError(f"series {one.key}", f"`file`, or a table [exchanges.{one.exchange}]", None)
+                raise ConfigError(f"series {one.key}", f"`file`, or a table [exchanges.{one.exchange}]", one.exchange)
         return self
 
 
@@ -318,8 +319,12 @@ def load_config(path: str | Path) -> Config:
 
 
 def faults_of(file: Path | str, error: ValidationError) -> list[ConfigError]:
-    """Give all that pydantic found wrong with a file, in our own words."""
-    return [_fault(file, one) for one in error.errors(include_url=False)]
+    """Give all that pydantic found wrong with a file, in our own words; keys that are missing come last.
+
+    They are often there, and misspelt.
+    """
+    faults = sorted(error.errors(include_url=False), key=lambda one: one["type"] == "missing")
+    return [_fault(file, one) for one in faults]
 
 
 def absolute_model_id(model_id: str, folder: Path) -> str:
@@ -437,7 +442,7 @@ def _fault(file: Path | str, fault: ErrorDetails) -> ConfigError:
     if isinstance(cause, InvalidContext):
         expected = cause.expected
     if fault["type"] == "missing":  # what was found is the table around it
-        expected, found = "a value", None
+        expected, found = _ONE_SERIES if fault["loc"] == ("series",) else "a value", None
     if fault["type"] == "extra_forbidden":
         expected = f"one of {', '.join(_known_keys(fault['loc'][:-1]))}"
         return ConfigError(f"{file}: {key}", expected, fault["loc"][-1])

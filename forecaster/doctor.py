@@ -32,6 +32,7 @@ class Finding:
     subject: str
     ok: bool
     finding: str
+    notes: tuple[str, ...] = ()
 
 
 def examine(path: str | None) -> list[Finding]:

@@ -144,6 +144,7 @@ class Ambiguous(BadPayload):
         shown = f"{command} {example}".strip()
         super().__init__(source, f"`{option}` to be said ({shown}, or the key of the series)", found)
         self.option = option
+        self.example = example
 
 
 class UnknownSymbol(SourceError):

@@ -13,7 +13,7 @@ import re
 import warnings
 from dataclasses import dataclass
 from difflib import get_close_matches
-from functools import cache
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
 import numpy as np
@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 ALWAYS_OPEN: Final = "24/7"
+WEEKDAYS: Final = "24/5"
+"""Monday to Friday, whole days of UTC; behind an @, days that begin at an anchor, as those of foreign exchange."""
+
 UNWRITTEN: Final = -1
 """In place of a written time: the label is an epoch, and no date is written."""
 
@@ -39,6 +42,9 @@ _NAMES_OF_UTC: Final = ("UTC", "Etc/UTC", "GMT", "Etc/GMT", "Zulu", "Etc/Zulu", 
 _ANCHOR: Final = re.compile(r"([01]?\d|2[0-3]):([0-5]\d)(?: (.+))?")
 _ZONES_KNOWN_UNTIL: Final = "2037-01-01"  # what is computed from a zone's rules is read on when time comes near it
 _FIRST_SESSION: Final = "1990-01-02"
+_FEW_SESSIONS: Final = 64
+_NOON: Final = 12 * 60
+_SATURDAY: Final = 5
 _NO_BOUND: Final = "9999-12-31"
 _NANOS_PER_MS: Final = 1_000_000
 _YEAR_MS: Final = 366 * DAY_MS
@@ -130,8 +136,11 @@ def calendar(name: str) -> Calendar:
     Raises:
         ConfigError: for an unknown name, and for an alias: two names for one calendar would make two series of one.
     """
-    if is_continuous(name):
-        return _Anchored(*_read_anchor(name.removeprefix(ALWAYS_OPEN).removeprefix("@") or "0:00"))
+    base, _, anchor = name.partition("@")
+    if base == ALWAYS_OPEN:
+        return _Anchored(*_read_anchor(anchor or "0:00"))
+    if base == WEEKDAYS and anchor:
+        return _Sessions(name, partial(_read_weekdays, *_read_anchor(anchor)))
     if canonical(name) != name:
         raise ConfigError("calendar", f"{canonical(name)}, which is the name of that calendar here", name)
     import exchange_calendars  # noqa: PLC0415 - loads pandas; crypto series never need it
@@ -151,7 +160,7 @@ def canonical(name: str) -> str:
     Raises:
         ConfigError: for an unknown name.
     """
-    if is_continuous(name):
+    if is_continuous(name) or name.startswith(f"{WEEKDAYS}@"):
         return name
     import exchange_calendars  # noqa: PLC0415 - loads pandas; crypto series never need it
 
@@ -164,22 +173,24 @@ def canonical(name: str) -> str:
     return str(exchange_calendars.resolve_alias(code))
 
 
-def anchored(day_anchor: str | None, timezone: str | None, timeframe: Timeframe) -> str:
-    """Name the 24/7 calendar whose days begin at an anchor.
+def anchored(day_anchor: str | None, timezone: str | None, timeframe: Timeframe, base: str = ALWAYS_OPEN) -> str:
+    """Name the calendar whose days begin at an anchor.
 
     Args:
         day_anchor: `16:00`, or with a clock of its own, `17:00 America/New_York`; midnight when left out.
         timezone: the clock of an anchor without one; UTC when left out.
-        timeframe: of the bars. Where no anchor moves them, as with bars of a minute, it is plain `24/7`.
+        timeframe: of the bars. Where no anchor moves those of `24/7`, as with bars of a minute, it is plain `24/7`.
+        base: `24/7`; or `24/5`, whose day that begins at noon or later is the next weekday.
 
     Raises:
         ConfigError: for what is no time of day, or no clock.
     """
     minute, zone = _read_anchor(day_anchor or "0:00", timezone or _UTC)
-    if _Anchored(minute, zone).phase_of(timeframe) == 0:
-        return ALWAYS_OPEN
+    is_plain = (minute, zone) == (0, _UTC) if base == WEEKDAYS else _Anchored(minute, zone).phase_of(timeframe) == 0
+    if is_plain:
+        return base
     time = f"{minute // 60:02}:{minute % 60:02}"
-    return f"{ALWAYS_OPEN}@{time}" if zone == _UTC else f"{ALWAYS_OPEN}@{time} {zone}"
+    return f"{base}@{time}" if zone == _UTC else f"{base}@{time} {zone}"
 
 
 def _read_anchor(text: str, timezone: str = _UTC) -> tuple[int, str]:
@@ -204,6 +215,11 @@ class _Times(NamedTuple):
     break_starts: NDArray[np.int64]
     break_ends: NDArray[np.int64]
     zone: str | tzinfo
+
+    def part(self, first: int, last: int) -> _Times:
+        """Take some of the sessions, by position."""
+        opens, closes, dates, break_starts, break_ends = (marks[first:last] for marks in self[:5])
+        return _Times(opens, closes, dates, break_starts, break_ends, self.zone)
 
 
 def _open_calendar(library: ModuleType, name: str, end: str | None) -> _Times:
@@ -237,6 +253,19 @@ def _record(library: ModuleType, name: str) -> tuple[str, str]:
     first, last = found.bound_min(), found.bound_max()
     start = _FIRST_SESSION if first is None else max(_FIRST_SESSION, str(first.date()))
     return start, _NO_BOUND if last is None else str(last.date())
+
+
+def _read_weekdays(minute: int, zone: str, end: str | None) -> _Times:
+    """Days from Monday to Friday that begin at a minute of the day on a zone's clock, up to a date.
+
+    One that begins at noon or later is the next weekday: the week of foreign exchange begins on Sunday.
+    """
+    days = np.arange(np.datetime64(_FIRST_SESSION, "D"), np.datetime64(end or _ZONES_KNOWN_UNTIL, "D"))
+    dates = days.astype("datetime64[ms]").astype(np.int64)
+    dates = dates[(dates // DAY_MS + 3) % 7 < _SATURDAY]  # the epoch began on a Thursday
+    starts = dates + minute * MINUTE_MS - (DAY_MS if minute >= _NOON else 0)
+    never = np.full(len(dates), -1, np.int64)
+    return _Times(on_utc(starts, zone), on_utc(starts + DAY_MS, zone), dates, never, never, zone)
 
 
 class _Steps:
@@ -327,8 +356,21 @@ class _Anchored:
         return read
 
 
+class _Cut(NamedTuple):
+    """Bars of the sessions from position `first` on, up to `last`: their opens and closes, rising."""
+
+    times: _Times
+    first: int
+    last: int
+    opens: NDArray[np.int64]
+    closes: NDArray[np.int64]
+
+
 class _Sessions:
-    """The sessions of an exchange. `read` gives them up to a date; they are read on when time has come near the end."""
+    """The sessions of an exchange. `read` gives them up to a date; they are read on when time has come near the end.
+
+    Bars are cut from the sessions that are asked for, and from some about them: all minutes since 1990 are many.
+    """
 
     def __init__(self, name: str, read: Callable[[str | None], _Times]) -> None:
         self._name = name
@@ -336,7 +378,7 @@ class _Sessions:
         self._times = read(None)
         self.zone = str(self._times.zone)
         self._is_all = False
-        self._grids: dict[tuple[Timeframe, int], tuple[NDArray[np.int64], NDArray[np.int64]]] = {}
+        self._cuts: dict[Timeframe, _Cut] = {}
 
     def _reach(self, time: int) -> None:
         """Have sessions until a year after `time` (UTC ms), or all where the calendar does not go so far."""
@@ -349,44 +391,77 @@ class _Sessions:
         self._is_all = more.closes[-1] <= time
 
     def opens_between(self, timeframe: Timeframe, start: int, end: int) -> NDArray[np.int64]:
-        opens, _ = self._grid(timeframe)
-        first, last = np.searchsorted(opens, [start, end])
-        return opens[first:last]
+        times = self._times
+        first = int(np.searchsorted(times.closes, start, side="right"))
+        opens = self._bars(times, timeframe, first, int(np.searchsorted(times.opens, end))).opens
+        return opens[slice(*np.searchsorted(opens, [start, end]))]
 
     def last_opens(self, timeframe: Timeframe, as_of: int, count: int) -> NDArray[np.int64]:
         self._reach(as_of)
-        opens, closes = self._grid(timeframe)
-        last = int(np.searchsorted(closes, as_of, side="right"))
-        return opens[max(0, last - count) : last]
+        times = self._times
+        end, width = int(np.searchsorted(times.opens, as_of, side="right")), _FEW_SESSIONS
+        while True:
+            first = max(0, end - width)
+            bars = self._bars(times, timeframe, first, end)
+            last = int(np.searchsorted(bars.closes, as_of, side="right"))
+            if last >= count or first == 0:
+                return bars.opens[max(0, last - count) : last]
+            width *= 4
 
     def next_opens(self, timeframe: Timeframe, after: int, count: int) -> NDArray[np.int64]:
-        opens, _ = self._grid(timeframe)
-        first = int(np.searchsorted(opens, after))
-        if first + count > len(opens):
-            self._reach(max(after, int(self._times.closes[-1])) + 1)
-            opens, _ = self._grid(timeframe)
-            first = int(np.searchsorted(opens, after))
-        if first + count > len(opens):
-            raise CalendarEnds(self._name, after, int(self._times.closes[-1]))
-        return opens[first : first + count]
+        width, is_read_on = _FEW_SESSIONS, False
+        while True:
+            times = self._times
+            first = int(np.searchsorted(times.closes, after, side="right"))
+            opens = self._bars(times, timeframe, first, min(first + width, len(times.opens))).opens
+            at = int(np.searchsorted(opens, after))
+            if at + count <= len(opens):
+                return opens[at : at + count]
+            if first + width >= len(times.opens):
+                if is_read_on:
+                    raise CalendarEnds(self._name, after, int(times.closes[-1]))
+                self._reach(max(after, int(times.closes[-1])) + 1)
+                is_read_on = True
+            width *= 4
 
     def next_close(self, timeframe: Timeframe, after: int) -> int:
         self._reach(after + 1)
-        _, closes = self._grid(timeframe)
-        first = int(np.searchsorted(closes, after, side="right"))
-        if first == len(closes):
-            raise CalendarEnds(self._name, after, int(self._times.closes[-1]))
-        return int(closes[first])
+        times = self._times
+        first = int(np.searchsorted(times.closes, after, side="right"))
+        if first == len(times.closes):
+            raise CalendarEnds(self._name, after, int(times.closes[-1]))
+        closes = self._bars(times, timeframe, first, first + 1).closes
+        return int(closes[np.searchsorted(closes, after, side="right")])
 
     def closes_of(self, timeframe: Timeframe, opens: NDArray[np.int64]) -> NDArray[np.int64]:
-        grid, closes = self._grid(timeframe)
-        at = np.minimum(np.searchsorted(grid, opens), len(grid) - 1)
-        return np.where(grid[at] == opens, closes[at], -1)
+        if not len(opens):
+            return np.empty(0, np.int64)
+        times = self._times
+        first = int(np.searchsorted(times.closes, opens.min(), side="right"))
+        bars = self._bars(times, timeframe, first, int(np.searchsorted(times.opens, opens.max(), side="right")))
+        if not len(bars.opens):
+            return np.full(len(opens), -1, np.int64)
+        at = np.minimum(np.searchsorted(bars.opens, opens), len(bars.opens) - 1)
+        return np.where(bars.opens[at] == opens, bars.closes[at], -1)
+
+    def _bars(self, times: _Times, timeframe: Timeframe, first: int, last: int) -> _Cut:
+        """Bars of the sessions from position `first` on, up to `last`, and of some about them."""
+        if timeframe.is_daily:
+            return _Cut(times, 0, len(times.opens), times.opens, times.closes)
+        held = self._cuts.get(timeframe)
+        if held is None or held.times is not times or first < held.first or last > held.last:
+            if held is not None and held.times is times:
+                first, last = min(first, held.first), max(last, held.last)
+            first, last = max(0, first - _FEW_SESSIONS), min(len(times.opens), last + _FEW_SESSIONS)
+            held = _Cut(times, first, last, *_cut(times.part(first, last), timeframe.ms))
+            self._cuts[timeframe] = held
+        return held
 
     def opens_of_labels(self, timeframe: Timeframe, labels: Labels) -> NDArray[np.int64]:
         if not timeframe.is_daily:
             return labels.instant
-        opens, dates = self._times.opens, self._times.dates
+        times = self._times
+        opens, dates = times.opens, times.dates
         is_date = (labels.written % DAY_MS == 0) & (labels.written != UNWRITTEN)
         is_open = np.isin(labels.instant, opens) & ~is_date
         date = self._dates_of(labels, is_date)
@@ -405,23 +480,13 @@ class _Sessions:
         most = np.where(holds, readings, np.iinfo(np.int64).min).max(axis=0)
         return np.where(least == most, least, UNWRITTEN)
 
-    def _grid(self, timeframe: Timeframe) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Opens and closes of all bars of a timeframe, made once."""
-        times = self._times
-        if timeframe.is_daily:
-            return times.opens, times.closes
-        name = (timeframe, len(times.opens))
-        if name not in self._grids:
-            self._grids[name] = _cut(times, timeframe.ms)
-        return self._grids[name]
-
 
 class _Days(_Sessions):
     """Bars of one timeframe, whatever it is, each of which is a session of its own."""
 
-    def _grid(self, timeframe: Timeframe) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        del timeframe
-        return self._times.opens, self._times.closes
+    def _bars(self, times: _Times, timeframe: Timeframe, first: int, last: int) -> _Cut:
+        del timeframe, first, last
+        return _Cut(times, 0, len(times.opens), times.opens, times.closes)
 
 
 def _cut(times: _Times, step: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

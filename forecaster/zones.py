@@ -28,7 +28,10 @@ _MOST_HOURS: Final = 14
 _EXPECTED: Final = "an IANA name such as America/New_York, UTC, +02:00, or a name and a shift, America/New_York+07:00"
 _WEEK_S: Final = 7 * 86_400
 _NEIGHBOURS: Final = 2
+_RARE: Final = 0.1
+_YEARS: Final = (3, 9996)  # those of `datetime`, and some less on both sides: no clock is known elsewhere
 _EPOCH: Final = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
+_ENDS: Final = tuple(int((dt.datetime(year, 1, 1, tzinfo=dt.UTC) - _EPOCH).total_seconds()) for year in _YEARS)
 _UTC_NAMES: Final = frozenset(("UTC", "GMT"))
 
 
@@ -63,8 +66,10 @@ class Clock:
         first, second = self._offsets(wall_ms)
         instant = wall_ms - first
         unreadable = {}
-        for start, stop in _stretches(first > second):
-            later = _second_pass(wall_ms, start, stop, int(first[start] - second[start]))
+        stretches = _stretches(first > second)
+        step = _step(wall_ms, np.stack([first, second], axis=1)) if stretches else 0
+        for start, stop in stretches:
+            later = _second_pass(wall_ms, slice(start, stop), step, int(first[start] - second[start]))
             if later is None:
                 unreadable.update({row: _twice(int(wall_ms[row])) for row in range(start, stop)})
             else:
@@ -80,13 +85,14 @@ class Clock:
         """Give the times that it shows at these instants."""
         jumps = self.jumps(instant_ms)
         at = np.searchsorted(np.array([jump.instant for jump in jumps], np.int64), instant_ms, side="right")
-        return instant_ms + self._steps(jumps)[at]
+        return instant_ms + self._steps(jumps, instant_ms)[at]
 
     def jumps(self, times_ms: NDArray[np.int64]) -> list[Jump]:
         """Give its jumps in the years of these times, and in those about them."""
         if not len(times_ms) or not isinstance(self.zone, zoneinfo.ZoneInfo):
             return []
-        first, last = (np.datetime64(int(time), "ms").item().year for time in (times_ms.min(), times_ms.max()))
+        ends = np.array([times_ms.min(), times_ms.max()]).astype("datetime64[ms]").astype("datetime64[Y]")
+        first, last = np.clip(ends.astype(np.int64) + 1970, *_YEARS).tolist()
         jumps = (jump for year in range(first - 1, last + 2) for jump in _jumps_of(self.zone, year))
         return [Jump(jump.instant, jump.before + self.shift_ms, jump.after + self.shift_ms) for jump in jumps]
 
@@ -96,14 +102,17 @@ class Clock:
         They differ about a jump: the first is the one from before, the second the one from after.
         """
         jumps = self.jumps(wall_ms)
-        steps = self._steps(jumps)
+        steps = self._steps(jumps, wall_ms)
         begins, ends = np.array([jump.span for jump in jumps], np.int64).reshape(-1, 2).T
         first, second = (steps[np.searchsorted(times, wall_ms, side="right")] for times in (ends, begins))
         return first, second
 
-    def _steps(self, jumps: list[Jump]) -> NDArray[np.int64]:
-        """By how much it is ahead of UTC before the first jump, and after each."""
-        start = jumps[0].before if jumps else _offset_ms(self.zone, 0) + self.shift_ms
+    def _steps(self, jumps: list[Jump], times_ms: NDArray[np.int64]) -> NDArray[np.int64]:
+        """By how much it is ahead of UTC before the first jump about these times, and after each."""
+        if jumps:
+            start = jumps[0].before
+        else:
+            start = self.shift_ms + (_offset_ms(self.zone, int(times_ms[0]) // 1000) if len(times_ms) else 0)
         return np.array([start, *(jump.after for jump in jumps)], np.int64)
 
 
@@ -183,7 +192,8 @@ def _jump_between(zone: dt.tzinfo, start: int, end: int) -> int:
 
 def _offset_ms(zone: dt.tzinfo, time: int) -> int:
     """By how much a zone is ahead of UTC at an instant, in s since the epoch."""
-    offset = (_EPOCH + dt.timedelta(seconds=time)).astimezone(zone).utcoffset()
+    known = min(max(time, _ENDS[0]), _ENDS[1])
+    offset = (_EPOCH + dt.timedelta(seconds=known)).astimezone(zone).utcoffset()
     return 0 if offset is None else round(offset.total_seconds() * 1000)
 
 
@@ -193,21 +203,32 @@ def _stretches(mask: NDArray[np.bool_]) -> list[tuple[int, int]]:
     return list(zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True))
 
 
-def _second_pass(wall_ms: NDArray[np.int64], start: int, stop: int, jump: int) -> slice | None:
-    """Which rows of a stretch of times that come twice are of the second pass; None where nothing tells."""
+def _step(wall_ms: NDArray[np.int64], offsets: NDArray[np.int64]) -> int:
+    """Give what divides all distances of rows; those over a jump count in a short table only, or where they are common.
+
+    The commonest distance would not do: rows that are seldom without a gap are farther apart than their bars are long.
+    """
     distances = np.abs(np.diff(wall_ms))
-    step = int(np.median(distances[distances > 0])) if distances.any() else 0
+    is_over = (np.ptp(offsets, axis=1)[1:] > 0) | (offsets[1:] != offsets[:-1]).any(axis=1)
+    if is_over.sum() < _RARE * len(distances):
+        distances = distances[~is_over]
+    return int(np.gcd.reduce(np.unique(distances)))
+
+
+def _second_pass(wall_ms: NDArray[np.int64], stretch: slice, step: int, jump: int) -> slice | None:
+    """Which rows of a stretch of times that come twice are of the second pass; None where nothing tells."""
     if step > jump:
-        return _on_grid(wall_ms, start, stop, step, jump)
-    return _after_turn(wall_ms, start, stop)
+        return _on_grid(wall_ms, stretch, step, jump)
+    return _after_turn(wall_ms, stretch)
 
 
-def _on_grid(wall_ms: NDArray[np.int64], start: int, stop: int, step: int, jump: int) -> slice | None:
+def _on_grid(wall_ms: NDArray[np.int64], stretch: slice, step: int, jump: int) -> slice | None:
     """Tell it by the distances to the rows about it, where the clock does not come by each pass.
 
     The first is meant where rows keep their distance on the clock, as a day does; otherwise the one that keeps it.
     """
-    rows = wall_ms[start:stop]
+    start, stop = stretch.start, stretch.stop
+    rows = wall_ms[stretch]
     away = np.concatenate([wall_ms[max(0, start - 1) : start], wall_ms[stop : stop + 1]]) - rows[0]
     earlier, later = -away[away < 0], away[away > 0]
     if (rows != rows[0]).any() or (step < DAY_MS and not (len(earlier) and len(later))):
@@ -218,10 +239,11 @@ def _on_grid(wall_ms: NDArray[np.int64], start: int, stop: int, step: int, jump:
     return slice(start, stop) if is_second else None
 
 
-def _after_turn(wall_ms: NDArray[np.int64], start: int, stop: int) -> slice | None:
+def _after_turn(wall_ms: NDArray[np.int64], stretch: slice) -> slice | None:
     """Tell it by the order of rows: within the stretch the clock must go back once, and about it rows must not."""
+    start, stop = stretch.start, stretch.stop
     before, after = wall_ms[max(0, start - _NEIGHBOURS) : start], wall_ms[stop : stop + _NEIGHBOURS]
-    rows = wall_ms[start:stop]
+    rows = wall_ms[stretch]
     steps = np.diff(np.concatenate([before, rows[:1], after]))
     way = 1 if (steps > 0).all() else -1
     back = np.flatnonzero(np.diff(rows) * way <= 0)

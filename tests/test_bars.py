@@ -49,7 +49,7 @@ def test_another_symbol_is_refused(symbol):
         make_key(symbol=symbol)
 
     assert str(refused.value) == (
-        f"symbol: expected a unified symbol such as BTC/USDT or BTC/USDT:USDT, found {symbol!r}"
+        f"symbol: expected a unified symbol such as BTC/USDT or SPY/USD, found {symbol!r}"
     )
 
 

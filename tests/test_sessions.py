@@ -141,6 +141,58 @@ def test_an_anchored_grid_has_no_hole(name, timeframe):
         assert set(clock(on_clock(opens, sessions.zone))) == {anchor}
 
 
+FOREIGN_EXCHANGE = "24/5@17:00 America/New_York"
+
+
+@pytest.mark.parametrize("timeframe", ["1m", "1h", "4h", "1d"])
+def test_the_week_of_foreign_exchange(timeframe):
+    """From Sunday to Friday, 17:00 in New York; on Sunday 2024-03-10 clocks were put forward."""
+    sessions, length = calendar(FOREIGN_EXCHANGE), Timeframe(timeframe)
+    opens = sessions.opens_between(length, utc_ms("2024-03-04"), utc_ms("2024-03-18"))
+    closes = sessions.closes_of(length, opens)
+    breaks = np.flatnonzero(closes[:-1] != opens[1:])
+
+    assert [str(time) for time in closes[breaks].astype("datetime64[ms]").astype("datetime64[m]")] == [
+        "2024-03-08T22:00",
+        "2024-03-15T21:00",
+    ]
+    assert [str(time) for time in opens[breaks + 1].astype("datetime64[ms]").astype("datetime64[m]")] == [
+        "2024-03-10T21:00",
+        "2024-03-17T21:00",
+    ]
+
+
+def test_a_date_of_foreign_exchange_is_the_day_that_ends_then():
+    """Monday's bar opens on Sunday; a Saturday has none."""
+    days = times("2024-01-08", "2024-01-13")
+
+    opens = calendar(FOREIGN_EXCHANGE).opens_of_labels(DAILY, Labels(days, days))
+
+    assert opens[0] == utc_ms("2024-01-07 22:00")
+    assert calendar(FOREIGN_EXCHANGE).closes_of(DAILY, opens).tolist() == [utc_ms("2024-01-08 22:00"), -1]
+
+
+@pytest.mark.parametrize("timeframe", ["1m", "5m", "1h", "1d"])
+@pytest.mark.parametrize("name", ["XNYS", "XTKS", FOREIGN_EXCHANGE])
+def test_bars_are_the_same_however_they_are_asked_for(name, timeframe):
+    """They are cut from the sessions that are asked for: in which order, and how many at once, changes nothing."""
+    length = Timeframe(timeframe)
+    start, end = utc_ms("2019-02-01"), utc_ms("2019-03-20")
+    whole = calendar.__wrapped__(name).opens_between(length, start, end)
+    asked = calendar.__wrapped__(name)
+    rng = np.random.default_rng(3)
+    for at in rng.integers(len(whole) // 2, len(whole) - 1, 20).tolist():
+        count = int(rng.integers(1, len(whole) // 2))
+        close = int(asked.closes_of(length, whole[at : at + 1])[0])
+
+        assert asked.last_opens(length, close, count).tolist() == whole[at + 1 - count : at + 1].tolist()
+        assert asked.next_opens(length, int(whole[at - count]), count).tolist() == whole[at - count : at].tolist()
+        assert asked.next_close(length, int(whole[at])) == close
+        assert asked.opens_between(length, int(whole[at - count]), int(whole[at])).tolist() == (
+            whole[at - count : at].tolist()
+        )
+
+
 def test_a_bare_date_is_a_day_of_the_clock_by_which_days_begin():
     """Where they begin at its midnight; an anchor at another hour leaves open which of two days is meant."""
     day = times("2024-07-01")

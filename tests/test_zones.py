@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import datetime as dt
+import zlib
+import zoneinfo
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -11,6 +15,7 @@ from forecaster.zones import clock
 from tests.builders import DAY_MS, HOUR_MS, utc_ms
 
 NEW_YORK = "America/New_York"
+ZONES = sorted(zoneinfo.available_timezones() - {"Factory", "localtime", "posixrules"})
 JUMPING = [
     NEW_YORK,
     "Europe/London",
@@ -88,6 +93,37 @@ def test_a_clock_shows_what_pandas_says(zone):
     assert (clock(zone).wall(instants).astype("datetime64[ms]") == expected.to_numpy()).all()
 
 
+def some_seconds(name):
+    """Give random seconds of three years between 1971 and 2037, ten of each; other years for each name."""
+    random = np.random.default_rng(zlib.crc32(name.encode()))
+    for year in random.choice(np.arange(1971, 2038), 3, replace=False):
+        yield np.sort(utc_ms(f"{year}-01-01") + 1000 * random.integers(0, 365 * 86_400, 10))
+
+
+@pytest.mark.parametrize("letter", sorted({name[0] for name in ZONES}))
+def test_every_zone_is_read_in_both_directions(letter):
+    """In years without a jump too: offsets have changed since 1970."""
+    for name in (one for one in ZONES if one[0] == letter):
+        found = clock(name)
+        for instants in some_seconds(name):
+            shown = [dt.datetime.fromtimestamp(time / 1000, zoneinfo.ZoneInfo(name)) for time in instants.tolist()]
+            is_once = [one.utcoffset() == one.replace(fold=1 - one.fold).utcoffset() for one in shown]
+            wall = found.wall(instants)
+
+            assert wall.tolist() == [utc_ms(one.replace(tzinfo=None).isoformat()) for one in shown], name
+            assert (found.instants(wall)[0][is_once] == instants[is_once]).all(), name
+
+
+@pytest.mark.parametrize("year", [-5000, 1, 9999, 200_000])
+@pytest.mark.parametrize("name", [NEW_YORK, "Asia/Singapore"])
+def test_a_year_that_no_calendar_has_is_read_as_its_neighbours(name, year):
+    times = np.array([f"{year:05}-06-01"], "datetime64[ms]").astype(np.int64)
+
+    found = clock(name)
+
+    assert found.wall(found.instants(times)[0]) == times
+
+
 @pytest.mark.parametrize("step", [1, 5, 15, 30, 60, 120, 180, 360, 720])
 @pytest.mark.parametrize("name", JUMPING)
 @pytest.mark.parametrize("direction", [1, -1])
@@ -140,6 +176,28 @@ def test_a_time_that_comes_twice_is_not_guessed(times):
     found = read(NEW_YORK, *(f"2024-11-03 {time}" for time in times))
 
     assert [instant is None for instant in found] == [time.startswith("01") for time in times]
+
+
+@pytest.mark.parametrize("kept", [0.2, 0.4])
+@pytest.mark.parametrize("seed", range(5))
+def test_bars_of_an_hour_with_gaps_are_no_longer_ones(seed, kept):
+    """The distance of most rows is two hours and more, and still nothing tells the hour that comes twice."""
+    instants = np.arange(utc_ms("2024-10-20"), utc_ms("2024-11-15"), HOUR_MS)
+    instants = instants[np.random.default_rng(seed).random(len(instants)) < kept]
+    instants = np.unique(np.append(instants, utc_ms("2024-11-03 06:00")))
+    instants = instants[instants != utc_ms("2024-11-03 05:00")]
+    found = clock(NEW_YORK)
+
+    read_back, unreadable = found.instants(found.wall(instants))
+
+    assert len(unreadable) == 1
+    assert (np.delete(read_back, list(unreadable)) == np.delete(instants, list(unreadable))).all()
+
+
+def test_few_rows_tell_no_step():
+    times = ["02 21:00", "02 23:00", "03 01:00", "03 02:00", "03 04:00", "03 06:00"]
+
+    assert read(NEW_YORK, *(f"2024-11-{time}" for time in times))[2] is None
 
 
 def test_the_reason_says_which_time():

@@ -17,23 +17,25 @@ from forecaster.cli.alerts import alerts_app
 from forecaster.cli.bars import bars_app, pull
 from forecaster.cli.health import ask_health
 from forecaster.cli.model import bench_app, model_app
-from forecaster.cli.options import AsOfOption, ConfigOption, JsonOption, SeriesOption, StoreOption, as_of_ms
+from forecaster.cli.options import AsOfOption, ConfigOption, JsonOption, SeriesOption, StoreOption, as_of_ms, read_files
 from forecaster.cli.printing import (
     SKIPPED,
     log_to_stderr,
     print_cycle,
+    print_files,
     print_findings,
-    print_reasons,
+    print_forecast,
     print_record,
     print_scores,
     printable,
+    refused_of,
 )
 from forecaster.cli.proofs import verify_app
 from forecaster.cli.replay import replay
 from forecaster.cli.start import start
 from forecaster.cli.store import store_app
 from forecaster.cli.strategy import live_signal
-from forecaster.errors import ConfigError, ForecasterError, StoreTaken, StoreUnavailable
+from forecaster.errors import ConfigError, ForecasterError, StoreTaken, StoreUnavailable, utc_text
 
 if TYPE_CHECKING:
     from forecaster.bars import SeriesKey
@@ -150,32 +152,28 @@ def once(
     """Run one cycle of every timeframe, and leave.
 
     Exchanges are asked for their newest final bars, forecasts are recorded, and whatever met its bar
-    settles. `settled` counts ledger rows, `skipped` the series that sat out: why, is told on standard error, and in the
-    JSON by series. There `rejected` counts refused rows of files by reason. Code 2 when every series sat out.
+    settles. `settled` counts ledger rows, `skipped` the series that sat out: why, is told on standard error, or in the
+    JSON by series. There `rejected` counts refused rows of files by reason, and `later` rows that had not closed yet.
+    A file that has ended is told, with the --as-of that gives its last forecast. Code 2 when every series sat out.
     """
     from forecaster.clock import now_ms
     from forecaster.engine import Forecaster
-    from forecaster.sources.inspect import count_reasons
 
     log_to_stderr(verbose=False, without=SKIPPED)
     now = now_ms()
     until = as_of_ms(as_of, now)
     with Forecaster.from_config(config) as forecaster:
         reports = [forecaster.run_cycle(timeframe, until, started_at=now) for timeframe in forecaster.timeframes]
-        keys = [one.key for one in forecaster.config.series if one.file is not None]
-        refused = {str(key): [row for row in forecaster.reader.rejected(key) if row.values] for key in keys}
-    rejected = {name: count_reasons(rows) for name, rows in refused.items() if rows}  # a refused file is no row
+        read = read_files(forecaster.config, forecaster.series, until)
     skipped = {str(key): reason for one in reports for key, reason in one.skipped.items()}
     record = {
-        "as_of": until,
         "series": sum(one.series for one in reports),
         "bars_added": sum(one.bars_added for one in reports),
         "forecasts": sum(len(one.forecasts) for one in reports),
         "settled": sum(one.settled_rows for one in reports),
     }
-    for name, reasons in rejected.items():
-        print_reasons(f"{name}: {sum(reasons.values()):,} rows are refused", reasons)
-    print_cycle(record | ({"rejected": rejected} if json_ else {}), skipped, json_=json_)
+    print_files(read, until)
+    print_cycle(until, record | (refused_of(read) if json_ else {}), skipped, json_=json_)
 
 
 @app.command()
@@ -193,12 +191,16 @@ def latest(
     until = None if as_of is None else as_of_ms(as_of, now_ms())
     with Forecaster.from_config(config, store) as forecaster:
         names = {key: (key.exchange, key.symbol, str(key.timeframe)) for key in forecaster.chosen(series)}
-        found = [_describe(key, forecaster.latest(*name, as_of=until)) for key, name in names.items()]
+        found = {key: forecaster.latest(*name, as_of=until) for key, name in names.items()}
     if json_:
-        typer.echo(json.dumps({"forecasts": found}))
+        typer.echo(json.dumps({"forecasts": [_describe(*one) for one in found.items()]}))
         return
-    for record in found:
-        print_record(record, json_=False)
+    for key, forecast in found.items():
+        if forecast is None:
+            typer.echo(printable(f"{key}: no forecast"))
+        else:
+            print_forecast(forecast, (0.1, 0.5, 0.9))
+            typer.echo(f"available since {utc_text(forecast.available_at)}, engine {forecast.engine}")
 
 
 @app.command()

@@ -16,6 +16,7 @@ from forecaster.cli.options import (
     JsonOption,
     SeriesOption,
     for_each_series,
+    read_files,
     utc_ms,
     with_file_options,
 )
@@ -24,17 +25,22 @@ from forecaster.cli.printing import (
     as_label,
     leave_with_errors,
     log_to_stderr,
+    option_time,
     print_cycle,
     print_facts,
+    print_files,
     print_record,
+    printable,
     write_frames,
 )
 from forecaster.errors import ConfigError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from rich.progress import Progress
 
-    from forecaster.bars import SeriesKey
+    from forecaster.bars import SeriesKey, Sifted
     from forecaster.engine import Forecaster
     from forecaster.sources.inspect import BarFacts
 
@@ -68,7 +74,7 @@ def inspect(
         typer.echo(json.dumps({"series": [_record(one) for one in found], "errors": records}))
     else:
         print_facts(found)
-    leave_with_errors(errors)
+    leave_with_errors(errors, json_=json_)
 
 
 @bars_app.command("show")
@@ -130,7 +136,10 @@ def pull(
 
     With --since, each part of the history is durable before the next is asked for: a run that was stopped goes on where
     it was, and the exchange's rate limit is kept. `skipped` counts the series that could not be had: why, is told on
-    standard error, and in the JSON by series. Code 2 when that is every series.
+    standard error, or in the JSON by series. Code 2 when that is every series.
+
+    Without --since, only the newest bars that a forecast needs are stored. Rows of files that are refused, and files
+    that have ended, are told on standard error.
     """
     from rich.console import Console
     from rich.progress import Progress
@@ -147,8 +156,23 @@ def pull(
         else:
             with Progress(console=Console(stderr=True)) as progress:
                 added, skipped = _backfill(forecaster, keys, (utc_ms(since, 0), as_of), progress)
+        read = read_files(forecaster.config, keys, as_of)
+        if since is None:
+            _print_unstored(forecaster, read)
+    print_files(read, as_of)
     reasons = {str(key): reason for key, reason in skipped.items()}
-    print_cycle({"as_of": as_of, "series": len(keys), "bars_added": added}, reasons, json_=json_)
+    print_cycle(as_of, {"series": len(keys), "bars_added": added}, reasons, json_=json_)
+
+
+def _print_unstored(forecaster: Forecaster, read: Mapping[SeriesKey, Sifted]) -> None:
+    """Say which files have older bars that are not stored, since no forecast of today needs them."""
+    for key, sifted in read.items():
+        bars = sifted.bars
+        stored = len(forecaster.reader.bars(key)) if len(bars) else 0
+        if stored < len(bars):
+            since = option_time(int(bars.open_time[0]))[:10]
+            text = f"{key}: {stored:,} of the file's {len(bars):,} bars are stored: `--since {since}` stores all"
+            typer.secho(printable(text), fg="yellow", err=True)
 
 
 def _backfill(

@@ -7,16 +7,19 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from typing import TYPE_CHECKING
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
 
 import typer
 from pydantic import ValidationError
 
 from forecaster.address import shown, sqlite_path
+from forecaster.cli.options import listed
 from forecaster.cli.printing import log_to_stderr, print_findings, print_record
-from forecaster.cli.probe import probe
+from forecaster.cli.probe import idle_keys, probe
 from forecaster.clock import now_ms
-from forecaster.config import faults_of, load_config
+from forecaster.config import HUB, NANO, faults_of, load_config
 from forecaster.doctor import Finding
 from forecaster.errors import ConfigError, ForecasterError
 from forecaster.log import harmless
@@ -26,9 +29,10 @@ from forecaster.model.folders import ArtifactsRefused, check_folder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
     from forecaster.config import AlertsConfig, Config, HealthConfig, ModelConfig
+
+_DATABASES: Final = ("sqlite", "postgresql", "memory")
 
 
 def check_and_leave(path: str, *, ask: bool, json_: bool) -> None:
@@ -40,7 +44,7 @@ def check_and_leave(path: str, *, ask: bool, json_: bool) -> None:
     config = _load(path)
     findings = [Finding("configuration", ok=True, finding=f"{path}: {len(config.series)} series"), *examine(config)]
     probed = probe(config, [one for one in config.series if ask or one.file is not None], now_ms())
-    findings += [Finding(one.series, one.ok, one.finding) for one in probed]
+    findings += [Finding(one.series, one.ok, one.finding, one.notes) for one in probed]
     ok = all(one.ok for one in findings)
     if json_:
         record: dict[str, object] = {"config": path, "ok": ok, "series": [str(one.key) for one in config.series]}
@@ -66,15 +70,24 @@ def examine(config: Config) -> list[Finding]:
 
 
 def _load(path: str) -> Config:
-    """Load a configuration; of one that cannot be, the faults after the first are printed, and the first is raised."""
+    """Load a configuration; of one that cannot be, all faults are printed."""
     try:
         return load_config(path)
     except ConfigError as error:
         cause = error.__cause__
-        further = faults_of(path, cause)[1:] if isinstance(cause, ValidationError) else []
-        for fault in further:
-            typer.secho(harmless(f"ConfigError: {fault}"), fg="red", err=True)
-        raise
+        faults = faults_of(path, cause) if isinstance(cause, ValidationError) else [error]
+        for fault in faults:
+            typer.secho(harmless(f"ConfigError: {fault}{_near_exchanges(fault)}"), fg="red", err=True)
+        raise typer.Exit(2) from error
+
+
+def _near_exchanges(fault: ConfigError) -> str:
+    """Name exchanges of ccxt like one that has no table."""
+    if "[exchanges." not in fault.expected:
+        return ""
+    from forecaster.sources.exchange import near_exchanges
+
+    return f"; ccxt knows {', '.join(near_exchanges(str(fault.found)))}"
 
 
 def _model(model: ModelConfig) -> Iterator[Finding]:
@@ -82,7 +95,8 @@ def _model(model: ModelConfig) -> Iterator[Finding]:
     try:
         checkpoint = examine_checkpoint(model.id, model.revision)
     except ForecasterError as error:
-        yield _wrong("model", error)
+        is_lost = not model.id.startswith(HUB) and not Path(model.id).exists()
+        yield _wrong("model", error, f"; the bundled model is `{NANO}`" if is_lost else "")
         return
     if checkpoint is None:
         finding = f"{model.id} at {model.revision}: not here yet, will be fetched"
@@ -109,8 +123,9 @@ def _slots(name: str) -> int:
 
 
 def _baselines(model: ModelConfig) -> Iterator[Finding]:
-    for name in model.baselines:
-        yield _tried("model.baselines", lambda name=name: baseline(name), name)  # type: ignore[misc]
+    for name, count in Counter(model.baselines).items():
+        found = _tried("model.baselines", lambda name=name: baseline(name), name)  # type: ignore[misc]
+        yield dataclasses.replace(found, notes=(f"{name} stands there {count} times",) if count > 1 else ())
 
 
 def _exchanges(config: Config) -> Iterator[Finding]:
@@ -122,10 +137,12 @@ def _exchanges(config: Config) -> Iterator[Finding]:
     for name, table in config.exchanges.items():
         faults = list(exchange_faults(name, table))
         yield from (_wrong(fault.key, fault) for fault in faults)
-        series = [one.key for one in config.series if one.file is None and one.exchange == name]
+        configured = [one for one in config.series if one.file is None and one.exchange == name]
+        series = [one.key for one in configured]
         if not faults:
             used = f"{len(series)} series" if series else "no series uses it"
-            yield Finding(f"exchanges.{name}", ok=True, finding=f"{table.id}: {used}")
+            notes = tuple(f"{one.key}: {text}" for one in configured for text in idle_keys(one))
+            yield Finding(f"exchanges.{name}", ok=True, finding=f"{table.id}: {used}", notes=notes)
         known = [] if any(fault.key == f"exchanges.{name}.id" for fault in faults) else timeframes_of(table.id)
         for key in series:
             if known and str(key.timeframe) not in known:
@@ -136,6 +153,9 @@ def _exchanges(config: Config) -> Iterator[Finding]:
 def _ledger(config: Config) -> Finding:
     """Look whether the ledger's file can be written; a database on a server is not asked."""
     path = sqlite_path(config.store.url)
+    scheme = config.store.url.partition(":")[0].partition("+")[0]
+    if scheme not in _DATABASES:
+        return _wrong("store.url", ConfigError("store.url", f"one of {listed(scheme, _DATABASES)}", scheme))
     if path is None:
         return Finding("store.url", ok=True, finding=f"{shown(config.store.url)}: not opened by this check")
     return _tried("store.url", lambda: _check_writable(path.absolute()), str(path.absolute()))
@@ -184,5 +204,5 @@ def _tried(subject: str, look: Callable[[], object], well: str) -> Finding:
     return Finding(subject, ok=True, finding=well)
 
 
-def _wrong(subject: str, error: Exception) -> Finding:
-    return Finding(subject, ok=False, finding=harmless(str(error).removeprefix(f"{subject}: ")))
+def _wrong(subject: str, error: Exception, hint: str = "") -> Finding:
+    return Finding(subject, ok=False, finding=harmless(str(error).removeprefix(f"{subject}: ") + hint))

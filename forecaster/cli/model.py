@@ -132,7 +132,7 @@ def model_eval(  # noqa: PLR0913, PLR0917 - one parameter for each option
         typer.echo(json.dumps(dataclasses.asdict(report)))
     else:
         print_evaluation(report, steps=steps)
-    leave_with_errors(errors)
+    leave_with_errors(errors, json_=json_)
 
 
 @model_app.command("compile")

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import inspect
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from functools import wraps
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, NamedTuple
 
 import typer
 
-from forecaster.errors import ConfigError, ForecasterError
+from forecaster.errors import ConfigError, ForecasterError, UnknownSymbol
 from forecaster.tables import COLUMNS, Reading
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Mapping
     from pathlib import Path
 
+    from forecaster.bars import SeriesKey, Sifted
+    from forecaster.config import Config
     from forecaster.sources.files import FileSource, Guess
     from forecaster.sources.inspect import FileError
 
@@ -49,12 +52,14 @@ class FileOptions:
         calendar: `24/7` or the code of an exchange.
         day_anchor: time of day at which the bars of a venue that never closes begin.
         reading: how their cells are read.
+        symbol: of a file that does not say it, or the one that is meant of several.
     """
 
     timeframe: str | None = None
     calendar: str | None = None
     day_anchor: str | None = None
     reading: Reading = field(default_factory=Reading)
+    symbol: str | None = None
 
 
 FILES_AS_THEY_ARE: Final = FileOptions()
@@ -79,8 +84,28 @@ def open_file(path: Path, how: FileOptions) -> list[FileSeries]:
 
     source = FileSource(path, how.reading)
     guesses = source.guess(how.timeframe, how.calendar, how.day_anchor)
+    if how.symbol is not None:
+        guesses = [_called(path, guesses, how.symbol)]
     names = [path.stem if len(guesses) == 1 else f"{path.stem} {one.key.symbol}" for one in guesses]
     return [FileSeries(path, source, *one) for one in zip(guesses, names, strict=True)]
+
+
+def _called(path: Path, guesses: list[Guess], symbol: str) -> Guess:
+    """Give the one series of a file the name that was said, or take it out of several.
+
+    Raises:
+        UnknownSymbol: when none of several is called so.
+    """
+    from forecaster.bars import SeriesKey
+
+    name = SeriesKey.of("", symbol, "1d").symbol
+    among = {one.key.symbol: one for one in guesses}
+    if len(guesses) > 1:
+        if name not in among:
+            raise UnknownSymbol(str(path), name, among)
+        return among[name]
+    (guess,) = guesses
+    return replace(guess, key=replace(guess.key, symbol=name), reasons={**guess.reasons, "symbol": "as said"})
 
 
 def for_each_series(files: Iterable[Path], how: FileOptions, work: Callable[[FileSeries], None]) -> list[FileError]:
@@ -100,6 +125,19 @@ def for_each_series(files: Iterable[Path], how: FileOptions, work: Callable[[Fil
             except ForecasterError as error:
                 errors.append(FileError.of(path, error, str(one.guess.key) if len(opened) > 1 else ""))
     return errors
+
+
+def read_files(config: Config, keys: Iterable[SeriesKey], as_of: int) -> dict[SeriesKey, Sifted]:
+    """Read what files hold of these series at `as_of` (UTC ms); one that cannot be read is not among the answers."""
+    from forecaster.replay.history import Histories
+
+    in_files = {one.key for one in config.series if one.file is not None}
+    with Histories(config) as histories:
+        for key in keys:
+            if key in in_files:
+                with suppress(ForecasterError):
+                    histories.of(key, as_of)
+    return histories.read
 
 
 def with_file_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -154,10 +192,15 @@ def _file_options(  # noqa: PLR0913, PLR0917 - one parameter for each option
         str | None,
         typer.Option(help="Name of the column that holds the symbol, such as Name; '' if no column does."),
     ] = None,
+    symbol: Annotated[
+        str | None,
+        typer.Option(help="Symbol as BASE/QUOTE, such as SPY/USD; of several in a file, the one that is meant."),
+    ] = None,
 ) -> FileOptions:
     """Make one record of all options that say how files are read."""
     named = None if columns is None else parse_columns(columns)
-    return FileOptions(timeframe, calendar, day_anchor, Reading(timezone, named, decimal, dayfirst, symbol_column))
+    reading = Reading(timezone, named, decimal, dayfirst, symbol_column)
+    return FileOptions(timeframe, calendar, day_anchor, reading, symbol)
 
 
 def parse_columns(text: str) -> tuple[str, ...] | Mapping[str, str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import json
 import math
+import shutil
 import textwrap
 from collections import Counter
 from itertools import zip_longest
@@ -17,7 +18,7 @@ from forecaster.errors import ConfigError, utc_text
 from forecaster.tables import FIELDS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 
     import pandas as pd
     from rich.console import Console
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from forecaster.accuracy.score import Scores
     from forecaster.accuracy.trust import Verdict
     from forecaster.assess import Assessment
-    from forecaster.bars import Sifted
+    from forecaster.bars import SeriesKey, Sifted
     from forecaster.cli.evaluation import EvaluationReport, SeriesResult
     from forecaster.doctor import Finding
     from forecaster.forecast import OHLCForecast
@@ -37,8 +38,10 @@ if TYPE_CHECKING:
 
 _WIDTH_OF_A_FILE: Final = 160
 _WIDTH_OF_A_BLOCK: Final = 100
+_UNLIMITED: Final = 1_000_000
 _INDENT: Final = 15
 """Columns before the texts of a block."""
+_FIXED_SPACE: Final = "\N{NO-BREAK SPACE}"
 _DIGITS: Final = 7
 """Of a price that is forecast."""
 _MOST_BLOCKS: Final = 5
@@ -64,23 +67,30 @@ def print_record(record: Mapping[str, object], *, json_: bool) -> None:
         typer.echo(f"{name:20} {value}")
 
 
-def print_cycle(record: dict[str, object], skipped: dict[str, str], *, json_: bool) -> None:
+def print_cycle(as_of: int, record: dict[str, object], skipped: dict[str, str], *, json_: bool) -> None:
     """Print what was done to so many `series`, and why some of them sat out; end with code 2 when all did.
 
     Scripts find the reasons in the JSON, people in a line for each series on standard error.
     """
-    print_record(record | {"skipped": skipped if json_ else len(skipped)}, json_=json_)
-    for name, reason in skipped.items():
-        typer.secho(printable(reason if name in reason else f"{name}: {reason}"), fg="red", err=True)
+    if json_:
+        print_record({"as_of": as_of} | record | {"skipped": skipped}, json_=True)
+    else:
+        print_record({"as_of": utc_text(as_of)} | record | {"skipped": len(skipped)}, json_=False)
+        for name, reason in skipped.items():
+            typer.secho(printable(reason if name in reason else f"{name}: {reason}"), fg="red", err=True)
     if len(skipped) == record["series"]:
         raise typer.Exit(2)
 
 
 def print_findings(findings: Iterable[Finding]) -> None:
-    """Print what was looked at, one line each."""
+    """Print what was looked at, one line each, and a line for each note; on a terminal a long line is wrapped."""
+    width = _width(_UNLIMITED)
     for one in findings:
-        line = printable(f"{'ok' if one.ok else 'WRONG':5}  {one.subject}: {one.finding}")
-        typer.secho(line, fg=None if one.ok else "red")
+        lines = [("ok" if one.ok else "WRONG", one.finding), *(("note", text) for text in one.notes)]
+        for kind, text in lines:
+            line = printable(f"{kind:5}  {one.subject}: {text}")
+            colour = {"WRONG": "red", "note": "yellow"}.get(kind)
+            typer.secho("\n".join(_wrapped(line, width, " " * 7)), fg=colour)
 
 
 def write_frames(frames: Iterable[pd.DataFrame], out: Path) -> int:
@@ -161,9 +171,18 @@ def option_time(time_ms: int) -> str:
     return when.strftime("%Y-%m-%d" if when.time() == dt.time() else "%Y-%m-%dT%H:%M")
 
 
-def leave_with_errors(errors: Sequence[FileError]) -> None:
-    """Name the files that cannot be used, and end with code 2 if there are any."""
-    for one in errors:
+def end_text(last_close: int) -> str:
+    """Say when a file ends (UTC ms) that has no bar for today's forecast, and what can be made of it."""
+    when = option_time(last_close)
+    return (
+        f"the file ends on {utc_text(last_close)}: no forecast today; "
+        f"`--as-of {when}` gives its last one, `forecaster replay` its past"
+    )
+
+
+def leave_with_errors(errors: Sequence[FileError], *, json_: bool) -> None:
+    """End with code 2 if files cannot be used, and name them to people: scripts have them in the JSON."""
+    for one in () if json_ else errors:
         place = " ".join(part for part in (one.file, one.series) if part not in one.reason)
         typer.secho(printable(f"{place}: {one.reason}" if place else one.reason), fg="red", err=True)
     if errors:
@@ -179,7 +198,34 @@ def print_refused(name: str, sifted: Sifted) -> None:
         text = f"{name}: {len(sifted.rejected):,} of {rows:,} rows are refused"
         print_reasons(text, count_reasons(sifted.rejected))
     if sifted.later:
-        typer.secho(printable(f"{name}: {_later(sifted.later)}"), fg="yellow", err=True)
+        typer.secho(printable(f"{name}: {later_text(sifted.later)}"), fg="yellow", err=True)
+
+
+def print_files(read: Mapping[SeriesKey, Sifted], as_of: int) -> None:
+    """Say on standard error what of files is not used, and which of them end before the newest bar of `as_of`.
+
+    Series that end at the same time share a line.
+    """
+    from forecaster.sources.inspect import is_current
+
+    ends: dict[str, list[str]] = {}
+    for key, sifted in read.items():
+        print_refused(str(key), sifted)
+        if len(sifted.bars) and not is_current(sifted.bars, as_of):
+            ends.setdefault(end_text(int(sifted.bars.close_time[-1])), []).append(str(key))
+    for text, names in ends.items():
+        more = f" and {len(names) - 1:,} more" if len(names) > 1 else ""
+        typer.secho(printable(f"{names[0]}{more}: {text}"), fg="yellow", err=True)
+
+
+def refused_of(read: Mapping[SeriesKey, Sifted]) -> dict[str, object]:
+    """What of files is not used, and why, for scripts."""
+    from forecaster.sources.inspect import count_reasons
+
+    return {
+        "rejected": {str(key): count_reasons(one.rejected) for key, one in read.items() if one.rejected},
+        "later": {str(key): one.later for key, one in read.items() if one.later},
+    }
 
 
 def print_reasons(text: str, reasons: Mapping[str, int]) -> None:
@@ -225,12 +271,9 @@ def _remarks(one: BarFacts) -> list[str]:
     """What a reader of a file should know beside the counts."""
     remarks = [*one.notes]
     if one.later:
-        remarks.append(_later(one.later))
+        remarks.append(later_text(one.later))
     if not one.is_current and one.last_close is not None:
-        date = option_time(one.last_close)
-        remarks.append(
-            f"the last bar closed on {date}: `forecaster once` gives no forecast today; use `--as-of {date}` with it"
-        )
+        remarks.append(end_text(one.last_close))
     return remarks
 
 
@@ -264,7 +307,7 @@ def _print_block(title: str, lines: Iterable[tuple[str, str]]) -> None:
     typer.secho(printable(title), bold=True)
     width = max(min(_console().width, _WIDTH_OF_A_BLOCK) - _INDENT, _INDENT)
     for name, text in lines:
-        rows = textwrap.wrap(printable(text), width) or [""]
+        rows = _wrapped(printable(text), width)
         for head, row in zip_longest((printable(name),), rows, fillvalue=""):
             typer.echo(f"  {head:{_INDENT - 2}}{row}")
 
@@ -273,7 +316,8 @@ def _because(value: str, reason: str | None) -> str:
     return f"{value} ({reason})" if reason else value
 
 
-def _later(count: int) -> str:
+def later_text(count: int) -> str:
+    """Say that rows of a file had not closed yet."""
     return f"{count:,} {'row' if count == 1 else 'rows'} had not closed yet: left out"
 
 
@@ -301,18 +345,19 @@ def print_scores(scores: Scores) -> None:
 
 def print_reports(reports: Sequence[AccuracyReport]) -> None:
     """Print accuracy as a table, one line for each report."""
+    skills = ("skill MAE", "skill CRPS")
     table = _table(
         "accuracy, losses in price; skill is 1 - loss / the random walk's",
-        ("series", "model", "step", "field", "n", "MAE", "MASE", "CRPS", "skill MAE", "CRPS", "50%", "80%", "98%"),
+        ("series", "model", "step", "field", "n", "MAE", "MASE", "CRPS", *skills, "50%", "80%", "98%"),
         left={"series", "model", "field"},
     )
     for one in reports:
         where = (str(one.key), one.model_id.name, str(one.step), one.field)
         losses = (f"{one.mae:.4g}", *(_number(loss) for loss in (one.mase, one.crps)))
         known = one.skill_mae is None and one.n_common > 0
-        skills = ("known" if known else _signed(skill) for skill in (one.skill_mae, one.skill_crps))
+        gained = ("known" if known else _signed(skill) for skill in (one.skill_mae, one.skill_crps))
         inside = (_percent(share) for share in (one.coverage50, one.coverage80, one.coverage98))
-        table.add_row(*where, str(one.n), *losses, *skills, *inside)
+        table.add_row(*where, str(one.n), *losses, *gained, *inside)
     _print(table)
     if any(one.skill_mae is None and one.n_common for one in reports):
         typer.echo("known: the price equals the last close, so the random walk makes no error and no skill can be told")
@@ -467,14 +512,45 @@ def _table(title: str, columns: Collection[str], left: Collection[str], folded: 
 
 
 def _print(table: Table) -> None:
-    _console().print(table)
+    """Print a table; where it is wider than the terminal, its rows as blocks."""
+    from rich.measure import Measurement
+
+    console = _console()
+    if Measurement.get(console, console.options.update(width=_UNLIMITED), table).minimum <= console.width:
+        console.print(table)
+        return
+    for line in (*_wrapped(str(table.title or ""), console.width), *_as_blocks(table, console.width)):
+        typer.echo(line)
+
+
+def _as_blocks(table: Table, width: int) -> Iterator[str]:
+    """Write each row as its names, and below them its numbers, each beside the name of its column."""
+    for row in zip(*(column.cells for column in table.columns), strict=True):
+        texts: list[str] = []
+        figures: list[str] = []
+        for column, cell in zip(table.columns, map(str, row), strict=True):
+            if column.justify == "left":
+                texts.append(cell)
+            else:
+                figures.append(f"{column.header} {cell}".replace(" ", _FIXED_SPACE))
+        yield from _wrapped("  ".join(texts), width, "  ")
+        for line in _wrapped(f"  {'  '.join(figures)}", width, "  "):
+            yield line.replace(_FIXED_SPACE, " ")
 
 
 def _console() -> Console:
     """Give what prints tables: brackets in them are no markup, and a file is wide."""
     from rich.console import Console
 
-    console = Console(markup=False, emoji=False)
-    if not console.is_terminal:
-        console.width = max(console.width, _WIDTH_OF_A_FILE)
-    return console
+    return Console(markup=False, emoji=False, width=_width(_WIDTH_OF_A_FILE))
+
+
+def _width(of_a_file: int) -> int:
+    """Columns of the terminal, or what COLUMNS says; `of_a_file` where neither is there."""
+    return shutil.get_terminal_size((of_a_file, 24)).columns
+
+
+def _wrapped(text: str, width: int, indent: str = "") -> list[str]:
+    """Break a text at its spaces into lines; later ones are indented, and a long word stays whole."""
+    lines = textwrap.wrap(text, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
+    return lines or [""]

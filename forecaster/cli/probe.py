@@ -5,32 +5,38 @@ The same sources as the service's, with a store that ends with the command: noth
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import TYPE_CHECKING, Final, cast
 
 import numpy as np
 
-from forecaster.cli.printing import option_time
+from forecaster.cli.printing import end_text, later_text
 from forecaster.errors import ForecasterError, InvalidBars, MissingBars, NotEnoughBars, utc_text
-from forecaster.sessions import is_continuous
-from forecaster.sources.inspect import count_reasons
+from forecaster.sessions import ALWAYS_OPEN, WEEKDAYS
+from forecaster.sources import Fetched
+from forecaster.sources.inspect import count_reasons, is_current
 from forecaster.tables.fit import is_weekend
+from forecaster.timeframe import DAY_MS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
-    from forecaster.bars import Bars, SeriesKey
+    from forecaster.bars import Bars, SeriesKey, Sifted
     from forecaster.config import Config, SeriesConfig
-    from forecaster.sources import BarSource, Fetched
+    from forecaster.sources import BarSource
+    from forecaster.sources.files import FileSource
 
 _AT_ONCE: Final = 32
 _BEHIND: Final = 3
 """Bars that the newest one of an exchange may be behind; more where as many were missing in a row before."""
 _WEEKEND_DAYS: Final = 4
 """Days of weekends on which there would have been bars of a market that never closes."""
+_WRITTEN_ZONES: Final = ("written: ", "UTC, as epochs")
 _SHOWN_REASONS: Final = 3
 _DAY_SECONDS: Final = 86_400
 _AGES: Final = ((2 * _DAY_SECONDS, _DAY_SECONDS, "days"), (7_200, 3_600, "hours"), (120, 60, "minutes"))
@@ -64,7 +70,7 @@ class Probed:
 
     @property
     def finding(self) -> str:
-        """All of it in one sentence."""
+        """What came, in one sentence; the notes are not in it."""
         if self.error is not None:
             text = self.error
         else:
@@ -74,7 +80,7 @@ class Probed:
             more = len(shown) - _SHOWN_REASONS
             shown = shown[:_SHOWN_REASONS] + ([f"and {more} more reasons"] if more > 0 else [])
             text += f", {self.rejected:,} rows rejected ({'; '.join(shown)})"
-        return "; ".join([text, *self.notes])
+        return text
 
 
 def probe(config: Config, series: Iterable[SeriesConfig], as_of: int) -> list[Probed]:
@@ -103,7 +109,23 @@ def _probe_place(config: Config, alike: list[SeriesConfig], as_of: int) -> list[
     except ForecasterError as error:
         return [_wrong(one, error) for one in alike]
     with closing(source), ThreadPoolExecutor(_AT_ONCE) as pool:
-        return list(pool.map(lambda one: _probe_series(config, source, one, as_of), alike))
+        if alike[0].file is None:
+            return list(pool.map(lambda one: _probe_series(config, source, one, as_of), alike))
+        is_alone = len(alike) == 1
+        return [_probe_file(config, cast("FileSource", source), one, as_of, is_alone=is_alone) for one in alike]
+
+
+def _probe_file(config: Config, source: FileSource, one: SeriesConfig, as_of: int, *, is_alone: bool) -> Probed:
+    """Read a series of a file; one that is alone in its file is compared with what the file would be taken for."""
+    try:
+        sifted = source.sift(one.key, as_of)
+    except ForecasterError as error:
+        return _wrong(one, error)
+    notes = [*_file_notes(sifted, as_of), *idle_keys(one, sifted)]
+    if is_alone:
+        notes += _name_notes(source, one)
+    notes += _weekday_notes(sifted.bars, partial(_guessed_calendar, source, one) if is_alone else None)
+    return _judged(config, one, Fetched(sifted.bars, sifted.rejected), as_of, notes=tuple(notes))
 
 
 def _probe_series(config: Config, source: BarSource, one: SeriesConfig, as_of: int) -> Probed:
@@ -112,10 +134,17 @@ def _probe_series(config: Config, source: BarSource, one: SeriesConfig, as_of: i
         fetched = source.fetch(one.key, None, as_of)
     except ForecasterError as error:
         return _wrong(one, error, halted=_halted(source, one))
-    reasons, halted = count_reasons(fetched.rejected), _halted(source, one)
+    return _judged(config, one, fetched, as_of, _halted(source, one), tuple(_weekday_notes(fetched.bars)))
+
+
+def _judged(
+    config: Config, one: SeriesConfig, fetched: Fetched, as_of: int, halted: str = "", notes: tuple[str, ...] = ()
+) -> Probed:
+    """Say what came of a series whose bars could be had."""
+    reasons = count_reasons(fetched.rejected)
     fault = fetched.fault or _lack(config, one, fetched, as_of)
     if fault is not None:
-        return _wrong(one, fault, reasons, halted)
+        return replace(_wrong(one, fault, reasons, halted), notes=notes)
     bars, newest = fetched.bars, int(fetched.bars.close_time[-1])
     age = (as_of - newest) / 1000
     wrong = halted or ("stale" if _is_stale(config, one, bars, as_of) else "")
@@ -128,7 +157,7 @@ def _probe_series(config: Config, source: BarSource, one: SeriesConfig, as_of: i
         rejected=sum(reasons.values()),
         error=f"{wrong}: its newest bar closed {_closed(newest, age)}" if wrong else None,
         reasons=reasons,
-        notes=(*_file_notes(source, one, as_of), *_weekday_notes(bars)),
+        notes=notes,
     )
 
 
@@ -181,33 +210,59 @@ def _is_stale(config: Config, one: SeriesConfig, bars: Bars, as_of: int) -> bool
     return bool(len(closes)) and newest < closes[0] and closes[-1] - newest > late_ms
 
 
-def _file_notes(source: BarSource, one: SeriesConfig, as_of: int) -> Iterator[str]:
+def _file_notes(sifted: Sifted, as_of: int) -> Iterator[str]:
     """What should be known of the bars of a file."""
-    if one.file is None:
+    yield from sifted.notes
+    if sifted.replaced:
+        yield f"{sifted.replaced:,} rows replaced by later rows of the same time"
+    if sifted.later:
+        yield later_text(sifted.later)
+    if len(sifted.bars) and not is_current(sifted.bars, as_of):
+        yield end_text(int(sifted.bars.close_time[-1]))
+
+
+def _name_notes(source: FileSource, one: SeriesConfig) -> Iterator[str]:
+    """Say so when the name of a file says another symbol."""
+    try:
+        (guess,) = source.guess(one.timeframe, ALWAYS_OPEN)
+    except (ForecasterError, ValueError):  # or several
         return
-    from forecaster.sources.files import FileSource
-
-    if isinstance(source, FileSource):
-        sifted = source.sift(one.key, as_of)
-        yield from sifted.notes
-        if sifted.replaced:
-            yield f"{sifted.replaced:,} rows replaced by later rows of the same time"
-        if sifted.later:
-            yield f"{sifted.later:,} rows have not closed yet, and are left out"
-        newest = int(sifted.bars.close_time[-1])
-        if newest < _expected_close(one.key, as_of):
-            when = option_time(newest)
-            yield f"ends on {when}: no forecast today; `forecaster once --as-of {when}` or `forecaster replay`"
+    said, name = guess.key.symbol, re.sub(r"[\W_]", "", str(one.file and one.file.name).upper())
+    is_named = guess.reasons["symbol"] == "the file's name" and re.sub(r"\W", "", said) in name
+    if is_named and said != one.symbol.partition(":")[0]:
+        yield f"`symbol`: the file's name says {said}"
 
 
-def _weekday_notes(bars: Bars) -> Iterator[str]:
-    """Say so when days of a market that never closes have no bar on any weekend."""
-    key, opens = bars.key, bars.open_time
-    if not key.timeframe.is_daily or not is_continuous(key.calendar):
+def idle_keys(one: SeriesConfig, sifted: Sifted | None = None) -> Iterator[str]:
+    """Name the keys of a series that change nothing; `sifted` is what its file holds."""
+    idle = {name for name in ("day_anchor", "timezone") if one.model_copy(update={name: None}).key == one.key}
+    zone = "" if sifted is None else sifted.understood.get("timezone", "")
+    if one.day_anchor is not None and "day_anchor" in idle:
+        yield f"`day_anchor` changes nothing: bars of {one.timeframe} open at the same times without it"
+    if one.timezone is not None and "timezone" in idle and zone.startswith(_WRITTEN_ZONES) and ";" not in zone:
+        yield f"`timezone` changes nothing: the file says the zone itself ({zone})"
+    if one.file is None and one.calendar not in (ALWAYS_OPEN, WEEKDAYS):
+        yield f"`calendar` is {one.calendar}: the exchanges of ccxt trade around the clock, 24/7"
+
+
+def _weekday_notes(bars: Bars, guess: Callable[[], str] | None = None) -> Iterator[str]:
+    """Say so when bars of a market that never closes keep to weekdays; `guess` names a calendar that fits."""
+    if bars.key.calendar.partition("@")[0] != ALWAYS_OPEN or not len(bars):
         return
-    slots = key.sessions.opens_between(key.timeframe, int(opens[0]), int(opens[-1]) + 1)
-    if is_weekend(slots).sum() >= _WEEKEND_DAYS and not is_weekend(opens).any():
-        yield "no bar on a weekend: if a stock exchange trades it, set `calendar`, such as XNYS"
+    first, last = int(bars.open_time[0]), int(bars.open_time[-1])
+    days = np.arange(first - first % DAY_MS, last + 1, DAY_MS)
+    if is_weekend(days).sum() >= _WEEKEND_DAYS and not is_weekend(bars.open_time).any():
+        name = guess() if guess else ""
+        yield f"`calendar`: the rows keep to weekdays: is it {name or 'that of an exchange, such as XNYS'}?"
+
+
+def _guessed_calendar(source: FileSource, one: SeriesConfig) -> str:
+    """The calendar that a file would be taken for, other than 24/7; empty when there is none, or more than one."""
+    try:
+        (guess,) = source.guess(one.timeframe)
+    except (ForecasterError, ValueError):
+        return ""
+    return guess.key.calendar if guess.key.calendar.partition("@")[0] != ALWAYS_OPEN else ""
 
 
 def _expected_close(key: SeriesKey, as_of: int) -> int:

@@ -11,9 +11,17 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from forecaster.cli.options import ConfigOption, JsonOption, SeriesOption, StoreOption, utc_ms
-from forecaster.cli.printing import as_label, log_to_stderr, print_record, print_refused, print_scores, write_frames
+from forecaster.cli.printing import (
+    as_label,
+    log_to_stderr,
+    print_record,
+    print_refused,
+    print_scores,
+    refused_of,
+    write_frames,
+)
 from forecaster.cli.strategy import TradePlan, load_strategy, print_trades, trade_replay
-from forecaster.errors import ConfigError, StoreTaken
+from forecaster.errors import ConfigError, StoreTaken, utc_text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -22,7 +30,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
     from forecaster.accuracy.score import Scores
-    from forecaster.bars import SeriesKey, Sifted
+    from forecaster.bars import SeriesKey
     from forecaster.engine import Forecaster
     from forecaster.replay.cutoffs import Chosen
     from forecaster.replay.decide import Rules
@@ -121,7 +129,7 @@ def replay(  # noqa: PLR0913, PLR0917 - one parameter for each option
     record |= _pace(windows, added, seconds) | {"model_share": share}
     left_out = {str(one.key): dict(one.left_out) for one in prepared if one.left_out}
     if json_:
-        record |= {"series": figures, "left_out": left_out, **_refused(histories.read)}
+        record |= {"series": figures, "left_out": left_out, **refused_of(histories.read)}
         print_record(record if traded is None else record | {"strategy": traded}, json_=True)
         return
     print_scores(scores)
@@ -199,17 +207,13 @@ def _choose(histories: Histories, key: SeriesKey, dates: tuple[str | None, str |
     chosen = choose_cutoffs(bars, histories.config.model, *span, every)
     if len(chosen.cutoffs) or chosen.left_out:
         return chosen
-    return dataclasses.replace(chosen, left_out={"no cutoff between --start and --end": 0})
-
-
-def _refused(read: Mapping[SeriesKey, Sifted]) -> dict[str, object]:
-    """What of files was not used, and why."""
-    from forecaster.sources.inspect import count_reasons
-
-    return {
-        "rejected": {str(key): count_reasons(one.rejected) for key, one in read.items() if one.rejected},
-        "later": {str(key): one.later for key, one in read.items() if one.later},
-    }
+    fewest = histories.config.model.min_context
+    if len(bars) < fewest:
+        why = f"{len(bars):,} bars, of {fewest} that a forecast needs"
+    else:
+        first, last = (utc_text(int(bars.close_time[at])) for at in (fewest - 1, -1))
+        why = f"its cutoffs are from {first} to {last}"
+    return dataclasses.replace(chosen, left_out={why: 0})
 
 
 def _check_span(chosen: Sequence[Chosen], dates: tuple[str | None, str | None]) -> None:
@@ -221,8 +225,8 @@ def _check_span(chosen: Sequence[Chosen], dates: tuple[str | None, str | None]) 
     if not any(len(one.cutoffs) for one in chosen):
         counted = [(one.key, text, count) for one in chosen for text, count in one.left_out.items()]
         why = "; ".join(f"{key}: {f'{count} left out: ' if count else ''}{text}" for key, text, count in counted)
-        names = ", ".join(str(one.key) for one in chosen)
-        raise ConfigError("--start, --end", f"a cutoff of {names} between them", f"{dates[0]} to {dates[1]}; {why}")
+        span = [f" {word} {date}" for word, date in zip(("from", "before"), dates, strict=True) if date is not None]
+        raise ConfigError("replay", f"a cutoff{' and'.join(span)}", why)
 
 
 def _prepare(forecaster: Forecaster, chosen: Sequence[Chosen], plan: ReplayPlan, *, is_apart: bool) -> list[Chosen]:

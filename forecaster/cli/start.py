@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from forecaster.forecast import OHLCForecast
     from forecaster.tables import Reading
 
-_PACKED: Final = (".gz", ".zip", ".bz2", ".xz")
 _CONTEXT: Final = 256
 _MIN_CONTEXT: Final = 64
 _REPLAYED: Final = (20, 200)
@@ -88,11 +87,14 @@ def start(
     from forecaster.clock import now_ms
     from forecaster.config import load_config
     from forecaster.engine import Forecaster
+    from forecaster.sources.files.guess import stem_of
 
     log_to_stderr(verbose=False)
-    target = out or files[0].with_name(f"{_stem(files[0])}.toml")
+    target = out or files[0].with_name(f"{stem_of(files[0])}.toml")
     if target.exists() and not force:
         raise ConfigError("--out", "a name that is free, or --force to overwrite the file", str(target))
+    if not target.absolute().parent.is_dir():
+        raise ConfigError("--out", "a file in a folder that is there", str(target))
     now = now_ms()
     ready, skipped = _read(files, how, now)
     unfinished = target.with_name(f"{target.name}.unfinished")
@@ -102,7 +104,8 @@ def start(
             forecasts = [forecaster.predict(one.bars) for one in ready]
         unfinished.replace(target)
     except (OSError, UnicodeEncodeError) as error:
-        raise ConfigError("--out", "a file that can be written", f"{target}: {error}") from error
+        reason = getattr(error, "strerror", None) or str(error)
+        raise ConfigError("--out", "a file that can be written", f"{target}: {reason}") from error
     finally:
         unfinished.unlink(missing_ok=True)
     steps = _next_steps(ready, target, now)
@@ -111,11 +114,6 @@ def start(
         typer.echo(json.dumps({"config": str(target), "series": series, "skipped": skipped, "next": [*steps]}))
         return
     _print(forecasts, target, steps)
-
-
-def _stem(path: Path) -> str:
-    """The name of a file without its endings."""
-    return Path(path.stem).stem if path.suffix.lower() in _PACKED else path.stem
 
 
 def _read(files: Sequence[Path], how: FileOptions, now: int) -> tuple[list[_Ready], dict[str, str]]:
@@ -232,7 +230,7 @@ def _next_steps(ready: Sequence[_Ready], target: Path, now: int) -> dict[str, st
         ends = Counter(int(one.bars.close_time[-1]) for one in ready)
         date = option_time(ends.most_common(1)[0][0])
         steps[f"forecaster once -c {config} --as-of {date}"] = (
-            f"record the forecast of {date}: the last bar closed then, so there is none for today"
+            f"record the forecast of {date}, the file's last: today has none"
         )
     return steps
 

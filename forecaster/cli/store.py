@@ -139,7 +139,10 @@ def export(
 
 @store_app.command("upgrade")
 def upgrade(config: ConfigOption = None, store: StoreOption = None, json_: JsonOption = False) -> None:
-    """Bring the ledger to this program's schema, behind a copy of it; whoever writes to it does so as well."""
+    """Bring the ledger to this program's schema, after a copy of it; whoever writes to it does so as well.
+
+    The disk needs room for the copy; and for schema 7, which makes the table of bars anew, for the bars once more.
+    """
     from forecaster.store import open_store
     from forecaster.store.upkeep import schema
 

@@ -382,7 +382,7 @@ def exchange_faults(name: str, config: ExchangeConfig) -> Iterator[ConfigError]:
     """Find everything in an exchange's table of the configuration that can be known to be wrong without asking it."""
     table = f"exchanges.{name}"
     if config.id not in ccxt.exchanges:
-        near = ", ".join(get_close_matches(config.id, ccxt.exchanges)) or "binance"
+        near = ", ".join(near_exchanges(config.id))
         yield ConfigError(table + ".id", f"an exchange that ccxt knows, such as {near}", config.id)
     for url in _texts(config.api_urls):
         if not _is_web_address(url):
@@ -395,6 +395,11 @@ def exchange_faults(name: str, config: ExchangeConfig) -> Iterator[ConfigError]:
             yield ConfigError(setting, "no credentials, since public bars need none", path[-1])
         elif letters in _ASKS_AGAIN:
             yield ConfigError(setting, "no such option, since requests are repeated and paged here", path[-1])
+
+
+def near_exchanges(name: str) -> list[str]:
+    """Name exchanges that ccxt knows and whose names are like this one; one as an example where none is."""
+    return get_close_matches(name, ccxt.exchanges) or ["binance"]
 
 
 def timeframes_of(exchange_id: str) -> list[str]:

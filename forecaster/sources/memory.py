@@ -17,6 +17,8 @@ from forecaster.sources import Fetched
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from numpy.typing import NDArray
+
     from forecaster.bars import SeriesKey
 
 
@@ -34,13 +36,13 @@ class MemorySource:
             self.add(one)
 
     def add(self, bars: Bars) -> None:
-        """Add bars of one series; a bar that is there already is replaced."""
+        """Add bars of one series; one that is there already is replaced, but for its volume where that is not known."""
         with self._adding:
             held = self._bars.get(bars.key, Bars.empty(bars.key))
             joined, _ = Bars.sift(
                 bars.key,
                 np.concatenate([held.open_time, bars.open_time]),
-                np.concatenate([held.ohlcv_TF, bars.ohlcv_TF]),
+                np.concatenate([held.ohlcv_TF, _with_known_volumes(held, bars)]),
             )
             self._bars[bars.key] = joined
 
@@ -58,3 +60,12 @@ class MemorySource:
 
     def close(self) -> None:
         """Do nothing: the bars stay, and so does the right to ask."""
+
+
+def _with_known_volumes(held: Bars, bars: Bars) -> NDArray[np.float64]:
+    """The values of bars, with the volumes of those held in place of unknown ones where all prices are the same."""
+    ohlcv_TF = bars.ohlcv_TF.copy()
+    _, old, new = np.intersect1d(held.open_time, bars.open_time, assume_unique=True, return_indices=True)
+    same = np.isnan(ohlcv_TF[new, 4]) & (held.ohlcv_TF[old, :4] == ohlcv_TF[new, :4]).all(axis=1)
+    ohlcv_TF[new[same], 4] = held.ohlcv_TF[old[same], 4]
+    return ohlcv_TF

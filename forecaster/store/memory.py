@@ -23,6 +23,7 @@ from forecaster.store.rows import (
     bar_values,
     check_times,
     forecast_row,
+    is_revised,
     ledger_order,
     read_bars,
     read_rows,
@@ -111,7 +112,7 @@ class MemoryStore:
         ):
             self._keep(known, open_time)
             revisions = known.setdefault(open_time, [])
-            if not revisions or revisions[-1][0] != values:
+            if not revisions or is_revised(revisions[-1][0], values):
                 revisions.append((values, seen))
                 added += 1
         return added

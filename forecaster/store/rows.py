@@ -65,6 +65,11 @@ def bar_values(bars: Bars) -> list[BarValues]:
     return [(open_, high, low, close, None if isnan(volume) else volume) for open_, high, low, close, volume in rows]
 
 
+def is_revised(known: BarValues, values: BarValues) -> bool:
+    """Whether a bar differs from what is known of it: a volume that is not known differs from none."""
+    return known[:4] != values[:4] or values[4] not in (None, known[4])
+
+
 def bar_rows(bars: Bars, series_id: int, known: Mapping[int, Row], head: Head) -> list[dict[str, Any]]:
     """The rows to append behind `head`: bars that are new, and those that differ from the newest known revision."""
     rows = []
@@ -72,8 +77,10 @@ def bar_rows(bars: Bars, series_id: int, known: Mapping[int, Row], head: Head) -
         bars.open_time.tolist(), bar_values(bars), bars.first_seen_at.tolist(), strict=True
     ):
         there = known.get(open_time)
-        if there is not None and (there.open, there.high, there.low, there.close, there.volume) == values:
-            continue
+        if there is not None:
+            known_values = (there.open, there.high, there.low, there.close, there.volume)
+            if not is_revised(known_values, values):
+                continue
         revision = 0 if there is None else there.revision + 1
         head = Head(head.seq + 1, bar_link(head.link, open_time, revision, values, seen))
         row = dict(zip(COLUMNS, values, strict=True))

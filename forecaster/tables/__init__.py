@@ -89,7 +89,7 @@ class Table:
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """What a table holds of one symbol, in the direction of time: T labels, and (T, 5) values.
+    """What a table holds of one symbol, in its own order: T labels, and (T, 5) values.
 
     Args:
         labels: the times.
@@ -110,6 +110,6 @@ class Rows:
     refused: tuple[tuple[str, str], ...] = ()
     understood: Mapping[str, str] = field(default_factory=dict)
 
-    def __getitem__(self, rows: NDArray[np.bool_]) -> Rows:
-        """Take some of the rows, by a mask."""
+    def __getitem__(self, rows: slice | NDArray[np.bool_]) -> Rows:
+        """Take some of the rows, by a slice or a mask."""
         return replace(self, labels=self.labels[rows], ohlcv_TF=self.ohlcv_TF[rows], lines=self.lines[rows])

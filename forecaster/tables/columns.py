@@ -21,12 +21,14 @@ import pandas as pd
 
 from forecaster.errors import Ambiguous, BadPayload, ConfigError
 from forecaster.tables import COLUMNS, FIELDS
+from forecaster.tables.dates import read_dates
 from forecaster.tables.words import (
     CLOCKS,
     CLOSE_TIMES,
     IS_SURE,
     SYMBOL_RANKS,
     TIME_RANKS,
+    TIMEFRAMES,
     UNSURE_TIMES,
     claim,
     claims,
@@ -66,7 +68,23 @@ _CLOCK: Final = re.compile(r"(?:0 days )?\d{1,2}(?::\d{2}){1,2}(?:\.\d+)?(?: ?[A
 _MOST: Final = 0.5
 _NEARLY_ALL: Final = 0.95
 _ROUNDING: Final = 1e-9
-_FEW: Final = 10
+_ENOUGH, _FEWEST = 10, 5
+_MOST_TIMEFRAMES: Final = 8
+_CHECKED: Final = 200
+_QUARTER_MS: Final = 15 * 60_000
+_MOST_AHEAD_MS: Final = 14 * 3_600_000
+_MOST_OFFSETS: Final = 2  # of one clock, in winter and in summer
+_SECOND_MS: Final = 1000
+_OPENS: Final = 0
+"""The rank of names that say that a bar opens."""
+_UTC_NAME: Final = re.compile(r"utc|gmt", re.IGNORECASE)
+_NOT_UTC_NAME: Final = re.compile(r"not|(?:utc|gmt)[ /a-z]*[-+−–]? ?\d", re.IGNORECASE)
+_SYMBOL: Final = re.compile(r"(?!\d{4}[-QW])(?=.*[^\W\d_])[\w.:/^=-]{1,15}")
+_NO_SYMBOL: Final = re.compile(
+    r"[A-Z]{1,3}T|UTC|true|false|yes|no|[yntf]|[ap]m|up|down|buy|sell|long|short|open|closed?"
+    r"|(?:jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec|mon|tue|wed|thu|fri|sat|sun)[a-z]*",
+    re.IGNORECASE,
+)
 _HIGH, _LOW = FIELDS.index("high"), FIELDS.index("low")
 
 
@@ -106,7 +124,7 @@ def find_columns(table: Table, reading: Reading) -> Columns:
     said = _said(table, reading)
     if not table.has_header and not said:
         return _with_symbol(table, reading, _by_content(table))
-    time = said.time or _find_time(table)
+    time = said.time or _find_time(table, reading)
     if set(FIELDS) <= said.fields.keys():
         return _with_symbol(table, reading, Columns(time, said.fields))
     fields = _find_fields(table, said.fields)
@@ -189,17 +207,21 @@ def _position(table: Table, name: str) -> int:
 # What the names say.
 
 
-def _find_time(table: Table) -> tuple[int, ...]:
+def _find_time(table: Table, reading: Reading) -> tuple[int, ...]:
     """Find the times: moments, or dates, with a time of day beside them where there is one."""
     keys = [plain(name) for name in table.names]
-    named = sorted((place for place, key in enumerate(keys) if key in TIME_RANKS), key=lambda at: TIME_RANKS[keys[at]])
+    named = [place for place, key in enumerate(keys) if key in TIME_RANKS]
+    named.sort(key=lambda at: (TIME_RANKS[keys[at]], not _is_small(table.names[at])))
     unsure = [place for place, key in enumerate(keys) if key in UNSURE_TIMES]
     kinds = {place: _kind(table.cells[place]) for place in [*named, *unsure]}
     full = [place for place, kind in kinds.items() if kind in {"moment", "date"}]
     clocks = [place for place in named if kinds[place] == "clock" and keys[place] in CLOCKS]
     if full:
-        _refuse_two(table, "open_time", [place for place in full if keys[place] == keys[full[0]]])
-        return _finest(table, full, kinds, clocks)
+        _refuse_two(table, "open_time", _small([place for place in full if keys[place] == keys[full[0]]], table))
+        time = _finest(table, full, kinds, clocks)
+        others = [place for place in named if kinds[place] == "moment" and place not in time]
+        is_whole = len(time) > 1 or kinds[time[0]] == "moment"
+        return _agreed(table, reading, time, others) if others and is_whole else time
     if clocks:
         expected = f"a date beside the time of day in column {table.names[clocks[0]]!r}"
         raise BadPayload(table.source, expected, table.names)
@@ -224,6 +246,84 @@ def _finest(table: Table, full: list[int], kinds: Mapping[int, _Kind], clocks: l
     return (first,)
 
 
+@dataclass(frozen=True, slots=True)
+class _Read:
+    """Some of the times of columns: as instants, or as they are written where no zone is."""
+
+    places: tuple[int, ...]
+    ms: NDArray[np.int64]
+    is_instant: bool
+
+
+def _agreed(table: Table, reading: Reading, time: tuple[int, ...], others: list[int]) -> tuple[int, ...]:
+    """Take instants rather than the local times of the same bars, whatever their names.
+
+    Raises:
+        Ambiguous: the columns tell different times, and nothing says which are those of the opens.
+    """
+    read = [one for one in (_read(table, reading, places) for places in [time, *((place,) for place in others)]) if one]
+    instant = next((one for one in read if one.is_instant), None)
+    first = read[0] if read and read[0].places == time else None
+    if first is None:
+        return instant.places if instant else time
+    opens = TIME_RANKS.get(plain(table.names[time[0]])) == _OPENS
+    if instant and instant is not first and not _is_same(first, instant):
+        if _is_local(first, instant):
+            return instant.places
+        if not opens:
+            raise _two_times(table, instant, first)
+    rival = next((one for one in read if one.is_instant == first.is_instant and not _is_same(one, first)), None)
+    if rival and not opens and not (instant and instant is not first):
+        raise _two_times(table, first, rival)
+    return instant.places if instant else time
+
+
+def _read(table: Table, reading: Reading, places: tuple[int, ...]) -> _Read | None:
+    """Read the first times and some of the others; None where they cannot be."""
+    count = len(table.cells)
+    rows = np.unique([*range(min(count, _CHECKED)), *np.linspace(0, count - 1, _CHECKED).astype(int)])
+    try:
+        dates = read_dates(replace(table, cells=table.cells.iloc[rows]), places, reading)
+    except BadPayload:
+        return None
+    if dates.zone or dates.letters:
+        return None
+    is_bare = np.isnan(dates.offset_ms)
+    names = " ".join(table.names[place] for place in places)
+    is_utc = bool(_UTC_NAME.search(names)) and not _NOT_UTC_NAME.search(names)
+    ms = dates.wall_ms - np.nan_to_num(dates.offset_ms).astype(np.int64)
+    return _Read(places, ms, is_utc or not is_bare.any())
+
+
+def _is_same(one: _Read, other: _Read) -> bool:
+    return bool((np.abs(one.ms - other.ms) < _SECOND_MS).all())
+
+
+def _is_local(local: _Read, instant: _Read) -> bool:
+    """Whether times are what some clock shows at these instants, and those are not the closes of the same bars."""
+    ahead = np.unique(local.ms - instant.ms)
+    steps = np.diff(np.unique(local.ms[:_CHECKED]))
+    is_offset = (ahead % _QUARTER_MS == 0) & (np.abs(ahead) <= _MOST_AHEAD_MS)
+    is_close = len(ahead) == 1 and len(steps) > 0 and -ahead[0] == steps.min()
+    return bool(is_offset.all() and len(ahead) <= _MOST_OFFSETS and not is_close)
+
+
+def _two_times(table: Table, one: _Read, other: _Read) -> Ambiguous:
+    names = [" and ".join(table.names[place] for place in read.places) for read in (one, other)]
+    found = f"different times in columns {names}, each of which may be open_time"
+    return Ambiguous(table.source, "columns", f"open_time={names[0]}", found)
+
+
+def _is_small(name: str) -> bool:
+    """Whether a name is one small letter, as `t`, beside which `T` has another meaning."""
+    return len(name.strip()) == 1 and name.strip().islower()
+
+
+def _small(places: list[int], table: Table) -> list[int]:
+    """Of columns named t and T take the small letter."""
+    return [place for place in places if _is_small(table.names[place])] or places
+
+
 def _find_fields(table: Table, said: Mapping[str, int]) -> dict[str, int]:
     """Find the prices and the volume; nothing unless all the prices are there."""
     by_side = claims(table.names)
@@ -244,7 +344,9 @@ def _refuse_mixed(table: Table, by_side: Mapping[str, Mapping[str, object]], com
     """Refuse prices of two sides of the market, and adjusted closes beside other prices that are not adjusted."""
     if len(complete) > 1:
         found = f"prices of {' and '.join(complete)}"
-        raise Ambiguous(table.source, "columns", ",".join(_BY_PLACE), found)
+        sides = claims(table.names)[complete[0]]
+        example = ",".join(f"{name}={table.names[min(sides[name].items())[1][0]]}" for name in FIELDS)
+        raise Ambiguous(table.source, "columns", example, found)
     adjusted = by_side.get("adjusted", {})
     if not complete and "close" in adjusted and set(FIELDS) - by_side[""].keys() == {"close"}:
         name = next(name for name in table.names if (one := claim(name)) and one.side and one.field == "close")
@@ -253,7 +355,7 @@ def _refuse_mixed(table: Table, by_side: Mapping[str, Mapping[str, object]], com
 
 def _trusted(table: Table, name: str, by_rank: Mapping[int, list[int]]) -> int | None:
     """Take the column of the most trusted name; None for a volume that two columns say in different ways."""
-    places = by_rank[min(by_rank)]
+    places = _small(by_rank[min(by_rank)], table)
     if name in FIELDS:
         _refuse_two(table, name, places)
     elif not _are_alike(table, places):
@@ -272,7 +374,18 @@ def _refuse_two(table: Table, name: str, places: list[int]) -> None:
 
 
 def _with_symbol(table: Table, reading: Reading, columns: Columns) -> Columns:
-    """Add the column that tells whose row it is."""
+    """Add the column that tells whose row it is.
+
+    Raises:
+        Ambiguous: for a column that may be it.
+        BadPayload: for rows of several timeframes.
+    """
+    with_symbol = _find_symbol(table, reading, columns)
+    _refuse_timeframes(table, with_symbol)
+    return with_symbol
+
+
+def _find_symbol(table: Table, reading: Reading, columns: Columns) -> Columns:
     if reading.symbol_column is not None:
         said = _position(table, reading.symbol_column) if reading.symbol_column else None
         return replace(columns, symbol=said)
@@ -282,10 +395,49 @@ def _with_symbol(table: Table, reading: Reading, columns: Columns) -> Columns:
     ranks = {
         place: SYMBOL_RANKS[key]
         for place, key in enumerate(map(plain, table.names))
-        if key in SYMBOL_RANKS and place not in taken
+        if SYMBOL_RANKS.get(key, IS_SURE + 1) <= IS_SURE and place not in taken
     }
     found = (place for place in sorted(ranks, key=ranks.__getitem__) if _are_symbols(table.cells[place], ranks[place]))
-    return replace(columns, symbol=next(found, None))
+    symbol = next(found, None)
+    if symbol is None:
+        _refuse_parts(table, taken)
+    return replace(columns, symbol=symbol)
+
+
+def _refuse_parts(table: Table, taken: set[int]) -> None:
+    """Refuse rows that a column may part into several symbols, though its name does not say so."""
+    for place, name in enumerate(table.names):
+        if place in taken or plain(name) in TIMEFRAMES or not name.strip():
+            continue
+        cells = table.cells[place]
+        is_part = SYMBOL_RANKS.get(plain(name), 0) > IS_SURE and _distinct(cells) > 1
+        if is_part or _come_in_blocks(cells):
+            one, other = _factorize(cells)[1][:2]
+            found = f"{one} and {other} in column {name!r}, which may be symbols (--symbol-column '' if they are not)"
+            raise Ambiguous(table.source, "symbol_column", name, found)
+
+
+def _come_in_blocks(cells: pd.Series) -> bool:
+    """Tell whether a column looks as symbols do in files put one behind another: all rows of one, then of the next."""
+    if pd.api.types.is_numeric_dtype(cells) or cells.isna().any():
+        return False
+    if not all(_SYMBOL.fullmatch(text) and not _NO_SYMBOL.fullmatch(text) for text in set(_sample(cells))):
+        return False
+    codes, _ = _factorize(cells)
+    starts = np.flatnonzero(np.diff(codes, prepend=-1))
+    lengths = np.diff(starts, append=len(codes))
+    return len(starts) > 1 and len(starts) == codes.max() + 1 and bool((lengths > 1).all())
+
+
+def _refuse_timeframes(table: Table, columns: Columns) -> None:
+    """Refuse rows of several timeframes, by a column that tells them."""
+    taken = {*columns.time, *columns.fields.values(), columns.symbol}
+    for place, name in enumerate(table.names):
+        if plain(name) in TIMEFRAMES and place not in taken:
+            values = _factorize(table.cells[place])[1]
+            if 1 < len(values) < min(_MOST_TIMEFRAMES, len(table.cells)):
+                found = f"{', '.join(map(str, values))} in column {name!r}"
+                raise BadPayload(table.source, "rows of one timeframe", found)
 
 
 def _are_symbols(cells: pd.Series, rank: int) -> bool:
@@ -388,7 +540,7 @@ def check_order(table: Table, ohlc_T4: NDArray[np.float64], lines: NDArray[np.in
 
     Args:
         table: a table without names.
-        ohlc_T4: its prices, in the order of its columns; NaN where a cell says nothing.
+        ohlc_T4: its prices, in the order of its columns, the oldest row first; NaN where a cell says nothing.
         lines: (T,) what people call each row.
 
     Raises:
@@ -398,8 +550,8 @@ def check_order(table: Table, ohlc_T4: NDArray[np.float64], lines: NDArray[np.in
     prices = ohlc_T4[is_told]
     held = _holds(prices, _HIGH, _LOW)
     if held.all():
-        if _order(table, prices, _HIGH, _LOW) != FIELDS:
-            raise _other_order(table, "an open that is the close of the next row", ("close", "high", "low", "open"))
+        if _order(prices, _HIGH, _LOW) != FIELDS:
+            raise _other_order(table, "an open that is the close of the next bar", ("close", "high", "low", "open"))
         return
     shares = {(high, low): float(_holds(prices, high, low).mean()) for high, low in permutations(range(4), 2)}
     best = max(shares, key=shares.__getitem__)
@@ -408,7 +560,7 @@ def check_order(table: Table, ohlc_T4: NDArray[np.float64], lines: NDArray[np.in
         return
     found = f"prices which are not {', '.join(FIELDS)} in {table.place} {lines[is_told][np.argmin(held)]}"
     is_found = shares[best] >= _NEARLY_ALL and np.median(np.ptp(prices, axis=1) / np.abs(prices).max(axis=1)) < _MOST
-    raise _other_order(table, found, _order(table, prices, *best) if is_found else ())
+    raise _other_order(table, found, _order(prices, *best) if is_found else ())
 
 
 def _other_order(table: Table, found: str, order: Sequence[str]) -> Ambiguous:
@@ -434,27 +586,19 @@ def _holds(prices: NDArray[np.float64], high: int, low: int) -> NDArray[np.bool_
     return is_high & is_low
 
 
-def _order(table: Table, prices: NDArray[np.float64], high: int, low: int) -> tuple[str, ...]:
+def _order(prices: NDArray[np.float64], high: int, low: int) -> tuple[str, ...]:
     """Name the four prices; of the two between high and low the first is the open, unless the rows tell otherwise."""
     first, second = (place for place in range(4) if place not in {high, low})
     names = {high: "high", low: "low", first: "open", second: "close"}
-    direction = _direction(table) if len(prices) >= _FEW else 0
-    if direction:
-        one, other = prices[::direction][:, [first, second]].T
-        if _distance(other, one) < _distance(one, other) / 4:
-            names |= {first: "close", second: "open"}
+    if _is_swapped(*prices[:, [first, second]].T):
+        names |= {first: "close", second: "open"}
     return tuple(names[place] for place in range(4))
 
 
-def _distance(opens: NDArray[np.float64], closes: NDArray[np.float64]) -> float:
-    """Give how far an open is from the close before it."""
-    return float(np.median(np.abs(opens[1:] - closes[:-1])))
-
-
-def _direction(table: Table) -> int:
-    """Tell whether rows begin with the oldest (1) or the newest (-1); 0 where the text of times does not tell."""
-    places = list(_by_content(table).time)
-    first, last = ("".join(map(str, table.cells[places].iloc[row])) for row in (0, -1))
-    if len(first) != len(last) or not (first[:4].isdigit() and last[:4].isdigit()):
-        return 0
-    return int(first < last) - int(first > last)
+def _is_swapped(opens: NDArray[np.float64], closes: NDArray[np.float64]) -> bool:
+    """Tell whether each open is near the close of the next bar rather than of the one before; in few rows, of all."""
+    if len(opens) < _FEWEST:
+        return False
+    near_next, near_last = np.abs(closes[1:] - opens[:-1]), np.abs(opens[1:] - closes[:-1])
+    is_clear = bool(np.median(near_next) < np.median(near_last) / 4)
+    return is_clear and (len(opens) >= _ENOUGH or bool((near_next <= near_last).all()))

@@ -31,7 +31,7 @@ _SMALLEST_EPOCH: Final = 1e8
 _LATEST_MS: Final = 7_258_118_400_000  # the year 2200: what seems later is no epoch
 _PER_MS: Final = ((1e11, 1e-3), (1e14, 1.0), (1e17, 1e3), (1e20, 1e6))
 
-_TO_ZERO: Final = str.maketrans("123456789", "000000000")
+_TO_ZERO: Final = str.maketrans("123456789\u2212\u2013", "000000000--")
 _MONTHS: Final = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
 _MONTH: Final = (
     r"(?:jan(?:uary)?|feb(?:ruary)?|mar(?:ch)?|apr(?:il)?|may|june?|july?|aug(?:ust)?|sept?(?:ember)?|oct(?:ober)?"
@@ -39,13 +39,15 @@ _MONTH: Final = (
 )
 _WEEKDAY: Final = r"(?:(?:mon|tue|wed|thu|fri|sat|sun)[a-z]*,? )?"
 _TIME: Final = (
-    r"(?:(?:T|,? )(?P<hour>00?)(?::(?P<minute>00)(?::(?P<second>00)(?:[.,](?P<fraction>0+))?)?)?"
+    r"(?:(?:T|,? |(?<=00000000)-(?=00:))(?P<hour>00?)(?::(?P<minute>00)(?::(?P<second>00)(?:[.,](?P<fraction>0+))?)?)?"
     r"(?:[ -]?(?P<half>[ap])\.?m\.?)?)?"
 )
 _RUN_ON_TIME: Final = r"(?:[T ]?(?P<hour>00)(?:(?P<minute>00)(?:(?P<second>00)(?P<fraction>000)?)?)?)?"
 _ZONE: Final = (
-    r" ?(?P<utc>Z|UTC|GMT)?(?:(?P<ahead>[+-])(?P<hours>00?)(?:(?::|(?<=[+-]00))(?P<minutes>00))?)?"
-    r"(?: ?\[?(?P<zone>[a-z_]+(?:/[a-z_]+)+)\]?| (?P<letters>[a-z]{2,5}))?(?: \(.*\))?"
+    r" ?\(?(?P<utc>Z|UTC|GMT)?"
+    r"(?: ?(?P<ahead>[+-]) ?(?P<hours>00?)(?:(?::|(?<=[+-]00)|(?<=[+-] 00))(?P<minutes>00))?)?\)?"
+    r"(?: ?\[?(?P<zone>[a-z_]+(?:/[a-z_]+)+)\]?| (?P<letters>[a-z]{2,5}))?"
+    r"(?: ?\((?:(?:mon|tue|wed|thu|fri|sat|sun)[a-z]*|[日月火水木金土일월화수목금토]|(?P<remark>.*))\))?"
 )
 _COMPACT: Final = r"(?P<year>0000)(?P<month>00)(?P<day>00)"
 _FORMS: Final = tuple(
@@ -54,6 +56,7 @@ _FORMS: Final = tuple(
         (r"(?P<year>0000)(?P<by>[-/.])(?P<month>00?)(?P=by)(?P<day>00?)", _TIME),
         (_COMPACT, _RUN_ON_TIME),
         (_COMPACT, _TIME),
+        (r"(?P<year>0000)(?:\. |[年년] ?)(?P<month>00?)(?:\. |[月월] ?)(?P<day>00?)[.日일]?", _TIME),
         (r"(?P<first>00?)(?P<by>[-/.])(?P<last>00?)(?P=by)(?P<year>0000)", _TIME),
         (rf"(?P<day>00?)[-/. ]*(?P<name>{_MONTH})[-/, ]*(?P<year>0000)", _TIME),
         (rf"(?P<name>{_MONTH}) ?(?P<day>00?),? (?P<year>0000)", _TIME),
@@ -65,6 +68,8 @@ _EPOCH: Final = re.compile(r"0{9,19}(?:\.0+)?|0\.0+(?:e\+?|E)00?")  # not 1.7040
 _SHORT_YEAR: Final = re.compile(
     rf"(?:00?([-/.])00?\1|00?[- ]{_MONTH}[-, ]+|{_MONTH} 00?,? )'?00(?:[T ,].*)?", re.IGNORECASE
 )
+_DAY_NUMBER: Final = re.compile(r"[2-6]\d{4}(?:\.\d+)?")
+_CUT_SHORT: Final = re.compile(r"\d[.,]\d{1,8}[Ee]\+?(?:09|1[0-9])")
 _DATE_DIGITS: Final = (8, 10, 12, 14, 17)
 _LEAST_DATES: Final = 3
 _YEARS: Final = (1000, 2999)
@@ -99,7 +104,7 @@ class Dates:
         wall_ms: the date and the time of day, as if they were UTC; the instant of an epoch.
         offset_ms: how far they are ahead of UTC; NaN where nothing says so, 0 for an epoch.
         is_epoch: whether it is an epoch, of which no date is written.
-        zone: the IANA name that stands behind each time; empty if none does.
+        zone: the IANA name that stands after each time; empty if none does.
         letters: the first text that ends in the letters of a zone, such as EST, which name several; empty if none does.
         form: how they are written, for people.
     """
@@ -151,6 +156,11 @@ def _of_stamps(table: Table, cells: pd.Series) -> Dates:
         raise table.fault(EXPECTED, int(np.argmax(missing)), "nothing")
     times = pd.DatetimeIndex(cells)
     labels = Labels.of(times)
+    first, after = (int(np.datetime64(str(year), "ms").astype(np.int64)) for year in (_YEARS[0], _YEARS[1] + 1))
+    is_none = (labels.written < first) | (labels.written >= after)
+    if is_none.any():
+        row = int(np.argmax(is_none))
+        raise table.fault(f"a year from {_YEARS[0]} to {_YEARS[1]}", row, str(times[row]))
     offset_ms = np.full(len(times), np.nan) if times.tz is None else (labels.written - labels.instant).astype(float)
     form = "YYYY-MM-DD" if (labels.written % DAY_MS == 0).all() else "YYYY-MM-DD HH:MM:SS"
     return Dates(labels.written, offset_ms, np.zeros(len(times), bool), "", "", form)
@@ -221,6 +231,7 @@ class _Parts:
     def __init__(self, count: int) -> None:
         self._numbers = {name: np.zeros(count, np.int64) for name in _PARTS}
         self._is_dotted = np.zeros(count, bool)
+        self._is_named = np.zeros(count, bool)
         self._epoch_ms = np.full(count, np.nan)
         self.offset_ms = np.full(count, np.nan)
         self._zones: dict[str, int] = {}
@@ -266,9 +277,10 @@ class _Parts:
             self.offset_ms[rows] = (-1 if given.get("ahead") == "-" else 1) * minutes * MINUTE_MS
         elif "zone" in given:
             self._zones[given["zone"]] = self._zones.get(given["zone"], 0) + len(rows)
-        elif "letters" in given:
+        elif "letters" in given or "remark" in given:
             self.letters = self.letters or str(texts[rows[0]])
         self._is_dotted[rows] = "first" in given and given["by"] == "."
+        self._is_named[rows] = "name" in given
 
     def zone(self, table: Table) -> str:
         """Give the name of the zone behind the times, if there is one behind every time without an offset."""
@@ -279,14 +291,25 @@ class _Parts:
     def order(self, table: Table, texts: NDArray[np.object_], reading: Reading) -> bool:
         """Tell days from months where the year is last; give whether months come first."""
         first, last = self._numbers["first"], self._numbers["last"]
+        has_year_last = first > 0
+        self._refuse_exchanged(table, texts, has_year_last)
         month_first = False
         for is_dotted in (True, False):
-            rows = np.flatnonzero((first > 0) & (last > 0) & (self._is_dotted == is_dotted))
+            rows = np.flatnonzero(has_year_last & (last > 0) & (self._is_dotted == is_dotted))
             if len(rows):
                 month_first = self._comes_month_first(table, texts, rows, reading)
                 day, month = (last, first) if month_first else (first, last)
                 self._numbers["day"][rows], self._numbers["month"][rows] = day[rows], month[rows]
         return month_first
+
+    def _refuse_exchanged(self, table: Table, texts: NDArray[np.object_], has_year_last: NDArray[np.bool_]) -> None:
+        """Refuse dates of which a spreadsheet has understood some, with days for months, and left the others."""
+        has_year_first = ~has_year_last & (self._numbers["year"] > 0) & ~self._is_named
+        if has_year_last.any() and has_year_first.any():
+            rows = sorted((int(np.argmax(has_year_last)), int(np.argmax(has_year_first))))
+            both = " and ".join(f"{texts[row]} in {table.place} {table.cells.index[row]}" for row in rows)
+            expected = "dates of one order, as a spreadsheet exchanges days and months of those that it understands"
+            raise BadPayload(table.source, expected, both)
 
     def _comes_month_first(
         self, table: Table, texts: NDArray[np.object_], rows: NDArray[np.intp], reading: Reading
@@ -338,13 +361,22 @@ class _Parts:
         is_bad = ~(self.is_epoch | self.is_date())
         if is_bad.any():
             row = int(np.argmax(is_bad))
-            expected = EXPECTED
-            if _SHORT_YEAR.fullmatch(texts[row].translate(_TO_ZERO)):
-                expected = "a year of four digits"
-            elif self._numbers["hour"][row] == _DAY_HOURS:
+            expected = _expected(texts[row])
+            if self._numbers["hour"][row] == _DAY_HOURS:
                 expected = "hours from 00 to 23, as 24:00 does not say which day is meant"
             raise table.fault(expected, row, texts[row] or None)
         return self.wall_ms()
+
+
+def _expected(text: str) -> str:
+    """Say what a text that is no time should be."""
+    if _SHORT_YEAR.fullmatch(text.translate(_TO_ZERO)):
+        return "a year of four digits"
+    if _DAY_NUMBER.fullmatch(text):
+        return "a date, where the spreadsheet has written the number of a day"
+    if _CUT_SHORT.fullmatch(text):
+        return "all digits of an epoch, where a spreadsheet has cut them short,"
+    return EXPECTED
 
 
 def _match(shape: str) -> re.Match[str] | None:

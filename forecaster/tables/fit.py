@@ -11,17 +11,29 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from forecaster.errors import Ambiguous, BadPayload, ConfigError, utc_text
-from forecaster.sessions import ALWAYS_OPEN, UNWRITTEN, Labels, anchored, calendar, is_continuous, on_clock, on_utc
+from forecaster.sessions import (
+    ALWAYS_OPEN,
+    UNWRITTEN,
+    WEEKDAYS,
+    Labels,
+    anchored,
+    calendar,
+    is_continuous,
+    on_clock,
+    on_utc,
+)
 from forecaster.timeframe import DAY_MS, MINUTE_MS, Timeframe
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from forecaster.sessions import Calendar
-    from forecaster.tables import Rows
+    from forecaster.tables import Rows, ZoneKind
 
 NEW_YORK: Final = "XNYS"
-WEEKDAYS: Final = "24/5"
+FOREIGN_EXCHANGE: Final = f"{WEEKDAYS}@17:00 America/New_York"
+"""The week of foreign exchange, and of MetaTrader servers that are seven hours ahead of New York."""
+
 _EXCHANGES: Final = (
     *(NEW_YORK, "XTSE", "XETR", "XLON", "XPAR", "XAMS", "XMIL", "XMAD", "XSWX", "XSTO", "XWAR", "XWBO", "XTKS", "XHKG"),
     *("XSHG", "XTAI", "XBOM", "XASX", "BVMF"),
@@ -30,13 +42,19 @@ _ZONES: Final = (
     *("America/Chicago", "America/New_York", "America/Los_Angeles", "Europe/London", "Europe/Berlin", "Europe/Athens"),
     *("Asia/Kolkata", "Asia/Shanghai", "Asia/Tokyo", "Australia/Sydney"),
 )
+_OR_ZONE: Final = "; or `timezone`, if the times are not UTC's"
 _DAY: Final = Timeframe("1d")
 _HOUR: Final = Timeframe("1h")
 _NEARLY_ALL: Final = 0.995
+_NEARLY: Final = 0.9
 _MOST: Final = 0.95
 _FEW_MORE: Final = 2
-_STRAY: Final = 0.01
-_PART_OF_A_DAY: Final = 0.75
+_CLOSED_MS: Final = DAY_MS // 4
+_ENOUGH: Final = 40
+_HOURS: Final = (  # of exchanges by their own clocks: the first bar opens, and the last one closes, minutes of the day
+    *((480, 990), (540, 1050), (540, 1035), (540, 1020), (540, 900), (540, 930), (570, 960), (570, 900)),
+    *((555, 930), (600, 960), (600, 1020), (600, 1065), (600, 1095)),
+)
 _HALF: Final = 0.5
 _SATURDAY: Final = 5
 
@@ -90,14 +108,22 @@ def check_ends(source: str, timeframe: Timeframe, sessions: Calendar, opens: NDA
 
 
 def keeps_to_sessions(timeframe: Timeframe, wall: NDArray[np.int64]) -> bool:
-    """Whether times (ms, by any one clock) keep to weekdays and to one part of the day, as those of an exchange do."""
+    """Whether times (ms, by any one clock) keep to one part of the day, as those of an exchange do.
+
+    Six hours of the day or more are free of them on all days, and nights lie between most days. Of a single day, it
+    is that it begins and ends as those of large exchanges do.
+    """
     times = np.unique(wall)
-    days = np.unique(times - times % DAY_MS)
-    if timeframe.is_daily or len(days) < 2 or is_weekend(days).mean() > _STRAY:  # noqa: PLR2004 - one day says nothing
+    if timeframe.is_daily or len(times) < 2:  # noqa: PLR2004 - one row says nothing
         return False
-    slots, nights = len(np.unique(times % DAY_MS)), (np.diff(times) > (1 - _PART_OF_A_DAY) * DAY_MS).sum()
-    is_part = slots * timeframe.ms <= _PART_OF_A_DAY * DAY_MS and nights >= _HALF * (len(days) - 1)
-    return bool(is_part and len(times) >= _HALF * slots * (len(days) - 1))
+    days, of_day = np.unique(times // DAY_MS), np.unique(times % DAY_MS)
+    if len(days) == 1:
+        span = (int(of_day[0]) // MINUTE_MS, int(of_day[-1] + timeframe.ms) // MINUTE_MS)
+        return span in _HOURS and not is_weekend(times[:1])[0] and len(times) * timeframe.ms > _HALF * 6 * _HOUR.ms
+    pauses = np.diff(np.append(of_day, of_day[0] + DAY_MS)) - timeframe.ms
+    nights = (np.diff(times) > _CLOSED_MS).sum()
+    is_enough = len(times) >= min(_ENOUGH, _HALF * len(of_day) * (len(days) - 1))
+    return bool(is_enough and pauses.max() >= _CLOSED_MS and nights >= _HALF * (len(days) - 1))
 
 
 def is_weekend(times: NDArray[np.int64]) -> NDArray[np.bool_]:
@@ -144,26 +170,29 @@ def fitting_exchanges(dates: NDArray[np.int64]) -> dict[str, int]:
     return found
 
 
-def hint(timeframe: Timeframe, name: str, opens: NDArray[np.int64], refused: NDArray[np.bool_]) -> str:
+def hint(
+    timeframe: Timeframe, name: str, opens: NDArray[np.int64], refused: NDArray[np.bool_], zone: ZoneKind = "written"
+) -> str:
     """Say what rows off the grid have in common, and which option would put them on it; empty when nothing does."""
     off = opens[refused]
     if not len(off):
         return ""
     sessions = calendar(name)
     if is_continuous(name):
-        return _anchor_hint(timeframe, name, opens)
+        return _anchor_hint(timeframe, name, opens, is_assumed=zone == "assumed")
     if timeframe.is_daily:
         dates = np.unique(off - off % DAY_MS)
         fitting = fitting_exchanges(np.unique(opens - opens % DAY_MS))
         which = f"; {', '.join(fitting)} would fit" if fitting else ""
         first = utc_text(int(dates[0]))[:10]
         return f"they are of days on which {name} has no session, such as {first}: another --calendar{which}?"
-    is_by_hours = ((opens % min(timeframe.ms, _HOUR.ms)) == 0).mean() >= _MOST
+    step = min(timeframe.ms, _HOUR.ms)
     starts = sessions.opens_between(_DAY, int(opens.min()) - DAY_MS, int(opens.max()) + 1)
-    if is_by_hours and len(starts) and share_on_grid(timeframe, sessions, opens) < _HALF:
+    is_by_hours = len(starts) and (starts % step != 0).mean() > _HALF and (opens % step == 0).mean() >= _MOST
+    if is_by_hours:
         start = utc_text(int(starts[0]))
         return f"they are on the clock's hours, and {name} counts from the open of a session, such as {start}"
-    return f"another --timezone or --calendar than {name}?"
+    return f"they are outside the sessions of {name}: another `timezone` or `calendar`?"
 
 
 def _is_exchange(name: str) -> bool:
@@ -190,19 +219,26 @@ def _check_sessions(source: str, timeframe: Timeframe, name: str, labels: Labels
             raise Ambiguous(source, "timezone", f"{sessions.zone}{' or UTC' * as_utc}", found)
         return
     new_york = calendar(NEW_YORK)
-    in_new_york = not is_weekend(labels.written).any() and fits_by_its_clock(timeframe, new_york, labels)
-    if in_new_york and fills_sessions(timeframe, NEW_YORK, on_utc(labels.written, new_york.zone)):
-        zone = new_york.zone
+    local = on_utc(labels.written, new_york.zone)
+    if covers(timeframe, NEW_YORK, local) >= _NEARLY and share_on_grid(timeframe, new_york, local) >= _NEARLY_ALL:
         found = f"times without a zone that fit the sessions of {NEW_YORK} by its own clock: --calendar {NEW_YORK} too"
-        raise Ambiguous(source, "timezone", zone, found)
+        raise Ambiguous(source, "timezone", new_york.zone, found)
     if keeps_to_sessions(timeframe, labels.written):
         times = labels.written % DAY_MS
         first, last = _clock_time(int(times.min())), _clock_time(int(times.max()))
-        found = f"times without a zone, all from {first} to {last} on weekdays: an exchange's sessions (--calendar too)"
-        raise Ambiguous(source, "timezone", "Europe/London, or UTC if they are", found)
+        found = f"times without a zone that keep to a part of the day, from {first} to {last}: those of an exchange"
+        raise Ambiguous(source, "timezone", "and its --calendar; UTC if that is their zone", found)
 
 
-def _anchor_hint(timeframe: Timeframe, name: str, opens: NDArray[np.int64]) -> str:
+def covers(timeframe: Timeframe, name: str, opens: NDArray[np.int64]) -> float:
+    """Share of a calendar's bars, in the sessions that open times fall into, that open at one of them."""
+    if not len(opens):
+        return 0.0
+    grid = calendar(name).opens_between(timeframe, int(opens.min()), int(opens.max()) + 1)
+    return float(np.isin(grid, opens).mean()) if len(grid) else 0.0
+
+
+def _anchor_hint(timeframe: Timeframe, name: str, opens: NDArray[np.int64], *, is_assumed: bool) -> str:
     """The anchor at which days would have to begin."""
     if timeframe.ms <= _HOUR.ms:
         return "they do not open at full slots of the day: are the times right?"
@@ -210,14 +246,15 @@ def _anchor_hint(timeframe: Timeframe, name: str, opens: NDArray[np.int64]) -> s
     if counts.max() >= _MOST * counts.sum() and int(phases[0]) % MINUTE_MS == 0:
         anchor = _clock_time(int(phases[np.argmax(counts)]))
         rows = "all rows open at" if timeframe.is_daily else f"rows open every {timeframe} from"
-        return f"{rows} {anchor} UTC: `day_anchor` (--day-anchor '{anchor} UTC')"
+        return f"{rows} {anchor} UTC: `day_anchor` (--day-anchor '{anchor} UTC'){_OR_ZONE * is_assumed}"
     for zone in _ZONES:
         try:
             fits = share_on_grid(timeframe, calendar(anchored("0:00", zone, timeframe)), opens) >= _NEARLY_ALL
         except ConfigError:
             continue
         if fits:
-            return f"all rows open by the clock of {zone}: `day_anchor` (--day-anchor '00:00 {zone}')"
+            told = f"`day_anchor` (--day-anchor '00:00 {zone}'){_OR_ZONE * is_assumed}"
+            return f"all rows open by the clock of {zone}: {told}"
     return "" if name == ALWAYS_OPEN else f"they do not open when days of {name} do"
 
 

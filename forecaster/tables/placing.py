@@ -14,13 +14,16 @@ from forecaster.errors import BadPayload, utc_text
 from forecaster.sessions import calendar, is_continuous
 from forecaster.tables.fit import check_ends, check_zone, keeps_to_sessions
 from forecaster.tables.spacing import check_spacing, other_timeframes
+from forecaster.timeframe import DAY_MS, Timeframe
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from forecaster.tables import Rows
-    from forecaster.timeframe import Timeframe
 
+_DAY: Final = Timeframe("1d")
+_FIRST_YEARS_MS: Final = 50 * 366 * DAY_MS
+_BEFORE: Final = "open time is before the time for which {name} is known"
 _FEW_REPEATED: Final = 3
 _SHARE_REPEATED: Final = 0.01
 _FEW_REPLACED: Final = 5
@@ -64,6 +67,8 @@ def place(source: str, timeframe: Timeframe, name: str, rows: Rows, as_of: int |
         closed = np.where(closes < 0, opens + timeframe.ms, closes) <= as_of
         later = int((~closed).sum())
         rows, opens = rows[closed], opens[closed]
+    if is_newest_first(rows.labels.instant):
+        rows, opens = rows[::-1], opens[::-1]
     check_zone(source, timeframe, name, rows)
     if not len(opens):
         return Placed(opens, rows.ohlcv_TF, np.empty(0, object), later, [])
@@ -71,10 +76,20 @@ def place(source: str, timeframe: Timeframe, name: str, rows: Rows, as_of: int |
         check_ends(source, timeframe, sessions, opens)
     check_spacing(source, timeframe, sessions, rows.labels.instant)
     _check_repeated(source, opens, rows)
+    is_before = opens < sessions.opens_between(_DAY, 0, _FIRST_YEARS_MS).min(initial=_FIRST_YEARS_MS)
     reasons, notes = other_timeframes(timeframe, sessions, opens)
+    if is_before.any():
+        reasons[is_before] = _BEFORE.format(name=name)
+        notes.append(f"{int(is_before.sum())} rows are from before the time for which {name} is known, and refused")
     if is_continuous(name) and keeps_to_sessions(timeframe, opens):
         notes.append(f"rows keep to weekdays and to a part of the day: is {name} their calendar?")
     return Placed(opens, rows.ohlcv_TF, reasons, later, notes)
+
+
+def is_newest_first(instant: NDArray[np.int64]) -> bool:
+    """Whether a table runs backwards: it grows at its top, and of two rows for one time the upper one stands."""
+    steps = np.diff(instant)
+    return bool((steps < 0).sum() > (steps > 0).sum())
 
 
 def _check_repeated(source: str, opens: NDArray[np.int64], rows: Rows) -> None:

@@ -14,6 +14,7 @@ from forecaster.tables import FIELDS, Rows
 from forecaster.tables.columns import check_order, find_columns, split_symbols
 from forecaster.tables.dates import read_dates
 from forecaster.tables.numbers import read_numbers
+from forecaster.tables.placing import is_newest_first
 from forecaster.tables.times import read_times, times_of
 from forecaster.tables.words import plain
 
@@ -127,7 +128,7 @@ def _read_beside(table: Table, columns: Columns, reading: Reading) -> dict[str, 
 def _rows(
     table: Table, columns: Columns, times: Times, numbers: Numbers, there: NDArray[np.bool_] | None = None
 ) -> Rows:
-    """Put the rows of one symbol together, the oldest first."""
+    """Put the rows of one symbol together."""
     kept = np.ones(len(times.labels), bool) if there is None else there.copy()
     refused = times.unreadable | dict.fromkeys(_unfinished(table), _UNFINISHED)
     kept[list(refused)] = False
@@ -137,10 +138,6 @@ def _rows(
             table.source, "rows that can be read", f"{len(refused)} of {len(kept)} not: {reason} ({count})"
         )
     at = np.flatnonzero(kept)
-    # A file that runs backwards grows at its top, and of two rows for one time the later written stands.
-    instant = times.labels.instant[at]
-    newest_first = len(at) > 1 and bool(instant[0] > instant[-1])
-    at = at[::-1] if newest_first else at
     lines = np.asarray(table.cells.index, np.int64)
     written = [" ".join(str(table.cells.iloc[row, place]) for place in columns.time) for row in refused]
     return Rows(
@@ -156,7 +153,7 @@ def _rows(
             "times": times.form,
             "timezone": times.zone_text,
             "decimal": numbers.decimal_text,
-            "order": "newest first" if newest_first else "oldest first",
+            "order": "newest first" if is_newest_first(times.labels.instant[at]) else "oldest first",
         },
     )
 

@@ -26,6 +26,7 @@ _FEWEST_CLOSE: Final = 3
 _FEWEST_FAR: Final = 12
 _FEWEST_FAR_AT_AN_END: Final = 6
 _FEWEST_FAR_OF_COMPLETE: Final = 3
+_FAR: Final = 4
 _COMPLETE: Final = 0.95
 _ALIKE: Final = 0.7
 _NEARLY: Final = 0.1
@@ -124,15 +125,21 @@ def _far_runs(steps: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
     """First row, and the one behind the last, of each part in which rows are always the same number of slots apart.
 
     Bars that nobody traded are missing here and there, and at random: the fewer are missing elsewhere, the shorter
-    may a part be that tells.
+    may a part be that tells. What comes later may show that the newest rows were such, so it takes as many of them
+    as in the middle, unless they are far apart.
     """
+    ones = int((steps == 1).sum())
     for first, last in _runs(steps > 1):
-        length, rest = last - first, np.delete(steps, slice(first, last))
-        is_end = first == 0 or last == len(steps)
-        fewest = _FEWEST_FAR_AT_AN_END if is_end else _FEWEST_FAR
-        if len(rest) >= 2 * length and (rest == 1).mean() >= _COMPLETE:
-            fewest = _FEWEST_FAR_OF_COMPLETE if is_end else _FEWEST_FAR_AT_AN_END
+        length, others = last - first, len(steps) - (last - first)
+        if length < _FEWEST_FAR_OF_COMPLETE:
+            continue
         middle = np.median(steps[first:last])
+        is_complete = others >= 2 * length and ones >= _COMPLETE * others
+        is_sure = first == 0 or (last == len(steps) and middle >= _FAR)
+        if is_complete:
+            fewest = _FEWEST_FAR_OF_COMPLETE if is_sure else _FEWEST_FAR_AT_AN_END
+        else:
+            fewest = _FEWEST_FAR_AT_AN_END if first == 0 else _FEWEST_FAR
         alike = np.abs(steps[first:last] - middle) <= _NEARLY * middle
         if length >= fewest and alike.mean() >= _ALIKE:
             # A part that ends the table ends with a row of its own; otherwise what follows at once is of the timeframe.

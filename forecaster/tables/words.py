@@ -22,7 +22,7 @@ _FIELD_WORDS: Final[dict[str, tuple[str, ...]]] = {
         """
         open openprice openingprice priceopen pxopen openingprice otwarcie eröffnung eroeffnung eröffn eroeffn
         eröffnungskurs eroeffnungskurs eröffnungspreis eroeffnungspreis erster ouverture ouv apertura
-        abertura openingskoers açılış откр открытие 开盘 开盘价 始値 시가 오픈 öppning öppningskurs
+        abertura openingskoers açılış откр открытие 开盘 开盘价 開盤 開盤價 始値 시가 오픈 öppning öppningskurs
         """,
         "o",
         "first opening",
@@ -30,7 +30,7 @@ _FIELD_WORDS: Final[dict[str, tuple[str, ...]]] = {
     "high": (
         """
         high highprice pricehigh pxhigh najwyższy hoch tageshoch höchstkurs hoechstkurs höchster
-        hoechster plushaut máximo máxima massimo hoog hoogste yüksek enyüksek макс 高 最高 最高价 高値 고가 högst högsta
+        hoechster plushaut máximo máxima massimo hoog hoogste yüksek enyüksek макс 高 最高 最高价 最高價 高値 고가 högst högsta
         """,
         "h",
         "max maximum máx maks highest dayhigh haut",
@@ -38,7 +38,7 @@ _FIELD_WORDS: Final[dict[str, tuple[str, ...]]] = {
     "low": (
         """
         low lowprice pricelow pxlow najniższy tief tagestief tiefstkurs tiefster plusbas mínimo mínima
-        minimo laag laagste düşük endüşük мин 低 最低 最低价 安値 저가 lägst lägsta
+        minimo laag laagste düşük endüşük мин 低 最低 最低价 最低價 安値 저가 lägst lägsta
         """,
         "l",
         "min minimum mín lowest daylow bas",
@@ -46,7 +46,7 @@ _FIELD_WORDS: Final[dict[str, tuple[str, ...]]] = {
     "close": (
         """
         close closeprice closingprice priceclose pxclose closelast zamknięcie schluss schlusskurs
-        schlusspreis clôture cierre chiusura fechamento slotkoers kapanış закр закрытие 收盘 收盘价 終値 종가
+        schlusspreis clôture clot cierre chiusura fechamento slotkoers kapanış закр закрытие 收盘 收盘价 收盤 收盤價 終値 종가
         stängning stängningskurs
         """,
         "c",
@@ -58,7 +58,7 @@ _FIELD_WORDS: Final[dict[str, tuple[str, ...]]] = {
     ),
     "volume": (
         "volume",
-        "vol wolumen wol volumen hacim hac объём объем 交易量 成交量 出来高 거래량 volym stück stueck stücke stuecke",
+        "vol wolumen wol volumen hacim hac объём объем 交易量 成交量 成交股數 出来高 거래량 volym stück stueck stücke stuecke",
         "v",
         "tickvolume tickvol basevolume volumebase volumefrom volumetraded tradedvolume totalvolume",
     ),
@@ -78,7 +78,7 @@ _TIME_WORDS: Final = (
     "localtime timelocal",
     """
     date dates dateutc utcdate gmtdate dategmt tradedate tradingdate tradingday quotedate pricedate
-    sessiondate session day dtyyyymmdd yyyymmdd dateyyyymmdd data datum fecha tarih дата 日期 日付 日付け 날짜 tag
+    sessiondate exchangedate session day dtyyyymmdd yyyymmdd dateyyyymmdd data datum fecha tarih дата 日期 日付 日付け 날짜 일자 tag
     dzień jour
     """,
     "t dt",
@@ -92,12 +92,14 @@ _CLOSE_TIME_WORDS: Final = (
     " windowend closingtime"
 )
 
-# The last group has other meanings as well.
+# The last group but one has other meanings as well; rows of the last are parts of one series, or series of their own.
 _SYMBOL_WORDS: Final = (
-    "symbol symbols ticker tickers tic sym pair tradingpair currencypair actsymbol stocksymbol contractsymbol symbole",
+    "symbol symbols ticker tickers tic sym pair tradingpair currencypair actsymbol stocksymbol symbole",
     "instrument instrumentname tscode ric isin wkn cusip sedol figi stockcode productid instrumentid permno",
-    "asset coin crypto stock stockname security contract code name company companyname product underlying scrip",
+    "asset coin crypto stock stockname security code name company companyname product underlying scrip",
+    "contract contractsymbol contractcode contractmonth expiry expiration expirydate expirationdate series",
 )
+_TIMEFRAME_WORDS: Final = "interval timeframe tf period per granularity resolution barsize"
 
 _SIDES: Final = {"bid": "bid", "ask": "ask", "mid": "mid", "adjusted": "adjusted", "adj": "adjusted"}
 _CURRENCIES: Final = ("usdt", "usdc", "usd", "eur", "gbp", "jpy")
@@ -140,8 +142,9 @@ CLOCKS: Final[frozenset[str]] = frozenset(word for word, rank in TIME_RANKS.item
 UNSURE_TIMES: Final[frozenset[str]] = frozenset(_UNSURE_TIME_WORDS)
 CLOSE_TIMES: Final[frozenset[str]] = frozenset(_CLOSE_TIME_WORDS.split())
 SYMBOL_RANKS: Final[Mapping[str, int]] = _ranked(_SYMBOL_WORDS)
-IS_SURE: Final = len(_SYMBOL_WORDS) - 1
-"""The ranks of symbols below it have no other meaning."""
+IS_SURE: Final = len(_SYMBOL_WORDS) - 2
+"""The ranks of symbols below it have no other meaning; those above it are asked for."""
+TIMEFRAMES: Final[frozenset[str]] = frozenset(_TIMEFRAME_WORDS.split())
 _CLAIMS: Final[Mapping[str, Claim]] = {
     word: Claim(field, rank) for field, groups in _FIELD_WORDS.items() for word, rank in _ranked(groups).items()
 }

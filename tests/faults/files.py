@@ -445,10 +445,13 @@ def _uncounted(case: Case, outcome: Outcome, missing: int) -> int:
 def _excuse(case: Case, wrong: list[tuple[SeriesKey, int, list[float]]]) -> tuple[str, str]:
     """Whether nobody could have known that these bars are wrong: what they are called then, and why."""
     if case.fault == "wrong timeframe" or case.options.get("timeframe", "") not in ("", case.sheet.market.timeframe):
-        return "wrong", "timeframe: "
+        is_of_a_part = case.fault == "another resolution"  # which may be the timeframe that is said
+        return ("misled" if is_of_a_part else "wrong"), "timeframe: "
     if case.last is not None:
         row = case.sheet.rows[case.last]
-        wrong = [one for one in wrong if one[1] != row.open_time and tuple(one[2][:4]) != values(row.cells)[:4]]
+        wrong = [
+            one for one in wrong if abs(one[1] - row.open_time) >= DAY_MS and tuple(one[2][:4]) != values(row.cells)[:4]
+        ]
         if not wrong:
             return "undetectable", "cut within the last cells: "
     if case.said == "wrong":

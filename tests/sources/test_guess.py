@@ -243,13 +243,13 @@ class TestCalendarWithinADay:
 
         assert guess_key(exported(tmp_path, key, count=24 * 20)).calendar == "24/5"
 
-    def test_weeks_that_begin_on_sunday_are_of_all_hours(self, tmp_path):
-        """As trade in currencies does; none of those hours is a bar of 24/5."""
+    def test_weeks_that_begin_on_sunday_are_those_of_foreign_exchange(self, tmp_path):
+        """From Sunday 17:00 to Friday 17:00 in New York; none of Sunday's hours is a bar of 24/5."""
         hours = np.arange(utc_ms("2024-01-07 22:00"), utc_ms("2024-02-02 22:00"), HOUR_MS)
         week = (hours - utc_ms("2024-01-07 22:00")) % (7 * DAY_MS)
         path = dated(tmp_path, pd.to_datetime(hours[week < 5 * DAY_MS], unit="ms", utc=True))
 
-        assert guess_key(path).calendar == "24/7"
+        assert guess_key(path).calendar == "24/5@17:00 America/New_York"
 
     @pytest.mark.parametrize("name", ["XETR", "XTKS"])
     def test_sessions_of_another_exchange_need_its_name(self, tmp_path, name):

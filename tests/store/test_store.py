@@ -174,16 +174,46 @@ def test_source_of_bars_without_volume_adds_them_once(store):
     assert store.add_bars(source.fetch(bars.key, None, 2**60).bars) == 0
 
 
-def test_volume_that_becomes_known_is_a_revision_and_so_is_one_that_is_lost(store):
+def test_volume_that_becomes_known_is_a_revision(store):
     known = make_bars(count=3)
     unknown = without_volume(known, 1)
-    store.add_bars(unknown)
+    store.add_bars(seen(unknown, START + 1))
 
     assert store.add_bars(seen(known, START + 5)) == 1
-    assert store.add_bars(seen(unknown, START + 9)) == 1
-    assert store.bars(known.key).revision.tolist() == [0, 2, 0]
-    assert store.bars(known.key).ohlcv_TF.tobytes() == unknown.ohlcv_TF.tobytes()
-    assert store.bars(known.key, as_of=START + 5).ohlcv_TF.tobytes() == known.ohlcv_TF.tobytes()
+    assert store.bars(known.key).revision.tolist() == [0, 1, 0]
+    assert store.bars(known.key, as_of=START + 4).ohlcv_TF.tobytes() == unknown.ohlcv_TF.tobytes()
+    assert store.bars(known.key).ohlcv_TF.tobytes() == known.ohlcv_TF.tobytes()
+
+
+def test_unknown_volume_does_not_replace_one_that_is_known(store):
+    """A page without volumes writes no revision, and the next one with them writes none either."""
+    known = make_bars(count=3)
+    store.add_bars(known)
+    added = [store.add_bars(seen(one, START + 5)) for one in (without_volume(known, 0, 1), known)]
+
+    assert added == [0, 0]
+    assert store.bars(known.key).ohlcv_TF.tobytes() == known.ohlcv_TF.tobytes()
+
+
+def test_other_prices_of_an_unknown_volume_are_a_revision(store):
+    """The volume of the prices before is not the volume of the new ones."""
+    known = make_bars(count=3)
+    revised = without_volume(changed(known, row=1, column=3, by=-0.01), 1)
+    store.add_bars(known)
+
+    assert store.add_bars(seen(revised, START + 5)) == 1
+    assert store.bars(known.key).ohlcv_TF.tobytes() == revised.ohlcv_TF.tobytes()
+
+
+def test_source_in_memory_keeps_a_volume_that_it_knows():
+    """What is added later without volumes replaces prices that differ, and no known volume of the same prices."""
+    known = make_bars(count=3)
+    source = MemorySource([known])
+    source.add(without_volume(changed(known, row=2, column=3, by=-0.01), 1, 2))
+    volumes = source.fetch(known.key, None, 2**60).bars.ohlcv_TF[:, 4].tolist()
+
+    assert volumes[:2] == known.ohlcv_TF[:2, 4].tolist()
+    assert np.isnan(volumes[2])
 
 
 def test_a_bar_that_changes_back_is_a_third_revision(store):

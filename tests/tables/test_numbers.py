@@ -56,7 +56,10 @@ def test_thousands_and_a_decimal_comma_are_what_the_plain_spelling_is(whole, pla
 @pytest.mark.parametrize(
     ("cells", "values"),
     [
-        (["1.234", "2"], [1.234, 2.0]),
+        (["1.234", "2.5"], [1.234, 2.5]),
+        (["145.123", "146.000"], [145.123, 146.0]),
+        (["1.234", "0.999", "1"], [1.234, 0.999, 1.0]),
+        (["1.234", "1234"], [1.234, 1234.0]),
         (["2430,0", "2426,98", "8817"], [2430.0, 2426.98, 8817.0]),
         (["1,234", "2,345.5"], [1234.0, 2345.5]),
         (["1.234,5", "2.345"], [1234.5, 2345.0]),
@@ -66,8 +69,10 @@ def test_thousands_and_a_decimal_comma_are_what_the_plain_spelling_is(whole, pla
         (["1234,567"], [1234.567]),
         (["1 234,567"], [1234.567]),
         (["1,23,456.5"], [123456.5]),
-        (["1'234"], [1234.0]),
+        (["1'234", "1'165"], [1234.0, 1165.0]),
+        (["1'165", "2.5"], [1165.0, 2.5]),
         (["$1,234.50", "-$2", "$-3", "4.5 €", "USD 5", "−6", "+7"], [1234.5, -2.0, -3.0, 4.5, 5.0, -6.0, 7.0]),
+        (["₩1,234.0", "Rs. 2", "Rs 3", "4 KRW"], [1234.0, 2.0, 3.0, 4.0]),
         (["1e-7", "1E5", "2.5e+03"], [1e-7, 1e5, 2500.0]),
         ([".5", "1."], [0.5, 1.0]),
     ],
@@ -117,6 +122,16 @@ def test_what_is_no_number_is_refused_by_its_line(cell):
 
 def test_volumes_may_be_shortened():
     assert read_volume(["86.30M", "1.2K", "3B", "0.5T", "1.07 m", "-"])[:5] == [86.3e6, 1200.0, 3e9, 5e11, 1.07e6]
+    assert read_volume(["1.2Bn", "2mn", "3.5 Cr"]) == [1.2e9, 2e6, 3.5e7]
+
+
+@pytest.mark.parametrize("cells", [["-1", "5"], [-1, 5], ["-1.0", "5"]])
+def test_a_volume_of_minus_one_is_not_known(cells):
+    """Interactive Brokers writes it for bars of bid and ask."""
+    volume = read_volume(pd.Series(cells))
+
+    assert np.isnan(volume[0])
+    assert volume[1] == 5
 
 
 def test_a_word_is_no_volume():
@@ -130,6 +145,36 @@ def test_a_comma_that_may_be_either_sign_is_refused(cells):
         read(cells)
 
     assert caught.value.option == "decimal"
+
+
+@pytest.mark.parametrize("cells", [["998", "1.002"], ["12.345", "", "7"], ["1.002", "-998"]])
+def test_a_point_may_be_before_thousands_where_the_other_prices_are_whole(cells):
+    """So prices that cross 1,000 look, in any language of the header."""
+    with pytest.raises(Ambiguous, match=r"`decimal` to be said .* beside .*: a point before thousands\?") as caught:
+        read(cells)
+
+    assert caught.value.option == "decimal"
+    assert np.nan_to_num(read(cells, ","))[0] in {998, 12345, 1002}
+
+
+@pytest.mark.parametrize("cells", [["110'165", "110'000"], ["99’312"], ["110'165", "98"]])
+def test_thirty_seconds_of_a_point_are_no_thousands(cells):
+    """Futures on bonds are quoted so."""
+    with pytest.raises(BadPayload, match=r"prices in decimals, found .* in line 2, which may be 32nds of a point"):
+        read(cells)
+
+
+@pytest.mark.parametrize("dtype", ["str", object])
+def test_a_column_of_plain_numbers_is_read_at_once_and_as_exactly(dtype):
+    cells = ["1.", "+2.5", "1e5", "0.1", "12345678901234567", "-0.0", "4.9e-324"]
+
+    assert read(pd.Series(cells, dtype=dtype)) == list(map(float, cells))
+
+
+@pytest.mark.parametrize("dtype", ["str", object])
+def test_a_plain_number_that_is_too_large_is_refused(dtype):
+    with pytest.raises(BadPayload, match="a number for close in line 3"):
+        read(pd.Series(["1.5", "1e999"], dtype=dtype))
 
 
 @pytest.mark.parametrize(
@@ -198,7 +243,8 @@ def test_cells_of_a_frame_may_be_of_any_kind(column):
 
 
 @pytest.mark.parametrize(
-    "column", [pd.Series([True, False]), pd.Series(pd.to_datetime(["2024-01-02"])), pd.Series([1j])]
+    "column",
+    [pd.Series([True, False]), pd.Series(pd.to_datetime(["2024-01-02"])), pd.Series([1j])],
 )
 def test_other_kinds_are_no_numbers(column):
     with pytest.raises(BadPayload, match="a number for close in line 2"):

@@ -101,6 +101,52 @@ class TestZones:
         assert found.notes == ["rows keep to weekdays and to a part of the day: is 24/7 their calendar?"]
 
 
+def local(name: str, timeframe: str, count: int) -> np.ndarray:
+    """Bars of an exchange, by its own clock."""
+    return on_clock(grid(timeframe, count, name), calendar(name).zone)
+
+
+class TestPartsOfADay:
+    """Times without a zone that keep to a part of the day are an exchange's, and hardly UTC."""
+
+    @pytest.mark.parametrize(
+        "wall",
+        [
+            local("XNYS", "1m", 4000)[np.random.default_rng(0).random(4000) < 0.3],
+            local("XETR", "1m", 4000)[np.random.default_rng(1).random(4000) < 0.35],
+            local("XTKS", "1m", 4000)[np.random.default_rng(2).random(4000) < 0.35],
+            local("XSAU", "5m", 600),
+            local("XNYS", "5m", 600) + 10 * HOUR_MS + 30 * MINUTE_MS,
+            local("XETR", "5m", 102),
+            local("XBOM", "5m", 75),
+        ],
+        ids=["thin", "thin Frankfurt", "thin Tokyo", "Sunday to Thursday", "over midnight", "a day", "a day of Bombay"],
+    )
+    def test_they_are_refused(self, wall):
+        with pytest.raises(Ambiguous) as refused:
+            placed(rows(wall), f"{int(np.diff(np.unique(wall)).min()) // MINUTE_MS}m")
+
+        assert refused.value.option == "timezone"
+
+    @pytest.mark.parametrize("name", ["XBOM", "XSHG", "XHKG"])
+    def test_no_other_exchange_is_taken_for_new_york(self, name):
+        """Though all its times lie within New York's sessions."""
+        with pytest.raises(Ambiguous) as refused:
+            placed(rows(local(name, "5m", 400)), "5m")
+
+        assert "New_York" not in str(refused.value)
+
+    @pytest.mark.parametrize("share", [1, 0.5, 0.1])
+    @pytest.mark.parametrize("timeframe", ["1m", "1h", "4h", "12h"])
+    def test_a_market_that_never_closes_is_none(self, timeframe, share):
+        """Thinly traded too, and a few hours of it over midnight."""
+        opens = grid(timeframe, 1500)
+        kept = opens[np.random.default_rng(4).random(len(opens)) < share]
+
+        assert len(placed(rows(kept), timeframe).opens) == len(kept)
+        assert len(placed(rows(opens[1200:1290] if timeframe == "1m" else opens[20:26]), timeframe).opens) > 0
+
+
 class TestCloses:
     """Times of closes are no times of opens."""
 
@@ -149,6 +195,27 @@ class TestRepeated:
 class TestTime:
     """Only what had closed is looked at."""
 
+    def test_one_row_on_top_does_not_turn_a_file_around(self):
+        """A correction at the end stands, whatever somebody puts above the first row."""
+        opens, values = grid("1h", 200), make_bars(make_key(), 202).ohlcv_TF.copy()
+        times = np.concatenate([[opens[-1] + 1000 * HOUR_MS], opens, [opens[3]]])
+        as_of = int(opens[-1]) + HOUR_MS
+
+        whole, without = (
+            Bars.of_rows(make_key(), "bars.csv", rows(times[first:], values=values[first:]), as_of) for first in (0, 1)
+        )
+
+        assert whole.bars.ohlcv_TF.tolist() == without.bars.ohlcv_TF.tolist()
+        assert whole.bars.ohlcv_TF[3].tolist() == values[-1].tolist()
+
+    def test_a_file_that_runs_backwards_grows_at_its_top(self):
+        opens, values = grid("1h", 50), make_bars(make_key(), 51).ohlcv_TF.copy()
+        times = np.append(opens[::-1], opens[7])
+
+        sifted = Bars.of_rows(make_key(), "bars.csv", rows(times, values=values))
+
+        assert sifted.bars.ohlcv_TF[7].tolist() == values[42].tolist()
+
     def test_what_comes_later_changes_nothing(self):
         opens = grid("1h", 100)
         later = np.append(opens, opens[-1] + HOUR_MS + np.arange(200) * 5 * MINUTE_MS)
@@ -159,6 +226,24 @@ class TestTime:
         assert found.opens.tolist() == opens.tolist()
         assert (found.reasons == "").all()
         assert found.later == 200
+
+
+class TestHistory:
+    """What is older than a calendar knows is refused with that reason, and costs no other bar."""
+
+    def test_a_history_from_before_the_calendar(self):
+        dates = np.arange(np.datetime64("1962-01-02"), np.datetime64("1995-01-01")).astype("datetime64[ms]")
+        dates = dates.astype(np.int64)
+        key = make_key(timeframe="1d", calendar="XNYS")
+        sessions = key.sessions.opens_between(Timeframe("1d"), 0, int(dates[-1]))
+        kept = dates[(dates < utc_ms("1990-01-01")) & ((dates // DAY_MS + 3) % 7 < 5)]
+        times = np.concatenate([kept, sessions - sessions % DAY_MS])
+
+        sifted = Bars.of_rows(key, "bars.csv", rows(times))
+
+        assert sifted.bars.open_time.tolist() == sessions.tolist()
+        assert {row.reason for row in sifted.rejected} == {"open time is before the time for which XNYS is known"}
+        assert len(sifted.rejected) == len(kept)
 
 
 class TestRefused:

@@ -128,3 +128,13 @@ def test_bars_that_nobody_traded_are_no_other_timeframe(share):
     reasons, _ = other_timeframes(Timeframe("1m"), ALWAYS, kept)
 
     assert (reasons != "").mean() < 1e-3
+
+
+def test_the_newest_rows_are_judged_as_later_rows_will_find_them():
+    """What is a bar at its close is one in a replay: a few holes at the end are no other timeframe."""
+    opens = np.append(grid("1h", 200), START + (200 + 2 * np.arange(1, 5)) * HOUR_MS)
+
+    reasons, notes = other_timeframes(Timeframe("1h"), ALWAYS, opens)
+
+    assert (reasons == "").all()
+    assert notes == []

@@ -16,12 +16,14 @@ import numpy as np
 
 from forecaster.bars import SeriesKey
 from forecaster.errors import Ambiguous
-from forecaster.sessions import ALWAYS_OPEN, UNWRITTEN, Labels, anchored, calendar, canonical, on_clock
+from forecaster.sessions import ALWAYS_OPEN, UNWRITTEN, WEEKDAYS, Labels, anchored, calendar, canonical, on_clock
 from forecaster.tables.fit import (
+    FOREIGN_EXCHANGE,
     NEW_YORK,
-    WEEKDAYS,
     check_zone,
+    covers,
     fills_sessions,
+    fits_by_its_clock,
     fitting_exchanges,
     hint,
     is_weekend,
@@ -47,6 +49,9 @@ _PAIR_AND_MINUTES: Final = re.compile(r"([A-Z]{6})(?:1|5|15|30|60|240|1440)")  #
 _STRAY_WEEKENDS: Final = 0.05
 _FITS: Final = 0.995
 _COMPLETE: Final = 0.98
+_FILLS: Final = 0.9
+_WEEKEND_MS: Final = 47 * 3_600_000
+_KNOWN_SINCE: Final = 631_324_800_000  # 1990-01-03: sessions of exchanges are known from then on
 _RESTS_EVERYWHERE: Final = {"12-25", "01-01"}
 _TELLING: Final = 3
 _CLEARLY: Final = 2
@@ -77,7 +82,7 @@ def guess_series(path: Path, symbol: str, rows: Rows, reading: Reading, said: Sa
         where, why = canonical(code or ALWAYS_OPEN), "as said"
     if where == ALWAYS_OPEN:
         where = anchored(anchor, reading.timezone, length)
-    key = SeriesKey("file", _guess_symbol(plain_symbol(symbol) if symbol else _stem(path), where), length, where)
+    key = SeriesKey("file", _guess_symbol(plain_symbol(symbol) if symbol else stem_of(path), where), length, where)
     named = f"{symbol} in the file" if symbol else "the file's name"
     return Guess(key, {"symbol": named, "spacing": spacing, "calendar": why})
 
@@ -89,14 +94,20 @@ def _guess_calendar(source: str, timeframe: Timeframe, rows: Rows, reading: Read
         Ambiguous: when none fits, or more than one.
     """
     labels = rows.labels[np.unique(rows.labels.instant, return_index=True)[1]]
+    known = labels.instant >= _KNOWN_SINCE
+    labels = labels[known] if known.any() else labels
     if timeframe.is_daily:
-        return _guess_of_days(source, labels)
-    check_zone(source, timeframe, ALWAYS_OPEN, rows)
-    times = labels.instant
+        return _guess_of_days(source, labels, is_said=rows.zone == "said")
+    times, new_york = labels.instant, calendar(NEW_YORK)
+    is_new_york = fills_sessions(timeframe, NEW_YORK, times) and share_on_grid(timeframe, new_york, times) >= _FITS
+    if not is_new_york or fits_by_its_clock(timeframe, new_york, labels):
+        check_zone(source, timeframe, ALWAYS_OPEN, rows)
+    if is_new_york:
+        return NEW_YORK, "the times fit the sessions of New York"
     if is_weekend(times).mean() > _STRAY_WEEKENDS:
         return ALWAYS_OPEN, "there are weekends among the times"
-    if fills_sessions(timeframe, NEW_YORK, times) and share_on_grid(timeframe, calendar(NEW_YORK), times) >= _FITS:
-        return NEW_YORK, "the times fit the sessions of New York"
+    if _is_foreign_exchange(timeframe, times):
+        return FOREIGN_EXCHANGE, "the times are those of the week of foreign exchange"
     local = times if reading.timezone is None else labels.written
     if keeps_to_sessions(timeframe, local):
         why = hint(timeframe, NEW_YORK, times, calendar(NEW_YORK).closes_of(timeframe, times) < 0)
@@ -107,8 +118,18 @@ def _guess_calendar(source: str, timeframe: Timeframe, rows: Rows, reading: Read
     return ALWAYS_OPEN, "the times are of all hours"
 
 
-def _guess_of_days(source: str, labels: Labels) -> tuple[str, str]:
-    """Name the calendar of daily labels."""
+def _is_foreign_exchange(timeframe: Timeframe, times: NDArray[np.int64]) -> bool:
+    """Whether times over a weekend or more fill its week, and no other hour."""
+    sessions = calendar(FOREIGN_EXCHANGE)
+    is_in = share_on_grid(timeframe, sessions, times) >= _FITS and covers(timeframe, FOREIGN_EXCHANGE, times) >= _FILLS
+    weekend = np.diff(times).max(initial=0) > _WEEKEND_MS
+    return bool(is_in and weekend)
+
+
+def _guess_of_days(source: str, labels: Labels, *, is_said: bool) -> tuple[str, str]:
+    """Name the calendar of daily labels; `is_said`: by a clock that was named."""
+    if is_said and _is_foreign_exchange(_DAY, labels.instant):
+        return FOREIGN_EXCHANGE, "the days are those of foreign exchange, from 17:00 in New York"
     is_written = labels.written != UNWRITTEN
     written = np.where(is_written, labels.written, labels.instant)
     dates = np.unique(written - written % DAY_MS)
@@ -195,7 +216,8 @@ def _sessions_between(name: str, dates: NDArray[np.int64]) -> NDArray[np.int64]:
     return calendar(name).opens_between(_DAY, int(dates[0]), int(dates[-1]) + DAY_MS)
 
 
-def _stem(path: Path) -> str:
+def stem_of(path: Path) -> str:
+    """Give the name of a file without its endings."""
     return Path(path.stem).stem if path.suffix.lower() in (".gz", ".zip") else path.stem
 
 

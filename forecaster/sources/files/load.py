@@ -55,6 +55,10 @@ def load_tables(path: Path) -> list[Table]:
         BadPayload: says what was expected and found.
     """
     source, suffix = str(path), path.suffix.lower()
+    if path.is_dir():
+        raise BadPayload(source, "a file", "a folder: name its files")
+    if not path.exists():
+        raise BadPayload(source, "a file", f"no such file: {source}")
     try:
         if suffix == ".zip":
             return _load_zip(source, path)
