@@ -132,6 +132,11 @@ class SeriesConfig(_Record):
         """How its file is to be read."""
         return Reading(self.timezone, self.columns, self.decimal, self.dayfirst, self.symbol_column)
 
+    @property
+    def place(self) -> tuple[str, Path | None, str]:
+        """Where its bars come from: series of one place share a source, those that read a file otherwise do not."""
+        return self.exchange, self.file, repr(self.reading)
+
 
 class ModelConfig(_Record):
     """The model, and what it is asked."""

@@ -145,11 +145,10 @@ class Forecaster:
         """Where the bars of each series come from; what lies in one place is shared."""
         if self._given_sources is not None:
             return self._given_sources
-        places: dict[tuple[str, Path | None], BarSource] = {}
+        places: dict[object, BarSource] = {}
         for one in self.config.series:
-            place = (one.exchange, one.file)
-            places[place] = places.get(place) or open_source(self.config, one, self.store)
-        return {one.key: places[one.exchange, one.file] for one in self.config.series}
+            places[one.place] = places.get(one.place) or open_source(self.config, one, self.store)
+        return {one.key: places[one.place] for one in self.config.series}
 
     @cached_property
     def models(self) -> list[Model]:

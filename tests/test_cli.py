@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import inspect
+import itertools
 import json
 import signal
 import sqlite3
@@ -24,7 +25,7 @@ from forecaster.model.files import NANO_FOLDER
 from forecaster.model.train import TrainingPlan
 from forecaster.sources.inspect import FileError
 from forecaster.store import open_store
-from tests.builders import make_bars, make_key, utc_ms
+from tests.builders import HOUR_MS, make_bars, make_key, utc_ms
 from tests.cli import PROGRAM, forecaster, refused, told
 from tests.faults.exchange import LoopbackExchange, closed_port, unhurried
 
@@ -93,7 +94,7 @@ def test_training_repeats_the_bundled_model_by_default():
 
 @pytest.mark.parametrize("command", ["once", "pull"])
 def test_exchange_that_is_not_there(tmp_path, monkeypatch, command):
-    """Nothing listens: the only series sits out with code 2; the JSON says why, and one line for people."""
+    """Nothing listens: the only series sits out with code 2; the JSON says why, or one line for people."""
     unhurried(monkeypatch)
     path = tmp_path / "unreachable.toml"
     path.write_text(
@@ -103,11 +104,13 @@ def test_exchange_that_is_not_there(tmp_path, monkeypatch, command):
         f'[store]\nurl = "sqlite:///{tmp_path}/ledger.db"\n'
     )
     done = forecaster(command, "--config", path, "--json")
+    shown = forecaster(command, "--config", path)
 
     assert done.returncode == 2
     assert done.record["skipped"]["binance BTC/USDT 1m"].startswith("SourceUnavailable: binance")
-    assert len(done.stderr.splitlines()) == 1
-    assert done.stderr.startswith("binance BTC/USDT 1m: SourceUnavailable: binance")
+    assert done.stderr == ""
+    assert len(shown.stderr.splitlines()) == 1
+    assert shown.stderr.startswith("binance BTC/USDT 1m: SourceUnavailable: binance")
 
 
 @pytest.mark.parametrize("command", ["once", "pull"])
@@ -120,6 +123,78 @@ def test_reason_is_told_once(config, bars_file, command):
     assert (done.stdout + done.stderr).count("BadPayload") == 1
     assert done.stderr.startswith("x A/B 1h: BadPayload: ")
     assert [line.split() for line in done.stdout.splitlines()][-1] == ["skipped", "1"]
+
+
+END = "the file ends on 2024-01-06 00:00 UTC: no forecast today; `--as-of 2024-01-06` gives its last one"
+
+
+@pytest.mark.parametrize("stored", [False, True], ids=["new ledger", "bars stored"])
+@pytest.mark.parametrize("command", ["once", "pull"])
+def test_file_that_has_ended(config, command, stored):
+    """What to do is said, whether there are bars in the ledger or none; scripts find it beside their JSON."""
+    if stored:
+        told("once", "--config", config, "--as-of", "2024-01-06", "--json")
+    done = forecaster(command, "--config", config)
+    for_scripts = forecaster(command, "--config", config, "--json")
+
+    assert f"x A/B 1h: {END}, `forecaster replay` its past" in done.stderr.splitlines()
+    assert END in for_scripts.stderr
+    assert set(for_scripts.record) >= {"as_of", "series", "skipped"}
+
+
+def test_pull_says_how_many_bars_of_a_file_are_stored(config):
+    """Those that no forecast of today needs are not, and the option that stores all of them is named."""
+    first = forecaster("pull", "--config", config)
+    told("pull", "--config", config, "--since", "2024-01-01", "--json")
+    again = forecaster("pull", "--config", config)
+
+    assert "x A/B 1h: 0 of the file's 120 bars are stored: `--since 2024-01-01` stores all" in first.stderr
+    assert "stored" not in again.stderr
+
+
+@pytest.mark.parametrize("command", ["once", "pull"])
+def test_file_of_rows_that_are_still_to_come(config, bars_file, command):
+    """They are counted as such: there are rows, and none has closed."""
+    start = now_ms() // HOUR_MS * HOUR_MS + HOUR_MS
+    make_bars(make_key(), count=30, start=start).frame.to_csv(bars_file)
+    done = forecaster(command, "--config", config)
+
+    assert "x A/B 1h: 30 rows had not closed yet: left out" in done.stderr.splitlines()
+    assert "ends on" not in done.stderr
+
+
+@pytest.mark.parametrize("command", ["once", "pull"])
+def test_time_of_a_cycle_is_a_date_for_people(config, command):
+    """And a number of milliseconds for scripts."""
+    shown = forecaster(command, "--config", config).stdout.splitlines()[0].split(maxsplit=1)
+    record = forecaster(command, "--config", config, "--json").record
+
+    assert shown[0] == "as_of"
+    assert shown[1].endswith(" UTC")
+    assert record["as_of"] > utc_ms("2024-01-01")
+
+
+def test_latest_for_people_fits_a_narrow_terminal(config):
+    """The prices of the newest forecast in a table, with times as dates; a series without one is named."""
+    told("once", "--config", config, "--as-of", "2024-01-06", "--json")
+    lines = forecaster("latest", "--config", config).stdout.splitlines()
+    before = forecaster("latest", "--config", config, "--as-of", "2024-01-05").stdout
+
+    assert lines[0] == "x A/B 1h: after the bar that closed at 2024-01-06 00:00 UTC"
+    assert lines[-1].startswith("available since 2")
+    assert max(map(len, lines)) <= 80
+    assert before == "x A/B 1h: no forecast\n"
+
+
+def test_paragraphs_of_help_are_not_broken_in_a_sentence(monkeypatch):
+    """A line ends where the next word has no room."""
+    monkeypatch.setenv("COLUMNS", "80")
+    lines = [line.strip() for line in forecaster("start", "--help").stdout.splitlines()]
+    paragraph = lines[lines.index("") + 1 :]
+    start = next(i for i, line in enumerate(paragraph) if line.startswith("Such as:"))
+    text = paragraph[start : paragraph.index("", start)]
+
+    assert all(len(f"{line} {after.split()[0]}") > 78 for line, after in itertools.pairwise(text))
 
 
 def test_once_and_once_more(tmp_path, monkeypatch):
@@ -136,7 +211,8 @@ def test_once_and_once_more(tmp_path, monkeypatch):
     latest = told("latest", "--config", path, "--json")
     scores = told("accuracy", "--config", path, "--json")
 
-    assert set(first) == {"as_of", "series", "bars_added", "forecasts", "settled", "skipped", "rejected"}
+    counts = {"as_of", "series", "bars_added", "forecasts", "settled", "skipped"}
+    assert set(first) == counts | {"rejected", "later"}
     assert (first["series"], first["forecasts"], first["settled"]) == (1, 1, 0)
     assert (second["bars_added"], second["forecasts"]) == (2, 2)
     assert latest["forecasts"][0]["cutoff"] == utc_ms("2024-03-01 12:02")
@@ -245,7 +321,7 @@ MISTAKES = {
     "missing csv": (("pull",), lambda text: text.replace("bars.csv", "nowhere.csv"), "BadPayload"),
     "series": (("latest", "--series", "a b c"), lambda text: text, "expected one of x A/B 1h"),
     "date": (("replay", "--start", "soon"), lambda text: text, "expected a date or time"),
-    "empty range": (("replay", "--start", "2030-01-01"), lambda text: text, "a cutoff of x A/B 1h between them"),
+    "empty range": (("replay", "--start", "2030-01-01"), lambda text: text, "a cutoff from 2030-01-01"),
     "window": (("accuracy", "--window", "month"), lambda text: text, "such as 30d"),
     "no demo": (("demo",), lambda text: text, "demo: expected a table"),
 }
@@ -289,7 +365,7 @@ def test_missing_config_file(tmp_path):
 
 @pytest.mark.parametrize(
     ("content", "found"),
-    [("when,what\n1,2\n", "open"), ("", "open"), ("\x00\x01\x02", "expected")],
+    [("when,what\n1,2\n", "open"), ("", "expected"), ("\x00\x01\x02", "expected")],
     ids=["columns", "empty", "binary"],
 )
 def test_unusable_csv_is_named(config, bars_file, content, found):
@@ -509,7 +585,7 @@ def test_evaluation_goes_on_after_a_file_that_cannot_be_read(bars_file, tmp_path
     assert [one["name"] for one in report["series"]] == ["bars"]
     assert [one["file"] for one in report["errors"]] == [str(tmp_path / "broken.csv"), str(tmp_path / "short.csv")]
     assert [one["reason"].partition(":")[0] for one in report["errors"]] == ["BadPayload", "NotEnoughBars"]
-    assert f"BadPayload: {tmp_path / 'broken.csv'}: " in done.stderr
+    assert report["errors"][0]["reason"].startswith(f"BadPayload: {tmp_path / 'broken.csv'}: ")
 
 
 def test_evaluation_of_a_configured_model(config, bars_file):

@@ -56,7 +56,7 @@ def test_inspect_says_when_a_file_ended(holed):
     """A forecast of today is not to be had from a file of last year, and the note has the option that gives one."""
     lines = block_of(forecaster("bars", "inspect", holed).stdout)
 
-    assert "the last bar closed on 2024-01-06" in lines["note"]
+    assert "the file ends on 2024-01-06 00:00 UTC" in lines["note"]
     assert "`--as-of 2024-01-06`" in lines["note"]
 
 
@@ -113,13 +113,16 @@ def test_inspect_names_the_option_that_settles_a_file(tmp_path):
     path = tmp_path / "EURUSD60.csv"
     path.write_text("".join(f"2024.01.{2 + i // 24:02},{i % 24:02}:00,1.1,1.2,1.0,1.1,{i}\n" for i in range(48)))
     done = forecaster("bars", "inspect", path, "--json")
+    shown = forecaster("bars", "inspect", path)
     (error,) = done.record["errors"]
     said = ("--timezone", "Europe/Helsinki", "--calendar", "24/7")
     (found,) = told("bars", "inspect", path, *said, "--json")["series"]
 
     assert done.returncode == 2
     assert (error["file"], error["option"]) == (str(path), "timezone")
-    assert "--timezone" in done.stderr
+    assert done.stderr == ""
+    assert shown.returncode == 2
+    assert "--timezone" in shown.stderr
     assert found["bars"] == 48
     assert found["first_open"] == utc_ms("2024-01-01 22:00")
 

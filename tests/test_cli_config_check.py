@@ -30,20 +30,27 @@ def check(tmp_path):
         done = forecaster("config", "check", "--json", "--config", tmp_path / "c.toml")
         findings = done.record["findings"]
         assert done.record["ok"] == all(one["ok"] for one in findings) == (done.returncode == 0)
-        return {one["subject"]: (one["ok"], one["finding"]) for one in findings} | {"code": done.returncode}
+        notes = [f"{one['subject']}: {text}" for one in findings for text in one["notes"]]
+        found = {one["subject"]: (one["ok"], one["finding"]) for one in findings}
+        return found | {"code": done.returncode, "notes": notes}
 
     return check
 
 
 @pytest.fixture
 def check_file(check, tmp_path):
-    """Give a function that checks a configuration of one file, which holds these bars; gives what was found of it."""
+    """Give a function that checks a configuration of one file, which holds these bars.
 
-    def check_file(bars, timeframe="1h"):
+    Gives whether it is well, what was found of it, and the notes; `more` are further keys of its series.
+    """
+
+    def check_file(bars, timeframe="1h", name="bars.csv", more=""):
         frame = getattr(bars, "frame", bars)
-        frame.to_csv(tmp_path / "bars.csv")
-        series = f'[[series]]\nexchange = "file"\nsymbol = "A/B"\ntimeframe = "{timeframe}"\nfile = "bars.csv"\n'
-        return check(series=series, top="")[f"file A/B {timeframe}"]
+        frame.to_csv(tmp_path / name)
+        series = file_series(timeframe=timeframe, file=name) + more
+        found = check(series=series, top="")
+        prefix = f"file A/B {timeframe}"
+        return (*found[prefix], [note.removeprefix(f"{prefix}: ") for note in found["notes"]])
 
     return check_file
 
@@ -61,6 +68,12 @@ def hub(monkeypatch, tmp_path):
     """The cache of the hub's files, empty; gives the folder of the commit."""
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache/models--amazon--chronos-2/snapshots" / COMMIT
+
+
+def file_series(exchange="file", symbol="A/B", timeframe="1h", file="bars.csv"):
+    """A series of a file."""
+    head = f'[[series]]\nexchange = "{exchange}"\nsymbol = "{symbol}"\n'
+    return f'{head}timeframe = "{timeframe}"\nfile = "{file}"\n'
 
 
 def exchange_series(symbol="BTC/USDT", timeframe="1h", exchange="venue"):
@@ -103,6 +116,7 @@ def test_all_faults_are_told(check, tmp_path):
     )
 
     assert found.pop("code") == 2
+    assert found.pop("notes") == []
     assert {subject for subject, (ok, _) in found.items() if not ok} == {
         *("model.horizon", "model.context", "model.baselines", "store.url", "exchanges.venue.id"),
         *("exchanges.venue.options.apiKey", "health.token_file", "alerts.webhook_file", "alerts.apprise_file"),
@@ -120,7 +134,7 @@ def test_symbol_that_is_not_unified_is_one_fault(tmp_path):
 
 
 def test_faults_of_a_file_that_cannot_be_loaded_are_all_told(tmp_path):
-    """The first as the error of the command, the others before it; no value is shown that may be a secret."""
+    """One a line; no value is shown that may be a secret."""
     path = tmp_path / "c.toml"
     path.write_text(
         '[[series]]\nexchange = "x"\nsymbol = "A/B"\ntimeframe = "1h"\nfile = "b.csv"\n'
@@ -264,24 +278,28 @@ def test_addresses_of_an_exchange_are_looked_at(check):
 
 
 def test_file_that_is_not_there(check, tmp_path):
-    found = check(top="", series='[[series]]\nexchange = "f"\nsymbol = "A/B"\ntimeframe = "1h"\nfile = "none.csv"\n')
+    """Its path is told, and so is a folder in its place."""
+    (tmp_path / "folder").mkdir()
+    series = file_series("f", file="none.csv") + file_series("g", file="folder")
+    found = check(top="", series=series)
 
     assert found["code"] == 2
-    assert str(tmp_path / "none.csv") in found["f A/B 1h"][1]
+    assert f"no such file: {tmp_path / 'none.csv'}" in found["f A/B 1h"][1]
+    assert "a folder: name its files" in found["g A/B 1h"][1]
 
 
 def test_file_whose_bars_are_new(check_file):
     now = now_ms() // HOUR_MS * HOUR_MS
-    ok, finding = check_file(make_bars(make_key(), count=200, start=now - 200 * HOUR_MS))
+    ok, finding, notes = check_file(make_bars(make_key(), count=200, start=now - 200 * HOUR_MS))
 
     assert ok
     assert finding.startswith("200 bars, the newest closed ")
-    assert "forecast today" not in finding
+    assert notes == []
 
 
 def test_file_of_another_timeframe(check_file):
     """Every fourth of its hours would pass as four hours."""
-    ok, finding = check_file(make_bars(make_key(), count=200, start=utc_ms("2024-01-01")), "4h")
+    ok, finding, _ = check_file(make_bars(make_key(), count=200, start=utc_ms("2024-01-01")), "4h")
 
     assert not ok
     assert "1h" in finding
@@ -289,25 +307,27 @@ def test_file_of_another_timeframe(check_file):
 
 def test_file_that_ends_in_the_past(check_file):
     """It is told, with the two ways to use it; that is no fault."""
-    ok, finding = check_file(make_bars(make_key(), count=201, start=utc_ms("2024-01-01")))
+    ok, finding, notes = check_file(make_bars(make_key(), count=201, start=utc_ms("2024-01-01")))
 
     assert ok
     assert finding.startswith("201 bars, the newest closed 2024-01-09 09:00 UTC, ")
-    assert finding.endswith(
-        "ends on 2024-01-09T09:00: no forecast today; `forecaster once --as-of 2024-01-09T09:00` or `forecaster replay`"
+    (note,) = notes
+    assert note == (
+        "the file ends on 2024-01-09 09:00 UTC: no forecast today; "
+        "`--as-of 2024-01-09T09:00` gives its last one, `forecaster replay` its past"
     )
 
 
 def test_file_with_fewer_bars_than_a_forecast_needs(check_file):
     found = check_file(make_bars(make_key(), count=20, start=utc_ms("2024-01-01")))
 
-    assert found == (False, "NotEnoughBars: file A/B 1h: expected at least 64 bars in the context, found 20")
+    assert found[:2] == (False, "NotEnoughBars: file A/B 1h: expected at least 64 bars in the context, found 20")
 
 
 def test_refused_rows_of_a_file_are_counted_with_reasons(check_file):
     frame = make_bars(make_key(), count=200, start=utc_ms("2024-01-01")).frame
     frame.iloc[5, 2] = frame.iloc[5, 1] + 1
-    ok, finding = check_file(frame)
+    ok, finding, _ = check_file(frame)
 
     assert ok
     assert "199 bars" in finding
@@ -316,13 +336,139 @@ def test_refused_rows_of_a_file_are_counted_with_reasons(check_file):
 
 @pytest.mark.parametrize("drops_weekends", [True, False])
 def test_bars_of_weekdays_in_a_market_that_never_closes(check_file, drops_weekends):
-    """They are probably of an exchange with sessions: a hint, and no fault."""
+    """They are probably those of a week of five days: a note, and no fault."""
     bars = make_bars(make_key(timeframe="1d"), count=300, start=utc_ms("2023-01-02"))
     is_weekday = (bars.open_time // DAY_MS + 3) % 7 < 5
-    ok, finding = check_file(bars[is_weekday] if drops_weekends else bars, "1d")
+    ok, _, notes = check_file(bars[is_weekday] if drops_weekends else bars, "1d")
 
     assert ok
-    assert ("no bar on a weekend" in finding) == drops_weekends
+    assert ("`calendar`: the rows keep to weekdays: is it 24/5?" in notes) == drops_weekends
+
+
+@pytest.mark.parametrize("timeframe", ["1d", "5m"])
+def test_bars_of_a_stock_in_a_market_that_never_closes(check_file, timeframe):
+    """The calendar that they fit is asked for, with days and with minutes."""
+    frame = make_bars(make_key(timeframe=timeframe, calendar="XNYS"), count=1200, start=utc_ms("2019-01-02")).frame
+    ok, _, notes = check_file(frame.set_axis(frame.index.date) if timeframe == "1d" else frame, timeframe)
+
+    assert ok
+    assert "`calendar`: the rows keep to weekdays: is it XNYS?" in notes
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [("DOGEUSDT_1h.csv", "DOGE/USDT"), ("A-B.csv", None), ("bars.csv", None), ("BTC_EUR.csv", "BTC/EUR")],
+)
+def test_name_of_a_file_that_says_another_symbol(check_file, name, said):
+    """A note, where the name says one at all."""
+    _, _, notes = check_file(make_bars(make_key(), count=200), name=name)
+
+    assert [note for note in notes if "symbol" in note] == ([f"`symbol`: the file's name says {said}"] if said else [])
+
+
+@pytest.mark.parametrize(
+    ("timeframe", "key", "is_idle"),
+    [
+        ("1h", 'day_anchor = "16:00"', True),
+        ("1d", 'day_anchor = "00:00 UTC"', True),
+        ("1h", 'timezone = "Asia/Tokyo"', True),
+        ("1h", 'calendar = "24/7"', False),
+    ],
+)
+def test_key_that_changes_nothing(check_file, timeframe, key, is_idle):
+    """It is told: whoever wrote it expects something of it."""
+    bars = make_bars(make_key(timeframe=timeframe), count=200)
+    _, _, notes = check_file(bars, timeframe, more=f"{key}\n")
+
+    assert [key.partition(" ")[0] in note for note in notes if "changes nothing" in note] == [True] * is_idle
+
+
+def test_decimal_mark_of_another_file(check_file):
+    """The key that is wrong is named, and not the cell alone."""
+    ok, finding, notes = check_file(make_bars(make_key(), count=200), more='decimal = ","\n')
+
+    assert not ok
+    assert "expected a number" in finding
+    assert notes == ["`decimal` is ',': is that right?"]
+
+
+def test_sessions_for_an_exchange_that_never_closes(check):
+    found = check(series=exchange_series() + 'calendar = "XNYS"\n')
+
+    assert found["code"] == 0
+    assert found["notes"] == [
+        "exchanges.venue: venue BTC/USDT 1h: `calendar` is XNYS: the exchanges of ccxt trade around the clock, 24/7"
+    ]
+
+
+def test_baseline_that_stands_twice(check):
+    found = check('[model]\nbaselines = ["random_walk", "garch", "random_walk"]\n')
+
+    assert found["code"] == 0
+    assert found["notes"] == ["model.baselines: random_walk stands there 2 times"]
+
+
+def test_notes_have_lines_of_their_own(check, tmp_path):
+    """Below the line of what they are about."""
+    check('[model]\nbaselines = ["random_walk", "random_walk"]\n')
+    lines = forecaster("config", "check", "--config", tmp_path / "c.toml").stdout.splitlines()
+
+    assert lines[2:4] == [
+        "ok     model.baselines: random_walk",
+        "note   model.baselines: random_walk stands there 2 times",
+    ]
+
+
+def test_lines_fit_a_narrow_terminal(check, monkeypatch, tmp_path):
+    """They are wrapped, and what follows is indented."""
+    check()
+    monkeypatch.setenv("COLUMNS", "60")
+    lines = forecaster("config", "check", "--config", tmp_path / "c.toml").stdout.splitlines()
+
+    assert "       and forecasts up to 64" in lines
+    assert all(len(line) <= 60 or " " not in line[7:] for line in lines)
+
+
+@pytest.mark.parametrize("top", ['[[serie]]\nexchange = "x"\n', ""])
+def test_configuration_without_series(tmp_path, top):
+    """It is said after what may be the reason: a name that is misspelt."""
+    (tmp_path / "c.toml").write_text(top)
+    done = forecaster("config", "check", "--config", tmp_path / "c.toml")
+    *before, last = done.stderr.splitlines()
+
+    assert done.returncode == 2
+    assert "series: expected at least one [[series]]" in last
+    assert ["serie: expected one of exchanges, series" in line for line in before] == [True] * bool(top)
+
+
+def test_exchange_without_a_table(tmp_path):
+    """Names like it that ccxt knows are told."""
+    (tmp_path / "c.toml").write_text(exchange_series(exchange="binanse"))
+    (line,) = forecaster("config", "check", "--config", tmp_path / "c.toml").stderr.splitlines()
+
+    assert "expected `file`, or a table [exchanges.binanse]" in line
+    assert "ccxt knows binance" in line
+
+
+@pytest.mark.parametrize(
+    ("url", "near"), [("sqllite:///ledger.db", "sqlite"), ("postgres://host/ledger", "postgresql")]
+)
+def test_database_that_nobody_knows(check, url, near):
+    """The ledger could not be opened; the name that is like it comes first."""
+    ok, finding = check(f'[store]\nurl = "{url}"\n')["store.url"]
+
+    assert not ok
+    assert finding.startswith(f"expected one of {near}, ")
+
+
+@pytest.mark.parametrize(("name", "is_told"), [("nanoo", True), ("folder", False)])
+def test_model_that_is_not_there(check, tmp_path, name, is_told):
+    """A folder that does not exist may be the bundled model, misspelt."""
+    (tmp_path / "folder").mkdir()
+    ok, finding = check(f'[model]\nid = "{name}"\n')["model"]
+
+    assert not ok
+    assert finding.endswith("the bundled model is `nano`") == is_told
 
 
 def test_ledger_that_cannot_be_written(check, tmp_path):

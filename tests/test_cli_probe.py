@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 
+import pandas as pd
 import pytest
 
+from forecaster.bars import Bars
 from forecaster.cli.probe import _is_stale, _probe_series, _wrong
 from forecaster.clock import now_ms
 from forecaster.config import Config, ExchangeConfig, SeriesConfig, load_config
@@ -236,11 +238,27 @@ def test_lines_for_people(exchange, tmp_path):
     series = [("file", "BTC/USDT", "1h"), ("venue", "NOT/THERE", "1h")]
     path = config_of(tmp_path, {"venue": exchange.url}, series, tmp_path / "bars.csv")
     code, shown, _ = probed(path)
-    of_file, of_venue = shown.splitlines()[-2:]
+    of_file, note, of_venue = shown.splitlines()[-3:]
 
     assert code == 2
     assert of_file.startswith("ok     file BTC/USDT 1h: 120 bars, the newest closed 2024-01-06 00:00 UTC, ")
+    assert note.startswith("note   file BTC/USDT 1h: the file ends on 2024-01-06 00:00 UTC")
     assert of_venue.startswith("WRONG  venue NOT/THERE 1h: UnknownSymbol: venue: ")
+
+
+def test_rows_of_a_file_are_sifted_once_for_each_symbol(tmp_path, monkeypatch):
+    """However many the file holds: what was found of one answers every question about it."""
+    of_rows, asked = Bars.of_rows, []
+    names = [f"S{number:02}" for number in range(40)]
+    frame = make_bars(make_key(), count=80).frame
+    pd.concat([frame.assign(Name=name) for name in names]).to_csv(tmp_path / "bars.csv")
+    series = [("file", f"{name}/USD", "1h") for name in names]
+    path = config_of(tmp_path, {}, series, tmp_path / "bars.csv")
+    monkeypatch.setattr(Bars, "of_rows", lambda key, *rest: asked.append(key.symbol) or of_rows(key, *rest))
+    code, *_ = probed(path)
+
+    assert code == 0
+    assert asked == [f"{name}/USD" for name in names]
 
 
 def test_error_text_of_an_exchange_cannot_forge_a_line(tmp_path):

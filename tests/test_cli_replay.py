@@ -179,7 +179,7 @@ def test_the_open_that_is_known(folder, replay):
 
     assert skills["open"] == ["known", "known"]
     assert skills["close"] == [f"{reports['close', 1].skill_mae:+.3f}", f"{reports['close', 1].skill_crps:+.3f}"]
-    assert "known: the price equals the last close" in done.stdout
+    assert "known: the price is the last close" in done.stdout
     assert (reports["open", 1].skill_mae, reports["open", 1].skill_crps) == (None, None)
     assert reports["open", 1].mae > 0
     assert reports["open", 2].skill_mae is not None
@@ -754,7 +754,29 @@ def test_workers_without_ray(folder, monkeypatch):
 def test_no_cutoff_between_the_dates(folder):
     line = cli.refused("replay", "-c", configured(folder), "--start", "2024-01-01", "--end", "2024-01-02")
 
-    assert "a cutoff of x A/B 1h between them, found '2024-01-01 to 2024-01-02; x A/B 1h: no cutoff" in line
+    assert "replay: expected a cutoff from 2024-01-01 and before 2024-01-02, found 'x A/B 1h: its cutoffs are" in line
+
+
+def test_replay_after_the_end_of_a_file(folder):
+    """The times of its first and last cutoff are told, and no option that was not said."""
+    line = cli.refused("replay", "-c", configured(folder), "--since", "2026-01-01")
+
+    assert "a cutoff from 2026-01-01, found 'x A/B 1h: its cutoffs are from 2024-01-0" in line
+    assert "to 2024-01-06 00:00 UTC" in line
+    assert "--" not in line
+
+
+def test_tables_fit_a_narrow_terminal(folder, monkeypatch):
+    """The scores of a model are below its name where a table is too wide; nothing is cut off."""
+    monkeypatch.setenv("COLUMNS", "80")
+    done = cli.forecaster("replay", "-c", configured(folder), "--start", "2024-01-05")
+    lines = done.stdout.splitlines()
+    place = lines.index("x A/B 1h  nano  close")
+
+    assert done.returncode == 0, done.stderr
+    assert max(map(len, lines)) <= 80
+    assert lines[place + 1].startswith("  step 1  n ")
+    assert "skill MAE" in lines[place + 1]
 
 
 def test_nothing_was_known_so_soon(folder):

@@ -6,6 +6,7 @@ import shlex
 from itertools import pairwise
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from forecaster.clock import now_ms
@@ -95,6 +96,19 @@ def test_days_of_a_clock_that_is_said_stay_what_they_were(tmp_path):
     assert series.key.calendar == first["series"][0]["calendar"] == "24/7"
 
 
+@pytest.mark.parametrize("kept", ["weekdays of UTC", "week of foreign exchange"])
+def test_week_of_five_days_stays_what_it_was(tmp_path, kept):
+    """The calendar of the configuration is the one that was recognised, whatever clock is said for the times."""
+    calendar = "24/5" if kept == "weekdays of UTC" else "24/5@17:00 America/New_York"
+    frame = make_bars(make_key(calendar=calendar), count=600).frame
+    local = frame.set_axis(frame.index.tz_convert("Europe/London").tz_localize(None))
+    local.to_csv(tmp_path / "EURUSD_1h.csv", index_label="date")
+    first = told("start", tmp_path / "EURUSD_1h.csv", "--timezone", "Europe/London", "--json")
+    (series,) = load_config(first["config"]).series
+
+    assert series.key.calendar == first["series"][0]["calendar"] == calendar
+
+
 def test_every_key_is_commented(own):
     first = told("start", own, "--json")
     text = own.with_suffix(".toml").read_text(encoding="utf-8")
@@ -102,6 +116,44 @@ def test_every_key_is_commented(own):
     assert first["config"] == str(own.with_suffix(".toml"))
     for line in text.splitlines():
         assert "=" not in line or " # " in line
+
+
+def test_symbol_that_is_said(own):
+    """Of a file whose name says none, or another; it is the configuration's."""
+    first = told("start", own, "--symbol", "SPY/EUR", "--json")
+    seen = told("bars", "inspect", own, "--symbol", "SPY/EUR", "--json")["series"][0]
+    (series,) = load_config(first["config"]).series
+
+    assert series.symbol == "SPY/EUR"
+    assert first["series"][0]["series"] == seen["series"] == "file SPY/EUR 1h"
+    assert seen["reasons"]["symbol"] == "as said"
+
+
+def test_one_symbol_of_several(tmp_path):
+    """One alone is taken, and one that is not there is named with those that are."""
+    path = tmp_path / "all.csv"
+    frames = [make_bars(make_key(), count=60).frame.assign(Name=name) for name in ("AAA", "BBB")]
+    pd.concat(frames).to_csv(path)
+    first = told("start", path, "--symbol", "BBB/USD", "--json")
+    line = refused("bars", "inspect", path, "--symbol", "CCC/USD")
+
+    assert [one["series"] for one in first["series"]] == ["file BBB/USD 1h"]
+    assert "AAA/USD" in line
+    assert "CCC/USD" in line
+
+
+def test_folder_of_the_configuration_that_is_not_there(own, tmp_path):
+    """It is told by the name that was given, before any work."""
+    line = refused("start", own, "--out", tmp_path / "no" / "x.toml")
+
+    assert line.endswith(f"--out: expected a file in a folder that is there, found '{tmp_path}/no/x.toml'")
+
+
+def test_configuration_that_cannot_be_written(own, tmp_path):
+    """The name that was given is shown, and no other."""
+    line = refused("start", own, "--out", tmp_path, "--force")
+
+    assert line.endswith(f"--out: expected a file that can be written, found '{tmp_path}: Is a directory'")
 
 
 def test_configuration_is_overwritten_only_by_force(own):

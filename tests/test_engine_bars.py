@@ -8,16 +8,17 @@ import time
 from concurrent.futures import FIRST_COMPLETED, wait
 
 import numpy as np
+import pandas as pd
 import pytest
 import structlog
 
 from forecaster import Bars, Forecaster, MemoryStore
 from forecaster.bars import NO_TIME, Context, RejectedRow
-from forecaster.config import DaemonConfig, StoreConfig
+from forecaster.config import Config, DaemonConfig, SeriesConfig, StoreConfig
 from forecaster.errors import BadPayload, LedgerMissing, SourceUnavailable, UnknownSymbol
 from forecaster.sources import Fetched
 from forecaster.timeframe import Timeframe
-from tests.builders import HOUR_MS, make_bars, make_key
+from tests.builders import HOUR_MS, make_bars, make_key, utc_ms
 from tests.test_engine import NamedWalk, make_config
 
 HOUR = Timeframe("1h")
@@ -444,3 +445,20 @@ def test_series_that_is_given_up_is_asked_for_again_at_the_next_close():
     assert source.questions == [closes(99), closes(100)]
     assert [report.given_up for report in reports] == [frozenset([KEY])] * 4
     assert {report.skipped[KEY] for report in reports} == {reports[0].skipped[KEY]}
+
+
+def test_series_that_read_one_file_otherwise_have_their_own_times(tmp_path):
+    """A source is shared by series that read its file alike."""
+    index = pd.date_range("2024-01-01", periods=80, freq="h")
+    make_bars(make_key(), 80).frame.set_axis(index.rename("time")).to_csv(tmp_path / "bars.csv")
+    shared = {"exchange": "file", "timeframe": "1h", "file": tmp_path / "bars.csv"}
+    series = (
+        SeriesConfig(symbol="ONE/USD", timezone="UTC", **shared),
+        SeriesConfig(symbol="TWO/USD", timezone="+05:00", **shared),
+    )
+    config = Config(series=series, store=StoreConfig(url="memory:"))
+    with Forecaster(config, models=[]) as forecaster:
+        forecaster.pull([one.key for one in series], utc_ms("2024-01-10"))
+        first = [int(forecaster.store.bars(one.key).open_time[0]) for one in series]
+
+    assert first == [utc_ms("2024-01-01"), utc_ms("2023-12-31 19:00")]

@@ -60,6 +60,7 @@ app = typer.Typer(
     cls=_Commands,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
     help="Forecast open, high, low and close at every bar close; record it before the outcome, score it after.\n\n"
     "`forecaster demo` shows it on bundled bars, `forecaster start FILE` on your own. Without --config, every other "
     "command reads the file that FORECASTER_CONFIG names, else the embedded demo configuration.",

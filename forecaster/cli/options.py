@@ -161,7 +161,8 @@ def _file_options(  # noqa: PLR0913, PLR0917 - one parameter for each option
         str | None, typer.Option(help="Time between bars, such as 1h or 1d. Read from the times if left out.")
     ] = None,
     calendar: Annotated[
-        str | None, typer.Option(help="24/7, or a stock exchange such as XNYS, NASDAQ or XFRA. Guessed if left out.")
+        str | None,
+        typer.Option(help="24/7, 24/5, or a stock exchange such as XNYS, NASDAQ or XETR. Guessed if left out."),
     ] = None,
     timezone: Annotated[
         str | None,

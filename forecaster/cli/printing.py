@@ -360,7 +360,7 @@ def print_reports(reports: Sequence[AccuracyReport]) -> None:
         table.add_row(*where, str(one.n), *losses, *gained, *inside)
     _print(table)
     if any(one.skill_mae is None and one.n_common for one in reports):
-        typer.echo("known: the price equals the last close, so the random walk makes no error and no skill can be told")
+        typer.echo("known: the price is the last close, so no skill can be told")
 
 
 def print_verdicts(verdicts: Sequence[Verdict], found: Assessment, era: str = "all") -> None:

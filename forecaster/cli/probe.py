@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final, cast
 import numpy as np
 
 from forecaster.cli.printing import end_text, later_text
-from forecaster.errors import ForecasterError, InvalidBars, MissingBars, NotEnoughBars, utc_text
+from forecaster.errors import BadPayload, ForecasterError, InvalidBars, MissingBars, NotEnoughBars, utc_text
 from forecaster.sessions import ALWAYS_OPEN, WEEKDAYS
 from forecaster.sources import Fetched
 from forecaster.sources.inspect import count_reasons, is_current
@@ -36,7 +36,6 @@ _BEHIND: Final = 3
 """Bars that the newest one of an exchange may be behind; more where as many were missing in a row before."""
 _WEEKEND_DAYS: Final = 4
 """Days of weekends on which there would have been bars of a market that never closes."""
-_WRITTEN_ZONES: Final = ("written: ", "UTC, as epochs")
 _SHOWN_REASONS: Final = 3
 _DAY_SECONDS: Final = 86_400
 _AGES: Final = ((2 * _DAY_SECONDS, _DAY_SECONDS, "days"), (7_200, 3_600, "hours"), (120, 60, "minutes"))
@@ -89,10 +88,9 @@ def probe(config: Config, series: Iterable[SeriesConfig], as_of: int) -> list[Pr
     Whatever is wrong with a series is told of it, and not raised.
     """
     asked = list(series)
-    places: dict[tuple[str, str], list[SeriesConfig]] = {}
+    places: dict[object, list[SeriesConfig]] = {}
     for one in asked:
-        place = (one.exchange, "") if one.file is None else (str(one.file), repr(one.reading))
-        places.setdefault(place, []).append(one)
+        places.setdefault(one.place, []).append(one)
     with ThreadPoolExecutor(_AT_ONCE) as pool:
         answers = [pool.submit(_probe_place, config, alike, as_of) for alike in places.values()]
         found = {one.series: one for answer in answers for one in answer.result()}
@@ -120,7 +118,9 @@ def _probe_file(config: Config, source: FileSource, one: SeriesConfig, as_of: in
     try:
         sifted = source.sift(one.key, as_of)
     except ForecasterError as error:
-        return _wrong(one, error)
+        is_number = isinstance(error, BadPayload) and error.expected.startswith("a number")
+        doubt = f"`decimal` is {one.decimal!r}: is that right?"
+        return replace(_wrong(one, error), notes=(doubt,) if is_number and one.decimal else ())
     notes = [*_file_notes(sifted, as_of), *idle_keys(one, sifted)]
     if is_alone:
         notes += _name_notes(source, one)
@@ -239,8 +239,8 @@ def idle_keys(one: SeriesConfig, sifted: Sifted | None = None) -> Iterator[str]:
     zone = "" if sifted is None else sifted.understood.get("timezone", "")
     if one.day_anchor is not None and "day_anchor" in idle:
         yield f"`day_anchor` changes nothing: bars of {one.timeframe} open at the same times without it"
-    if one.timezone is not None and "timezone" in idle and zone.startswith(_WRITTEN_ZONES) and ";" not in zone:
-        yield f"`timezone` changes nothing: the file says the zone itself ({zone})"
+    if one.timezone is not None and "timezone" in idle and zone.endswith("is not used"):
+        yield f"`timezone` changes nothing: {zone}"
     if one.file is None and one.calendar not in (ALWAYS_OPEN, WEEKDAYS):
         yield f"`calendar` is {one.calendar}: the exchanges of ccxt trade around the clock, 24/7"
 

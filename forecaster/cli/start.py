@@ -182,11 +182,12 @@ def _configuration(ready: Sequence[_Ready], target: Path, reading: Reading, hori
 
 def _series(one: _Ready, target: Path, reading: Reading) -> dict[str, object]:
     """The keys of a series; what was said of its file among them."""
-    from forecaster.sessions import ALWAYS_OPEN, anchored, is_continuous
+    from forecaster.sessions import ALWAYS_OPEN, WEEKDAYS, anchored
 
     key, file = one.key, one.series.path
     calendar, _, anchor = key.calendar.partition("@")
-    if not anchor and is_continuous(calendar) and anchored(None, reading.timezone, key.timeframe) != ALWAYS_OPEN:
+    has_days = not anchor and calendar in (ALWAYS_OPEN, WEEKDAYS)
+    if has_days and anchored(None, reading.timezone, key.timeframe, calendar) != calendar:
         anchor = "00:00 UTC"
     said = {name: getattr(reading, name) for name in reading.names()}
     keys = {

@@ -14,7 +14,6 @@ from forecaster.sources.files import FileSource
 from forecaster.store import open_reader
 
 if TYPE_CHECKING:
-    from pathlib import Path
 
     from forecaster.bars import SeriesKey, Sifted
     from forecaster.config import Config
@@ -32,11 +31,10 @@ class Histories:
         self.config = config
         self.read: dict[SeriesKey, Sifted] = {}
         self._sources: dict[SeriesKey, FileSource] = {}
-        files: dict[tuple[Path, str], FileSource] = {}
+        files: dict[object, FileSource] = {}
         for one in config.series:
             if one.file is not None:
-                file = files.setdefault((one.file, repr(one.reading)), FileSource(one.file, one.reading))
-                self._sources[one.key] = file
+                self._sources[one.key] = files.setdefault(one.place, FileSource(one.file, one.reading))
 
     @cached_property
     def reader(self) -> Reader:

@@ -60,6 +60,7 @@ _DAY: Final = (
     r"\d{4}[-/.]\d{1,2}[-/.]\d{1,2}|\d{1,2}[-/. ]\d{1,2}[-/. ]\d{2,4}"
     r"|(?:[^\W\d]{2,9}\.?,? )?(?:[^\W\d]{3,9}\.? \d{1,2},? \d{4}|\d{1,2}\.?[- ]?[^\W\d]{3,9}\.?[- ,]{0,2}\d{2,4})"
 )
+_WORDS: Final = re.compile(r"\W*(?:[^\W\d_]+\W+){3}")  # no date begins with three
 _DECIMAL: Final = re.compile(r"[-+]?\d+[.,]\d+")
 _DATE: Final = re.compile(rf"(?:{_DAY}|(\d{{8}}))(?:[T ]00:00(?::00(?:\.0+)?)?)?")
 _MOMENT: Final = re.compile(rf"(?:{_DAY}|\d{{8}})[T ,-]\s*\S.*|\d{{9,19}}(?:\.\d+)?")
@@ -71,6 +72,7 @@ _ROUNDING: Final = 1e-9
 _ENOUGH, _FEWEST = 10, 5
 _MOST_TIMEFRAMES: Final = 8
 _CHECKED: Final = 200
+_NO_PARTS: Final = TIMEFRAMES | CLOSE_TIMES | UNSURE_TIMES | TIME_RANKS.keys() | {"timezone", "tz", "currency"}
 _QUARTER_MS: Final = 15 * 60_000
 _MOST_AHEAD_MS: Final = 14 * 3_600_000
 _MOST_OFFSETS: Final = 2  # of one clock, in winter and in summer
@@ -219,7 +221,7 @@ def _find_time(table: Table, reading: Reading) -> tuple[int, ...]:
     if full:
         _refuse_two(table, "open_time", _small([place for place in full if keys[place] == keys[full[0]]], table))
         time = _finest(table, full, kinds, clocks)
-        others = [place for place in named if kinds[place] == "moment" and place not in time]
+        others = [place for place in named if kinds[place] == "moment" and keys[place] != keys[time[0]]]
         is_whole = len(time) > 1 or kinds[time[0]] == "moment"
         return _agreed(table, reading, time, others) if others and is_whole else time
     if clocks:
@@ -267,15 +269,16 @@ def _agreed(table: Table, reading: Reading, time: tuple[int, ...], others: list[
     if first is None:
         return instant.places if instant else time
     opens = TIME_RANKS.get(plain(table.names[time[0]])) == _OPENS
-    if instant and instant is not first and not _is_same(first, instant):
-        if _is_local(first, instant):
-            return instant.places
-        if not opens:
-            raise _two_times(table, instant, first)
-    rival = next((one for one in read if one.is_instant == first.is_instant and not _is_same(one, first)), None)
-    if rival and not opens and not (instant and instant is not first):
+    if instant is None or instant is first:
+        alike = (one for one in read if one.is_instant == first.is_instant)
+        rival = next((one for one in alike if not _is_same(one, first)), None)
+    elif _is_same(first, instant) or _is_local(first, instant):
+        return instant.places
+    else:
+        rival = instant
+    if rival and not opens:
         raise _two_times(table, first, rival)
-    return instant.places if instant else time
+    return time
 
 
 def _read(table: Table, reading: Reading, places: tuple[int, ...]) -> _Read | None:
@@ -407,7 +410,7 @@ def _find_symbol(table: Table, reading: Reading, columns: Columns) -> Columns:
 def _refuse_parts(table: Table, taken: set[int]) -> None:
     """Refuse rows that a column may part into several symbols, though its name does not say so."""
     for place, name in enumerate(table.names):
-        if place in taken or plain(name) in TIMEFRAMES or not name.strip():
+        if place in taken or plain(name) in _NO_PARTS:
             continue
         cells = table.cells[place]
         is_part = SYMBOL_RANKS.get(plain(name), 0) > IS_SURE and _distinct(cells) > 1
@@ -516,7 +519,10 @@ def _sample(cells: pd.Series) -> list[str]:
     known = cells.dropna()
     part = known.iloc[:: max(1, len(known) // _SAMPLED)]
     if pd.api.types.is_datetime64_any_dtype(part) or pd.api.types.is_timedelta64_dtype(part):
-        return part.astype(str).tolist()
+        try:
+            return part.astype(str).tolist()
+        except (NotImplementedError, ValueError):  # a year that no calendar has
+            return part.astype("int64").astype(str).tolist()
     return [f"{cell:.0f}" if isinstance(cell, float) and cell.is_integer() else str(cell).strip() for cell in part]
 
 
@@ -524,12 +530,50 @@ def _factorize(cells: pd.Series) -> tuple[NDArray[np.intp], pd.Index]:
     """Number the distinct cells; an empty one is -1."""
     try:
         return pd.factorize(cells)
-    except TypeError:  # json may hold lists
-        return pd.factorize(cells.astype(str))
+    except (TypeError, ValueError):  # json may hold lists
+        return pd.factorize(pd.Series(list(map(str, cells)), dtype=object))
 
 
 def _distinct(cells: pd.Series) -> int:
     return len(_factorize(cells)[1])
+
+
+# Rows that are none.
+
+
+def no_rows(table: Table, columns: Columns) -> NDArray[np.intp]:
+    """Give the positions of rows without a price and without a time: footers, totals, units, a header once more."""
+    places = [
+        place
+        for fields in (columns.fields, *columns.several.values())
+        for name, place in fields.items()
+        if name in FIELDS
+    ]
+    rows = np.arange(len(table.cells))
+    for place in places:
+        cells = table.cells[place].iloc[rows]
+        if isinstance(cells.dtype, pd.StringDtype):
+            is_empty = ~cells.str.contains("[0-9]", na=False).to_numpy(bool)
+            rows, cells = rows[is_empty], cells[is_empty]
+        is_known = cells.notna().to_numpy(bool)
+        if not pd.api.types.is_numeric_dtype(cells):
+            holds = (_holds_number(cell, table.names[place]) for cell in cells)
+            is_known = is_known & np.fromiter(holds, bool, len(cells))
+        rows = rows[~is_known]
+    times = table.cells[columns.time[0]].iloc[rows]
+    is_none: NDArray[np.bool_] = times.isna().to_numpy(bool) | np.fromiter(map(_is_no_time, times), bool, len(rows))
+    return rows[is_none]
+
+
+def _holds_number(cell: object, name: str) -> bool:
+    if not isinstance(cell, str):
+        return True
+    return cell.strip() != name.strip() and any(map(str.isdigit, cell))
+
+
+def _is_no_time(cell: object) -> bool:
+    """Tell words from times, however they are written."""
+    return isinstance(cell, str) and (not any(map(str.isdigit, cell)) or bool(_WORDS.match(cell)))
 
 
 # What the order of the prices says.

@@ -120,6 +120,11 @@ class Dates:
         """Take some of the times, by their positions."""
         return replace(self, wall_ms=self.wall_ms[rows], offset_ms=self.offset_ms[rows], is_epoch=self.is_epoch[rows])
 
+    def by_a_clock(self) -> Dates:
+        """Take epochs for times of a clock without a zone, as some programs count them."""
+        offset_ms = np.where(self.is_epoch, np.nan, self.offset_ms)
+        return replace(self, offset_ms=offset_ms, is_epoch=np.zeros(len(offset_ms), bool))
+
 
 def read_dates(table: Table, places: tuple[int, ...], reading: Reading) -> Dates:
     """Read the times in one column, or in two: the dates and the times of day.

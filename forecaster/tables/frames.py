@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import ast
 import datetime as dt
+from decimal import Decimal
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 import pandas as pd
 
+from forecaster.errors import BadPayload
 from forecaster.tables import Table
 from forecaster.tables.columns import names_bars
 
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
 _Levels: TypeAlias = tuple[str, ...]
 """What a column is called on each level."""
 
+_OTHER_KINDS: Final = "OV"  # of Arrow: lists, decimals and the like
 _SMALLEST_TIME: Final = 10_000_000  # whole numbers below count rows; 20240102 is a date
 
 
@@ -29,7 +32,12 @@ def frame_table(frame: pd.DataFrame, source: str, place: str = "row", form: str 
     An index that only counts rows is no column. Where columns have two levels, one of fields and one of symbols, the
     names of several symbols are `AAPL:Close`; one symbol is the table's, and the names are plain. A frame whose columns
     are numbered has no header.
+
+    Raises:
+        BadPayload: it is no frame.
     """
+    if not isinstance(frame, pd.DataFrame):
+        raise BadPayload(source, "a pandas DataFrame", type(frame).__name__)
     names, symbol = join_levels([_levels(column) for column in frame.columns])
     is_numbered = bool(names) and all(isinstance(column, int) for column in frame.columns)
     if is_numbered:
@@ -37,10 +45,24 @@ def frame_table(frame: pd.DataFrame, source: str, place: str = "row", form: str 
     levels = _index_columns(frame.index, names)
     cells = pd.concat([*levels.values(), frame.reset_index(drop=True)], axis="columns")
     cells.columns = pd.RangeIndex(len(cells.columns))
-    for number, dtype in enumerate(cells.dtypes):
-        if isinstance(dtype, pd.PeriodDtype):
-            cells[number] = cells[number].dt.to_timestamp()
+    for number in cells.columns:
+        cells[number] = _plain(cells[number])
     return Table(source, [*levels, *names], cells, place, form, not is_numbered, symbol)
+
+
+def _plain(cells: pd.Series) -> pd.Series:
+    """Write periods as the times of their beginnings, and without the NaN of `decimal` that raises when compared."""
+    if isinstance(cells.dtype, pd.PeriodDtype):
+        return pd.Series(pd.PeriodIndex(cells).to_timestamp())
+    if isinstance(cells.dtype, pd.ArrowDtype) and cells.dtype.kind in _OTHER_KINDS:
+        return cells.astype(object)
+    if not pd.api.types.is_object_dtype(cells.dtype):
+        return cells
+    is_loud = [isinstance(cell, Decimal) and cell.is_snan() for cell in cells]
+    if not any(is_loud):
+        return cells
+    quiet = [None if loud else cell for cell, loud in zip(cells, is_loud, strict=True)]
+    return pd.Series(quiet, index=cells.index, dtype=object)
 
 
 def join_levels(columns: Sequence[_Levels]) -> tuple[list[str], str]:
@@ -79,7 +101,7 @@ def _index_columns(index: pd.Index, taken: Iterable[str]) -> dict[str, pd.Series
     """Give the levels of an index that say something; one without a name is named by what it holds."""
     columns: dict[str, pd.Series] = {}
     for number, name in enumerate(index.names):
-        level = pd.Series(index.get_level_values(number))
+        level = _plain(pd.Series(index.get_level_values(number)))
         if name is None or isinstance(index, pd.RangeIndex):
             if _counts_rows(level):
                 continue

@@ -8,6 +8,7 @@ Shapes: T rows of a table, F fields of `Bars` (open, high, low, close, volume).
 
 from __future__ import annotations
 
+import datetime as dt
 import re
 import unicodedata
 from dataclasses import dataclass
@@ -136,7 +137,8 @@ class _Column:
         for row in np.flatnonzero(~is_text & ~is_missing).tolist():
             values[row] = _number_of(mixed[row])
             if np.isnan(values[row]):
-                raise table.fault(f"a number for {field}", row, mixed[row])
+                is_date = isinstance(mixed[row], dt.date | np.datetime64)  # which may be one that cannot be written
+                raise table.fault(f"a number for {field}", row, "a date" if is_date else mixed[row])
         mixed[~is_text] = ""
         is_plain = np.fromiter(map(bool, map(_PLAIN.fullmatch, mixed)), bool, len(mixed))
         mixed[~is_plain] = [_text(cell) for cell in mixed[~is_plain]]
@@ -242,6 +244,8 @@ def _refuse_thousands(table: Table, columns: list[_Column]) -> None:
 
 def _refuse_32nds(table: Table, columns: list[_Column]) -> None:
     """Refuse prices such as 110'165, which are points and 32nds, unless something shows thousands."""
+    if all(column.is_plain.all() for column in columns):
+        return
     prices = [cell for column in columns if column.field in FIELDS for cell in column.texts]
     marked = [cell for cell in prices if "'" in cell]
     if not marked or not all(map(_POINTS_AND_32NDS.fullmatch, marked)):

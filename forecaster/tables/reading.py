@@ -11,7 +11,7 @@ import numpy as np
 
 from forecaster.errors import BadPayload, UnknownSymbol
 from forecaster.tables import FIELDS, Rows
-from forecaster.tables.columns import check_order, find_columns, split_symbols
+from forecaster.tables.columns import check_order, find_columns, no_rows, split_symbols
 from forecaster.tables.dates import read_dates
 from forecaster.tables.numbers import read_numbers
 from forecaster.tables.placing import is_newest_first
@@ -29,18 +29,16 @@ if TYPE_CHECKING:
     from forecaster.tables.times import Times
 
 _UNFINISHED: Final = "the row says that its bar is not complete"
-_SAYS_WHETHER_FINAL: Final = (
-    "complete",
-    "completed",
-    "iscomplete",
-    "confirm",
-    "confirmed",
-    "isclosed",
-    "isfinal",
-    "final",
+_NO_ROW: Final = "the row has neither a time nor a price"
+_SAYS_FINAL: Final = frozenset(
+    ("complete", "completed", "iscomplete", "confirm", "confirmed", "closed", "isclosed", "isfinal", "final", "x")
+)
+_SAYS_FORMING: Final = frozenset(
+    ("incomplete", "isincomplete", "partial", "ispartial", "unclosed", "forming", "isforming")
 )
 _YES: Final = ("true", "1", "1.0", "yes")
 _NO: Final = ("false", "0", "0.0", "no")
+_TRUE_OR_FALSE: Final = {_YES[0], _NO[0]}
 
 QUOTES: Final = ("USDT", "USDC", "BUSD", "FDUSD", "TUSD", "USD", "EUR", "GBP", "JPY", "BTC", "ETH")
 """Currencies that names end in."""
@@ -49,6 +47,9 @@ _DOLLARS: Final = tuple(one for one in QUOTES if "USD" in one)
 
 _KRAKEN: Final = re.compile(r"X([A-Z]{3,4})Z([A-Z]{3})")
 """Kraken's own name of a pair: `XXBTZUSD`."""
+
+_COUNTRY: Final = re.compile(r"(?:US|HK|SH|SZ|BJ)\.(?=\w{3})")
+"""What programs in China write before a stock: `SH.600000`."""
 
 
 def read_table(table: Table, reading: Reading) -> dict[str, Rows]:
@@ -61,18 +62,35 @@ def read_table(table: Table, reading: Reading) -> dict[str, Rows]:
     if table.cells.empty:
         raise BadPayload(table.source, "at least one row of a bar", "none")
     columns = find_columns(table, reading)
-    if columns.several:
-        return _read_beside(table, columns, reading)
+    left_out = no_rows(table, columns)
+    refused = _refused(table, columns, dict.fromkeys(left_out.tolist(), _NO_ROW))
+    if len(left_out):
+        _refuse_many(table, Counter({_NO_ROW: len(left_out)}))
+        table = replace(table, cells=table.cells.drop(table.cells.index[left_out]))
+    found = (_read_beside if columns.several else _read_below)(table, columns, reading)
+    if refused:
+        first, rows = next(iter(found.items()))
+        found[first] = replace(rows, refused=refused + rows.refused)
+    return found
+
+
+def _read_below(table: Table, columns: Columns, reading: Reading) -> dict[str, Rows]:
+    """Read several symbols one below another, or one."""
     numbers = read_numbers(table, columns.fields, reading)
     lines = np.asarray(table.cells.index, np.int64)
-    if not table.has_header and reading.columns is None:
-        check_order(table, numbers.ohlcv_TF[:, : len(FIELDS)], lines)
-    found, dates = {}, read_dates(table, columns.time, reading)
-    for symbol, places in split_symbols(table, columns).items():
+    parts, dates, times = split_symbols(table, columns), read_dates(table, columns.time, reading), {}
+    for symbol, places in parts.items():
         part = table if len(places) == len(lines) else replace(table, cells=table.cells.iloc[places])
-        times = times_of(part, columns.time, dates[places], reading)
-        found[symbol] = _rows(part, columns, times, replace(numbers, ohlcv_TF=numbers.ohlcv_TF[places]))
-    return found
+        times[symbol] = part, times_of(part, columns.time, dates[places], reading)
+    if not table.has_header and reading.columns is None:
+        oldest_first = np.concatenate(
+            [places[np.argsort(times[symbol][1].labels.instant, kind="stable")] for symbol, places in parts.items()]
+        )
+        check_order(table, numbers.ohlcv_TF[oldest_first, : len(FIELDS)], lines[oldest_first])
+    return {
+        symbol: _rows(part, columns, read, replace(numbers, ohlcv_TF=numbers.ohlcv_TF[parts[symbol]]), reading)
+        for symbol, (part, read) in times.items()
+    }
 
 
 def rows_of(source: str, found: Mapping[str, Rows], symbol: str, reading: Reading) -> Rows:
@@ -87,9 +105,9 @@ def rows_of(source: str, found: Mapping[str, Rows], symbol: str, reading: Readin
     wanted = [_letters(f"{base}{quote}"), _letters(base)]
     if len(found) == 1 and quote in _DOLLARS:  # venues call a dollar by many names
         wanted += [_letters(f"{base}{one}") for one in _DOLLARS]
-    for spell in (_whole, _parts):  # `ABC` is `ABC.US`, unless there is `ABC.DE` as well
+    for spell in (_whole, _before_dot):  # `ABC` is `ABC.US`, unless there is `ABC.DE` as well
         for one in wanted:
-            named = [name for name in found if one in spell(name)]
+            named = [name for name in found if one == spell(name)]
             if len(named) == 1:
                 return found[named[0]]
     hint = f"if {next(iter(found))!r} is no symbol: `symbol_column` (--symbol-column '')" if len(found) == 1 else ""
@@ -101,12 +119,13 @@ def plain_symbol(name: str) -> str:
     return _KRAKEN.sub(r"\1\2", name.upper().rpartition(":")[2].strip()).replace("XBT", "BTC")
 
 
-def _whole(name: str) -> list[str]:
-    return [_letters(plain_symbol(name))]
+def _whole(name: str) -> str:
+    return _letters(plain_symbol(name))
 
 
-def _parts(name: str) -> list[str]:
-    return [_letters(part) for part in plain_symbol(name).split(".")]
+def _before_dot(name: str) -> str:
+    """A name without what is behind a dot: a class of shares or a country."""
+    return _letters(_COUNTRY.sub("", plain_symbol(name)).partition(".")[0])
 
 
 def _letters(name: str) -> str:
@@ -121,35 +140,35 @@ def _read_beside(table: Table, columns: Columns, reading: Reading) -> dict[str, 
     for symbol, fields in columns.several.items():
         numbers = read_numbers(table, fields, reading)
         there = np.asarray(~np.isnan(numbers.ohlcv_TF[:, : len(FIELDS)]).all(axis=1))
-        found[symbol] = _rows(table, replace(columns, fields=fields), times, numbers, there)
+        found[symbol] = _rows(table, replace(columns, fields=fields), times, numbers, reading, there)
     return found
 
 
 def _rows(
-    table: Table, columns: Columns, times: Times, numbers: Numbers, there: NDArray[np.bool_] | None = None
+    table: Table,
+    columns: Columns,
+    times: Times,
+    numbers: Numbers,
+    reading: Reading,
+    there: NDArray[np.bool_] | None = None,
 ) -> Rows:
-    """Put the rows of one symbol together."""
+    """Put the rows of one symbol together, the oldest first."""
     kept = np.ones(len(times.labels), bool) if there is None else there.copy()
-    refused = times.unreadable | dict.fromkeys(_unfinished(table), _UNFINISHED)
-    kept[list(refused)] = False
-    if 2 * len(refused) > len(kept):
-        (reason, count), *_ = Counter(refused.values()).most_common(1)
-        raise BadPayload(
-            table.source, "rows that can be read", f"{len(refused)} of {len(kept)} not: {reason} ({count})"
-        )
+    reasons = times.unreadable | dict.fromkeys(_unfinished(table), _UNFINISHED)
+    kept[list(reasons)] = False
+    _refuse_many(table, Counter(reasons.values()))
     at = np.flatnonzero(kept)
     lines = np.asarray(table.cells.index, np.int64)
-    written = [" ".join(str(table.cells.iloc[row, place]) for place in columns.time) for row in refused]
     return Rows(
         labels=times.labels[at],
         ohlcv_TF=numbers.ohlcv_TF[at],
         lines=lines[at],
         zone=times.zone,
         doubt=times.doubt,
-        refused=tuple(zip(written, refused.values(), strict=True)),
+        refused=_refused(table, columns, reasons),
         understood={
             "form": table.form,
-            "columns": _named(table, columns),
+            "columns": _named(table, columns, reading),
             "times": times.form,
             "timezone": times.zone_text,
             "decimal": numbers.decimal_text,
@@ -158,19 +177,35 @@ def _rows(
     )
 
 
+def _refuse_many(table: Table, reasons: Counter[str]) -> None:
+    """Refuse a table of which most rows are none."""
+    count, total = reasons.total(), len(table.cells)
+    if 2 * count > total:
+        (reason, most), *_ = reasons.most_common(1)
+        raise BadPayload(table.source, "rows that can be read", f"{count} of {total} not: {reason} ({most})")
+
+
+def _refused(table: Table, columns: Columns, reasons: Mapping[int, str]) -> tuple[tuple[str, str], ...]:
+    """Give refused rows as the text of their time, or else their first cell, and the reason."""
+    written = [" ".join(str(table.cells.iloc[row, place]) for place in columns.time) for row in reasons]
+    return tuple(zip(written, reasons.values(), strict=True))
+
+
 def _unfinished(table: Table) -> list[int]:
     """Rows that say of themselves that their bar still forms, as OANDA's `complete` and OKX's `confirm` do."""
     for place, name in enumerate(table.names):
-        if plain(name) in _SAYS_WHETHER_FINAL:
-            words = table.cells[place].astype(str).str.strip().str.lower()
-            if words.isin((*_YES, *_NO)).all():
-                return np.flatnonzero(words.isin(_NO)).tolist()
+        key = plain(name)
+        if key in _SAYS_FINAL or key in _SAYS_FORMING:
+            words = [str(cell).strip().lower() for cell in table.cells[place]]
+            if set(words) <= {*_YES, *_NO} and (key != "x" or set(words) <= _TRUE_OR_FALSE):
+                forming = _NO if key in _SAYS_FINAL else _YES
+                return [row for row, word in enumerate(words) if word in forming]
     return []
 
 
-def _named(table: Table, columns: Columns) -> str:
-    """Which column is what, for people."""
+def _named(table: Table, columns: Columns, reading: Reading) -> str:
+    """Which column is what, for people, and whether that was said."""
     time = " and ".join(table.names[place] for place in columns.time)
     fields = (f"{field} = {table.names[place]}" for field, place in columns.fields.items())
     symbol = () if columns.symbol is None else (f"symbol = {table.names[columns.symbol]}",)
-    return ", ".join((f"open_time = {time}", *fields, *symbol))
+    return ", ".join((f"open_time = {time}", *fields, *symbol)) + (", as said" if reading.columns else "")

@@ -1,41 +1,44 @@
 """The times of a table as instants: which clock they are of, and what that makes of them.
 
-What is written wins: an offset of a cell, then what is said of the table, then a header such as `time (UTC)`. Programs
-that write local times without saying so are known by their form; their zone must be said. Everything else is taken for
-UTC, unless its times jump as a clock does. How a date is written is left to `dates`.
+What is written wins: an offset of a cell, then what the user says, a header such as `time (UTC)`, a column of zones,
+and what the table says as a whole. Programs that write local times without saying so are known by their form; their
+zone must be said. Everything else is taken for UTC, unless its times show another clock. How a date is written is left
+to `dates`.
 
 Shapes: T rows of a table.
 """
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from forecaster.errors import Ambiguous, BadPayload, ConfigError
+from forecaster.errors import Ambiguous, BadPayload
 from forecaster.sessions import UNWRITTEN, Labels
+from forecaster.tables.clocknames import clock_of_cell, speaks_of_a_clock, told_clock
 from forecaster.tables.dates import read_dates
 from forecaster.tables.doubts import doubt_utc
+from forecaster.tables.words import plain
 from forecaster.timeframe import DAY_MS, MINUTE_MS
 from forecaster.zones import clock
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.typing import NDArray
+
     from forecaster.tables import Reading, Table, ZoneKind
     from forecaster.tables.dates import Dates
     from forecaster.zones import Clock
 
 _EXAMPLE: Final = "America/New_York"
-_UTC_NAME: Final = re.compile(r"(?<![a-z])(?:utc|gmt)(?: ?[+-][0-9]{1,2}(?::?[0-9]{2})?)?(?![a-z])", re.IGNORECASE)
-_ZONE_NAME: Final = re.compile(r"[A-Za-z_]+(?:/[A-Za-z_]+)+")
-_LETTERS: Final = re.compile(
-    r"(?<![A-Za-z])(?:[ECMP][SD]?T|CES?T|WES?T|EES?T|MSK|[BIJKH]ST|HKT|SGT|AE[SD]T)(?![A-Za-z])"
-)
-_LOCAL: Final = re.compile(r"(?<![a-z])(?:local|broker|server)(?![a-z])", re.IGNORECASE)
 _UTC: Final = clock("UTC")
-_METATRADER_NAMES: Final = frozenset(("<tickvol>", "<spread>"))
+_TICKS: Final = frozenset(("tickvol", "tickvolume"))
+_BESIDE_TICKS: Final = frozenset(("spread", "realvolume"))
+_OF_ZONES: Final = frozenset(("timezone", "tz", "tzname", "tzinfo", "utcoffset", "gmtoffset", "tzoffset"))
+_FIRST_IDEOGRAPH: Final = "\u2e80"
 _METATRADER: Final = "YYYY.MM.DD"
 _HISTDATA: Final = "YYYYMMDD HHMMSS"
 _SHOWN_OFFSETS: Final = 3
@@ -90,6 +93,8 @@ def times_of(table: Table, places: tuple[int, ...], dates: Dates, reading: Readi
         BadPayload: a time is one that its clock does not show; names the line.
         ConfigError: `timezone` is no clock.
     """
+    if _is_of_metatrader(table):
+        dates = dates.by_a_clock()
     zone = _zone_of(table, places, dates, reading)
     instant = dates.wall_ms - np.nan_to_num(dates.offset_ms).astype(np.int64)
     bare = np.flatnonzero(np.isnan(dates.offset_ms))
@@ -107,7 +112,7 @@ def times_of(table: Table, places: tuple[int, ...], dates: Dates, reading: Readi
         unreadable={int(bare[at]): reason for at, reason in unreadable.items()},
         form=dates.form,
         zone=zone.kind,
-        zone_text=zone.text,
+        zone_text=zone.text + _unused(dates, instant, reading),
         doubt=doubt_utc(table, wall_ms) if zone.kind == "assumed" and (wall_ms % DAY_MS).any() else "",
     )
 
@@ -121,7 +126,7 @@ def _zone_of(table: Table, places: tuple[int, ...], dates: Dates, reading: Readi
     if dates.letters and not said:
         raise Ambiguous(table.source, "timezone", _EXAMPLE, f"{dates.letters}, whose zone may be one of several")
     if dates.zone:
-        known = _known(dates.zone)
+        known = told_clock(dates.zone)
         if known is None:
             raise BadPayload(table.source, "an IANA zone after each time", dates.zone)
         return _Zone(known, "written", f"written: {known.name}")
@@ -140,38 +145,69 @@ def _offsets(dates: Dates) -> str:
     return " and ".join(shown) if len(shown) <= _SHOWN_OFFSETS else f"{shown[0]} to {shown[-1]}"
 
 
+def _unused(dates: Dates, instant: NDArray[np.int64], reading: Reading) -> str:
+    """Say that the clock which the user says is not used, where every time has another one."""
+    if reading.timezone is None or (np.isnan(dates.offset_ms).any() and not dates.zone):
+        return ""
+    said = clock(reading.timezone)
+    is_other = (said.wall(instant) != dates.wall_ms).any()
+    return f"; {said.name}, as said, is not used" if is_other else ""
+
+
 def _zone_of_table(table: Table, places: tuple[int, ...]) -> _Zone | None:
-    """Find the clock in what the table says as a whole, or in the headers of its times."""
-    if table.timezone:
-        known = None if _LETTERS.fullmatch(table.timezone) else _known(table.timezone)
-        return _Zone(known, "written", f"{known.name}, as the table says") if known else _required(table.timezone)
-    for name in (table.names[place] for place in places if table.has_header):
-        written = [*_UTC_NAME.findall(name), *_ZONE_NAME.findall(name)]
-        known = next((one for one in map(_known, written) if one), None)
+    """Find the clock in the headers of the times, in a column of zones, or in what the table says as a whole."""
+    speaking = [
+        name for name in (table.names[place] for place in places if table.has_header) if speaks_of_a_clock(name)
+    ]
+    told = {told_clock(name) for name in speaking}
+    known = told.pop() if len(told) == 1 else None
+    if known:
+        return _Zone(known, "written", f"{known.name}, as the column `{speaking[0]}` says")
+    for name, texts in _said_of_all(table, places):
+        known = clock_of_cell(texts[0]) if len(texts) == 1 else None
         if known:
-            return _Zone(known, "written", f"{known.name}, as the column `{name}` says")
-        if _LETTERS.search(name) or _LOCAL.search(name):
-            return _required(name)
-    return None
+            return _Zone(known, "written", f"{known.name}, as {name} says")
+        return _required(", ".join(texts[:_SHOWN_OFFSETS]))
+    return _required(speaking[0]) if speaking else None
+
+
+def _said_of_all(table: Table, places: tuple[int, ...]) -> Iterator[tuple[str, list[str]]]:
+    """Give what a column of zones says, and what the table says as a whole, each after its name for people."""
+    for place, name in enumerate(table.names):
+        if table.has_header and place not in places and plain(name) in _OF_ZONES:
+            cells = table.cells[place]
+            written = cells.astype(str).where(cells.notna(), "").str.strip().unique().tolist()
+            if written != [""]:
+                yield f"the column `{name}`", [text or "nothing" for text in written]
+    if table.timezone:
+        yield "the table", [table.timezone]
 
 
 def _zone_of_form(table: Table, dates: Dates) -> _Zone:
     """Tell by their form the tables of programs that write local times."""
     names = {name.strip().casefold() for name in table.names}
-    if dates.form.startswith(_METATRADER) or ("<date>" in names and names & _METATRADER_NAMES):
+    has_times_of_day = bool((dates.wall_ms % DAY_MS).any())
+    # In East Asia such dates are those of sessions.
+    is_east_asian = any(letter >= _FIRST_IDEOGRAPH for name in names for letter in name)
+    is_dotted = dates.form.startswith(_METATRADER) and (has_times_of_day or not is_east_asian)
+    if is_dotted or _is_of_metatrader(table):
         return _Zone(_UTC, "required", "not written: the clock of a MetaTrader broker")
     if dates.form == _HISTDATA and not table.has_header:
         return _Zone(_UTC, "required", "not written: HistData's clock is -05:00 all the year")
+    if "<time>" in names and has_times_of_day:
+        return _Zone(_UTC, "required", "not written: such as Europe/Moscow of Finam, or Europe/Warsaw of Stooq")
     return _Zone(_UTC, "assumed", "UTC, as no zone is written")
+
+
+def _is_of_metatrader(table: Table) -> bool:
+    """Whether it has the columns that MetaTrader writes: its times, and its epochs too, are of the broker's clock."""
+    names = {name.strip().casefold() for name in table.names}
+    keys = {plain(name) for name in names}
+    has_ticks = not _TICKS.isdisjoint(keys)
+    return (has_ticks and not _BESIDE_TICKS.isdisjoint(keys)) or (
+        "<date>" in names and (has_ticks or "<spread>" in names)
+    )
 
 
 def _required(written: str) -> _Zone:
     return _Zone(_UTC, "required", f"not told by `{written}`")
-
-
-def _known(name: str) -> Clock | None:
-    """Give the clock of this name, if there is one."""
-    try:
-        return clock(name)
-    except ConfigError:
-        return None

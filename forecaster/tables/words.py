@@ -30,7 +30,8 @@ _FIELD_WORDS: Final[dict[str, tuple[str, ...]]] = {
     "high": (
         """
         high highprice pricehigh pxhigh najwyższy hoch tageshoch höchstkurs hoechstkurs höchster
-        hoechster plushaut máximo máxima massimo hoog hoogste yüksek enyüksek макс 高 最高 最高价 最高價 高値 고가 högst högsta
+        hoechster plushaut máximo máxima massimo hoog hoogste yüksek enyüksek макс 高 最高 最高价 最高價 高値 고가
+        högst högsta
         """,
         "h",
         "max maximum máx maks highest dayhigh haut",
@@ -46,7 +47,8 @@ _FIELD_WORDS: Final[dict[str, tuple[str, ...]]] = {
     "close": (
         """
         close closeprice closingprice priceclose pxclose closelast zamknięcie schluss schlusskurs
-        schlusspreis clôture clot cierre chiusura fechamento slotkoers kapanış закр закрытие 收盘 收盘价 收盤 收盤價 終値 종가
+        schlusspreis clôture clot cierre chiusura fechamento slotkoers kapanış закр закрытие 收盘 收盘价 收盤 收盤價
+        終値 종가
         stängning stängningskurs
         """,
         "c",
@@ -58,7 +60,10 @@ _FIELD_WORDS: Final[dict[str, tuple[str, ...]]] = {
     ),
     "volume": (
         "volume",
-        "vol wolumen wol volumen hacim hac объём объем 交易量 成交量 成交股數 出来高 거래량 volym stück stueck stücke stuecke",
+        """
+        vol wolumen wol volumen hacim hac объём объем 交易量 成交量 成交股數 出来高 거래량 volym
+        stück stueck stücke stuecke
+        """,
         "v",
         "tickvolume tickvol basevolume volumebase volumefrom volumetraded tradedvolume totalvolume",
     ),
@@ -78,8 +83,8 @@ _TIME_WORDS: Final = (
     "localtime timelocal",
     """
     date dates dateutc utcdate gmtdate dategmt tradedate tradingdate tradingday quotedate pricedate
-    sessiondate exchangedate session day dtyyyymmdd yyyymmdd dateyyyymmdd data datum fecha tarih дата 日期 日付 日付け 날짜 일자 tag
-    dzień jour
+    sessiondate exchangedate session day dtyyyymmdd yyyymmdd dateyyyymmdd data datum fecha tarih дата 日期 日付 日付け
+    날짜 일자 tag dzień jour
     """,
     "t dt",
     "unix unixtime unixtimestamp unixts unixms epoch epochms epochtime ticks",

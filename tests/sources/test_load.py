@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import json
+import lzma
 import zipfile
 
 import numpy as np
@@ -183,6 +185,61 @@ class TestText:
         assert rows(table)[0][-5:] == ["1704067200", "2.5", "4.5", "1.5", "3.5"]
         assert len(rows(table)) == 2
 
+    def test_units_below_the_header_are_no_tickers(self, table_of):
+        table = table_of(HEADER + ",USD,USD,USD,USD,lots\n" + BODY)
+
+        assert table.names == NAMES
+        assert table.symbol == ""
+        assert len(rows(table)) == len(ROWS) + 1
+
+    def test_the_sign_of_the_end_of_a_file_is_no_row(self, table_of):
+        assert rows(table_of(HEADER + BODY + "\x1a")) == ROWS
+
+    @pytest.mark.parametrize(
+        ("banner", "zone"),
+        [
+            ("Symbol: ABC\nTimezone: America/New_York\n", "America/New_York"),
+            ("Time zone,UTC,,,,\n", "UTC"),
+            ("Timestamps are UTC timezone,https://www.example.com\n", "UTC"),
+            ("# times are in EST.\n", "EST"),
+            ("Market data\n", ""),
+        ],
+    )
+    def test_a_zone_above_the_header_is_told(self, table_of, banner, zone):
+        assert table_of(banner + HEADER + BODY).timezone == zone
+
+    @pytest.mark.parametrize(
+        ("content", "found"),
+        [
+            ("404: Not Found", "a first line of 404: Not Found"),
+            ("Exceeded the daily limit\nTry again\n", "a first line of Exceeded the daily limit"),
+            ("date open high low close\n2024-01-01 1 1 1 1\n", "a first line of date open high low close"),
+            ("\n<!DOCTYPE html>\n<p>No, not, a, table, here</p>\n", "a page of the web: <!DOCTYPE html>"),
+        ],
+        ids=["one line", "two lines", "spaces", "page"],
+    )
+    def test_what_is_no_table_is_refused_by_its_first_line(self, table_of, content, found):
+        with pytest.raises(BadPayload, match="expected a table of bars") as refused:
+            table_of(content)
+
+        assert found in str(refused.value)
+
+    @pytest.mark.parametrize(
+        ("content", "kind"),
+        [
+            (gzip.compress(BODY.encode()), "data that gzip packed"),
+            (bz2.compress(BODY.encode()), "data that bzip2 packed"),
+            (lzma.compress(BODY.encode()), "data that xz packed"),
+            (b"PK\3\4", "a zip, or a workbook of Excel"),
+            (b"PAR1", "a Parquet file"),
+        ],
+    )
+    def test_another_file_under_the_name_of_a_text_is_named(self, table_of, content, kind):
+        with pytest.raises(BadPayload, match=f"expected a readable csv file, found '{kind}'"):
+            table_of(content)
+        with pytest.raises(BadPayload, match=f"expected a readable csv file, found '{kind}'"):
+            table_of(gzip.compress(content), "bars.csv.gz")
+
     @pytest.mark.parametrize("content", ["", HEADER, HEADER + "\n,,,,,\n"])
     def test_a_file_without_rows_is_an_empty_table(self, table_of, content):
         table = table_of(content)
@@ -280,11 +337,20 @@ class TestTwoLevels:
 class TestPacked:
     """Archives, and the suffixes of files."""
 
-    @pytest.mark.parametrize("name", ["bars.csv.gz", "bars.txt.GZ", "bars.json.gz"])
-    def test_gzip(self, table_of, name):
+    @pytest.mark.parametrize(
+        ("name", "pack"),
+        [
+            ("bars.csv.gz", gzip.compress),
+            ("bars.txt.GZ", gzip.compress),
+            ("bars.json.gz", gzip.compress),
+            ("bars.csv.bz2", bz2.compress),
+            ("bars.csv.xz", lzma.compress),
+        ],
+    )
+    def test_packed_files(self, table_of, name, pack):
         content = json.dumps(OBJECTS) if "json" in name else HEADER + BODY
 
-        table = table_of(gzip.compress(content.encode()), name)
+        table = table_of(pack(content.encode()), name)
 
         assert len(table.cells) == (3 if "json" in name else 6)
 
@@ -298,11 +364,20 @@ class TestPacked:
         assert table.form == "csv in zip, utf-8, separated by commas"
         assert table.source == str(tmp_path / "bars.zip")
 
+    @pytest.mark.parametrize("other", [".DS_Store", "a.csv.CHECKSUM", "a.txt", "A/readme.pdf"])
+    def test_a_zip_of_one_table_among_other_files(self, tmp_path, other):
+        """A checksum of the exchange, and HistData's report of gaps."""
+        (table,) = load_tables(zipped(tmp_path / "bars.zip", {other: "other", "a.csv": BODY}))
+
+        assert rows(table) == ROWS
+
     @pytest.mark.parametrize(
         ("members", "found"),
         [
-            ({"a.csv": BODY, "b.csv": BODY}, "a zip of exactly one file, found ['a.csv', 'b.csv']"),
-            ({}, "a zip of exactly one file, found []"),
+            ({"a.csv": BODY, "b.csv": BODY}, "a zip of exactly one table, found ['a.csv', 'b.csv']"),
+            ({"a.csv": BODY, "b.txt": BODY}, "a zip of exactly one table, found ['a.csv', 'b.txt']"),
+            ({"a.pdf": "", ".DS_Store": ""}, "a zip of exactly one table, found ['a.pdf', '.DS_Store']"),
+            ({}, "a zip of exactly one table, found []"),
             ({"a.pdf": ""}, "found '.pdf'"),
         ],
     )
@@ -355,7 +430,7 @@ class TestPacked:
         (tmp_path / "folder.csv").mkdir()
         (tmp_path / "folder.zip").mkdir()
 
-        with pytest.raises(BadPayload, match=r"expected a readable (csv|zip|json) file, found") as refused:
+        with pytest.raises(BadPayload, match=r"expected a file, found 'a folder|no such file") as refused:
             load_tables(tmp_path / name)
 
         assert refused.value.source == str(tmp_path / name)
@@ -463,6 +538,17 @@ class TestJson:
         assert named == [time, "open", "high", "low", "close"]
         assert [row[-4:] for row in rows(table)] == FRAME.to_numpy().tolist()
 
+    @pytest.mark.parametrize(
+        ("times", "first"),
+        [([-1325583000, 1704067200], "1927-12-30 14:30:00+00:00"), ([0, 86400], 0)],
+    )
+    def test_yahoos_times_before_1970_are_dates(self, table_of, times, first):
+        values = {key: [1.5, 2.5] for key in ("open", "high", "low", "close", "volume")}
+
+        table = table_of({"timestamp": times, "indicators": {"quote": [values]}}, "bars.json")
+
+        assert rows(table)[0][0] == first
+
     def test_krakens_rows_are_named(self, table_of):
         """Their order is Kraken's alone, and the last of them still changes."""
         pair = [[time, "2", "4", "1", "3", "2.5", "7", 9] for time in (1704067200, 1704070800)]
@@ -479,6 +565,8 @@ class TestJson:
             (av("2024-01-02 09:30:00"), "US/Eastern"),
             ({"chart": {"result": [CHART]}}, "America/New_York"),
             ({"meta": {"symbol": "A", "exchange_timezone": "Asia/Tokyo"}, "values": OBJECTS}, "Asia/Tokyo"),
+            ({"symbol": "A", "tz": "Asia/Tokyo", "bars": OBJECTS}, "Asia/Tokyo"),
+            ({"utcOffset": -5, "bars": OBJECTS}, "-05:00"),
             (OBJECTS, ""),
         ],
     )

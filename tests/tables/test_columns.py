@@ -131,7 +131,9 @@ def test_two_volumes_are_none():
 def test_bid_and_ask_are_refused():
     bid_and_ask = "o_bid,h_bid,l_bid,c_bid,o_ask,h_ask,l_ask,c_ask"
 
-    with pytest.raises(Ambiguous, match=r"--columns .*prices of bid and ask"):
+    with pytest.raises(
+        Ambiguous, match=r"--columns open=o_bid,high=h_bid,low=l_bid,close=c_bid.*prices of bid and ask"
+    ):
         find(f"date,{bid_and_ask}")
     assert find(f"date,{bid_and_ask},open,high,low,close")["open"] == "open"
 
@@ -189,6 +191,69 @@ def test_the_time_is_found_by_names_and_cells(names, first, second, expected):
     assert find_columns(table, Reading()).time == tuple(expected)
 
 
+EPOCHS = ["1704184200", "1704270600", "1704357000"]  # an hour before the moments, as they are in Berlin
+
+
+@pytest.mark.parametrize(
+    ("names", "first", "second", "expected"),
+    [
+        ("unix,date", EPOCHS, MOMENTS, 0),
+        ("datetime,epoch", MOMENTS, EPOCHS, 1),
+        ("open_time,timestamp", MOMENTS, [f"{date}T08:30:00Z" for date in DATES], 1),
+        ("open_time,ts", MOMENTS, pd.DatetimeIndex([f"{date} 08:30" for date in DATES]).tz_localize("UTC"), 1),
+        ("datetime,time_utc", MOMENTS, [f"{date} 08:30" for date in DATES], 1),
+        ("datetime,unix", ["01/02/2024 10:00", "01/03/2024 10:00", "01/04/2024 10:00"], EPOCHS, 1),
+        ("open_time,timestamp", MOMENTS, [f"{date} 08:31:07Z" for date in DATES], 0),
+        ("open_time,timestamp", EPOCHS, [f"{date} 23:59:59Z" for date in DATES], 0),
+        ("datetime,timestamp", MOMENTS, [f"{date} 09:30:00.000" for date in DATES], 1),
+        ("open_time,close_time", MOMENTS, EPOCHS, 0),
+    ],
+)
+def test_an_instant_is_taken_rather_than_a_local_time(names, first, second, expected):
+    """Whatever their names; only a time that is said to be of the open stands beside one that is another time."""
+    table = make_named(f"{names},o,h,l,c", at_0=first, at_1=second)
+
+    assert find_columns(table, Reading()).time == (expected,)
+
+
+def test_an_instant_is_taken_rather_than_a_local_date_and_time():
+    table = make_named("date,time,unix,o,h,l,c", at_0=DATES, at_1=["09:30"] * 3, at_2=EPOCHS)
+
+    assert find_columns(table, Reading()).time == (2,)
+
+
+@pytest.mark.parametrize(
+    ("names", "first", "second"),
+    [
+        ("datetime,localtime", MOMENTS, [f"{date} 10:30" for date in DATES]),
+        ("datetime,unix", MOMENTS, ["1704188107", "1704274505", "1704360901"]),
+        (
+            "datetime,unix",
+            [f"2024-01-02 {hour}:00" for hour in (10, 11, 12)],
+            ["1704193200", "1704196800", "1704200400"],
+        ),
+        ("timestamp,ts", EPOCHS, ["1704184260", "1704270660", "1704357060"]),
+    ],
+    ids=["two local", "no zone", "perhaps the closes", "two instants"],
+)
+def test_two_times_of_which_nothing_says_which_is_meant_are_refused(names, first, second):
+    with pytest.raises(Ambiguous, match=r"`columns` to be said .*different times in columns") as caught:
+        find(f"{names},o,h,l,c", at_0=first, at_1=second)
+
+    assert caught.value.option == "columns"
+    assert find(
+        f"{names},o,h,l,c", Reading(columns={"open_time": "ts" if "ts" in names else "datetime"}), first, at_1=second
+    )
+
+
+def test_letters_that_differ_by_case_are_other_columns():
+    """Binance's streams have the close time as T, and the last trade as L."""
+    cells = {"at_0": MOMENTS, "at_1": EPOCHS, "at_4": ["9"] * 3, "at_5": ["1"] * 3}
+
+    assert find("T,t,o,h,L,l,c,v", **cells)["time"] == ["t"]
+    assert find("T,t,o,h,L,l,c,v", **cells)["low"] == "l"
+
+
 def test_close_times_alone_are_refused():
     with pytest.raises(BadPayload, match="expected a column of open times, found 'close times alone: close_time'"):
         find("close_time,open,high,low,close", at_0=MOMENTS)
@@ -240,11 +305,11 @@ def make_prices(count: int = 60) -> np.ndarray:
     return np.column_stack([open_, np.maximum(open_, close) + 1, np.minimum(open_, close) - 1, close])
 
 
-def check(ohlc_T4: np.ndarray, form: str = "%Y-%m-%d %H:%M", step: int = 1) -> None:
-    """Check rows of an hour each, the oldest first or, with a step of -1, the newest."""
-    times = pd.date_range("2024-01-01", periods=len(ohlc_T4), freq="h").strftime(form)
-    rows = [(time, *prices, 7.0) for time, prices in zip(times, ohlc_T4.tolist(), strict=True)][::step]
-    check_order(make_rows(*rows), ohlc_T4[::step], np.arange(1, len(rows) + 1))
+def check(ohlc_T4: np.ndarray) -> None:
+    """Check rows of an hour each, the oldest first."""
+    times = pd.date_range("2024-01-01", periods=len(ohlc_T4), freq="h").astype(str)
+    rows = [(time, *prices, 7.0) for time, prices in zip(times, ohlc_T4.tolist(), strict=True)]
+    check_order(make_rows(*rows), ohlc_T4, np.arange(1, len(rows) + 1))
 
 
 def make_walk(count: int = 60) -> np.ndarray:
@@ -255,21 +320,28 @@ def make_walk(count: int = 60) -> np.ndarray:
     return prices
 
 
-@pytest.mark.parametrize("step", [1, -1])
-def test_an_open_that_is_the_close_of_the_next_row_is_refused(step):
-    """Rows may begin with the oldest or with the newest; the rule of high and low holds in both orders."""
-    right = make_walk()
+@pytest.mark.parametrize("count", [5, 9, 60])
+def test_an_open_that_is_the_close_of_the_next_bar_is_refused(count):
+    """The rule of high and low holds in both orders; of few rows all must agree."""
+    right = make_walk(count)
 
-    check(right, step=step)
+    check(right)
     with pytest.raises(Ambiguous, match="--columns open_time,close,high,low,open,volume"):
-        check(right[:, [3, 1, 2, 0]], step=step)
-    check(right[:, [3, 1, 2, 0]], "%d.%m.%Y %H:%M", step)  # a text that does not tell which is older
+        check(right[:, [3, 1, 2, 0]])
 
 
-@pytest.mark.parametrize("step", [1, -1])
-def test_the_guess_of_an_order_tells_the_open_from_the_close(step):
+def test_few_rows_that_do_not_agree_tell_no_other_order():
+    swapped = make_walk(6)[:, [3, 1, 2, 0]]
+    swapped[3] = [100, 120, 80, 119]
+    swapped[2, 3], swapped[4, 0] = 100, 119
+
+    check(swapped)
+    check(make_walk(4)[:, [3, 1, 2, 0]])
+
+
+def test_the_guess_of_an_order_tells_the_open_from_the_close():
     with pytest.raises(Ambiguous, match="--columns open_time,close,open,high,low,volume"):
-        check(make_walk()[:, [3, 0, 1, 2]], step=step)
+        check(make_walk()[:, [3, 0, 1, 2]])
 
 
 def test_no_order_is_guessed_of_a_volume_among_prices():
@@ -367,7 +439,7 @@ def make_long(name: str, cells: list, reading: Reading | None = None) -> dict[st
     return {symbol: places.tolist() for symbol, places in split_symbols(table, columns).items()}
 
 
-@pytest.mark.parametrize("name", ["Name", "symbol", "<TICKER>", "Stock", "Pair", "isin", "tic", "contract"])
+@pytest.mark.parametrize("name", ["Name", "symbol", "<TICKER>", "Stock", "Pair", "isin", "tic"])
 def test_rows_are_split_by_a_column_of_symbols(name):
     assert make_long(name, ["B", "A", "B ", "A"]) == {"B": [0, 2], "A": [1, 3]}
 
@@ -382,6 +454,57 @@ def test_the_symbol_of_all_rows_is_named_too():
 def test_a_name_that_tells_nothing_is_no_symbol(cells):
     """One for each row, numbers, or only here and there."""
     assert make_long("Name", cells) == {"whole": [0, 1, 2]}
+
+
+@pytest.mark.parametrize(
+    ("name", "cells"),
+    [
+        ("Kod", ["AAA", "AAA", "BBB", "BBB", "BBB"]),
+        ("branch", ["BTC/USD", "BTC/USD", "ETH/USD", "ETH/USD"]),
+        ("contract", ["ESH4", "ESH4", "ESM4"]),
+        ("Series ", ["EQ", "BE", "EQ"]),
+    ],
+)
+def test_a_column_that_may_part_the_rows_is_asked_for(name, cells):
+    """Files put one behind another, and the contracts of a future."""
+    with pytest.raises(Ambiguous, match=r"`symbol_column` to be said .*which may be symbols") as caught:
+        make_long(name, cells)
+
+    assert caught.value.option == "symbol_column"
+    assert make_long(name, cells, Reading(symbol_column="")) == {"whole": list(range(len(cells)))}
+    assert list(make_long(name, cells, Reading(symbol_column=name))) == list(dict.fromkeys(cells))
+
+
+@pytest.mark.parametrize(
+    ("name", "cells"),
+    [
+        ("status", ["final", "final", "final", "forming"]),
+        ("signal", ["AAA", "AAA", "BBB", "BBB", "AAA", "AAA"]),
+        ("month", ["January", "January", "February", "February"]),
+        ("half", ["AM", "AM", "PM", "PM"]),
+        ("tz", ["EST", "EST", "EDT", "EDT"]),
+        ("zone", ["EST", "EST", "EDT", "EDT"]),
+        ("week", ["2024-W01", "2024-W01", "2024-W02", "2024-W02"]),
+        ("note", ["first try", "first try", "second try", "second try"]),
+        ("session_date", ["02-Jan-2024", "02-Jan-2024", "03-Jan-2024", "03-Jan-2024"]),
+        ("contract", ["ESH4", "ESH4", "ESH4"]),
+        ("size", ["10", "10", "20", "20"]),
+        ("flag", [True, True, False, False]),
+    ],
+)
+def test_other_columns_of_words_part_no_rows(name, cells):
+    assert make_long(name, cells) == {"whole": list(range(len(cells)))}
+
+
+@pytest.mark.parametrize("name", ["interval", "timeframe", "Period", "granularity", "<PER>", "resolution"])
+def test_rows_of_several_timeframes_are_refused(name):
+    with pytest.raises(BadPayload, match=r"expected rows of one timeframe, found .1h, 4h in column"):
+        make_long(name, ["1h", "1h", "4h", "1h"])
+    assert make_long(name, ["1h", "1h"]) == {"whole": [0, 1]}
+
+
+def test_a_period_that_counts_rows_is_no_timeframe():
+    assert make_long("period", [1, 2, 3]) == {"whole": [0, 1, 2]}
 
 
 def test_the_column_of_symbols_is_said():

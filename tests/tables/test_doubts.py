@@ -95,9 +95,93 @@ def test_rows_that_are_alike_are_a_duplicate():
 
 def test_weekends_raise_none():
     """Trade in currencies rests when clocks jump."""
-    times = pd.date_range("2024-01-01", "2024-12-31", freq="h")
+    times = pd.date_range("2024-01-01", "2024-12-31", freq="h", tz="UTC")
+    monday = (times.tz_convert("America/New_York").tz_localize(None) + pd.Timedelta(hours=7)).day_of_week
 
-    assert doubt(times[times.day_of_week < 5]) == ""
+    assert doubt(times[monday < 5]) == ""
+
+
+def test_weeks_of_a_broker_raise_one():
+    """From Monday's to Friday's midnight, as no market in UTC trades."""
+    times = pd.date_range("2024-01-01", "2024-02-28", freq="h")
+
+    assert doubt(times[times.day_of_week < 5]).startswith("the week begins at 00:00 of 2024-01-08")
+
+
+@pytest.mark.parametrize(
+    ("zone", "start"),
+    [
+        ("Asia/Tehran", "2022-03-10"),
+        ("America/Santiago", "2024-08-20"),
+        ("Africa/Cairo", "2024-04-10"),
+        ("Australia/Lord_Howe", "2024-09-20"),
+        ("Antarctica/Troll", "2024-03-15"),
+        ("America/Caracas", "2016-04-20"),
+        ("Asia/Pyongyang", "2018-04-20"),
+        ("Pacific/Apia", "2011-12-20"),
+    ],
+)
+def test_any_clock_that_is_put_forward_is_known(zone, start):
+    """By the time that is left out, an hour or another, where no row is missing else; midnights of days too."""
+    said = doubt(local(zone, start, pd.Timestamp(start) + pd.Timedelta(days=40), "15min"))
+
+    assert "are missing, as on" in said
+
+
+@pytest.mark.parametrize(
+    ("zone", "start"),
+    [
+        ("Europe/Moscow", "2014-10-15"),
+        ("America/Sao_Paulo", "2018-02-05"),
+        ("Asia/Pyongyang", "2015-08-01"),
+        ("Australia/Lord_Howe", "2024-03-20"),
+        ("America/Scoresbysund", "2023-10-15"),
+        ("Africa/Casablanca", "2024-03-01"),
+    ],
+)
+def test_any_clock_that_is_put_back_is_known(zone, start):
+    said = doubt(local(zone, start, pd.Timestamp(start) + pd.Timedelta(days=30), "10min"))
+
+    assert "come twice, as on" in said
+
+
+@pytest.mark.parametrize(("first", "minutes"), [("03:00", 60), ("14:30", 30)])
+def test_an_hour_that_comes_twice_on_no_clock_of_ours_is_told(first, minutes):
+    times = pd.date_range("2024-06-01", "2024-06-20", freq="5min")
+    again = pd.date_range(f"2024-06-11 {first}", periods=minutes // 5, freq="5min")
+
+    said = doubt(times.append(again).sort_values())
+
+    assert said.startswith(f"{first} to ")
+    assert said.endswith("of 2024-06-11 come twice, as on a clock that is put back")
+
+
+@pytest.mark.parametrize(
+    "again",
+    [
+        pd.date_range("2024-06-11 03:00", periods=7, freq="5min"),
+        pd.date_range("2024-06-11 03:10", periods=12, freq="5min"),
+        pd.DatetimeIndex(["2024-06-11 03:00"]),
+    ],
+    ids=["35 minutes", "from 03:10", "a row"],
+)
+def test_rows_that_were_fetched_again_raise_none(again):
+    times = pd.date_range("2024-06-01", "2024-06-20", freq="5min")
+
+    assert doubt(times.append(again)) == ""
+
+
+@pytest.mark.parametrize(
+    ("zone", "first"), [("Asia/Seoul", "09:00"), ("Asia/Shanghai", "08:00"), ("America/New_York", "20:00")]
+)
+def test_days_that_begin_at_midnight_of_utc_name_a_clock(zone, first):
+    times = pd.date_range("2024-03-12", "2024-04-20", freq="D", tz="UTC").tz_convert(zone)
+
+    assert doubt(times) == f"days begin at {first}, which is midnight UTC on {zone}'s clock"
+
+
+def test_days_that_begin_elsewhere_raise_none():
+    assert doubt(pd.date_range("2024-01-01 16:07", periods=50, freq="D")) == ""
 
 
 def test_sessions_of_a_day_raise_none():

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import datetime as dt
+from decimal import Decimal
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 
+from forecaster.bars import Bars
+from forecaster.errors import ForecasterError, InvalidContext
 from forecaster.tables.frames import frame_table, join_levels
+from tests.builders import make_key
 
 DATES = pd.date_range("2024-01-01", periods=2)
 FIELDS = ["Open", "High", "Low", "Close", "Volume"]
@@ -159,3 +164,71 @@ def test_an_empty_frame_is_an_empty_table():
     table = frame_table(pd.DataFrame(), "the frame")
 
     assert (table.names, len(table.cells)) == ([], 0)
+
+
+@pytest.mark.parametrize("what", [None, np.ones((2, 5)), pd.Series([1.0]), make_frame().to_records(), [[1, 2]]])
+def test_what_is_no_frame_is_refused(what):
+    with pytest.raises(InvalidContext, match=f"expected a pandas DataFrame, found {type(what).__name__}"):
+        Bars.from_frame(make_key("any", "BTC/USD", "1d"), what)
+
+
+ODD_CELLS = (
+    *(None, np.nan, pd.NaT, pd.NA, "x", "", b"1", True, 1j, [1], {"a": 1}, (1, 2), set(), object(), "\ud800", "\0"),
+    *(Decimal("sNaN"), Decimal("NaN"), Decimal("1e999"), float("inf"), 10**400, -1, 0, np.float16(1), np.str_("1")),
+    *(pd.Period("2024-01"), pd.Interval(0, 1), pd.Timedelta("1h"), dt.timedelta(1), np.datetime64("NaT"), range(3)),
+    *(dt.date(2024, 1, 1), dt.time(1), dt.datetime(9999, 12, 31), pd.Timestamp("2024-01-01", tz="Asia/Tokyo")),  # noqa: DTZ001 - as people have them
+)
+ODD_COLUMNS = (
+    lambda cells: cells.astype("category"),
+    lambda cells: cells.astype(str).astype("category"),
+    lambda cells: cells.map(lambda cell: Decimal(repr(cell)) if isinstance(cell, float) else cell),
+    lambda cells: cells.index.to_series() % 2 == 0,
+    lambda cells: cells.index.to_series() + 1j,
+    lambda cells: pd.Series(pd.period_range("2024", periods=len(cells), freq="h")),
+    lambda cells: pd.Series(pd.interval_range(0, len(cells))),
+    lambda cells: pd.Series(pd.to_timedelta(range(len(cells)), unit="h")),
+    lambda cells: pd.Series(pd.arrays.SparseArray(np.arange(len(cells)) * 1.5)),
+    lambda cells: pd.Series([pd.NA] * len(cells), dtype="Int64"),
+    lambda cells: pd.Series([True] * len(cells), dtype="boolean"),
+    lambda cells: pd.Series([[1]] * len(cells), dtype=pd.ArrowDtype(pa.list_(pa.int64()))),
+    lambda cells: pd.Series([Decimal(1)] * len(cells), dtype=pd.ArrowDtype(pa.decimal128(9, 2))),
+    lambda cells: pd.Series([dt.date(2024, 1, 1)] * len(cells), dtype="date32[pyarrow]"),
+    lambda cells: pd.Series(cells.index * 10**16),
+    lambda cells: pd.Series(pd.date_range("2024", periods=len(cells), freq="h", tz="US/Eastern")),
+)
+
+
+def break_column(frame: pd.DataFrame, random: np.random.Generator) -> pd.DataFrame:
+    """Put odd cells into a column, make an odd one of it, or make it the index."""
+    name = frame.columns[random.integers(len(frame.columns))]
+    cells = frame[name].reset_index(drop=True)
+    if random.random() < 0.5:
+        cells = ODD_COLUMNS[random.integers(len(ODD_COLUMNS))](cells)
+    else:
+        is_odd = random.random(len(cells)) < random.choice([0.1, 1])
+        odd = [ODD_CELLS[place] for place in random.integers(len(ODD_CELLS), size=len(cells))]
+        cells = pd.Series(
+            [one if use else cell for cell, one, use in zip(cells, odd, is_odd, strict=True)], dtype=object
+        )
+    name = name if random.random() < 0.8 else str(random.choice(["symbol", "complete", "contract", "interval", "Kod"]))
+    if random.random() < 0.1:
+        return frame.set_axis(pd.Index(cells), axis="index")
+    return frame.assign(**{name: cells.array})
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_a_frame_of_odd_cells_is_bars_or_refused(seed):
+    """No other error comes out of it."""
+    random = np.random.default_rng(seed)
+    prices = 100 + random.random(8)
+    ohlcv = {"open": prices, "high": prices + 1, "low": prices - 1, "close": prices, "volume": prices}
+    frame = pd.DataFrame({"time": pd.date_range("2024-01-01", periods=8, tz=random.choice([None, "UTC"]))} | ohlcv)
+    for _ in range(random.integers(1, 3)):
+        frame = break_column(frame, random)
+
+    try:
+        bars = Bars.from_frame(make_key("any", "BTC/USD", "1d"), frame)
+    except ForecasterError:
+        return
+
+    assert np.isin(bars.close, prices).all()

@@ -56,6 +56,16 @@ def test_an_offset_that_is_written_wins_over_what_is_said(said):
     assert instants(times) == [NOON]
 
 
+@pytest.mark.parametrize("cell", ["2024-01-02 12:00-05:00", "20240102 12:00:00 US/Eastern"])
+@pytest.mark.parametrize("said", ["America/New_York", "Asia/Tokyo"])
+def test_a_clock_that_is_said_beside_another_one_is_named(cell, said):
+    """It is not used, and people see that; the one of the table says nothing new."""
+    times = read(cell, said=said)
+
+    assert times.zone_text.endswith("; Asia/Tokyo, as said, is not used") == (said == "Asia/Tokyo")
+    assert instants(times) == ["2024-01-02 17:00"]
+
+
 @pytest.mark.parametrize(("said", "expected"), [(None, NOON), ("Asia/Tokyo", "2024-01-02 03:00")])
 def test_beside_offsets_a_time_without_is_of_the_said_clock(said, expected):
     times = read(NOON, f"{NOON}Z", said=said)
@@ -65,11 +75,13 @@ def test_beside_offsets_a_time_without_is_of_the_said_clock(said, expected):
     assert instants(times) == [expected, NOON]
 
 
-@pytest.mark.parametrize("said", [None, "Asia/Tokyo"])
-def test_an_epoch_has_no_written_date(said):
+@pytest.mark.parametrize(
+    ("said", "unused"), [(None, ""), ("UTC", ""), ("Asia/Tokyo", "; Asia/Tokyo, as said, is not used")]
+)
+def test_an_epoch_has_no_written_date(said, unused):
     times = read("1704196800", said=said)
 
-    assert (times.zone, times.zone_text, times.form) == ("written", "UTC, as epochs are", "epoch")
+    assert (times.zone, times.zone_text, times.form) == ("written", f"UTC, as epochs are{unused}", "epoch")
     assert instants(times) == [NOON]
     assert times.labels.written.tolist() == [UNWRITTEN]
 
@@ -100,6 +112,8 @@ def test_a_clock_that_there_is_not_is_refused():
         ("Time (UTC+2)", "10:00"),
         ("Date GMT-05:00", "17:00"),
         ("time (America/New_York)", "17:00"),
+        ("Time (UTC + 5)", "07:00"),
+        ("Time (UTC\u22125)", "17:00"),
     ],
 )
 def test_a_header_tells_the_clock(name, expected):
@@ -115,7 +129,19 @@ def test_other_headers_tell_none(name):
     assert read(NOON, name=name).zone == "assumed"
 
 
-@pytest.mark.parametrize("name", ["Local time", "local_time", "Time (EET)", "Date (ET)", "Broker time"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "Local time",
+        "local_time",
+        "Time (EET)",
+        "Date (ET)",
+        "Broker time",
+        "Date (not UTC)",
+        "Time (Beijing)",
+        "time_est",
+    ],
+)
 def test_a_header_of_a_clock_without_its_place_needs_a_zone(name):
     assert read(NOON, name=name).zone == "required"
     assert read(NOON, name=name, said="Europe/Athens").zone == "said"
@@ -130,6 +156,33 @@ def test_a_table_says_its_zone_as_a_whole(timezone, zone):
 
     assert times.zone == zone
     assert timezone in times.zone_text
+
+
+@pytest.mark.parametrize("name", ["timezone", "tz", "UTC_offset"])
+@pytest.mark.parametrize("clock", ["America/New_York", -5, "-05:00", "UTC-5", -18_000])
+def test_a_column_of_zones_tells_the_clock(name, clock):
+    times = read_times(make_table({"time": [NOON, NOON], name: [clock, clock]}), (0,), Reading())
+
+    assert times.zone == "written"
+    assert times.zone_text.endswith(f"as the column `{name}` says")
+    assert instants(times)[0] == "2024-01-02 17:00"
+
+
+@pytest.mark.parametrize("zones", [["EST", "EST"], ["UTC", ""], [-5, -4], ["UTC", None], [-300, -300], ["x", "x"]])
+def test_a_column_of_several_zones_needs_one(zones):
+    table = make_table({"time": [NOON, NOON], "timezone": zones})
+
+    assert read_times(table, (0,), Reading()).zone == "required"
+    assert read_times(table, (0,), Reading(timezone="UTC")).zone == "said"
+
+
+def test_a_column_of_zones_is_not_read_where_times_have_theirs():
+    """Epochs, and a header that says more of its own times."""
+    by_epoch = make_table({"time": ["1704196800"], "gmtoffset": [-5]})
+    by_header = make_table({"time_utc": [NOON], "timezone": ["America/New_York"], "empty tz": [None], "tz": [None]})
+
+    assert instants(read_times(by_epoch, (0,), Reading())) == [NOON]
+    assert instants(read_times(by_header, (0,), Reading())) == [NOON]
 
 
 def test_letters_of_a_zone_are_refused_until_a_zone_is_said():
@@ -172,6 +225,40 @@ def test_programs_that_write_local_times_need_a_zone(table):
 
     assert read_times(made, places, Reading()).zone == "required"
     assert read_times(made, places, Reading(timezone="-05:00")).zone == "said"
+
+
+@pytest.mark.parametrize("beside", ["spread", "real_volume"])
+@pytest.mark.parametrize("time", ["1704196800", NOON])
+def test_what_metatrader_gives_a_program_is_of_the_clock_of_its_server(time, beside):
+    """Its epochs are that clock's times, and no instants."""
+    table = make_table({"time": [time], "tick_volume": [1], beside: [1]})
+
+    assert read_times(table, (0,), Reading()).zone == "required"
+
+    said = read_times(table, (0,), Reading(timezone="+02:00"))
+
+    assert (said.zone, instants(said)) == ("said", ["2024-01-02 10:00"])
+    assert said.labels.written.tolist() == [utc_ms(NOON)]
+
+
+def test_a_count_of_ticks_alone_is_of_any_program():
+    table = make_table({"time": [NOON], "tick_volume": [1]})
+
+    assert read_times(table, (0,), Reading()).zone == "assumed"
+
+
+@pytest.mark.parametrize(("time", "zone"), [("090000", "required"), ("000000", "assumed")])
+def test_times_in_pointed_brackets_are_local(time, zone):
+    """Finam and Stooq; their days have no clock."""
+    table = make_table({"<TICKER>": ["A"] * 2, "<DATE>": ["20240102", "20240103"], "<TIME>": [time] * 2})
+
+    assert read_times(table, (1, 2), Reading()).zone == zone
+
+
+@pytest.mark.parametrize(("cell", "zone"), [("2024.01.02", "assumed"), ("2024.01.02 09:00", "required")])
+@pytest.mark.parametrize("name", ["날짜", "日期", "日付"])
+def test_dotted_days_of_east_asia_are_no_brokers(cell, zone, name):
+    assert read(cell, name=name).zone == zone
 
 
 def test_other_compact_times_are_of_no_such_program():

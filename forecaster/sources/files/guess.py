@@ -80,8 +80,8 @@ def guess_series(path: Path, symbol: str, rows: Rows, reading: Reading, said: Sa
         where, why = _guess_calendar(source, length, rows, reading)
     else:
         where, why = canonical(code or ALWAYS_OPEN), "as said"
-    if where == ALWAYS_OPEN:
-        where = anchored(anchor, reading.timezone, length)
+    if where == ALWAYS_OPEN or (where == WEEKDAYS and code is not None and (anchor or reading.timezone)):
+        where = anchored(anchor, reading.timezone, length, where)
     key = SeriesKey("file", _guess_symbol(plain_symbol(symbol) if symbol else stem_of(path), where), length, where)
     named = f"{symbol} in the file" if symbol else "the file's name"
     return Guess(key, {"symbol": named, "spacing": spacing, "calendar": why})

@@ -5,6 +5,7 @@ What columns, times and numbers mean is left to `tables`.
 
 from __future__ import annotations
 
+import bz2
 import csv
 import gzip
 import io
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
     from forecaster.tables import Table
 
-_Stream: TypeAlias = IO[bytes] | gzip.GzipFile
+_Stream: TypeAlias = IO[bytes] | gzip.GzipFile | bz2.BZ2File | lzma.LZMAFile
 
 _LARGEST: Final = 1 << 30
 _PIECE: Final = 1 << 20
@@ -62,28 +63,38 @@ def load_tables(path: Path) -> list[Table]:
     try:
         if suffix == ".zip":
             return _load_zip(source, path)
-        if suffix != ".gz":
+        if suffix not in _PACKINGS:
             return _load(source, path.name, path.read_bytes, "")
-        return _load(source, path.stem, lambda: _unpack(source, lambda: gzip.open(path)), ".gz")
+        return _load(source, path.stem, lambda: _unpack(source, lambda: _PACKINGS[suffix](path)), suffix)
     except _UNREADABLE as error:
-        kind = (path.stem if suffix == ".gz" else path.name).rpartition(".")[2].lower()
+        kind = (path.stem if suffix in _PACKINGS else path.name).rpartition(".")[2].lower()
         raise BadPayload(source, f"a readable {kind} file", str(error) or type(error).__name__) from error
 
 
 def _load(source: str, name: str, read: Callable[[], bytes], packing: str) -> list[Table]:
     suffix = PurePath(name).suffix.lower()
     if suffix not in _LOADERS:
-        raise BadPayload(source, f"a file that ends in {', '.join(_LOADERS)}, .gz behind one of them, or .zip", suffix)
+        expected = f"a file that ends in {', '.join(_LOADERS)}, {', '.join(_PACKINGS)} behind one of them, or .zip"
+        raise BadPayload(source, expected, suffix)
     return _LOADERS[suffix](source, read(), suffix.removeprefix(".") + packing)
 
 
 def _load_zip(source: str, path: Path) -> list[Table]:
-    """Load the one file of a zip; folders, and what macOS adds, are none."""
+    """Load the one table of a zip."""
     with zipfile.ZipFile(path) as archive:
         names = [name for name in archive.namelist() if not name.endswith("/") and not name.startswith("__MACOSX/")]
-        if len(names) != 1:
-            raise BadPayload(source, "a zip of exactly one file", names)
-        return _load(source, names[0], lambda: _unpack(source, lambda: archive.open(names[0])), " in zip")
+        tables = _tables_among(names) if len(names) > 1 else names
+        if len(tables) != 1:
+            raise BadPayload(source, "a zip of exactly one table", names)
+        return _load(source, tables[0], lambda: _unpack(source, lambda: archive.open(tables[0])), " in zip")
+
+
+def _tables_among(names: list[str]) -> list[str]:
+    """Leave out checksums, notes and the like; a .txt of the name of another table is the report of its making."""
+    paths = {name: PurePath(name) for name in names}
+    tables = [name for name, path in paths.items() if path.suffix.lower() in _LOADERS]
+    others = {paths[name].stem for name in tables if paths[name].suffix.lower() != ".txt"}
+    return [name for name in tables if paths[name].suffix.lower() != ".txt" or paths[name].stem not in others]
 
 
 def _unpack(source: str, opened: Callable[[], _Stream]) -> bytes:
@@ -108,6 +119,11 @@ def _load_frame(source: str, content: bytes, kind: str) -> list[Table]:
     return [frame_table(frame, source, form=kind)]
 
 
+_PACKINGS: Final[dict[str, Callable[[Path], _Stream]]] = {
+    ".gz": gzip.open,
+    ".bz2": bz2.open,
+    ".xz": lzma.open,
+}
 _LOADERS: Final[dict[str, Callable[[str, bytes, str], list[Table]]]] = {
     ".csv": csv_tables,
     ".txt": csv_tables,

@@ -30,11 +30,13 @@ _EXPECTED: Final = (
     " of each field in a list or by their times"
 )
 _SYMBOL: Final = ("symbol", "ticker", "instrument", "pair")
-_ZONE: Final = ("exchangetimezonename", "exchangetimezone", "timezone")
+_ZONE: Final = ("exchangetimezonename", "exchangetimezone", "timezone", "timezoneid", "tz", "utcoffset")
+_HOURS: Final = _ZONE[-1]
 _KRAKEN: Final = ("time", "open", "high", "low", "close", "vwap", "volume", "count")
 _TIME: Final = re.compile(r"\d[\d:./TZ+ -]*")
 _FEWEST_CELLS: Final = 1 + len(FIELDS)
 _SHOWN_KEYS: Final = 12
+_LATEST: Final = 7_258_118_400  # the year 2200, in seconds
 
 
 class _Body(NamedTuple):
@@ -56,6 +58,8 @@ class _Around(NamedTuple):
     def enter(self, node: dict[str, Any]) -> _Around:
         """Add what an object says of its symbol and zone, itself or in an object of metadata."""
         said = {_letters(key): text for key, text in _metadata(node) if isinstance(text, str)}
+        hours = next((value for key, value in _metadata(node) if _letters(key) == _HOURS and type(value) is int), None)
+        said |= {} if hours is None else {_HOURS: f"{hours:+03}:00"}
         symbol = next((said[key] for key in _SYMBOL if key in said), self.symbol)
         return self._replace(symbol=symbol, zone=next((said[key] for key in _ZONE if key in said), self.zone))
 
@@ -136,8 +140,15 @@ def _named_by_venue(node: dict[str, Any]) -> dict[str, Any]:
         case {"error": _, "result": {"last": int(last), **pairs}}:
             return {str(pair): _kraken(rows, last) for pair, rows in pairs.items()}
         case {"timestamp": times, "indicators": {"quote": [dict(quote)]}}:
-            return {"timestamp": times, **quote}
+            return {"timestamp": _seconds(times), **quote}
     return node
+
+
+def _seconds(times: Any) -> Any:
+    """Write epochs in seconds as dates where some are before 1970, as only dates are told from other numbers there."""
+    if not isinstance(times, list) or not all(type(time) is int and abs(time) < _LATEST for time in times):
+        return times
+    return [str(pd.Timestamp(time, unit="s", tz="UTC")) for time in times] if min(times, default=0) < 0 else times
 
 
 def _kraken(rows: Any, last: int) -> Any:

@@ -31,6 +31,16 @@ _MARKS: Final = {
     codecs.BOM_UTF16_LE: "utf-16",
     codecs.BOM_UTF16_BE: "utf-16",
 }
+_PACKED: Final = {
+    b"\x1f\x8b": "data that gzip packed",
+    b"BZh": "data that bzip2 packed",
+    b"\xfd7zXZ": "data that xz packed",
+    b"PK\3\4": "a zip, or a workbook of Excel",
+    b"\xd0\xcf\x11\xe0": "a workbook of Excel",
+    b"PAR1": "a Parquet file",
+    b"ARROW1": "a feather file",
+}
+"""How the content of other files begins, which may have the name of a text."""
 _MOST: Final = 0.7  # the part of a text's bytes at every other place that are NUL in UTF-16
 _FIRST_BYTES: Final = 4000
 _FIRST_CHARACTERS: Final = 1 << 20
@@ -43,6 +53,16 @@ _USUAL: Final = ("cp1252", "cp1250", "cp1251")
 # A comma comes last: it stands within numbers as well.
 _SEPARATORS: Final = {";": "semicolons", "\t": "tabs", "|": "vertical bars", ",": "commas"}
 _FEWEST_CELLS: Final = 1 + len(FIELDS)
+_END_OF_FILE: Final = "\x1a"  # of DOS
+_PAGE: Final = re.compile(r"\s*<(?:!doctype|html|head|body|\?xml)\b", re.IGNORECASE)
+_ZONE: Final = re.compile(  # `times are in EST`, `Timezone: Asia/Tokyo`
+    r"\btime(?:s|stamps?)? (?:are (?:in )?|in )(?P<plain>[^\s,;|]+)|\b(?:time ?zone|tz)\b[\s:=,;|]*(?P<named>[^,;|]+)",
+    re.IGNORECASE,
+)
+_UNITS: Final = re.compile(
+    r"[$€£¥]|usd[tc]?|eur|gbp|gbx|jpy|chf|cad|aud|inr|pln|units?|lots?|shares?|contracts?|points?|price|float|int|number",
+    re.IGNORECASE,
+)
 _YFINANCE: Final = {"Price", "Ticker"}
 _NUMBER: Final = re.compile(
     r"[^\w.]*(?:\d[\d\W]*)?\d(?:[eE][+-]?\d+)?[kKmMbBtTzZ]?\W*|nan|null|none|n/?a|-", re.IGNORECASE
@@ -71,6 +91,9 @@ def decode(content: bytes) -> tuple[str, str]:
     Raises:
         ValueError: it is no text.
     """
+    packed = next((kind for mark, kind in _PACKED.items() if content.startswith(mark)), None)
+    if packed:
+        raise ValueError(packed)
     encoding = _encoding(content)
     return content.decode(encoding), encoding.removesuffix("-sig")
 
@@ -123,8 +146,10 @@ def csv_tables(source: str, content: bytes, kind: str) -> list[Table]:
         ValueError: it cannot be read.
     """
     text, encoding = decode(content)
+    text = text.rstrip(_END_OF_FILE)
     lines = list(islice(io.StringIO(text[:_FIRST_CHARACTERS], newline=""), _FIRST_LINES))
     separator, width = _find_separator(lines)
+    _refuse_other_texts(source, lines, separator)
     head = _find_head(list(_records(lines[:_LONGEST_BANNER], separator)), width)
     body = text[sum(map(len, lines[: head.lines])) :]
     first = next(csv.reader(io.StringIO(body, newline=""), delimiter=separator, skipinitialspace=True), [])
@@ -138,10 +163,27 @@ def csv_tables(source: str, content: bytes, kind: str) -> list[Table]:
         raise BadPayload(source, "each row on a line of its own", "a quoted cell that goes on in the next line")
     cells.index += head.lines + 1
     form = f"{kind}, {encoding}, separated by {_SEPARATORS[separator]}"
-    table = Table(source, head.names, cells.dropna(how="all"), "line", form, head.has_header, head.symbol)
+    zone = _zone_above(lines[: head.lines - head.has_header])
+    table = Table(source, head.names, cells.dropna(how="all"), "line", form, head.has_header, head.symbol, zone)
     _refuse_overlong(table, separator)
     del table.cells[len(head.names)]
     return [table]
+
+
+def _refuse_other_texts(source: str, lines: list[str], separator: str) -> None:
+    """Refuse a page of the web, or a message where bars should be, by its first line."""
+    first = next((line.strip() for line in lines if line.strip()), "")
+    if _PAGE.match(first):
+        raise BadPayload(source, "a table of bars", f"a page of the web: {first}")
+    if first and not any(len(cells) > 1 for cells, _ in _records(lines, separator)):
+        expected = f"a table of bars, its cells separated by {', '.join(_SEPARATORS.values())}"
+        raise BadPayload(source, expected, f"a first line of {first}")
+
+
+def _zone_above(banner: list[str]) -> str:
+    """Give what the lines above the header say of the zone of all times."""
+    said = (_ZONE.search(line) for line in banner)
+    return next(((match["plain"] or match["named"]).strip(" \t\r\n\"'.") for match in said if match), "")
 
 
 def _records(lines: Iterable[str], separator: str) -> list[_Record]:
@@ -194,6 +236,8 @@ def _two_levels(records: list[_Record]) -> _Head | None:
     (first, _), (second, lines) = records[:2]
     is_named = {*first[:1], *second[:1]} == _YFINANCE
     if not is_named and any(map(_is_number, first + second)):
+        return None
+    if names_bars(first) and all(map(_UNITS.fullmatch, filter(None, second))):
         return None
     names, symbol = join_levels(list(zip(first[1:], second[1:], strict=True)))
     if not symbol and not names_bars(["time", *names]):

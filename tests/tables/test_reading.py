@@ -1,0 +1,162 @@
+"""From a table to rows: what is left out, whose rows they are, and in which direction they run."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pandas as pd
+import pytest
+
+from forecaster.errors import Ambiguous, BadPayload, UnknownSymbol
+from forecaster.tables import Reading, Table
+from forecaster.tables.reading import read_table, rows_of
+
+COUNT = 12
+WALK = [100.0, 103.0, 101.0, 105.0, 104.0, 108.0, 107.0, 111.0, 110.0, 114.0, 113.0, 117.0, 116.0]
+DAYS = [f"2024-01-{day:02}" for day in range(1, COUNT + 1)]
+BARS = {
+    "date": DAYS,
+    "open": [f"{price}" for price in WALK[:-1]],
+    "high": [f"{max(pair) + 1}" for pair in pairwise(WALK)],
+    "low": [f"{min(pair) - 1}" for pair in pairwise(WALK)],
+    "close": [f"{price}" for price in WALK[1:]],
+}
+
+
+def make_table(columns: dict[str, list], *, has_header: bool = True) -> Table:
+    """Make a table of texts, as a csv has them."""
+    cells = pd.DataFrame(dict(enumerate(columns.values())))
+    cells.index += 1 + has_header
+    return Table("a.csv", list(columns), cells, "line", "csv", has_header)
+
+
+def read(columns: dict[str, list], reading: Reading | None = None, **rest):
+    """Read the rows of one symbol."""
+    return next(iter(read_table(make_table(columns, **rest), reading or Reading()).values()))
+
+
+def with_row(place: int, *row: str | None) -> dict[str, list]:
+    """Put a row among the bars."""
+    return {name: [*cells[:place], cell, *cells[place:]] for (name, cells), cell in zip(BARS.items(), row, strict=True)}
+
+
+@pytest.mark.parametrize(
+    ("place", "row"),
+    [
+        (COUNT, ("Downloaded from Barchart.com as of 01-02-2024 03:04pm CST", None, None, None, None)),
+        (COUNT, ("Total", None, None, None, None)),
+        (COUNT, (None, "-", "-", "-", "n/a")),
+        (0, (None, "USD", "USD", "USD", "USD")),
+        (5, ("date", "open", "high", "low", "close")),
+    ],
+    ids=["footer", "total", "nothing", "units", "header"],
+)
+@pytest.mark.parametrize("dtype", ["str", object])
+def test_a_row_that_has_neither_a_time_nor_a_price_is_refused_alone(place, row, dtype):
+    columns = {name: pd.Series(cells, dtype=dtype) for name, cells in with_row(place, *row).items()}
+
+    rows = read(columns)
+
+    assert rows.ohlcv_TF[:, 0].tolist() == WALK[:-1]
+    assert rows.refused == ((str(columns["date"][place]), "the row has neither a time nor a price"),)
+
+
+@pytest.mark.parametrize(
+    "row", [("Total", "1", "1", "1", "1"), ("2024-13-45", None, None, None, None), ("As of 2024-01-02", *[None] * 4)]
+)
+def test_a_row_that_has_one_of_them_is_no_footer(row):
+    with pytest.raises(BadPayload):
+        read(with_row(COUNT, *row))
+
+
+def test_a_time_without_prices_stays_a_row():
+    assert len(read(with_row(COUNT, "2024-01-13", None, None, None, None)).lines) == COUNT + 1
+
+
+def test_a_table_of_words_is_refused():
+    with pytest.raises(BadPayload, match="rows that can be read, found '3 of 3 not: the row has neither"):
+        read({name: ["word"] * 3 for name in BARS})
+
+
+def test_lines_of_other_rows_stay_what_they_are():
+    assert read(with_row(5, *BARS)).lines.tolist() == [*range(2, 7), *range(8, COUNT + 3)]
+
+
+@pytest.mark.parametrize(
+    ("name", "forming", "final"),
+    [
+        ("closed", "false", "true"),
+        ("is_closed", "False", "True"),
+        ("x", "false", "true"),
+        ("isFinal", "0", "1"),
+        ("completed", "no", "yes"),
+        ("incomplete", "true", "false"),
+        ("Partial", "1", "0"),
+    ],
+)
+def test_a_row_that_says_it_is_not_final_is_refused(name, forming, final):
+    rows = read(BARS | {name: [final] * (COUNT - 1) + [forming]})
+
+    assert rows.refused == (("2024-01-12", "the row says that its bar is not complete"),)
+
+
+def test_a_column_x_of_numbers_says_nothing():
+    assert read(BARS | {"x": ["1"] * (COUNT - 1) + ["0"]}).refused == ()
+
+
+@pytest.mark.parametrize("form", ["%Y-%m-%d", "%d.%m.%Y"])
+@pytest.mark.parametrize("step", [1, -1])
+@pytest.mark.parametrize("count", [6, COUNT])
+def test_prices_in_another_order_are_refused_whatever_the_times_look_like(form, step, count):
+    """Close, high, low, open: only the direction of time tells it."""
+    days = [pd.Timestamp(day).strftime(form) for day in DAYS]
+    columns = {name: cells[:count][::step] for name, cells in (BARS | {"date": days}).items()}
+    swapped = {name: columns[name] for name in ("date", "close", "high", "low", "open")}
+
+    assert len(read(columns, has_header=False).lines) == count
+    with pytest.raises(Ambiguous, match="--columns open_time,close,high,low,open"):
+        read(swapped, has_header=False)
+
+
+def test_the_order_of_prices_is_told_symbol_by_symbol():
+    """Rows of several symbols in turn."""
+    columns = {
+        name: [cell for cell in BARS[name] for _ in range(3)] for name in ("date", "close", "high", "low", "open")
+    }
+    table = make_table({"symbol": [f"{letter}A" for letter in "ABC"] * COUNT} | columns, has_header=False)
+
+    with pytest.raises(Ambiguous, match="close,high,low,open"):
+        read_table(table, Reading())
+
+
+@pytest.mark.parametrize(
+    ("columns", "shown"),
+    [
+        ({"close": "open", "open": "close"}, "open = close, high = high, low = low, close = open, as said"),
+        (None, "open = open, high = high, low = low, close = close"),
+    ],
+)
+def test_columns_that_were_said_are_told(columns, shown):
+    assert read(BARS, Reading(columns=columns)).understood["columns"].endswith(shown)
+
+
+@pytest.mark.parametrize(
+    ("names", "symbol", "found"),
+    [
+        (["ABC.US", "XYZ.US"], "ABC/USD", "ABC.US"),
+        (["SH.600000", "SZ.000001"], "600000/CNY", "SH.600000"),
+        (["BINANCE:BTCUSDT", "BINANCE:ETHUSDT"], "BTC/USDT", "BINANCE:BTCUSDT"),
+        (["BRK.B", "AAPL"], "BRK-B/USD", "BRK.B"),
+        (["BRK.B", "AAPL"], "BRK/USD", "BRK.B"),
+    ],
+)
+def test_a_symbol_is_the_name_before_a_dot(names, symbol, found):
+    rows = dict.fromkeys(names)
+
+    assert rows_of("a.csv", rows | {found: "it"}, symbol, Reading()) == "it"
+
+
+@pytest.mark.parametrize("symbol", ["B/USD", "A/USD", "US/USD"])
+def test_what_is_behind_a_dot_is_no_symbol(symbol):
+    with pytest.raises(UnknownSymbol):
+        rows_of("a.csv", dict.fromkeys(["BRK.B", "AAPL.US"]), symbol, Reading())
