@@ -14,7 +14,6 @@ from forecaster.sources.files import FileSource
 from forecaster.store import open_reader
 
 if TYPE_CHECKING:
-
     from forecaster.bars import SeriesKey, Sifted
     from forecaster.config import Config
     from forecaster.store import Reader

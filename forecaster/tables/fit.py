@@ -185,7 +185,9 @@ def hint(
         fitting = fitting_exchanges(np.unique(opens - opens % DAY_MS))
         which = f"; {', '.join(fitting)} would fit" if fitting else ""
         first = utc_text(int(dates[0]))[:10]
-        return f"they are of days on which {name} has no session, such as {first}: another --calendar{which}?"
+        return (
+            f"they are of days on which {name} has no session, such as {first}: another `calendar` (--calendar){which}?"
+        )
     step = min(timeframe.ms, _HOUR.ms)
     starts = sessions.opens_between(_DAY, int(opens.min()) - DAY_MS, int(opens.max()) + 1)
     is_by_hours = len(starts) and (starts % step != 0).mean() > _HALF and (opens % step == 0).mean() >= _MOST
@@ -221,13 +223,14 @@ def _check_sessions(source: str, timeframe: Timeframe, name: str, labels: Labels
     new_york = calendar(NEW_YORK)
     local = on_utc(labels.written, new_york.zone)
     if covers(timeframe, NEW_YORK, local) >= _NEARLY and share_on_grid(timeframe, new_york, local) >= _NEARLY_ALL:
-        found = f"times without a zone that fit the sessions of {NEW_YORK} by its own clock: --calendar {NEW_YORK} too"
+        too = f"its `calendar` (--calendar {NEW_YORK}) too"
+        found = f"times without a zone that fit the sessions of {NEW_YORK} by its own clock: {too}"
         raise Ambiguous(source, "timezone", new_york.zone, found)
     if keeps_to_sessions(timeframe, labels.written):
         times = labels.written % DAY_MS
         first, last = _clock_time(int(times.min())), _clock_time(int(times.max()))
         found = f"times without a zone that keep to a part of the day, from {first} to {last}: those of an exchange"
-        raise Ambiguous(source, "timezone", "and its --calendar; UTC if that is their zone", found)
+        raise Ambiguous(source, "timezone", "and its calendar; UTC if that is their zone", found)
 
 
 def covers(timeframe: Timeframe, name: str, opens: NDArray[np.int64]) -> float:

@@ -186,7 +186,7 @@ def _refuse_many(table: Table, reasons: Counter[str]) -> None:
 
 
 def _refused(table: Table, columns: Columns, reasons: Mapping[int, str]) -> tuple[tuple[str, str], ...]:
-    """Give refused rows as the text of their time, or else their first cell, and the reason."""
+    """Give refused rows as the text of their time, and the reason."""
     written = [" ".join(str(table.cells.iloc[row, place]) for place in columns.time) for row in reasons]
     return tuple(zip(written, reasons.values(), strict=True))
 

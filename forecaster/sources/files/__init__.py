@@ -30,8 +30,8 @@ class FileSource:
     """Bars of a file: of the one series that it holds, or of the one of several that the key's symbol names.
 
     Args:
-        path: ends in .csv, .txt, .tsv, .json, .jsonl, .parquet, .pq or .feather; a text may be packed by .gz, and any
-            of them by .zip.
+        path: ends in .csv, .txt, .tsv, .json, .jsonl, .parquet, .pq or .feather; it may be packed: .gz, .bz2 or .xz
+            behind that, or .zip.
         reading: how to read what the file leaves open.
     """
 

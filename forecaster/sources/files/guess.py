@@ -218,7 +218,7 @@ def _sessions_between(name: str, dates: NDArray[np.int64]) -> NDArray[np.int64]:
 
 def stem_of(path: Path) -> str:
     """Give the name of a file without its endings."""
-    return Path(path.stem).stem if path.suffix.lower() in (".gz", ".zip") else path.stem
+    return Path(path.stem).stem if path.suffix.lower() in (".gz", ".bz2", ".xz", ".zip") else path.stem
 
 
 def _guess_symbol(stem: str, calendar_name: str) -> str:
