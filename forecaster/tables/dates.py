@@ -72,7 +72,8 @@ _DAY_NUMBER: Final = re.compile(r"[2-6]\d{4}(?:\.\d+)?")
 _CUT_SHORT: Final = re.compile(r"\d[.,]\d{1,8}[Ee]\+?(?:09|1[0-9])")
 _DATE_DIGITS: Final = (8, 10, 12, 14, 17)
 _LEAST_DATES: Final = 3
-_YEARS: Final = (1000, 2999)
+_YEARS: Final = (1600, 2199)  # those of other eras, such as 1403 or 2567, are none of ours
+_A_YEAR: Final = f"a year from {_YEARS[0]} to {_YEARS[1]}"
 _DIGIT_YEARS: Final = (1900, 2100)
 _PARTS: Final = ("year", "month", "day", "hour", "minute", "second", "ms", "first", "last")
 _NUMBERS: Final = frozenset((*_PARTS, "hours", "minutes"))
@@ -165,7 +166,7 @@ def _of_stamps(table: Table, cells: pd.Series) -> Dates:
     is_none = (labels.written < first) | (labels.written >= after)
     if is_none.any():
         row = int(np.argmax(is_none))
-        raise table.fault(f"a year from {_YEARS[0]} to {_YEARS[1]}", row, str(times[row]))
+        raise table.fault(_A_YEAR, row, str(times[row]))
     offset_ms = np.full(len(times), np.nan) if times.tz is None else (labels.written - labels.instant).astype(float)
     form = "YYYY-MM-DD" if (labels.written % DAY_MS == 0).all() else "YYYY-MM-DD HH:MM:SS"
     return Dates(labels.written, offset_ms, np.zeros(len(times), bool), "", "", form)
@@ -367,7 +368,9 @@ class _Parts:
         if is_bad.any():
             row = int(np.argmax(is_bad))
             expected = _expected(texts[row])
-            if self._numbers["hour"][row] == _DAY_HOURS:
+            if self._numbers["year"][row] and not _YEARS[0] <= self._numbers["year"][row] <= _YEARS[1]:
+                expected = _A_YEAR
+            elif self._numbers["hour"][row] == _DAY_HOURS:
                 expected = "hours from 00 to 23, as 24:00 does not say which day is meant"
             raise table.fault(expected, row, texts[row] or None)
         return self.wall_ms()

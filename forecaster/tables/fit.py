@@ -76,14 +76,13 @@ def check_zone(source: str, timeframe: Timeframe, name: str, rows: Rows) -> None
     if rows.zone in ("written", "said") or (timeframe.is_daily and _is_exchange(name)):
         return
     if rows.zone == "required":
-        found = f"times whose zone is not written: {rows.understood.get('timezone', 'a local clock')}"
-        is_histdata = rows.understood.get("times", "").startswith("YYYYMMDD")
-        raise Ambiguous(source, "timezone", "Etc/GMT+5" if is_histdata else "America/New_York+07:00", found)
-    if timeframe.is_daily or not len(rows.labels):
-        return
-    if rows.doubt:
+        whose = rows.understood.get("timezone", "").removeprefix("not written: ")
+        raise Ambiguous(source, "timezone", _example(whose), f"times whose zone is not written: {whose}")
+    if rows.doubt and len(rows.labels):
         zone = re.search(r"(\S+)'s clock", rows.doubt)
         raise Ambiguous(source, "timezone", zone[1] if zone else "UTC", f"times without a zone, and {rows.doubt}")
+    if timeframe.is_daily or not len(rows.labels):
+        return
     _check_sessions(source, timeframe, name, rows.labels)
 
 
@@ -195,6 +194,12 @@ def hint(
         start = utc_text(int(starts[0]))
         return f"they are on the clock's hours, and {name} counts from the open of a session, such as {start}"
     return f"they are outside the sessions of {name}: another `timezone` or `calendar`?"
+
+
+def _example(whose: str) -> str:
+    """A clock that times may be of, by what is known of their writer."""
+    known = {"HistData": "Etc/GMT+5", "MetaTrader": "America/New_York+07:00"}
+    return next((clock for writer, clock in known.items() if writer in whose), "its IANA name, such as Asia/Tokyo")
 
 
 def _is_exchange(name: str) -> bool:

@@ -140,13 +140,20 @@ def test_dates_of_one_order_may_be_written_in_two_ways(texts):
     assert shown(read(texts)) == ["2024-01-02 00:00:00", "2024-01-02 12:00:00"]
 
 
+@pytest.mark.parametrize("text", ["2567-01-02", "02/13/2567", "1403-01-02 09:00", "2 Jan 0200"])
+def test_a_year_of_another_era_is_refused(text):
+    """Thailand counts from the Buddha, Iran from the hijra."""
+    with pytest.raises(BadPayload, match="a year from 1600 to 2199 in line 2"):
+        read([text])
+
+
 @pytest.mark.parametrize("unit", ["s", "ms", "us"])
 @pytest.mark.parametrize("year", [-1, 55_969])
 def test_a_stamp_of_no_year_of_ours_is_refused_by_its_line(unit, year):
     """Milliseconds that a program has taken for seconds."""
     stamps = pd.Series(np.array(["2024-01-02", f"{year:05}-09-28"], f"datetime64[{unit}]"))
 
-    with pytest.raises(BadPayload, match="a year from 1000 to 2999 in line 3"):
+    with pytest.raises(BadPayload, match="a year from 1600 to 2199 in line 3"):
         read(stamps)
 
 
