@@ -48,9 +48,7 @@ def test_another_symbol_is_refused(symbol):
     with pytest.raises(InvalidContext) as refused:
         make_key(symbol=symbol)
 
-    assert str(refused.value) == (
-        f"symbol: expected a unified symbol such as BTC/USDT or SPY/USD, found {symbol!r}"
-    )
+    assert str(refused.value) == (f"symbol: expected a unified symbol such as BTC/USDT or SPY/USD, found {symbol!r}")
 
 
 def test_an_unknown_timeframe_is_refused():

@@ -11,9 +11,10 @@ import numpy as np
 
 from forecaster.errors import BadPayload, UnknownSymbol
 from forecaster.tables import FIELDS, Rows
-from forecaster.tables.columns import check_order, find_columns, no_rows, split_symbols
+from forecaster.tables.columns import find_columns, no_rows, split_symbols
 from forecaster.tables.dates import read_dates
 from forecaster.tables.numbers import read_numbers
+from forecaster.tables.order import check_order
 from forecaster.tables.placing import is_newest_first
 from forecaster.tables.times import read_times, times_of
 from forecaster.tables.words import plain

@@ -227,7 +227,7 @@ class TestText:
     @pytest.mark.parametrize(
         ("content", "kind"),
         [
-            (gzip.compress(BODY.encode()), "data that gzip packed"),
+            (gzip.compress(BODY.encode(), mtime=0), "data that gzip packed"),
             (bz2.compress(BODY.encode()), "data that bzip2 packed"),
             (lzma.compress(BODY.encode()), "data that xz packed"),
             (b"PK\3\4", "a zip, or a workbook of Excel"),
@@ -411,7 +411,7 @@ class TestPacked:
             ("bars.parquet", b"PAR1 and then nothing"),
             ("bars.feather", b"ARROW1"),
             ("bars.zip", b"PK"),
-            ("bars.csv.gz", gzip.compress(BODY.encode())[:-9]),
+            ("bars.csv.gz", gzip.compress(BODY.encode(), mtime=0)[:-9]),
             ("bars.csv.gz", b"no gzip"),
             ("bars.csv", BODY.encode("utf-16")[:-1]),
             ("bars.json", b"[1, 2"),

@@ -10,7 +10,8 @@ import pytest
 
 from forecaster.errors import Ambiguous, BadPayload, ConfigError
 from forecaster.tables import COLUMNS, FIELDS, Reading, Table
-from forecaster.tables.columns import check_order, find_columns, names_bars, split_symbols
+from forecaster.tables.columns import find_columns, names_bars, split_symbols
+from forecaster.tables.order import check_order
 from forecaster.tables.words import claim
 
 DATES = ["2024-01-02", "2024-01-03", "2024-01-04"]
