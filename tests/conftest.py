@@ -17,6 +17,7 @@ import structlog
 
 from tests.parts import FAST, PARTS
 
+os.environ.pop("COLUMNS", None)  # pytest-xdist sets it for its workers: commands would print for a narrow terminal
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # a worker of pytest-xdist is a core; read when torch is imported
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # A shell starts what it runs in the background so, and programs under test would inherit it.
