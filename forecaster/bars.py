@@ -193,6 +193,8 @@ class Bars:
             ),
             *(RejectedRow(NO_TIME, (float("nan"),) * len(COLUMNS), reason, text) for text, reason in rows.refused),
         ]
+        if not len(bars) and rejected and not broken:
+            raise InvalidBars.refused(key, Counter(row.reason for row in rejected), len(rejected))
         if rounded:
             placed.notes.append(f"high or low is moved by a rounding to open or close in {rounded} rows")
         replaced = len(placed.opens) - len(bars) - len(broken) - int(other.sum())
@@ -219,7 +221,7 @@ class Bars:
             table = frame_table(frame, source)
             sifted = cls.of_rows(key, source, rows_of(source, read_table(table, reading), key.symbol, reading))
         except Ambiguous as error:
-            expected = f"`{error.option}` of Reading to be given, such as {error.example}"
+            expected = f"`{error.option}` of Reading to be given ({error.example})"
             raise InvalidContext(source, expected, error.found) from error
         except BadPayload as error:
             raise InvalidContext(source, error.expected, error.found) from error

@@ -159,7 +159,7 @@ def test_file_of_rows_that_are_still_to_come(config, bars_file, command):
     make_bars(make_key(), count=30, start=start).frame.to_csv(bars_file)
     done = forecaster(command, "--config", config)
 
-    assert "x A/B 1h: 30 rows had not closed yet: left out" in done.stderr.splitlines()
+    assert "x A/B 1h: 30 rows had not closed yet: left out" in done.stderr
     assert "ends on" not in done.stderr
 
 

@@ -237,3 +237,13 @@ def test_since_is_another_name_of_start(own):
     ]
 
     assert runs[0] == runs[1]
+
+
+def test_times_that_are_still_to_come_are_not_utc(tmp_path):
+    """The newest hours of a file that somebody has just written in Seoul: nothing is forecast at other times."""
+    now = pd.Timestamp.now(tz="Asia/Seoul").floor("h").tz_localize(None)
+    times = pd.date_range(end=now, periods=120, freq="h").rename("time")
+    make_bars(make_key(), 120).frame.set_axis(times).to_csv(tmp_path / "coin.csv")
+
+    assert "still to come if they are UTC" in refused("start", tmp_path / "coin.csv")
+    assert told("start", tmp_path / "coin.csv", "--timezone", "Asia/Seoul", "--json")["series"]

@@ -13,7 +13,7 @@ import typer
 
 from forecaster.cli.options import FILES_AS_THEY_ARE, FileOptions, JsonOption, open_file, with_file_options
 from forecaster.cli.printing import log_to_stderr, option_time, print_forecast, print_refused, printable
-from forecaster.errors import ConfigError, ForecasterError
+from forecaster.errors import Ambiguous, ConfigError, ForecasterError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -116,6 +116,18 @@ def start(
     _print(forecasts, target, steps)
 
 
+def _check_clock(one: FileSeries, sifted: Sifted) -> None:
+    """Refuse times that are taken for UTC, and are still to come: the newest bars would stand at other times.
+
+    Raises:
+        Ambiguous: names `timezone`.
+    """
+    is_assumed = sifted.understood.get("timezone", "").startswith("UTC, as no zone")
+    if is_assumed and sifted.later > 1 and not one.guess.key.timeframe.is_daily:
+        found = f"times without a zone, {sifted.later} of which are still to come if they are UTC"
+        raise Ambiguous(one.name, "timezone", "its IANA name, such as Asia/Seoul, or UTC if they are", found)
+
+
 def _read(files: Sequence[Path], how: FileOptions, now: int) -> tuple[list[_Ready], dict[str, str]]:
     """Read all series, say what was refused of each, and which are left out, and why.
 
@@ -127,6 +139,7 @@ def _read(files: Sequence[Path], how: FileOptions, now: int) -> tuple[list[_Read
         try:
             sifted = one.source.sift(one.guess.key, now)
             print_refused(one.name, sifted)
+            _check_clock(one, sifted)
             _real_bars(sifted.bars)
             ready.append(_Ready(one, sifted))
         except ForecasterError as error:

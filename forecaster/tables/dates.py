@@ -166,7 +166,7 @@ def _of_stamps(table: Table, cells: pd.Series) -> Dates:
     is_none = (labels.written < first) | (labels.written >= after)
     if is_none.any():
         row = int(np.argmax(is_none))
-        raise table.fault(_A_YEAR, row, str(times[row]))
+        raise table.fault(_A_YEAR, row, f"{labels.written[row]} ms since 1970")
     offset_ms = np.full(len(times), np.nan) if times.tz is None else (labels.written - labels.instant).astype(float)
     form = "YYYY-MM-DD" if (labels.written % DAY_MS == 0).all() else "YYYY-MM-DD HH:MM:SS"
     return Dates(labels.written, offset_ms, np.zeros(len(times), bool), "", "", form)
@@ -341,7 +341,7 @@ class _Parts:
             return False
         row = int(rows[np.argmax(first != last)])
         found = f"{texts[row]} in {table.place} {table.cells.index[row]}, which does not tell the day from the month"
-        raise Ambiguous(table.source, "dayfirst", "", found)
+        raise Ambiguous(table.source, "dayfirst", "or --no-dayfirst", found)
 
     def wall_ms(self) -> NDArray[np.int64]:
         """Put the parts together; what is no date gets any time."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from forecaster.errors import Ambiguous, BadPayload, ConfigError, utc_text
+from forecaster.errors import Ambiguous, BadPayload, utc_text
 from forecaster.sessions import (
     ALWAYS_OPEN,
     UNWRITTEN,
@@ -80,7 +80,8 @@ def check_zone(source: str, timeframe: Timeframe, name: str, rows: Rows) -> None
         raise Ambiguous(source, "timezone", _example(whose), f"times whose zone is not written: {whose}")
     if rows.doubt and len(rows.labels):
         zone = re.search(r"(\S+)'s clock", rows.doubt)
-        raise Ambiguous(source, "timezone", zone[1] if zone else "UTC", f"times without a zone, and {rows.doubt}")
+        clock = f"{zone[1]}, or UTC if they are" if zone else "its IANA name, such as Asia/Tokyo"
+        raise Ambiguous(source, "timezone", clock, f"times without a zone, and {rows.doubt}")
     if timeframe.is_daily or not len(rows.labels):
         return
     _check_sessions(source, timeframe, name, rows.labels)
@@ -136,9 +137,10 @@ def share_on_grid(timeframe: Timeframe, sessions: Calendar, opens: NDArray[np.in
 
 
 def fits_by_its_clock(timeframe: Timeframe, sessions: Calendar, labels: Labels) -> bool:
-    """Whether times that were read as UTC fit an exchange's sessions by the exchange's own clock, which differs."""
+    """Whether times that were read as UTC fit an exchange's sessions by the exchange's own clock, at least as well."""
     local = on_utc(labels.written, sessions.zone)
-    return not (local == labels.instant).all() and share_on_grid(timeframe, sessions, local) >= _MOST
+    by_its_clock, as_utc = (share_on_grid(timeframe, sessions, times) for times in (local, labels.instant))
+    return not (local == labels.instant).all() and by_its_clock >= max(_MOST, as_utc)
 
 
 def fills_sessions(timeframe: Timeframe, name: str, opens: NDArray[np.int64]) -> bool:
@@ -223,7 +225,7 @@ def _check_sessions(source: str, timeframe: Timeframe, name: str, labels: Labels
         if fits_by_its_clock(timeframe, sessions, labels):
             as_utc = share_on_grid(timeframe, sessions, labels.instant) >= _MOST
             found = f"times without a zone that fit the sessions of {name} by its own clock{', and as UTC' * as_utc}"
-            raise Ambiguous(source, "timezone", f"{sessions.zone}{' or UTC' * as_utc}", found)
+            raise Ambiguous(source, "timezone", f"{'UTC or ' * as_utc}{sessions.zone}", found)
         return
     new_york = calendar(NEW_YORK)
     local = on_utc(labels.written, new_york.zone)
@@ -255,14 +257,10 @@ def _anchor_hint(timeframe: Timeframe, name: str, opens: NDArray[np.int64], *, i
         anchor = _clock_time(int(phases[np.argmax(counts)]))
         rows = "all rows open at" if timeframe.is_daily else f"rows open every {timeframe} from"
         return f"{rows} {anchor} UTC: `day_anchor` (--day-anchor '{anchor} UTC'){_OR_ZONE * is_assumed}"
-    for zone in _ZONES:
-        try:
-            fits = share_on_grid(timeframe, calendar(anchored("0:00", zone, timeframe)), opens) >= _NEARLY_ALL
-        except ConfigError:
-            continue
-        if fits:
-            told = f"`day_anchor` (--day-anchor '00:00 {zone}'){_OR_ZONE * is_assumed}"
-            return f"all rows open by the clock of {zone}: {told}"
+    for anchor in (*(f"00:00 {zone}" for zone in _ZONES), "17:00 America/New_York"):
+        if share_on_grid(timeframe, calendar(anchored(anchor, None, timeframe)), opens) >= _NEARLY_ALL:
+            told = f"`day_anchor` (--day-anchor '{anchor}'){_OR_ZONE * is_assumed}"
+            return f"all rows open by the clock of {anchor[6:]}: {told}"
     return "" if name == ALWAYS_OPEN else f"they do not open when days of {name} do"
 
 

@@ -223,7 +223,7 @@ def _decimal_of(table: Table, columns: list[_Column], places: set[int]) -> tuple
     cell = either.get(",") or (either.get(".") if is_continental else None)
     if cell:
         found = f"{_shown(table, columns, cell)}, which may have decimals or thousands"
-        raise Ambiguous(table.source, "decimal", ".", found)
+        raise Ambiguous(table.source, "decimal", "',' or '.'", found)
     return ".", ""
 
 
@@ -239,7 +239,7 @@ def _refuse_thousands(table: Table, columns: list[_Column]) -> None:
     whole = next((cell for texts in prices for cell in texts if cell and "." not in cell), "")
     if grouped and whole:
         found = f"{_shown(table, columns, grouped)} beside {_shown(table, columns, whole)}: a point before thousands?"
-        raise Ambiguous(table.source, "decimal", "','", found)
+        raise Ambiguous(table.source, "decimal", "',' or '.'", found)
 
 
 def _refuse_32nds(table: Table, columns: list[_Column]) -> None:
@@ -269,7 +269,7 @@ def _is_continental(table: Table, places: set[int]) -> bool:
     first = [
         str(cell)
         for place in range(table.cells.shape[1])
-        if place not in places
+        if place not in places and not pd.api.types.is_datetime64_any_dtype(table.cells[place].dtype)
         for cell in table.cells[place].iloc[:1]
     ]
     if any(map(_DOTTED_DATE.match, first)):

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 _DAY: Final = Timeframe("1d")
 _FIRST_YEARS_MS: Final = 50 * 366 * DAY_MS
 _BEFORE: Final = "open time is before the time for which {name} is known"
+_TWO_HOURS_MS: Final = DAY_MS // 12
 _FEW_REPEATED: Final = 3
 _SHARE_REPEATED: Final = 0.01
 _FEW_REPLACED: Final = 5
@@ -82,7 +83,7 @@ def place(source: str, timeframe: Timeframe, name: str, rows: Rows, as_of: int |
         reasons[is_before] = _BEFORE.format(name=name)
         notes.append(f"{int(is_before.sum())} rows are from before the time for which {name} is known, and refused")
     if is_continuous(name) and keeps_to_sessions(timeframe, opens):
-        notes.append(f"rows keep to weekdays and to a part of the day: is {name} their calendar?")
+        notes.append(f"rows keep to a part of the day: is {name} their calendar?")
     return Placed(opens, rows.ohlcv_TF, reasons, later, notes)
 
 
@@ -108,7 +109,10 @@ def _check_repeated(source: str, opens: NDArray[np.int64], rows: Rows) -> None:
     differ = np.zeros(len(times), bool)
     np.logical_or.at(differ, place, ~same.all(axis=1))
     is_many = differ.sum() > max(_FEW_REPEATED, _SHARE_REPEATED * len(times))
-    if is_many or (~same.all(axis=1)).sum() > max(_FEW_REPLACED, _SHARE_REPLACED * len(opens)):
+    # A few revisions are anywhere; all within an hour, they are a clock that was put back.
+    within = np.ptp(times[differ]) if differ.any() else 0
+    is_put_back = rows.zone == "assumed" and differ.sum() > _FEW_REPEATED and within < _TWO_HOURS_MS
+    if is_put_back or is_many or (~same.all(axis=1)).sum() > max(_FEW_REPLACED, _SHARE_REPLACED * len(opens)):
         at = int(np.flatnonzero(differ)[0])
         lines = ", ".join(map(str, sorted(rows.lines[place == at].tolist())[:3]))
         expected = (

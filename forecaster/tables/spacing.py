@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from forecaster.sessions import Calendar
 
 _FEW: Final = 8
+_MOSTLY: Final = 0.5
 _COARSE: Final = "rows are farther apart here than {timeframe}: they are bars of another timeframe"
 _FINE: Final = "rows are closer together here than {timeframe}: they are bars of another timeframe"
 _FEWEST_CLOSE: Final = 3
@@ -79,7 +80,10 @@ def check_spacing(source: str, timeframe: Timeframe, calendar: Calendar, opens: 
     expected = np.isin(distances, [timeframe.ms, *usual[often >= often.max(initial=1) / 2]])
     most, total = counts.max(), counts.sum()
     is_one = most >= 2 and (2 * most >= total or total >= _FEW)  # noqa: PLR2004 - a distance that comes again
-    if is_one and not expected[np.argmax(counts)] and most > 3 * counts[expected].sum():
+    is_other = is_one and not expected[np.argmax(counts)] and most > 3 * counts[expected].sum()
+    shortest = min(timeframe.ms, int(usual.min(initial=timeframe.ms)))  # a session may end with a shorter bar
+    is_finer = counts[distances < shortest].sum() >= max(2, _MOSTLY * total)
+    if is_other or is_finer:
         apart = duration_text(int(distances[np.argmax(counts)]))
         raise BadPayload(source, f"rows {timeframe} apart", f"rows {apart} apart")
 
@@ -139,7 +143,7 @@ def _far_runs(steps: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
         if is_complete:
             fewest = _FEWEST_FAR_OF_COMPLETE if is_sure else _FEWEST_FAR_AT_AN_END
         else:
-            fewest = _FEWEST_FAR_AT_AN_END if first == 0 else _FEWEST_FAR
+            fewest = (_FEWEST_FAR_AT_AN_END if first == 0 else _FEWEST_FAR) * (1 if middle >= _FAR else 2)
         alike = np.abs(steps[first:last] - middle) <= _NEARLY * middle
         if length >= fewest and alike.mean() >= _ALIKE:
             # A part that ends the table ends with a row of its own; otherwise what follows at once is of the timeframe.

@@ -457,5 +457,7 @@ def _with_rubbish(opens: np.ndarray, values_TF: np.ndarray, chance: random.Rando
     row = [100.0, 101.0, 99.0, 100.0, 1.0]
     at = chance.randrange(5)
     row[at] = chance.choice((float("nan"), -1.0, float("inf")))
+    if at == len(row) - 1 and np.isnan(row[at]):  # a volume may be unknown
+        row[at] = float("inf")
     time = int(opens[-1]) if len(opens) and chance.random() < 1 / 2 else chance.randrange(2**41)
     return np.append(opens, time), np.vstack([values_TF, row])

@@ -11,8 +11,10 @@ import pyarrow as pa
 import pytest
 
 from forecaster.bars import Bars
-from forecaster.errors import ForecasterError, InvalidContext
+from forecaster.errors import BadPayload, ForecasterError, InvalidContext
+from forecaster.tables import Reading
 from forecaster.tables.frames import frame_table, join_levels
+from forecaster.tables.reading import read_table
 from tests.builders import make_key
 
 DATES = pd.date_range("2024-01-01", periods=2)
@@ -232,3 +234,12 @@ def test_a_frame_of_odd_cells_is_bars_or_refused(seed):
         return
 
     assert np.isin(bars.close, prices).all()
+
+
+def test_stamps_of_no_year_with_a_zone_are_refused_by_their_row():
+    """Nanoseconds that are declared to be microseconds."""
+    times = pd.Series(np.array([1_704_067_200_000_000_000, 1_704_070_800_000_000_000]).astype("datetime64[us]"))
+    frame = pd.DataFrame({"time": times.dt.tz_localize("UTC"), "open": 1.0, "high": 2.0, "low": 1.0, "close": 1.5})
+
+    with pytest.raises(BadPayload, match="expected a year from 1600 to 2199 in row 0"):
+        read_table(frame_table(frame, "frame"), Reading())

@@ -98,7 +98,7 @@ class TestZones:
         found = placed(rows(grid("5m", 200, "XNYS"), "written"), "5m")
 
         assert len(found.opens) == 200
-        assert found.notes == ["rows keep to weekdays and to a part of the day: is 24/7 their calendar?"]
+        assert found.notes == ["rows keep to a part of the day: is 24/7 their calendar?"]
 
 
 def local(name: str, timeframe: str, count: int) -> np.ndarray:
@@ -313,3 +313,31 @@ def test_a_hint_needs_something_in_common():
     opens = grid("1h", 60)
 
     assert hint(Timeframe("1h"), "24/7", opens, np.zeros(60, bool)) == ""
+
+
+def test_the_week_of_foreign_exchange_in_utc_is_utc():
+    """New York's clock fits worse: at the edges of the week. By its own clock it is asked for."""
+    week = "24/5@17:00 America/New_York"
+    opens = grid("1h", 360, week)
+
+    assert len(placed(rows(opens), "1h", week).opens) == 360
+    with pytest.raises(Ambiguous, match="America/New_York"):
+        placed(rows(on_clock(opens, "America/New_York")), "1h", week)
+
+
+def test_an_hour_that_comes_twice_in_a_long_file_is_a_clock_that_was_put_back():
+    """A share of rows that is small, and all of them within an hour."""
+    opens = grid("1m", 4000)
+    times = np.append(opens, opens[600:660:4])
+
+    with pytest.raises(BadPayload, match=r"where clocks are put back, `timezone`.*15 times with rows that differ"):
+        placed(rows(times), "1m")
+
+    assert len(placed(rows(times, "written"), "1m").opens) == len(times)
+
+
+def test_a_history_that_is_older_than_its_calendar_is_refused_whole():
+    with pytest.raises(InvalidBars, match="100 of 100 rows are no bars: open time is before"):
+        Bars.of_rows(
+            make_key(timeframe="1d"), "bars.csv", rows(utc_ms("1927-12-30") + np.arange(100) * DAY_MS, "written")
+        )

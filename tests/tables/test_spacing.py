@@ -138,3 +138,11 @@ def test_the_newest_rows_are_judged_as_later_rows_will_find_them():
 
     assert (reasons == "").all()
     assert notes == []
+
+
+def test_a_few_rows_that_are_closer_than_their_timeframe_are_refused():
+    """Gaps make no row come sooner."""
+    opens = grid("15m", 16)[[0, 1, 3, 4, 5, 6, 7, 9, 10, 11, 12, 14, 15]]
+
+    with pytest.raises(BadPayload, match="expected rows 30m apart, found 'rows 15m apart'"):
+        check_spacing("file", Timeframe("30m"), ALWAYS, opens)

@@ -99,7 +99,10 @@ def _guess_calendar(source: str, timeframe: Timeframe, rows: Rows, reading: Read
     if timeframe.is_daily:
         return _guess_of_days(source, labels, is_said=rows.zone == "said")
     times, new_york = labels.instant, calendar(NEW_YORK)
-    is_new_york = fills_sessions(timeframe, NEW_YORK, times) and share_on_grid(timeframe, new_york, times) >= _FITS
+    is_known = rows.zone in ("written", "said") and keeps_to_sessions(timeframe, times)
+    is_new_york = share_on_grid(timeframe, new_york, times) >= _FITS and (
+        is_known or fills_sessions(timeframe, NEW_YORK, times)
+    )
     if not is_new_york or fits_by_its_clock(timeframe, new_york, labels):
         check_zone(source, timeframe, ALWAYS_OPEN, rows)
     if is_new_york:
@@ -112,7 +115,7 @@ def _guess_calendar(source: str, timeframe: Timeframe, rows: Rows, reading: Read
     if keeps_to_sessions(timeframe, local):
         why = hint(timeframe, NEW_YORK, times, calendar(NEW_YORK).closes_of(timeframe, times) < 0)
         found = f"times that keep to weekdays and to a part of the day, and do not fit {NEW_YORK}: {why}"
-        raise Ambiguous(source, "calendar", ALWAYS_OPEN, found)
+        raise Ambiguous(source, "calendar", "its exchange's code, or 24/7", found)
     if _is_complete(timeframe, times) and _has_weekend(times):
         return WEEKDAYS, "the times are those of whole weekdays"
     return ALWAYS_OPEN, "the times are of all hours"
@@ -187,7 +190,8 @@ def _guess_of_dates(source: str, dates: NDArray[np.int64], *, fits_new_york: boo
         return closest[0]
     is_tie = NEW_YORK in closest or WEEKDAYS in closest
     found = "days that fit more than one calendar" if is_tie else "days that fit neither New York nor all weekdays"
-    raise _unsettled(source, found, sorted(fitting, key=fitting.__getitem__))
+    names = sorted(fitting, key=fitting.__getitem__)
+    raise _unsettled(source, found, names if has_weekend else [ALWAYS_OPEN, *names])
 
 
 def _month_days(dates: NDArray[np.int64]) -> list[str]:
@@ -197,7 +201,7 @@ def _month_days(dates: NDArray[np.int64]) -> list[str]:
 def _unsettled(source: str, found: str, fitting: list[str]) -> Ambiguous:
     """Make the error that names calendars which would fit."""
     told = f"; those of {', '.join(fitting)} would fit" if fitting else ""
-    return Ambiguous(source, "calendar", fitting[0] if fitting else "XETR", found + told)
+    return Ambiguous(source, "calendar", " or ".join(fitting[:3]) or "its exchange's code", found + told)
 
 
 def _is_complete(timeframe: Timeframe, times: NDArray[np.int64]) -> bool:
