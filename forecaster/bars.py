@@ -193,8 +193,8 @@ class Bars:
             ),
             *(RejectedRow(NO_TIME, (float("nan"),) * len(COLUMNS), reason, text) for text, reason in rows.refused),
         ]
-        if not len(bars) and rejected and not broken:
-            raise InvalidBars.refused(key, Counter(row.reason for row in rejected), len(rejected))
+        if other.any() and other.all():
+            raise InvalidBars.refused(key, Counter(map(str, placed.reasons)), len(other))
         if rounded:
             placed.notes.append(f"high or low is moved by a rounding to open or close in {rounded} rows")
         replaced = len(placed.opens) - len(bars) - len(broken) - int(other.sum())

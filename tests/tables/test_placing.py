@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -341,3 +343,12 @@ def test_a_history_that_is_older_than_its_calendar_is_refused_whole():
         Bars.of_rows(
             make_key(timeframe="1d"), "bars.csv", rows(utc_ms("1927-12-30") + np.arange(100) * DAY_MS, "written")
         )
+
+
+def test_rows_whose_time_cannot_be_read_are_no_fault_of_a_file_that_begins_later():
+    """As of a time before its first bar there is none, whatever stands in the file."""
+    found = replace(rows(grid("1h", 50)), refused=(("2024-01-02 0x", "no time"),))
+
+    sifted = Bars.of_rows(make_key(), "bars.csv", found, START)
+
+    assert (len(sifted.bars), sifted.later, len(sifted.rejected)) == (0, 50, 1)
