@@ -229,7 +229,8 @@ def _check_sessions(source: str, timeframe: Timeframe, name: str, labels: Labels
         return
     new_york = calendar(NEW_YORK)
     local = on_utc(labels.written, new_york.zone)
-    if covers(timeframe, NEW_YORK, local) >= _NEARLY and share_on_grid(timeframe, new_york, local) >= _NEARLY_ALL:
+    is_full = fills_sessions(timeframe, NEW_YORK, local) and covers(timeframe, NEW_YORK, local) >= _NEARLY
+    if is_full and share_on_grid(timeframe, new_york, local) >= _NEARLY_ALL:
         too = f"its `calendar` (--calendar {NEW_YORK}) too"
         found = f"times without a zone that fit the sessions of {NEW_YORK} by its own clock: {too}"
         raise Ambiguous(source, "timezone", new_york.zone, found)

@@ -130,6 +130,12 @@ class TestPartsOfADay:
 
         assert refused.value.option == "timezone"
 
+    def test_an_hour_of_minutes_is_of_no_exchange(self):
+        """Though it lies within New York's session by its own clock."""
+        opens = grid("1m", 60, start=START + 10 * HOUR_MS)
+
+        assert len(placed(rows(opens), "1m").opens) == 60
+
     @pytest.mark.parametrize("name", ["XBOM", "XSHG", "XHKG"])
     def test_no_other_exchange_is_taken_for_new_york(self, name):
         """Though all its times lie within New York's sessions."""
