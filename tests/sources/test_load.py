@@ -647,3 +647,13 @@ def test_a_damaged_note_of_types_is_a_damaged_file(tmp_path):
 
     with pytest.raises(BadPayload, match="expected a readable feather file, found"):
         load_tables(path)
+
+
+def test_a_first_row_that_has_a_time_alone_is_no_part_of_the_head(tmp_path):
+    """Its prices are missing; it is a row all the same."""
+    path = tmp_path / "bars.csv"
+    path.write_text("Local time,Open,High,Low,Close\n29.10.2017 17:00:00.000 GMT-0400,,,,\nx,1,2,1,2\n")
+
+    (table,) = load_tables(path)
+
+    assert table.cells[0].tolist() == ["29.10.2017 17:00:00.000 GMT-0400", "x"]
