@@ -61,8 +61,9 @@ def place(source: str, timeframe: Timeframe, name: str, rows: Rows, as_of: int |
     """
     sessions = calendar(name)
     opens = sessions.opens_of_labels(timeframe, rows.labels)
-    later = 0
+    later, begun = 0, rows.labels.instant
     if as_of is not None:
+        begun = begun[begun <= as_of]  # what has begun to form tells how far rows are apart
         closes = sessions.closes_of(timeframe, opens)
         # A row off the grid has no close; it is reported once its length has passed.
         closed = np.where(closes < 0, opens + timeframe.ms, closes) <= as_of
@@ -75,7 +76,7 @@ def place(source: str, timeframe: Timeframe, name: str, rows: Rows, as_of: int |
         return Placed(opens, rows.ohlcv_TF, np.empty(0, object), later, [])
     if not is_continuous(name):
         check_ends(source, timeframe, sessions, opens)
-    check_spacing(source, timeframe, sessions, rows.labels.instant)
+    check_spacing(source, timeframe, sessions, begun)
     _check_repeated(source, opens, rows)
     is_before = opens < sessions.opens_between(_DAY, 0, _FIRST_YEARS_MS).min(initial=_FIRST_YEARS_MS)
     reasons, notes = other_timeframes(timeframe, sessions, opens)

@@ -358,3 +358,11 @@ def test_rows_whose_time_cannot_be_read_are_no_fault_of_a_file_that_begins_later
     sifted = Bars.of_rows(make_key(), "bars.csv", found, START)
 
     assert (len(sifted.bars), sifted.later, len(sifted.rejected)) == (0, 50, 1)
+
+
+def test_rows_that_form_tell_how_far_rows_are_apart():
+    """The first of minutes is no hour, though an hour has passed since it opened."""
+    opens = grid("5m", 24)
+
+    with pytest.raises(BadPayload, match="expected rows 1h apart, found 'rows 5m apart'"):
+        placed(rows(opens, "written"), "1h", as_of=START + HOUR_MS + 4 * MINUTE_MS)
