@@ -153,6 +153,11 @@ def is_continuous(name: str) -> bool:
     return name.partition("@")[0] == ALWAYS_OPEN
 
 
+def is_weekend(times: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Whether times (ms) are of a Saturday or a Sunday."""
+    return np.asarray((times // DAY_MS + 3) % 7 >= _SATURDAY)  # the epoch began on a Thursday
+
+
 @cache
 def canonical(name: str) -> str:
     """Give the one name of a calendar that has several: exchange_calendars calls NASDAQ's by that of XNYS.
@@ -262,7 +267,7 @@ def _read_weekdays(minute: int, zone: str, end: str | None) -> _Times:
     """
     days = np.arange(np.datetime64(_FIRST_SESSION, "D"), np.datetime64(end or _ZONES_KNOWN_UNTIL, "D"))
     dates = days.astype("datetime64[ms]").astype(np.int64)
-    dates = dates[(dates // DAY_MS + 3) % 7 < _SATURDAY]  # the epoch began on a Thursday
+    dates = dates[~is_weekend(dates)]
     starts = dates + minute * MINUTE_MS - (DAY_MS if minute >= _NOON else 0)
     never = np.full(len(dates), -1, np.int64)
     return _Times(on_utc(starts, zone), on_utc(starts + DAY_MS, zone), dates, never, never, zone)

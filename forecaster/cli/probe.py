@@ -17,10 +17,9 @@ import numpy as np
 
 from forecaster.cli.printing import end_text, later_text
 from forecaster.errors import BadPayload, ForecasterError, InvalidBars, MissingBars, NotEnoughBars, utc_text
-from forecaster.sessions import ALWAYS_OPEN, WEEKDAYS
+from forecaster.sessions import ALWAYS_OPEN, WEEKDAYS, is_weekend
 from forecaster.sources import Fetched
 from forecaster.sources.inspect import count_reasons, is_current
-from forecaster.tables.fit import is_weekend
 from forecaster.timeframe import DAY_MS
 
 if TYPE_CHECKING:

@@ -19,6 +19,7 @@ from forecaster.sessions import (
     anchored,
     calendar,
     is_continuous,
+    is_weekend,
     on_clock,
     on_utc,
 )
@@ -56,7 +57,6 @@ _HOURS: Final = (  # of exchanges by their own clocks: the first bar opens, and 
     *((555, 930), (600, 960), (600, 1020), (600, 1065), (600, 1095)),
 )
 _HALF: Final = 0.5
-_SATURDAY: Final = 5
 
 
 def check_zone(source: str, timeframe: Timeframe, name: str, rows: Rows) -> None:
@@ -124,11 +124,6 @@ def keeps_to_sessions(timeframe: Timeframe, wall: NDArray[np.int64]) -> bool:
     nights = (np.diff(times) > _CLOSED_MS).sum()
     is_enough = len(times) >= min(_ENOUGH, _HALF * len(of_day) * (len(days) - 1))
     return bool(is_enough and pauses.max() >= _CLOSED_MS and nights >= _HALF * (len(days) - 1))
-
-
-def is_weekend(times: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Whether they are of a Saturday or a Sunday."""
-    return np.asarray((times // DAY_MS + 3) % 7 >= _SATURDAY)  # the epoch began on a Thursday
 
 
 def share_on_grid(timeframe: Timeframe, sessions: Calendar, opens: NDArray[np.int64]) -> float:

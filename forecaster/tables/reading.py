@@ -1,4 +1,4 @@
-"""From a table to rows: which columns, which symbols, which times, which numbers, in the direction of time."""
+"""From a table to rows: which columns, which symbols, which times, which numbers. `placing` puts them in order."""
 
 from __future__ import annotations
 
@@ -153,7 +153,7 @@ def _rows(
     reading: Reading,
     there: NDArray[np.bool_] | None = None,
 ) -> Rows:
-    """Put the rows of one symbol together, the oldest first."""
+    """Put the rows of one symbol together, in the order of the table."""
     kept = np.ones(len(times.labels), bool) if there is None else there.copy()
     reasons = times.unreadable | dict.fromkeys(_unfinished(table), _UNFINISHED)
     kept[list(reasons)] = False

@@ -16,7 +16,17 @@ import numpy as np
 
 from forecaster.bars import SeriesKey
 from forecaster.errors import Ambiguous
-from forecaster.sessions import ALWAYS_OPEN, UNWRITTEN, WEEKDAYS, Labels, anchored, calendar, canonical, on_clock
+from forecaster.sessions import (
+    ALWAYS_OPEN,
+    UNWRITTEN,
+    WEEKDAYS,
+    Labels,
+    anchored,
+    calendar,
+    canonical,
+    is_weekend,
+    on_clock,
+)
 from forecaster.tables.fit import (
     FOREIGN_EXCHANGE,
     NEW_YORK,
@@ -26,7 +36,6 @@ from forecaster.tables.fit import (
     fits_by_its_clock,
     fitting_exchanges,
     hint,
-    is_weekend,
     keeps_to_sessions,
     share_on_grid,
 )
