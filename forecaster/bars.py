@@ -198,7 +198,7 @@ class Bars:
         if rounded:
             placed.notes.append(f"high or low is moved by a rounding to open or close in {rounded} rows")
         replaced = len(placed.opens) - len(bars) - len(broken) - int(other.sum())
-        return Sifted(bars, rejected, replaced, placed.later, tuple(placed.notes), rows.understood)
+        return Sifted(bars, rejected, replaced, placed.later, tuple(placed.notes), rows.understood, placed.ahead)
 
     @classmethod
     def from_frame(cls, key: SeriesKey, frame: pd.DataFrame, reading: Reading | None = None) -> Bars:
@@ -360,6 +360,7 @@ class Sifted:
         later: how many had not closed yet.
         notes: what should be known of them, for people.
         understood: how they were read, for people.
+        ahead: at how many times rows open that were still to come.
     """
 
     bars: Bars
@@ -368,6 +369,7 @@ class Sifted:
     later: int
     notes: tuple[str, ...]
     understood: Mapping[str, str]
+    ahead: int = 0
 
 
 def _check_refused(

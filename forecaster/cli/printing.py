@@ -318,9 +318,7 @@ def _because(value: str, reason: str | None) -> str:
 
 def later_text(count: int) -> str:
     """Say that rows of a file had not closed yet."""
-    if count == 1:
-        return "1 row had not closed yet: left out"
-    return f"{count:,} rows had not closed yet: left out; if the file is not from the future, `timezone` is not UTC"
+    return f"{count:,} {'row' if count == 1 else 'rows'} had not closed yet: left out"
 
 
 def print_forecast(forecast: OHLCForecast, levels: Sequence[float]) -> None:

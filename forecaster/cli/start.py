@@ -123,8 +123,8 @@ def _check_clock(one: FileSeries, sifted: Sifted) -> None:
         Ambiguous: names `timezone`.
     """
     is_assumed = sifted.understood.get("timezone", "").startswith("UTC, as no zone")
-    if is_assumed and sifted.later > 1 and not one.guess.key.timeframe.is_daily:
-        found = f"times without a zone, {sifted.later} of which are still to come if they are UTC"
+    if is_assumed and sifted.ahead and not one.guess.key.timeframe.is_daily:
+        found = f"times without a zone, {sifted.ahead} of which are still to come if they are UTC"
         raise Ambiguous(one.name, "timezone", "its IANA name, such as Asia/Seoul, or UTC if they are", found)
 
 

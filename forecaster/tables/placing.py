@@ -41,6 +41,7 @@ class Placed:
         reasons: why a row is of another timeframe; empty for the others.
         later: how many rows had not closed.
         notes: what should be known of the table, for people.
+        ahead: at how many later times rows open.
     """
 
     opens: NDArray[np.int64]
@@ -48,6 +49,7 @@ class Placed:
     reasons: NDArray[np.object_]
     later: int
     notes: list[str]
+    ahead: int = 0
 
 
 def place(source: str, timeframe: Timeframe, name: str, rows: Rows, as_of: int | None = None) -> Placed:
@@ -61,8 +63,9 @@ def place(source: str, timeframe: Timeframe, name: str, rows: Rows, as_of: int |
     """
     sessions = calendar(name)
     opens = sessions.opens_of_labels(timeframe, rows.labels)
-    later, begun = 0, rows.labels.instant
+    later, ahead, begun = 0, 0, rows.labels.instant
     if as_of is not None:
+        ahead = len(np.unique(opens[opens > as_of]))
         begun = begun[begun <= as_of]  # what has begun to form tells how far rows are apart
         closes = sessions.closes_of(timeframe, opens)
         # A row off the grid has no close; it is reported once its length has passed.
@@ -73,11 +76,11 @@ def place(source: str, timeframe: Timeframe, name: str, rows: Rows, as_of: int |
         rows, opens = rows[::-1], opens[::-1]
     check_zone(source, timeframe, name, rows)
     if not len(opens):
-        return Placed(opens, rows.ohlcv_TF, np.empty(0, object), later, [])
+        return Placed(opens, rows.ohlcv_TF, np.empty(0, object), later, [], ahead)
     if not is_continuous(name):
         check_ends(source, timeframe, sessions, opens)
     check_spacing(source, timeframe, sessions, begun)
-    _check_repeated(source, opens, rows)
+    _check_repeated(source, timeframe, opens, rows)
     is_before = opens < sessions.opens_between(_DAY, 0, _FIRST_YEARS_MS).min(initial=_FIRST_YEARS_MS)
     reasons, notes = other_timeframes(timeframe, sessions, opens)
     if is_before.any():
@@ -85,7 +88,7 @@ def place(source: str, timeframe: Timeframe, name: str, rows: Rows, as_of: int |
         notes.append(f"{int(is_before.sum())} rows are from before the time for which {name} is known, and refused")
     if is_continuous(name) and keeps_to_sessions(timeframe, opens):
         notes.append(f"rows keep to a part of the day: is {name} their calendar?")
-    return Placed(opens, rows.ohlcv_TF, reasons, later, notes)
+    return Placed(opens, rows.ohlcv_TF, reasons, later, notes, ahead)
 
 
 def is_newest_first(instant: NDArray[np.int64]) -> bool:
@@ -94,7 +97,7 @@ def is_newest_first(instant: NDArray[np.int64]) -> bool:
     return bool((steps < 0).sum() > (steps > 0).sum())
 
 
-def _check_repeated(source: str, opens: NDArray[np.int64], rows: Rows) -> None:
+def _check_repeated(source: str, timeframe: Timeframe, opens: NDArray[np.int64], rows: Rows) -> None:
     """Refuse times that come more than once with other prices, unless they are few: then the later row stands.
 
     Raises:
@@ -110,9 +113,10 @@ def _check_repeated(source: str, opens: NDArray[np.int64], rows: Rows) -> None:
     differ = np.zeros(len(times), bool)
     np.logical_or.at(differ, place, ~same.all(axis=1))
     is_many = differ.sum() > max(_FEW_REPEATED, _SHARE_REPEATED * len(times))
-    # A few revisions are anywhere; all within an hour, they are a clock that was put back.
+    # A few revisions are anywhere; a good part of one hour's rows are those of a clock that was put back.
+    is_hour = 4 * differ.sum() * timeframe.ms >= DAY_MS // 24
     within = np.ptp(times[differ]) if differ.any() else 0
-    is_put_back = rows.zone == "assumed" and differ.sum() > _FEW_REPEATED and within < _TWO_HOURS_MS
+    is_put_back = rows.zone == "assumed" and is_hour and differ.sum() > _FEW_REPEATED and within < _TWO_HOURS_MS
     if is_put_back or is_many or (~same.all(axis=1)).sum() > max(_FEW_REPLACED, _SHARE_REPLACED * len(opens)):
         at = int(np.flatnonzero(differ)[0])
         lines = ", ".join(map(str, sorted(rows.lines[place == at].tolist())[:3]))

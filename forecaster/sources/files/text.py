@@ -59,7 +59,7 @@ _ZONE: Final = re.compile(  # `times are in EST`, `Timezone: Asia/Tokyo`
     r"\btime(?:s|stamps?)? (?:are (?:in )?|in )(?P<plain>[^\s,;|]+)|\b(?:time ?zone|tz)\b[\s:=,;|]*(?P<named>[^,;|]+)",
     re.IGNORECASE,
 )
-_HAS_DIGIT: Final = re.compile(r"\d")  # as a time has
+_BEGINS_A_TIME: Final = re.compile(r"\d")
 _UNITS: Final = re.compile(
     r"[$€£¥]|usd[tc]?|eur|gbp|gbx|jpy|chf|cad|aud|inr|pln|units?|lots?|shares?|contracts?|points?|price|float|int|number",
     re.IGNORECASE,
@@ -236,7 +236,7 @@ def _two_levels(records: list[_Record]) -> _Head | None:
         return None
     (first, _), (second, lines) = records[:2]
     is_named = {*first[:1], *second[:1]} == _YFINANCE
-    if not is_named and (any(map(_is_number, first + second)) or _HAS_DIGIT.search(second[0])):
+    if not is_named and (any(map(_is_number, first + second)) or _BEGINS_A_TIME.match(second[0])):
         return None
     if names_bars(first) and all(map(_UNITS.fullmatch, filter(None, second))):
         return None
@@ -245,7 +245,7 @@ def _two_levels(records: list[_Record]) -> _Head | None:
         return None
     time = "" if is_named else first[0]
     third = records[2].cells if len(records) > 2 else []  # noqa: PLR2004 - the line after two
-    if third and third[0] and not _HAS_DIGIT.search(third[0]) and not any(third[1:]):
+    if third and third[0] and not _BEGINS_A_TIME.match(third[0]) and not any(third[1:]):
         time, lines = third[0], records[2].line
     return _Head([time, *names], lines, symbol=symbol)
 
