@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sqlite3
 from contextlib import closing
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import pytest
 from forecaster import doctor
 from forecaster.clock import now_ms
 from forecaster.ledger import LIVE, CalibrationState, Run
+from forecaster.store.library import sqlite3
 from forecaster.store.sql import SqlStore
 from forecaster.store.sqlite import SCHEMA
 from tests import cli
@@ -157,6 +157,64 @@ def test_damaged_ledger_does_not_replace_a_good_copy(ledger, forecaster, tmp_pat
     assert "expected a copy that is whole" in said
     assert out.read_text() == "an older copy"
     assert not list(tmp_path.glob("*.unfinished"))
+
+
+def test_restore_puts_a_copy_in_place_and_keeps_the_ledger(ledger, forecaster, tmp_path):
+    """Checked first: with --dry-run that is all."""
+    forecaster("store", "backup", tmp_path / "copy.db", "--json")
+    with closing(SqlStore(f"sqlite:///{ledger}")) as store:
+        store.add_bars(make_bars(count=9)[5:])
+    _, _, dry = forecaster("store", "restore", tmp_path / "copy.db", "--dry-run", "--json")
+    _, _, still = forecaster("store", "info", "--json")
+    code, _, done = forecaster("store", "restore", tmp_path / "copy.db", "--json")
+    _, _, after = forecaster("store", "info", "--json")
+    verified, _, _ = forecaster("verify", "ledger", "--json")
+
+    assert (dry["dry_run"], still["rows"]["bar"]) == (True, 9)
+    assert (code, after["rows"]["bar"], verified) == (0, 5, 0)
+    assert done["ledger"] == f"sqlite:///{ledger}"
+    assert Path(done["set_aside"]).name.startswith("ledger.db.replaced-")
+    assert Path(done["set_aside"]).exists()
+
+
+def test_restore_tells_people_what_it_did(ledger, forecaster, tmp_path):
+    forecaster("store", "backup", tmp_path / "copy.db")
+    code, said, _ = forecaster("store", "restore", tmp_path / "copy.db")
+
+    assert code == 0
+    for line in ("ledger ", "copy ", "rows ", "last_cutoff ", "set_aside ", "dry_run "):
+        assert f"\n{line}" in f"\n{said}"
+
+
+def test_restore_leaves_a_ledger_that_is_written(ledger, refused, tmp_path, forecaster):
+    forecaster("store", "backup", tmp_path / "copy.db")
+    with closing(SqlStore(f"sqlite:///{ledger}")):
+        assert "expected a ledger that no process writes: stop the daemon first" in refused(
+            "store", "restore", tmp_path / "copy.db"
+        )
+
+
+@pytest.mark.parametrize("name", ["ledger.db?timeout=30", "my%20ledger.db", "a%3Fb.db"])
+def test_readers_and_the_writer_have_one_file_for_a_url(tmp_path, name):
+    """Whatever the URL holds beside the path, and however the path is written."""
+    config = tmp_path / "config.toml"
+    config.write_text(
+        '[[series]]\nexchange = "binance"\nsymbol = "BTC/USDT"\ntimeframe = "1h"\nfile = "none.csv"\n'
+        f'[store]\nurl = "sqlite:///{tmp_path}/{name}"\n'
+    )
+    missing = cli.refused("verify", "ledger", "--config", config)
+    with closing(SqlStore(f"sqlite:///{tmp_path}/{name}")) as store:
+        store.add_bars(make_bars(count=5))
+        path = store._database.path
+    verified = cli.forecaster("verify", "ledger", "--config", config, "--json")
+    told = cli.forecaster("store", "info", "--config", config, "--json")
+
+    assert f"{tmp_path}/" in missing
+    assert "expected a ledger, found none" in missing
+    assert (verified.returncode, verified.record["rows"]) == (0, 5)
+    assert told.record["rows"]["bar"] == 5
+    assert path.parent == tmp_path
+    assert [one for one in tmp_path.iterdir() if one.suffix == ".db"] == [path]
 
 
 def test_prune_counts_first_and_never_touches_live(ledger, forecaster):

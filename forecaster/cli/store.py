@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from forecaster.cli.options import ConfigOption, JsonOption, SeriesOption, StoreOption
-from forecaster.cli.printing import print_record
+from forecaster.cli.printing import print_record, progress_bar, say
 from forecaster.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from rich.progress import Progress
 
 store_app = typer.Typer(no_args_is_help=True, help="Look after the ledger: size, copies, space, schema.")
 verify_app = typer.Typer(no_args_is_help=True, help="Prove what is claimed.")
@@ -43,8 +49,35 @@ def backup(
     """Copy an SQLite ledger while it is in use, and check the copy."""
     from forecaster.store import upkeep
 
-    upkeep.backup(_url(config, store), out)
+    url = _url(config, store)
+    with progress_bar() as progress:
+        upkeep.backup(url, out, _pages(progress, "copy"))
     print_record({"file": str(out), "bytes": out.stat().st_size}, json_=json_)
+
+
+@store_app.command("restore")
+def restore(
+    copy: Annotated[Path, typer.Argument(help="A copy that `store backup` made; it stays as it is.")],
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check the copy, and change nothing.")] = False,
+    config: ConfigOption = None,
+    store: StoreOption = None,
+    json_: JsonOption = False,
+) -> None:
+    """Check a copy of an SQLite ledger, and put it in the place of the ledger. No daemon may run meanwhile.
+
+    The ledger that is there is kept beside it, with the time in its name.
+    """
+    from forecaster.clock import now_ms
+    from forecaster.errors import utc_text
+    from forecaster.store import restore as restoring
+
+    url = _url(config, store)
+    with progress_bar() as progress:
+        task = progress.add_task("check", total=None)
+        on_rows, on_portion = partial(progress.advance, task), _pages(progress, "copy")
+        done = restoring.restore(url, copy, now_ms(), dry_run=dry_run, on_rows=on_rows, on_portion=on_portion)
+    record = dataclasses.asdict(done) | {"dry_run": dry_run}
+    print_record(record if json_ else record | {"last_cutoff": utc_text(done.last_cutoff)}, json_=json_)
 
 
 @store_app.command("vacuum")
@@ -94,7 +127,7 @@ def runs(config: ConfigOption = None, store: StoreOption = None, json_: JsonOpti
         return
     for one in found:
         held = f"{one.forecasts:,} forecasts, {one.bars:,} bars"
-        typer.echo(f"{one.id:32} {one.door:8} {utc_text(one.started_at)}  {held}")
+        say(f"{one.id:32} {one.door:8} {utc_text(one.started_at)}  {held}")
 
 
 @store_app.command("delete")
@@ -159,15 +192,12 @@ def ledger(config: ConfigOption = None, store: StoreOption = None, json_: JsonOp
     Code 2 when something is wrong. `heads` with --json names the last link of each chain: note them down, and a later
     check can be compared with them.
     """
-    from rich.console import Console
-    from rich.progress import Progress
-
     from forecaster.store import open_database
     from forecaster.store.verify import count_rows, verify_ledger
 
     database = open_database(_url(config, store))
     try:
-        with Progress(console=Console(stderr=True)) as progress:
+        with progress_bar() as progress:
             task = progress.add_task("ledger", total=count_rows(database))
             found = verify_ledger(database, lambda rows: progress.advance(task, rows))
     finally:
@@ -176,12 +206,18 @@ def ledger(config: ConfigOption = None, store: StoreOption = None, json_: JsonOp
         typer.echo(json.dumps({"ok": found.ok} | dataclasses.asdict(found)))
     else:
         for note in found.notes:
-            typer.echo(f"note: {note}")
+            say(f"note: {note}")
         for error in found.errors:
-            typer.secho(error, fg="red", err=True)
-        typer.echo(f"{found.rows:,} rows, {len(found.errors)} errors: {'ok' if found.ok else 'NOT what was written'}")
+            say(error, fg="red", err=True)
+        say(f"{found.rows:,} rows, {len(found.errors)} errors: {'ok' if found.ok else 'NOT what was written'}")
     if not found.ok:
         raise typer.Exit(2)
+
+
+def _pages(progress: Progress, name: str) -> Callable[[int, int], None]:
+    """Show how many pages of a file were copied."""
+    task = progress.add_task(name, total=None)
+    return lambda left, pages: progress.update(task, completed=pages - left, total=pages)
 
 
 def _url(config: str | None, store: str | None) -> str:
@@ -189,4 +225,4 @@ def _url(config: str | None, store: str | None) -> str:
     from forecaster.address import url_of
     from forecaster.config import default_config_path, load_config
 
-    return load_config(config or default_config_path()).store.url if store is None else url_of(store)
+    return load_config(config or default_config_path()).store.url.reveal() if store is None else url_of(store)

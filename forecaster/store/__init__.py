@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from forecaster.bars import Bars, RejectedRow, SeriesKey
     from forecaster.forecast import ModelId, OHLCForecast
-    from forecaster.ledger import CalibrationState, LedgerRow, Run, SettledRow, SettledSteps, Slot
+    from forecaster.ledger import CalibrationState, Hold, LedgerRow, Run, SettledRow, SettledSteps, Slot
     from forecaster.store.reading import Asked
 
 
@@ -51,8 +51,11 @@ class Reader(Protocol):
     def gaps(self, key: SeriesKey, start: int, end: int) -> dict[int, list[int]]:
         """Give the open times in [start, end) without a bar, with the times at which each was asked for."""
 
+    def holds(self) -> list[Hold]:
+        """Give the newest hold of each exchange, by name, also where it has ended or was lifted."""
+
     def held_until(self, exchange: str) -> int | None:
-        """Give the latest time before which this exchange is not to be asked; None when there was never one."""
+        """Give the time before which this exchange is not to be asked; None when there was never one."""
 
     def series(self) -> list[SeriesKey]:
         """Give all series that are in the ledger, those of replays too, by name."""
@@ -98,6 +101,9 @@ class Reader(Protocol):
 
     def versions(self, key: SeriesKey) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
         """Give open time, revision and first_seen_at of every version of every live bar of a series."""
+
+    def revised(self, key: SeriesKey, start: int, end: int, since: int, as_of: int | None = None) -> list[int]:
+        """Give the open times in [start, end) of live bars whose prices changed in (since, as_of]."""
 
     def calibration(self, key: SeriesKey, model_id: str, run_id: str = LIVE) -> CalibrationState | None:
         """Give what was last learned of a model on a series in a run; None before the first forecast."""
@@ -148,7 +154,7 @@ class Store(Reader, Protocol):
         """Keep that the bars of these open times were asked for at `asked_at`, and that there were none."""
 
     def hold(self, exchange: str, until: int, reason: str, seen_at: int) -> None:
-        """Keep that this exchange is not to be asked before `until`."""
+        """Keep that this exchange is not to be asked before `until`; its newest row is the one that counts."""
 
     def add_run(self, run: Run) -> None:
         """Name a run before its forecasts; a run that is known stays as it is."""

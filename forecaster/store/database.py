@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import os
 import socket
-import sqlite3
 import threading
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from typing import TYPE_CHECKING, Any, Final
 
 import sqlalchemy as sa
 
 from forecaster.address import MEMORY, is_clear, shown, sqlite_address, sqlite_url, without_secrets
-from forecaster.errors import LedgerMissing, StoreError, StoreUnavailable
+from forecaster.errors import LedgerMissing, StoreError, StoreUnavailable, storable
+from forecaster.log import get_logger
 from forecaster.store import sqlite
+from forecaster.store.library import sqlite3
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from forecaster.address import SqliteAddress
+
+LARGE_LOG: Final = 256 * 2**20
+"""Bytes of a write-ahead log of which somebody should know: a reader holds a transaction open."""
+_log = get_logger(__name__)
 
 _PATIENCE_MS: Final = 30_000
 _IDLE_MS: Final = 10_000
@@ -60,8 +65,11 @@ class Database:
         self.url = shown(url) if self.path is None else sqlite_url(self.path)
         self.session = f"{socket.gethostname()[:_LONGEST_HOST]} {os.getpid()} {os.urandom(4).hex()}"
         self.engine = self._server() if file is None or self.path is None else self._file(file, self.path)
+        sa.event.listen(self.engine, "before_cursor_execute", _store_any_text, retval=True)
         self._own = threading.local()
         self.is_begun = False
+        self._has_large_log = False
+        self._used: tuple[object, object] = (None, None)
 
     @property
     def is_sqlite(self) -> bool:
@@ -114,6 +122,8 @@ class Database:
             return
         with self.faults(), self.engine.connect().execution_options(write=write) as connection, connection.begin():
             yield connection
+        if write and self.path is not None:
+            self._look_at_log(self.path)
 
     @contextmanager
     def faults(self) -> Iterator[None]:
@@ -121,8 +131,10 @@ class Database:
         try:
             yield
         except (sa.exc.DBAPIError, sa.exc.TimeoutError, sqlite3.Error) as error:
-            reason = without_secrets(str(getattr(error, "orig", error)).strip(), self._given)
-            raise StoreUnavailable(self.url, reason) from error
+            told = str(getattr(error, "orig", error)).strip()
+            reason = without_secrets(told, self._given)
+            # The cause of a message that quotes a password is left out: a traceback would show it.
+            raise StoreUnavailable(self.url, reason) from (error if reason == told else None)
 
     def ask(self, sql: str, values: Mapping[str, object]) -> Sequence[Any]:
         """Put a question; the lines of the answer have attributes."""
@@ -141,6 +153,22 @@ class Database:
     def close(self) -> None:
         """Close all connections."""
         self.engine.dispose()
+        if self.path is not None and self.is_begun:
+            self._leave_log(self.path)
+            if _identity(self.path) == self._used[0]:
+                sqlite.make_one_file(self.path)
+            self.is_begun = False
+
+    def _look_at_log(self, path: Path) -> None:
+        """Warn once when the write-ahead log grows, since a reader does not let it begin anew."""
+        try:
+            size = _beside(path, "-wal").stat().st_size
+        except OSError:
+            size = 0
+        is_large = size > LARGE_LOG
+        if is_large and not self._has_large_log:
+            _log.warning("ledger.log_large", ledger=self.url, bytes=size)
+        self._has_large_log = is_large
 
     def _mine(self, *, write: bool) -> sa.Connection | None:
         """The connection of the block that this thread is in."""
@@ -155,19 +183,37 @@ class Database:
 
     def _file(self, file: SqliteAddress, path: Path) -> sa.Engine:
         """An engine for a file, by its real path: whoever names it by a link must find the same journal and lock."""
-        engine = sa.create_engine(sa.URL.create("sqlite", database=str(path)))
-        sa.event.listen(engine, "do_connect", lambda *_: self._refuse_new(path))
+        engine = sa.create_engine(sa.URL.create("sqlite", database=str(path)), module=sqlite3)
+        sa.event.listen(engine, "do_connect", lambda *_: self._look_at_file(path))
         sa.event.listen(engine, "connect", lambda connection, _: sqlite.prepare(connection, file.busy_timeout_ms))
         sa.event.listen(engine, "connect", lambda _, record: record.info.update(file=_identity(path)))
         sa.event.listen(engine, "checkout", lambda _, record, __: _refuse_old(record.info["file"], path))
+        sa.event.listen(engine, "checkout", lambda connection, record, _: self._keep_log(connection, record, path))
         sa.event.listen(engine, "begin", _begin_sqlite)
         return engine
 
-    def _refuse_new(self, path: Path) -> None:
-        """Make no file where there was one: a ledger that was removed may come back."""
-        if self.is_begun and not path.exists():
+    def _look_at_file(self, path: Path) -> None:
+        """Make no file where there was one: a ledger that was removed may come back, and its log with it."""
+        if not path.exists() and (self.is_begun or _beside(path, "-wal").exists()):
             msg = "unable to open database file: it was removed"
             raise sqlite3.OperationalError(msg)
+        self._leave_log(path)
+
+    def _leave_log(self, path: Path) -> None:
+        """Set the write-ahead log of this ledger aside when another file has taken its place: SQLite would mix them."""
+        file, log = self._used
+        if file is None or _identity(path) in (None, file) or log is None or log != _identity(_beside(path, "-wal")):
+            return
+        _log.warning("ledger.replaced", ledger=self.url)
+        for end in ("-shm", "-wal"):
+            with suppress(FileNotFoundError):
+                _beside(path, end).replace(_beside(path, f".replaced{end}"))
+
+    def _keep_log(self, connection: Any, record: Any, path: Path) -> None:
+        """Have a write-ahead log while this process is the writer, as soon as no reader forbids it."""
+        if self.is_begun and not record.info.get("has_log"):
+            record.info["has_log"] = sqlite.keep_log(connection)
+            self._used = record.info["file"], _identity(_beside(path, "-wal"))
 
     def _server(self) -> sa.Engine:
         if self._given == MEMORY:
@@ -186,6 +232,28 @@ class Database:
             raise StoreUnavailable(self.url, f"{expected}, found one that cannot be read") from None
 
 
+def _store_any_text(*call: Any) -> tuple[str, Any]:
+    """Have every text kept, whatever it holds: what no database keeps in a text is replaced.
+
+    Texts come from exchanges, files and users. One that is refused would take everything with it that is written
+    beside it.
+    """
+    _, _, statement, given, _, is_many = call
+    return statement, list(map(_storable, given)) if is_many else _storable(given)
+
+
+def _storable(values: Any) -> Any:
+    texts = {name: one for name, one in _named(values) if isinstance(one, str) and storable(one) != one}
+    if not texts:
+        return values
+    kept = {name: storable(one) if name in texts else one for name, one in _named(values)}
+    return kept if isinstance(values, dict) else tuple(kept.values())
+
+
+def _named(values: Any) -> Iterable[tuple[Any, Any]]:
+    return values.items() if isinstance(values, dict) else enumerate(values or ())
+
+
 def _identity(path: Path) -> tuple[int, int] | None:
     """What tells a file from another of the same name; None when there is none."""
     try:
@@ -199,6 +267,10 @@ def _refuse_old(file: tuple[int, int] | None, path: Path) -> None:
     """Have a connection made anew whose file is not the one that stands there now."""
     if file != _identity(path):
         raise sa.exc.DisconnectionError
+
+
+def _beside(path: Path, end: str) -> Path:
+    return path.with_name(f"{path.name}{end}")
 
 
 class ReadDatabase(Database):

@@ -6,6 +6,9 @@ process runs: it stands still when the process is stopped, or cut off from the d
 monotonic clock, and takes over once it has stood still for `LEASE_MS`; no wall clock has a say. Whoever takes over ends
 what the last one has begun, where the database can, and raises the epoch; every write transaction begins by checking
 it, so one that wakes up late writes nothing.
+
+A lease belongs to one file: it is lost when that file is removed or replaced. When the file of the lock is removed, its
+holder locks the new one at its next write, and a lock that had to be made says nothing about who lives.
 """
 
 from __future__ import annotations
@@ -40,8 +43,9 @@ _NETWORK: Final = frozenset(
     {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "ceph", "glusterfs", "lustre", "fuse.sshfs", "fuse.rclone"}
 )
 _PROLONG: Final = sa.text("""
-UPDATE lease SET expires_at = CASE WHEN expires_at < :expires_at THEN :expires_at ELSE expires_at + 1 END
-WHERE name = :name AND epoch = :epoch AND owner = :owner""")
+UPDATE lease SET expires_at = CASE WHEN expires_at < :expires_at THEN :expires_at ELSE expires_at + 1 END,
+    locked = :locked
+WHERE name = :name AND epoch = :epoch AND owner = :owner""").bindparams(sa.bindparam("locked", type_=sa.Boolean()))
 """Never the same value twice, wherever the writer's clock is set: who watches sees that it changes."""
 _GIVEN_BACK: Final = 0
 
@@ -84,8 +88,15 @@ class Lock(Protocol):
     def is_held(self) -> bool:
         """Whether it was taken, and not given back."""
 
+    @property
+    def is_new(self) -> bool:
+        """Whether this process made it, so that nobody can have held it before."""
+
     def try_take(self) -> bool:
         """Take it; False when another holds it."""
+
+    def try_keep(self) -> bool:
+        """Take it again where it was lost; False when it cannot be had now."""
 
     def release(self) -> None:
         """Give it back, if it was taken."""
@@ -107,6 +118,7 @@ class Lease:
         self._watch = _watches[database.place]
         try:
             self.epoch = self._take_in_time()
+            self._file = None if database.path is None else _identity(database.path)
             database.is_begun = True
         except BaseException:
             self._lock.release()
@@ -118,11 +130,16 @@ class Lease:
     def confirm(self, connection: sa.Connection) -> None:
         """Begin a write transaction: prolong the lease, or refuse to write without it.
 
+        Whoever took over from a process that still held the lock, or whose lock was removed, takes it once it is free.
+
         Raises:
-            LeaseLost: when another process has taken over.
+            LeaseLost: when another process has taken over, or another file has taken the place of the ledger.
         """
+        self._refuse_another_file()
         mine = {"name": WRITER, "epoch": self.epoch, "owner": self._owner}
-        kept = connection.execute(_PROLONG, {"expires_at": now_ms() + LEASE_MS, **mine})
+        kept = connection.execute(
+            _PROLONG, {"expires_at": now_ms() + LEASE_MS, "locked": self._lock.try_keep(), **mine}
+        )
         if kept.rowcount != 1:
             raise LeaseLost(self._database.url, self.epoch)
 
@@ -131,23 +148,31 @@ class Lease:
         self._ending.set()
         self._heart.join()
         mine = (t.lease.c.name == WRITER, t.lease.c.epoch == self.epoch, t.lease.c.owner == self._owner)
-        with suppress(StoreUnavailable), self._database.transaction() as connection:
-            connection.execute(t.lease.update().where(*mine).values(expires_at=_GIVEN_BACK))
+        with suppress(StoreUnavailable, LeaseLost):
+            self._refuse_another_file()
+            with self._database.transaction() as connection:
+                connection.execute(t.lease.update().where(*mine).values(expires_at=_GIVEN_BACK))
         self._lock.release()
 
     def beat(self) -> None:
         """Prolong the lease.
 
-        Whoever took over from one that still held the lock takes that as well, once it can be had.
-
         Raises:
-            LeaseLost: when another process has taken over.
+            LeaseLost: when another process has taken over, or the file of the ledger is no longer there.
             StoreUnavailable: when the database cannot be written now.
         """
-        locked = self._lock.try_take()
+        self._refuse_another_file()
         with self._database.transaction() as connection:
             self.confirm(connection)
-            connection.execute(t.lease.update().where(t.lease.c.name == WRITER).values(locked=locked))
+
+    def _refuse_another_file(self) -> None:
+        path = self._database.path
+        if path is None:
+            return
+        there = _identity(path)
+        if there != self._file:
+            what = "its file was removed" if there is None else "another file has taken its place"
+            raise LeaseLost(self._database.url, self.epoch, what)
 
     def _live(self) -> None:
         """Prolong the lease while nothing is written, until it ends or is lost; after a failure, soon again."""
@@ -207,13 +232,14 @@ class Lease:
         """Leave the lease to whoever may be living.
 
         Who took over from a process that was stopped has no lock until that one wakes: then a free lock says nothing.
+        Nor does one that was not there: somebody may have removed the one that is held.
         """
         if last is None:
             if not locked:
                 raise StoreTaken(self._database.url, "expected to be the only one that writes; another begins to")
             return
         still_ms = self._watch.look(tuple(last))
-        has_died = locked and last.locked
+        has_died = locked and last.locked and not self._lock.is_new
         if last.expires_at != _GIVEN_BACK and not has_died and still_ms < LEASE_MS:
             expected = f"expected to be the only one that writes; process {last.owner} does"
             raise StoreTaken(self._database.url, f"{expected}: stop it, or use a ledger of your own")
@@ -223,10 +249,16 @@ def lock_of(database: Database) -> Lock:
     """The lock that a database's writer holds.
 
     Raises:
-        StoreUnavailable: for a file on a network file system, whose locks cannot be trusted.
+        StoreUnavailable: for a file on a network file system, whose locks cannot be trusted, and for one with several
+            names: SQLite has a journal for each name, and two would destroy the ledger.
     """
     if database.path is None:
         return AdvisoryLock(database)
+    if database.path.is_file() and (names := database.path.stat().st_nlink) > 1:
+        what = f"expected a file with one name, found {names} hard links to it"
+        raise StoreUnavailable(
+            database.url, f"{what}: stop all that use it, and leave one name, or copy it with `forecaster store backup`"
+        )
     kind = _file_system_of(database.path)
     if kind in _NETWORK:
         raise StoreUnavailable(database.url, f"expected a local file system, whose locks hold, found {kind}")
@@ -239,6 +271,7 @@ class FileLock:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._file: int | None = None
+        self.is_new = False
 
     @property
     def is_held(self) -> bool:
@@ -246,27 +279,51 @@ class FileLock:
         return self._file is not None
 
     def try_take(self) -> bool:
-        """Take it; False when another holds it."""
-        if self._file is not None:
+        """Take it; False when another holds it. A file that was removed or replaced is no lock any more."""
+        if self._file is not None and self._is_there(self._file):
             return True
-        try:
-            file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
-        except OSError as error:
-            what = f"the folder {self._path.parent}" if not self._path.parent.is_dir() else "a file that can be locked"
-            raise StoreUnavailable(sqlite_url(self._path.with_suffix("")), f"expected {what}: {error}") from error
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        self.release()
+        while True:
+            file = self._open()
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                os.close(file)
+                return False
+            if self._is_there(file):
+                self._file = file
+                return True
             os.close(file)
+
+    def try_keep(self) -> bool:
+        """Take it again where it was lost; False when it cannot be had now."""
+        try:
+            return self.try_take()
+        except StoreUnavailable:
             return False
-        self._file = file
-        return True
 
     def release(self) -> None:
         """Give it back, if it was taken."""
         if self._file is not None:
             os.close(self._file)
             self._file = None
+
+    def _open(self) -> int:
+        flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
+        try:
+            with suppress(FileExistsError):
+                file = os.open(self._path, flags | os.O_CREAT | os.O_EXCL, 0o644)
+                self.is_new = True
+                return file
+            return os.open(self._path, flags | os.O_CREAT, 0o644)
+        except OSError as error:
+            what = f"the folder {self._path.parent}" if not self._path.parent.is_dir() else "a file that can be locked"
+            raise StoreUnavailable(sqlite_url(self._path.with_suffix("")), f"expected {what}: {error}") from error
+
+    def _is_there(self, file: int) -> bool:
+        """Whether an open file is the one that others would lock."""
+        held = os.fstat(file)
+        return _identity(self._path) == (held.st_dev, held.st_ino)
 
 
 class AdvisoryLock:
@@ -275,6 +332,7 @@ class AdvisoryLock:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._session: sa.Connection | None = None
+        self.is_new = False
 
     @property
     def is_held(self) -> bool:
@@ -295,12 +353,25 @@ class AdvisoryLock:
             opened.pop_all()
         return True
 
+    def try_keep(self) -> bool:
+        """Take it again where it was lost."""
+        return self.try_take()
+
     def release(self) -> None:
         """Give it back, if it was taken."""
         if self._session is not None:
             with suppress(sa.exc.SQLAlchemyError):
                 self._session.close()
             self._session = None
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """What tells a file from another of the same name; None when there is none."""
+    try:
+        there = path.stat()
+    except OSError:
+        return None
+    return there.st_dev, there.st_ino
 
 
 def _file_system_of(path: Path) -> str:

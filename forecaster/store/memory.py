@@ -8,7 +8,7 @@ from __future__ import annotations
 import threading
 from contextlib import contextmanager
 from dataclasses import replace
-from itertools import groupby
+from itertools import groupby, pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -16,14 +16,15 @@ import numpy as np
 from forecaster.bars import Bars, SeriesKey
 from forecaster.errors import LedgerConflict, StoreUnavailable, utc_text
 from forecaster.forecast import same_forecast
-from forecaster.ledger import LIVE, CalibrationState, LedgerRow, Run, RunId, SettledRow, SettledSteps, Slot
-from forecaster.store.reading import series_names
+from forecaster.ledger import LIVE, CalibrationState, Hold, LedgerRow, Run, RunId, SettledRow, SettledSteps, Slot
+from forecaster.store.reading import EVER, series_names
 from forecaster.store.rows import (
     PORTION,
     bar_values,
     check_times,
     forecast_row,
     is_revised,
+    kept,
     ledger_order,
     read_bars,
     read_rows,
@@ -59,7 +60,7 @@ class MemoryStore:
         self._bars: dict[tuple[SeriesKey, str], _Revisions] = {}
         self._forecasts: dict[str, dict[_Name, OHLCForecast]] = {}
         self._gaps: dict[SeriesKey, dict[int, list[int]]] = {}
-        self._holds: dict[str, int] = {}
+        self._holds: dict[str, list[Hold]] = {}
         self._slots: dict[SeriesKey, dict[int, Slot]] = {}
         self._learned: dict[tuple[SeriesKey, str, str], CalibrationState] = {}
         self._rejected: dict[SeriesKey, dict[str, RejectedRow]] = {}
@@ -153,7 +154,7 @@ class MemoryStore:
         """Keep rows that were refused, with their reasons; one that is there already stays as it is."""
         del seen_at
         held = self._rejected.setdefault(key, {})
-        for row in rows:
+        for row in map(kept, rows):
             self._keep(held, str(row))
             held.setdefault(str(row), row)
 
@@ -177,13 +178,17 @@ class MemoryStore:
 
     def hold(self, exchange: str, until: int, reason: str, seen_at: int) -> None:
         """Keep that this exchange is not to be asked before `until`."""
-        del reason, seen_at
         self._keep(self._holds, exchange)
-        self._holds[exchange] = max(until, self._holds.get(exchange, until))
+        self._holds.setdefault(exchange, []).append(Hold(exchange, until, reason, seen_at))
+
+    def holds(self) -> list[Hold]:
+        """Give the newest hold of each exchange, by name, also where it has ended."""
+        newest = [rows[-1] for _, rows in sorted(self._holds.items())]
+        return [replace(one, since=min(row.seen_at for row in self._alike(one))) for one in newest]
 
     def held_until(self, exchange: str) -> int | None:
-        """Give the latest time before which this exchange is not to be asked; None when there was never one."""
-        return self._holds.get(exchange)
+        """Give the time before which this exchange is not to be asked; None when there was never one."""
+        return next((one.until for one in self.holds() if one.exchange == exchange), None)
 
     def add_run(self, run: Run) -> None:
         """Name a run before its forecasts; a run that is known stays as it is."""
@@ -254,6 +259,19 @@ class MemoryStore:
         open_time, revision, seen_at = np.array(rows, np.int64).reshape(-1, 3).T
         return open_time, revision, seen_at
 
+    def revised(self, key: SeriesKey, start: int, end: int, since: int, as_of: int | None = None) -> list[int]:
+        """Give the open times in [start, end) of live bars whose prices changed in (since, as_of]."""
+        until = EVER if as_of is None else as_of
+        return [
+            open_time
+            for open_time, versions in sorted(self._revisions(key, LIVE).items())
+            if start <= open_time < end
+            and any(
+                since < seen_at <= until and values[:4] != before[:4]
+                for (before, _), (values, seen_at) in pairwise(versions)
+            )
+        ]
+
     def calibration(self, key: SeriesKey, model_id: str, run_id: str = LIVE) -> CalibrationState | None:
         """Give what was last learned of a model on a series in a run; None before the first forecast."""
         return self._learned.get((key, model_id, RunId(run_id).recorded))
@@ -312,6 +330,11 @@ class MemoryStore:
 
     def close(self) -> None:
         """Nothing to let go of."""
+
+    def _alike(self, hold: Hold) -> list[Hold]:
+        """The rows of a hold: the first one, and one for each probe."""
+        rows = self._holds[hold.exchange]
+        return [one for one in rows if (one.until, one.reason) == (hold.until, hold.reason)]
 
     def _of_run(self, run_id: str, as_of: int | None = None) -> list[OHLCForecast]:
         """The forecasts of a run that were there at `as_of`, with the latency that its id names."""

@@ -1,6 +1,6 @@
 """What can be read from a ledger: the questions as SQL, the answers as records.
 
-Knows no database library: `SqliteFile` asks through Python's own, which is light enough for a strategy's process, and
+Knows no database library: `SqliteFile` asks through SQLite's own, which is light enough for a strategy's process, and
 `SqlStore` through SQLAlchemy. The SQL is what SQLite and PostgreSQL both understand.
 """
 
@@ -12,7 +12,7 @@ import numpy as np
 
 from forecaster.bars import Bars, RejectedRow, SeriesKey
 from forecaster.forecast import ModelId
-from forecaster.ledger import LIVE, CalibrationState, LedgerRow, Run, RunId, SettledRow, SettledSteps, Slot
+from forecaster.ledger import LIVE, CalibrationState, Hold, LedgerRow, Run, RunId, SettledRow, SettledSteps, Slot
 from forecaster.store.rows import PORTION, ledger_order, read_bars, read_forecast, read_rejected, read_rows, read_steps
 
 if TYPE_CHECKING:
@@ -73,9 +73,22 @@ _ALL_CUTOFFS: Final = """
 SELECT DISTINCT cutoff FROM forecast WHERE series_id = :series AND run_id = :run ORDER BY cutoff"""
 _VERSIONS: Final = """
 SELECT open_time, revision, first_seen_at FROM bar WHERE series_id = :series ORDER BY open_time, revision"""
+_REVISED: Final = """
+SELECT DISTINCT b.open_time FROM bar b
+JOIN bar o ON o.series_id = b.series_id AND o.open_time = b.open_time AND o.revision = b.revision - 1
+WHERE b.series_id = :series AND b.open_time >= :start AND b.open_time < :end
+    AND b.revision > 0 AND b.first_seen_at > :since AND b.first_seen_at <= :as_of
+    AND (b.open <> o.open OR b.high <> o.high OR b.low <> o.low OR b.close <> o.close)
+ORDER BY b.open_time"""
 _CALIBRATION: Final = """
 SELECT cutoff, state FROM calibration WHERE series_id = :series AND run_id = :run AND model_id = :model"""
-_HELD_UNTIL: Final = "SELECT MAX(until) AS until FROM hold WHERE exchange = :exchange"
+_HOLDS: Final = """
+SELECT h.exchange, h.until, h.reason, h.seen_at, (
+    SELECT MIN(f.seen_at) FROM hold f WHERE f.exchange = h.exchange AND f.until = h.until AND f.reason = h.reason
+) AS since
+FROM hold h WHERE h.id IN (SELECT MAX(id) FROM hold GROUP BY exchange)
+ORDER BY h.exchange"""
+"""The newest by id, the order of appending: a clock that was ahead once would make its row the newest for ever."""
 
 _STEP: Final = f"""
 SELECT n.exchange, n.symbol, n.timeframe, n.calendar, f.model_id, f.run_id, f.cutoff, f.issued_at,
@@ -180,10 +193,13 @@ class Reading:
             found.setdefault(row.open_time, []).append(row.asked_at)
         return found
 
+    def holds(self) -> list[Hold]:
+        """Give the newest hold of each exchange, by name, also where it has ended."""
+        return [Hold(*row) for row in self._ask(_HOLDS, {})]
+
     def held_until(self, exchange: str) -> int | None:
-        """Give the latest time before which this exchange is not to be asked; None when there was never one."""
-        rows = self._ask(_HELD_UNTIL, {"exchange": exchange})
-        return rows[0].until if rows else None
+        """Give the time before which this exchange is not to be asked; None when there was never one."""
+        return next((one.until for one in self.holds() if one.exchange == exchange), None)
 
     def series(self) -> list[SeriesKey]:
         """Give all series that are in the ledger, those of replays too, by name."""
@@ -243,6 +259,11 @@ class Reading:
         rows = self._ask(_VERSIONS, {"series": self._series(key)})
         open_time, revision, seen_at = np.array([tuple(row) for row in rows], np.int64).reshape(-1, 3).T
         return open_time, revision, seen_at
+
+    def revised(self, key: SeriesKey, start: int, end: int, since: int, as_of: int | None = None) -> list[int]:
+        """Give the open times in [start, end) of live bars whose prices changed in (since, as_of]."""
+        span = {"start": start, "end": end, "since": since, "as_of": _or_ever(as_of)}
+        return [row.open_time for row in self._ask(_REVISED, {"series": self._series(key), **span})]
 
     def calibration(self, key: SeriesKey, model_id: str, run_id: str = LIVE) -> CalibrationState | None:
         """Give what was last learned of a model on a series in a run; None before the first forecast."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import defaultdict
-from dataclasses import fields
+from dataclasses import fields, replace
 from functools import lru_cache
 from math import isnan
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 import numpy as np
 
 from forecaster.bars import COLUMNS, FIELDS, Bars, RejectedRow, SeriesKey
-from forecaster.errors import InvalidContext, utc_text
+from forecaster.errors import InvalidContext, storable, utc_text
 from forecaster.forecast import ModelId, OHLCForecast, Provenance
 from forecaster.ledger import LedgerRow, SettledSteps
 from forecaster.log import get_logger
@@ -101,6 +101,11 @@ def read_bars(key: SeriesKey, open_time: NDArray[np.int64], ohlcv_TF: NDArray[np
         left_out = int((~there).sum())
         _log.warning("bars.off_calendar", series=str(key), calendar=key.calendar, bars=left_out)
     return Bars(key, *(column[there] for column in (open_time, ohlcv_TF, *more)))
+
+
+def kept(row: RejectedRow) -> RejectedRow:
+    """The refused row as every store keeps it."""
+    return replace(row, reason=storable(row.reason), body=storable(row.body))
 
 
 def quarantine_row(row: RejectedRow, series_id: int, seen_at: int) -> dict[str, Any]:

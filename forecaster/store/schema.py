@@ -8,7 +8,7 @@ series ─┬─ bar            one row per revision of a bar; the bars of a rep
 model ───┘  │         └── delay            one row where the commit came later than `available_at` says
 run ────────┘
 
-hold                      one row each time an exchange said not to ask
+hold                      one row each time an exchange said not to ask, was probed, or was freed; the newest counts
 calibration               what was learned of a model on a series, in a run
 lease                     who writes
 

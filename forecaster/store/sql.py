@@ -17,17 +17,20 @@ import sqlalchemy as sa
 from forecaster.errors import LedgerConflict, StoreUnavailable, utc_text
 from forecaster.forecast import same_forecast
 from forecaster.ledger import LIVE, RunId
+from forecaster.log import get_logger
 from forecaster.store import reading
 from forecaster.store import schema as t
 from forecaster.store.chain import first_link
 from forecaster.store.database import Database
 from forecaster.store.lease import Lease
+from forecaster.store.library import sqlite3, wal_is_safe
 from forecaster.store.reading import EVER, Reading, series_names
 from forecaster.store.rows import (
     Head,
     bar_rows,
     check_times,
     forecast_row,
+    kept,
     linked,
     quarantine_row,
     read_forecast,
@@ -42,6 +45,8 @@ if TYPE_CHECKING:
     from forecaster.forecast import OHLCForecast
     from forecaster.ledger import CalibrationState, Run, Slot
 
+_log = get_logger(__name__)
+_WAL = "SQLite 3.51.3 or newer; with this one a reader that holds a transaction open makes writes wait, and fail"
 _SET_SLOT = """
 INSERT INTO slot (series_id, cutoff, state, epoch, leased_until, attempts, reason, changed_at)
 VALUES (:series_id, :cutoff, :state, :epoch, :leased_until, :attempts, :reason, :changed_at)
@@ -89,6 +94,10 @@ class SqlStore(Reading):
         except BaseException:
             self._database.close()
             raise
+        with self._database.transaction(write=False):
+            pass  # from now on there is a write-ahead log
+        if self._database.is_sqlite and not wal_is_safe(sqlite3.sqlite_version_info):
+            _log.warning("ledger.no_log", ledger=self._database.url, found=sqlite3.sqlite_version, expected=_WAL)
 
     @property
     def epoch(self) -> int:
@@ -99,10 +108,9 @@ class SqlStore(Reading):
         """Keep the right to write, as every write does.
 
         Raises:
-            LeaseLost: when another process has taken over.
+            LeaseLost: when another process has taken over, or the file of the ledger is no longer there.
         """
-        with self._writing():
-            pass
+        self._lease.beat()
 
     def check(self) -> None:
         """Look whether an SQLite file is whole: its pages, and each row's place. PostgreSQL looks after its own.
@@ -156,6 +164,7 @@ class SqlStore(Reading):
         with self._writing() as connection:
             series_id = self._series_id(connection, key)
             content = (t.quarantine.c.open_time, t.quarantine.c.row, t.quarantine.c.reason, t.quarantine.c.body)
+            rows = list(map(kept, rows))
             times = [row.open_time for row in rows]
             around = t.quarantine.c.open_time.between(min(times), max(times))
             query = sa.select(*content).where(t.quarantine.c.series_id == series_id, around)

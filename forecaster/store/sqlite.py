@@ -1,12 +1,13 @@
-"""An SQLite file: how it is opened to read and to write, and who may write it.
+"""An SQLite file: how it is opened to read and to write, how it is left, and how it is copied.
 
-Python's own library alone, so that a process which only reads a ledger starts fast. What is asked is in `reading`.
+Without SQLAlchemy, so that a process which only reads a ledger starts fast. What is asked is in `reading`.
+A writer keeps a write-ahead log, so that readers and the writer do not wait for each other; a ledger that nobody has
+open is one file, which a user who may not write can read.
 """
 
 from __future__ import annotations
 
 import os
-import sqlite3
 import threading
 import time
 import weakref
@@ -16,7 +17,8 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
 from forecaster.address import sqlite_url
-from forecaster.errors import LedgerMissing, SchemaTooNew, StoreUnavailable
+from forecaster.errors import LedgerMissing, SchemaTooNew, StoreUnavailable, storable
+from forecaster.store.library import connect, sqlite3, wal_is_safe
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -28,8 +30,12 @@ SCHEMA: Final = 7
 """The newest migration: what a ledger that this program wrote looks like."""
 
 _OF_EVERY_SCHEMA: Final = {"series", "bar", "quarantine", "model", "run", "forecast"}
-_LEFT_BEHIND: Final = (sqlite3.SQLITE_READONLY_ROLLBACK, sqlite3.SQLITE_READONLY_RECOVERY)
-"""A writer died with a journal, or a write-ahead log, that is still to be dealt with."""
+_MAY_NOT_WRITE: Final = ("readonly database", "unable to open database file")
+"""What SQLite says when a read needs a write first; pysqlite3 does not give the codes of its errors."""
+LOG_LIMIT: Final = 64 * 2**20
+"""Bytes that a write-ahead log keeps on the disk once it has been copied into the ledger."""
+
+_JOURNALS: Final = ("-journal", "-wal")
 
 _PORTION: Final = 256
 """Pages, 1 MiB, that are copied while others wait: about a millisecond."""
@@ -37,8 +43,6 @@ _BEGIN_ANEW: Final = 8
 """How often a copy is begun anew since somebody wrote."""
 _COPY_PAUSE_SECONDS: Final = 0.05
 _COPY_PATIENCE_SECONDS: Final = 60.0
-
-_WAL_FIXED_IN: Final = ((3, 51, 3), (3, 50, 7), (3, 44, 6))
 
 
 class SqliteFile:
@@ -55,6 +59,7 @@ class SqliteFile:
     def __init__(self, path: Path, busy_timeout_ms: int | None = None) -> None:
         self._path = path.absolute()
         self._url = sqlite_url(self._path)
+        self._log_path = f"{self._path}-wal"
         self._busy_timeout_ms = BUSY_TIMEOUT_MS if busy_timeout_ms is None else busy_timeout_ms
         self._forget()
 
@@ -66,14 +71,17 @@ class SqliteFile:
             StoreUnavailable: when the file cannot be read, or an older program wrote it.
             SchemaTooNew: when a newer program wrote it.
         """
+        values = {name: storable(one) if isinstance(one, str) else one for name, one in values.items()}
         try:
             try:
                 return self._connection().execute(sql, values).fetchall()
             except sqlite3.OperationalError as error:
-                if error.sqlite_errorcode not in _LEFT_BEHIND:
+                if not _may_not_write(error):
                     raise
-            self._recover()
-            return self._connection().execute(sql, values).fetchall()
+            if self._state()[1]:
+                self._recover()
+                return self._connection().execute(sql, values).fetchall()
+            return self._ask_at_rest(sql, values)
         except sqlite3.Error as error:
             raise StoreUnavailable(self._url, str(error)) from error
 
@@ -89,30 +97,54 @@ class SqliteFile:
         self._open: weakref.WeakSet[_Opened] = weakref.WeakSet()
         self._local = threading.local()  # what a thread keeps here goes when the thread ends
 
+    def _ask_at_rest(self, sql: str, values: Mapping[str, object]) -> Sequence[Any]:
+        """Read a ledger that nobody has open, where this user may not make the files that its write-ahead log needs.
+
+        SQLite takes the file for one that does not change (`immutable`). Whether that was so is looked at afterwards.
+        """
+        before = self._state()
+        with closing(connect(f"{self._path.as_uri()}?mode=ro&immutable=1")) as connection:
+            connection.row_factory = _line
+            self._check(connection, self._file())
+            found = connection.execute(sql, values).fetchall()
+        if before[1] or self._state() != before:
+            raise StoreUnavailable(self._url, "expected a ledger that nobody writes, found one that changed: try again")
+        return found
+
+    def _state(self) -> tuple[tuple[int, ...], list[str]]:
+        """What changes when somebody writes the file, and the names of the journals beside it."""
+        there = self._path.stat()
+        beside = [end for end in _JOURNALS if self._path.with_name(self._path.name + end).exists()]
+        return (there.st_ino, there.st_size, there.st_mtime_ns), beside
+
     def _recover(self) -> None:
         """Let SQLite undo what a writer that died had begun: only a connection that may write can."""
+        what = "expected to undo what a writer that died had begun"
+        if "-wal" in self._state()[1] and not wal_is_safe(sqlite3.sqlite_version_info):
+            raise StoreUnavailable(self._url, f"{what}; SQLite {sqlite3.sqlite_version} may not: start the service")
         address = f"{self._path.as_uri()}?mode=rw"
         try:
-            with closing(sqlite3.connect(address, uri=True, timeout=self._busy_timeout_ms / 1000)) as connection:
+            with closing(connect(address, seconds=self._busy_timeout_ms / 1000)) as connection:
                 connection.execute("SELECT COUNT(*) FROM sqlite_master").fetchone()
         except sqlite3.OperationalError as error:
-            if error.sqlite_errorcode not in (*_LEFT_BEHIND, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN):
+            if not _may_not_write(error):
                 raise
-            what = "expected to undo what a writer that died had begun; this user may not write here"
-            raise StoreUnavailable(self._url, f"{what}: start the service, or read as its user once") from error
+            reason = f"{what}; this user may not write here: start the service, or read as its user once"
+            raise StoreUnavailable(self._url, reason) from error
 
     def _connection(self) -> sqlite3.Connection:
         """This thread's connection to the file that stands there now."""
         there = self._file()
+        files = there, self._log_file()
         found: _Opened | None = getattr(self._local, "opened", None)
-        if found is not None and found.file == there:
+        if found is not None and found.files == files:
             return found.connection
         if found is not None:
             found.close()
             del self._local.opened
         if there is None:
             raise LedgerMissing(self._url)
-        opened = _Opened(self._checked(there), there)
+        opened = _Opened(self._checked(there), files)
         with self._lock:
             self._open.add(opened)
         self._local.opened = opened
@@ -120,7 +152,7 @@ class SqliteFile:
 
     def _checked(self, file: tuple[int, int]) -> sqlite3.Connection:
         """Open the file, and look whether this program can read it; a connection to one that it cannot is closed."""
-        connection = sqlite3.connect(f"{self._path.as_uri()}?mode=ro", uri=True, check_same_thread=False)
+        connection = connect(f"{self._path.as_uri()}?mode=ro", check_same_thread=False)
         try:
             connection.execute(f"PRAGMA busy_timeout={self._busy_timeout_ms}")
             connection.row_factory = _line
@@ -130,7 +162,7 @@ class SqliteFile:
             raise
         return connection
 
-    def _check(self, connection: sqlite3.Connection, file: tuple[int, int]) -> None:
+    def _check(self, connection: sqlite3.Connection, file: tuple[int, int] | None) -> None:
         schema = _schema_of(connection)
         if not schema:
             raise LedgerMissing(self._url)  # a writer may be about to make it
@@ -148,13 +180,20 @@ class SqliteFile:
             raise StoreUnavailable(self._url, str(error)) from error
         return there.st_dev, there.st_ino
 
+    def _log_file(self) -> int | None:
+        """What tells the write-ahead log from another; None when there is none."""
+        try:
+            return os.stat(self._log_path).st_ino  # noqa: PTH116 - at every question
+        except OSError:
+            return None
+
 
 class _Opened:
-    """A connection and its file; it is closed when nobody keeps this any more."""
+    """A connection, its file and its write-ahead log; it is closed when nobody keeps this any more."""
 
-    def __init__(self, connection: sqlite3.Connection, file: tuple[int, int]) -> None:
+    def __init__(self, connection: sqlite3.Connection, files: object) -> None:
         self.connection = connection
-        self.file = file
+        self.files = files
         # A connection refers to itself: left alone it would stay open until the garbage collector comes.
         self.close = weakref.finalize(self, connection.close)
 
@@ -200,6 +239,7 @@ def copy(path: Path, to: Path, on_portion: Callable[[int, int], None] = lambda _
             if not _schema_of(source):
                 raise LedgerMissing(url)
             _Copying(source, target, on_portion).run()
+            target.execute("PRAGMA journal_mode=DELETE")  # one file, whatever its ledger is
             (found,) = target.execute("PRAGMA integrity_check").fetchone()
         if found != "ok":
             raise StoreUnavailable(sqlite_url(to.absolute()), f"expected a copy that is whole, found {found}")
@@ -214,13 +254,17 @@ def copy(path: Path, to: Path, on_portion: Callable[[int, int], None] = lambda _
 def _refuse_own(path: Path, to: Path) -> None:
     """Refuse to copy a ledger onto itself, or onto what belongs to it: what is written meanwhile would be lost."""
     ledger, target = path.resolve(), to.resolve()
-    own = {ledger.with_name(f"{ledger.name}{ending}") for ending in ("", "-journal", "-wal", "-shm", ".lock")}
+    own = {ledger.with_name(f"{ledger.name}{ending}") for ending in ("", *_JOURNALS, "-shm", ".lock")}
     if target in own or (target.exists() and target.samefile(ledger)):
         raise StoreUnavailable(sqlite_url(ledger), f"expected another file to copy it to, found {to}: it is in use")
 
 
 def _opened(address: str) -> closing[sqlite3.Connection]:
-    return closing(sqlite3.connect(address, uri=True, timeout=BUSY_TIMEOUT_MS / 1000))
+    return closing(connect(address, seconds=BUSY_TIMEOUT_MS / 1000))
+
+
+def _may_not_write(error: sqlite3.OperationalError) -> bool:
+    return any(text in str(error) for text in _MAY_NOT_WRITE)
 
 
 def is_ledger(path: Path) -> bool:
@@ -288,25 +332,62 @@ class _Copying:
 
 
 def prepare(connection: sqlite3.Connection, busy_timeout_ms: int | None = None) -> None:
-    """Make a connection that writes; write-ahead log only where its reset bug is fixed.
+    """Make a connection that writes.
 
     EXTRA synchronises the folder once a rollback journal is deleted. With FULL a power cut may bring the journal back,
-    and what was committed is rolled back (sqlite.org/pragma.html#pragma_synchronous).
+    and what was committed is rolled back (sqlite.org/pragma.html#pragma_synchronous). With a write-ahead log both
+    synchronise the log at every commit.
     """
     connection.isolation_level = None
-    journal = "WAL" if wal_is_safe(sqlite3.sqlite_version_info) else "DELETE"
     for pragma in (
         f"busy_timeout={BUSY_TIMEOUT_MS if busy_timeout_ms is None else busy_timeout_ms}",
-        f"journal_mode={journal}",
         "synchronous=EXTRA",
         "foreign_keys=ON",
+        f"journal_size_limit={LOG_LIMIT}",
     ):
         connection.execute(f"PRAGMA {pragma}")
+    if not wal_is_safe(sqlite3.sqlite_version_info):
+        connection.execute("PRAGMA journal_mode=DELETE")
 
 
-def wal_is_safe(version: tuple[int, ...]) -> bool:
-    """Whether this SQLite has the WAL-reset fix (sqlite.org/wal.html, section 11)."""
-    return version >= _WAL_FIXED_IN[0] or any(fixed <= version < (fixed[0], fixed[1] + 1) for fixed in _WAL_FIXED_IN)
+def keep_log(connection: sqlite3.Connection) -> bool:
+    """Have a write-ahead log from now on, where the library's is sound; False while a reader forbids the change."""
+    if not wal_is_safe(sqlite3.sqlite_version_info):
+        return True
+    (patience,) = connection.execute("PRAGMA busy_timeout").fetchone()
+    connection.execute("PRAGMA busy_timeout=0")
+    try:
+        (journal,) = connection.execute("PRAGMA journal_mode=WAL").fetchone()
+        connection.execute("SELECT COUNT(*) FROM sqlite_master").fetchone()  # now the file of the log is there
+    except sqlite3.OperationalError:
+        return False
+    else:
+        return bool(journal == "wal")
+    finally:
+        connection.execute(f"PRAGMA busy_timeout={patience}")
+
+
+def make_one_file(path: Path) -> None:
+    """Bring the write-ahead log into the ledger and have none, unless others have it open.
+
+    A user who may not write to the folder could not read a ledger that has a log and nobody who writes it.
+    """
+    with suppress(sqlite3.Error), closing(connect(f"{path.as_uri()}?mode=rw")) as connection:
+        connection.execute("PRAGMA synchronous=EXTRA")
+        connection.execute("PRAGMA journal_mode=DELETE")
+
+
+def schema_at(path: Path) -> int:
+    """The schema of a ledger in a file, 0 when there is none.
+
+    Raises:
+        StoreUnavailable: when it cannot be read.
+    """
+    try:
+        with _opened(f"{path.as_uri()}?mode=ro") as connection:
+            return _schema_of(connection)
+    except sqlite3.Error as error:
+        raise StoreUnavailable(sqlite_url(path), str(error)) from error
 
 
 def _schema_of(connection: sqlite3.Connection) -> int:

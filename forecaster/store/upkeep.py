@@ -21,7 +21,7 @@ from forecaster.store.lease import Lease
 from forecaster.store.sqlite import SCHEMA
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
 _COUNTED: Final = (
@@ -117,16 +117,19 @@ def schema(url: str) -> int:
         LedgerMissing: when there is none.
     """
     with closing(Database(url)) as database:
-        if database.path is not None and not database.path.exists():
-            raise LedgerMissing(database.url)
-        found = migrations.schema_in(database)
+        if database.path is None:
+            found = migrations.schema_in(database)
+        else:
+            found = sqlite.schema_at(database.path) if database.path.exists() else 0
     if not found:
         raise LedgerMissing(database.url)
     return found
 
 
-def backup(url: str, to: Path) -> None:
+def backup(url: str, to: Path, on_portion: Callable[[int, int], None] = lambda _, __: None) -> None:
     """Copy an SQLite ledger while it is in use, and check the copy.
+
+    `on_portion` hears of every portion how many pages are left, and how many there are.
 
     Raises:
         LedgerMissing: when there is none.
@@ -136,7 +139,7 @@ def backup(url: str, to: Path) -> None:
     database.close()
     if database.path is None:
         raise StoreUnavailable(database.url, "expected an SQLite ledger; use pg_dump for this one")
-    sqlite.copy(database.path, to)
+    sqlite.copy(database.path, to, on_portion)
 
 
 def vacuum(url: str) -> None:

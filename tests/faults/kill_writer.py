@@ -11,7 +11,6 @@ import json
 import os
 import random
 import signal
-import sqlite3
 import sys
 import tempfile
 import time
@@ -23,6 +22,7 @@ from rich.progress import track
 
 from forecaster.ledger import LIVE, Run
 from forecaster.store import open_database
+from forecaster.store.library import sqlite3
 from forecaster.store.sql import SqlStore
 from forecaster.store.verify import verify_ledger
 from tests.builders import HOUR_MS, make_bars, make_key

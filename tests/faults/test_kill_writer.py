@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import sqlite3
 from contextlib import closing
 
 import pytest
 
 from forecaster.ledger import LIVE, Run
+from forecaster.store.library import sqlite3
 from forecaster.store.sql import SqlStore
 from tests.faults import kill_writer
 from tests.faults.kill_writer import bars_of, check_whole, forecasts_of, look

@@ -6,7 +6,8 @@ import random
 
 import pytest
 
-from tests.faults.power_cut import CONTROLS, Call, Disk, play
+from forecaster.store.library import sqlite3, wal_is_safe
+from tests.faults.power_cut import CONTROLS, Call, Disk, play, trace
 
 CREATE, UNLINK, SYNC, SYNC_FOLDER = (
     Call("c", "a", 0, b""),
@@ -31,6 +32,15 @@ def images_after(*calls):
 @pytest.mark.processes
 def test_store_loses_nothing():
     assert play("ours", 500, batches=8, seed=0) == {"whole": 500, "lost": 0, "corrupt": 0}
+
+
+@pytest.mark.processes
+def test_store_is_traced_as_it_serves(tmp_path):
+    """With a write-ahead log where the library's is sound, and without one while nobody has the ledger open."""
+    calls = trace(tmp_path, batches=4, pragmas="")
+    made = "".join(call.deed for call in calls if call.deed in "cu" and call.name.endswith("-wal"))
+
+    assert (made[:1], made[-2:]) == (("c", "uc") if wal_is_safe(sqlite3.sqlite_version_info) else ("", ""))
 
 
 @pytest.mark.processes

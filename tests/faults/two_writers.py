@@ -11,7 +11,6 @@ import json
 import os
 import random
 import signal
-import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -24,6 +23,7 @@ from typing import Final
 from rich.progress import track
 
 from forecaster.store import open_database
+from forecaster.store.library import sqlite3
 from forecaster.store.verify import verify_ledger
 
 ROOT: Final = Path(__file__).parents[2]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import sqlite3
 import subprocess
 import sys
 import threading
@@ -18,6 +17,7 @@ from sqlalchemy import event
 from forecaster.errors import LeaseLost, SchemaTooNew, StoreTaken, StoreUnavailable
 from forecaster.store import lease
 from forecaster.store.database import Database
+from forecaster.store.library import sqlite3
 from forecaster.store.sql import SqlStore
 from tests.builders import make_bars
 
@@ -180,18 +180,18 @@ def test_process_that_writes_nothing_keeps_the_lease(url):
 def test_process_that_cannot_prolong_its_lease_tries_again(url, quick, monkeypatch):
     """Whatever the failure: a thread that ended with it would let a living writer be taken for dead."""
     with closing(SqlStore(url)) as first:
-        beat, failures = first._lease.beat, iter([StoreUnavailable(url, "full"), OSError("gone"), RuntimeError("odd")])
+        beat, failures = first._lease.beat, [StoreUnavailable(url, "full"), OSError("gone"), RuntimeError("odd")]
 
         def fail_at_first():
-            for failure in failures:
-                raise failure
+            if failures:
+                raise failures.pop()
             beat()
 
         monkeypatch.setattr(first._lease, "beat", fail_at_first)
-        before = row_of(url)["expires_at"]
 
+        assert wait_until(lambda: not failures)
+        before = row_of(url)["expires_at"]
         assert wait_until(lambda: row_of(url)["expires_at"] > before)
-        assert next(failures, None) is None
 
 
 def test_heart_stops_with_the_store(url):
@@ -435,3 +435,135 @@ def test_ledger_that_another_is_about_to_lead_is_not_taken(url):
         with pytest.raises(StoreTaken, match="another begins to"):
             SqlStore(url)
         lock.release()
+
+
+def test_lock_that_is_removed_is_taken_anew(url):
+    """At the next write: the file that others would lock is the one that is held."""
+    path = Path(url.removeprefix("sqlite:///") + ".lock")
+    with closing(SqlStore(url)) as store:
+        path.unlink()
+        store.renew()
+
+        assert not lease.FileLock(path).try_take()
+        assert row_of(url)["locked"] == 1
+
+
+@pytest.mark.usefixtures("patient")
+@pytest.mark.parametrize("replace", [False, True], ids=["removed", "replaced"])
+def test_writer_whose_lock_is_gone_is_not_taken_for_dead(url, clocks, replace):
+    """A second writer finds a lock that nobody holds, and sees that the lease lives."""
+    path = Path(url.removeprefix("sqlite:///") + ".lock")
+    with closing(SqlStore(url)) as first:
+        keep_alive(first, clocks)
+        path.unlink()
+        if replace:
+            path.with_suffix(".new").touch()
+            path.with_suffix(".new").rename(path)
+            first.renew()
+        for _ in range(3):
+            with pytest.raises(StoreTaken, match="the only one"):
+                SqlStore(url)
+        first.renew()
+
+        assert first.epoch == row_of(url)["epoch"] == 1
+        assert row_of(url)["locked"] == 1
+
+
+def test_lock_that_is_replaced_while_it_is_taken_is_tried_again(tmp_path, monkeypatch):
+    """Else two would hold a lock of the same name."""
+    path, flock, opened = tmp_path / "lock", lease.fcntl.flock, []
+
+    def replace_first(file, how):
+        if not opened:
+            path.unlink()
+            path.touch()
+        opened.append(file)
+        flock(file, how)
+
+    monkeypatch.setattr(lease.fcntl, "flock", replace_first)
+    lock = lease.FileLock(path)
+
+    assert lock.try_take()
+    assert len(opened) == 2
+    assert not lease.FileLock(path).try_take()
+    lock.release()
+
+
+def test_ledger_with_two_names_is_refused(url, tmp_path):
+    """SQLite keeps a journal for each name: two writers would destroy the ledger."""
+    with closing(SqlStore(url)) as store:
+        twin = tmp_path / "twin.db"
+        twin.hardlink_to(tmp_path / "ledger.db")
+        for name in (url, f"sqlite:///{twin}"):
+            with pytest.raises(StoreUnavailable, match="expected a file with one name, found 2 hard links"):
+                SqlStore(name)
+        store.renew()
+
+
+def test_ledger_by_a_symbolic_link_is_the_same(url, tmp_path):
+    """It has one lock, by its real path."""
+    with closing(SqlStore(url)):
+        link = tmp_path / "elsewhere" / "l.db"
+        link.parent.mkdir()
+        link.symlink_to(tmp_path / "ledger.db")
+        with pytest.raises(StoreTaken, match="the only one"):
+            SqlStore(f"sqlite:///{link}")
+
+    assert [one.name for one in link.parent.iterdir()] == ["l.db"]
+
+
+@pytest.mark.parametrize("what", ["removed", "moved", "replaced", "restored", "folder"])
+def test_lease_is_lost_with_its_file(tmp_path, what):
+    """The next look says so, and nothing is written to another file that stands there."""
+    folder = tmp_path / "ledgers"
+    folder.mkdir()
+    path, aside = folder / "ledger.db", tmp_path / "aside.db"
+    url = f"sqlite:///{path}"
+    with closing(SqlStore(url)) as store:
+        store.add_bars(make_bars(count=5))
+        before = None
+        if what == "removed":
+            path.unlink()
+        elif what == "moved":
+            path.rename(aside)
+        elif what == "folder":
+            folder.rename(tmp_path / "aside")
+        else:
+            if what == "restored":
+                backup(path, aside)
+            else:
+                SqlStore(f"sqlite:///{aside}").close()
+            aside.replace(path)
+            before = content_of(path)
+        for act in (store.renew, lambda: store.add_bars(make_bars(count=9))):
+            with pytest.raises((LeaseLost, StoreUnavailable)):
+                act()
+        with pytest.raises(LeaseLost, match="its file was removed" if before is None else "another file has taken"):
+            store.renew()
+
+    assert before == (content_of(path) if path.exists() else None)
+
+
+def content_of(path):
+    with closing(sqlite3.connect(path)) as connection:
+        asked = ("SELECT * FROM lease", "SELECT * FROM series", "SELECT * FROM bar")
+        return [connection.execute(one).fetchall() for one in asked]
+
+
+def backup(path, to):
+    """Copy a ledger that is in use."""
+    with closing(sqlite3.connect(path)) as source, closing(sqlite3.connect(to)) as target:
+        source.backup(target)
+
+
+def test_ledger_that_comes_back_is_written_again(url, tmp_path):
+    """A file that was away for a moment is the same one."""
+    path = tmp_path / "ledger.db"
+    with closing(SqlStore(url)) as store:
+        path.rename(tmp_path / "aside.db")
+        with pytest.raises(LeaseLost, match="its file was removed"):
+            store.renew()
+        (tmp_path / "aside.db").rename(path)
+        store.renew()
+
+        assert store.add_bars(make_bars(count=5)) == 5

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import sqlite3
 from contextlib import closing
 from pathlib import Path
 
@@ -15,6 +14,7 @@ import sqlalchemy as sa
 from forecaster.errors import StoreUnavailable
 from forecaster.store import migrations, open_database, open_reader
 from forecaster.store.database import Database
+from forecaster.store.library import sqlite3
 from forecaster.store.sql import SqlStore
 from forecaster.store.sqlite import SCHEMA
 from forecaster.store.verify import verify_ledger

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import sqlite3
 import subprocess
 import sys
 import threading
@@ -17,6 +16,7 @@ from forecaster.bars import FIELDS, Bars, RejectedRow
 from forecaster.errors import LeaseLost, LedgerConflict, LedgerMissing, SchemaTooNew, StoreUnavailable
 from forecaster.ledger import LIVE, Run, Slot
 from forecaster.store import open_database, open_reader, sqlite
+from forecaster.store.library import sqlite3
 from forecaster.store.sql import SqlStore
 from forecaster.store.sqlite import SCHEMA
 from forecaster.store.verify import verify_ledger
@@ -152,7 +152,9 @@ os.kill(os.getpid(), signal.SIGKILL)
 @pytest.mark.processes
 def test_reader_reads_on_when_the_writer_was_killed_in_a_write(path, opened):
     """What was half written is undone, as SQLite does, and nobody has to start the writer first."""
-    opened().add_bars(make_bars(count=3))
+    store = opened()
+    store.add_bars(make_bars(count=3))
+    store.close()  # and has a rollback journal now, as from a library without a sound write-ahead log
     with closing(open_reader(f"sqlite:///{path}")) as reader:
         reader.bars(make_key())
         subprocess.run([sys.executable, "-c", KILLED_IN_A_WRITE, str(path)], check=False)

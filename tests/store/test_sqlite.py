@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import sqlite3
 import threading
 from contextlib import closing
 from pathlib import Path
@@ -13,6 +12,7 @@ import pytest
 
 from forecaster.errors import LedgerMissing, SchemaTooNew, StoreUnavailable
 from forecaster.store import open_reader, sqlite
+from forecaster.store.library import sqlite3
 from forecaster.store.sql import SqlStore
 from forecaster.store.sqlite import SCHEMA, SqliteFile, copy
 from tests.builders import make_bars, make_key

@@ -8,10 +8,11 @@ from contextlib import suppress
 import numpy as np
 import pytest
 
+from forecaster import ledger
 from forecaster.bars import FIELDS, Bars, RejectedRow
 from forecaster.errors import InvalidContext, LedgerConflict, StoreError, StoreUnavailable, utc_text
 from forecaster.forecast import ENGINE_NOISE, OHLCForecast, repair
-from forecaster.ledger import LIVE, CalibrationState, Run, Slot
+from forecaster.ledger import LIVE, CalibrationState, Hold, Run, Slot
 from forecaster.sources.memory import MemorySource
 from forecaster.store import open_store
 from forecaster.store.memory import MemoryStore
@@ -331,12 +332,43 @@ def test_gaps_keep_when_they_were_asked_for(store):
     assert store.gaps(make_key(), second, third) == {second: [50]}
 
 
-def test_longest_hold_of_an_exchange_counts(store):
-    store.hold("kraken", 900, "a ban", 100)
-    store.hold("kraken", 500, "a limit", 200)
+def test_newest_hold_of_an_exchange_counts(store):
+    """By the order of writing, though it ends earlier, and though a clock was ahead for an older one."""
+    store.hold("kraken", 900, "ban: a teapot", 700)
+    store.hold("binance", 800, "limit: too many", 100)
+    store.hold("kraken", 500, "limit: too many", 200)
 
-    assert store.held_until("kraken") == 900
-    assert store.held_until("binance") is None
+    assert store.holds() == [Hold("binance", 800, "limit: too many", 100), Hold("kraken", 500, "limit: too many", 200)]
+    assert store.held_until("kraken") == 500
+    assert store.held_until("coinbase") is None
+
+
+def test_hold_says_since_when(store):
+    """Each probe writes the same hold again."""
+    for seen_at in (100, 160, 220):
+        store.hold("kraken", 900, "outage: down", seen_at)
+
+    assert [(one.seen_at, one.since) for one in store.holds()] == [(220, 100)]
+
+
+@pytest.mark.parametrize(
+    ("reason", "kind", "days"),
+    [
+        ("BTC/USD: 503 Service Unavailable /0/public/OHLC", ledger.OUTAGE, 10 / 1440),
+        ("1INCH429/USD: 599 /0/public/OHLC", ledger.OUTAGE, 10 / 1440),
+        ("BTC/USD: 429 Too Many Requests /0/public/OHLC", ledger.LIMIT, 1),
+        ("BTC/USD: DDoSProtection: binance 418 I'm a teapot", ledger.BAN, 3),
+        ("outage: BTC/USD: no answer", ledger.OUTAGE, 10 / 1440),
+        ("what nobody understands", ledger.BAN, 3),
+    ],
+)
+def test_hold_is_never_longer_than_its_kind(store, reason, kind, days):
+    """An older program wrote up to 30 days, and no row is ever changed: it is bounded when it is read."""
+    store.hold("kraken", START + 30 * 86_400_000, reason, START)
+    (hold,) = store.holds()
+
+    assert hold.kind is kind
+    assert hold.until == START + round(days * 86_400_000) == store.held_until("kraken")
 
 
 def test_row_is_refused_once(store):
@@ -350,6 +382,41 @@ def test_row_is_refused_once(store):
     assert store.rejected(make_key()) == [refused, other]
     assert store.rejected(ETHER) == [other]
     assert store.rejected(make_key(symbol="LTC/USDT")) == []
+
+
+ANY_TEXT = "\x1f\x8b\0 a half \udcff of a pair"
+KEPT_TEXT = "\x1f\x8b\N{REPLACEMENT CHARACTER} a half \N{REPLACEMENT CHARACTER} of a pair"
+
+
+def test_any_text_is_kept_once(store):
+    """No database keeps NUL or half of a surrogate pair; what was sent is refused, recorded, and costs nothing else."""
+    refused = RejectedRow(START, (1.0,), f"is no bar: {ANY_TEXT}", ANY_TEXT)
+    for _ in range(2):
+        store.quarantine(make_key(), [refused], START)
+
+    assert store.rejected(make_key()) == [RejectedRow(START, (1.0,), f"is no bar: {KEPT_TEXT}", KEPT_TEXT)]
+
+
+def test_any_text_of_a_run_a_hold_and_a_slot_is_kept(store):
+    """And a question may hold any text."""
+    store.add_run(Run(LIVE, LIVE, START, ANY_TEXT))
+    store.hold("kraken", START, ANY_TEXT, START)
+    store.set_slots([Slot(make_key(), START, "failed", 0, ANY_TEXT)], START)
+
+    assert store.held_until("kraken") == START
+    assert LIVE in {one.id for one in store.runs()}
+    assert len(store.slots(make_key(), START, START + 1)) == 1
+    assert store.latest(make_key(), ANY_TEXT) is None
+
+
+def test_model_of_any_name_is_recorded(store):
+    forecast = make_forecast()
+    named = dataclasses.replace(forecast, provenance=dataclasses.replace(forecast.provenance, model_id=ANY_TEXT))
+    store.add_run(Run(LIVE, LIVE, START))
+    added = [store.add_forecasts([named], LIVE) for _ in range(2)]
+
+    assert added == [1, 0]
+    assert store.latest(named.key, ANY_TEXT) is not None
 
 
 def test_file_of_nothing_but_bad_rows_is_refused_row_by_row(store):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sqlite3
 from contextlib import closing
 
 import numpy as np
@@ -12,6 +11,7 @@ from forecaster.bars import Bars
 from forecaster.errors import LedgerMissing
 from forecaster.ledger import LIVE, Run
 from forecaster.store import open_database
+from forecaster.store.library import sqlite3
 from forecaster.store.sql import SqlStore
 from forecaster.store.verify import count_rows, verify_ledger
 from tests.builders import HOUR_MS, make_bars, make_key
