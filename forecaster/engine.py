@@ -9,9 +9,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import threading
-from dataclasses import dataclass
-from functools import cached_property
-from typing import TYPE_CHECKING, Self
+from dataclasses import dataclass, field
+from functools import cached_property, partial
+from typing import TYPE_CHECKING, NamedTuple, Self
 
 from forecaster.accuracy.drift import Watches
 from forecaster.accuracy.score import Scores
@@ -23,7 +23,7 @@ from forecaster.clock import now_ms
 from forecaster.code import code_digest
 from forecaster.config import Config, default_config_path, load_config, with_store
 from forecaster.errors import BarNotClosed, BarsError, ConfigError, InvalidContext, NotEnoughBars, StoreError, utc_text
-from forecaster.intake import Intake, Skipped
+from forecaster.intake import Intake, Pulled, Skipped, WaitsFor
 from forecaster.ledger import LIVE, AccuracyReport, CalibrationState, LedgerRow, Run, RunId, Slot
 from forecaster.log import get_logger
 from forecaster.model import Model, load_baselines, load_model
@@ -33,7 +33,7 @@ from forecaster.stamps import CommitTimes, Stopwatch
 from forecaster.store import Reader, Store, open_reader, open_store
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
     from pathlib import Path
 
     import numpy as np
@@ -56,7 +56,10 @@ class CycleReport:
     `given_up` are series that were skipped for reasons which waiting does not mend; `missed` counts closes that passed
     while nobody ran; `sat_out` names baselines that failed, with reasons; `drifts` are the changes of the model's skill
     or coverage that it showed; `waited_seconds` is the part of `seconds` in which sources were waited for,
-    `model_seconds` that in which models were asked.
+    `model_seconds` that in which models were asked. `waiting` are series whose bars are still waited for; `revised`
+    holds the open times of bars that changed after they were taken for final, and `revised_forecasts` says how many
+    forecasts were made from them; `doubted` are series whose answer waited
+    for a second one; `clocks` says how far (ms) the clock of an exchange is ahead of this machine's.
     """
 
     timeframe: Timeframe
@@ -74,6 +77,11 @@ class CycleReport:
     seconds: float
     waited_seconds: float
     model_seconds: float
+    waiting: frozenset[SeriesKey] = frozenset()
+    revised: dict[SeriesKey, Sequence[int]] = field(default_factory=dict)
+    revised_forecasts: int = 0
+    doubted: frozenset[SeriesKey] = frozenset()
+    clocks: dict[str, int] = field(default_factory=dict)
 
     @property
     def settled_rows(self) -> int:
@@ -128,7 +136,7 @@ class Forecaster:
             StoreError: when it cannot be opened, or another process writes it.
         """
         if self._store is None:
-            self._store = open_store(self.config.store.url)
+            self._store = open_store(self.config.store.url.reveal())
         return self._store
 
     @property
@@ -138,7 +146,7 @@ class Forecaster:
 
     @cached_property
     def _opened_reader(self) -> Reader:
-        return open_reader(self.config.store.url)
+        return open_reader(self.config.store.url.reveal())
 
     @cached_property
     def _sources(self) -> dict[SeriesKey, BarSource]:
@@ -170,6 +178,10 @@ class Forecaster:
     def _intake(self) -> Intake:
         return Intake(self.store, self._sources, self.config.model.context, self.config.daemon.requests_at_once)
 
+    def on_straggler(self, told: Callable[[SeriesKey], None]) -> None:
+        """Have it told, on some thread, when bars of a series have come that a cycle did not wait for."""
+        self._intake.arrivals.on_straggler = told
+
     @cached_property
     def _watches(self) -> Watches:
         return Watches()
@@ -198,7 +210,12 @@ class Forecaster:
         return list(dict.fromkeys(key.timeframe for key in self.series))
 
     def run_cycle(
-        self, timeframe: Timeframe, as_of: int, started_at: int | None = None, exchange: str | None = None
+        self,
+        timeframe: Timeframe,
+        as_of: int,
+        started_at: int | None = None,
+        exchange: str | None = None,
+        waits_for: WaitsFor = "all",
     ) -> CycleReport:
         """Take one timeframe's pass over its series, as things stand at `as_of` (UTC ms).
 
@@ -206,52 +223,103 @@ class Forecaster:
         forecast, sits out, by name; so does a baseline. Any other fault is raised. Forecasts are stamped with
         `started_at` (`as_of` when left out) and the time that the cycle had taken by then, so waiting for bars is never
         hidden. Cycles of several exchanges may run at once: they wait for their bars side by side.
+
+        What has come is forecast while other series are still waited for. With "most", series whose source takes long
+        are left under way (`CycleReport.waiting`), with "nobody" all that have not come; `on_straggler` hears when they
+        have, and `run_arrived` takes them.
         """
-        watch = Stopwatch(as_of if started_at is None else started_at)
         _ = self.models  # a model that cannot be loaded stops the cycle before anything is written
-        skipped = Skipped()
-        keys = [key for key in self.series if key.timeframe == timeframe and exchange in (None, key.exchange)]
-        owed = lease_owed(self.store, keys, self.model_name, as_of)
-        self._pass_over(owed, skipped)
-        asked_for = [key for key in keys if owed.slots[key] and key not in skipped.reasons]
-        pulled = self._intake.pull(asked_for, as_of, skipped, watch)
-        with self._turn:
-            contexts, newest = self._contexts_of(owed, skipped)
-            issued_at = max(watch.now, pulled.seen[1])  # what a forecast saw could be read when it was issued
-            asked = Stopwatch(0)
-            answers, failed, sat_out = ask_sparing(self.models, contexts, self.config.model.horizon)
-            for key, reason in failed.items():
-                skipped.skip(key, reason)
-            model_ms = asked.elapsed_ms
-            # The clock of this machine may be behind: what has closed already was not to be forecast in time.
-            issued = [max(issued_at, newest[one.key]) for one in answers.contexts]
-            run = Run(LIVE, LIVE, issued_at)
-            made = self.record(answers, issued_at=issued, run=run, latency=lambda: asked.elapsed_ms) if issued else []
-            end_owed(self.store, owed.slots, made, skipped.reasons, as_of)
-            given_up = {key: (owed.slots[key][-1].cutoff, skipped.reasons[key]) for key in skipped.given_up}
-            self._given_up = {key: at for key, at in self._given_up.items() if key not in keys} | given_up
-            with self.store.together(write=False):
-                arrived = arrived_losses(self.store, pulled.seen[1], since=pulled.seen[0] - 1)
-            settled = [one for one in arrived if one.steps.key in keys]
-            report = CycleReport(
-                timeframe=timeframe,
-                exchange=exchange,
-                as_of=as_of,
-                series=len(keys),
-                bars_added=pulled.added,
-                forecasts=made,
-                settled=settled,
-                skipped=skipped.reasons,
-                given_up=frozenset(skipped.given_up),
-                sat_out=sat_out,
-                drifts=self._drifts(settled),
-                missed=owed.missed,
-                seconds=watch.elapsed_ms / 1000,
-                waited_seconds=pulled.waited_seconds,
-                model_seconds=model_ms / 1000,
-            )
+        keys = self._of_place(timeframe, exchange)
+        cycle = _Cycle(as_of, Stopwatch(as_of if started_at is None else started_at), self._lease(keys, as_of))
+        skipped, slots = cycle.skipped, cycle.owed.slots
+        self._pass_over(cycle.owed, skipped)
+        if skipped.reasons:
+            end_owed(self.store, {key: slots[key] for key in skipped.reasons}, [], skipped.reasons, as_of)
+        asked = [key for key in keys if slots[key] and key not in skipped.reasons]
+        rounds = self._intake.rounds(asked, as_of, skipped, cycle.watch, waits_for)
+        return self._run(timeframe, exchange, cycle, rounds)
+
+    def run_arrived(
+        self, timeframe: Timeframe, as_of: int, started_at: int | None = None, exchange: str | None = None
+    ) -> CycleReport:
+        """Take what has come of series that a cycle did not wait for. Arguments as of `run_cycle`."""
+        keys = self._intake.arrivals.arrived(self._of_place(timeframe, exchange))
+        cycle = _Cycle(as_of, Stopwatch(as_of if started_at is None else started_at), self._lease(keys, as_of))
+        return self._run(timeframe, exchange, cycle, self._intake.take(keys, as_of, cycle.skipped, cycle.watch))
+
+    def _of_place(self, timeframe: Timeframe, exchange: str | None) -> list[SeriesKey]:
+        return [key for key in self.series if key.timeframe == timeframe and exchange in (None, key.exchange)]
+
+    def _lease(self, keys: Sequence[SeriesKey], as_of: int) -> Owed:
+        return lease_owed(self.store, keys, self.model_name, as_of)
+
+    def _run(self, timeframe: Timeframe, exchange: str | None, cycle: _Cycle, rounds: Iterator[Pulled]) -> CycleReport:
+        """Forecast round by round, and tell what was done."""
+        skipped, slots = cycle.skipped, cycle.owed.slots
+        for pulled in rounds:
+            with self._turn:
+                self._forecast_round(cycle, pulled)
+        given_up = {key: (slots[key][-1].cutoff, skipped.reasons[key]) for key in skipped.given_up if slots[key]}
+        self._given_up = {key: at for key, at in self._given_up.items() if key not in slots} | given_up
+        report = CycleReport(
+            timeframe=timeframe,
+            exchange=exchange,
+            as_of=cycle.as_of,
+            series=len(slots),
+            bars_added=sum(one.added for one in cycle.pulled),
+            forecasts=sorted(cycle.forecasts, key=lambda one: list(slots).index(one.key)),
+            settled=cycle.settled,
+            skipped=skipped.reasons,
+            given_up=frozenset(skipped.given_up),
+            sat_out=cycle.sat_out,
+            drifts=self._drifts(cycle.settled),
+            missed=cycle.owed.missed,
+            seconds=cycle.watch.elapsed_ms / 1000,
+            waited_seconds=sum(one.waited_seconds for one in cycle.pulled),
+            model_seconds=cycle.model_ms / 1000,
+            waiting=frozenset(self._intake.arrivals.under_way(self._of_place(timeframe, exchange))),
+            revised={key: opens for one in cycle.pulled for key, opens in one.revised.items()},
+            doubted=frozenset[SeriesKey]().union(*(one.doubted for one in cycle.pulled)),
+            revised_forecasts=sum(one.revised_forecasts for one in cycle.pulled),
+            clocks={name: ahead for one in cycle.pulled for name, ahead in one.clocks.items()},
+        )
+        if slots:
             self._log_cycle(report)
         return report
+
+    def _forecast_round(self, cycle: _Cycle, pulled: Pulled) -> None:
+        """Forecast what can be forecast once the bars of some series have come, and settle what they settle."""
+        skipped, owed = cycle.skipped, {key: cycle.owed.slots[key] for key in pulled.all_keys if cycle.owed.slots[key]}
+        contexts, newest = self._contexts_of(owed, pulled.keys, skipped)
+        issued_at = max(cycle.watch.now, pulled.seen[1])  # what a forecast saw could be read when it was issued
+        asked = Stopwatch(0)
+        answers, failed, sat_out = ask_sparing(self.models, contexts, self.config.model.horizon)
+        for key, reason in failed.items():
+            skipped.skip(key, reason)
+        cycle.model_ms += asked.elapsed_ms
+        cycle.sat_out |= sat_out
+        # The clock of this machine may be behind: what has closed already was not to be forecast in time.
+        issued = [max(issued_at, newest[one.key]) for one in answers.contexts]
+        run = Run(LIVE, LIVE, issued_at)
+        made = self.record(answers, issued_at=issued, run=run, latency=lambda: asked.elapsed_ms) if issued else []
+        self._end(cycle, owed, pulled.keys, made)
+        with self.store.together(write=False):
+            arrived = arrived_losses(self.store, pulled.seen[1], since=pulled.seen[0] - 1)
+        cycle.settled += [one for one in arrived if one.steps.key in pulled.all_keys]
+        cycle.forecasts += made
+        cycle.pulled.append(pulled)
+
+    def _end(
+        self, cycle: _Cycle, owed: dict[SeriesKey, list[Slot]], over: Collection[SeriesKey], made: list[OHLCForecast]
+    ) -> None:
+        """Write down what became of the work; of series that are asked again, what is done already."""
+        done = {(one.key, one.cutoff) for one in made}
+        ended = {
+            key: [slot for slot in slots if key in over or (key, slot.cutoff) in done] for key, slots in owed.items()
+        }
+        end_owed(self.store, ended, made, cycle.skipped.reasons, cycle.as_of)
+        for key, slots in owed.items():
+            cycle.owed.slots[key] = [slot for slot in slots if (key, slot.cutoff) not in done] or slots[-1:]
 
     def _pass_over(self, owed: Owed, skipped: Skipped) -> None:
         """Let series sit out that were given up at this very close: they are asked for again at the next one."""
@@ -261,13 +329,20 @@ class Forecaster:
                 skipped.reasons[key] = reason
                 skipped.given_up.add(key)
 
-    def _contexts_of(self, owed: Owed, skipped: Skipped) -> tuple[list[Context], dict[SeriesKey, int]]:
-        """The contexts of what is owed and can be had, and the newest close in the store (UTC ms) of each series."""
-        keys = [key for key, slots in owed.slots.items() if slots]
+    def _contexts_of(
+        self, owed: dict[SeriesKey, list[Slot]], over: Collection[SeriesKey], skipped: Skipped
+    ) -> tuple[list[Context], dict[SeriesKey, int]]:
+        """The contexts of what is owed and can be had, and the newest close in the store (UTC ms) of each series.
+
+        A series of which the newest is missing sits out with that, if its bars are `over`, and not asked for again.
+        """
         with self.store.together(write=False):
-            found = skipped.trying(keys, lambda key: self._contexts(owed.slots[key]))
-        contexts = [context for of_key, _ in found.values() for context in of_key]
-        return contexts, {key: newest for key, (_, newest) in found.items()}
+            found = skipped.trying(owed, lambda key: self._contexts(owed[key]))
+        for key, one in found.items():
+            if one.fault is not None and key in over:
+                skipped.trying([key], partial(_raise, one.fault))
+        contexts = [context for one in found.values() for context in one.contexts]
+        return contexts, {key: one.newest for key, one in found.items()}
 
     def backfill(self, key: SeriesKey, since: int, as_of: int) -> Iterator[tuple[int, int]]:
         """Fetch a series' history from `since` (UTC ms) on, part by part, each durable before the next is asked for.
@@ -286,7 +361,7 @@ class Forecaster:
         Returns how many rows were added, and the series that could not be had, with the reason.
         """
         skipped = Skipped()
-        return self._intake.pull(keys, as_of, skipped).added, skipped.reasons
+        return self._intake.pull(keys, as_of, skipped), skipped.reasons
 
     def forecast(
         self,
@@ -420,14 +495,25 @@ class Forecaster:
     def latest(self, exchange: str, symbol: str, timeframe: str, as_of: int | None = None) -> OHLCForecast | None:
         """Read the newest live forecast of a series from the ledger: no network, no model. None before the first.
 
-        With `as_of` (UTC ms), the newest that could be read then.
+        With `as_of` (UTC ms), the newest that could be read then. `OHLCForecast.revised` names the bars behind it that
+        have changed since.
 
         Raises:
             LedgerMissing: when there is no ledger.
             InvalidContext: for a time that is still to come: the answer would change.
         """
         as_of = None if as_of is None else _passed(as_of)
-        return self.reader.latest(self._configured(exchange, symbol, timeframe), self.model_name, as_of=as_of)
+        key = self._configured(exchange, symbol, timeframe)
+        found = self.reader.latest(key, self.model_name, as_of=as_of)
+        return None if found is None else self._marked(found, as_of)
+
+    def _marked(self, forecast: OHLCForecast, as_of: int | None) -> OHLCForecast:
+        """The forecast, with the bars that it was made from and that have changed since."""
+        key, bars = forecast.key, forecast.provenance.batch_shape[-1]
+        first = int(key.sessions.last_opens(key.timeframe, forecast.cutoff, bars)[0])
+        since = forecast.cutoff if forecast.issued_at is None else forecast.issued_at
+        revised = self.reader.revised(key, first, forecast.cutoff, since, as_of)
+        return dataclasses.replace(forecast, revised=tuple(revised)) if revised else forecast
 
     def history(
         self, exchange: str, symbol: str, timeframe: str, start: int, end: int, as_of: int | None = None
@@ -503,24 +589,23 @@ class Forecaster:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _contexts(self, owed: Sequence[Slot]) -> tuple[list[Context], int]:
-        """The contexts of what a series owes, of those that can be had; and its newest close in the store (UTC ms).
+    def _contexts(self, owed: Sequence[Slot]) -> _Found:
+        """The contexts of what a series owes, of those that can be had.
 
         Raises:
-            BarsError: when the newest cannot.
+            BarsError: when the newest cannot, and none before it.
         """
         key, newest = owed[0].key, owed[-1].cutoff
         bars = self.store.bars(key, start=self._intake.first_slot(key, owed[0].cutoff))
-        contexts = []
+        contexts, fault = [], None
         for slot in owed:
             try:
                 context = self._cut(bars, slot.cutoff)
                 context.target_opens(self.config.model.horizon)  # where its calendar ends, this series sits out
                 contexts.append(context)
-            except BarsError:
-                if slot.cutoff == newest:
-                    raise
-        return contexts, int(bars.close_time[-1])
+            except BarsError as error:
+                fault = error if slot.cutoff == newest else fault
+        return _Found(contexts, int(bars.close_time[-1]) if len(bars) else 0, fault)
 
     def _cut(self, bars: Bars, cutoff: int) -> Context:
         return Context.ending_at(bars, cutoff, self.config.model.context, self.config.model.min_context)
@@ -546,6 +631,7 @@ class Forecaster:
             late=late,
             missed=report.missed,
             settled=report.settled_rows,
+            waiting=len(report.waiting),
             skipped={str(key): reason for key, reason in report.skipped.items()},
             sat_out=report.sat_out,
             engine=self.models[0].engine,
@@ -563,6 +649,33 @@ class Forecaster:
                 _log.warning("accuracy.drifted", series=str(key), model=model_id, of=drift.what, **values)
                 found.append((key, drift))
         return found
+
+
+@dataclass
+class _Cycle:
+    """What a cycle is about, and what its rounds have done so far."""
+
+    as_of: int
+    watch: Stopwatch
+    owed: Owed
+    skipped: Skipped = field(default_factory=Skipped)
+    pulled: list[Pulled] = field(default_factory=list)
+    forecasts: list[OHLCForecast] = field(default_factory=list)
+    settled: list[Losses] = field(default_factory=list)
+    sat_out: dict[str, str] = field(default_factory=dict)
+    model_ms: int = 0
+
+
+class _Found(NamedTuple):
+    """Contexts that can be cut, the newest close that is stored (UTC ms), and why the newest context cannot be cut."""
+
+    contexts: list[Context]
+    newest: int
+    fault: BarsError | None
+
+
+def _raise(error: BarsError, _: object = None) -> None:
+    raise error
 
 
 def _passed(as_of: int | None) -> int:

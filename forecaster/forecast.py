@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from forecaster.bars import FIELDS, SeriesKey
-from forecaster.errors import InvalidContext, NonFiniteForecast
+from forecaster.errors import InvalidContext, NonFiniteForecast, storable
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -37,7 +37,7 @@ class ModelId(str):
     @classmethod
     def of(cls, name: str, digest: str) -> ModelId:
         """Make one; of a digest, 12 characters are enough to tell two models apart."""
-        return cls(f"{name}@{digest[:12]}")
+        return cls(storable(f"{name}@{digest[:12]}"))
 
     @property
     def name(self) -> str:
@@ -86,6 +86,8 @@ class OHLCForecast:
         issued_at: UTC ms at which it was asked for; None until it is recorded.
         available_at: UTC ms from which a reader could have had it; None until it is recorded.
         targets: open times (UTC ms) of the H target bars, as the ledger has them; the calendar's when left out.
+        revised: open times (UTC ms) of the bars that it was made from and whose prices have changed since it was
+            issued: it was made from wrong ones. `Forecaster.latest` fills it.
 
     Raises:
         NonFiniteForecast: for NaN or infinity.
@@ -101,6 +103,7 @@ class OHLCForecast:
     issued_at: int | None = None
     available_at: int | None = None
     targets: tuple[int, ...] = ()
+    revised: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         """Check shapes, finiteness and order."""

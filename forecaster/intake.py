@@ -1,14 +1,17 @@
-"""From sources into the store: what is fetched of a series, what of it is kept, and what is still missing."""
+"""From sources into the store: what is fetched of a series, what of it is kept, and what is still missing.
+
+Series are bulkheads: what has come of some is stored and used, while others are still waited for.
+"""
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -23,20 +26,38 @@ from forecaster.errors import (
     SourceError,
     SourceUnavailable,
     UnknownSymbol,
+    duration_text,
+    utc_text,
 )
 from forecaster.log import get_logger
+from forecaster.sources.arrivals import QUIET_SECONDS, STRAGGLES_AFTER, Answer, Arrivals
+from forecaster.sources.doubt import agree, coarser_ms, compare
 from forecaster.sources.guard import anchor_hint
 from forecaster.stamps import LONGEST_ALLOWANCE_MS, CommitTimes, Stopwatch
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-    from concurrent.futures import Future
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 
+    from forecaster.bars import Bars
     from forecaster.sources import BarSource, Fetched
     from forecaster.store import Store
 
 _log = get_logger(__name__)
-_BARS_ASKED_AGAIN: Final = 3
+BARS_ASKED_AGAIN: Final = 24
+"""The fewest stored bars that are asked for again each time: they may have been revised, or been wrong."""
+
+SECOND_ANSWER_AFTER: Final = 1.0
+"""Seconds after which a series is asked again whose answer is in doubt."""
+
+WaitsFor = Literal["all", "most", "nobody"]
+"""Whose answers are waited for: all; those that do not take long; or nobody's, and what has come is used."""
+
+_PATIENCE: Final[dict[WaitsFor, float]] = {"all": math.inf, "most": STRAGGLES_AFTER, "nobody": 0.0}
+
+_MORE_AFTER_A_FAULT: Final = 4
+_MOST_ANSWERS: Final = 4
+_BARS_AROUND: Final = 40
+_CLOCKS_APART_MS: Final = 2_000
 _LASTING: Final = (Ambiguous, UnknownSymbol, CalendarEnds, ConfigError)
 _ATTEMPTS: Final = 3
 _CLOSE_MS: Final = 2_000
@@ -70,15 +91,44 @@ class Skipped:
         _log.warning("series.skipped", series=str(key), reason=reason)
 
 
-class Pulled(NamedTuple):
-    """How many bars were added, how many seconds sources were waited for, and when the bars were first seen.
+@dataclass(frozen=True)
+class Pulled:
+    """What a round of answers brought.
 
-    `seen` is the first and the last stamp, UTC ms.
+    Args:
+        keys: the series that are through with it, also those that failed.
+        again: the series that are asked again, for what is missing still.
+        seen: first and last stamp of the bars that were stored, UTC ms.
+        added: how many bars are new.
+        revised: open times of bars that changed after they were stored, by series.
+        revised_forecasts: how many closes had been forecast from such bars.
+        doubted: series whose answer waits for a second one.
+        clocks: how far (ms) the clock of an exchange is ahead of this machine's, where it tells.
+        waited_seconds: how long answers were waited for.
     """
 
-    added: int
-    waited_seconds: float
+    keys: frozenset[SeriesKey]
+    again: frozenset[SeriesKey]
     seen: tuple[int, int]
+    added: int = 0
+    revised: dict[SeriesKey, Sequence[int]] = field(default_factory=dict)
+    revised_forecasts: int = 0
+    doubted: frozenset[SeriesKey] = frozenset()
+    clocks: dict[str, int] = field(default_factory=dict)
+    waited_seconds: float = 0.0
+
+    @property
+    def all_keys(self) -> frozenset[SeriesKey]:
+        """All series that have had an answer."""
+        return self.keys | self.again
+
+
+class _Weighed(NamedTuple):
+    """An answer as it is to be taken, the open times of stored bars that it changes, and whether it is in doubt."""
+
+    answer: Answer
+    changed: Sequence[int] = ()
+    is_doubted: bool = False
 
 
 class _TooLate(Exception):
@@ -99,75 +149,174 @@ class Intake:
         self._store = store
         self._sources = sources
         self._context = context
-        self._at_once = at_once
+        self.arrivals = Arrivals(at_once)
+        self._asked_again: dict[SeriesKey, int] = {}
+        self._doubted: dict[SeriesKey, list[Bars]] = {}
+        self._clocks: dict[str, int] = {}
         self._commits = CommitTimes()
         self._last_seen = 0
 
-    def pull(self, keys: Sequence[SeriesKey], as_of: int, skipped: Skipped, watch: Stopwatch | None = None) -> Pulled:
-        """Fetch series side by side, so that none waits for another, and store what has come in one transaction.
+    def rounds(
+        self, keys: Collection[SeriesKey], as_of: int, skipped: Skipped, watch: Stopwatch, waits_for: WaitsFor = "all"
+    ) -> Iterator[Pulled]:
+        """Ask for series side by side, and store what has come, some at a time, each in one transaction.
 
-        A series whose answer is not there when the next bar has closed sits out. What a long history has beyond its
-        first part is asked for after that. Bars are stamped with the time of `watch` (`as_of`, carried on, when left
-        out) at which they can be read.
+        A series is asked again, and is in a further round, until it was asked as of the newest close, and its answer is
+        not in doubt. With "all", one whose answer is not there when the next bar has closed sits out; else it is left
+        under way. Bars are stamped with the time of `watch` at which they can be read.
         """
-        watch = watch or Stopwatch(as_of)
-        if not keys:
-            return Pulled(0, 0.0, (watch.now, watch.now))
+        self._ask(keys, as_of)
+        left, patience = set(keys), _PATIENCE[waits_for]
+        give_up = time.monotonic() + max((key.timeframe.ms for key in keys), default=0) / 1000
+        while left:
+            asked_at = time.monotonic()
+            answers = self.arrivals.take(left, give_up, patience)
+            if not answers:
+                break
+            waited, patience = time.monotonic() - asked_at, min(patience, _PATIENCE[waits_for] and QUIET_SECONDS)
+            pulled = self._receive_all(answers, as_of, skipped, watch)
+            left -= pulled.keys
+            yield replace(pulled, waited_seconds=waited)
+        self.arrivals.leave(left)
+        if waits_for == "all" and left:
+            for key in left:
+                reason = f"{key.symbol}: expected its bars before the next one has closed"
+                skipped.trying([key], partial(_raise, SourceUnavailable(key.exchange, reason)))
+            yield Pulled(frozenset(left), frozenset(), (watch.now, watch.now))
+
+    def pull(self, keys: Sequence[SeriesKey], as_of: int, skipped: Skipped) -> int:
+        """Ask for series, and store what comes; gives how many bars are new."""
+        return sum(pulled.added for pulled in self.rounds(keys, as_of, skipped, Stopwatch(as_of)))
+
+    def _ask(self, keys: Collection[SeriesKey], as_of: int) -> None:
+        under_way = self.arrivals.under_way(keys)
+        asked = [key for key in keys if key not in under_way]
         with self._store.together(write=False):
-            since = {key: self.owed_since(key, self.first_slot(key, as_of)) for key in keys}
-        asked_at = time.monotonic()
-        give_up = asked_at + max(key.timeframe.ms for key in keys) / 1000
-        pool = ThreadPoolExecutor(self._at_once, "intake")
-        try:
-            asked = {key: pool.submit(self._sources[key].fetch, key, since[key], as_of) for key in keys}
-            wait(asked.values(), max(0.0, give_up - time.monotonic()))
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
-        waited = time.monotonic() - asked_at
-        answers = {key: partial(_arrived, key, asked[key]) for key in keys}
+            since = {key: self._owed_since(key, as_of) for key in asked}
+        for key in asked:
+            self.arrivals.ask(key, since[key], as_of, self._fetch)
+
+    def _fetch(self, key: SeriesKey, since: int, as_of: int) -> Fetched:
+        if key in self._doubted:
+            time.sleep(SECOND_ANSWER_AFTER)
+        return self._sources[key].fetch(key, since, as_of)
+
+    def _owed_since(self, key: SeriesKey, as_of: int) -> int:
+        again = self._asked_again.get(key, self._context)
+        return self.owed_since(key, self.first_slot(key, as_of), again)
+
+    def take(self, keys: Collection[SeriesKey], as_of: int, skipped: Skipped, watch: Stopwatch) -> Iterator[Pulled]:
+        """Store what has come of series since it was last looked, in one transaction, if anything has."""
+        answers = self.arrivals.take(keys, time.monotonic())
+        if answers:
+            pulled = self._receive_all(answers, as_of, skipped, watch)
+            self.arrivals.leave(pulled.again)
+            yield pulled
+
+    def _receive_all(self, answers: Sequence[Answer], as_of: int, skipped: Skipped, watch: Stopwatch) -> Pulled:
+        """Store answers, in one transaction, and ask again for what they leave open."""
+        with self._store.together(write=False):
+            weighed = [self._weigh(answer) for answer in answers]
+        taken = {one.answer.key: one for one in weighed if not one.is_doubted}
         before = dict(skipped.reasons), set(skipped.given_up)
 
         def write(seen_at: int) -> dict[SeriesKey, tuple[int, int]]:
             skipped.reasons, skipped.given_up = dict(before[0]), set(before[1])
-            return skipped.trying(keys, lambda key: self._receive(key, since[key], (as_of, seen_at), answers[key]))
+            return skipped.trying(taken, lambda key: self._receive(taken[key].answer, seen_at))
 
         stamps: list[int] = []
-        first = self._in_time(watch, write, stamps)
-        rest = skipped.trying(
-            first, lambda key: sum(new for new, _ in self.parts(key, first[key][1], as_of, watch, stamps))
+        received = self._in_time(watch, write, stamps)
+        revised = {key: taken[key].changed for key in received if taken[key].changed}
+        marked = {key: self._forecast_from(key, opens[0]) for key, opens in revised.items()}
+        for key, opens in revised.items():
+            about = {"bars": len(opens), "first": utc_text(opens[0]), "forecasts": marked[key]}
+            _log.warning("bars.revised", series=str(key), **about)
+        self._grow(taken, received.keys() - revised.keys())
+        parts = {key: until for key, (_, until) in received.items() if until < taken[key].answer.as_of}
+        doubted = frozenset(one.answer.key for one in weighed if one.is_doubted)
+        again = doubted.union(
+            key for key in received if key in parts or _has_closed(key, taken[key].answer.as_of, as_of)
         )
-        added = sum(new for new, _ in first.values()) + sum(rest.values())
-        return Pulled(added, waited, (min(stamps), max(stamps)))
+        for key in again:
+            self.arrivals.ask(key, parts.get(key) or self._owed_since(key, as_of), as_of, self._fetch)
+        return Pulled(
+            keys=frozenset(taken.keys() - again),
+            again=again,
+            seen=(min(stamps), max(stamps)),
+            added=sum(new for new, _ in received.values()),
+            revised=revised,
+            revised_forecasts=sum(marked.values()),
+            doubted=doubted,
+            clocks=self._clocks_of(answers),
+        )
 
-    def parts(
-        self,
-        key: SeriesKey,
-        cursor: int,
-        as_of: int,
-        watch: Stopwatch | None = None,
-        stamps: list[int] | None = None,
-    ) -> Iterator[tuple[int, int]]:
-        """Fetch part by part up to `as_of`: how many bars are new in each, and how far it came.
+    def _forecast_from(self, key: SeriesKey, open_time: int) -> int:
+        """How many closes of a series have been forecast from the bar that opens at a time."""
+        cutoffs = self._store.cutoffs(key)
+        last = key.sessions.closes_of(key.timeframe, key.sessions.next_opens(key.timeframe, open_time, self._context))
+        return int(((cutoffs > open_time) & (cutoffs <= last[-1])).sum())
 
-        `stamps` collects when the bars of each part can be read.
-        """
-        watch, stamps = watch or Stopwatch(as_of), [] if stamps is None else stamps
+    def _weigh(self, answer: Answer) -> _Weighed:
+        """Compare an answer with the bars that are stored: which it changes, and whether a second one is to agree."""
+        fetched, key = answer.fetched, answer.key
+        if fetched is None or not len(fetched.bars):
+            return _Weighed(answer)
+        start = int(fetched.bars.open_time[0]) - _BARS_AROUND * key.timeframe.ms
+        there = self._store.bars(key, start=start, end=int(fetched.bars.open_time[-1]) + 1)
+        changed, doubted = compare(fetched.bars, there)
+        if not fetched.may_change:
+            return _Weighed(answer, changed)
+        apart = coarser_ms(fetched.bars, there)
+        if apart is not None:
+            expected = f"rows {key.timeframe} apart for {key.symbol}, as those that are stored"
+            return _Weighed(replace(answer, fetched=None, error=_not_apart(key, expected, apart)))
+        first = self._doubted.pop(key, [])
+        if not doubted or (first and agree(first[-1], fetched.bars, doubted)):
+            return _Weighed(answer, changed)
+        if len(first) + 1 >= _MOST_ANSWERS:
+            reason = f"{_MOST_ANSWERS} answers differ about the bar at {utc_text(doubted[0])}"
+            return _Weighed(replace(answer, fetched=None, error=InvalidBars(key, reason)))
+        self._doubted[key] = [*first, fetched.bars]
+        _log.warning("bars.doubted", series=str(key), bars=len(doubted), first=utc_text(doubted[0]))
+        return _Weighed(answer, changed, is_doubted=True)
+
+    def _grow(self, answered: Collection[SeriesKey], quiet: Collection[SeriesKey]) -> None:
+        """Ask again for more bars of a series after a fault or a revision, and for fewer while nothing happens."""
+        for key in answered:
+            bars = self._asked_again.get(key, self._context)
+            bars = bars // 2 if key in quiet else bars * _MORE_AFTER_A_FAULT
+            self._asked_again[key] = max(BARS_ASKED_AGAIN, min(bars, self._context))
+
+    def _clocks_of(self, answers: Sequence[Answer]) -> dict[str, int]:
+        """How far the clocks of exchanges are ahead; told when it has changed by more than a moment."""
+        found = {
+            one.key.exchange: one.fetched.clock_ms
+            for one in answers
+            if one.fetched is not None and one.fetched.clock_ms is not None
+        }
+        for exchange, ahead_ms in found.items():
+            if abs(ahead_ms - self._clocks.get(exchange, 0)) > _CLOCKS_APART_MS:
+                _log.warning("exchange.clock_differs", exchange=exchange, ahead_seconds=round(ahead_ms / 1000, 1))
+                self._clocks[exchange] = ahead_ms
+        return found
+
+    def parts(self, key: SeriesKey, cursor: int, as_of: int) -> Iterator[tuple[int, int]]:
+        """Fetch part by part up to `as_of`: how many bars are new in each, and how far it came."""
+        watch, stamps = Stopwatch(as_of), list[int]()
         while cursor < as_of:
-            receive = partial(self._receive_part, key, cursor, as_of, self._fetched(key, cursor, as_of))
+            receive = partial(self._receive_part, self._answer(key, cursor, as_of))
             added, until, fault = self._in_time(watch, receive, stamps)
             if fault is not None:
                 raise fault
             cursor = until
             yield added, cursor
 
-    def _receive_part(
-        self, key: SeriesKey, cursor: int, as_of: int, fetch: Callable[[], Fetched], seen_at: int
-    ) -> tuple[int, int, SourceError | BarsError | None]:
+    def _receive_part(self, answer: Answer, seen_at: int) -> tuple[int, int, SourceError | BarsError | None]:
         """Take one part; a fault is given and not raised: what came before it is kept."""
         try:
-            return (*self._receive(key, cursor, (as_of, seen_at), fetch), None)
+            return (*self._receive(answer, seen_at), None)
         except (SourceError, BarsError) as error:
-            return 0, cursor, error
+            return 0, answer.since, error
 
     def _in_time(self, watch: Stopwatch, write: Callable[[int], _T], stamps: list[int]) -> _T:
         """Write bars in one transaction, with the stamp at which they can be read, which joins `stamps`.
@@ -189,13 +338,12 @@ class Intake:
         stamps.append(seen_at)
         return written
 
-    def _fetched(self, key: SeriesKey, cursor: int, as_of: int) -> Callable[[], Fetched]:
+    def _answer(self, key: SeriesKey, cursor: int, as_of: int) -> Answer:
         """Fetch now; what the source raises is raised when the answer is taken, which keeps a refused body."""
         try:
-            answer = self._sources[key].fetch(key, cursor, as_of)
+            return Answer(key, cursor, as_of, self._sources[key].fetch(key, cursor, as_of))
         except SourceError as error:
-            return partial(_raise, error)
-        return lambda: answer
+            return Answer(key, cursor, as_of, error=error)
 
     def _stamp(self, readable_at: int) -> int:
         """The stamp of bars that can be read at a time: later than the last one, unless the clock was wrong."""
@@ -203,11 +351,11 @@ class Intake:
         self._last_seen = self._last_seen + 1 if is_close else readable_at
         return self._last_seen
 
-    def owed_since(self, key: SeriesKey, first: int) -> int:
+    def owed_since(self, key: SeriesKey, first: int, again: int = BARS_ASKED_AGAIN) -> int:
         """Open time from which on a source is to be asked, so that nothing from `first` on stays missing.
 
-        The newest bars are asked for again: they may have been revised. So is every slot without a bar, until it was
-        asked for at two times a bar apart: then nobody traded in it.
+        The newest bars, `again` of them, are asked for again: they may have been revised. So is every slot without a
+        bar, until it was asked for at two times a bar apart: then nobody traded in it.
         """
         newest = self._store.newest_open(key)
         if newest is None:
@@ -216,8 +364,8 @@ class Intake:
         missing = self._missing(key, first, newest)
         gaps = self._store.gaps(key, first, newest) if missing else {}
         owed = [open_time for open_time in missing if not _is_settled(gaps.get(open_time, []), step)]
-        again: list[int] = key.sessions.last_opens(key.timeframe, newest + step, _BARS_ASKED_AGAIN).tolist()
-        return min([*owed[:1], *again[:1], newest])
+        newest_opens: list[int] = key.sessions.last_opens(key.timeframe, newest + step, again).tolist()
+        return min([*owed[:1], *(max(first, one) for one in newest_opens[:1]), newest])
 
     def _missing(self, key: SeriesKey, start: int, end: int) -> list[int]:
         """Open times in [start, end) that the calendar expects and the store has not."""
@@ -225,17 +373,14 @@ class Intake:
         missing: list[int] = np.setdiff1d(expected, self._store.opens(key, start, end), assume_unique=True).tolist()
         return missing
 
-    def _receive(
-        self, key: SeriesKey, since: int, at: tuple[int, int], fetch: Callable[[], Fetched]
-    ) -> tuple[int, int]:
-        """Take what a source gives: bars, what it refused, and slots where it had nothing.
+    def _receive(self, answer: Answer, seen_at: int) -> tuple[int, int]:
+        """Take what a source gave: bars, what it refused, and slots where it had nothing.
 
-        `at` is the time as of which it was asked, and that at which the bars can be read. Returns how many bars are
-        new, and how far the source was asked.
+        `seen_at` is the time at which the bars can be read. Returns how many are new, and how far the source was asked.
         """
-        as_of, seen_at = at
+        key, since, as_of = answer.key, answer.since, answer.as_of
         try:
-            fetched = fetch()
+            fetched = answer.result()
         except BadPayload as error:
             self._store.quarantine(key, [RejectedRow(NO_TIME, (), error.reason, error.body)], as_of)
             raise
@@ -281,14 +426,18 @@ def _check_in_time(now: int, seen_at: int, *, is_last: bool) -> None:
         raise _TooLate
 
 
-def _raise(error: SourceError) -> Fetched:
+def _raise(error: SourceError, _: object = None) -> None:
     raise error
 
 
-def _arrived(key: SeriesKey, asked: Future[Fetched]) -> Fetched:
-    if not asked.done() or asked.cancelled():
-        raise SourceUnavailable(key.exchange, f"{key.symbol}: expected its bars before the next one has closed")
-    return asked.result()
+def _not_apart(key: SeriesKey, expected: str, apart: int) -> BadPayload:
+    return BadPayload(key.exchange, expected, f"{duration_text(apart)} apart")
+
+
+def _has_closed(key: SeriesKey, asked: int, as_of: int) -> bool:
+    """Whether a bar has closed after the time as of which a series was asked."""
+    before, now = (key.sessions.last_opens(key.timeframe, at, 1) for at in (asked, as_of))
+    return not np.array_equal(before, now)
 
 
 def _is_settled(asked: list[int], step: int) -> bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import sqlite3
 import time
 from contextlib import closing, contextmanager
 from dataclasses import replace
@@ -34,6 +33,7 @@ from forecaster.errors import (
 from forecaster.ledger import LIVE, Run
 from forecaster.model.baselines import RandomWalk
 from forecaster.stamps import SHORTEST_COMMIT_MS
+from forecaster.store.library import sqlite3
 from forecaster.store.sql import SqlStore
 from forecaster.timeframe import Timeframe
 from tests.builders import HOUR_MS, make_bars, make_key
@@ -258,6 +258,7 @@ def test_cycle_is_one_line_in_the_log(bars):
             "late": sum(one.is_late for one in report.forecasts),
             "missed": report.missed,
             "settled": report.settled_rows,
+            "waiting": 0,
             "skipped": {str(key): reason for key, reason in report.skipped.items()},
             "sat_out": {"broken": "ZeroDivisionError: "},
             "engine": "numpy",
@@ -836,8 +837,8 @@ def test_configuration_is_a_path_or_the_environments(tmp_path, monkeypatch):
         )
     monkeypatch.setenv("FORECASTER_CONFIG", str(tmp_path / "one.toml"))
 
-    assert Forecaster.from_config().config.store.url.endswith("one.db")
-    assert Forecaster.from_config(tmp_path / "two.toml").config.store.url.endswith("two.db")
+    assert Forecaster.from_config().config.store.url.reveal().endswith("one.db")
+    assert Forecaster.from_config(tmp_path / "two.toml").config.store.url.reveal().endswith("two.db")
 
 
 class Closing:

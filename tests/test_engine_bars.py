@@ -5,7 +5,6 @@ from __future__ import annotations
 import signal
 import threading
 import time
-from concurrent.futures import FIRST_COMPLETED, wait
 
 import numpy as np
 import pandas as pd
@@ -17,6 +16,7 @@ from forecaster.bars import NO_TIME, Context, RejectedRow
 from forecaster.config import Config, DaemonConfig, SeriesConfig, StoreConfig
 from forecaster.errors import BadPayload, LedgerMissing, SourceUnavailable, UnknownSymbol
 from forecaster.sources import Fetched
+from forecaster.sources.arrivals import Arrivals
 from forecaster.timeframe import Timeframe
 from tests.builders import HOUR_MS, make_bars, make_key, utc_ms
 from tests.test_engine import NamedWalk, make_config
@@ -65,13 +65,37 @@ def closes(i):
 
 
 def test_newest_bars_are_asked_for_again():
-    """Three of them: an exchange may revise what it has closed."""
+    """An exchange may revise what it has closed; fewer are asked for as long as it does not, and all after a start."""
+    source = ScriptedSource()
+    forecaster = make_forecaster(source)
+    for i in (99, 100, 101, 102):
+        forecaster.pull([KEY], closes(i))
+    make_forecaster(source, store=forecaster.store).pull([KEY], closes(103))
+
+    assert source.asked == [int(BARS.open_time[at]) for at in (36, 68, 77, 78, 40)]
+
+
+def test_more_bars_are_asked_for_again_after_a_revision_or_a_fault():
+    """So that one wrong answer, however long, cannot stay for good in place of right bars."""
     source = ScriptedSource()
     forecaster = make_forecaster(source)
     for i in (99, 100, 101):
         forecaster.pull([KEY], closes(i))
+    right, source.asked = source.bars, []
+    values = BARS.ohlcv_TF.copy()
+    values[80:102] *= 1.001
+    source.bars = Bars(KEY, BARS.open_time, values)
+    forecaster.pull([KEY], closes(101))
+    source.bars = right
+    forecaster.pull([KEY], closes(102))
+    source.fault = BadPayload("binance", "rows", "a page")
+    forecaster.pull([KEY], closes(103))
+    source.fault = None
+    forecaster.pull([KEY], closes(103))
+    bars = forecaster.store.bars(KEY)
 
-    assert source.asked == [int(BARS.open_time[at]) for at in (36, 97, 98)]
+    assert source.asked == [int(BARS.open_time[at]) for at in (78, 39, 40, 40)]
+    assert np.array_equal(bars.ohlcv_TF, BARS[36:104].ohlcv_TF)
 
 
 def test_bar_that_changed_is_a_further_revision():
@@ -116,7 +140,7 @@ def test_slot_without_a_bar_is_asked_for_until_it_is_a_gap():
     for i, minutes in ((99, 0), (99, 10), (100, 0), (101, 0)):
         forecaster.pull([KEY], closes(i) + minutes * 60_000)
 
-    assert source.asked[1:] == [int(BARS.open_time[at]) for at in (60, 60, 98)]
+    assert source.asked[1:] == [int(BARS.open_time[at]) for at in (60, 60, 77)]
     assert list(forecaster.store.gaps(KEY, 0, closes(200))) == [int(BARS.open_time[60])]
     assert int(BARS.open_time[60]) not in forecaster.store.bars(KEY).open_time
 
@@ -154,7 +178,7 @@ def test_market_listed_yesterday_is_not_asked_for_its_past_for_ever():
     for i in (99, 100, 101, 102):
         forecaster.pull([KEY], closes(i))
 
-    assert source.asked == [int(BARS.open_time[at]) for at in (36, 37, 98, 99)]
+    assert source.asked == [int(BARS.open_time[at]) for at in (36, 37, 77, 78)]
 
 
 def test_after_a_long_sleep_nothing_between_is_left_out():
@@ -215,7 +239,7 @@ def test_history_that_was_stopped_goes_on(parts):
     source.asked.clear()
     added = [new for new, _ in make_forecaster(source, store=store).backfill(KEY, since, closes(299))]
 
-    assert source.asked[0] == int(BARS.open_time[100 * parts - 3])
+    assert source.asked[0] == int(BARS.open_time[100 * parts - 24])
     assert sum(added) == 300 - 100 * parts
     assert np.array_equal(store.bars(KEY).open_time, BARS.open_time)
 
@@ -416,7 +440,13 @@ def test_series_that_does_not_answer_before_the_next_close_sits_out(monkeypatch)
                 leave.wait(PATIENCE)
             return super().fetch(key, since, as_of)
 
-    monkeypatch.setattr("forecaster.intake.wait", lambda asked, _: wait(asked, PATIENCE, FIRST_COMPLETED))
+    took, take = [], Arrivals.take
+
+    def take_once(arrivals, keys, *more):
+        took.append(keys)
+        return take(arrivals, keys, *more) if len(took) == 1 else []  # until the next bar has closed
+
+    monkeypatch.setattr(Arrivals, "take", take_once)
     forecaster = make_forecaster(Hanging(), KEY, slow)
     report = forecaster.run_cycle(HOUR, closes(99))
     leave.set()

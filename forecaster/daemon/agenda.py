@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -17,11 +17,20 @@ if TYPE_CHECKING:
 
 
 class Due(NamedTuple):
-    """A cycle of one exchange's series of one timeframe, called for at `at` (UTC ms)."""
+    """A cycle of one exchange's series of one timeframe, called for at `at` (UTC ms).
+
+    `cause` is why: bars have closed; what sat out is tried again; bars have come that a cycle did not wait for.
+    """
 
     exchange: str
     timeframe: Timeframe
     at: int
+    cause: Literal["close", "again", "arrived"] = "close"
+
+    @property
+    def name(self) -> tuple[str, Timeframe, str]:
+        """What waits at most once."""
+        return self.exchange, self.timeframe, self.cause
 
     @property
     def deadline(self) -> int:
@@ -35,7 +44,7 @@ class _Entry(NamedTuple):
 
 
 class Agenda:
-    """Cycles that wait; at most one of each exchange and timeframe. Safe to use from several threads.
+    """Cycles that wait; at most one of each exchange, timeframe and cause. Safe to use from several threads.
 
     Args:
         monotonic: seconds of a clock that nobody sets.
@@ -44,18 +53,17 @@ class Agenda:
     def __init__(self, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._monotonic = monotonic
         self._changed = threading.Condition()
-        self._waiting: dict[tuple[str, Timeframe], _Entry] = {}
+        self._waiting: dict[tuple[str, Timeframe, str], _Entry] = {}
         self._busy: set[str] = set()
         self._closed = False
 
     def put(self, due: Due, after: float = 0.0) -> None:
         """Call for a cycle, in `after` seconds; one that waits already stays the older of both, and the sooner."""
-        name = (due.exchange, due.timeframe)
         with self._changed:
             entry = _Entry(due, self._monotonic() + after)
-            there = self._waiting.get(name, entry)
+            there = self._waiting.get(due.name, entry)
             older = min(there.due, due, key=lambda one: one.at)
-            self._waiting[name] = _Entry(older, min(there.not_before, entry.not_before))
+            self._waiting[due.name] = _Entry(older, min(there.not_before, entry.not_before))
             self._changed.notify_all()
 
     def take(self, timeout: float = 0.0) -> Due | None:
@@ -69,7 +77,7 @@ class Agenda:
                 ready = self._ready()
                 if ready:
                     due = min(ready, key=lambda one: (one.deadline, one.exchange, one.timeframe.ms))
-                    del self._waiting[due.exchange, due.timeframe]
+                    del self._waiting[due.name]
                     self._busy.add(due.exchange)
                     return due
                 left = give_up - self._monotonic()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from forecaster.daemon.agenda import Agenda, Due
 from forecaster.daemon.scheduler import Scheduler, schedules_of
@@ -13,8 +13,13 @@ from forecaster.sessions import calendar
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from forecaster.bars import SeriesKey
     from forecaster.daemon.clock import Clock, Schedule
     from forecaster.engine import CycleReport, Forecaster
+    from forecaster.intake import WaitsFor
+
+_TOGETHER_SECONDS: Final = 0.1
+"""How long what has come waits for what comes next to it."""
 
 _log = get_logger(__name__)
 
@@ -53,6 +58,7 @@ class Daemon:
         for schedule in self._schedules:
             calendar(schedule.calendar)
         _ = self._forecaster.models
+        self._forecaster.on_straggler(self._arrived)
         self._scheduler.start()
         _log.info("daemon.started", series=len(self._forecaster.series), schedules=len(self._schedules))
 
@@ -70,9 +76,15 @@ class Daemon:
         return dues
 
     def cycle(self, due: Due) -> CycleReport:
-        """Run a cycle that was taken from the agenda, as things stand now."""
+        """Run a cycle that was taken from the agenda, as things stand now; series whose source takes long are left.
+
+        What is tried again waits for nobody: the next close must not wait for it.
+        """
         now = self._clock.now()
-        return self._forecaster.run_cycle(due.timeframe, now, now, due.exchange)
+        if due.cause == "arrived":
+            return self._forecaster.run_arrived(due.timeframe, now, now, due.exchange)
+        waits_for: WaitsFor = "most" if due.cause == "close" else "nobody"
+        return self._forecaster.run_cycle(due.timeframe, now, now, due.exchange, waits_for)
 
     def run(self, cycles: int | None = None, on_cycle: Callable[[CycleReport], None] = lambda _: None) -> int:
         """Work until `stop`, or for so many cycles, each of which is told; returns how many. A fault ends it."""
@@ -80,12 +92,16 @@ class Daemon:
         self.start()
         try:
             while done != cycles and (due := self.agenda.take(threading.TIMEOUT_MAX)) is not None:
-                on_cycle(self.cycle(due))
+                now = self._clock.now()
+                on_cycle(self._forecaster.run_cycle(due.timeframe, now, now, due.exchange))
                 self.agenda.done(due)
                 done += 1
         finally:
             self.stop()
         return done
+
+    def _arrived(self, key: SeriesKey) -> None:
+        self.agenda.put(Due(key.exchange, key.timeframe, self._clock.now(), "arrived"), _TOGETHER_SECONDS)
 
     def _call(self, schedule: Schedule) -> None:
         with self._turn:

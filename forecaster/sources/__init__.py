@@ -18,7 +18,9 @@ class Fetched:
 
     `since` is how far back the source goes, where that is not as far as it was asked: whether there were bars before
     is not known. `until` is how far the source was asked, an open time that was not; None when it was asked for all.
-    `fault` is what kept the answer from being whole; what stands here arrived before it.
+    `fault` is what kept the answer from being whole; what stands here arrived before it. `clock_ms` is how far the
+    source's own clock is ahead of the time as of which it was asked, None where it has none. `may_change` says that the
+    source may answer otherwise when it is asked again.
     """
 
     bars: Bars
@@ -26,6 +28,8 @@ class Fetched:
     since: int | None = None
     until: int | None = None
     fault: SourceError | None = None
+    clock_ms: int | None = None
+    may_change: bool = False
 
 
 class BarSource(Protocol):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -31,6 +32,7 @@ from forecaster.errors import (
 )
 from forecaster.sources.breaker import Breaker
 from forecaster.sources.exchange_clock import ExchangeClock, retry_after
+from forecaster.sources.final import Clocks, final_rows, said_final
 from forecaster.sources.guard import (
     KEPT_CHARACTERS,
     MOST_BYTES,
@@ -41,11 +43,11 @@ from forecaster.sources.guard import (
     read_body,
     read_rows,
 )
-from forecaster.sources.walk import UNKNOWN_PAGE, Pace, Patience, Walk, growing_waits, trimmed
+from forecaster.sources.walk import UNKNOWN_PAGE, Pace, Patience, Walk, growing_waits
 from forecaster.sources.worker import Worker
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Iterator, Mapping
+    from collections.abc import AsyncIterator, Awaitable, Iterator, Mapping
 
     from forecaster.bars import SeriesKey
     from forecaster.config import ExchangeConfig
@@ -139,7 +141,8 @@ class ExchangeSource:
         exchange that keeps only its newest bars, as kraken does, answers with those.
 
         What fails is asked again, after a random wait that grows, until the exchange's `deadline`. A bar that should
-        be there and is not is asked for until `late_after` seconds behind its close.
+        be there and is not is asked for until `late_after` seconds behind its close; one that is there and not yet
+        final, until it is: `final_after` seconds behind its close at the latest.
 
         Raises:
             SourceError: as its kind says, when nothing arrived.
@@ -164,32 +167,56 @@ class ExchangeSource:
 
     async def _fetch(self, key: SeriesKey, since: int | None, as_of: int) -> Fetched:
         walk = Walk(self._name, key, as_of)
+        try:
+            await self._walk(walk, since)
+        except SourceError as error:
+            if not walk.pages:
+                raise
+            walk.fault = error
+        now = self._clock.now()
+        return walk.fetched(None if now is None else now - walk.now)
+
+    async def _walk(self, walk: Walk, since: int | None) -> None:
+        """Ask for the bars from `since` on, page by page, and for the newest until it is final or late."""
+        key = walk.key
+        async with self._in_time(walk) as patience:
+            await patience.with_(lambda: self._check_listed(key))
+        walk.limit = self._client.feature_value(key.symbol, "fetchOHLCV", "limit") or UNKNOWN_PAGE
+        walk.begin(max(0, walk.as_of - walk.limit * key.timeframe.ms) if since is None else since)
+        ahead: int | None = None
+        for wait in growing_waits():
+            async with self._in_time(walk) as patience:
+                now = await patience.with_(lambda: self._exchange_now(walk.now)) or walk.as_of
+                await self._pages(walk, min(walk.as_of, now), patience)
+            ahead = (self._clock.newest() or walk.now) - walk.now if ahead is None else ahead
+            if walk.is_done or not self._waits_for(walk, ahead, wait):
+                return
+            await asyncio.sleep(wait)
+            walk.ask_again()
+
+    def _waits_for(self, walk: Walk, ahead: int, wait: float) -> bool:
+        """Whether the newest bar may yet come, or become final, so soon that it is waited for.
+
+        Not where it has not closed by the exchange's clock, and will not before long: that clock is behind.
+        """
+        config, behind = self._config, walk.now + ahead + round(wait * 1000) - walk.expected_close
+        patience = max(config.late_after, config.final_after + wait) if walk.is_forming else config.late_after
+        return -config.deadline * 1000 <= behind < patience * 1000
+
+    @asynccontextmanager
+    async def _in_time(self, walk: Walk) -> AsyncIterator[Patience]:
+        """Give the patience for one round of questions, which ends with the deadline.
+
+        Raises:
+            SourceUnavailable: or what failed last, when there is no answer by then.
+        """
         patience = Patience(self._config.deadline)
         try:
             async with asyncio.timeout(self._config.deadline):
-                await self._walk(walk, since, patience)
-        except TimeoutError:
+                yield patience
+        except TimeoutError as error:
             expected = f"expected its bars within {self._config.deadline:g} s, no answer yet"
-            walk.fault = patience.last or SourceUnavailable(self._name, f"{key.symbol}: {expected}")
-        except SourceError as error:
-            walk.fault = error
-        if walk.fault is not None and not walk.pages:
-            raise walk.fault
-        return walk.fetched()
-
-    async def _walk(self, walk: Walk, since: int | None, patience: Patience) -> None:
-        """Ask for the bars from `since` on, page by page, and for the newest until it comes or is late."""
-        key, as_of = walk.key, walk.as_of
-        await patience.with_(lambda: self._check_listed(key))
-        walk.limit = self._client.feature_value(key.symbol, "fetchOHLCV", "limit") or UNKNOWN_PAGE
-        walk.begin(max(0, as_of - walk.limit * key.timeframe.ms) if since is None else since)
-        late_at = walk.expected_close + round(self._config.late_after * 1000)
-        for wait in growing_waits():
-            now = await patience.with_(lambda: self._exchange_now(as_of))
-            await self._pages(walk, min(as_of, now), patience)
-            if walk.is_done or now + wait * 1000 >= late_at:
-                return
-            await asyncio.sleep(wait)
+            raise patience.last or SourceUnavailable(self._name, f"{walk.key.symbol}: {expected}") from error
 
     async def _pages(self, walk: Walk, closed_by: int, patience: Patience) -> None:
         """Walk on to `closed_by`, one page after another, as far as one part of a long history goes.
@@ -197,11 +224,11 @@ class ExchangeSource:
         ccxt's own `paginate` is not used: it skips ahead, and then begins too late without an error.
         """
         while walk.goes_on(closed_by):
-            page = await patience.with_(lambda: self._page(walk, closed_by))
+            page = await patience.with_(lambda: self._page(walk))
             if not walk.add(page, closed_by):
                 return
 
-    async def _page(self, walk: Walk, closed_by: int) -> Fetched:
+    async def _page(self, walk: Walk) -> Fetched:
         # `limit` is always the venue's whole page. A smaller one is dangerous where `since` is not
         # honoured: of its newest 720 bars, kraken's client then gives the oldest `limit`.
         key, cursor = walk.key, walk.cursor
@@ -213,9 +240,11 @@ class ExchangeSource:
         except BadPayload as error:
             error.body = error.body or question.body
             raise
-        # An exchange that tells no time is taken by the date of this very answer.
-        dated = None if self._tells_time else self._clock.dated()
-        return trimmed(page, cursor, closed_by if dated is None else min(closed_by, dated))
+        now, latest = self._clock.now(), self._clock.latest()
+        margin_ms = round(self._config.final_after * 1000)
+        clocks = Clocks(walk.now if now is None else now, walk.now if latest is None else latest, walk.as_of, margin_ms)
+        walk.is_forming = bool((page.bars.open_time == walk.expected_open).any())
+        return final_rows(page, cursor, clocks, said_final(self._config.id, rows))
 
     async def _check_listed(self, key: SeriesKey) -> None:
         if self._client is None:
@@ -238,27 +267,23 @@ class ExchangeSource:
             setting = f"timeframe of {key.symbol} on {self._name}"
             raise ConfigError(setting, f"one of {', '.join(timeframes)}", key.timeframe.name)
 
-    async def _exchange_now(self, as_of: int) -> int:
-        """The exchange's time, or `as_of` when the exchange does not tell it."""
+    async def _exchange_now(self, here: int) -> int | None:
+        """The exchange's time, or None when it does not tell it; it is `here` by this machine."""
         async with self._clock.lock:
-            if self._clock.is_stale(as_of):
-                self._clock.set(await self._told_time())
-            return as_of if (now := self._clock.now()) is None else now
-
-    @property
-    def _tells_time(self) -> bool:
-        return self._client.has.get("fetchTime") is True
+            if self._clock.is_stale(here):
+                self._clock.set(await self._told_time(), here)
+            return self._clock.now() if self._clock.is_told else None
 
     async def _told_time(self) -> int | None:
-        if not self._tells_time:
+        if self._client.has.get("fetchTime") is not True:
             return None
         try:
             told = await self._ask(_Question("its clock", MOST_BYTES), self._client.fetch_time())
         except (RateLimited, Banned):
             raise
         except SourceError:
-            return self._clock.dated()  # if the exchange is down, asking for bars says so
-        return told if isinstance(told, int) else self._clock.dated()
+            return None  # if the exchange is down, asking for bars says so
+        return told if isinstance(told, int) else None
 
     async def _ask(self, question: _Question, call: Awaitable[T]) -> T:
         """Await a call of ccxt; its errors come out in our words."""
@@ -287,7 +312,7 @@ class ExchangeSource:
     async def _request(self, url: str, method: str = "GET", headers: object = None, body: str | None = None) -> object:
         """Make one request in ccxt's place: the only way out of this program to an exchange."""
         question = _question.get()
-        async with self._breaker.asking():
+        async with self._breaker.asking(question.subject):
             try:
                 async with asyncio.timeout(self._config.timeout):
                     return await self._send(question, url, method, headers, body)
@@ -312,8 +337,9 @@ class ExchangeSource:
         status, reason = response.status, response.reason or ""
         self._check_status(question, status, f"{status} {reason} {address.path}", response.headers)
         answer = read_body(self._name, text) if status < _FIRST_FAULT else _read_if_json(self._name, text)
-        client.handle_errors(status, reason, url, method, dict(response.headers), text, answer, sent, body)
-        client.handle_http_status_code(status, reason, url, method, text)
+        place = str(address.with_user(None))  # which ccxt's errors quote: without a password
+        client.handle_errors(status, reason, place, method, dict(response.headers), text, answer, sent, body)
+        client.handle_http_status_code(status, reason, place, method, text)
         if status >= _FIRST_FAULT:
             raise SourceUnavailable(self._name, f"{question.subject}: {status} {reason}", question.retry_after)
         if question.rows_at is not None:
@@ -324,7 +350,7 @@ class ExchangeSource:
         """Refuse what the status alone decides: a redirect, a limit, a ban, an outage."""
         if 300 <= status < _FIRST_FAULT:  # noqa: PLR2004 - redirects: bars from another address are not this exchange's
             expected = f"an answer about {question.subject} and no redirect"
-            raise BadPayload(self._name, expected, f"{found} to {headers.get('Location')}", question.body)
+            raise BadPayload(self._name, expected, f"{found} to {shown(headers.get('Location', ''))}", question.body)
         kind = _STATUSES.get(status, SourceUnavailable if status >= 500 else None)  # noqa: PLR2004 - outages
         if kind is not None:
             raise kind(self._name, f"{question.subject}: {found}", question.retry_after)
@@ -333,8 +359,8 @@ class ExchangeSource:
         """Make the client, inside the loop that it will run on, with our request in place of its own."""
         config = self._config
         client = getattr(ccxt, config.id)({"enableRateLimit": True, "options": dict(config.options)})
-        if config.api_urls is not None:
-            client.urls = {**client.urls, "api": _api_urls(client.urls["api"], config.api_urls)}
+        if (addresses := config.revealed_api_urls) is not None:
+            client.urls = {**client.urls, "api": _api_urls(client.urls["api"], addresses)}
         client.open()
         self._hosts = {yarl.URL(client.implode_hostname(url)).host or "" for url in _texts(client.urls["api"])}
 
@@ -384,7 +410,7 @@ def exchange_faults(name: str, config: ExchangeConfig) -> Iterator[ConfigError]:
     if config.id not in ccxt.exchanges:
         near = ", ".join(near_exchanges(config.id))
         yield ConfigError(table + ".id", f"an exchange that ccxt knows, such as {near}", config.id)
-    for url in _texts(config.api_urls):
+    for url in _texts(config.revealed_api_urls):
         if not _is_web_address(url):
             yield ConfigError(table + ".api_urls", "addresses such as https://api.binance.com/api/v3", shown(url))
     for path in _option_paths(config.options):

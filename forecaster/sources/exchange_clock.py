@@ -12,22 +12,27 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 _GOOD_FOR: Final = 3600.0
+_GOOD_WITHOUT_DATES: Final = 60.0
 _RETRIED_AFTER: Final = 60.0
+_SECOND_MS: Final = 1000
+_MOVED_MS: Final = 2000
+"""Two clocks whose difference has changed by more: one of them was set, or this machine slept."""
 
 
 class ExchangeClock:
     """The exchange's time, carried on by this machine's monotonic clock.
 
     The local wall clock takes no part: it may be wrong, or be set while we run. A told time is as old
-    as its way here, so the reckoned time is late by that, and never early.
+    as its way here, so the reckoned time is late by that, and never early. Every answer has a date, and the newest
+    one is believed where it is earlier: a clock that steps back does so at once.
     """
 
     def __init__(self) -> None:
         self.lock = asyncio.Lock()
-        self._told: int | None = None
-        self._told_at = 0.0
-        self._good_until = float("-inf")
+        self._told: tuple[int, float] | None = None
         self._date: tuple[int, float] | None = None
+        self._apart: tuple[int | None, int] | None = None
+        self._good_until = float("-inf")
 
     def hear(self, headers: Mapping[str, str]) -> None:
         """Note the date that an answer carries, in whole seconds."""
@@ -35,24 +40,56 @@ class ExchangeClock:
         if date is not None:
             self._date = date, time.monotonic()
 
-    def dated(self) -> int | None:
-        """UTC ms by the date of the last answer, for an exchange that tells no other time."""
-        return None if self._date is None else self._date[0] + int((time.monotonic() - self._date[1]) * 1000)
+    def set(self, told: int | None, here: int) -> None:
+        """Take what the exchange told just now, None when it did not; it is `here` by this machine (UTC ms)."""
+        now = time.monotonic()
+        self._told = None if told is None else (told, now)
+        self._apart = self._differences(here)
+        good_for = _GOOD_FOR if self._date is not None else _GOOD_WITHOUT_DATES
+        self._good_until = now + (_RETRIED_AFTER if told is None else good_for)
 
-    def set(self, told: int | None) -> None:
-        """Take what the exchange told just now; None when it did not."""
-        self._told = told
-        self._told_at = time.monotonic()
-        self._good_until = self._told_at + (_RETRIED_AFTER if told is None else _GOOD_FOR)
+    @property
+    def is_told(self) -> bool:
+        """Whether the exchange has told its time, and not only dates."""
+        return self._told is not None
 
     def now(self) -> int | None:
-        """UTC ms at the exchange, or None when it is not known."""
-        return None if self._told is None else self._told + int((time.monotonic() - self._told_at) * 1000)
+        """UTC ms at the exchange at the earliest, or None when it is not known: the earlier of its time and date."""
+        told, date = _carried(self._told), _carried(self._date)
+        if told is None or date is None:
+            return date if told is None else told
+        return min(told, date + _SECOND_MS)
 
-    def is_stale(self, as_of: int) -> bool:
-        """Whether to ask anew: it has been a while, or the reckoning lags, as after this machine slept."""
-        now = self.now()
-        return time.monotonic() >= self._good_until or (now is not None and now < as_of)
+    def latest(self) -> int | None:
+        """UTC ms at the exchange at the latest: what opens after it has not begun, whichever of the two is right."""
+        told, date = _carried(self._told), _carried(self._date)
+        known = [one for one in (told, None if date is None else date + _SECOND_MS) if one is not None]
+        return max(known, default=None)
+
+    def newest(self) -> int | None:
+        """UTC ms at the exchange by what it said last: its time, unless a date has come since that is of another."""
+        told, date = _carried(self._told), _carried(self._date)
+        if told is None or date is None:
+            return date if told is None else told
+        return told if date <= told + _MOVED_MS and told <= date + _MOVED_MS else date
+
+    def is_stale(self, here: int) -> bool:
+        """Whether to ask anew: it has been a while, or a clock has moved since. `here` is by this machine (UTC ms)."""
+        return time.monotonic() >= self._good_until or self._has_moved(here)
+
+    def _has_moved(self, here: int) -> bool:
+        now = self._differences(here)
+        if now is None or self._apart is None:
+            return False
+        return any(
+            before is not None and after is not None and abs(after - before) > _MOVED_MS
+            for before, after in zip(self._apart, now, strict=True)
+        )
+
+    def _differences(self, here: int) -> tuple[int | None, int] | None:
+        """How far (ms) the told time is ahead of the newest date, and of this machine's clock."""
+        told, date = _carried(self._told), _carried(self._date)
+        return None if told is None else (None if date is None else told - date, told - here)
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
@@ -65,6 +102,11 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
         return float(told)
     at, date = _http_date(told), _http_date(headers.get("Date", ""))
     return None if at is None or date is None else max(0.0, (at - date) / 1000)
+
+
+def _carried(at: tuple[int, float] | None) -> int | None:
+    """A time and when it was heard, as it is by now."""
+    return None if at is None else at[0] + int((time.monotonic() - at[1]) * 1000)
 
 
 def _http_date(text: str) -> int | None:

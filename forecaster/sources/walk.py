@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 import numpy as np
 
-from forecaster.bars import NO_TIME, Bars, RejectedRow
+from forecaster.bars import Bars
 from forecaster.errors import Banned, SourceError, SourceUnavailable, UnknownSymbol
 from forecaster.sources import Fetched
 
@@ -32,7 +32,11 @@ _RANDOM: Final = SystemRandom()
 
 
 class Walk:
-    """How far the bars of one series have been asked for, and what has arrived."""
+    """How far the bars of one series have been asked for, and what has arrived.
+
+    `expected_open` is the open time of the newest bar that should exist; `is_forming` says whether the last answer had
+    it, final or not.
+    """
 
     def __init__(self, source: str, key: SeriesKey, as_of: int) -> None:
         self.key = key
@@ -41,28 +45,40 @@ class Walk:
         self.cursor = 0
         self.pages: list[Fetched] = []
         self.fault: SourceError | None = None
+        self.is_forming = False
         self._source = source
+        self._asked_at = time.monotonic()
         self._since: int | None = None
         self._newest = -1
-        self._expected = int(key.sessions.last_opens(key.timeframe, as_of, 1)[0])
+        self._pages_before = 0
+        self.expected_open = int(key.sessions.last_opens(key.timeframe, as_of, 1)[0])
+
+    @property
+    def now(self) -> int:
+        """UTC ms: the time as of which it was asked, carried on."""
+        return self.as_of + round((time.monotonic() - self._asked_at) * 1000)
 
     @property
     def expected_close(self) -> int:
         """Close of the newest bar that should exist."""
-        return int(self.key.sessions.closes_of(self.key.timeframe, np.array([self._expected]))[0])
+        return int(self.key.sessions.closes_of(self.key.timeframe, np.array([self.expected_open]))[0])
 
     @property
     def is_done(self) -> bool:
         """Whether there is nothing to wait for: the newest bar is there or was not asked for, or this part is over."""
-        return self._newest >= self._expected or self.cursor > self._expected or self._is_long
+        return self._newest >= self.expected_open or self.cursor > self.expected_open or self._is_long
 
     @property
     def _is_long(self) -> bool:
-        return len(self.pages) >= PAGES_OF_A_PART
+        return len(self.pages) - self._pages_before >= PAGES_OF_A_PART
 
     def begin(self, since: int) -> None:
         """Start at the first slot at or after `since`."""
         self.cursor = int(self.key.sessions.next_opens(self.key.timeframe, since, 1)[0])
+
+    def ask_again(self) -> None:
+        """Begin a further round of questions, for a bar that is late."""
+        self._pages_before = len(self.pages)
 
     def goes_on(self, closed_by: int) -> bool:
         """Whether a bar at the cursor can have closed."""
@@ -84,8 +100,8 @@ class Walk:
         self.cursor = beyond  # a window in which nobody traded
         return True
 
-    def fetched(self) -> Fetched:
-        """All that arrived, each bar and each refused row once."""
+    def fetched(self, clock_ms: int | None) -> Fetched:
+        """All that arrived, each bar and each refused row once; `clock_ms` is how far the exchange's clock is ahead."""
         pages = [page.bars for page in self.pages]
         times = np.concatenate([bars.open_time for bars in pages]) if pages else np.empty(0, np.int64)
         bars = Bars.empty(self.key)
@@ -93,18 +109,18 @@ class Walk:
             bars = Bars(self.key, times, np.concatenate([one.ohlcv_TF for one in pages]), np.full(1, self.as_of))
         rejected = {str(row): row for page in self.pages for row in page.rejected}
         until = self.cursor if self._is_long else None
-        return Fetched(bars, list(rejected.values()), self._since, until, self.fault)
+        return Fetched(bars, list(rejected.values()), self._since, until, self.fault, clock_ms, may_change=True)
 
     def _is_newest_page(self, page: Fetched, closed_by: int) -> bool:
         """Whether the exchange took no notice of the cursor: a whole page, behind a hole, and up to now.
 
         So kraken answers, which keeps its newest 720 bars, and others that do not read `since`.
         """
-        step, whole = self.key.timeframe.ms, self.limit - 1  # the bar that still forms was left out
+        step, whole = self.key.timeframe.ms, self.limit - 2  # what still forms, or is not final, was left out
         if not len(page.bars) or len(page.bars) + len(page.rejected) < whole:
             return False
         first, last = int(page.bars.open_time[0]), int(page.bars.open_time[-1])
-        return first > self.cursor and last + 2 * step > closed_by and last - self.cursor > self.limit * step
+        return first > self.cursor and last + 3 * step > closed_by and last - self.cursor > self.limit * step
 
 
 class Patience:
@@ -158,21 +174,3 @@ def growing_waits() -> Iterator[float]:
     """Seconds between questions for a bar that is late."""
     for attempt in count():
         yield _RANDOM.uniform(0.5, 1) * min(_LONGEST_WAIT, 2 * _FIRST_WAIT * 2**attempt)
-
-
-def trimmed(page: Fetched, cursor: int, closed_by: int) -> Fetched:
-    """Leave out what opens before the cursor and what still forms; refuse what has not even begun."""
-    bars, rejected = page.bars, [row for row in page.rejected if _is_due(row, page.bars.key, cursor, closed_by)]
-    begun = int(np.searchsorted(bars.open_time, closed_by, side="right"))
-    ahead = [
-        RejectedRow(open_time, tuple(values), "open time must not be later than the exchange's clock")
-        for open_time, values in zip(bars.open_time[begun:].tolist(), bars.ohlcv_TF[begun:].tolist(), strict=True)
-    ]
-    closed = bars[:begun].known_at(closed_by)
-    return Fetched(closed[int(np.searchsorted(closed.open_time, cursor)) :], rejected + ahead)
-
-
-def _is_due(row: RejectedRow, key: SeriesKey, cursor: int, closed_by: int) -> bool:
-    """Whether a refused row is to be reported: a bar that still forms may yet become a good one."""
-    forms = closed_by - key.timeframe.ms < row.open_time <= closed_by
-    return row.open_time == NO_TIME or (row.open_time >= cursor and not forms)

@@ -33,7 +33,7 @@ from forecaster.sources import breaker, exchange_clock, walk
 from forecaster.sources import exchange as exchange_source
 from forecaster.sources.walk import Pace
 from forecaster.timeframe import DAY_MS, Timeframe
-from tests.faults.venues import TIMEFRAMES, VENUES, Asked, Endpoint, Row, Venue
+from tests.faults.venues import TIMEFRAMES, VENUES, Asked, Endpoint, Okx, Row, Venue
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
@@ -61,7 +61,8 @@ RowFault = Literal[
     "inverted",
     "late",
 ]
-Kind = AnswerFault | RowFault
+Kind = AnswerFault | RowFault | Literal["far"]
+"""What may go wrong; `far` is a price that is far off, in the newest bar that has closed."""
 
 BASE_PRICES: Final = {"BTC/USDT": 60_000.0, "ETH/USDT": 3_000.0, "BTC/USD": 59_000.0}
 HTML: Final = "<html><head><title>Down for maintenance</title></head><body>Back soon.</body></html>"
@@ -82,13 +83,14 @@ class Request(NamedTuple):
 
 @dataclass
 class Fault:
-    """One thing to go wrong, for the next `times` requests to one endpoint."""
+    """One thing to go wrong, for the next `times` requests to one endpoint, or for bars of one `symbol`."""
 
     kind: Kind
     at: Endpoint
     times: int
     status: int
     headers: dict[str, str]
+    symbol: str | None = None
 
 
 @dataclass
@@ -109,8 +111,9 @@ class LoopbackExchange:
         listed_at: UTC ms of the first bar of every symbol; a thousand days before `now` unless given.
         certificate: a file with a key and a certificate, for an exchange that listens by TLS.
 
-    A test may assign how the exchange is: `days_begin` is when its days do, ms after midnight of UTC; `knows_volume`
-    whether it tells a volume; `per_ms` how many units of its times make a millisecond, a thousand for microseconds.
+    A test may assign how the exchange is: `replica_ms` is how old the bars are that it serves; `days_begin` is when its
+    days do, ms after midnight of UTC; `knows_volume` whether it tells a volume; `per_ms` how many units of its times
+    make a millisecond, a thousand for microseconds.
     """
 
     def __init__(self, now: int, listed_at: int | None = None, certificate: Path | None = None) -> None:
@@ -121,6 +124,7 @@ class LoopbackExchange:
         self.missing: set[int] = set()
         self.revised: dict[int, float] = {}
         self.halted: dict[str, int] = {}
+        self.replica_ms = 0
         self.days_begin = 0
         self.knows_volume = True
         self.per_ms = 1
@@ -169,9 +173,10 @@ class LoopbackExchange:
         at: Endpoint = "bars",
         status: int = 503,
         headers: dict[str, str] | None = None,
+        symbol: str | None = None,
     ) -> None:
-        """Let something go wrong with the next `times` requests to an endpoint."""
-        self._faults.append(Fault(kind, at, times, status, headers or {}))
+        """Let something go wrong with the next `times` requests to an endpoint; of bars, with those of a `symbol`."""
+        self._faults.append(Fault(kind, at, times, status, headers or {}, symbol))
 
     def recover(self) -> None:
         """Let nothing go wrong from here on."""
@@ -205,7 +210,8 @@ class LoopbackExchange:
         self.requests.append(Request(endpoint or "", path, query, time.monotonic()))
         if venue is None or endpoint is None:
             return Answer(HTML, 404)
-        fault = self._next_fault(endpoint)
+        market = venue.asked(path, query, self.now).market if endpoint == "bars" else None
+        fault = self._next_fault(endpoint, lambda symbol: venue.market(symbol) == market)
         spoil = _ROW_FAULTS.get(fault.kind, _as_it_is) if fault else _as_it_is
         if fault is None or fault.kind in _ROW_FAULTS:
             return self._plain(venue, endpoint, path, query, spoil)
@@ -214,23 +220,30 @@ class LoopbackExchange:
             return Answer(plain.body[: len(plain.body) // 2], plain.status)
         return self._broken(fault)
 
+    @property
+    def _served(self) -> int:
+        """UTC ms as of which bars are served."""
+        return self.now - self.replica_ms
+
     def _each_row(self, symbol: str, timeframe: str, start: int, end: int) -> Iterator[Row]:
         step = Timeframe(timeframe).ms
         phase = self.days_begin % step
         first = -(-(max(start, self.listed_at) - phase) // step) * step + phase
-        opens = range(first, min(end, self.now + 1, self.halted.get(symbol, end)), step)
+        opens = range(first, min(end, self._served + 1, self.halted.get(symbol, end)), step)
         return (self._bar(symbol, step, at) for at in opens if at not in self.missing)
 
     def _bar(self, symbol: str, step: int, open_time: int) -> Row:
         close_time = open_time + step
-        until = min(close_time, self.now)
+        until = min(close_time, self._served)
         open_, close = _price(symbol, open_time), self.revised.get(open_time, _price(symbol, until))
         high, low = round(max(open_, close) * 1.001, 2), round(min(open_, close) * 0.999, 2)
         volume = round((10 + open_time // step % 101) * (until - open_time) / step, 3)
         return open_time, open_, high, low, close, volume
 
-    def _next_fault(self, endpoint: str) -> Fault | None:
-        fault = next((one for one in self._faults if one.at == endpoint), None)
+    def _next_fault(self, endpoint: str, is_asked: Callable[[str], bool]) -> Fault | None:
+        """The fault of a request, which uses it up; `is_asked` says whether the request is about a symbol."""
+        of_symbol = (one for one in self._faults if one.symbol is None or is_asked(one.symbol))
+        fault = next((one for one in of_symbol if one.at == endpoint), None)
         if fault is not None:
             fault.times -= 1
             if fault.times == 0:
@@ -265,6 +278,8 @@ class LoopbackExchange:
             return Answer(json.dumps(content), status)
         found = [self._odd(row) for row in self._found(symbol, asked)]
         rows = [venue.row(row, asked.step) for row in spoil(found, asked.step, self.now)]
+        if isinstance(venue, Okx):
+            rows = [venue.confirmed(row, asked.step, self._served) for row in rows]
         if spoil is _short_rows:
             rows = [row if i % 2 else _shortened(row) for i, row in enumerate(rows)]
         return Answer(json.dumps(venue.answer(asked.market, rows[:: -1 if venue.newest_first else 1])))
@@ -332,6 +347,12 @@ def _inverted(rows: list[Row], _step: int, _now: int) -> list[Any]:
     ]
 
 
+def _far(rows: list[Row], step: int, now: int) -> list[Row]:
+    """The newest bar that has closed closes half as high again as it did."""
+    newest = max((row[0] for row in rows if row[0] + step <= now), default=None)
+    return [(t, o, 1.5 * h, low, 1.5 * c, v) if t == newest else (t, o, h, low, c, v) for t, o, h, low, c, v in rows]
+
+
 _ROW_FAULTS: Final[dict[str, Callable[[list[Row], int, int], list[Any]]]] = {
     "empty": lambda _rows, _step, _now: [],
     "spoiled": _spoiled,
@@ -348,6 +369,7 @@ _ROW_FAULTS: Final[dict[str, Callable[[list[Row], int, int], list[Any]]]] = {
     "zero": _put(1, 0.0),
     "inverted": _inverted,
     "late": lambda rows, step, now: [row for row in rows if row[0] < now // step * step - step],
+    "far": _far,
 }
 
 

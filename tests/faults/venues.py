@@ -363,6 +363,12 @@ class Okx:
         del step
         return [text(row[0]), *map(text, row[1:]), "0", "0", "1"]
 
+    def confirmed(self, row: Any, step: int, now: int) -> object:
+        """The row, which says whether it is final at a time (UTC ms)."""
+        opened = row[0] if isinstance(row, list) and row else None
+        forms = isinstance(opened, str) and opened.isdigit() and int(opened) + step > now
+        return [*row[:-1], "0"] if forms else row
+
     def answer(self, market: str, rows: list[object]) -> object:
         del market
         return _okx(rows)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import sqlite3
 from collections import defaultdict
 from contextlib import closing
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
@@ -22,6 +21,7 @@ from forecaster.errors import BarsError
 from forecaster.ledger import LIVE
 from forecaster.slots import CATCH_UP
 from forecaster.store import open_database, open_reader
+from forecaster.store.library import sqlite3
 from forecaster.store.verify import verify_ledger
 from forecaster.timeframe import DAY_MS
 from tests.simulation.faults import EVERYTHING

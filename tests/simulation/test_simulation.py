@@ -7,7 +7,6 @@ import functools
 import json
 import logging
 import os
-import sqlite3
 import subprocess
 import sys
 from contextlib import closing
@@ -23,6 +22,7 @@ from forecaster.bars import Context
 from forecaster.daemon.service import Stint
 from forecaster.errors import InferenceError, StoreUnavailable
 from forecaster.ledger import Run
+from forecaster.store.library import sqlite3
 from forecaster.store.sql import SqlStore
 from forecaster.timeframe import DAY_MS
 from tests.builders import HOUR_MS

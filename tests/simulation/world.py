@@ -11,8 +11,6 @@ from __future__ import annotations
 
 import dataclasses
 import random
-import sqlite3
-from concurrent.futures import Future
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from datetime import UTC, datetime
 from functools import partial
@@ -29,8 +27,9 @@ from forecaster.config import Config
 from forecaster.errors import BadPayload, Banned, InferenceError, NonFiniteForecast, SourceUnavailable, StoreUnavailable
 from forecaster.forecast import ModelId, OHLCForecast
 from forecaster.model import baselines, load_baselines
-from forecaster.sources import Fetched
+from forecaster.sources import Fetched, arrivals
 from forecaster.store import lease
+from forecaster.store.library import sqlite3
 from forecaster.store.sqlite import SqliteFile
 from forecaster.timeframe import DAY_MS
 from tests.builders import HOUR_MS, utc_ms
@@ -385,24 +384,6 @@ class ShakyStore:
                 raise fault
 
 
-class _InTurn:
-    """A pool without threads: what is submitted is done at once, so that the order never changes."""
-
-    def __init__(self, *_: object) -> None:
-        pass
-
-    def submit(self, call: Callable[..., object], *given: object) -> Future[object]:
-        future: Future[object] = Future()
-        try:
-            future.set_result(call(*given))
-        except BaseException as error:  # noqa: BLE001 - raised where the answer is waited for
-            future.set_exception(error)
-        return future
-
-    def shutdown(self, **_: object) -> None:
-        pass
-
-
 @contextmanager
 def simulated(clock: Clock) -> Iterator[None]:
     """Let the program read the world's clocks wherever it reads its own."""
@@ -414,7 +395,8 @@ def simulated(clock: Clock) -> Iterator[None]:
         patch("forecaster.stamps.time", stopwatch),
         patch.object(engine, "now_ms", lambda: clock.wall),
         patch.object(intake, "time", stopwatch),
-        patch.object(intake, "ThreadPoolExecutor", _InTurn),
+        patch.object(arrivals, "time", stopwatch),
+        patch.object(arrivals, "start", lambda work, _: work()),  # at once, so that the order never changes
         patch.object(lease, "now_ms", lambda: clock.wall),
         patch.object(lease, "time", stopwatch),
         patch.object(baselines, "time", still),

@@ -276,6 +276,104 @@ def test_a_bar_is_closed_by_the_clock_of_the_exchange(exchange, venue, source):
     assert fetched.rejected == []
 
 
+@pytest.fixture
+def flowing(exchange, clock, monkeypatch):
+    """The exchange's clock goes on while it is waited for."""
+
+    async def sleep(seconds):
+        exchange.now += round(seconds * 1000)
+        await clock.sleep(seconds)
+
+    monkeypatch.setattr(exchange_source.asyncio, "sleep", sleep)
+
+
+@pytest.mark.parametrize("by", [10_000, 30_000, 120_000])
+def test_a_clock_that_steps_back_is_believed_at_once(exchange, every_venue, open_source, by):
+    """What was closed by the time that it told before still forms."""
+    source = open_source(exchange.config(every_venue))
+    source.fetch(make_key(every_venue), AS_OF - 20 * HOUR, AS_OF - HOUR)
+    exchange.now = AS_OF - by
+    fetched = source.fetch(make_key(every_venue), AS_OF - 20 * HOUR, AS_OF)
+
+    assert_equal_to_truth(fetched.bars, exchange, AS_OF - 20 * HOUR, AS_OF - 5_000 - HOUR)
+    assert fetched.rejected == []
+
+
+def test_a_clock_that_steps_back_while_it_is_waited_for(exchange, every_venue, open_source, flowing):
+    """The bar comes once it has closed by that clock."""
+    source = open_source(exchange.config(every_venue, late_after=60, deadline=30))
+    source.fetch(make_key(every_venue), AS_OF - 20 * HOUR, AS_OF - HOUR)
+    exchange.now = AS_OF - 20_000
+    fetched = source.fetch(make_key(every_venue), AS_OF - 20 * HOUR, AS_OF)
+
+    assert exchange.now >= AS_OF - 5_000
+    assert_equal_to_truth(fetched.bars, exchange, AS_OF - 20 * HOUR, AS_OF - 5_000)
+
+
+def test_a_bar_of_an_old_replica_is_not_final(exchange, every_venue, open_source):
+    """Time and dates are right, the bars are half a minute old: the newest still forms in them."""
+    exchange.replica_ms = 30_000
+    source = open_source(exchange.config(every_venue))
+    fetched = source.fetch(make_key(every_venue), AS_OF - 20 * HOUR, AS_OF)
+
+    assert int(fetched.bars.close_time[-1]) == AS_OF - 5_000 - HOUR
+    assert fetched.rejected == []
+
+
+def test_a_bar_of_an_old_replica_is_waited_for(exchange, every_venue, open_source, flowing):
+    """Until a later one is served beside it, or the venue says that it is final."""
+    exchange.replica_ms = 30_000
+    source = open_source(exchange.config(every_venue))
+    fetched = source.fetch(make_key(every_venue), AS_OF - 20 * HOUR, AS_OF)
+
+    assert 25_000 <= exchange.now - AS_OF < 40_000
+    assert_equal_to_truth(fetched.bars, exchange, AS_OF - 20 * HOUR, AS_OF - 5_000)
+
+
+@pytest.mark.parametrize("every_venue", [name for name in VENUES if name != "okx"])  # OKX says it of each bar
+@pytest.mark.parametrize("final_after", [20, 40])
+def test_a_bar_after_which_nobody_trades_is_final_after_a_while(
+    exchange, every_venue, open_source, flowing, final_after
+):
+    """No later bar is served that could say so."""
+    exchange.missing = {AS_OF - 5_000}
+    source = open_source(exchange.config(every_venue, final_after=final_after))
+    fetched = source.fetch(make_key(every_venue), AS_OF - 20 * HOUR, AS_OF)
+
+    assert final_after * 1000 - 5_000 <= exchange.now - AS_OF < final_after * 1000 + 5_000
+    assert int(fetched.bars.close_time[-1]) == AS_OF - 5_000
+
+
+def test_rows_of_the_future_make_no_bar_final(exchange, venue, open_source):
+    """They have not begun by the exchange's clock, so they say nothing about the bar before them."""
+    exchange.now = AS_OF - 10_000
+    exchange.fail_next("future", times=100)
+    fetched = open_source(exchange.config(venue)).fetch(make_key(venue), AS_OF - 20 * HOUR, AS_OF)
+
+    assert int(fetched.bars.close_time[-1]) == AS_OF - 5_000 - HOUR
+
+
+def test_this_machine_may_be_behind(exchange, every_venue, open_source):
+    """What has closed by its clock is given; the rest is no fault of the exchange, and nothing is refused."""
+    source = open_source(exchange.config(every_venue))
+    fetched = source.fetch(make_key(every_venue), AS_OF - 20 * HOUR, AS_OF - 120_000)
+
+    assert_equal_to_truth(fetched.bars, exchange, AS_OF - 20 * HOUR, AS_OF - 5_000 - HOUR)
+    assert fetched.rejected == []
+    assert 119_000 <= fetched.clock_ms <= 121_000
+
+
+def test_an_exchange_that_is_far_behind_is_not_waited_for(exchange, venue, open_source, clock):
+    """What it has comes at once, with how far its clock is apart."""
+    exchange.now = AS_OF - 90_000
+    began = clock.seconds
+    fetched = open_source(exchange.config(venue, late_after=60)).fetch(make_key(venue), AS_OF - 20 * HOUR, AS_OF)
+
+    assert clock.seconds == began
+    assert int(fetched.bars.close_time[-1]) == AS_OF - 5_000 - HOUR
+    assert -91_000 <= fetched.clock_ms <= -89_000
+
+
 def test_the_clock_of_the_exchange_is_asked_once_for_an_hour(exchange, venue, source, clock):
     for _ in range(3):
         source.fetch(make_key(venue), AS_OF - 20 * HOUR, AS_OF - 1000)
@@ -706,7 +804,7 @@ def test_body_that_is_kept_can_be_stored(exchange, binance, monkeypatch):
     assert caught.value.body == "<html>\N{REPLACEMENT CHARACTER}</html>"
 
 
-def test_a_symbol_delisted_on_the_way_sits_out_alone(exchange, every_venue, open_source, monkeypatch, ready):
+def test_a_symbol_delisted_on_the_way_sits_out_alone(exchange, every_venue, open_source, monkeypatch, clock):
     """Some venues say only that something is wrong. The others are served, and so is it once it is listed again."""
     monkeypatch.setattr(exchange_source, "MARKETS_READ_AGAIN_AFTER", 0.0)
     source = open_source(exchange.config(every_venue, deadline=0.4))
@@ -715,8 +813,9 @@ def test_a_symbol_delisted_on_the_way_sits_out_alone(exchange, every_venue, open
     for _ in range(2):
         with pytest.raises((UnknownSymbol, SourceUnavailable)):
             source.fetch(make_key(every_venue), AS_OF - 5 * HOUR, AS_OF)
-    others = ready(source).fetch(SeriesKey.of(every_venue, "ETH/USDT", "1h"), AS_OF - 5 * HOUR, AS_OF).bars
+    others = source.fetch(SeriesKey.of(every_venue, "ETH/USDT", "1h"), AS_OF - 5 * HOUR, AS_OF).bars
     exchange.symbols.add(SYMBOLS[every_venue])
+    clock.seconds += 60  # it alone is paused
 
     assert len(others) == 4
     assert len(source.fetch(make_key(every_venue), AS_OF - 5 * HOUR, AS_OF).bars) == 4

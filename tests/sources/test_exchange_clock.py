@@ -9,6 +9,8 @@ from forecaster.sources.exchange_clock import ExchangeClock, retry_after
 
 DATE = "Mon, 10 Jun 2024 06:00:05 GMT"
 DATE_MS = 1_717_999_205_000
+HERE = DATE_MS + 50_000
+"""This machine's clock, which is wrong."""
 
 
 @pytest.mark.parametrize(
@@ -46,38 +48,76 @@ def clock(monkeypatch):
 
 def test_told_time_goes_on(clock):
     exchange, now = clock
-    exchange.set(DATE_MS)
+    exchange.set(DATE_MS, HERE)
     now[0] += 2.5
 
-    assert exchange.now() == DATE_MS + 2_500
+    assert (exchange.now(), exchange.latest(), exchange.newest()) == (DATE_MS + 2_500,) * 3
 
 
-def test_time_is_asked_for_again_after_an_hour_or_when_it_lags(clock):
+@pytest.mark.parametrize(("headers", "hours"), [({"Date": DATE}, 1), ({}, 1 / 60)])
+def test_time_is_asked_for_again_after_a_while(clock, headers, hours):
+    """An hour; a minute where answers carry no date that would show a change."""
     exchange, now = clock
-    exchange.set(DATE_MS)
-    fresh = exchange.is_stale(DATE_MS), exchange.is_stale(DATE_MS + 1)
-    now[0] += 3600
+    exchange.hear(headers)
+    exchange.set(DATE_MS, HERE)
+    now[0] += 3600 * hours - 1
+    before, now[0] = exchange.is_stale(HERE + round(3_600_000 * hours) - 1000), now[0] + 1
 
-    assert fresh == (False, True)
-    assert exchange.is_stale(DATE_MS)
+    assert (before, exchange.is_stale(HERE + round(3_600_000 * hours))) == (False, True)
+
+
+def test_time_is_asked_for_again_when_a_clock_has_moved(clock):
+    """This machine slept, and its monotonic clock stood still; or the exchange's dates have moved."""
+    exchange, now = clock
+    exchange.hear({"Date": DATE})
+    exchange.set(DATE_MS, HERE)
+    at_first, slept = exchange.is_stale(HERE + 1_900), exchange.is_stale(HERE + 2_100)
+    now[0] += 30
+    exchange.hear({"Date": DATE})
+
+    assert (at_first, slept, exchange.is_stale(HERE + 30_000)) == (False, True, True)
+
+
+def test_difference_that_stays_is_not_asked_about(clock):
+    """Of an exchange that is behind, or whose dates another machine makes."""
+    exchange, now = clock
+    exchange.hear({"Date": DATE})
+    exchange.set(DATE_MS + 90_000, HERE)
+    now[0] += 30
+    exchange.hear({"Date": "Mon, 10 Jun 2024 06:00:35 GMT"})
+
+    assert not exchange.is_stale(HERE + 30_000)
+
+
+def test_earlier_one_of_time_and_date_counts(clock):
+    """A date is cut to seconds: the time may be almost a second later."""
+    exchange, now = clock
+    exchange.set(DATE_MS + 700, HERE)
+    exchange.hear({"Date": DATE})
+    agreeing = exchange.now(), exchange.latest(), exchange.newest()
+    now[0] += 40
+    exchange.hear({"Date": DATE})
+
+    assert agreeing == (DATE_MS + 700, DATE_MS + 1_000, DATE_MS + 700)
+    assert (exchange.now(), exchange.latest(), exchange.newest()) == (DATE_MS + 1_000, DATE_MS + 40_700, DATE_MS)
 
 
 def test_untold_time_is_asked_for_again_after_a_minute(clock):
     exchange, now = clock
-    exchange.set(None)
-    before, now[0] = exchange.is_stale(DATE_MS), now[0] + 60
+    exchange.set(None, HERE)
+    before, now[0] = exchange.is_stale(HERE), now[0] + 60
 
-    assert (before, exchange.is_stale(DATE_MS), exchange.now()) == (False, True, None)
+    assert (before, exchange.is_stale(HERE), exchange.now(), exchange.is_told) == (False, True, None, False)
 
 
 def test_date_of_an_answer_goes_on(clock):
     """One that is none changes nothing."""
     exchange, now = clock
-    before = exchange.dated()
+    before = exchange.now()
     exchange.hear({"Date": DATE})
     now[0] += 1.5
     exchange.hear({"Date": "no date"})
     exchange.hear({})
 
     assert before is None
-    assert exchange.dated() == DATE_MS + 1_500
+    assert (exchange.now(), exchange.newest(), exchange.latest()) == (DATE_MS + 1_500, DATE_MS + 1_500, DATE_MS + 2_500)

@@ -1,0 +1,170 @@
+"""Asking for the bars of many series at once: answers are taken as they come, and nobody waits for the slowest.
+
+Each question has a thread of its own, so one that hangs holds up no other. Questions that have been under way for a
+while stay so, while what has come is used; whoever asks for their series again is given the answer that is coming.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections import deque
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection
+
+    from forecaster.bars import SeriesKey
+    from forecaster.sources import Fetched
+
+STRAGGLES_AFTER: Final = 2.0
+"""Seconds after which a question no longer counts among those that are put at once, and is not waited for."""
+
+QUIET_SECONDS: Final = 0.25
+"""When no answer has come for so long, those that have are taken."""
+
+MOST_UNDER_WAY: Final = 256
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a source gave, or raised, to a question about the bars of one series.
+
+    Args:
+        key: the series.
+        since: open time from which on it was asked.
+        as_of: UTC ms as of which it was asked.
+        fetched: what came; None where it raised.
+        error: what it raised.
+    """
+
+    key: SeriesKey
+    since: int
+    as_of: int
+    fetched: Fetched | None = None
+    error: BaseException | None = None
+
+    def result(self) -> Fetched:
+        """Give what came, or raise what the source raised."""
+        if self.fetched is None:
+            assert self.error is not None  # noqa: S101 - one of the two is there
+            raise self.error
+        return self.fetched
+
+
+@dataclass(frozen=True)
+class _Question:
+    key: SeriesKey
+    since: int
+    as_of: int
+    ask: Callable[[SeriesKey, int, int], Fetched]
+
+
+class Arrivals:
+    """Questions that are under way, and answers that nobody has taken yet. Safe to use from several threads.
+
+    Args:
+        at_once: how many questions are put at the same time, but for those that take long.
+    """
+
+    def __init__(self, at_once: int) -> None:
+        self._at_once = at_once
+        self._changed = threading.Condition()
+        self._queue: deque[_Question] = deque()
+        self._started: dict[SeriesKey, float] = {}
+        self._come: dict[SeriesKey, tuple[Answer, float]] = {}
+        self._left: set[SeriesKey] = set()
+        self.on_straggler: Callable[[SeriesKey], None] = lambda _: None
+        """Called, on some thread, when an answer has come that was left under way."""
+
+    def ask(self, key: SeriesKey, since: int, as_of: int, ask: Callable[[SeriesKey, int, int], Fetched]) -> None:
+        """Put a question about a series about which none is under way."""
+        with self._changed:
+            self._left.discard(key)
+            self._queue.append(_Question(key, since, as_of, ask))
+            self._pump()
+
+    def leave(self, keys: Collection[SeriesKey]) -> None:
+        """Wait no longer for answers about series: `on_straggler` hears when one has come."""
+        with self._changed:
+            self._left |= self._unfinished(keys)
+            come = set(keys) & self._come.keys()
+        for key in come:
+            self.on_straggler(key)
+
+    def under_way(self, keys: Collection[SeriesKey]) -> set[SeriesKey]:
+        """Those of the series about which a question waits, is under way, or has an answer that nobody took."""
+        with self._changed:
+            return self._unfinished(keys) | (set(keys) & self._come.keys())
+
+    def arrived(self, keys: Collection[SeriesKey]) -> list[SeriesKey]:
+        """Those of the series whose answer has come and was not taken."""
+        with self._changed:
+            return [key for key in keys if key in self._come]
+
+    def take(self, keys: Collection[SeriesKey], give_up: float, leave_after: float = math.inf) -> list[Answer]:
+        """Wait for answers about series, and take those that have come; none when nothing is left to wait for.
+
+        They are taken together when all have come, or when none came for a moment. Until `give_up` (monotonic seconds)
+        questions are waited for, but for those that have been under way for `leave_after` seconds.
+        """
+        with self._changed:
+            while not self._is_over(keys, give_up, leave_after):
+                self._changed.wait(self._pause(keys, give_up))
+                self._pump()
+            return [self._come.pop(key)[0] for key in list(self._come) if key in set(keys)]
+
+    def _is_over(self, keys: Collection[SeriesKey], give_up: float, leave_after: float) -> bool:
+        """Whether what has come is to be taken now, or nothing more is to be waited for."""
+        now, open_ = time.monotonic(), self._unfinished(keys)
+        if not open_ or now >= give_up:
+            return True
+        came = [at for key, (_, at) in self._come.items() if key in set(keys)]
+        if came:
+            return now - max(came) >= QUIET_SECONDS or now - min(came) >= STRAGGLES_AFTER
+        is_full = len(self._started) >= MOST_UNDER_WAY
+        begun = (self._started.get(key, 0.0 if is_full else now) for key in open_)
+        return all(now - at >= leave_after for at in begun)
+
+    def _pause(self, keys: Collection[SeriesKey], give_up: float) -> float:
+        """Seconds after which to look again though nothing has changed."""
+        has_come = any(key in self._come for key in keys)
+        return max(0.0, min(QUIET_SECONDS if has_come else STRAGGLES_AFTER / 4, give_up - time.monotonic()))
+
+    def _unfinished(self, keys: Collection[SeriesKey]) -> set[SeriesKey]:
+        return set(keys) & (self._started.keys() | {one.key for one in self._queue})
+
+    def _pump(self) -> None:
+        """Put questions that wait, as many as may be put at once."""
+        now = time.monotonic()
+        while self._queue and len(self._started) < MOST_UNDER_WAY:
+            if sum(now - at < STRAGGLES_AFTER for at in self._started.values()) >= self._at_once:
+                return
+            question = self._queue.popleft()
+            self._started[question.key] = now
+            start(partial(self._answer, question), f"bars of {question.key}")
+
+    def _answer(self, question: _Question) -> None:
+        fetched, error = None, None
+        try:
+            fetched = question.ask(question.key, question.since, question.as_of)
+        except BaseException as raised:  # noqa: BLE001 - it is raised where the answer is taken
+            error = raised
+        with self._changed:
+            self._started.pop(question.key, None)
+            answer = Answer(question.key, question.since, question.as_of, fetched, error)
+            self._come[question.key] = answer, time.monotonic()
+            self._pump()
+            self._changed.notify_all()
+            was_left = question.key in self._left
+            self._left.discard(question.key)
+        if was_left:
+            self.on_straggler(question.key)
+
+
+def start(work: Callable[[], None], name: str) -> None:
+    """Do something on a thread of its own, which ends with the process."""
+    threading.Thread(target=work, name=name, daemon=True).start()

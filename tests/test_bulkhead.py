@@ -1,0 +1,286 @@
+"""Series are bulkheads: what has come is forecast, and what takes long, is in doubt or fails costs its own series."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import structlog
+
+from forecaster import Bars, Forecaster, MemoryStore
+from forecaster.errors import SourceUnavailable
+from forecaster.sources import Fetched, arrivals
+from forecaster.timeframe import Timeframe
+from tests.builders import HOUR_MS, make_bars, make_key
+from tests.test_engine import NamedWalk, make_config
+
+HOUR = Timeframe("1h")
+KEY, SLOW = make_key(), make_key(symbol="SLOW/USDT")
+BARS = make_bars(KEY, count=200)
+PATIENCE = 60.0
+"""Seconds that only what hangs takes."""
+
+
+class Venue:
+    """Bars of any series: each may be held back, be behind, or be wrong for some answers."""
+
+    def __init__(self):
+        self.asked = []
+        self.gates = {}
+        self.behind = {}
+        self.wrong = {}
+        self.clock_ms = None
+
+    def fetch(self, key, since, as_of):
+        self.asked.append((key, since, as_of))
+        if key in self.gates:
+            self.gates[key].wait(PATIENCE)
+        bars = Bars(key, BARS.open_time, BARS.ohlcv_TF).known_at(as_of - self.behind.get(key, 0))
+        bars = bars[bars.open_time >= since]
+        if self.wrong.get(key):
+            bars = self.wrong[key].pop(0)(bars)
+        return Fetched(replace(bars, first_seen_at=np.full(1, as_of)), clock_ms=self.clock_ms, may_change=True)
+
+    def close(self):
+        pass
+
+
+def closes(i):
+    return int(BARS.close_time[i])
+
+
+@pytest.fixture(autouse=True)
+def at_once(monkeypatch):
+    """What takes long is left after a moment, and second answers come at once."""
+    monkeypatch.setattr("forecaster.intake.SECOND_ANSWER_AFTER", 0.0)
+    monkeypatch.setattr("forecaster.intake._PATIENCE", {"all": PATIENCE, "most": 0.5, "nobody": 0.0})
+
+
+@pytest.fixture
+def venue():
+    venue = Venue()
+    yield venue
+    for gate in venue.gates.values():
+        gate.set()
+
+
+def make_forecaster(venue, *keys, store=None):
+    keys = keys or (KEY, SLOW)
+    return Forecaster(make_config(*keys), store or MemoryStore(), dict.fromkeys(keys, venue), [NamedWalk()])
+
+
+def scaled(by, rows=slice(None)):
+    """An answer whose prices are all wrong by a factor."""
+
+    def change(bars):
+        values = bars.ohlcv_TF.copy()
+        values[rows, :4] *= by
+        return Bars(bars.key, bars.open_time, values)
+
+    return change
+
+
+def states(forecaster, key):
+    return [(slot.cutoff, slot.state) for slot in forecaster.store.slots(key, 0, closes(199) + 1)]
+
+
+def test_what_has_come_is_forecast_while_another_series_is_waited_for(venue):
+    """It is told when that has come, and taken then; nobody is asked twice."""
+    venue.gates[SLOW] = threading.Event()
+    came = threading.Event()
+    forecaster = make_forecaster(venue)
+    forecaster.on_straggler(lambda _: came.set())
+    first = forecaster.run_cycle(HOUR, closes(99), waits_for="most")
+    again = forecaster.run_cycle(HOUR, closes(99) + 1000, waits_for="nobody")
+    before = states(forecaster, SLOW)
+    venue.gates[SLOW].set()
+    was_told = came.wait(PATIENCE)
+    arrived = forecaster.run_arrived(HOUR, closes(99) + 2000)
+
+    assert [one.key for one in first.forecasts] == [KEY]
+    assert (first.waiting, first.skipped, again.forecasts, again.waiting) == ({SLOW}, {}, [], {SLOW})
+    assert (before, was_told) == ([(closes(99), "leased")], True)
+    assert [(one.key, one.cutoff) for one in arrived.forecasts] == [(SLOW, closes(99))]
+    assert (arrived.waiting, states(forecaster, SLOW)) == (set(), [(closes(99), "done")])
+    assert [key for key, *_ in venue.asked].count(SLOW) == 1
+
+
+def test_answer_that_came_before_it_was_left_is_told_of(venue):
+    """Between the last look of a cycle and its end."""
+    told = []
+    forecaster = make_forecaster(venue, KEY)
+    forecaster.on_straggler(told.append)
+    looked = forecaster._intake.arrivals
+    looked.ask(KEY, 0, closes(99), venue.fetch)
+    while not looked.arrived([KEY]):
+        pass
+    looked.leave([KEY])
+
+    assert told == [KEY]
+
+
+def test_straggler_of_an_older_close_is_asked_again_as_of_the_newest(venue):
+    """What it brought of the older close is forecast at once, flagged late where it is."""
+    venue.gates[SLOW] = threading.Event()
+    forecaster = make_forecaster(venue)
+    forecaster.run_cycle(HOUR, closes(99), waits_for="most")
+    second = forecaster.run_cycle(HOUR, closes(100), waits_for="most")
+    venue.gates.pop(SLOW).set()
+    made = []
+    while len(made) < 2:
+        made += forecaster.run_arrived(HOUR, closes(100) + 5000).forecasts
+
+    assert [one.key for one in second.forecasts] == [KEY]
+    assert [(one.key, one.cutoff, one.is_late) for one in made] == [
+        (SLOW, closes(99), True),
+        (SLOW, closes(100), False),
+    ]
+    assert [as_of for key, _, as_of in venue.asked if key == SLOW] == [closes(99), closes(100) + 5000]
+
+
+def test_many_that_hang_keep_no_other_from_being_asked(venue, monkeypatch):
+    """However few are asked at once: those that take long no longer count."""
+    monkeypatch.setattr(arrivals, "STRAGGLES_AFTER", 0.05)
+    hanging = [make_key(symbol=f"H{i}/USDT") for i in range(20)]
+    venue.gates = {key: threading.Event() for key in hanging}
+    forecaster = make_forecaster(venue, *hanging, KEY)
+    forecaster._intake.arrivals._at_once = 2
+    made = forecaster.run_cycle(HOUR, closes(99), waits_for="most").forecasts
+    while not made:
+        made = forecaster.run_arrived(HOUR, closes(99) + 1000).forecasts
+
+    assert [one.key for one in made] == [KEY]
+
+
+def test_owed_closes_are_made_though_the_newest_cannot(venue):
+    """An exchange whose clock is behind: its bars come late, are forecast, and flagged."""
+    forecaster = make_forecaster(venue, KEY)
+    forecaster.run_cycle(HOUR, closes(95))
+    venue.behind[KEY], venue.clock_ms = 2 * HOUR_MS, -2 * HOUR_MS
+    with structlog.testing.capture_logs() as logs:
+        reports = [forecaster.run_cycle(HOUR, closes(i)) for i in (98, 99)]
+
+    assert [[one.cutoff for one in report.forecasts] for report in reports] == [[closes(96)], [closes(97)]]
+    assert all(one.is_late for report in reports for one in report.forecasts)
+    assert all("MissingBars" in report.skipped[KEY] for report in reports)
+    assert states(forecaster, KEY)[1:] == [
+        (closes(96), "done"),
+        (closes(97), "done"),
+        (closes(98), "failed"),
+        (closes(99), "failed"),
+    ]
+    assert reports[0].clocks == {"binance": -2 * HOUR_MS}
+    assert [log["ahead_seconds"] for log in logs if log["event"] == "exchange.clock_differs"] == [-7200.0]
+
+
+def test_price_that_is_far_waits_for_a_second_answer(venue):
+    """What the second one says stands: a slip is never stored, and costs its series a moment."""
+    forecaster = make_forecaster(venue, KEY)
+    forecaster.run_cycle(HOUR, closes(99))
+    venue.wrong[KEY] = [scaled(3.0, slice(-1, None))]
+    report = forecaster.run_cycle(HOUR, closes(100))
+    bars = forecaster.store.bars(KEY)
+
+    assert [one.cutoff for one in report.forecasts] == [closes(100)]
+    assert (report.doubted, report.revised) == ({KEY}, {})
+    assert np.array_equal(bars.ohlcv_TF, BARS[36:101].ohlcv_TF)
+
+
+def test_price_that_is_far_and_said_twice_is_taken(venue):
+    """A market may crash."""
+    forecaster = make_forecaster(venue, KEY)
+    forecaster.run_cycle(HOUR, closes(99))
+    venue.wrong[KEY] = [scaled(3.0, slice(-1, None))] * 2
+    forecaster.run_cycle(HOUR, closes(100))
+
+    assert forecaster.store.bars(KEY).close[-1] == 3.0 * BARS.close[100]
+
+
+def test_answer_of_another_symbol_changes_nothing(venue):
+    """All bars differ at once: that is no revision, unless it is said again."""
+    forecaster = make_forecaster(venue, KEY)
+    forecaster.run_cycle(HOUR, closes(99))
+    venue.wrong[KEY] = [scaled(1.001)]
+    report = forecaster.run_cycle(HOUR, closes(100))
+    bars = forecaster.store.bars(KEY)
+
+    assert (report.doubted, report.revised, int(bars.revision.max())) == ({KEY}, {}, 0)
+
+
+def test_answers_that_never_agree_let_the_series_sit_out(venue):
+    forecaster = make_forecaster(venue, KEY)
+    forecaster.run_cycle(HOUR, closes(99))
+    venue.wrong[KEY] = [scaled(3.0 + i, slice(-1, None)) for i in range(4)]
+    report = forecaster.run_cycle(HOUR, closes(100))
+
+    assert report.skipped[KEY].startswith("InvalidBars: binance BTC/USDT 1h: 4 answers differ about the bar at")
+    assert len(forecaster.store.bars(KEY)) == 64
+
+
+def test_bar_that_changed_is_told(venue):
+    """It is a revision, an event, and part of the report."""
+    forecaster = make_forecaster(venue, KEY)
+    forecaster.run_cycle(HOUR, closes(99))
+    venue.wrong[KEY] = [scaled(1.001, slice(-2, -1))]
+    with structlog.testing.capture_logs() as logs:
+        report = forecaster.run_cycle(HOUR, closes(100))
+
+    assert {key: list(opens) for key, opens in report.revised.items()} == {KEY: [int(BARS.open_time[99])]}
+    assert report.revised_forecasts == 1
+    assert [(log["series"], log["bars"]) for log in logs if log["event"] == "bars.revised"] == [(str(KEY), 1)]
+
+
+def test_forecast_from_a_bar_that_changed_is_marked(venue, monkeypatch):
+    """It names that bar, from the time on at which that is known; one that was made afterwards does not."""
+    monkeypatch.setattr("forecaster.engine.now_ms", lambda: closes(150))
+    forecaster = make_forecaster(venue, KEY)
+    forecaster.run_cycle(HOUR, closes(99))
+    before = forecaster.latest("binance", "BTC/USDT", "1h")
+    venue.wrong[KEY] = [scaled(1.001, slice(-1, None))]
+    forecaster.pull([KEY], closes(99) + 60_000)
+    marked = forecaster.latest("binance", "BTC/USDT", "1h")
+    then = forecaster.latest("binance", "BTC/USDT", "1h", as_of=closes(99) + 30_000)
+    venue.wrong.clear()
+    forecaster.run_cycle(HOUR, closes(100))
+    after = forecaster.latest("binance", "BTC/USDT", "1h")
+
+    assert (before.revised, marked.revised) == ((), (int(BARS.open_time[99]),))
+    assert (then.revised, after.cutoff, after.revised) == ((), closes(100), ())
+
+
+@pytest.mark.parametrize("every", [2, 5])
+def test_rows_of_a_coarser_timeframe_are_refused(venue, every):
+    """Though each of them opens when a bar does: the bars between them are stored."""
+    forecaster = make_forecaster(venue, KEY)
+    forecaster.run_cycle(HOUR, closes(99))
+    venue.wrong[KEY] = [lambda bars: bars[::every]]
+    report = forecaster.run_cycle(HOUR, closes(100))
+    after = forecaster.run_cycle(HOUR, closes(100) + 60_000)
+
+    assert f"{every}h apart" in report.skipped[KEY]
+    assert [one.cutoff for one in after.forecasts] == [closes(100)]
+    assert np.array_equal(forecaster.store.bars(KEY).ohlcv_TF, BARS[36:101].ohlcv_TF)
+
+
+def test_source_that_fails_in_the_end_is_told_of_once(venue):
+    """Its series sits out with the reason when its answer has come."""
+    venue.gates[SLOW] = threading.Event()
+
+    class Failing(Venue):
+        def fetch(self, key, since, as_of):
+            super().fetch(key, since, as_of)
+            raise SourceUnavailable("binance", "no answer")
+
+    source, came = Failing(), threading.Event()
+    source.gates = venue.gates
+    forecaster = Forecaster(make_config(KEY, SLOW), MemoryStore(), {KEY: venue, SLOW: source}, [NamedWalk()])
+    forecaster.on_straggler(lambda _: came.set())
+    first = forecaster.run_cycle(HOUR, closes(99), waits_for="most")
+    venue.gates[SLOW].set()
+    came.wait(PATIENCE)
+    arrived = forecaster.run_arrived(HOUR, closes(99) + 1000)
+
+    assert (first.skipped, arrived.skipped) == ({}, {SLOW: "SourceUnavailable: binance: no answer"})
+    assert states(forecaster, SLOW) == [(closes(99), "failed")]
