@@ -5,12 +5,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
+import re
 from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from forecaster.bars import FIELDS
 from forecaster.errors import InvalidContext
+from forecaster.timeframe import DAY_MS, MINUTE_MS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -252,3 +255,67 @@ class AccuracyReport:
         """Refuse a report about nothing."""
         if self.n <= 0:
             raise InvalidContext("report", "at least one settled row", self.n)
+
+
+class HoldKind(NamedTuple):
+    """What an exchange means when it refuses requests. A limit is worse than an outage, a ban is worse than a limit.
+
+    Args:
+        longest_ms: no hold of this kind lasts longer, whatever the exchange says.
+        probe_ms: while a hold lasts, one request goes out this often.
+        name: in the ledger, before the reason of a hold.
+    """
+
+    longest_ms: int
+    probe_ms: int
+    name: str
+
+
+_HOUR_MS: Final = 60 * MINUTE_MS
+OUTAGE: Final = HoldKind(10 * MINUTE_MS, MINUTE_MS, "outage")
+LIMIT: Final = HoldKind(DAY_MS, _HOUR_MS, "limit")
+BAN: Final = HoldKind(3 * DAY_MS, 6 * _HOUR_MS, "ban")
+_KINDS: Final = {kind.name: kind for kind in (OUTAGE, LIMIT, BAN)}
+_STATUS: Final = re.compile(r": .*?\b(?:(?P<ban>403|418|451)|(?P<limit>429)|(?P<outage>5\d\d))\b")
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """Until when an exchange is not to be asked: the newest row of it that the ledger has.
+
+    A hold that has ended, or was lifted, has an `until` that has passed. An older program wrote holds of up to 30 days:
+    `until` is never later than the longest hold of the kind, counted from `seen_at`.
+
+    Args:
+        exchange: its name in the configuration.
+        until: UTC ms.
+        reason: what the exchange said, after the kind of the hold.
+        seen_at: UTC ms at which it said so, or of the newest probe since.
+        since: UTC ms at which it said so first; `seen_at` when left out.
+    """
+
+    exchange: str
+    until: int
+    reason: str
+    seen_at: int
+    since: int | None = dataclasses.field(default=None, compare=False)
+
+    def __post_init__(self) -> None:
+        """Bound the time by the kind."""
+        object.__setattr__(self, "until", min(self.until, self.seen_at + self.kind.longest_ms))
+
+    @property
+    def kind(self) -> HoldKind:
+        """What the reason begins with, else what its status means, else a ban, with which nothing is risked."""
+        begin, status = self.reason.partition(": ")[0], _STATUS.search(self.reason)
+        return _KINDS[begin if begin in _KINDS else (status and status.lastgroup) or BAN.name]
+
+    @property
+    def probe_at(self) -> int:
+        """UTC ms from which one request may go out, though the hold lasts.
+
+        Some exchanges lengthen a ban for every request that is made during it. So a ban is probed when half of what is
+        left of it has passed, and never within 6 hours of the last request.
+        """
+        told = (self.until - self.seen_at) // 2 if self.kind is BAN else 0
+        return self.seen_at + max(self.kind.probe_ms, told)

@@ -22,7 +22,6 @@ from forecaster.cli.options import (
 )
 from forecaster.cli.printing import (
     SKIPPED,
-    as_label,
     leave_with_errors,
     log_to_stderr,
     option_time,
@@ -30,7 +29,8 @@ from forecaster.cli.printing import (
     print_facts,
     print_files,
     print_record,
-    printable,
+    progress_bar,
+    say,
     write_frames,
 )
 from forecaster.errors import ConfigError
@@ -102,7 +102,8 @@ def show(config: ConfigOption = None, series: SeriesOption = None, json_: JsonOp
         return
     print_facts(found)
     for exchange, time in held.items():
-        typer.echo(f"{exchange}: not asked for {(time - now) / 1000:.0f} s more, as it told us")
+        left = f"{(time - now) / 1000:.0f} s more"
+        say(f"{exchange}: not asked for {left}, as it told us: `forecaster holds` says why")
 
 
 @bars_app.command("export")
@@ -141,9 +142,6 @@ def pull(
     Without --since, only the newest bars that a forecast needs are stored. Rows of files that are refused, and files
     that have ended, are told on standard error.
     """
-    from rich.console import Console
-    from rich.progress import Progress
-
     from forecaster.clock import now_ms
     from forecaster.engine import Forecaster
 
@@ -154,7 +152,7 @@ def pull(
         if since is None:
             added, skipped = forecaster.pull(keys, as_of)
         else:
-            with Progress(console=Console(stderr=True)) as progress:
+            with progress_bar() as progress:
                 added, skipped = _backfill(forecaster, keys, (utc_ms(since, 0), as_of), progress)
         read = read_files(forecaster.config, keys, as_of)
         if since is None:
@@ -172,7 +170,7 @@ def _print_unstored(forecaster: Forecaster, read: Mapping[SeriesKey, Sifted]) ->
         if stored < len(bars):
             since = option_time(int(bars.open_time[0]))[:10]
             text = f"{key}: {stored:,} of the file's {len(bars):,} bars are stored: `--since {since}` stores all"
-            typer.secho(printable(text), fg="yellow", err=True)
+            say(text, fg="yellow", err=True)
 
 
 def _backfill(
@@ -183,7 +181,7 @@ def _backfill(
 
     added, skipped = 0, {}
     for key in keys:
-        task = progress.add_task(as_label(key), total=span[1] - span[0])
+        task = progress.add_task(str(key), total=span[1] - span[0])
         try:
             for new, reached in forecaster.backfill(key, *span):
                 added += new

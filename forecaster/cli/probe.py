@@ -1,6 +1,7 @@
 """What a configuration finds at its exchanges and in its files: the newest bars of each series, or the fault by name.
 
-The same sources as the service's, with a store that ends with the command: nothing is kept, the ledger is not opened.
+The same sources as the service's, with a store that ends with the command: nothing is kept. The ledger is read for
+holds alone: an exchange that may not be asked now is not asked.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Final, cast
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Final, cast
 import numpy as np
 
 from forecaster.cli.printing import end_text, later_text
-from forecaster.errors import BadPayload, ForecasterError, InvalidBars, MissingBars, NotEnoughBars, utc_text
+from forecaster.errors import BadPayload, ForecasterError, InvalidBars, MissingBars, NotEnoughBars, StoreError, utc_text
 from forecaster.sessions import ALWAYS_OPEN, WEEKDAYS, is_weekend
 from forecaster.sources import Fetched
 from forecaster.sources.inspect import count_reasons, is_current
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
     from forecaster.bars import Bars, SeriesKey, Sifted
     from forecaster.config import Config, SeriesConfig
+    from forecaster.ledger import Hold
     from forecaster.sources import BarSource
     from forecaster.sources.files import FileSource
 
@@ -90,10 +92,32 @@ def probe(config: Config, series: Iterable[SeriesConfig], as_of: int) -> list[Pr
     places: dict[object, list[SeriesConfig]] = {}
     for one in asked:
         places.setdefault(one.place, []).append(one)
+    holds = _holds(config, as_of) if any(one.file is None for one in asked) else {}
+    held = [_held(one, holds[one.exchange], as_of) for one in asked if one.file is None and one.exchange in holds]
+    found = {one.series: one for one in held}
     with ThreadPoolExecutor(_AT_ONCE) as pool:
-        answers = [pool.submit(_probe_place, config, alike, as_of) for alike in places.values()]
-        found = {one.series: one for answer in answers for one in answer.result()}
+        free = [alike for alike in places.values() if str(alike[0].key) not in found]
+        answers = [pool.submit(_probe_place, config, alike, as_of) for alike in free]
+        found |= {one.series: one for answer in answers for one in answer.result()}
     return [found[str(one.key)] for one in asked]
+
+
+def _holds(config: Config, as_of: int) -> dict[str, Hold]:
+    """The exchanges that may not be asked now, as the ledger says; none where it cannot be read, or is not there."""
+    from forecaster.store import open_reader
+
+    with suppress(StoreError), closing(open_reader(config.store.url.reveal())) as reader:
+        return {one.exchange: one for one in reader.holds() if one.until > as_of}
+    return {}
+
+
+def _held(one: SeriesConfig, hold: Hold, as_of: int) -> Probed:
+    """Say of a series that its exchange is not asked, and what ends that."""
+    from forecaster.cli.holds import hold_text
+    from forecaster.log import harmless
+
+    text = f"{hold_text(hold, as_of)}: wait, or `forecaster holds lift {hold.exchange}`"
+    return Probed(str(one.key), ok=False, error=harmless(text))
 
 
 def _probe_place(config: Config, alike: list[SeriesConfig], as_of: int) -> list[Probed]:

@@ -56,7 +56,7 @@ def test_bars_that_are_missing_would_be_seen(monkeypatch):
 
 
 def test_requests_that_come_too_early_would_be_seen(monkeypatch):
-    monkeypatch.setattr("forecaster.sources.breaker.Breaker._let_pass", lambda _self: None)
+    monkeypatch.setattr("forecaster.sources.breaker.Breaker._let_pass", lambda *_: None)
     broken = [text for seed in range(3) for text in play(Case("binance", "status 429", seed)).broken]
 
     assert any("before Retry-After" in text for text in broken)

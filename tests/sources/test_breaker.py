@@ -1,15 +1,24 @@
-"""The breaker: who may ask, and when; and that a burst of refusals is one incident."""
+"""The breaker: who may ask, and when; that a burst of refusals is one incident; and that one fault has one victim."""
 
 import asyncio
 import threading
 from contextlib import asynccontextmanager
+from itertools import pairwise
 
 import pytest
 import structlog
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from forecaster.errors import BadPayload, Banned, RateLimited, SourceUnavailable, StoreUnavailable, UnknownSymbol
+from forecaster import ledger
+from forecaster.errors import (
+    BadPayload,
+    Banned,
+    RateLimited,
+    SourceUnavailable,
+    StoreUnavailable,
+    UnknownSymbol,
+)
 from forecaster.sources import breaker as module
 from forecaster.sources.breaker import Breaker
 from forecaster.store.memory import MemoryStore
@@ -18,6 +27,8 @@ from forecaster.timeframe import DAY_MS
 LIMIT = RateLimited("kraken", "too many")
 BAN = Banned("kraken", "a teapot")
 OUTAGE = SourceUnavailable("kraken", "down")
+SUBJECTS = ("BTC/USD", "ETH/USD", "XRP/USD")
+MINUTE_MS, HOUR_MS = 60_000, 3_600_000
 
 
 class Clock:
@@ -40,27 +51,33 @@ def clock(monkeypatch):
     return clock
 
 
-def ask(breaker, error=None):
-    """One request that ends so."""
+def ask(breaker, error=None, subject="BTC/USD"):
+    """One request about a subject that ends so."""
 
     async def request():
-        async with breaker.asking():
+        async with breaker.asking(subject):
             if error is not None:
                 raise error
 
     asyncio.run(request())
 
 
-def fail(breaker, error, times=1):
+def fail(breaker, error, times=1, subject="BTC/USD"):
     for _ in range(times):
         with pytest.raises(type(error)):
-            ask(breaker, error)
+            ask(breaker, error, subject)
 
 
-def is_asked(breaker):
+def fail_in_turn(breaker, error, times):
+    """So many requests that fail, each about another one of three subjects."""
+    for number in range(times):
+        fail(breaker, error, subject=SUBJECTS[number % 3])
+
+
+def is_asked(breaker, subject="BTC/USD"):
     """Whether a request would go out now; it is not answered."""
     try:
-        ask(breaker, KeyboardInterrupt())
+        ask(breaker, KeyboardInterrupt(), subject)
     except KeyboardInterrupt:
         return True
     except SourceUnavailable:
@@ -119,7 +136,7 @@ def test_waits_have_an_end(clock):
     fail(breaker, RateLimited("kraken", "for ever", 1e12))
 
     assert longest == 3 * 86_400
-    assert breaker.seconds_left == 30 * 86_400
+    assert breaker.seconds_left == 86_400
 
 
 def test_one_request_goes_first(clock):
@@ -153,15 +170,16 @@ def test_first_request_that_is_cut_short_leaves_its_turn(clock):
 def test_several_faults_in_a_row_pause_everybody(clock):
     """Longer each time, a minute at most; one answer ends it."""
     breaker = Breaker("kraken", MemoryStore())
-    fail(breaker, OUTAGE, 4)
+    fail_in_turn(breaker, OUTAGE, 4)
     before = breaker.seconds_left
     waits = []
-    for _ in range(9):
-        fail(breaker, BadPayload("kraken", "bars", "a maintenance page"))
+    for number in range(9):
+        fail(breaker, BadPayload("kraken", "bars", "a maintenance page"), subject=SUBJECTS[number % 3])
         waits.append(breaker.seconds_left)
         clock.pass_(round(1000 * waits[-1]))
-    ask(breaker)
-    fail(breaker, OUTAGE, 4)
+    for subject in SUBJECTS:
+        ask(breaker, subject=subject)
+    fail_in_turn(breaker, OUTAGE, 4)
 
     assert before == 0
     assert waits == [1, 2, 4, 8, 16, 32, 60, 60, 60]
@@ -171,7 +189,7 @@ def test_several_faults_in_a_row_pause_everybody(clock):
 def test_pause_is_not_called_a_limit(clock):
     """The exchange is down; it has not asked for fewer requests."""
     breaker = Breaker("kraken", MemoryStore())
-    fail(breaker, OUTAGE, 5)
+    fail_in_turn(breaker, OUTAGE, 5)
     with pytest.raises(SourceUnavailable, match=f"not asked for .*{OUTAGE.reason}") as refused:
         ask(breaker)
 
@@ -219,7 +237,7 @@ def test_pause_of_our_own_does_not_outlive_the_process(clock):
     assert holds.held_until("kraken") is None
 
 
-@pytest.mark.parametrize(("set_by", "left"), [(-10 * 365 * DAY_MS, 2_594_592.002), (10 * 365 * DAY_MS, 0)])
+@pytest.mark.parametrize(("set_by", "left"), [(-10 * 365 * DAY_MS, 86_486.402), (10 * 365 * DAY_MS, 0)])
 def test_wall_clock_that_was_set(clock, set_by, left):
     """While we run it takes no part; after a restart it decides, within bounds."""
     holds = MemoryStore()
@@ -239,7 +257,7 @@ class Rows(MemoryStore):
         self.rows = []
 
     def hold(self, exchange, until, reason, seen_at):
-        self.rows.append((until, reason))
+        self.rows.append((until, reason.partition(": ")[2]))
         super().hold(exchange, until, reason, seen_at)
 
 
@@ -250,8 +268,8 @@ class Request:
         self._asking = asking
 
     @classmethod
-    async def begin(cls, breaker):
-        asking = breaker.asking()
+    async def begin(cls, breaker, subject="BTC/USD"):
+        asking = breaker.asking(subject)
         await asking.__aenter__()
         return cls(asking)
 
@@ -274,10 +292,10 @@ async def in_flight(breaker, error):
 
 
 def burst(breaker, *errors):
-    """As many requests, all in flight before the first of them ends."""
+    """As many requests about three subjects, all in flight before the first of them ends."""
 
     async def scene():
-        requests = [await Request.begin(breaker) for _ in errors]
+        requests = [await Request.begin(breaker, SUBJECTS[number % 3]) for number in range(len(errors))]
         for request, error in zip(requests, errors, strict=True):
             await request.end(error)
 
@@ -451,6 +469,7 @@ class Play:
         self.flying = []
         self.state = self.incidents = 0
         self.closed_by = None
+        self.probe_at = 0
 
     async def play(self, steps):
         for name, *values in steps:
@@ -464,35 +483,54 @@ class Play:
 
     async def begin(self):
         is_ahead = self.closed_by is not None and self.state in [state for _, state in self.flying]
-        may_go = not self.breaker.seconds_left and not is_ahead
+        is_probe = bool(self.breaker.seconds_left) and self.clock.wall >= self.probe_at
+        may_go = is_probe or (not self.breaker.seconds_left and not is_ahead)
         try:
             self.flying.append((await Request.begin(self.breaker), self.state))
         except RateLimited:
             went = False
         else:
             went = True
+        if is_probe:
+            self.probe_at = self.probe_after()
 
         assert went == may_go
+
+    def probe_after(self):
+        """When the next probe may go, if a hold of this length begins now."""
+        left = round(1000 * self.breaker.seconds_left)
+        return self.clock.wall + (max(6 * HOUR_MS, left // 2) if self.closed_by == "ban" else HOUR_MS)
 
     async def end(self, which, outcome):
         request, state = self.flying.pop(which % len(self.flying))
         rows, left = len(self.holds.rows), self.breaker.seconds_left
         await request.end(KeyboardInterrupt() if outcome == "cut" else OUTCOMES[outcome])
         new, now_left = len(self.holds.rows) - rows, self.breaker.seconds_left
-        if outcome in WAITS and state == self.state:
+        is_current = state == self.state
+        if outcome in WAITS and is_current and not left:
             first, longest = WAITS[outcome]
-            self.state, self.closed_by, self.incidents = self.state + 1, outcome, self.incidents + 1
+            self.closed_by, self.incidents = outcome, self.incidents + 1
 
-            assert (new, now_left) == (1, max(left, min(first * 2 ** (self.incidents - 1), longest)))
+            assert (new, now_left) == (1, min(first * 2 ** (self.incidents - 1), longest))
+        elif outcome in WAITS and is_current and new:
+            first, longest = WAITS[outcome]
+
+            assert (new, now_left) == (1, min(first * 2 ** (self.incidents - 1), longest))
         elif outcome == "ban" and self.closed_by == "limit" and new:
-            self.state, self.closed_by = self.state + 1, "ban"
+            self.closed_by = "ban"
 
             assert (new, left < now_left <= 120 * 2 ** (self.incidents - 1)) == (1, True)
-        else:
-            if outcome in ("answer", "unknown") and state == self.state:
-                self.closed_by, self.incidents = None, 0
+        elif outcome in ("answer", "unknown") and is_current:
+            self.closed_by, self.incidents = None, 0
+            await self.breaker._written()
 
+            assert now_left == 0
+            assert len(self.holds.rows) - rows == bool(left)
+            new = 0
+        else:
             assert (new, now_left) == (0, left)
+        if new:
+            self.state, self.probe_at = self.state + 1, self.probe_after()
 
 
 def test_wait_stands_before_the_request_has_ended(clock):
@@ -617,4 +655,384 @@ def test_times_that_are_none_are_no_fault(told):
     """An exchange may say anything: without a number it is as if it had said nothing, and the rest has its bounds."""
     wait = module._told_ms(RateLimited("x", "slow down", told))
 
-    assert wait is None or 0 <= wait <= module.LONGEST_HOLD_MS
+    assert wait is None or 0 <= wait <= ledger.LIMIT.longest_ms
+
+
+TWENTY = [f"C{number}/USD" for number in range(20)]
+FAULT = st.sampled_from([OUTAGE, BadPayload("kraken", "bars", "a page"), SourceUnavailable("kraken", "503", 3600.0)])
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.tuples(st.sampled_from([0, 0, 0, 1, 19]), FAULT, st.sampled_from([0, 70_000])), min_size=30))
+def test_one_subject_that_fails_never_closes_the_way_for_the_others(steps):
+    """In whatever order twenty symbols are asked about, and however the one of them fails."""
+
+    async def scene():
+        await (await Request.begin(breaker, TWENTY[1])).end()
+        for which, error, pause in steps:
+            try:
+                request = await Request.begin(breaker, TWENTY[which])
+            except SourceUnavailable:
+                assert which == 0
+            else:
+                await request.end(None if which else error)
+            clock.pass_(pause)
+
+    with pytest.MonkeyPatch.context() as patch:
+        clock = Clock()
+        patch.setattr(module, "_monotonic_ms", lambda: clock.monotonic)
+        patch.setattr(module, "now_ms", lambda: clock.wall)
+        holds = Rows()
+        breaker = Breaker("kraken", holds)
+        asyncio.run(scene())
+
+    assert breaker.seconds_left == 0
+    assert holds.rows == []
+
+
+def test_subject_that_fails_five_times_pauses_alone(clock):
+    """Longer each time, a minute at most; its own answer ends it, and no other's."""
+    breaker = Breaker("kraken", MemoryStore())
+    fail(breaker, OUTAGE, 4)
+    before = is_asked(breaker)
+    waits = []
+    for _ in range(8):
+        fail(breaker, OUTAGE)
+        ask(breaker, subject="ETH/USD")
+        with pytest.raises(SourceUnavailable, match=r"not asked about BTC/USD for .* more: down") as refused:
+            ask(breaker)
+        waits.append(refused.value.retry_after)
+        clock.pass_(round(1000 * waits[-1]))
+    ask(breaker)
+    fail(breaker, OUTAGE, 4)
+
+    assert before
+    assert waits == [1, 2, 4, 8, 16, 32, 60, 60]
+    assert is_asked(breaker)
+
+
+@pytest.mark.parametrize("subjects", [1, 2])
+def test_burst_of_faults_of_one_subject_is_one_pause(clock, subjects):
+    """Requests that were in flight when its pause began say nothing new; two subjects do not stop the others."""
+    breaker = Breaker("kraken", MemoryStore())
+
+    async def scene():
+        requests = [await Request.begin(breaker, SUBJECTS[number % subjects]) for number in range(64)]
+        for request in requests:
+            await request.end(OUTAGE)
+
+    asyncio.run(scene())
+    with pytest.raises(SourceUnavailable, match=r"not asked about BTC/USD for 1\.0 s"):
+        ask(breaker)
+
+    assert breaker.seconds_left == 0
+    assert is_asked(breaker, "XRP/USD")
+
+
+def test_three_subjects_that_fail_hold_up_the_others_for_a_second(clock):
+    """A pause of the exchange is about those that failed: one of the others goes first, and its answer ends it."""
+    breaker = Breaker("kraken", MemoryStore())
+    for _ in range(7):
+        fail_in_turn(breaker, OUTAGE, 1)
+        for subject in SUBJECTS:
+            while is_asked(breaker, subject):
+                fail(breaker, OUTAGE, subject=subject)
+        clock.pass_(round(1000 * breaker.seconds_left))
+    fail_in_turn(breaker, OUTAGE, 1)
+    paused = breaker.seconds_left
+    early = is_asked(breaker, "LTC/USD")
+    clock.pass_(1_000)
+    ask(breaker, subject="LTC/USD")
+
+    assert paused > 30
+    assert not early
+    assert breaker.seconds_left == 0
+
+
+def test_outage_that_one_subject_names_is_its_own(clock):
+    """An endpoint of one symbol may be out for hours; it is asked about each minute, and the others as ever."""
+    holds = Rows()
+    breaker = Breaker("kraken", holds)
+    ask(breaker, subject="ETH/USD")
+    fail(breaker, SourceUnavailable("kraken", "503", 31_536_000.0))
+    with pytest.raises(SourceUnavailable, match=r"not asked about BTC/USD for 60\.0 s more"):
+        ask(breaker)
+
+    assert is_asked(breaker, "ETH/USD")
+    assert holds.rows == []
+
+
+def test_outage_that_the_only_series_names_is_the_exchanges(clock):
+    """Though its clock answers; it outlives the process, then."""
+    holds = Rows()
+    breaker = Breaker("kraken", holds)
+    ask(breaker, subject="its clock")
+    fail(breaker, SourceUnavailable("kraken", "503", 300.0))
+
+    assert (breaker.seconds_left, len(holds.rows)) == (300, 1)
+
+
+def test_outage_that_two_subjects_name_is_the_exchanges(clock):
+    holds = Rows()
+    breaker = Breaker("kraken", holds)
+    ask(breaker, subject="XRP/USD")
+    for subject in SUBJECTS[:2]:
+        fail(breaker, SourceUnavailable("kraken", "503", 300.0), subject=subject)
+
+    assert not is_asked(breaker, "XRP/USD")
+    assert (breaker.seconds_left, len(holds.rows)) == (300, 1)
+
+
+@pytest.mark.parametrize(
+    ("error", "longest", "probe"),
+    [
+        (SourceUnavailable("kraken", "503", 31_536_000.0), 600, 60),
+        (RateLimited("kraken", "429", 31_536_000.0), 86_400, 3_600),
+        (Banned("kraken", "418", 31_536_000.0), 3 * 86_400, 1.5 * 86_400),
+        (Banned("kraken", "418", 30_000.0), 30_000, 21_600),
+    ],
+    ids=["outage", "limit", "ban", "short ban"],
+)
+@pytest.mark.parametrize("restart", [False, True])
+def test_a_year_of_retry_after_has_a_ceiling_and_a_probe(clock, error, longest, probe, restart):
+    """Also after a restart; one request goes out, and its answer ends the hold, in the store too."""
+    holds = MemoryStore()
+    breaker = Breaker("kraken", holds)
+    fail(breaker, error)
+    left = breaker.seconds_left
+    if restart:
+        breaker = Breaker("kraken", holds)
+    clock.pass_(round(1000 * probe) - 1)
+    early = is_asked(breaker)
+    clock.pass_(1)
+    ask(breaker)
+
+    assert left == longest
+    assert not early
+    assert is_asked(breaker)
+    assert breaker.seconds_left == 0
+    assert holds.held_until("kraken") == clock.wall
+
+
+def test_nobody_else_asks_beside_a_probe(clock):
+    """They hear how long the hold lasts."""
+    breaker = Breaker("kraken", MemoryStore())
+    fail(breaker, RateLimited("kraken", "wait", 7_200.0))
+    clock.pass_(HOUR_MS)
+
+    async def scene():
+        async with in_flight(breaker, None):
+            with pytest.raises(RateLimited, match="wait") as refused:
+                await Request.begin(breaker, "ETH/USD")
+        return refused.value.retry_after
+
+    assert asyncio.run(scene()) == 3_600
+
+
+@pytest.mark.parametrize(
+    ("error", "left"),
+    [
+        (RateLimited("kraken", "wait", None), 82_800),
+        (OUTAGE, 82_800),
+        (SourceUnavailable("kraken", "503", 90.0), 82_800),
+        (RateLimited("kraken", "wait", 90.0), 90),
+        (RateLimited("kraken", "wait", 86_400.0), 86_400),
+        (Banned("kraken", "418", None), 82_800),
+        (KeyboardInterrupt(), 82_800),
+    ],
+    ids=["untold", "fault", "told outage", "shorter", "longer", "ban", "cut short"],
+)
+def test_probe_that_is_refused_leaves_the_hold_or_gives_it_its_new_end(clock, error, left):
+    """And doubles nothing; the next probe is an hour away."""
+    holds = MemoryStore()
+    breaker = Breaker("kraken", holds)
+    fail(breaker, RateLimited("kraken", "wait", 86_400.0))
+    clock.pass_(HOUR_MS)
+    fail(breaker, error)
+    found, kept = breaker.seconds_left, holds.held_until("kraken") - clock.wall
+    again = is_asked(breaker)
+    clock.pass_(round(1000 * found))
+    fail(breaker, LIMIT)
+
+    assert (found, kept) == (left, 1000 * left)
+    assert not again
+    assert breaker.seconds_left in (20, 40)  # as after one refusal before this one, or two that were told
+
+
+def test_probe_is_written_down_before_it_goes_out(clock):
+    """A process that dies with it and starts again and again makes no further one."""
+    holds = Rows()
+    fail(Breaker("kraken", holds), RateLimited("kraken", "wait", 86_400.0))
+    clock.pass_(HOUR_MS)
+    asked = [is_asked(Breaker("kraken", holds)) for _ in range(5)]
+    clock.pass_(HOUR_MS)
+    (hold,) = holds.holds()
+
+    assert asked == [True, False, False, False, False]
+    assert is_asked(Breaker("kraken", holds))
+    assert hold.since == clock.wall - 2 * HOUR_MS
+    assert holds.held_until("kraken") == clock.wall + 22 * HOUR_MS
+
+
+@pytest.mark.parametrize("told", [[7_200.0], [3 * 86_400.0], [50_000.0, None]])
+def test_ban_is_not_probed_before_half_of_it_has_passed(clock, told):
+    """Nor within six hours: some exchanges lengthen a ban for every request that is made during it."""
+    breaker = Breaker("kraken", MemoryStore())
+    fail(breaker, Banned("kraken", "418", told[0]))
+    probes = []
+    while breaker.seconds_left:
+        left = breaker.seconds_left
+        if is_asked(breaker):
+            probes.append(left)
+        clock.pass_(10 * MINUTE_MS)
+
+    assert all(later <= max(earlier / 2, earlier - 21_600) for earlier, later in pairwise([told[0], *probes]))
+    assert len(probes) <= 5
+
+
+@pytest.mark.parametrize(
+    ("reason", "left"),
+    [
+        ("BTC/USD: 503 Service Unavailable /0/public/OHLC", 600),
+        ("BTC/USD: 429 Too Many Requests /0/public/OHLC", 86_400),
+        ("BTC/USD: 418 I'm a teapot /api/v3/klines", 3 * 86_400),
+        ("BTC/USD: DDoSProtection: kraken says so", 3 * 86_400),
+    ],
+)
+def test_hold_of_an_older_program_has_a_ceiling_too(clock, reason, left):
+    """It kept up to 30 days; nobody can delete such a row."""
+    holds = MemoryStore()
+    holds.hold("kraken", clock.wall + 30 * DAY_MS, reason, clock.wall)
+    breaker = Breaker("kraken", holds)
+    clock.pass_(round(1001 * left) + 2)
+
+    assert holds.held_until("kraken") == clock.wall - round(left) - 2
+    assert is_asked(breaker)
+
+
+@pytest.mark.parametrize("error", [LIMIT, BAN, SourceUnavailable("kraken", "503", 500.0)])
+def test_hold_that_is_lifted_in_the_store_is_over_within_a_second(clock, error):
+    """One request goes first; the penalty of the next refusal goes on where it was."""
+    holds = Rows()
+    breaker = Breaker("kraken", holds)
+    fail(breaker, error)
+    before = is_asked(breaker)
+    holds.hold("kraken", clock.wall, "lifted by command", clock.wall)
+    clock.pass_(1_000)
+
+    async def scene():
+        async with in_flight(breaker, None):
+            with pytest.raises(SourceUnavailable, match="one request goes first"):
+                await Request.begin(breaker, "ETH/USD")
+
+    asyncio.run(scene())
+
+    assert not before
+    assert is_asked(breaker, "ETH/USD")
+    assert breaker.seconds_left == 0
+    assert len(holds.rows) == 2
+
+
+def test_store_is_read_once_a_second_while_a_hold_lasts_and_never_else(clock):
+    class Counted(MemoryStore):
+        reads = 0
+
+        def holds(self):
+            self.reads += 1
+            return super().holds()
+
+    holds = Counted()
+    breaker = Breaker("kraken", holds)
+    for _ in range(50):
+        ask(breaker)
+    unheld = holds.reads
+    fail(breaker, RateLimited("kraken", "wait", 60.0))
+    for _ in range(100):
+        is_asked(breaker)
+        clock.pass_(100)
+
+    assert unheld == 1
+    assert holds.reads == 1 + 10
+
+
+def test_lift_that_comes_before_a_newer_refusal_does_not_end_it(clock):
+    """What the store had said was read while the exchange said something newer."""
+
+    class Late(Rows):
+        def __init__(self):
+            super().__init__()
+            self.entered, self.leave = threading.Event(), threading.Event()
+            self.leave.set()
+
+        def holds(self):
+            found = super().holds()
+            self.entered.set()
+            assert self.leave.wait(60)
+            return found
+
+    holds = Late()
+    breaker = Breaker("kraken", holds)
+
+    async def scene():
+        old = [await Request.begin(breaker) for _ in range(2)]
+        await old[0].end(RateLimited("kraken", "wait", 30.0))
+        clock.pass_(1_000)
+        holds.hold("kraken", clock.wall, "lifted by command", clock.wall)
+        holds.entered.clear()
+        holds.leave.clear()
+        asking = asyncio.create_task(Request.begin(breaker))
+        await asyncio.to_thread(holds.entered.wait, 60)
+        ended = asyncio.create_task(old[1].end(RateLimited("kraken", "wait", 90.0)))
+        await asyncio.sleep(0)
+        holds.leave.set()
+        await ended
+        with pytest.raises(RateLimited):
+            await asking
+
+    asyncio.run(asyncio.wait_for(scene(), 60))
+
+    assert breaker.seconds_left == 90
+    assert holds.held_until("kraken") == clock.wall + 90_000
+
+
+def test_wait_that_could_not_be_kept_is_not_cut_by_an_older_row(clock):
+    """The store has an older, shorter hold; it is nobody's newer word."""
+
+    class Full(MemoryStore):
+        is_full = False
+
+        def hold(self, *row):
+            if self.is_full:
+                raise StoreUnavailable("sqlite:///l.db", "disk is full")
+            super().hold(*row)
+
+    holds = Full()
+    breaker = Breaker("kraken", holds)
+    fail(breaker, LIMIT)
+    clock.pass_(10_000)
+    holds.is_full = True
+    fail(breaker, BAN)
+    clock.pass_(5_000)
+
+    assert not is_asked(breaker)
+    assert breaker.seconds_left == 235
+
+
+def test_store_that_cannot_be_read_lifts_nothing(clock):
+    class Broken(MemoryStore):
+        is_broken = False
+
+        def holds(self):
+            if self.is_broken:
+                raise StoreUnavailable("sqlite:///l.db", "disk I/O error")
+            return super().holds()
+
+    holds = Broken()
+    breaker = Breaker("kraken", holds)
+    fail(breaker, LIMIT)
+    holds.is_broken = True
+    with structlog.testing.capture_logs() as logs:
+        asked = is_asked(breaker)
+
+    assert not asked
+    assert [one["event"] for one in logs] == ["hold.not_read"]
