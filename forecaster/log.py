@@ -3,7 +3,8 @@
 On a terminal lines are for people, elsewhere JSON; libraries' records and Python's warnings come out as the same lines.
 Whatever is logged is made harmless first: secrets are hidden, nothing can end a line or move a cursor, and lengths are
 bounded. Tracebacks carry no local variables and no source. Whoever logs is never stopped by it: lines that could not be
-written are counted, and the count is told by the first line that can be.
+written are counted, and the count is told by the first line that can be. A service does not even wait: it writes from a
+thread (`lines_written_behind`). Commands write at once.
 """
 
 from __future__ import annotations
@@ -12,12 +13,14 @@ import json
 import logging
 import math
 import os
+import queue
 import re
 import sys
 import threading
 from collections.abc import Iterable, Mapping
 from contextlib import contextmanager, suppress
 from functools import partial
+from itertools import count
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any, Final, TextIO, cast
 
@@ -32,6 +35,10 @@ MOST_CHARACTERS: Final = 2_000
 """Of one value."""
 MOST_OF_A_LINE: Final = 32_768
 """Characters of all values together; what no longer fits is left out."""
+MOST_WAITING: Final = 4_096
+"""Lines that wait to be written; what comes while there are so many is counted."""
+PATIENCE_SECONDS: Final = 1.0
+"""How long the end of a program waits for lines to be written."""
 HIDDEN: Final = "[hidden]"
 
 _CUT: Final = "…"
@@ -88,14 +95,14 @@ def configure_logging(*, verbose: bool = True, without: frozenset[str] = frozens
     structlog.configure(
         processors=[leave_out, *_SHARED, outlet.render],
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO if verbose else logging.WARNING),
-        logger_factory=structlog.WriteLoggerFactory(cast("TextIO", outlet)),
+        logger_factory=lambda *_: _Lines(outlet),
     )
 
 
 @contextmanager
 def lines_shown_by(show: Callable[[str], None]) -> Iterator[None]:
     """Have lines shown by `show` and not written, while a live display draws on standard error."""
-    outlets = [one.outlet for one in logging.root.handlers if isinstance(one, _Theirs)]
+    outlets = _outlets()
     for outlet in outlets:
         outlet.show = show
     try:
@@ -103,6 +110,26 @@ def lines_shown_by(show: Callable[[str], None]) -> Iterator[None]:
     finally:
         for outlet in outlets:
             outlet.show = None
+
+
+@contextmanager
+def lines_written_behind() -> Iterator[None]:
+    """Have lines written by a thread from now on, so that no reader of standard error can stop the program.
+
+    The end of the block, and the end of the program, wait up to `PATIENCE_SECONDS` for the lines that are left.
+    """
+    outlets = _outlets()
+    for outlet in outlets:
+        outlet.write_behind()
+    try:
+        yield
+    finally:
+        for outlet in outlets:
+            outlet.finish()
+
+
+def _outlets() -> list[Outlet]:
+    return [one.outlet for one in logging.root.handlers if isinstance(one, _Theirs)]
 
 
 def log_crashes() -> None:
@@ -157,6 +184,12 @@ class Outlet:
         self._lock = threading.RLock()  # a signal's handler may log while this thread does
         self._lost = 0
         self._is_cut = False
+        self._behind: _Behind | None = None
+
+    def write_behind(self) -> None:
+        """From now on give lines to a thread that writes them."""
+        if self._behind is None:
+            self._behind = _Behind(self._write)
 
     def render(self, _: object, __: str, event: MutableMapping[str, object]) -> str:
         """Make a line, of whatever values; the last of structlog's processors."""
@@ -176,22 +209,35 @@ class Outlet:
             else:
                 self._lost = 0
             return
+        if self._behind is not None and self._behind.pid != os.getpid():  # a fork has no thread, and maybe a lock held
+            self._lock, self._behind = threading.RLock(), None
+        if self._behind is None:
+            self._write(line)
+        else:
+            self._behind.take(line)
+
+    def finish(self) -> None:
+        """Wait a moment for a thread to write the lines that it has."""
+        if self._behind is not None:
+            self._behind.finish(PATIENCE_SECONDS)
+
+    def close(self) -> None:
+        """Let go of the descriptor, after a moment for the lines that wait."""
+        if self._behind is not None:
+            self._behind.close(PATIENCE_SECONDS)
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor, self._stream = None, None
+
+    def _write(self, line: str, lost: int = 0) -> None:
         with self._lock:
+            self._lost += lost
             try:
                 self._put(self._told_losses() + line)
             except (OSError, ValueError, AttributeError):
                 self._lost += 1
             else:
                 self._lost = 0
-
-    def flush(self) -> None:
-        """Do nothing: nothing is held back."""
-
-    def close(self) -> None:
-        """Let go of the descriptor."""
-        if self._descriptor is not None:
-            os.close(self._descriptor)
-            self._descriptor, self._stream = None, None
 
     def _told_losses(self) -> str:
         if not self._lost:
@@ -207,6 +253,67 @@ class Outlet:
         while rest:
             rest = rest[os.write(self._descriptor, rest) :]
             self._is_cut = bool(rest)
+
+
+class _Behind:
+    """A thread that writes lines in the order in which they came. Nothing here waits: a signal's handler may log.
+
+    Args:
+        write: writes a line, and is told how many were lost since the one before.
+    """
+
+    def __init__(self, write: Callable[[str, int], None]) -> None:
+        self.pid = os.getpid()
+        self._write = write
+        self._lines: queue.SimpleQueue[str | threading.Event | None] = queue.SimpleQueue()  # its put never waits
+        self._count = count()  # nor does its next
+        self._counted = 0
+        self._thread = threading.Thread(target=self._run, name="log", daemon=True)
+        self._thread.start()
+
+    def take(self, line: str) -> None:
+        """Take a line, or count it when too many wait."""
+        if self._lines.qsize() < MOST_WAITING:
+            self._lines.put(line)
+        else:
+            next(self._count)
+
+    def finish(self, seconds: float) -> None:
+        """Wait until the lines that were taken so far are written, but no longer than so many seconds."""
+        are_written = threading.Event()
+        self._lines.put(are_written)
+        are_written.wait(seconds)
+
+    def close(self, seconds: float) -> None:
+        """End the thread after the lines that were taken so far; wait for it no longer than so many seconds."""
+        self._lines.put(None)
+        self._thread.join(seconds)
+
+    def _run(self) -> None:
+        while (line := self._lines.get()) is not None:
+            if isinstance(line, threading.Event):
+                line.set()
+            else:
+                self._write(line, self._lost())
+
+    def _lost(self) -> int:
+        """How many lines were counted since the last call."""
+        lost = next(self._count) - self._counted
+        self._counted += lost + 1
+        return lost
+
+
+class _Lines:
+    """What structlog gives a line to. Its own loggers hold a lock, for which a signal's handler would wait forever."""
+
+    def __init__(self, outlet: Outlet) -> None:
+        self._outlet = outlet
+
+    def msg(self, line: str) -> None:
+        """Write a line."""
+        self._outlet.write(line + "\n")
+
+    debug = info = warning = error = critical = msg
 
 
 class _Theirs(logging.Handler):

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import fcntl
 import io
 import json
 import logging
 import os
 import pty
+import signal
 import subprocess
 import sys
+import threading
 import time
 import warnings
+import weakref
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.parse import urlencode
 
@@ -30,6 +35,7 @@ from forecaster.log import (
     harmless,
     harmless_values,
     lines_shown_by,
+    lines_written_behind,
     log_crashes,
 )
 
@@ -804,3 +810,151 @@ def test_no_setting_of_the_environment_changes_the_log(monkeypatch, is_terminal)
 
     assert "bars.fetched" in shown.getvalue()
     assert environment.asked == []
+
+
+class Pipe:
+    """Standard error into a pipe of 4 KiB, that somebody reads or not."""
+
+    def __init__(self, monkeypatch):
+        self.reading, writing = os.pipe()
+        self.lines = os.fdopen(self.reading, "rb")
+        fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, 4096)
+        self.stream = os.fdopen(writing, "w")
+        monkeypatch.setattr(sys, "stderr", self.stream)
+        configure_logging()
+
+    def events(self, until):
+        """Read line by line; gives the events up to the first of this name."""
+        events = []
+        while not events or events[-1]["event"] != until:
+            events.append(json.loads(self.lines.readline()))
+        return events
+
+    def close(self):
+        self.lines.close()
+        self.stream.close()
+
+
+@pytest.fixture
+def pipe(monkeypatch):
+    made = Pipe(monkeypatch)
+    yield made
+    made.close()
+    for one in ours():
+        one.outlet.close()
+
+
+def test_pipe_that_nobody_reads_stops_nobody(pipe, monkeypatch):
+    """Lines beyond those that may wait are counted, a library's too: each line is written, in order, or counted."""
+    monkeypatch.setattr("forecaster.log.PATIENCE_SECONDS", 0.0)
+    with lines_written_behind():
+        threads = [threading.Thread(target=log_many, args=[f"thread.{i}"]) for i in range(4)]
+        for one in threads:
+            one.start()
+        for one in threads:
+            one.join()
+    first = pipe.events("log.lost")
+    lost = first.pop()["lines"]
+    waiting = [pipe.lines.readline() for _ in range(4 * 2 * MANY - lost - len(first))]
+    told = first + [json.loads(line) for line in waiting]
+    log.info("over")
+
+    assert lost > 0
+    assert [one["event"] for one in pipe.events("over")] == ["over"]
+    for i in range(4):
+        numbers = [one["number"] for one in told if one["event"] == f"thread.{i}"]
+        assert numbers == sorted(numbers)
+
+
+MANY = 1_500
+
+
+def log_many(event):
+    for number in range(MANY):
+        log.info(event, number=number)
+        logging.getLogger("ccxt").error("theirs")
+
+
+def test_lines_that_wait_are_written_at_the_end(pipe):
+    """The end of the block waits for them, and they keep their order."""
+    reader = ThreadPoolExecutor(1)
+    read = reader.submit(pipe.events, "over")
+    with lines_written_behind():
+        for number in range(500):
+            log.info("one", number=number)
+        log.info("over")
+    logging.shutdown([weakref.ref(one) for one in ours()])
+    events = read.result()
+    reader.shutdown()
+
+    assert [one["number"] for one in events[:-1]] == list(range(500))
+
+
+def test_handler_of_a_signal_may_log_while_a_line_is_written(pipe):
+    """In the thread that logs, at any point of it."""
+    left = iter(range(200))
+
+    def handle(*_):
+        log.info("signal")
+        if next(left, None) is not None:
+            signal.setitimer(signal.ITIMER_REAL, 0.0005)
+
+    before = signal.signal(signal.SIGALRM, handle)
+    try:
+        with lines_written_behind(), ThreadPoolExecutor(1) as reader:
+            read = reader.submit(pipe.events, "over")
+            signal.setitimer(signal.ITIMER_REAL, 0.0005)
+            for _ in range(1_000):
+                log.info("line")
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            log.info("over")
+            events = read.result()
+    finally:
+        signal.signal(signal.SIGALRM, before)
+
+    assert len([one for one in events if one["event"] == "line"]) == 1_000
+    assert "signal" in {one["event"] for one in events}
+
+
+@pytest.mark.processes
+def test_fork_logs_by_itself():
+    """It has neither the thread nor the lock of its parent."""
+    program = """
+import os
+from forecaster.log import lines_written_behind
+with lines_written_behind():
+    log.info("parent")
+    if os.fork() == 0:
+        log.info("child")
+        os._exit(0)
+    os.wait()
+    log.info("parent")
+"""
+
+    assert sorted(json.loads(line)["event"] for line in run(START + program).splitlines()) == [
+        "child",
+        "parent",
+        "parent",
+    ]
+
+
+@pytest.mark.processes
+def test_program_whose_lines_nobody_reads_ends():
+    """A crash is told if somebody reads it, and the program ends within a moment in any case."""
+    program = START + (
+        "from forecaster.log import lines_written_behind, log_crashes\n"
+        "log_crashes()\n"
+        "with lines_written_behind():\n"
+        "    for _ in range(5_000): log.info('one')\n"
+        "    raise RuntimeError('nobody knows')\n"
+    )
+    reading, writing = os.pipe()
+    fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, 4096)
+    with subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, stderr=writing) as unread:
+        code = unread.wait()
+    os.close(reading)
+    os.close(writing)
+    told = [json.loads(line) for line in run(program, code=1).splitlines()]
+
+    assert code == 1
+    assert told[-1]["event"] == "program.failed"

@@ -26,9 +26,12 @@ WHAT_TO_DO: Final = {
     "stale_series": "Look for series.skipped in the log: it says whether exchange, bars or this machine is late.",
     "ban": "Do not restart to get round it, the wait is kept. Configure fewer series, or wait.",
     "fallback": "Forecasts go on, by the slower engine. `forecaster model compile` says what is wrong.",
+    "revised": "Do not rely on the forecasts that were made from these bars: `forecaster latest` marks them.",
     "drift": "Trade less on it until `forecaster accuracy` shows skill and coverage as they were.",
     "no_skill": "Do not trade on it. `forecaster accuracy` shows since when.",
     "disk": "Free space beside the ledger, or `forecaster store prune`: without space nothing is recorded.",
+    "ledger_unavailable": "Bring the file back, or make the folder writable: the service waits, and begins no other.",
+    "ledger_damaged": "Stop the service, keep the file, restore a copy. `forecaster verify ledger` says what is sound.",
     "failing_cycle": "Read cycle.failed in the log. Nothing is recorded until it succeeds; then it is caught up on.",
     "not_alive": "Restart the service unless its watchdog does, and keep the log.",
 }

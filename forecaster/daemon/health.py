@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from forecaster.daemon.metrics import CONTENT_TYPE
 from forecaster.errors import ConfigError
 from forecaster.log import get_logger
+from forecaster.secret import Secret
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -144,7 +145,7 @@ class Health:
         if self._token is None:
             return True
         scheme, _, shown = authorization.partition(" ")
-        is_right = hmac.compare_digest(shown.strip().encode(errors="replace"), self._token)
+        is_right = hmac.compare_digest(shown.strip().encode(errors="replace"), self._token.reveal().encode())
         return is_right and scheme.lower() == "bearer"
 
 
@@ -298,7 +299,7 @@ def _cut(connection: socket.socket) -> None:
         socket.socket.shutdown(connection, socket.SHUT_RDWR)  # not TLS's own, which would take its state away
 
 
-def read_token(file: Path) -> bytes:
+def read_token(file: Path) -> Secret:
     """Read a token that nobody else can read.
 
     Raises:
@@ -315,7 +316,7 @@ def read_token(file: Path) -> bytes:
     if len(token) < SHORTEST_TOKEN or not re.fullmatch(rb"[!-~]+", token):
         expected = f"{SHORTEST_TOKEN} printable characters or more, such as `openssl rand -hex 32` gives"
         raise ConfigError("health.token_file", expected, f"{len(token)} characters in {file}")
-    return token
+    return Secret(token.decode())
 
 
 def read_certificate(file: Path) -> ssl.SSLContext:

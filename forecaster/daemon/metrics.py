@@ -2,7 +2,7 @@
 
 Labels are names of the configuration or classes of our errors, and whatever else is given for one becomes `other`: a
 symbol or an exchange's answer cannot make further time series. Every combination that the configuration foresees
-stands at 0 from the start, so that a rate sees the first event.
+stands at 0 from the start: `increase` does not see a first event of a counter that did not exist before it.
 
 Shapes: N steps, G fields and the range, C columns.
 """
@@ -15,9 +15,11 @@ import numpy as np
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, PlatformCollector, ProcessCollector
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 
+from forecaster.accuracy.drift import COVERAGE, SKILL
 from forecaster.accuracy.losses import COLUMNS, SCORED
 from forecaster.accuracy.score import Totals
-from forecaster.errors import ForecasterError, SourceError
+from forecaster.daemon.conditions import WHAT_TO_DO
+from forecaster.errors import BarsError, ForecasterError, ModelError, SourceError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -32,7 +34,7 @@ if TYPE_CHECKING:
     from forecaster.timeframe import Timeframe
 
 CONTENT_TYPE: Final = CONTENT_TYPE_PLAIN_0_0_4
-KINDS: Final = ("stale_series", "ban", "fallback", "drift", "no_skill", "disk", "failing_cycle", "not_alive")
+KINDS: Final = tuple(WHAT_TO_DO)
 """What conditions are about."""
 
 EVERY: Final = "all"
@@ -49,6 +51,11 @@ COUNTERS: Final = {
     "forecaster_forecasts_total": ((*_PLACE, "outcome"), "Forecasts that went to the ledger."),
     "forecaster_missed_total": (_PLACE, "Closes that nobody forecast, and nobody will."),
     "forecaster_skipped_total": ((*_PLACE, "error"), "Series that sat out a cycle."),
+    "forecaster_revised_bars_total": (_PLACE, "Bars that changed after they were taken for final."),
+    "forecaster_doubted_bars_total": (
+        _PLACE,
+        "Bars far from the closes around them that waited for a second answer.",
+    ),
     "forecaster_baseline_failures_total": (("model",), "Cycles that a baseline sat out."),
     "forecaster_drifts_total": (("of",), "Changes of skill or coverage that were found."),
     "forecaster_scheduler_faults_total": ((), "Faults that the scheduler outlived."),
@@ -64,6 +71,8 @@ HISTOGRAMS: Final = {
 GAUGES: Final = {
     "forecaster_bar_lag_seconds": (_PLACE, "How far the oldest newest forecast of a series is behind the last close."),
     "forecaster_stale_series": (_PLACE, "Series whose newest forecast is too old, or that have none."),
+    "forecaster_waiting_series": (_PLACE, "Series whose bars are still waited for."),
+    "forecaster_exchange_clock_seconds": (("exchange",), "The exchange's clock minus this machine's."),
     "forecaster_breaker_open": (("exchange",), "1 while the exchange must not be asked."),
     "forecaster_engine_bucket": (("bucket", "engine"), "1 for the engine that serves this shape of a batch."),
     "forecaster_skill": (_PLACE, "1 - pinball loss / the random walk's, next close, settled since the start."),
@@ -71,11 +80,14 @@ GAUGES: Final = {
     "forecaster_queue_length": ((), "Cycles that wait for a worker."),
     "forecaster_lease_held": ((), "1 while this process may write the ledger."),
     "forecaster_lease_epoch": ((), "Epoch of the lease that was last held."),
+    "forecaster_ledger_present": ((), "1 while the ledger that was opened is there."),
     "forecaster_ready": ((), "1 when /readyz answers 200."),
     "forecaster_disk_free_bytes": ((), "Bytes that are free beside the ledger."),
 }
 NAMES: Final = (*COUNTERS, *HISTOGRAMS, *GAUGES)
 
+_KEPT: Final = ("forecaster_waiting_series", "forecaster_exchange_clock_seconds")
+"""Gauges that cycles set; all others with labels are set anew whenever somebody asks."""
 _SECONDS: Final = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 15, 20, 30, 45, 60, 120, 300, 900)
 _MOST_BUCKETS: Final = 64
 _NEXT_CLOSE: Final = SCORED.index("close")
@@ -98,8 +110,9 @@ class Metrics:
         }
         ProcessCollector(registry=one)
         PlatformCollector(registry=one)
-        self._errors = {kind.__name__ for kind in _kinds_of(ForecasterError)}
         self._fetch_errors = {kind.__name__ for kind in _kinds_of(SourceError)}
+        self._errors = {kind.__name__ for root in (SourceError, BarsError, ModelError) for kind in _kinds_of(root)}
+        self.set("forecaster_ledger_present", np.nan)  # not known before somebody has looked
         self._fallbacks = 0
         self._model_name = config.model.id
         self._sums: dict[tuple[str, str], NDArray[np.float64]] = {}
@@ -113,24 +126,39 @@ class Metrics:
         self._model_name = config.model.id
         self._baselines = set(config.model.baselines)
         self._places = {(exchange, str(key.timeframe)) for key in keys for exchange in (key.exchange, EVERY)}
-        configured = sorted({(key.exchange, str(key.timeframe)) for key in keys})
-        for place in configured:
-            self._foresee(place)
+        configured = {(key.exchange, str(key.timeframe)) for key in keys}
+        for name in _KEPT:
+            self._gauges[name].clear()
+        for place in sorted(configured):
+            self._start_place(place)
         for exchange in sorted({exchange for exchange, _ in configured}):
-            for error in sorted(self._fetch_errors):
-                self.add("forecaster_fetch_errors_total", exchange, error, amount=0)
+            self._start_exchange(exchange)
+        for name in sorted(self._baselines):
+            self.add("forecaster_baseline_failures_total", name, amount=0)
+        for of in (SKILL, COVERAGE):
+            self.add("forecaster_drifts_total", of, amount=0)
         for kind in KINDS:
             for outcome in ("sent", "failed"):
                 self.add("forecaster_alerts_total", kind, outcome, amount=0)
 
-    def _foresee(self, place: tuple[str, str]) -> None:
-        """Let what will be counted of a place stand at 0."""
+    def _start_exchange(self, exchange: str) -> None:
+        """Start what is counted of an exchange at 0."""
+        self.set("forecaster_exchange_clock_seconds", 0, exchange)
+        for error in sorted(self._fetch_errors):
+            self.add("forecaster_fetch_errors_total", exchange, error, amount=0)
+
+    def _start_place(self, place: tuple[str, str]) -> None:
+        """Start what is counted of an exchange and timeframe at 0."""
+        self.set("forecaster_waiting_series", 0, *place)
+        for error in sorted({*self._errors, OTHER}):
+            self.add("forecaster_skipped_total", *place, error, amount=0)
         for outcome in ("completed", "failed"):
             self.add("forecaster_cycles_total", *place, outcome, amount=0)
         for outcome in ("on_time", "late"):
             self.add("forecaster_forecasts_total", *place, outcome, amount=0)
-        for name in ("forecaster_waited_seconds_total", "forecaster_model_seconds_total", "forecaster_missed_total"):
-            self.add(name, *place, amount=0)
+        for name, (labels, _) in COUNTERS.items():
+            if labels == _PLACE:
+                self.add(name, *place, amount=0)
         for histogram in self._histograms.values():
             histogram.labels(*place)
 
@@ -147,7 +175,7 @@ class Metrics:
     def forget(self) -> None:
         """Let go of how things stood where there are labels: what they name may be gone."""
         for name, (labels, _) in GAUGES.items():
-            if labels:
+            if labels and name not in _KEPT:
                 self._gauges[name].clear()
 
     def place(self, exchange: str | None, timeframe: Timeframe) -> tuple[str, str]:
@@ -163,6 +191,11 @@ class Metrics:
         self.add("forecaster_model_seconds_total", *place, amount=report.model_seconds)
         self.add("forecaster_missed_total", *place, amount=report.missed)
         self._histograms["forecaster_cycle_seconds"].labels(*place).observe(report.seconds)
+        self.set("forecaster_waiting_series", len(report.waiting), *place)
+        self.add("forecaster_revised_bars_total", *place, amount=sum(map(len, report.revised.values())))
+        self.add("forecaster_doubted_bars_total", *place, amount=len(report.doubted))
+        for exchange, ahead_ms in report.clocks.items():
+            self.set("forecaster_exchange_clock_seconds", ahead_ms / 1000, exchange)
         for forecast in report.forecasts:
             place = self.place(forecast.key.exchange, forecast.key.timeframe)
             late = forecast.is_late

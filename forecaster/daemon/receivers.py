@@ -21,6 +21,7 @@ import aiohttp
 
 from forecaster.errors import ConfigError
 from forecaster.log import get_logger
+from forecaster.secret import Secret
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -146,8 +147,8 @@ class Webhook:
 
     name = "webhook"
 
-    def __init__(self, address: str) -> None:
-        if not _is_web_address(address):
+    def __init__(self, address: Secret) -> None:
+        if not _is_web_address(address.reveal()):
             raise ConfigError("alerts.webhook_file", "a file with one http or https address", "another text")
         self._address = address
 
@@ -165,7 +166,7 @@ class Webhook:
         # A redirect is refused: what an address stands for, nobody else is to be told.
         async with (
             aiohttp.ClientSession(timeout=limit) as session,
-            session.post(self._address, json=alert.record(), allow_redirects=False) as response,
+            session.post(self._address.reveal(), json=alert.record(), allow_redirects=False) as response,
         ):
             return response.status
 
@@ -181,7 +182,7 @@ class Apprise:
         ConfigError: when apprise is not installed, or does not know such an address.
     """
 
-    def __init__(self, address: str, line: int) -> None:
+    def __init__(self, address: Secret, line: int) -> None:
         self.name = f"apprise, line {line}"
         self._apprise = _imported_apprise()
         # Its own messages name hosts, and addresses that it cannot read whole.
@@ -189,7 +190,7 @@ class Apprise:
         asset = self._apprise.AppriseAsset()
         asset.http_redirects = False
         self._target = self._apprise.Apprise(asset=asset)
-        if not self._target.add(address):
+        if not self._target.add(address.reveal()):
             raise ConfigError("alerts.apprise_file", f"an address that apprise knows in line {line}", "another text")
 
     def send(self, alert: Alert) -> Reply:
@@ -229,7 +230,7 @@ def try_once(receiver: Receiver, alert: Alert) -> Reply:
         return Reply(sent=False, may_repeat=False, said=type(error).__name__)
 
 
-def _read_secret(key: str, path: Path) -> dict[int, str]:
+def _read_secret(key: str, path: Path) -> dict[int, Secret]:
     """The lines of a file that only its owner can read, by their number; empty ones and comments are none."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
@@ -247,7 +248,8 @@ def _read_secret(key: str, path: Path) -> dict[int, str]:
         raise ConfigError(key, "a file of UTF-8 text", str(path)) from None
     finally:
         os.close(descriptor)
-    return {i: line.strip() for i, line in enumerate(lines, 1) if line.strip() and not line.lstrip().startswith("#")}
+    told = {i: line.strip() for i, line in enumerate(lines, 1)}
+    return {i: Secret(line) for i, line in told.items() if line and not line.startswith("#")}
 
 
 def _is_web_address(address: str) -> bool:

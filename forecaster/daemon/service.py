@@ -16,8 +16,10 @@ from enum import Enum
 from itertools import cycle
 from typing import TYPE_CHECKING, Final, Protocol, Self
 
+from forecaster.address import sqlite_path, sqlite_url
 from forecaster.config import load_config, service_manager
 from forecaster.daemon.alerts import Alerts
+from forecaster.daemon.checking import DAMAGED, LedgerCheck
 from forecaster.daemon.clock import Clock, WallClock
 from forecaster.daemon.daemon import Daemon
 from forecaster.daemon.health import Health
@@ -34,7 +36,7 @@ from forecaster.errors import (
     StoreTaken,
     StoreUnavailable,
 )
-from forecaster.log import get_logger
+from forecaster.log import get_logger, lines_written_behind
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -49,6 +51,7 @@ MOST_WORKERS: Final = 8
 STUCK_AFTER: Final = 600.0
 """Seconds without progress after which a worker, or the main thread, counts as stuck."""
 
+UNAVAILABLE: Final = "ledger_unavailable"
 TRIES_PER_BAR: Final = 24
 SOONEST_RETRY: Final = 15.0
 _MAIN: Final = "main"
@@ -86,7 +89,7 @@ class Service:
         self._vitals = Vitals(self._config)
         self._orders: queue.SimpleQueue[Order] = queue.SimpleQueue()  # its put may run in a signal handler
         self._stopping = False
-        self._served = False
+        self._served: str | None = None
         self._before: Config | None = None
         self._models: Sequence[Model] | None = None
 
@@ -98,7 +101,7 @@ class Service:
             StoreError: when the ledger cannot be opened at the first start, or is damaged, or too new.
         """
         notifier = Notifier(self._vitals, service_manager())
-        with self._signals(), _running(notifier):
+        with lines_written_behind(), self._signals(), _running(notifier):
             order = None
             while order is not Order.STOP:
                 try:
@@ -109,7 +112,7 @@ class Service:
                     self._refuse(error)
                     self._config, self._before, self._models = self._before, None, None
             self._vitals.enter(Phase.STOPPED)
-        _log.info("daemon.stopped")
+            _log.info("daemon.stopped")
 
     def _stint(self) -> Order:
         self._vitals.adopt(self._config)
@@ -124,7 +127,7 @@ class Service:
         forecaster.load()
         self._models = forecaster.models
         with Stint(forecaster, self._clock, self._vitals) as stint:
-            self._served, self._before = True, None
+            self._served, self._before = self._config.store.url.reveal(), None
             self._vitals.enter(Phase.CATCHING_UP)
             stint.catch_up()
             looked = time.monotonic()
@@ -145,24 +148,36 @@ class Service:
         told = ""
         while True:
             try:
+                self._refuse_new_file()
                 store = forecaster.store
                 break
             except StoreUnavailable as error:
-                if not (self._served or isinstance(error, StoreTaken)):
+                is_taken = isinstance(error, StoreTaken)
+                if not (self._served or is_taken):
                     raise
+                self._vitals.ledger(UNAVAILABLE, None if is_taken else str(error))
                 if str(error) != told:
                     told = str(error)
                     _log.info("lease.waiting", reason=told)
             order = self._order()
             if order is not None:
                 return order
+        self._vitals.ledger(UNAVAILABLE, None)
         self._vitals.lease(held=True, epoch=store.epoch)
         _log.info("lease.taken", epoch=store.epoch)
         self._vitals.enter(Phase.CHECKING)
         started = time.monotonic()
         store.check()
+        self._vitals.ledger(DAMAGED, None)
         _log.info("ledger.checked", seconds=round(time.monotonic() - started, 3))
         return None
+
+    def _refuse_new_file(self) -> None:
+        """Begin no ledger in the place of the one that was served: it may come back."""
+        url = self._config.store.url.reveal()
+        path = sqlite_path(url)
+        if path is not None and url == self._served and not path.exists():
+            raise StoreUnavailable(sqlite_url(path.absolute()), "expected the ledger that was served, found no file")
 
     def _order(self) -> Order | None:
         """The next order, if one comes within a moment; a configuration that is refused is none."""
@@ -227,6 +242,7 @@ class Stint:
 
     def __init__(self, forecaster: Forecaster, clock: Clock, vitals: Vitals) -> None:
         self._forecaster = forecaster
+        self._clock = clock
         self._vitals = vitals
         self.has_lost_lease = threading.Event()
         self._daemon = Daemon(forecaster, clock, lambda: vitals.beat(SCHEDULER), lambda _: vitals.scheduler_fault())
@@ -237,19 +253,26 @@ class Stint:
         ]
         self._owed: set[tuple[str, object]] = set()
         self._failures: dict[tuple[str, object], int] = {}
+        self._sat_out: dict[tuple[str, object], Due] = {}
+        self._held: set[str] = set()
         self._to_judge = cycle(forecaster.series)
+        self._check = _check_of(forecaster.config, vitals)
 
     def __enter__(self) -> Self:
         for key in self._forecaster.series:
             self._tell_newest(key)
         self._vitals.expect(SCHEDULER, WEDGED_AFTER)
         self._daemon.start()
+        if self._check is not None:
+            self._check.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         """Finish the cycles in hand, but wait for them no longer than the configuration allows."""
         _log.info("daemon.draining", waiting=self._daemon.agenda.waiting())
         self._daemon.stop()
+        if self._check is not None:
+            self._check.stop()
         self._vitals.rest(SCHEDULER)
         give_up = time.monotonic() + self._forecaster.config.daemon.drain_seconds
         for worker in self._workers:
@@ -273,18 +296,34 @@ class Stint:
         return not self._owed
 
     def look(self) -> None:
-        """See whether the ledger is still ours, and how far the model can be trusted on one more series."""
+        """See whether the ledger is still there and ours, and how far the model can be trusted on one more series."""
         key = next(self._to_judge)
         try:
             self._forecaster.store.renew()
-            trust = self._forecaster.trust(key.exchange, key.symbol, str(key.timeframe))
         except LeaseLost as error:
             self._lose(error)
             return
+        except StoreUnavailable as error:
+            self._vitals.ledger(UNAVAILABLE, str(error))
+            _log.warning("ledger.not_written", reason=str(error))
+            return
+        self._vitals.ledger(UNAVAILABLE, None)
+        try:
+            self._look_at_holds()
+            trust = self._forecaster.trust(key.exchange, key.symbol, str(key.timeframe))
         except ForecasterError as error:
             _log.warning("ledger.not_read", series=str(key), reason=str(error))
             return
         self._vitals.trusted(key, trust)
+
+    def _look_at_holds(self) -> None:
+        """Try again at once what sat out at an exchange that may now be asked, since its hold is over, or is lifted."""
+        now, before = self._clock.now(), self._held
+        holds = self._forecaster.reader.holds()
+        self._held = {one.exchange for one in holds if now < min(one.until, one.probe_at)}
+        for due in list(self._sat_out.values()):
+            if due.exchange in before - self._held:
+                self._daemon.agenda.put(due)
 
     def _tell_newest(self, key: SeriesKey) -> None:
         """Tell of the newest forecast in the ledger; a series whose rows cannot be used counts as one without any."""
@@ -319,6 +358,8 @@ class Stint:
 
     def _lose(self, error: LeaseLost) -> None:
         _log.error("lease.lost", reason=str(error))
+        self._vitals.lease(held=False, epoch=error.epoch)
+        self._vitals.ledger(UNAVAILABLE, str(error))
         self.has_lost_lease.set()
 
     def _completed(self, due: Due, report: CycleReport) -> None:
@@ -332,7 +373,10 @@ class Stint:
         for key, drift in report.drifts:
             self._vitals.drifted(key, drift.what, drift.before, drift.now)
         if report.skipped.keys() - report.given_up:
-            self._daemon.agenda.put(due, self._wait(due))
+            self._sat_out[name] = due._replace(cause="again")
+            self._daemon.agenda.put(self._sat_out[name], self._wait(due))
+        elif due.cause != "arrived":
+            self._sat_out.pop(name, None)
         self._has_caught_up_on(due)
 
     def _failed(self, due: Due, error: Exception) -> None:
@@ -341,7 +385,8 @@ class Stint:
         self._failures[name] = self._failures.get(name, 0) + 1
         self._vitals.cycle_failed(due.exchange, due.timeframe, error)
         if not isinstance(error, ConfigError):
-            self._daemon.agenda.put(due, min(float(1 << min(self._failures[name], 20)), self._wait(due)))
+            again = due._replace(cause="again")
+            self._daemon.agenda.put(again, min(float(1 << min(self._failures[name], 20)), self._wait(due)))
         self._has_caught_up_on(due)
 
     def _wait(self, due: Due) -> float:
@@ -355,6 +400,14 @@ class Stint:
             _log.info("catch_up.went_on", exchange=due.exchange, timeframe=str(due.timeframe), left=len(self._owed))
             if not self._owed:
                 _log.info("catch_up.completed")
+
+
+def _check_of(config: Config, vitals: Vitals) -> LedgerCheck | None:
+    """The check of a ledger on a schedule, where it is a file and one is wanted."""
+    path = sqlite_path(config.store.url.reveal())
+    if path is None or not config.daemon.check_hours:
+        return None
+    return LedgerCheck(path, 3600 * config.daemon.check_hours, vitals)
 
 
 class _Runs(Protocol):

@@ -12,6 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
+from forecaster.errors import printable
 from forecaster.forecast import interpolate
 
 if TYPE_CHECKING:
@@ -81,14 +82,14 @@ class CycleView:
             lower, upper = forecast.interval(0.8)
             close = self._forecaster.store.bars(forecast.key, start=_open_of_last(forecast.key, forecast.cutoff)).close
             table.add_row(
-                str(forecast.key),
+                Text(printable(forecast.key)),
                 f"{close[-1]:,.6g}",
                 _outcome(met.get(forecast.key)),
                 _interval(lower[0], forecast.median()[0], upper[0]),
                 *self._standing(forecast.key),
             )
         for key, reason in report.skipped.items():
-            table.add_row(str(key), Text(f"skipped: {reason}", style="yellow"))
+            table.add_row(Text(printable(key)), Text(printable(f"skipped: {reason}"), style="yellow"))
         return table
 
     def _standing(self, key: SeriesKey) -> tuple[str, str]:

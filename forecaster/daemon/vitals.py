@@ -1,7 +1,9 @@
 """What the daemon has seen and done: written by its threads, read by health, metrics, alerts and the service manager.
 
-Two questions are kept apart. *Alive*: does every organ (the scheduler, a worker) still make progress? If not, a restart
-helps. *Ready*: is there a fresh forecast of every series? If not, a restart need not help, but a strategy should know.
+Two questions are kept apart. *Alive*: does every organ (the scheduler, a worker) still make progress, and do cycles end
+where closes are due? If not, a restart helps. *Ready*: is there a fresh forecast of every series, and a ledger that is
+whole and can be written? If not, a restart need not help, but a strategy should know.
+
 Answers come from what was reported here alone, and from clocks: nothing is fetched, and the ledger is not asked.
 """
 
@@ -32,7 +34,13 @@ if TYPE_CHECKING:
     from forecaster.timeframe import Timeframe
 
 DRIFT_TOLD_SECONDS: Final = 24 * 3600.0
-"""How long a change of skill or coverage is a condition: it has a moment at which it is found, but no end."""
+"""How long a change of skill, coverage or stored bars is a condition: it is found at a moment, and has no end."""
+
+CLOSES_MISSED: Final = 3
+"""Closes of a place without the end of a cycle, after which a restart may help."""
+
+IDLE_SECONDS: Final = 1200.0
+"""How long no cycle of a place may end at least: another and its own take 10 minutes each before a worker is stuck."""
 
 
 class Phase(StrEnum):
@@ -63,6 +71,13 @@ class _Failing(NamedTuple):
     times: int
     since: int
     reason: str
+
+
+class _Ended(NamedTuple):
+    """When the last cycle of a place ended, however it did: UTC ms, and monotonic seconds."""
+
+    at: int
+    seconds: float
 
 
 class _Drifted(NamedTuple):
@@ -103,8 +118,11 @@ class Vitals:
         self._failing: dict[tuple[str, str], _Failing] = {}
         self._holds: dict[str, int] = {}
         self._drifts: dict[tuple[SeriesKey, str], _Drifted] = {}
+        self._revised: dict[SeriesKey, _Drifted] = {}
         self._unskilled: dict[SeriesKey, str] = {}
         self._forward: ModelStatus | None = None
+        self._ended: dict[tuple[str | None, Timeframe], _Ended] = {}
+        self._ledger: dict[str, str] = {}
         self._last_cycle = "none yet"
         self.adopt(config)
 
@@ -119,6 +137,7 @@ class Vitals:
             self._newest = {key: at for key, at in self._newest.items() if key in self._keys}
             self._unskilled = {key: words for key, words in self._unskilled.items() if key in self._keys}
             self._drifts = {about: one for about, one in self._drifts.items() if about[0] in self._keys}
+            self._revised = {key: one for key, one in self._revised.items() if key in self._keys}
             self._failing = {place: one for place, one in self._failing.items() if place in places}
             self._seconds = {place: one for place, one in self._seconds.items() if place in places}
             self._holds = {name: until for name, until in self._holds.items() if name in self._exchanges()}
@@ -129,8 +148,11 @@ class Vitals:
         return self._phase
 
     def enter(self, phase: Phase) -> None:
-        """Go on to a phase."""
-        self._phase = phase
+        """Go on to a phase; from the one that catches up on, cycles are expected to end."""
+        with self._lock:
+            self._phase = phase
+            if phase is Phase.CATCHING_UP:
+                self._ended = {(key.exchange, key.timeframe): self._moment() for key in self._keys}
 
     def expect(self, organ: str, within: float) -> None:
         """From now on this organ must beat at least every `within` seconds."""
@@ -158,8 +180,12 @@ class Vitals:
         """
         place = self._metrics.place(report.exchange, report.timeframe)
         with self._lock:
+            self._ended[report.exchange, report.timeframe] = self._moment()
             for one in report.forecasts:
                 self._take(one.key, one.cutoff)
+            for key, opens in report.revised.items():
+                words = f"{key}, {len(opens)} bars, the first of {utc_text(opens[0])}"
+                self._revised[key] = _Drifted(words, self._monotonic())
             self._seconds[place] = report.seconds
             self._failing.pop(place, None)
             self._holds |= {name: holds[name] for name in self._exchanges() & holds.keys()}
@@ -175,6 +201,7 @@ class Vitals:
         place = self._metrics.place(exchange, timeframe)
         with self._lock:
             before = self._failing.get(place, _Failing(0, self._now(), ""))
+            self._ended[exchange, timeframe] = self._moment()
             reason = f"{type(error).__name__}: {error}"[:LONGEST_REASON]
             self._failing[place] = _Failing(before.times + 1, before.since, reason)
             self._metrics.add("forecaster_cycles_total", *place, "failed")
@@ -192,6 +219,14 @@ class Vitals:
         """Tell whether this process may write the ledger."""
         self._metrics.set("forecaster_lease_held", held)
         self._metrics.set("forecaster_lease_epoch", epoch)
+
+    def ledger(self, kind: str, reason: str | None) -> None:
+        """Tell why the ledger is `ledger_unavailable` or `ledger_damaged`; None when it is not."""
+        with self._lock:
+            self._ledger.pop(kind, None)
+            if reason is not None:
+                self._ledger[kind] = reason
+            self._metrics.set("forecaster_ledger_present", not self._ledger)
 
     def scheduler_fault(self) -> None:
         """Tell of a fault that the scheduler outlived."""
@@ -215,28 +250,34 @@ class Vitals:
         self._metrics.alert(kind, outcome)
 
     def dead(self) -> list[str]:
-        """Why the daemon is not alive: organs that are overdue. Empty when it is."""
-        return [f"{organ}: {words}" for organ, words in self._overdue().items()]
+        """Why the daemon is not alive: organs that are overdue, places whose cycles do not end. Empty when it is."""
+        return [f"{subject}: {words}" for subject, words in self._hanging().items()]
 
     def unready(self) -> list[str]:
-        """Why the daemon is not ready: its phase, organs that are overdue, each stale series. Empty when it is."""
+        """Why the daemon is not ready: phase, ledger, what is not alive, each stale series. Empty when it is."""
         phase = [] if self._phase is Phase.READY else [f"phase: {self._phase}"]
-        return [*phase, *self.dead(), *(f"{one.key}: {one.reason}" for one in self._stale())]
+        with self._lock:
+            ledger = [f"{kind}: {reason}" for kind, reason in self._ledger.items()]
+        return [*phase, *ledger, *self.dead(), *(f"{one.key}: {one.reason}" for one in self._stale())]
 
     def conditions(self) -> list[Condition]:
         """What an operator should be told now; series are told of together, by exchange and timeframe."""
         found = [
-            Condition("not_alive", organ, f"{organ}: {words}", "critical") for organ, words in self._overdue().items()
+            Condition("not_alive", name, f"{name}: {words}", "critical") for name, words in self._hanging().items()
         ]
         if self._phase is Phase.READY:  # before, staleness is what is being mended; a standby need not be fresh
             stale = [(one.key, f"{one.key}, {one.reason}") for one in self._stale()]
             found += by_place("stale_series", "no fresh forecast", stale, "critical")
         with self._lock:
             now, since = self._now(), self._monotonic() - DRIFT_TOLD_SECONDS
+            found += [Condition(kind, "ledger", reason, "critical") for kind, reason in self._ledger.items()]
             if self._phase in _WORKING:
                 found += [failing(place, *one) for place, one in self._failing.items()]
             found += [banned(name, until) for name, until in self._holds.items() if until > now]
             self._drifts = {about: one for about, one in self._drifts.items() if one.at > since}
+            self._revised = {key: one for key, one in self._revised.items() if one.at > since}
+            revised = [(key, one.words) for key, one in self._revised.items()]
+            found += by_place("revised", "bars changed after they were taken for final", revised)
             drifts = [(key, one.words) for (key, _), one in self._drifts.items()]
             found += by_place("drift", "skill or coverage changed", drifts)
             found += by_place("no_skill", "worse than the random walk", self._unskilled.items())
@@ -274,6 +315,33 @@ class Vitals:
                 for name, one in sorted(self._organs.items())
                 if now - one.at > one.within
             }
+
+    def _hanging(self) -> dict[str, str]:
+        return self._overdue() | self._idle()
+
+    def _idle(self) -> dict[str, str]:
+        """Places of which no cycle has ended, however it might have, while several closes have passed.
+
+        An exchange that is down ends its cycles, with every series skipped. Where the calendar has no close, no cycle
+        is due. A standby runs none.
+        """
+        with self._lock:
+            ended = self._ended if self._phase in _WORKING else {}
+            found = {}
+            for key in self._keys:
+                last = ended.get((key.exchange, key.timeframe))
+                patience = max(CLOSES_MISSED * key.timeframe.ms / 1000, IDLE_SECONDS)
+                if last is None or self._monotonic() - last.seconds <= patience:
+                    continue
+                due_by = self._now() - self._patience_ms(key)
+                opens = key.sessions.last_opens(key.timeframe, due_by, CLOSES_MISSED)
+                if len(opens) == CLOSES_MISSED and key.sessions.closes_of(key.timeframe, opens)[0] > last.at:
+                    words = f"no cycle has ended for {self._monotonic() - last.seconds:.0f} s"
+                    found[f"{key.exchange} {key.timeframe}"] = f"{words}, though {CLOSES_MISSED} closes have passed"
+        return found
+
+    def _moment(self) -> _Ended:
+        return _Ended(self._now(), self._monotonic())
 
     def _stale(self) -> list[_Stale]:
         """Series without a forecast of the close that is due, or of one of the few before it that may still serve.
@@ -327,7 +395,7 @@ class Vitals:
 
     def _folder(self) -> Path:
         """The folder of an SQLite ledger, or what there is of the way to it; else the working folder."""
-        place = (sqlite_path(self._config.store.url) or Path()).absolute()
+        place = (sqlite_path(self._config.store.url.reveal()) or Path()).absolute()
         return next(one for one in (place.parent, *place.parents) if one.exists())
 
     def _show(self) -> None:

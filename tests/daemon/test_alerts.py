@@ -26,6 +26,7 @@ from forecaster.daemon.alerts import BEGINS_AFTER, OVER_AFTER, REMEMBERED, Alert
 from forecaster.daemon.conditions import WHAT_TO_DO, Alert, Condition
 from forecaster.daemon.receivers import MOST_WAITING, Courier, Reply, Webhook, open_receivers, try_once
 from forecaster.errors import ConfigError
+from forecaster.secret import Secret
 from tests.builders import utc_ms
 from tests.cli import forecaster, refused
 from tests.faults.exchange import closed_port
@@ -188,6 +189,7 @@ def test_text_has_an_end_and_no_line_of_others():
 def test_each_kind_has_advice():
     """Those of the contract with who finds them."""
     kinds = {"stale_series", "ban", "fallback", "drift", "no_skill", "disk", "failing_cycle", "not_alive"}
+    kinds |= {"ledger_unavailable", "ledger_damaged", "revised"}
 
     assert set(WHAT_TO_DO) == kinds
 
@@ -291,7 +293,7 @@ def secret_file(tmp_path):
 
 
 def test_webhook_posts_json(inbox, address):
-    reply = Webhook(address).send(trial(START))
+    reply = Webhook(Secret(address)).send(trial(START))
 
     assert reply == Reply(sent=True, may_repeat=False, said="200")
     assert inbox.got == [(f"/services/{SECRET}?x=1", trial(START).record())]
@@ -311,7 +313,7 @@ def test_webhook_posts_json(inbox, address):
 def test_webhook_that_misbehaves(inbox, address, answer, said, may_repeat):
     """Says what came without where, and whether to try again; a redirect is not followed."""
     inbox.answer = answer
-    reply = Webhook(address).send(trial(START))
+    reply = Webhook(Secret(address)).send(trial(START))
 
     assert reply == Reply(sent=False, may_repeat=may_repeat, said=said)
     assert len(inbox.got) == 1
@@ -323,11 +325,11 @@ def test_webhook_that_never_ends(inbox, address, answer):
     """It is given up, though bytes may come all the time, and tried again later."""
     inbox.answer = answer
 
-    assert Webhook(address).send(trial(START)) == Reply(sent=False, may_repeat=True, said="TimeoutError")
+    assert Webhook(Secret(address)).send(trial(START)) == Reply(sent=False, may_repeat=True, said="TimeoutError")
 
 
 def test_webhook_where_nobody_listens():
-    reply = Webhook(f"http://127.0.0.1:{closed_port()}/{SECRET}").send(trial(START))
+    reply = Webhook(Secret(f"http://127.0.0.1:{closed_port()}/{SECRET}")).send(trial(START))
 
     assert reply == Reply(sent=False, may_repeat=True, said="ClientConnectorError")
 
@@ -762,4 +764,4 @@ def test_sending_uses_no_proxy_of_the_environment(inbox, address, monkeypatch):
         nobody.bind(("127.0.0.1", 0))
         monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{nobody.getsockname()[1]}")
 
-        assert Webhook(address).send(trial(START)).sent
+        assert Webhook(Secret(address)).send(trial(START)).sent

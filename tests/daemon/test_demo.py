@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import logging
-import sqlite3
 import time
 from contextlib import contextmanager
 from html.parser import HTMLParser
@@ -16,13 +15,14 @@ from PIL import Image
 from rich.console import Console
 
 from forecaster import Forecaster
-from forecaster.config import load_config
+from forecaster.config import StoreConfig, load_config
 from forecaster.daemon.clock import SpedUpClock
 from forecaster.daemon.demo import Demo
 from forecaster.daemon.view import CycleView
 from forecaster.errors import ConfigError
 from forecaster.log import configure_logging
 from forecaster.model.baselines import RandomWalk
+from forecaster.store.library import sqlite3
 from tests.cli import forecaster, told
 
 ROOT = Path(__file__).parents[2]
@@ -188,7 +188,7 @@ def program():
     config = load_config("embedded")
     changed = {
         "demo": config.demo.model_copy(update={"cycles": 3}),
-        "store": config.store.model_copy(update={"url": "memory:"}),
+        "store": StoreConfig(url="memory:"),
     }
     return Forecaster(config.model_copy(update=changed), models=[Walk(), RandomWalk()])
 
@@ -205,7 +205,7 @@ def test_date_that_is_none():
     config = config.model_copy(
         update={
             "demo": config.demo.model_copy(update={"start": "soon"}),
-            "store": config.store.model_copy(update={"url": "memory:"}),
+            "store": StoreConfig(url="memory:"),
         }
     )
     with Forecaster(config) as program, pytest.raises(ConfigError, match="a date such as"):

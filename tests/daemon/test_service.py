@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import signal
 import socket
-import sqlite3
 import threading
 import time
 from contextlib import closing, contextmanager
@@ -34,6 +33,8 @@ from forecaster.errors import (
 from forecaster.model.baselines import RandomWalk
 from forecaster.sources.files import FileSource
 from forecaster.store import open_reader, open_store
+from forecaster.store.library import sqlite3
+from forecaster.store.sql import SqlStore
 from forecaster.timeframe import Timeframe
 from tests.builders import HOUR_MS, make_bars, make_key, utc_ms
 from tests.test_engine import make_forecaster
@@ -257,6 +258,131 @@ def test_idle_service_notices_that_another_has_taken_over(home, walks, monkeypat
         assert watch.until("daemon.ready", 2)
 
     assert len(serve(home, act).of("lease.lost")) == 1
+
+
+@pytest.fixture
+def watchful(monkeypatch):
+    """The ledger is looked at ten times a second; gives the vitals of the service."""
+    monkeypatch.setattr(module, "_LOOK_SECONDS", 0.1)
+    made, make = [], Vitals.__init__
+
+    def keep(vitals, *given):
+        make(vitals, *given)
+        made.append(vitals)
+
+    monkeypatch.setattr(Vitals, "__init__", keep)
+    return made
+
+
+def held(vitals):
+    """What the metric says of the lease."""
+    return [line for line in vitals.exposition().decode().splitlines() if line.startswith("forecaster_lease_held ")]
+
+
+def faults_of(vitals):
+    """Why the service is not ready, as far as its ledger goes; by today's clock all series of these tests are stale."""
+    return [one for one in vitals.unready() if one.startswith("ledger_")]
+
+
+def sever(home, what):
+    """Take the ledger away; gives what brings it back."""
+    ledger, aside = home.folder / "ledgers" / "ledger.db", home.folder / "aside"
+    if what == "folder":
+        return ledger.parent.rename(aside), lambda: aside.rename(ledger.parent)
+    aside.mkdir()
+    names = [ledger] if what == "file" else sorted(ledger.parent.glob("ledger.db*"))
+    for one in names:
+        one.rename(aside / one.name)
+    return aside, lambda: [(aside / one.name).rename(one) for one in reversed(names)]
+
+
+@pytest.mark.parametrize("what", ["file", "files", "folder"])
+def test_ledger_that_is_moved_away_is_noticed_and_waited_for(home, walks, watchful, what):
+    """The service is not ready meanwhile, says where the ledger was, makes no other, and goes on when it is back."""
+    (home.folder / "ledgers").mkdir()
+    home.url = f"sqlite:///{home.folder}/ledgers/ledger.db"
+    home.write("one", "two")
+    found = {}
+
+    def act(watch):
+        assert watch.until("daemon.ready")
+        (vitals,) = watchful
+        _, bring_back = sever(home, what)
+        assert watch.until("lease.waiting")
+        assert watch.until_true(lambda: vitals.phase is Phase.WAITING)
+        found["held"], found["dead"], found["reasons"] = held(vitals), vitals.dead(), faults_of(vitals)
+        found["told"] = [one for one in vitals.conditions() if one.kind == "ledger_unavailable"]
+        found["there"] = (home.folder / "ledgers" / "ledger.db").exists()
+        bring_back()
+        assert watch.until("daemon.ready", 2)
+        assert faults_of(vitals) == []
+
+    watch = serve(home, act)
+
+    assert (found["held"], found["dead"], found["there"]) == (["forecaster_lease_held 0.0"], [], False)
+    assert [one.severity for one in found["told"]] == ["critical"]
+    assert f"{home.folder}/ledgers/ledger.db" in found["told"][0].text
+    assert len(found["reasons"]) == 1
+    assert [one["epoch"] for one in watch.of("lease.taken")] == [1, 2]
+    assert home.cutoffs("one") == [CLOSE]
+
+
+def test_ledger_in_the_place_of_another_begins_a_further_stint(home, walks, watchful):
+    """With the ordinary checks; the one that was served gets nothing more."""
+    open_store(f"sqlite:///{home.folder}/other.db").close()
+
+    def act(watch):
+        assert watch.until("daemon.ready")
+        (home.folder / "ledger.db").rename(home.folder / "old.db")
+        (home.folder / "other.db").rename(home.folder / "ledger.db")
+        assert watch.until("daemon.ready", 2)
+
+    watch = serve(home, act)
+
+    assert [one["epoch"] for one in watch.of("lease.taken")] == [1, 2]
+    assert len(watch.of("ledger.checked")) == 2
+    assert home.cutoffs("one") == [CLOSE]
+
+
+def test_ledger_that_cannot_be_written_ends_readiness(home, walks, watchful, monkeypatch):
+    """Until it can be: a full disk, or a folder without rights, is no reason to begin anew."""
+    fault = [StoreUnavailable("sqlite:////l.db", "database or disk is full")]
+    renew = SqlStore.renew
+
+    def fail(store):
+        if fault:
+            raise fault[0]
+        renew(store)
+
+    def act(watch):
+        assert watch.until("daemon.ready")
+        (vitals,) = watchful
+        monkeypatch.setattr(SqlStore, "renew", fail)
+        assert watch.until_true(lambda: any("disk is full" in one for one in faults_of(vitals)))
+        fault.clear()
+        assert watch.until_true(lambda: faults_of(vitals) == [])
+
+    assert len(serve(home, act).of("lease.taken")) == 1
+
+
+def test_ledger_is_checked_on_a_schedule(home, walks, watchful):
+    """Beside the cycles; damage that it finds is told, and the service goes on."""
+    home.write("one", "two", more=f"daemon.check_hours = {0.05 / 3600}\n")
+
+    def act(watch):
+        assert watch.until("ledger.checked", 3)
+        (vitals,) = watchful
+        with closing(sqlite3.connect(home.folder / "ledger.db", timeout=PATIENCE)) as connection, connection:
+            connection.execute("PRAGMA ignore_check_constraints=ON")
+            connection.execute("INSERT INTO slot VALUES (1, 1, 'lost', 0, 0, 0, '', 0)")
+        assert watch.until("ledger.damaged")
+        assert watch.until_true(lambda: any("CHECK constraint failed" in one for one in faults_of(vitals)))
+        assert vitals.dead() == []
+
+    watch = serve(home, act)
+
+    assert not watch.of("ledger.check_failed")
+    assert watch.of("daemon.stopped")
 
 
 def test_hangup_reads_the_configuration_again(home, walks):
@@ -490,6 +616,27 @@ def test_cycle_that_fails_is_tried_later_each_time(walks, timeframe, waits):
 
     assert found == waits
     assert again == 2
+
+
+def test_hold_that_ends_has_its_series_tried_again_at_once():
+    """Though a day's bars would be tried again in an hour only; other exchanges wait their turn."""
+    day, hand, now = Timeframe("1d"), Hand(), [CLOSE]
+    forecaster = make_forecaster(make_bars(make_key(timeframe="1d"), count=120))
+    clock = Standing()
+    clock.now = lambda: now[0]
+    stint = Stint(forecaster, clock, Vitals(forecaster.config))
+    stint._daemon.agenda = Agenda(hand)
+    report = forecaster.run_cycle(day, CLOSE - 500 * 24 * HOUR_MS)
+    stint._completed(Due("binance", day, CLOSE), report)
+    forecaster.store.hold("binance", CLOSE + 30_000, "outage: 503", CLOSE)
+    taken = []
+    for seconds in (0, 20, 40):
+        now[0] = CLOSE + seconds * 1000
+        stint._look_at_holds()
+        taken.append(stint._daemon.agenda.take())
+
+    assert report.skipped
+    assert taken == [None, None, Due("binance", day, CLOSE, "again")]
 
 
 def test_damaged_ledger_is_not_served(home, walks):

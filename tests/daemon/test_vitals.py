@@ -53,6 +53,11 @@ CONTRACT = {
     "forecaster_fallbacks_total": set(),
     "forecaster_forecasts_total": {"exchange", "timeframe", "outcome"},
     "forecaster_missed_total": {"exchange", "timeframe"},
+    "forecaster_revised_bars_total": {"exchange", "timeframe"},
+    "forecaster_doubted_bars_total": {"exchange", "timeframe"},
+    "forecaster_waiting_series": {"exchange", "timeframe"},
+    "forecaster_exchange_clock_seconds": {"exchange"},
+    "forecaster_ledger_present": set(),
     "forecaster_skipped_total": {"exchange", "timeframe", "error"},
     "forecaster_baseline_failures_total": {"model"},
     "forecaster_skill": {"exchange", "timeframe"},
@@ -238,6 +243,106 @@ def test_who_was_never_expected_or_rests_is_not_missed():
     hands.seconds += 1000
 
     assert vitals.dead() == []
+
+
+def working(*keys, hands):
+    """Vitals of a daemon that has begun to work."""
+    vitals = make_vitals(*keys, hands=hands)
+    vitals.enter(Phase.CATCHING_UP)
+    vitals.enter(Phase.READY)
+    return vitals
+
+
+def pass_time(hands, seconds):
+    hands.seconds += seconds
+    hands.now += round(1000 * seconds)
+
+
+def end_by_skipping(vitals):
+    """A cycle of an exchange that is down."""
+    vitals.cycle(make_report(skipped={BITCOIN: "SourceUnavailable: down"}), None, {})
+
+
+ENDS = {"skipped": end_by_skipping, "failed": lambda vitals: vitals.cycle_failed("kraken", HOUR, RuntimeError("odd"))}
+
+
+def test_a_place_whose_cycles_do_not_end_is_not_alive():
+    """Three closes have passed, and every organ beats: a loop that turns makes no forecast."""
+    hands = Hands()
+    vitals = working(BITCOIN, ELSEWHERE, hands=hands)
+    pass_time(hands, 3 * 3600 + 60)
+    vitals.cycle(make_report(exchange="binance"), None, {})
+    expected = ["kraken 1h: no cycle has ended for 10860 s, though 3 closes have passed"]
+
+    assert vitals.dead() == expected
+    assert expected[0] in vitals.unready()
+    assert [(one.subject, one.severity) for one in told(vitals, "not_alive")] == [("kraken 1h", "critical")]
+    vitals.cycle(make_report(), None, {})
+    assert vitals.dead() == []
+
+
+@pytest.mark.parametrize("end", ENDS)
+def test_a_cycle_that_ends_in_whatever_way_is_progress(end):
+    """An exchange that is down, or a fault that returns: a restart would not help."""
+    hands = Hands()
+    vitals = working(BITCOIN, hands=hands)
+    for _ in range(48):
+        pass_time(hands, 3600)
+        ENDS[end](vitals)
+        assert vitals.dead() == []
+    pass_time(hands, 4 * 3600)
+
+    assert len(vitals.dead()) == 1
+
+
+def test_bars_of_a_minute_have_time_for_two_slow_cycles():
+    """One of the same exchange that is in hand, and their own."""
+    hands = Hands()
+    vitals = working(make_key("kraken", "BTC/USD", "1m"), hands=hands)
+    pass_time(hands, 1200)
+    before = vitals.dead()
+    pass_time(hands, 1)
+
+    assert before == []
+    assert len(vitals.dead()) == 1
+
+
+def test_a_market_that_sleeps_is_alive():
+    """Nothing is due for a weekend; three sessions without the end of a cycle are another matter."""
+    hands = Hands(utc_ms("2024-05-17 21:00"))
+    vitals = working(STOCK, hands=hands)
+    pass_time(hands, 3.5 * 24 * 3600)
+    before = vitals.dead()
+    pass_time(hands, 2 * 24 * 3600)
+
+    assert before == []
+    assert len(vitals.dead()) == 1
+
+
+@pytest.mark.parametrize("phase", [Phase.WAITING, Phase.CHECKING, Phase.DRAINING])
+def test_who_runs_no_cycles_is_alive_without_them(phase):
+    """A standby waits for months; a restart would change nothing."""
+    hands = Hands()
+    vitals = working(BITCOIN, hands=hands)
+    vitals.enter(phase)
+    pass_time(hands, 90 * 24 * 3600)
+    waited = vitals.dead()
+    vitals.enter(Phase.CATCHING_UP)
+
+    assert waited == vitals.dead() == []
+
+
+@pytest.mark.parametrize("kind", ["ledger_unavailable", "ledger_damaged"])
+def test_a_ledger_that_fails_ends_readiness_and_not_life(kind):
+    vitals = make_vitals()
+    vitals.ledger(kind, "store sqlite:////l.db: gone")
+    found = vitals.unready(), vitals.dead(), [(one.text, one.severity) for one in told(vitals, kind)]
+    gone = value(vitals, "forecaster_ledger_present")
+    vitals.ledger(kind, None)
+
+    assert found == ([f"{kind}: store sqlite:////l.db: gone"], [], [("store sqlite:////l.db: gone", "critical")])
+    assert vitals.unready() == told(vitals, kind) == []
+    assert (gone, value(vitals, "forecaster_ledger_present")) == (0, 1)
 
 
 @pytest.mark.parametrize("phase", [one for one in Phase if one is not Phase.READY])
@@ -452,6 +557,30 @@ def test_a_drift_is_told_for_a_day():
     ]
     assert told(vitals, "drift") == []
     assert value(vitals, "forecaster_drifts_total", of="coverage") == 1
+
+
+def test_bars_that_changed_are_told_for_a_day():
+    hands = Hands()
+    vitals = make_vitals(hands=hands)
+    vitals.cycle(make_report(revised={BITCOIN: [CUTOFF - HOUR.ms, CUTOFF]}, doubted={BITCOIN}), None, {})
+    during = told(vitals, "revised")
+    hands.seconds += DRIFT_TOLD_SECONDS
+
+    assert [(one.subject, one.severity) for one in during] == [("kraken 1h", "warning")]
+    assert "1 series: kraken BTC/USD 1h, 2 bars" in during[0].text
+    assert told(vitals, "revised") == []
+    assert value(vitals, "forecaster_revised_bars_total", exchange="kraken", timeframe="1h") == 2
+    assert value(vitals, "forecaster_doubted_bars_total", exchange="kraken", timeframe="1h") == 1
+
+
+def test_series_that_are_waited_for_and_clocks_are_shown():
+    vitals = make_vitals()
+    vitals.cycle(make_report(waiting={BITCOIN}, clocks={"kraken": -90_500}), None, {})
+    during = value(vitals, "forecaster_waiting_series", exchange="kraken", timeframe="1h")
+    vitals.cycle(make_report(), None, {})
+
+    assert (during, value(vitals, "forecaster_waiting_series", exchange="kraken", timeframe="1h")) == (1, 0)
+    assert value(vitals, "forecaster_exchange_clock_seconds", exchange="kraken") == -90.5
 
 
 @pytest.mark.parametrize(
