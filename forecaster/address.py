@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 from typing import Final, NamedTuple
-from urllib.parse import parse_qsl, unquote
+from urllib.parse import parse_qsl, unquote, unquote_plus
 
 from forecaster.errors import StoreUnavailable
 
@@ -32,6 +32,8 @@ _HARMLESS: Final = re.compile(
     re.ASCII,
 )
 """Parameters whose values may be shown; all others may be secrets."""
+_ONE_VALUE: Final = re.compile(r"[^\s;=]*")
+"""A value that holds no further parameter, as of whoever separates them by semicolons or blanks."""
 
 
 class SqliteAddress(NamedTuple):
@@ -135,12 +137,18 @@ def without_secrets(text: str, url: str) -> str:
     parts = _PARTS.fullmatch(url)
     secrets = [url.partition("://")[2]]
     if parts is not None:
-        hidden = [value for name, value in parse_qsl(parts["query"] or "") if not _HARMLESS.fullmatch(name)]
+        query = [part.partition("=") for part in (parts["query"] or "").split("&")]
+        hidden = [value for name, _, value in query if not _is_harmless(name, value)]
         secrets += [(parts["password"] or "")[1:], *hidden]
-    for one in secrets:
-        for secret in {one, unquote(one)} - {""}:
-            text = text.replace(secret, "***")
+    forms = {form for one in secrets for form in (one, unquote(one), unquote_plus(one))} - {""}
+    for secret in sorted(forms, key=len, reverse=True):
+        text = text.replace(secret, "***")
     return text
+
+
+def _is_harmless(name: str, value: str) -> bool:
+    """Whether a parameter of a query may be shown."""
+    return bool(_HARMLESS.fullmatch(name)) and bool(_ONE_VALUE.fullmatch(unquote_plus(value)))
 
 
 def _clear_parts(url: str) -> re.Match[str] | None:
@@ -169,6 +177,6 @@ def _shown_query(query: str) -> str:
     """Give a query whose names are known to be harmless as it is, and of the others the names."""
     pairs = [part.partition("=") for part in query.split("&")]
     return "&".join(
-        f"{name}{mark}{value}" if _HARMLESS.fullmatch(name) else f"{name}=***" if mark else "***"
+        f"{name}{mark}{value}" if _is_harmless(name, value) else f"{name}=***" if mark else "***"
         for name, mark, value in pairs
     )

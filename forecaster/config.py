@@ -15,11 +15,22 @@ import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from forecaster.address import MEMORY, is_clear, shown, sqlite_address, url_of, with_path
 from forecaster.bars import SeriesKey
 from forecaster.errors import ConfigError, InvalidContext, StoreUnavailable
+from forecaster.secret import HIDDEN, Address
 from forecaster.sessions import ALWAYS_OPEN, WEEKDAYS, anchored, canonical
 from forecaster.tables import Reading
 from forecaster.timeframe import Timeframe
@@ -39,12 +50,33 @@ _ONE_SERIES = "at least one [[series]]"
 _REPOSITORY = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _URL = re.compile(r"[\w+]+://")
+_CREDENTIAL = re.compile("key|secret|passw|passphrase|token|credential|auth|cookie", re.IGNORECASE)
+
+
+def _shown_option(value: object) -> object:
+    """Give an option of an exchange as it may be shown: without what is named like a credential, or in a URL."""
+    if isinstance(value, dict):
+        return {name: HIDDEN if _CREDENTIAL.search(name) else _shown_option(one) for name, one in value.items()}
+    if isinstance(value, list):
+        return [_shown_option(one) for one in value]
+    return shown(value) if isinstance(value, str) and "://" in value else value
+
+
+def _path_not_url(value: object, info: ValidationInfo) -> object:
+    """Refuse an address in place of the file that should hold it: a path is shown, an address is a secret."""
+    if isinstance(value, str) and "://" in value:
+        raise ConfigError(str(info.field_name), "the path of a file that holds it", "an address")
+    return value
+
+
+SecretFile = Annotated[Path, BeforeValidator(_path_not_url)]
+"""The path of a file that holds a secret."""
 
 
 class _Record(BaseModel):
-    """Refuse unknown keys; never change after loading."""
+    """Refuse unknown keys; never change after loading; quote no value in an error, since it may be a secret."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
 
 _R = TypeVar("_R", bound=_Record)
@@ -55,17 +87,36 @@ class ExchangeConfig(_Record):
 
     id: Annotated[str, Field(description="ccxt's name of the exchange, such as `binance` or `kraken`")]
     api_urls: Annotated[
-        str | dict[str, str] | None,
+        dict[str, Address] | Address | None,
         Field(description="replaces ccxt's `urls.api`: for a proxy or a loopback exchange"),
     ] = None
-    options: Annotated[dict[str, object], Field(description="ccxt's `options` of that exchange")] = {}
+    options: Annotated[
+        dict[str, object],
+        Field(description="ccxt's `options` of that exchange", repr=False),
+        PlainSerializer(_shown_option),
+    ] = {}
     timeout: Annotated[float, Field(gt=0, le=120, description="seconds that one request may take")] = 10.0
     deadline: Annotated[
-        float, Field(gt=0, le=600, description="seconds that one series may take, waits and repeated requests included")
+        float, Field(gt=0, le=600, description="seconds within which a series must answer, repeated requests included")
     ] = 30.0
     late_after: Annotated[
         float, Field(ge=0, le=600, description="seconds after its close for which a bar that is missing is asked for")
     ] = 20.0
+    final_after: Annotated[
+        float,
+        Field(
+            ge=0,
+            le=600,
+            description="seconds after its close from which the newest bar is final, though no later one is served",
+        ),
+    ] = 40.0
+
+    @property
+    def revealed_api_urls(self) -> str | dict[str, str] | None:
+        """Its `api_urls` with their passwords, to be asked."""
+        if isinstance(self.api_urls, dict):
+            return {name: url.reveal() for name, url in self.api_urls.items()}
+        return None if self.api_urls is None else self.api_urls.reveal()
 
 
 class SeriesConfig(_Record):
@@ -190,8 +241,8 @@ class StoreConfig(_Record):
     """Where the ledger is kept."""
 
     url: Annotated[
-        str, Field(description="`sqlite:///PATH`, `memory:`, or PostgreSQL's URL; a PATH is relative to the file")
-    ] = "sqlite:///ledger.db"
+        Address, Field(description="`sqlite:///PATH`, `memory:`, or PostgreSQL's URL; a PATH is relative to the file")
+    ] = Address("sqlite:///ledger.db")
 
 
 class DemoConfig(_Record):
@@ -210,6 +261,10 @@ class DaemonConfig(_Record):
     requests_at_once: Annotated[
         int, Field(ge=1, le=1024, description="series of one exchange that are asked for at the same time")
     ] = 64
+    check_hours: Annotated[
+        float,
+        Field(ge=0, le=8784, description="hours between two looks whether an SQLite ledger is whole; 0 for never"),
+    ] = 24.0
 
 
 class HealthConfig(_Record):
@@ -220,7 +275,7 @@ class HealthConfig(_Record):
     ] = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535, description="port to listen on; 0 takes any that is free")] = 9464
     token_file: Annotated[
-        Path | None, Field(description="file with the token that whoever asks must show, 32 characters or more")
+        SecretFile | None, Field(description="file with the token that whoever asks must show, 32 characters or more")
     ] = None
     certificate: Annotated[Path | None, Field(description="PEM file with certificate and key, to be asked by TLS")] = (
         None
@@ -252,10 +307,12 @@ class AlertsConfig(_Record):
     """Whom to tell when something is wrong."""
 
     webhook_file: Annotated[
-        Path | None, Field(description="file with the address to which alerts are posted as JSON; a secret, mode 600")
+        SecretFile | None,
+        Field(description="file with the address to which alerts are posted as JSON; a secret, mode 600"),
     ] = None
     apprise_file: Annotated[
-        Path | None, Field(description="file with apprise's addresses, one on each line; needs the extra `alerts`")
+        SecretFile | None,
+        Field(description="file with apprise's addresses, one on each line; needs the extra `alerts`"),
     ] = None
     repeat_hours: Annotated[
         float, Field(gt=0, le=720, description="hours after which a condition that lasts is told again")
@@ -349,7 +406,7 @@ def absolute_model_id(model_id: str, folder: Path) -> str:
 
 def with_store(config: Config, store: str) -> Config:
     """Give the configuration with another ledger, by its URL or path; relative to the working directory."""
-    return config.model_copy(update={"store": _stored(StoreConfig(url=url_of(store)), Path.cwd())})
+    return config.model_copy(update={"store": _stored(StoreConfig(url=Address(url_of(store))), Path.cwd())})
 
 
 def default_config_path() -> str:
@@ -405,15 +462,15 @@ def _resolve(config: Config, folder: Path, *, with_ledger: bool) -> Config:
 
 def _stored(store: StoreConfig, folder: Path) -> StoreConfig:
     """Make the path of a ledger absolute, where it is kept in a file."""
+    url = store.url.reveal()
     try:
-        address = sqlite_address(store.url)
+        address = sqlite_address(url)
     except StoreUnavailable as error:
-        raise ConfigError(
-            "store.url", "sqlite:///PATH, ?timeout=SECONDS or nothing behind it", shown(store.url)
-        ) from error
-    if address is None and store.url != MEMORY and (not _URL.match(store.url) or not is_clear(store.url)):
-        raise ConfigError("store.url", "sqlite:///PATH, memory: or the URL of a database", shown(store.url))
-    return store if address is None else StoreConfig(url=with_path(store.url, folder / address.path))
+        expected = "sqlite:///PATH, ?timeout=SECONDS or nothing behind it"
+        raise ConfigError("store.url", expected, str(store.url)) from error
+    if address is None and url != MEMORY and (not _URL.match(url) or not is_clear(url)):
+        raise ConfigError("store.url", "sqlite:///PATH, memory: or the URL of a database", str(store.url))
+    return store if address is None else StoreConfig(url=Address(with_path(url, folder / address.path)))
 
 
 def _check_hub(model_id: str, revision: str | None) -> None:
@@ -438,10 +495,10 @@ def _below(folder: Path, path: Path, key: str) -> Path:
 
 
 def _fault(file: Path | str, fault: ErrorDetails) -> ConfigError:
-    key = ".".join(str(part) for part in fault["loc"]) or "file"
+    key = ".".join(str(part) for part in fault["loc"] if "[" not in str(part)) or "file"
     cause = fault.get("ctx", {}).get("error")
     found = fault["input"]
-    if fault["loc"][:1] == ("store",):  # it may hold a password
+    if {"store", "api_urls", "options"} & set(fault["loc"]) and not isinstance(found, int | float):  # a password?
         found = shown(found) if isinstance(found, str) else type(found).__name__
     expected = fault["msg"].removeprefix("Input should be ")
     if isinstance(cause, InvalidContext):

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import platform
-import sqlite3
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from forecaster.address import shown
 from forecaster.bars import Context
 from forecaster.config import default_config_path, load_config
 from forecaster.errors import ForecasterError
 from forecaster.model import load_model
 from forecaster.store import open_reader
+from forecaster.store.library import sqlite3
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -64,12 +63,12 @@ def _load(name: str, loaded: list[Config]) -> str:
 
 
 def _open_ledger(config: Config) -> str:
-    reader = open_reader(config.store.url)
+    reader = open_reader(config.store.url.reveal())
     try:
         has_forecast = any(len(reader.cutoffs(one.key)) for one in config.series)
     finally:
         reader.close()
-    return f"{shown(config.store.url)}: {'readable' if has_forecast else 'no forecast yet'}"
+    return f"{config.store.url}: {'readable' if has_forecast else 'no forecast yet'}"
 
 
 def _forecast_once(config: Config) -> str:

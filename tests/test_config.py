@@ -63,7 +63,7 @@ def test_a_short_file_has_sane_defaults(load, tmp_path):
     assert config.series[0].key == make_key("kraken", "BTC/USD", "1h", "24/7")
     assert (config.model.id, config.model.compile, config.model.device) == ("nano", "auto", "auto")
     assert config.model.baselines == ("random_walk",)
-    assert config.store.url == f"sqlite:///{tmp_path}/ledger.db"
+    assert config.store.url.reveal() == f"sqlite:///{tmp_path}/ledger.db"
     assert config.settle_seconds == 5
     assert config.demo is None
     assert config.exchanges["kraken"].timeout == 10.0
@@ -349,7 +349,7 @@ def test_a_ledger_is_relative_to_the_file(load, tmp_path, monkeypatch, written, 
 
     config = load(GOOD + f'[store]\nurl = "{written}"\n')
 
-    assert config.store.url == found.format(folder=tmp_path)
+    assert config.store.url.reveal() == found.format(folder=tmp_path)
 
 
 @pytest.mark.parametrize("url", ["sqlite://", "sqlite:///:memory:", "sqlite:///x.db?mode=ro", "sqlite:///file:x.db"])
@@ -363,14 +363,14 @@ def test_a_ledger_that_is_no_one_file_is_refused(load, url):
 def test_the_demos_own_ledger_lies_where_the_command_runs():
     """Its configuration lies in the installed package, which nobody may write; by its path it is the same file."""
     for path in ("embedded", embedded("config/demo.toml")):
-        assert load_config(path).store.url == "sqlite:///demo-ledger.db"
+        assert load_config(path).store.url.reveal() == "sqlite:///demo-ledger.db"
 
 
 def test_the_ledger_of_a_copy_of_the_demos_configuration_lies_beside_it(tmp_path):
     copy = tmp_path / "mine.toml"
     copy.write_text(embedded("config/demo.toml").read_text())
 
-    assert load_config(copy).store.url == f"sqlite:///{tmp_path}/demo-ledger.db"
+    assert load_config(copy).store.url.reveal() == f"sqlite:///{tmp_path}/demo-ledger.db"
 
 
 def test_another_ledger_is_named_by_its_url_or_path(load, tmp_path, monkeypatch):
@@ -379,7 +379,7 @@ def test_another_ledger_is_named_by_its_url_or_path(load, tmp_path, monkeypatch)
     config = load(GOOD)
     named = ("other.db", "sqlite:///other.db", f"{tmp_path}/other.db", "memory:")
 
-    found = [with_store(config, one).store.url for one in named]
+    found = [with_store(config, one).store.url.reveal() for one in named]
 
     assert found == [f"sqlite:///{tmp_path}/other.db"] * 3 + ["memory:"]
 

@@ -86,7 +86,7 @@ class TestUnit:
         assert f"python3 -m venv {Path(program).parents[1]}" in PAGE
         assert command == ["run", "--config", AT]
         assert understood(command)
-        assert SERVICE.store.url == f"sqlite:////var/lib/{directives()['StateDirectory'][0]}/ledger.db"
+        assert SERVICE.store.url.reveal() == f"sqlite:////var/lib/{directives()['StateDirectory'][0]}/ledger.db"
         assert SERVICE.model.compiled_folder.parent == Path("/var/cache", directives()["CacheDirectory"][0])
 
     def test_tells_of_readiness_and_of_progress(self):
@@ -243,6 +243,30 @@ class TestCompose:
         assert source["datasources"][0]["url"] == "http://loopback:9090"
         assert asked["static_configs"] == [{"targets": [f"{SERVICE.health.host}:{SERVICE.health.port}"]}]
 
+    @pytest.mark.processes
+    @pytest.mark.parametrize("content", [None, "", " \n"], ids=["unreadable", "empty", "blank"])
+    def test_grafana_does_not_start_without_a_password(self, content, tmp_path):
+        """Its own script would go on, and the password would be `admin`."""
+        done = start_grafana(tmp_path, content)
+
+        assert done.returncode == 1
+        assert "expected a file with a password" in done.stderr
+        assert "started" not in done.stdout
+
+    @pytest.mark.processes
+    def test_grafana_starts_with_a_password(self, tmp_path):
+        done = start_grafana(tmp_path, "geheim\n")
+
+        assert (done.returncode, done.stdout, done.stderr) == (0, "started\n", "")
+
+    def test_secrets_belong_to_who_reads_them(self):
+        """One owner of all secrets; root of the PostgreSQL container may read the files of others."""
+        grafana, postgres = (COMPOSE["services"][name] for name in ("grafana", "postgres"))
+
+        assert grafana["user"] == dict(instructions()[-1])["USER"]
+        assert "DAC_OVERRIDE" in postgres["cap_add"]
+        assert grafana["environment"]["GF_SECURITY_ADMIN_PASSWORD__FILE"] == f"/run/secrets/{grafana['secrets'][0]}"
+
     def test_names_files_that_are_there(self):
         folder = CONFIG / "docker"
         named = [one.split(":")[0] for service in COMPOSE["services"].values() for one in service.get("volumes", [])]
@@ -254,24 +278,64 @@ class TestCompose:
         assert {path for path in named if path[0] not in ".$"} == set(COMPOSE["volumes"])
 
 
+def start_grafana(folder, password):
+    """Run the start command of the Grafana container with a script in place of its own; None: no file."""
+    script, file = folder / "run.sh", folder / "password"
+    script.write_text("#!/bin/sh\necho started\n")
+    script.chmod(0o755)
+    if password is not None:
+        file.write_text(password)
+    *command, own = (part.replace("$$", "$") for part in COMPOSE["services"]["grafana"]["entrypoint"])
+    assert own == "/run.sh"
+    environment = os.environ | {"GF_SECURITY_ADMIN_PASSWORD__FILE": str(file)}
+    return subprocess.run([*command, script], env=environment, capture_output=True, text=True, check=False)
+
+
 LABELS = {name: set(labels) for name, (labels, _) in (COUNTERS | GAUGES).items()}
 for histogram, (labels, _) in HISTOGRAMS.items():
     LABELS[f"{histogram}_bucket"] = {*labels, "le"}
     LABELS[f"{histogram}_sum"] = LABELS[f"{histogram}_count"] = set(labels)
 OF_PROMETHEUS = {"job", "instance"}
+FIRST_EVENTS = {
+    "ForecasterAlertsFail": 1,
+    "ForecasterBarsRevised": 1,
+    "ForecasterBaselineFails": 1,
+    "ForecasterDrift": 2,
+    "ForecasterFallback": 1,
+    "ForecasterMissed": 1,
+    "ForecasterSchedulerFaults": 1,
+}
+"""Rules that one event sets off, and how many alerts come of one event of each counter of a new service."""
 PANELS = [panel for panel in DASHBOARD["panels"] if panel["type"] != "row"]
 QUERIES = [target["expr"] for panel in PANELS for target in panel["targets"]]
 EXPRESSIONS = [rule["expr"] for rule in RULES] + QUERIES
 
 
 @pytest.fixture(scope="module")
-def exposed():
-    """The samples' names that a service shows, and the labels of ours."""
+def families():
+    """What a service exposes that has just begun."""
     series = [{"exchange": "a", "symbol": "A/B", "timeframe": "1h", "file": "bars.csv"}]
     text = Vitals(Config.model_validate({"series": series})).exposition().decode()
-    ours = {family.name for family in text_string_to_metric_families(text)}
-    samples = {one.name for family in text_string_to_metric_families(text) for one in family.samples}
-    return ours | samples | LABELS.keys()
+    return list(text_string_to_metric_families(text))
+
+
+@pytest.fixture(scope="module")
+def exposed(families):
+    """The samples' names that a service shows, and the labels of ours."""
+    return {name for one in families for name in (one.name, *(sample.name for sample in one.samples))} | LABELS.keys()
+
+
+@pytest.fixture(scope="module")
+def counted(families):
+    """The samples of our counters."""
+    counters = [one for one in families if one.type == "counter" and one.name.startswith("forecaster_")]
+    return [sample for one in counters for sample in one.samples]
+
+
+def test_every_counter_stands_at_zero_from_the_start(counted):
+    """`increase` does not see the first event of a counter that did not exist before it."""
+    assert {sample.name for sample in counted} == COUNTERS.keys()
+    assert {sample.value for sample in counted} == {0}
 
 
 @pytest.mark.parametrize("expression", EXPRESSIONS)
@@ -318,9 +382,28 @@ class TestRules:
 
         assert done.returncode == 0, done.stdout + done.stderr
 
+    @pytest.mark.docs
+    def test_the_first_event_of_each_counter_is_told(self, counted, tmp_path):
+        """What a new service exposes, from 0 to 1 after an hour: each rule of single events fires."""
+        labels = [",".join(f'{name}="{value}"' for name, value in one.labels.items()) for one in counted]
+        fed = [f'{one.name}{{job="forecaster",{text}}}' for one, text in zip(counted, labels, strict=True)]
+        asked = {"expr": 'count by (alertname) (ALERTS{alertstate="firing"})', "eval_time": "62m"}
+        expected = [{"labels": f'{{alertname="{name}"}}', "value": count} for name, count in FIRST_EVENTS.items()]
+        world = {
+            "interval": "1m",
+            "input_series": [{"series": one, "values": "0x60 1x60"} for one in fed],
+            "promql_expr_test": [asked | {"exp_samples": expected}],
+        }
+        path = tmp_path / "first.yml"
+        path.write_text(yaml.safe_dump({"rule_files": [str(CONFIG / "prometheus" / "rules.yml")], "tests": [world]}))
+        command = ["promtool", "test", "rules", path]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+
+        assert done.returncode == 0, done.stdout + done.stderr
+
     def test_the_worlds_name_every_rule(self):
-        """The two worlds that promtool tries: both feed every metric, one expects no alert and one expects each."""
-        tried = yaml.safe_load(WORLDS.read_text(encoding="utf-8"))["tests"]
+        """The first two worlds that promtool tries: both feed every metric, one expects no alert and one each."""
+        tried = yaml.safe_load(WORLDS.read_text(encoding="utf-8"))["tests"][:2]
         fed = [{re.match(r"\w+", one["series"])[0] for one in world["input_series"]} for world in tried]
         fired = {re.search(r'"(\w+)"', one["labels"])[1] for one in tried[1]["promql_expr_test"][0]["exp_samples"]}
         asked = {name for rule in RULES for name in re.findall(r"\b(?:forecaster_\w+|process_\w+|up)\b", rule["expr"])}
