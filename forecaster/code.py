@@ -33,6 +33,7 @@ DECIDING: Final = (
     "model/har.py",
     "model/moves.py",
     "model/reference.py",
+    "model/weights.py",
 )
 """Files of the package, whose arithmetic ends in a forecast."""
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydantic_core import from_json
+
 from forecaster.config import HUB, NANO
 from forecaster.errors import ModelLoadError
 from forecaster.model.checkpoint import load_checkpoint
-from forecaster.model.files import NANO_FOLDER, SUMS_FILE, WEIGHTS_FILE
+from forecaster.model.files import CONFIG_FILE, NANO_FOLDER, WEIGHTS_FILE, open_beside, read_beside, read_sums
 from forecaster.model.reference import reference_bars
 
 if TYPE_CHECKING:
@@ -76,43 +78,45 @@ def describe(model_id: str) -> CheckpointFacts:
         quantile_levels=tuple(limits.quantiles),
         weights_bytes=(folder / WEIGHTS_FILE).stat().st_size,
         weights_sha256=weights_sha256,
-        sums=_compare_sums(folder),
-        licence=_find_licence(folder),
-        made_by=_read_record(folder),
+        sums=_compare_sums(model_id, folder),
+        licence=_find_licence(model_id, folder),
+        made_by=_read_record(model_id, folder),
     )
 
 
-def _compare_sums(folder: Path) -> str:
-    """Say whether the files are those that SHA256SUMS names; of the weights, loading has made sure."""
-    sums = folder / SUMS_FILE
-    if not sums.is_file():
+def _compare_sums(model_id: str, folder: Path) -> str:
+    """Say whether the files are those that SHA256SUMS names; loading has compared weights and configuration."""
+    sums = read_sums(model_id, folder)
+    if sums is None:
         return "no SHA256SUMS"
-    named = [line.split(maxsplit=1) for line in sums.read_text().splitlines() if line.strip()]
-    wrong = [name for digest, name in named if _digest(folder / name.lstrip("*")) != digest]
-    return f"differs from SHA256SUMS: {', '.join(wrong)}" if wrong else f"agrees with SHA256SUMS, {len(named)} files"
+    others = {name: digest for name, digest in sums.items() if name not in {WEIGHTS_FILE, CONFIG_FILE}}
+    wrong = [name for name, digest in others.items() if _digest(model_id, folder, name) != digest]
+    return f"differs from SHA256SUMS: {', '.join(wrong)}" if wrong else f"agrees with SHA256SUMS, {len(sums)} files"
 
 
-def _digest(file: Path) -> str | None:
-    if not file.is_file():
+def _digest(model_id: str, folder: Path, name: str) -> str | None:
+    if not os.path.lexists(folder / name):
         return None
-    with file.open("rb") as content:
+    with open_beside(model_id, folder, name) as content:
         return hashlib.file_digest(content, "sha256").hexdigest()
 
 
-def _find_licence(folder: Path) -> str | None:
+def _find_licence(model_id: str, folder: Path) -> str | None:
     """Give the licence that a row of the model card's table names."""
-    card = folder / MODEL_CARD
-    lines = card.read_text(encoding="utf-8").splitlines() if card.is_file() else []
-    rows = [[cell.strip() for cell in line.strip("| ").split("|")] for line in lines]
+    card = read_beside(model_id, folder, MODEL_CARD) or b""
+    rows = [
+        [cell.strip() for cell in line.strip("| ").split("|")] for line in card.decode(errors="replace").splitlines()
+    ]
     return next((row[1] for row in rows if row[0] in {"Licence", "License"} and len(row) > 1), None)
 
 
-def _read_record(folder: Path) -> dict[str, object] | None:
+def _read_record(model_id: str, folder: Path) -> dict[str, object] | None:
     """Give the record that training or fine-tuning left, with its name."""
     for name in MADE_BY:
-        if (folder / name).is_file():
+        record = read_beside(model_id, folder, name)
+        if record is not None:
             try:
-                return {"record": name, **json.loads((folder / name).read_text())}
+                return {"record": name, **from_json(record)}
             except (ValueError, TypeError) as error:
-                raise ModelLoadError(str(folder), f"a JSON object in {name}", error) from error
+                raise ModelLoadError(model_id, f"a JSON object in {name}", error) from error
     return None

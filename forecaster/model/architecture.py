@@ -12,8 +12,6 @@ import torch
 from torch import nn
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from forecaster.model.config_json import Architecture
 
 
@@ -144,12 +142,3 @@ class _Perceptron(nn.Module):
     def forward(self, states: torch.Tensor) -> torch.Tensor:
         out: torch.Tensor = self.wo(self.wi(states).relu())
         return out
-
-
-def misfits(model: nn.Module, weights: Mapping[str, torch.Tensor]) -> list[str]:
-    """Name the weights that the modules lack, that they do not have, or that have another shape."""
-    expected = {name: tuple(weight.shape) for name, weight in model.state_dict().items()}
-    found = {name: tuple(weight.shape) for name, weight in weights.items()}
-    differing = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
-    wrong = [f"{name}: expected {expected.get(name)}, found {found.get(name)}" for name in differing]
-    return wrong + [f"{name}: {one.dtype}" for name, one in weights.items() if not one.is_floating_point()]

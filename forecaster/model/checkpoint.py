@@ -11,51 +11,46 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 
 from forecaster.errors import ModelLoadError
-from forecaster.model.architecture import Chronos2, misfits
-from forecaster.model.files import WEIGHTS_FILE, check_supported, find_checkpoint
+from forecaster.model.architecture import Chronos2
+from forecaster.model.files import open_checkpoint
 
 if TYPE_CHECKING:
-    from forecaster.model.files import CheckpointFiles
+    from forecaster.model.weights import Tensor, WeightsFile
+
+_DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 
 def load_checkpoint(model_id: str, revision: str | None, device: str) -> tuple[Chronos2, str]:
-    """Load a model in evaluation mode; gives it with the sha256 of its weights.
+    """Load a model in evaluation mode; gives it with the sha256 of its weights: of the bytes that were loaded.
 
     Raises:
         ModelLoadError: when files are missing, damaged, or not a Chronos-2 that the forward pass has.
     """
-    files = find_checkpoint(model_id, revision)
-    return _load(model_id, files).to(_pick_device(model_id, device)), files.weights_sha256
+    with open_checkpoint(model_id, revision) as opened:
+        weights = {one.name: _read(opened.weights, one) for one in opened.weights.tensors}
+        files = opened.finish()
+    if not all(torch.isfinite(weight).all() for weight in weights.values()):
+        raise ModelLoadError(model_id, "finite weights", "NaN or infinity")
+    with torch.device("meta"):
+        model = Chronos2(files.architecture)
+    model.load_state_dict(weights, assign=True)
+    model.eval().requires_grad_(requires_grad=False)
+    return model.to(_pick_device(model_id, device)), files.weights_sha256
 
 
 @cache
 def library_versions() -> str:
     """Name the libraries that numbers depend on, with their versions."""
-    return ", ".join(f"{name} {version(name)}" for name in ("torch", "numpy", "safetensors"))
+    return ", ".join(f"{name} {version(name)}" for name in ("torch", "numpy"))
 
 
-def _load(model_id: str, files: CheckpointFiles) -> Chronos2:
-    check_supported(model_id, files.architecture)
-    with torch.device("meta"):
-        model = Chronos2(files.architecture)
-    try:
-        mapped = load_file(files.folder / WEIGHTS_FILE)
-    except (OSError, SafetensorError) as error:
-        found = f"{type(error).__name__}: {error}"
-        raise ModelLoadError(model_id, f"a Chronos-2 model in {files.folder}", found) from error
-    wrong = misfits(model, mapped)
-    if wrong:
-        raise ModelLoadError(model_id, "weights that fit config.json", f"{'; '.join(wrong):.300}")
-    # Copies: what is mapped lies as the file has it, unaligned, and would change with the file.
-    weights = {name: weight.to(torch.float32, copy=True) for name, weight in mapped.items()}
-    if not all(torch.isfinite(weight).all() for weight in weights.values()):
-        raise ModelLoadError(model_id, "finite weights", "NaN or infinity")
-    model.load_state_dict(weights, assign=True)
-    return model.eval().requires_grad_(requires_grad=False)
+def _read(weights: WeightsFile, tensor: Tensor) -> torch.Tensor:
+    """Read the next tensor, as float32."""
+    read = torch.empty(tensor.shape, dtype=_DTYPES[tensor.dtype])
+    weights.read_into(read.flatten().view(torch.uint8).numpy().data)
+    return read.to(torch.float32)
 
 
 def _pick_device(model_id: str, device: str) -> torch.device:

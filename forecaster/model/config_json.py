@@ -23,10 +23,27 @@ _Bars = Annotated[int, Field(ge=1, le=1 << 24, strict=True)]
 _Level = Annotated[float, Field(gt=0, lt=1, strict=True)]
 
 
-class _Record(BaseModel):
-    """Part of a `config.json`; what only transformers reads is left out."""
+METADATA: Final = frozenset(
+    {
+        *("_name_or_path", "architectures", "chronos_pipeline_class", "model_type", "transformers_version"),
+        *("dtype", "torch_dtype", "_attn_implementation_autoset", "problem_type", "id2label", "label2id"),
+        *("return_dict", "output_attentions", "output_hidden_states", "use_cache", "chunk_size_feed_forward"),
+        *("dropout_rate", "classifier_dropout", "initializer_factor", "vocab_size", "tie_word_embeddings"),
+        *("is_decoder", "is_encoder_decoder", "num_decoder_layers", "scale_decoder_outputs", "n_positions"),
+        *("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id"),
+        *("relative_attention_max_distance", "relative_attention_num_buckets"),
+    }
+)
+"""Keys that transformers writes, and that decide no forecast of a Chronos-2: they are ignored, whatever they say.
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
+Weights are used as float32. Tokens other than REG, and T5's decoder and relative positions, are no part of the model.
+"""
+
+
+class _Record(BaseModel):
+    """Part of a `config.json`; a key that is not known could change the forecast elsewhere, and is refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class Limits(_Record):
@@ -70,9 +87,18 @@ class Architecture(_Record):
     num_heads: _Number = 8
     layer_norm_epsilon: Annotated[float, Field(ge=0, le=1, strict=True)] = 1e-6
     feed_forward_proj: str = "relu"
-    rope_theta: Annotated[float, Field(gt=0, le=1e12, strict=True)] = 10_000.0
+    dense_act_fn: Literal["relu"] = "relu"
+    is_gated_act: Literal[False] = False
+    rope_theta: Annotated[float, Field(ge=1, le=1e12, strict=True)] = 10_000.0
     reference_patch: StrictBool = False
     reg_token_id: Literal[1] = 1
+
+    @model_validator(mode="before")
+    @classmethod
+    def _ignore_metadata(cls, values: object) -> object:
+        if isinstance(values, dict):
+            return {name: value for name, value in values.items() if name not in METADATA}
+        return values
 
     @property
     def max_horizon(self) -> int:
@@ -105,7 +131,7 @@ def checkpoint_digest(weights_sha256: str, architecture: Architecture) -> str:
     """Give the sha256 that tells two checkpoints apart: of the weights, and of what decides how they are used.
 
     The architecture counts as it was understood: neither the order of its keys, nor a default that is written out, nor
-    a key that nobody here reads.
+    metadata.
     """
     understood = json.dumps(architecture.model_dump(mode="json", exclude_defaults=True), sort_keys=True)
     digest = hashlib.sha256(f"{weights_sha256}\n{understood}".encode()).hexdigest()

@@ -27,6 +27,7 @@ from forecaster.model.files import write_sums
 from forecaster.model.loss import Standard, losses_of
 from forecaster.model.reference import REFERENCE_PATCH, reference_bars, reference_patch
 from forecaster.model.synthetic import drop_bars, simulate_futures
+from forecaster.writing import new_file, write_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -250,7 +251,7 @@ class _Run:
         """Go on from what `out` holds for this very plan; begin its list of losses when it holds nothing."""
         path = out / STATE_FILE
         if not path.exists():
-            (out / LOSS_FILE).write_text("step,loss\n")
+            write_text("step,loss\n", out / LOSS_FILE)
             return
         state: dict[str, Any] = torch.load(path, weights_only=True)
         begun = TrainingPlan(**state["plan"])
@@ -311,9 +312,8 @@ def _penalty(plan: TrainingPlan, step: int) -> float:
 
 def _save(run: _Run, out: Path, losses: list[tuple[int, float]]) -> None:
     """Write state, averaged weights and losses so that a run killed at any time can go on from here."""
-    scratch = out / (STATE_FILE + ".part")
-    torch.save(run.state(), scratch)
-    scratch.replace(out / STATE_FILE)
+    with new_file(out / STATE_FILE) as file:
+        torch.save(run.state(), file)
     run.average.module.save_pretrained(out)  # type: ignore[operator]  # typed as any attribute of a module
     with (out / LOSS_FILE).open("a", newline="") as file:
         csv.writer(file).writerows((step, f"{loss:.5f}") for step, loss in losses)
@@ -331,7 +331,7 @@ def _write_about(run: _Run, out: Path) -> None:
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
     }
-    (out / "training.json").write_text(json.dumps(about, indent=2) + "\n")
+    write_text(json.dumps(about, indent=2) + "\n", out / "training.json")
     write_sums(out)
 
 
@@ -346,4 +346,5 @@ def _draw_losses(out: Path) -> None:
     axes.plot(steps[window - 1 :], mean, color="#3b6fb6", label=f"mean of {window}")
     axes.set(xlabel="step", ylabel="quantile loss, normalised", yscale="log", title="Training loss")
     axes.legend(frameon=False)
-    figure.savefig(out / "loss.png", dpi=100)
+    with new_file(out / "loss.png") as file:
+        figure.savefig(file, dpi=100, format="png")

@@ -14,13 +14,17 @@ if TYPE_CHECKING:
 
 
 def to_upstream(model: Chronos2) -> Chronos2Model:
-    """Copy a loaded checkpoint into upstream's model, in evaluation mode, on the same device."""
+    """Copy a loaded checkpoint into upstream's model, in evaluation mode, on the same device.
+
+    Upstream sees checked settings and loaded weights, never the folder: it would load adapters and code from there.
+    """
     from chronos.chronos2 import Chronos2Model  # noqa: PLC0415 - it loads transformers
     from chronos.chronos2.config import Chronos2CoreConfig  # noqa: PLC0415 - the same
     from transformers.utils import logging as hub_logging  # noqa: PLC0415 - the same
 
     hub_logging.disable_progress_bar()
-    config = Chronos2CoreConfig(**model.config.model_dump(mode="json"), architectures=["Chronos2Model"], dropout_rate=0)
+    ours = {"architectures": ["Chronos2Model"], "dropout_rate": 0, "attn_implementation": "sdpa"}
+    config = Chronos2CoreConfig(**model.config.model_dump(mode="json"), **ours)
     upstream = Chronos2Model(config).to(model.device)
     upstream.load_state_dict(model.state_dict())
     return upstream.eval().requires_grad_(requires_grad=False)

@@ -11,7 +11,7 @@ import pytest
 from forecaster.errors import ModelLoadError
 from forecaster.model.about import describe
 from forecaster.model.chronos2 import Chronos2OHLCWrapper
-from forecaster.model.files import NANO_FOLDER
+from forecaster.model.files import NANO_FOLDER, write_sums
 from forecaster.model.reference import REFERENCE_PATCH
 
 
@@ -58,6 +58,7 @@ def test_reference_patch_is_not_context(folder):
     """What a user may ask for is what the wrapper takes."""
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {REFERENCE_PATCH: True}))
+    write_sums(folder)
     facts = describe(str(folder))
 
     assert facts.reference_patch
@@ -65,15 +66,31 @@ def test_reference_patch_is_not_context(folder):
 
 
 def test_changed_and_missing_files_are_told(folder):
-    """Weights are compared by whoever loads them; the others here."""
-    (folder / "config.json").write_text((folder / "config.json").read_text() + "\n")
+    """Weights and configuration are compared when they are loaded; the others here."""
     sums = folder / "SHA256SUMS"
-    sums.write_text(sums.read_text() + "0" * 64 + "  lost.txt\n")
+    sums.write_text(sums.read_text() + f"{'0' * 64}  lost.txt\n{'0' * 64} *loss.csv\n")
 
-    assert describe(str(folder)).sums == "differs from SHA256SUMS: config.json, lost.txt"
+    assert describe(str(folder)).sums == "differs from SHA256SUMS: lost.txt, loss.csv"
 
 
-@pytest.mark.parametrize("content", ["{", "[1]"])
+@pytest.mark.parametrize("name", ["/dev/zero", "../outside.txt"])
+def test_sums_of_files_elsewhere_are_not_computed(folder, name):
+    """A SHA256SUMS that came with a model does not decide what is read on this machine."""
+    (folder.parent / "outside.txt").write_text("not the model's")
+    sums = folder / "SHA256SUMS"
+    sums.write_text(sums.read_text() + f"{'0' * 64}  {name}\n")
+
+    with pytest.raises(ModelLoadError, match=r"expected a regular file .* within "):
+        describe(str(folder))
+
+
+def test_card_in_another_encoding(folder):
+    (folder / "MODEL_CARD.md").write_bytes(b"| Licence | caf\xe9 |\n")
+
+    assert describe(str(folder)).licence == "caf\ufffd"
+
+
+@pytest.mark.parametrize("content", ["{", "[1]", "[" * 100_000], ids=["cut", "list", "nested"])
 def test_record_that_is_no_record(folder, content):
     (folder / "training.json").write_text(content)
     with pytest.raises(ModelLoadError, match=r"a JSON object in training\.json"):

@@ -18,7 +18,7 @@ from forecaster.errors import ConfigError, ModelLoadError, NotEnoughBars
 from forecaster.model.about import describe
 from forecaster.model.checkpoint import load_checkpoint
 from forecaster.model.chronos2 import Chronos2OHLCWrapper
-from forecaster.model.files import NANO_FOLDER
+from forecaster.model.files import NANO_FOLDER, write_sums
 from forecaster.model.finetune import FinetunePlan, Windows, finetune, fit
 from forecaster.model.reference import REFERENCE_PATCH, reference_bars
 from forecaster.model.upstream import to_upstream
@@ -132,6 +132,7 @@ def checkpoint(request, tmp_path):
     shutil.copytree(NANO_FOLDER, folder)
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {REFERENCE_PATCH: request.param}))
+    write_sums(folder)
     return folder
 
 
