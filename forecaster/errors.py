@@ -25,7 +25,7 @@
        │  ├─ StoreTaken             another process writes it
        │  └─ LedgerMissing          nothing has been written there yet, or the URL names another place
        ├─ SchemaTooNew              upgrade the program, not the database
-       ├─ LeaseLost                 another process writes now; nothing of this transaction was kept
+       ├─ LeaseLost                 another process writes now, or the file is gone; nothing of this was kept
        └─ LedgerConflict            the same key with another payload: an integrity alarm
 
 A constructor takes the facts and makes its own message; the facts stay as attributes. Times are UTC milliseconds as
@@ -47,6 +47,7 @@ _EPOCH: Final = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 _UNITS: Final = {"d": 86_400_000, "h": 3_600_000, "m": 60_000}
 _MOST_NEAR: Final = 5
 _NEAR: Final = 0.5
+_LONGEST_TEXT: Final = 4_000
 _UNSTORABLE: Final = re.compile("[\0\ud800-\udfff]")
 """What PostgreSQL or any database cannot keep in a text: NUL, and one half of a pair of surrogates."""
 
@@ -78,6 +79,16 @@ def duration_text(ms: float) -> str:
 def storable(text: str) -> str:
     """Replace the characters that some database does not keep."""
     return _UNSTORABLE.sub("\N{REPLACEMENT CHARACTER}", text)
+
+
+def printable(text: object) -> str:
+    """Give a text that a terminal shows and does not obey: names in files and answers may hold control characters.
+
+    What moves a cursor, ends a line or turns the direction of writing is replaced; a very long text is cut.
+    """
+    text = str(text)
+    shown = "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text[:_LONGEST_TEXT])
+    return shown if len(text) <= _LONGEST_TEXT else f"{shown}…"
 
 
 class ForecasterError(Exception):
@@ -288,10 +299,10 @@ class SchemaTooNew(StoreError):
 
 
 class LeaseLost(StoreError):
-    """Another process has taken over the ledger; `epoch` is what this one had."""
+    """Another process has taken over the ledger, or its file is gone; `epoch` is what this one had."""
 
-    def __init__(self, url: str, epoch: int) -> None:
-        super().__init__(f"store {url}: expected to hold the lease of epoch {epoch}, another process has taken over")
+    def __init__(self, url: str, epoch: int, found: str = "another process has taken over") -> None:
+        super().__init__(f"store {url}: expected to hold the lease of epoch {epoch}, {found}")
         self.epoch = epoch
 
 

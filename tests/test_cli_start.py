@@ -153,7 +153,7 @@ def test_configuration_that_cannot_be_written(own, tmp_path):
     """The name that was given is shown, and no other."""
     line = refused("start", own, "--out", tmp_path, "--force")
 
-    assert line.endswith(f"--out: expected a file that can be written, found '{tmp_path}: Is a directory'")
+    assert line.endswith(f"--out: expected a file that can be written, found '{tmp_path}, which is a folder'")
 
 
 def test_configuration_is_overwritten_only_by_force(own):

@@ -26,8 +26,8 @@ from forecaster.accuracy.figures import (
     signed,
 )
 from forecaster.bars import FIELDS
-from forecaster.errors import ConfigError
 from forecaster.ledger import LIVE
+from forecaster.writing import write_text
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -71,11 +71,7 @@ def write_report(sections: Sequence[Section], scope: Scope, path: Path) -> int:
         font=Markup(FONT),  # noqa: S704 - ours
         plotly=Markup(get_plotlyjs()),  # noqa: S704 - plotly's own, from its package
     )
-    try:
-        path.write_text(page, encoding="utf-8")
-    except OSError as error:
-        raise ConfigError("out", "a file that can be written", str(error)) from error
-    return path.stat().st_size
+    return write_text(page, path)
 
 
 def cards(section: Section, scope: Scope) -> list[Card]:

@@ -25,6 +25,7 @@ from forecaster.accuracy.score import RAW, SERVED
 from forecaster.bars import FIELDS
 from forecaster.errors import ConfigError
 from forecaster.forecast import interpolate
+from forecaster.writing import new_file, write_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -74,7 +75,8 @@ def draw_charts(charts: Sequence[Chart], path: Path) -> None:
         for (left, right), chart in zip(grid, charts, strict=True):
             _draw_intervals(left, chart)
             _draw_fan(right, chart)
-        figure.savefig(path, dpi=110)
+        with new_file(path, "png") as file:
+            figure.savefig(file, dpi=110, format="png")
 
 
 def draw_pictures(sections: Sequence[Section], folder: Path) -> list[Path]:
@@ -93,7 +95,7 @@ def draw_pictures(sections: Sequence[Section], folder: Path) -> list[Path]:
 def write_page(page: Page, picture: Path, path: Path) -> None:
     """Write the page with its picture inside: one file, no script, nothing fetched."""
     encoded = base64.b64encode(picture.read_bytes()).decode()
-    path.write_text(_TEMPLATE.render(page=page, picture=encoded), encoding="utf-8")
+    write_text(_TEMPLATE.render(page=page, picture=encoded), path)
 
 
 def _draw_intervals(axes: Axes, chart: Chart) -> None:
@@ -113,7 +115,8 @@ def _draw_intervals(axes: Axes, chart: Chart) -> None:
         axes.plot(x, middle, color=_FAN, linewidth=0.9, label="median")
         axes.scatter(x[missed], actual[missed], s=16, color=_MISS, zorder=4, label="close outside")
         share = 1 - missed.mean()
-        axes.set_title(f"{chart.bars.key}: each close, as forecast one bar before ({share:.0%} inside)", loc="left")
+        title = f"{chart.bars.key}: each close, as forecast one bar before ({share:.0%} inside)"
+        axes.set_title(title, loc="left", parse_math=False)
         axes.legend(loc="best", frameon=False)
     label_times(axes, np.arange(len(bars)), bars.open_time, bars.key.timeframe)
 
@@ -133,7 +136,7 @@ def _draw_fan(axes: Axes, chart: Chart) -> None:
     axes.plot(x_H, _from_cutoff(last_close, forecast.median()), color=_FAN, linewidth=1.2, label="median")
     draw_candles(axes, bars, np.arange(len(bars)))
     axes.axvline(start - 0.5, color=_FAINT, linewidth=0.8, linestyle=":")
-    axes.set_title(f"{chart.bars.key}: fan of {forecast.horizon} bars over what came", loc="left")
+    axes.set_title(f"{chart.bars.key}: fan of {forecast.horizon} bars over what came", loc="left", parse_math=False)
     axes.legend(loc="best", frameon=False)
     label_times(axes, np.arange(len(bars)), bars.open_time, bars.key.timeframe)
 
@@ -149,7 +152,8 @@ def _draw_section(section: Section, folder: Path) -> list[Path]:
                 one(axes)
             figure.suptitle(str(key), x=0.01, ha="left", fontweight="bold", parse_math=False)
             paths.append(folder / f"{file_name(key)}-{name}.png")
-            figure.savefig(paths[-1], dpi=130)
+            with new_file(paths[-1], "png") as file:
+                figure.savefig(file, dpi=130, format="png")
 
     if section.scenes:
         draw("fan", [lambda axes, scene=scene: _draw_scene(axes, scene) for scene in section.scenes])  # type: ignore[misc]

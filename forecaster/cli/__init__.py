@@ -16,6 +16,7 @@ from forecaster.cli.accuracy import accuracy, report
 from forecaster.cli.alerts import alerts_app
 from forecaster.cli.bars import bars_app, pull
 from forecaster.cli.health import ask_health
+from forecaster.cli.holds import holds_app
 from forecaster.cli.model import bench_app, model_app
 from forecaster.cli.options import AsOfOption, ConfigOption, JsonOption, SeriesOption, StoreOption, as_of_ms, read_files
 from forecaster.cli.printing import (
@@ -27,8 +28,8 @@ from forecaster.cli.printing import (
     print_forecast,
     print_record,
     print_scores,
-    printable,
     refused_of,
+    say,
 )
 from forecaster.cli.proofs import verify_app
 from forecaster.cli.replay import replay
@@ -51,7 +52,8 @@ class _Commands(TyperGroup):
             return super().invoke(ctx)
         except ForecasterError as error:
             lines = f"{type(error).__name__}: {error}".split("\n")
-            typer.secho("\n".join(map(printable, lines)), fg="red", err=True)
+            for line in lines:
+                say(line, fg="red", err=True)
             raise typer.Exit(2) from error
 
 
@@ -76,6 +78,7 @@ app.command()(replay)
 app.command("health")(ask_health)
 app.command("signal")(live_signal)
 app.add_typer(alerts_app, name="alerts")
+app.add_typer(holds_app, name="holds")
 app.add_typer(model_app, name="model")
 app.add_typer(bench_app, name="bench")
 app.add_typer(store_app, name="store")
@@ -101,7 +104,7 @@ def demo(
     """
     from rich.console import Console
 
-    from forecaster.config import EMBEDDED, load_config
+    from forecaster.config import EMBEDDED, load_config, with_store
     from forecaster.daemon.demo import Demo
     from forecaster.engine import Forecaster
 
@@ -113,15 +116,15 @@ def demo(
     settings = load_config(config or EMBEDDED)
     if cycles is not None and settings.demo is not None:
         settings = settings.model_copy(update={"demo": settings.demo.model_copy(update={"cycles": cycles})})
-    store = settings.store.model_copy(update={"url": _demo_ledger(settings.store.url, out, replace=config is None)})
-    with Forecaster(settings.model_copy(update={"store": store})) as forecaster:
+    ledger = _demo_ledger(settings.store.url.reveal(), out, replace=config is None)
+    with Forecaster(with_store(settings, ledger)) as forecaster:
         show = Demo(forecaster)
         summary = show.run(Console(stderr=True))
         picture, page = out / "demo-report.png", out / "demo-report.html"
         show.write_report(summary, picture, page)
         if not json_:
             print_scores(show.scores)
-    typer.echo(f"report: {page} and {picture}", err=json_)
+    say(f"report: {page} and {picture}", err=json_)
     print_record(dataclasses.asdict(summary), json_=json_)
 
 
@@ -198,10 +201,12 @@ def latest(
         return
     for key, forecast in found.items():
         if forecast is None:
-            typer.echo(printable(f"{key}: no forecast"))
+            say(f"{key}: no forecast")
         else:
             print_forecast(forecast, (0.1, 0.5, 0.9))
-            typer.echo(f"available since {utc_text(forecast.available_at)}, engine {forecast.engine}")
+            say(f"available since {utc_text(forecast.available_at)}, engine {forecast.engine}")
+            if forecast.revised:
+                say(f"made from {len(forecast.revised)} bars that have changed since: do not rely on it")
 
 
 @app.command()
@@ -232,8 +237,8 @@ def config_check(
     All faults are listed, one a line. Nothing is stored, and no exchange is asked.
 
     With --probe, each exchange is asked for the newest bars of its series. A series is wrong when there are none, when
-    they are stale, or when the market is no longer traded. An exchange that has banned this address is asked all the
-    same: wait first.
+    they are stale, or when the market is no longer traded. An exchange that has refused this address is not asked
+    before its hold is over, or lifted: `forecaster holds`.
     """
     from forecaster.cli.check import check_and_leave
     from forecaster.config import default_config_path
@@ -244,12 +249,9 @@ def config_check(
 @config_app.command("show")
 def config_show(config: ConfigOption = None) -> None:
     """Print a configuration with all its defaults, as JSON."""
-    from forecaster.address import shown
     from forecaster.config import default_config_path, load_config
 
-    loaded = load_config(config or default_config_path())
-    store = loaded.store.model_copy(update={"url": shown(loaded.store.url)})
-    typer.echo(loaded.model_copy(update={"store": store}).model_dump_json(indent=2))
+    typer.echo(json.dumps(load_config(config or default_config_path()).model_dump(mode="json"), indent=2))
 
 
 def _demo_ledger(url: str, out: Path, *, replace: bool) -> str:
@@ -300,6 +302,7 @@ def _describe(key: SeriesKey, forecast: OHLCForecast | None) -> dict[str, object
     return {
         "series": str(key),
         "cutoff": forecast.cutoff,
+        "revised": list(forecast.revised),
         "available_at": forecast.available_at,
         "engine": forecast.engine,
         "close_q10": lower.tolist(),

@@ -22,7 +22,14 @@ from forecaster.cli.options import (
     check_name,
     utc_ms,
 )
-from forecaster.cli.printing import log_to_stderr, print_record, print_reports, print_verdicts
+from forecaster.cli.printing import (
+    log_to_stderr,
+    print_record,
+    print_reports,
+    print_verdicts,
+    progress_bar,
+    say,
+)
 from forecaster.errors import ConfigError, StoreUnavailable
 
 if TYPE_CHECKING:
@@ -192,7 +199,7 @@ def _print_answer(answer: Answer, asked: Asked, *, detail: bool) -> None:
     """Print tables for people."""
     if not any(answer.reports.values()):
         whose = "nothing" if asked.model is None else f"nothing of {asked.model}"
-        typer.echo(f"run {asked.run_id}: {whose} has settled yet")
+        say(f"run {asked.run_id}: {whose} has settled yet")
         return
     for era, reports in answer.reports.items():
         if answer.verdicts[era]:
@@ -200,10 +207,10 @@ def _print_answer(answer: Answer, asked: Asked, *, detail: bool) -> None:
         if detail and reports:
             print_reports(reports)
     for key in answer.without_rival:
-        typer.echo(f"{key}: no verdict, since no forecast of {asked.rival} has settled on it")
+        say(f"{key}: no verdict, since no forecast of {asked.rival} has settled on it")
     if answer.difference is not None:
         size = f"{answer.difference:.1e}"
-        typer.echo(f"scored again, each cutoff alone: the largest relative difference of a sum is {size}")
+        say(f"scored again, each cutoff alone: the largest relative difference of a sum is {size}")
 
 
 def _eras(released: dt.date | None) -> dict[str, tuple[int, int]]:
@@ -240,7 +247,6 @@ def report(  # noqa: PLR0913, PLR0917 - one parameter for each option
     how many live forecasts were there in time, and of a replay what it does not prove.
     """
     from forecaster.accuracy.page import write_report
-    from forecaster.address import shown
     from forecaster.clock import now_ms
     from forecaster.engine import Forecaster
 
@@ -250,7 +256,7 @@ def report(  # noqa: PLR0913, PLR0917 - one parameter for each option
     with Forecaster.from_config(config, store) as forecaster:
         scope = _scope(forecaster, model, run_id, window, until)
         found = list(_sections(forecaster.reader, forecaster.chosen(series), scope))
-        url = shown(forecaster.config.store.url)
+        url = str(forecaster.config.store.url)
     if all(one.newest is None and one.evidence is None for one in found):
         raise StoreUnavailable(url, f"expected forecasts of {scope.model_name} in run {run_id!r}, found none")
     size = write_report(found, scope, out)
@@ -289,12 +295,9 @@ def _scope(forecaster: Forecaster, model: str | None, run_id: str, window: str |
 
 def _sections(reader: Reader, keys: list[SeriesKey], scope: Scope) -> Iterator[Section]:
     """Gather each series under a progress bar, which follows its bars through time."""
-    from rich.console import Console
-    from rich.progress import Progress
-
     from forecaster.assess import section
 
-    with Progress(console=Console(stderr=True), transient=True) as progress:
+    with progress_bar(transient=True) as progress:
         for key in keys:
             first, last = (open_of(key, scope.run_id) or 0 for open_of in (reader.oldest_open, reader.newest_open))
             task = progress.add_task(str(key), total=max(last - first, 1))

@@ -14,9 +14,14 @@ from typing import TYPE_CHECKING, Final
 import typer
 from pydantic import ValidationError
 
-from forecaster.address import shown, sqlite_path
+from forecaster.address import sqlite_path
 from forecaster.cli.options import listed
-from forecaster.cli.printing import log_to_stderr, print_findings, print_record
+from forecaster.cli.printing import (
+    log_to_stderr,
+    print_findings,
+    print_record,
+    say,
+)
 from forecaster.cli.probe import idle_keys, probe
 from forecaster.clock import now_ms
 from forecaster.config import HUB, NANO, faults_of, load_config
@@ -77,7 +82,7 @@ def _load(path: str) -> Config:
         cause = error.__cause__
         faults = faults_of(path, cause) if isinstance(cause, ValidationError) else [error]
         for fault in faults:
-            typer.secho(harmless(f"ConfigError: {fault}{_near_exchanges(fault)}"), fg="red", err=True)
+            say(harmless(f"ConfigError: {fault}{_near_exchanges(fault)}"), fg="red", err=True)
         raise typer.Exit(2) from error
 
 
@@ -152,12 +157,12 @@ def _exchanges(config: Config) -> Iterator[Finding]:
 
 def _ledger(config: Config) -> Finding:
     """Look whether the ledger's file can be written; a database on a server is not asked."""
-    path = sqlite_path(config.store.url)
-    scheme = config.store.url.partition(":")[0].partition("+")[0]
+    path = sqlite_path(config.store.url.reveal())
+    scheme = config.store.url.reveal().partition(":")[0].partition("+")[0]
     if scheme not in _DATABASES:
         return _wrong("store.url", ConfigError("store.url", f"one of {listed(scheme, _DATABASES)}", scheme))
     if path is None:
-        return Finding("store.url", ok=True, finding=f"{shown(config.store.url)}: not opened by this check")
+        return Finding("store.url", ok=True, finding=f"{config.store.url}: not opened by this check")
     return _tried("store.url", lambda: _check_writable(path.absolute()), str(path.absolute()))
 
 

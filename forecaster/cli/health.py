@@ -13,9 +13,11 @@ from urllib.parse import SplitResult, urlsplit
 
 import typer
 
+from forecaster.address import shown
 from forecaster.cli.options import ConfigOption, JsonOption
 from forecaster.cli.printing import print_record
 from forecaster.errors import ConfigError
+from forecaster.secret import Secret
 
 _SECONDS: Final = 5.0
 _LONGEST_ANSWER: Final = 1 << 20
@@ -28,7 +30,7 @@ class Place:
     """Where a service answers, what it wants to be shown, and the certificate by which it is known."""
 
     url: SplitResult
-    token: str | None = None
+    token: Secret | None = None
     certificate: Path | None = None
 
 
@@ -95,7 +97,7 @@ def look(place: Place, *, alive_only: bool = False) -> State:
 def _ask(place: Place, path: str) -> tuple[int, str]:
     """Get a page; its status is 200 or 503."""
     address = f"{place.url.geturl()}{path}"
-    headers = {} if place.token is None else {"Authorization": f"Bearer {place.token}"}
+    headers = {} if place.token is None else {"Authorization": f"Bearer {place.token.reveal()}"}
     connection = _connection(place)
     try:
         connection.request("GET", path, headers=headers)
@@ -135,19 +137,20 @@ def _configured(config: str | None, token_file: Path | None, certificate: Path |
 
 
 def _place(url: str, token_file: Path | None, certificate: Path | None) -> Place:
-    parts = urlsplit(url.rstrip("/"))
+    expected = "an address such as http://127.0.0.1:9464"
     try:
+        parts = urlsplit(url.rstrip("/"))
         usable = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port is not None
-    except ValueError:
-        usable = False
+    except ValueError as error:
+        raise ConfigError("--url", expected, shown(url)) from error
     if not usable or parts.path or parts.query or parts.username:
-        raise ConfigError("--url", "an address such as http://127.0.0.1:9464", url)
+        raise ConfigError("--url", expected, shown(url))
     if token_file is None:
         return Place(parts, None, certificate)
     if parts.scheme == "http" and parts.hostname not in _LOOPBACK:
-        raise ConfigError("--url", "https, since others could read the token on its way", url)
+        raise ConfigError("--url", "https, since others could read the token on its way", shown(url))
     try:
-        return Place(parts, token_file.read_text(encoding="ascii").strip(), certificate)
+        return Place(parts, Secret(token_file.read_text(encoding="ascii").strip()), certificate)
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError("--token-file", "a file with the token", str(error)) from error
 

@@ -22,13 +22,14 @@ from forecaster.cli.options import (
     with_file_options,
 )
 from forecaster.cli.printing import (
-    as_label,
     leave_with_errors,
     log_to_stderr,
     print_bench,
     print_evaluation,
     print_record,
     print_refused,
+    progress_bar,
+    say,
 )
 from forecaster.cli.tuning import tuning_app
 from forecaster.errors import ConfigError
@@ -53,20 +54,17 @@ def model_train(
     The defaults train the bundled model again: 50 minutes on two cores, on a GPU where there is one.
     Weights, loss.csv and loss.png are written every 200 batches. Until the learning rate falls, --steps may change.
     """
-    from rich.console import Console
-    from rich.progress import Progress
-
     from forecaster.model.train import TrainingPlan, train
 
     log_to_stderr(verbose=False)
-    with Progress(console=Console(stderr=True)) as progress:
+    with progress_bar() as progress:
         task = progress.add_task("training", total=steps)
 
         def on_step(step: int, loss: float) -> None:
             progress.update(task, completed=step + 1, description=f"training, loss {loss:.3f}")
 
         train(TrainingPlan(seed=seed, steps=steps), out, on_step)
-    typer.echo(f"model: {out}")
+    say(f"model: {out}")
 
 
 @model_app.command("eval")
@@ -100,9 +98,6 @@ def model_eval(  # noqa: PLR0913, PLR0917 - one parameter for each option
 
     A file, or one series of it, that cannot be evaluated is named, the others are evaluated, and the code is 2.
     """
-    from rich.console import Console
-    from rich.progress import Progress
-
     from forecaster.cli.evaluation import SeriesResult, evaluate_series, report_of
     from forecaster.clock import now_ms
     from forecaster.model import load_model
@@ -116,12 +111,12 @@ def model_eval(  # noqa: PLR0913, PLR0917 - one parameter for each option
     )
     loaded = load_model(settings)
     series: list[SeriesResult] = []
-    with Progress(console=Console(stderr=True)) as progress:
+    with progress_bar() as progress:
 
         def evaluate_one(one: FileSeries) -> None:
             sifted = one.source.sift(one.guess.key, now)
             print_refused(one.name, sifted)
-            task = progress.add_task(as_label(one.name), total=cutoffs)
+            task = progress.add_task(one.name, total=cutoffs)
             result = evaluate_series(sifted, loaded, plan, partial(progress.advance, task))
             series.append(dataclasses.replace(result, name=one.name))
             progress.update(task, total=result.cutoffs)
@@ -142,9 +137,6 @@ def model_compile(config: ConfigOption = None, json_: JsonOption = False) -> Non
     One piece for each number of series that are forecast together, as long as none has gaps; 20 to 60 s each.
     What is kept already is only checked. Code 2 when a piece failed; forecasts are then eager, and nothing is lost.
     """
-    from rich.console import Console
-    from rich.progress import Progress
-
     from forecaster.config import default_config_path, load_config
     from forecaster.model import load_model
 
@@ -155,7 +147,7 @@ def model_compile(config: ConfigOption = None, json_: JsonOption = False) -> Non
     counts = Counter(one.timeframe for one in settings.series)
     calls = [(series, settings.model.context, settings.model.horizon) for series in counts.values()]
     model = load_model(settings.model)
-    with Progress(console=Console(stderr=True)) as progress:
+    with progress_bar() as progress:
         task = progress.add_task("compiling", total=len(model.batch_shapes(calls)))
         model.warm_up(calls, partial(progress.advance, task))
     buckets = model.status().buckets
@@ -197,9 +189,6 @@ def bench_model(
     nano takes about 3 minutes, base about 8, and the first time up to a minute more for each of 5 pieces of
     code that are built. Other work on the machine spoils the times: let it be idle.
     """
-    from rich.console import Console
-    from rich.progress import Progress
-
     from forecaster.config import default_config_path, load_config
     from forecaster.model.bench import BenchPlan, run
     from forecaster.model.compilers import CompileSettings
@@ -207,7 +196,7 @@ def bench_model(
     log_to_stderr(verbose=False)
     model = load_config(config or default_config_path()).model
     settings = CompileSettings("off" if quick else compile_, model.compiler, folder or model.compiled_folder)
-    with Progress(console=Console(stderr=True)) as progress:
+    with progress_bar() as progress:
         task = progress.add_task("")
 
         def show(what: str, done: float, total: float) -> None:

@@ -10,18 +10,20 @@ import textwrap
 from collections import Counter
 from itertools import zip_longest
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import IO, TYPE_CHECKING, Any, Final, Literal
 
 import typer
 
-from forecaster.errors import ConfigError, utc_text
+from forecaster.errors import ConfigError, printable, utc_text
 from forecaster.tables import FIELDS
+from forecaster.writing import new_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 
     import pandas as pd
     from rich.console import Console
+    from rich.progress import Progress, ProgressColumn
     from rich.table import Table
 
     from forecaster.accuracy.score import Scores
@@ -47,6 +49,9 @@ _DIGITS: Final = 7
 _MOST_BLOCKS: Final = 5
 """How many series are described at length; more of them make a table."""
 
+_FORMULA: Final = ("=", "+", "-", "@", "\t", "\n")
+"""How cells begin that spreadsheets run, as OWASP lists them."""
+
 SKIPPED: Final = frozenset({"series.skipped"})
 """Events of the log that `print_cycle` tells."""
 
@@ -61,10 +66,10 @@ def log_to_stderr(*, verbose: bool = True, without: frozenset[str] = frozenset()
 def print_record(record: Mapping[str, object], *, json_: bool) -> None:
     """Print a record as one line of JSON, or line by line for people."""
     if json_:
-        typer.echo(json.dumps(dict(record)))
+        say_json(dict(record))
         return
     for name, value in record.items():
-        typer.echo(f"{name:20} {value}")
+        say(f"{name:20} {value}")
 
 
 def print_cycle(as_of: int, record: dict[str, object], skipped: dict[str, str], *, json_: bool) -> None:
@@ -77,7 +82,7 @@ def print_cycle(as_of: int, record: dict[str, object], skipped: dict[str, str], 
     else:
         print_record({"as_of": utc_text(as_of)} | record | {"skipped": len(skipped)}, json_=False)
         for name, reason in skipped.items():
-            typer.secho(printable(reason if name in reason else f"{name}: {reason}"), fg="red", err=True)
+            say(reason if name in reason else f"{name}: {reason}", fg="red", err=True)
     if len(skipped) == record["series"]:
         raise typer.Exit(2)
 
@@ -90,7 +95,8 @@ def print_findings(findings: Iterable[Finding]) -> None:
         for kind, text in lines:
             line = printable(f"{kind:5}  {one.subject}: {text}")
             colour = {"WRONG": "red", "note": "yellow"}.get(kind)
-            typer.secho("\n".join(_wrapped(line, width, " " * 7)), fg=colour)
+            for part in _wrapped(line, width, " " * 7):
+                say(part, fg=colour)
 
 
 def write_frames(frames: Iterable[pd.DataFrame], out: Path) -> int:
@@ -104,31 +110,23 @@ def write_frames(frames: Iterable[pd.DataFrame], out: Path) -> int:
     writers = {".parquet": _write_parquet, ".feather": _write_feather, ".csv": _write_csv}
     if out.suffix not in writers:
         raise ConfigError("out", "a file that ends in .parquet, .feather or .csv", str(out))
-    from forecaster.store.sqlite import make_new
-
-    unfinished = out.with_name(f"{out.name}.unfinished")
-    try:
-        make_new(unfinished)
-        count = writers[out.suffix](frames, unfinished)
-        unfinished.replace(out)
-    finally:
-        unfinished.unlink(missing_ok=True)
-    return count
+    with new_file(out) as file:
+        return writers[out.suffix](frames, file)
 
 
-def _write_parquet(frames: Iterable[pd.DataFrame], out: Path) -> int:
+def _write_parquet(frames: Iterable[pd.DataFrame], out: IO[bytes]) -> int:
     import pyarrow.parquet as pq
 
     return _write_tables(frames, out, pq.ParquetWriter)
 
 
-def _write_feather(frames: Iterable[pd.DataFrame], out: Path) -> int:
+def _write_feather(frames: Iterable[pd.DataFrame], out: IO[bytes]) -> int:
     import pyarrow as pa
 
-    return _write_tables(frames, out, lambda path, schema: pa.ipc.new_file(str(path), schema))
+    return _write_tables(frames, out, pa.ipc.new_file)
 
 
-def _write_tables(frames: Iterable[pd.DataFrame], out: Path, opened: Callable[[Path, Any], Any]) -> int:
+def _write_tables(frames: Iterable[pd.DataFrame], out: IO[bytes], opened: Callable[[IO[bytes], Any], Any]) -> int:
     """Write frames as tables of one schema, that of the first; a file of no lines where there is none."""
     import pyarrow as pa
 
@@ -144,25 +142,51 @@ def _write_tables(frames: Iterable[pd.DataFrame], out: Path, opened: Callable[[P
     return count
 
 
-def _write_csv(frames: Iterable[pd.DataFrame], out: Path) -> int:
+def _write_csv(frames: Iterable[pd.DataFrame], out: IO[bytes]) -> int:
+    """Write lines of text; a text that a spreadsheet would run as a formula begins with an apostrophe."""
     count = 0
-    with out.open("w", encoding="utf-8", newline="") as file:
-        for frame in frames:
-            frame.to_csv(file, index=False, header=not count)
-            count += len(frame)
+    for frame in frames:
+        texts = frame.select_dtypes(["object", "string"]).map(_as_text)
+        out.write(frame.assign(**texts).to_csv(index=False, header=not count).encode())
+        count += len(frame)
     return count
 
 
-def printable(text: object) -> str:
-    """Give a text without control characters: a name in a file may hold some that a terminal would obey."""
-    return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in str(text))
+def _as_text(cell: object) -> object:
+    if not isinstance(cell, str):
+        return cell
+    cell = cell.replace("\r", " ")  # which the csv writer does not quote: what follows it would be a line
+    return f"'{cell}" if cell.startswith(_FORMULA) else cell
 
 
-def as_label(text: object) -> str:
-    """Give a text that a progress bar shows as it is: brackets in it are no markup."""
-    from rich.markup import escape
+def say(text: object = "", *, fg: str | None = None, bold: bool | None = None, err: bool = False) -> None:
+    """Print one line for people, whatever is in the text."""
+    typer.secho(printable(text), fg=fg, bold=bold, err=err)
 
-    return escape(printable(text))
+
+def say_json(record: object) -> None:
+    """Print one line for scripts: characters beyond ASCII are escaped."""
+    typer.echo(json.dumps(record))
+
+
+def progress_bar(*columns: ProgressColumn, transient: bool = False) -> Progress:
+    """Give progress bars on standard error whose names are shown as they are; `columns` in place of the usual ones."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TimeRemainingColumn
+
+    shown = columns or (BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+    return Progress(_name_column(), *shown, console=Console(stderr=True), transient=transient)
+
+
+def _name_column() -> ProgressColumn:
+    from rich.progress import ProgressColumn, Task
+    from rich.text import Text
+
+    class Name(ProgressColumn):
+        def render(self, task: Task) -> Text:
+            return Text(printable(task.description))
+
+    return Name()
 
 
 def option_time(time_ms: int) -> str:
@@ -184,7 +208,7 @@ def leave_with_errors(errors: Sequence[FileError], *, json_: bool) -> None:
     """End with code 2 if files cannot be used, and name them to people: scripts have them in the JSON."""
     for one in () if json_ else errors:
         place = " ".join(part for part in (one.file, one.series) if part not in one.reason)
-        typer.secho(printable(f"{place}: {one.reason}" if place else one.reason), fg="red", err=True)
+        say(f"{place}: {one.reason}" if place else one.reason, fg="red", err=True)
     if errors:
         raise typer.Exit(2)
 
@@ -198,7 +222,7 @@ def print_refused(name: str, sifted: Sifted) -> None:
         text = f"{name}: {len(sifted.rejected):,} of {rows:,} rows are refused"
         print_reasons(text, count_reasons(sifted.rejected))
     if sifted.later:
-        typer.secho(printable(f"{name}: {later_text(sifted.later)}"), fg="yellow", err=True)
+        say(f"{name}: {later_text(sifted.later)}", fg="yellow", err=True)
 
 
 def print_files(read: Mapping[SeriesKey, Sifted], as_of: int) -> None:
@@ -215,7 +239,7 @@ def print_files(read: Mapping[SeriesKey, Sifted], as_of: int) -> None:
             ends.setdefault(end_text(int(sifted.bars.close_time[-1])), []).append(str(key))
     for text, names in ends.items():
         more = f" and {len(names) - 1:,} more" if len(names) > 1 else ""
-        typer.secho(printable(f"{names[0]}{more}: {text}"), fg="yellow", err=True)
+        say(f"{names[0]}{more}: {text}", fg="yellow", err=True)
 
 
 def refused_of(read: Mapping[SeriesKey, Sifted]) -> dict[str, object]:
@@ -231,7 +255,7 @@ def refused_of(read: Mapping[SeriesKey, Sifted]) -> dict[str, object]:
 def print_reasons(text: str, reasons: Mapping[str, int]) -> None:
     """Print on standard error how many rows are refused, and why."""
     why = "; ".join(f"{count:,} × {reason}" for reason, count in reasons.items())
-    typer.secho(printable(f"{text}: {why}"), fg="yellow", err=True)
+    say(f"{text}: {why}", fg="yellow", err=True)
 
 
 def print_facts(found: Sequence[BarFacts]) -> None:
@@ -245,7 +269,7 @@ def print_facts(found: Sequence[BarFacts]) -> None:
         for place, understood in files.items():
             _print_block(Path(place).name, understood.items())
     else:
-        typer.echo("--json says how each file is read, as do fewer files")
+        say("--json says how each file is read, as do fewer files")
     _print_facts_table(found)
 
 
@@ -289,7 +313,7 @@ def _print_facts_table(found: Sequence[BarFacts]) -> None:
         series = (Path(one.place).name, f"{one.series.symbol} {one.series.timeframe}", one.series.calendar)
         gaps = f"{one.gaps} ({one.longest_gap})" if one.gaps else "0"
         counts = (f"{one.bars:,}", _day(one.first_open), _day(one.last_close), gaps, f"{sum(one.rejected.values()):,}")
-        table.add_row(*map(printable, series), *counts)
+        _add(table, *series, *counts)
     _print(table)
     said = [
         (Path(one.place).name, text, one.series.symbol)
@@ -299,17 +323,17 @@ def _print_facts_table(found: Sequence[BarFacts]) -> None:
     alike = Counter((place, text) for place, text, _ in said)
     for (place, text), symbol in {(place, text): symbol for place, text, symbol in said}.items():
         count = alike[place, text]
-        typer.echo(printable(f"{place} {symbol if count == 1 else f'({count:,} series)'}: {text}"))
+        say(f"{place} {symbol if count == 1 else f'({count:,} series)'}: {text}")
 
 
 def _print_block(title: str, lines: Iterable[tuple[str, str]]) -> None:
     """Print names and texts side by side under a title; a long text goes on below itself."""
-    typer.secho(printable(title), bold=True)
+    say(title, bold=True)
     width = max(min(_console().width, _WIDTH_OF_A_BLOCK) - _INDENT, _INDENT)
     for name, text in lines:
         rows = _wrapped(printable(text), width)
         for head, row in zip_longest((printable(name),), rows, fillvalue=""):
-            typer.echo(f"  {head:{_INDENT - 2}}{row}")
+            say(f"  {head:{_INDENT - 2}}{row}")
 
 
 def _because(value: str, reason: str | None) -> str:
@@ -323,7 +347,7 @@ def later_text(count: int) -> str:
 
 def print_forecast(forecast: OHLCForecast, levels: Sequence[float]) -> None:
     """Print a forecast as a table: for each target bar, quantiles of its prices."""
-    typer.secho(printable(f"{forecast.key}: after the bar that closed at {utc_text(forecast.cutoff)}"), bold=True)
+    say(f"{forecast.key}: after the bar that closed at {utc_text(forecast.cutoff)}", bold=True)
     table = _table(
         "",
         ("bar opens (UTC)", "price", *(f"{level:.0%}" for level in levels)),
@@ -334,7 +358,7 @@ def print_forecast(forecast: OHLCForecast, levels: Sequence[float]) -> None:
     for step, opened in enumerate(forecast.target_opens().tolist()):
         for place, field in enumerate(FIELDS):
             prices = (f"{of_level[place, step]:.{decimals}f}" for of_level in by_level)
-            table.add_row("" if place else _minute(opened), field, *prices)
+            _add(table, "" if place else _minute(opened), field, *prices)
     _print(table)
 
 
@@ -357,10 +381,10 @@ def print_reports(reports: Sequence[AccuracyReport]) -> None:
         known = one.skill_mae is None and one.n_common > 0
         gained = ("known" if known else _signed(skill) for skill in (one.skill_mae, one.skill_crps))
         inside = (_percent(share) for share in (one.coverage50, one.coverage80, one.coverage98))
-        table.add_row(*where, str(one.n), *losses, *gained, *inside)
+        _add(table, *where, str(one.n), *losses, *gained, *inside)
     _print(table)
     if any(one.skill_mae is None and one.n_common for one in reports):
-        typer.echo("known: the price is the last close, so no skill can be told")
+        say("known: the price is the last close, so no skill can be told")
 
 
 def print_verdicts(verdicts: Sequence[Verdict], found: Assessment, era: str = "all") -> None:
@@ -381,7 +405,7 @@ def print_verdicts(verdicts: Sequence[Verdict], found: Assessment, era: str = "a
         interval = "–" if one.lower is None or one.upper is None else f"{one.lower:+.3f} to {one.upper:+.3f}"
         inside = _percent(found.coverage80[one.key, one.model_id, one.form])
         words = "" if name == one.rival and one.form == "served" else one.words
-        table.add_row(str(one.key), f"{star} {name}", one.form, str(one.n), _signed(one.skill), interval, inside, words)
+        _add(table, str(one.key), f"{star} {name}", one.form, str(one.n), _signed(one.skill), interval, inside, words)
     _print(table)
 
 
@@ -399,16 +423,16 @@ def print_bench(report: BenchReport) -> None:
         for rows, upstream_s in asked.items():
             ours = [text for s in (one.eager_s, one.compiled_s) for text in _time_and_ratio(s, upstream_s)]
             where = (one.size, f"{one.rows:,}", str(one.bars), f"{rows:,}", f"{1e3 * upstream_s:.4g}")
-            table.add_row(*where, *ours, f"{one.max_rel_diff:.0e}")
+            _add(table, *where, *ours, f"{one.max_rel_diff:.0e}")
     _print(table)
     for reason in dict.fromkeys(one.reason for one in report.cases if one.compiled_s is None):
-        typer.echo(f"eager, not compiled: {reason}")
-    typer.echo(f"a row among 1,024 takes {report.growth:.2f} times as long as among 64")
-    typer.echo(f"the wrapper takes at most {report.batch_overhead:.3f} times as long as the bare model")
+        say(f"eager, not compiled: {reason}")
+    say(f"a row among 1,024 takes {report.growth:.2f} times as long as among 64")
+    say(f"the wrapper takes at most {report.batch_overhead:.3f} times as long as the bare model")
     if report.starts is not None:
         _print_starts(report.starts)
-    typer.echo(f"{report.hardware}, {report.threads} threads, {report.versions}")
-    typer.secho(report.recommendation, bold=True)
+    say(f"{report.hardware}, {report.threads} threads, {report.versions}")
+    say(report.recommendation, bold=True)
 
 
 def print_evaluation(report: EvaluationReport, *, steps: bool) -> None:
@@ -421,17 +445,17 @@ def print_evaluation(report: EvaluationReport, *, steps: bool) -> None:
     for one in report.series:
         ratios = (_number(one.pinball_ratio), _number(one.pinball_p), _number(one.mae_close_ratio))
         invalid = f"{one.invalid_before_repair:.1%}"
-        table.add_row(printable(one.name), one.timeframe, str(one.cutoffs), *ratios, _number(one.mae_close_p), invalid)
+        _add(table, one.name, one.timeframe, str(one.cutoffs), *ratios, _number(one.mae_close_p), invalid)
     _print(table)
     _print_coverage(report)
     if steps:
         for one in report.series:
             _print_steps(one)
-    typer.echo(
+    say(
         "pinball: over the filtered historical simulation's; close MAE: over the random walk's; p: Diebold-Mariano, "
         "two-sided; invalid: forecast bars that are impossible before they are repaired"
     )
-    typer.secho(report.verdict, bold=True)
+    say(report.verdict, bold=True)
 
 
 def _print_coverage(report: EvaluationReport) -> None:
@@ -443,7 +467,7 @@ def _print_coverage(report: EvaluationReport) -> None:
     for one in report.series:
         widths = (one.coverage50, one.coverage80, one.coverage90, one.coverage98)
         for field in one.coverage50:
-            table.add_row(printable(one.name), field, *(f"{inside[field]:.1%}" for inside in widths))
+            _add(table, one.name, field, *(f"{inside[field]:.1%}" for inside in widths))
     _print(table)
 
 
@@ -457,7 +481,7 @@ def _print_steps(result: SeriesResult) -> None:
         losses = (f"{one.pinball:.3g}", _number(one.pinball_ratio), _number(one.pinball_p))
         errors = (f"{one.mae:.3g}", _number(one.mae_ratio))
         inside = (one.coverage50, one.coverage80, one.coverage90, one.coverage98)
-        table.add_row(one.field, str(one.step), *losses, *errors, *(f"{share:.1%}" for share in inside))
+        _add(table, one.field, str(one.step), *losses, *errors, *(f"{share:.1%}" for share in inside))
     _print(table)
 
 
@@ -482,15 +506,13 @@ def _number(value: float | None) -> str:
 
 
 def _print_starts(starts: StartTimes) -> None:
-    typer.echo(
+    say(
         f"a process's first forecast takes {1e3 * starts.auto_s:.4g} ms with compile = auto and no code built yet, "
         f"{1e3 * starts.off_s:.4g} ms with off: {starts.first_forecast_ratio:.2f} times as long"
     )
     if starts.restart_to_compiled_s is not None:
         mode, seconds = starts.restart_mode, starts.restart_to_compiled_s
-        typer.echo(
-            f"after a restart with compile = {mode}, compiled code serves {seconds:.2f} s after the model is loaded"
-        )
+        say(f"after a restart with compile = {mode}, compiled code serves {seconds:.2f} s after the model is loaded")
 
 
 def _time_and_ratio(seconds: float | None, upstream_s: float) -> tuple[str, str]:
@@ -511,6 +533,11 @@ def _table(title: str, columns: Collection[str], left: Collection[str], folded: 
     return table
 
 
+def _add(table: Table, *cells: object) -> None:
+    """Add a row, whatever is in its cells."""
+    table.add_row(*map(printable, cells))
+
+
 def _print(table: Table) -> None:
     """Print a table; where it is wider than the terminal, its rows as blocks."""
     from rich.measure import Measurement
@@ -520,7 +547,7 @@ def _print(table: Table) -> None:
         console.print(table)
         return
     for line in (*_wrapped(str(table.title or ""), console.width), *_as_blocks(table, console.width)):
-        typer.echo(line)
+        say(line)
 
 
 def _as_blocks(table: Table, width: int) -> Iterator[str]:

@@ -14,8 +14,13 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from forecaster.cli.options import ConfigOption, JsonOption, SeriesOption
-from forecaster.cli.printing import as_label, log_to_stderr
+from forecaster.cli.printing import (
+    log_to_stderr,
+    progress_bar,
+    say,
+)
 from forecaster.cli.store import verify_app
+from forecaster.errors import printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -100,7 +105,7 @@ def parity(
     started = time.perf_counter()
     log_to_stderr(verbose=False)
     settings = load_config(config or default_config_path())
-    database = open_database(settings.store.url)
+    database = open_database(settings.store.url.reveal())
     try:
         with _progress("ledger") as on_check:
             plan = ParityPlan(forecasts, seed)
@@ -203,7 +208,7 @@ def _places(config: Config) -> Iterator[Path]:
     """Where bars lie: what a strategy has no business to open."""
     from forecaster.address import sqlite_path
 
-    ledger = sqlite_path(config.store.url)
+    ledger = sqlite_path(config.store.url.reveal())
     if ledger is not None:
         yield ledger
     yield from (one.file for one in config.series if one.file is not None)
@@ -217,11 +222,8 @@ def _shares(total: int, parts: int) -> list[int]:
 @contextmanager
 def _progress(name: str) -> Iterator[OnCheck]:
     """Show how far a proof is, on standard error."""
-    from rich.console import Console
-    from rich.progress import Progress
-
-    with Progress(console=Console(stderr=True)) as progress:
-        task = progress.add_task(as_label(name), total=None)
+    with progress_bar() as progress:
+        task = progress.add_task(name, total=None)
         yield lambda done, total: progress.update(task, completed=done, total=total)
 
 
@@ -241,11 +243,11 @@ def _print_report(report: ProofReport, seconds: float) -> None:
     if report.failures:
         _print_failures(report.failures)
     for reason, number in report.left_out.items():
-        typer.echo(f"left out: {number:,} × {reason}")
+        say(f"left out: {number:,} × {reason}")
     for model, share in report.largest.items():
-        typer.echo(f"largest difference of {model}: {share:.3g} of the spread")
+        say(f"largest difference of {model}: {share:.3g} of the spread")
     counts = f"{report.checked:,} checked, {report.identical:,} identical, {len(report.failures):,} failures"
-    typer.secho(f"{counts}, {seconds:.1f} s", bold=True, fg=None if report.ok else "red")
+    say(f"{counts}, {seconds:.1f} s", bold=True, fg=None if report.ok else "red")
 
 
 def _print_failures(failures: Sequence[Failure]) -> None:
@@ -261,10 +263,10 @@ def _print_failures(failures: Sequence[Failure]) -> None:
         table.add_column(name)
     for one in failures[:_SHOWN]:
         at = dt.datetime.fromtimestamp(one.cutoff / 1000, dt.UTC).strftime("%Y-%m-%d %H:%M")
-        table.add_row(one.what, one.series, at, one.poison, one.difference)
+        table.add_row(*map(printable, (one.what, one.series, at, one.poison, one.difference)))
     console = Console(markup=False, emoji=False)
     if not console.is_terminal:
         console.width = max(console.width, 160)
     console.print(table)
     for what, number in Counter(one.what for one in failures).items():
-        typer.echo(f"{what}: {number:,} failures")
+        say(f"{what}: {number:,} failures")

@@ -12,21 +12,22 @@ import typer
 
 from forecaster.cli.options import ConfigOption, JsonOption, SeriesOption, StoreOption, utc_ms
 from forecaster.cli.printing import (
-    as_label,
     log_to_stderr,
     print_record,
     print_refused,
     print_scores,
+    progress_bar,
     refused_of,
+    say,
     write_frames,
 )
 from forecaster.cli.strategy import TradePlan, load_strategy, print_trades, trade_replay
 from forecaster.errors import ConfigError, StoreTaken, utc_text
+from forecaster.writing import check_target
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from rich.console import Console
     from rich.progress import Progress
 
     from forecaster.accuracy.score import Scores
@@ -138,7 +139,7 @@ def replay(  # noqa: PLR0913, PLR0917 - one parameter for each option
     _print_left_out(left_out)
     print_record(record, json_=False)
     if len(keys) > 1:
-        typer.echo("each figure of several series is the mean of theirs; a loss in price has none")
+        say("each figure of several series is the mean of theirs; a loss in price has none")
 
 
 def _replay(
@@ -147,13 +148,11 @@ def _replay(
     """Forecast and record, here or in workers, and show how far it has come; gives the run and how many are new."""
     from contextlib import nullcontext
 
-    from rich.console import Console
-
     from forecaster.replay.ray import Workers
     from forecaster.replay.replay import replay_all
 
     asker = Workers(forecaster.config, workers, address) if workers else nullcontext()
-    with asker as ask, _progress(Console(stderr=True)) as progress:
+    with asker as ask, _progress() as progress:
         advance = _Advance(progress, {one.key: len(one.cutoffs) for one in prepared})
         run = replay_all(forecaster, prepared, plan=plan, on_batch=advance, ask=ask)
     return str(run.id), advance.added
@@ -175,6 +174,8 @@ def _check_files(files: Mapping[str, Path | None]) -> None:
     for option, path in files.items():
         if path is not None and not path.absolute().parent.is_dir():
             raise ConfigError(option, "a file in a folder that is there", str(path))
+        if path is not None:
+            check_target(path, option)
     out = files["--out"]
     if out is not None and out.suffix not in _KINDS:
         raise ConfigError("--out", f"a file that ends in {', '.join(_KINDS)}", str(out))
@@ -283,7 +284,7 @@ def _joined(figures: Mapping[str, Mapping[str, float | None]]) -> dict[str, obje
 def _print_left_out(left_out: Mapping[str, Mapping[str, int]]) -> None:
     for key, reasons in left_out.items():
         for reason, count in reasons.items():
-            typer.echo(f"{key}: {f'{count} cutoffs left out: ' if count else ''}{reason}")
+            say(f"{key}: {f'{count} cutoffs left out: ' if count else ''}{reason}")
 
 
 class _Advance:
@@ -291,7 +292,7 @@ class _Advance:
 
     def __init__(self, progress: Progress, totals: Mapping[SeriesKey, int]) -> None:
         self._progress = progress
-        self._tasks = {key: progress.add_task(as_label(key), total=total, rate="") for key, total in totals.items()}
+        self._tasks = {key: progress.add_task(str(key), total=total, rate="") for key, total in totals.items()}
         self._started, self._done = time.perf_counter(), 0
         self.added = 0
 
@@ -302,11 +303,10 @@ class _Advance:
         self._progress.update(self._tasks[key], advance=count, rate=f"{rate:,.0f}/s")
 
 
-def _progress(console: Console) -> Progress:
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+def _progress() -> Progress:
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"))
-    return Progress(*columns, TimeRemainingColumn(), console=console)
+    return progress_bar(BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"), TimeRemainingColumn())
 
 
 def _model_share(forecaster: Forecaster, seconds: float) -> float | None:

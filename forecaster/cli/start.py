@@ -12,8 +12,15 @@ from typing import TYPE_CHECKING, Annotated, Final, NamedTuple
 import typer
 
 from forecaster.cli.options import FILES_AS_THEY_ARE, FileOptions, JsonOption, open_file, with_file_options
-from forecaster.cli.printing import log_to_stderr, option_time, print_forecast, print_refused, printable
+from forecaster.cli.printing import (
+    log_to_stderr,
+    option_time,
+    print_forecast,
+    print_refused,
+    say,
+)
 from forecaster.errors import Ambiguous, ConfigError, ForecasterError
+from forecaster.writing import new_file
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -97,17 +104,11 @@ def start(
         raise ConfigError("--out", "a file in a folder that is there", str(target))
     now = now_ms()
     ready, skipped = _read(files, how, now)
-    unfinished = target.with_name(f"{target.name}.unfinished")
-    try:
-        unfinished.write_text(_configuration(ready, target, how.reading, horizon), encoding="utf-8")
-        with Forecaster(load_config(unfinished)) as forecaster:
+    with new_file(target, "--out") as file:
+        file.write(_configuration(ready, target, how.reading, horizon).encode())
+        file.flush()
+        with Forecaster(load_config(file.name)) as forecaster:
             forecasts = [forecaster.predict(one.bars) for one in ready]
-        unfinished.replace(target)
-    except (OSError, UnicodeEncodeError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise ConfigError("--out", "a file that can be written", f"{target}: {reason}") from error
-    finally:
-        unfinished.unlink(missing_ok=True)
     steps = _next_steps(ready, target, now)
     if json_:
         series = [_record(*one) for one in zip(ready, forecasts, strict=True)]
@@ -148,7 +149,7 @@ def _read(files: Sequence[Path], how: FileOptions, now: int) -> tuple[list[_Read
         raise next(iter(failed.values()))
     skipped = {str(key): f"{type(error).__name__}: {error}" for key, error in failed.items()}
     for reason in skipped.values():
-        typer.secho(printable(f"left out: {reason}"), fg="yellow", err=True)
+        say(f"left out: {reason}", fg="yellow", err=True)
     return ready, skipped
 
 
@@ -272,9 +273,9 @@ def _print(forecasts: Sequence[OHLCForecast], target: Path, steps: Mapping[str, 
     for forecast in forecasts[:_SHOWN]:
         print_forecast(forecast, _LEVELS)
     if len(forecasts) > _SHOWN:
-        typer.echo(f"and {len(forecasts) - _SHOWN} series more: --json has all")
-    typer.echo(printable(f"configuration: {target}"))
-    typer.echo("next:")
+        say(f"and {len(forecasts) - _SHOWN} series more: --json has all")
+    say(f"configuration: {target}")
+    say("next:")
     for command, purpose in steps.items():
-        typer.echo(printable(f"  {command}"))
-        typer.echo(f"      {purpose}")
+        say(f"  {command}")
+        say(f"      {purpose}")

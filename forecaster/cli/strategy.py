@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 import typer
 
 from forecaster.cli.options import AsOfOption, ConfigOption, JsonOption, SeriesOption, StoreOption, as_of_ms, listed
-from forecaster.cli.printing import print_record
+from forecaster.cli.printing import print_record, say
 from forecaster.errors import ConfigError, MissingBars
 
 if TYPE_CHECKING:
@@ -190,12 +190,12 @@ def print_trades(record: dict[str, object]) -> None:
     accounts = cast("dict[str, dict[str, object]]", record["accounts"])
     for name, told in accounts.items():
         own, held = (cast("dict[str, float | None]", told[who]) for who in ("strategy", "buy_and_hold"))
-        typer.secho(f"{name}: {told['verdict']}", bold=True)
+        say(f"{name}: {told['verdict']}", bold=True)
         for figure, value in own.items():
-            typer.echo(f"  {figure:16} {_number(value):>14}   buy and hold {_number(held[figure]):>14}")
+            say(f"  {figure:16} {_number(value):>14}   buy and hold {_number(held[figure]):>14}")
     for what in ("report", "picture"):
         if record[what] is not None:
-            typer.echo(f"{what}: {record[what]}")
+            say(f"{what}: {record[what]}")
 
 
 def _trade(forecaster: Forecaster, key: SeriesKey, run_id: str, by: tuple[Strategy, TradePlan], as_of: int) -> Trading:
@@ -248,6 +248,7 @@ def _signal(forecaster: Forecaster, key: SeriesKey, strategy: Strategy, share: f
         "reason": found.reason,
         "cutoff": None if newest is None else newest.cutoff,
         "available_at": None if newest is None else newest.available_at,
+        "revised": [] if newest is None else list(newest.revised),
     }
 
 

@@ -12,8 +12,15 @@ from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
 import typer
 
 from forecaster.cli.options import FILES_AS_THEY_ARE, FileOptions, JsonOption, open_file, with_file_options
-from forecaster.cli.printing import as_label, log_to_stderr, print_record, print_refused
+from forecaster.cli.printing import (
+    log_to_stderr,
+    print_record,
+    print_refused,
+    progress_bar,
+    say,
+)
 from forecaster.errors import ConfigError, InvalidContext, NonFiniteForecast
+from forecaster.writing import write_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -93,9 +100,6 @@ def model_finetune(  # noqa: PLR0913, PLR0917 - one parameter for each option
 
     p holds for one try. Settings that were chosen by it have to prove themselves on bars that came later.
     """
-    from rich.console import Console
-    from rich.progress import Progress
-
     from forecaster.clock import now_ms
     from forecaster.model.finetune import FinetunePlan, finetune, require_empty
     from forecaster.replay.compare import compare
@@ -109,7 +113,7 @@ def model_finetune(  # noqa: PLR0913, PLR0917 - one parameter for each option
     behind = max(int(one.older.close_time[-1]) for one in histories)
     comparing = EvaluationPlan(cutoffs, horizon, context, behind, min_context=min(context, FEWEST_BARS))
     _check_cutoffs(histories, comparing)
-    with Progress(console=Console(stderr=True)) as progress:
+    with progress_bar() as progress:
         before = _evaluate((model, revision), histories, comparing, progress)
         compare(before, before)  # refuses here what could not be compared after the work
         on_step = _show_steps(progress, steps)
@@ -120,7 +124,7 @@ def model_finetune(  # noqa: PLR0913, PLR0917 - one parameter for each option
             expected = f"one whose model, kept in {folder}, makes finite forecasts"
             raise ConfigError("--learning-rate", expected, str(error)) from error
     report = _conclude(model, out, histories, before, after)
-    (out / REPORT).write_text(json.dumps(dataclasses.asdict(report), indent=2) + "\n")
+    write_text(json.dumps(dataclasses.asdict(report), indent=2) + "\n", out / REPORT)
     if json_:
         typer.echo(json.dumps(dataclasses.asdict(report)))
     else:
@@ -196,7 +200,7 @@ def _evaluate(
 
     name, revision = model
     loaded = load_model(ModelConfig(id=name, revision=revision, compile="off"))
-    task = progress.add_task(as_label(f"{name} forecasts"), total=None)
+    task = progress.add_task(f"{name} forecasts", total=None)
     made = [evaluate([loaded], one.bars, plan, partial(progress.advance, task)) for one in histories]
     progress.update(task, total=sum(len(one.cutoffs_N) for one in made))
     return made
@@ -283,11 +287,11 @@ def _print(report: TuningReport) -> None:
         compared = f"{one.comparison.cutoffs} cutoffs, {one.first_cutoff} to {one.last_cutoff}"
         named = {"file": one.file, "series": f"{one.series} {one.calendar}", "trained on": trained}
         print_record(named | {"compared at": compared} | _ratios(report.model, one.comparison), json_=False)
-        typer.echo()
+        say()
     if len(report.series) > 1:
         print_record({"all files": ""} | _ratios(report.model, report.comparison), json_=False)
-    typer.echo(report.baselines)
-    typer.secho(report.verdict, bold=True)
+    say(report.baselines)
+    say(report.verdict, bold=True)
 
 
 def _ratios(model: str, found: Comparison) -> dict[str, str]:

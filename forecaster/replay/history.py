@@ -38,7 +38,7 @@ class Histories:
     @cached_property
     def reader(self) -> Reader:
         """The configured ledger, to be read beside whoever writes it."""
-        return open_reader(self.config.store.url)
+        return open_reader(self.config.store.url.reveal())
 
     def of(self, key: SeriesKey, now: int) -> Bars:
         """Give the bars of a series that have closed by now (UTC ms).

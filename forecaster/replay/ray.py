@@ -12,6 +12,7 @@ from collections import deque
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Self
 
+from forecaster.config import Config
 from forecaster.engine import Forecaster
 from forecaster.errors import ConfigError
 from forecaster.model import load_baselines, model_id_of
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 
     from forecaster.ask import Answers
     from forecaster.bars import Context
-    from forecaster.config import Config
     from forecaster.forecast import ModelId
 
 _IN_FLIGHT = 2
@@ -67,8 +67,9 @@ class Workers:
         elif self._address is not None:
             raise ConfigError("address", "none, since this process is connected to Ray already", self._address)
         try:
+            told = self._config.model_dump_json()  # without secrets, which stay in this process
             worker = self._ray.remote(num_cpus=1, max_restarts=_RETRIES, max_task_retries=_RETRIES)(_Worker)
-            self._actors = [worker.remote(self._config) for _ in range(self._count)]
+            self._actors = [worker.remote(told) for _ in range(self._count)]
         except BaseException:
             self.__exit__()
             raise
@@ -104,8 +105,9 @@ class Workers:
 class _Worker:
     """One of the processes, with a thread for itself as Ray has it: a `Forecaster` that only asks its models."""
 
-    def __init__(self, config: Config) -> None:
-        self._forecaster = Forecaster(config, MemoryStore())
+    def __init__(self, config: str) -> None:
+        """Read a configuration from JSON, and load its models."""
+        self._forecaster = Forecaster(Config.model_validate_json(config), MemoryStore())
 
     def pid(self) -> int:
         """Which process this is."""

@@ -23,9 +23,9 @@ from plotly.offline import get_plotlyjs
 from forecaster.accuracy.figures import BLUE, FONT, Drawing, candles, clock, date_of, figure_of, instant, price, share
 from forecaster.accuracy.page import Card, json_of
 from forecaster.accuracy.report import draw_candles, label_times
-from forecaster.errors import ConfigError
 from forecaster.replay.performance import drawdown_of, figures_of, verdict
 from forecaster.replay.trade import together
+from forecaster.writing import new_file, write_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -79,11 +79,7 @@ def write_trade_report(report: TradeReport, path: Path) -> int:
         font=Markup(FONT),  # noqa: S704 - ours
         plotly=Markup(get_plotlyjs()),  # noqa: S704 - plotly's own, from its package
     )
-    try:
-        path.write_text(page, encoding="utf-8")
-    except OSError as error:
-        raise ConfigError("page", "a file that can be written", str(error)) from error
-    return path.stat().st_size
+    return write_text(page, path, "page")
 
 
 def draw_trades(report: TradeReport, path: Path) -> None:
@@ -103,16 +99,15 @@ def draw_trades(report: TradeReport, path: Path) -> None:
             equity.plot(times_T, account.equity_T, color=_COLOURS[name], linewidth=1.2, label=name)
             drawdown.plot(times_T, 100 * drawdown_of(account), color=_COLOURS[name], linewidth=1.0)
             held.plot(times_T, 100 * _held(account), color=_COLOURS[name], linewidth=0.8)
-        equity.set_title(f"{report.strategy} on {whole.account.name}: equity, costs paid", loc="left")
+        title = f"{report.strategy} on {whole.account.name}: equity, costs paid"
+        equity.set_title(title, loc="left", parse_math=False)
         equity.legend(loc="best", frameon=False)
         drawdown.set_title("drawdown, %", loc="left")
         held.set_title("held, % of the equity", loc="left")
         for axes, one in zip(candles, report.traded, strict=True):
             _draw_fills(axes, one)
-        try:
-            figure.savefig(path, dpi=110, format="png")
-        except OSError as error:
-            raise ConfigError("png", "a file that can be written", str(error)) from error
+        with new_file(path, "png") as file:
+            figure.savefig(file, dpi=110, format="png")
 
 
 def notes(account: Account, figures: Figures, rules: Rules) -> list[str]:
@@ -300,7 +295,7 @@ def _draw_fills(axes: Axes, one: Trading) -> None:
         chosen = [fill for fill in fills if (fill.share_after - fill.share_before) * sign > 0]
         x, y = [place[fill.open_time] for fill in chosen], [fill.price for fill in chosen]
         axes.scatter(x, y, marker=marker, s=36, color=colour, zorder=4, label="bought" if sign > 0 else "sold")
-    axes.set_title(f"{one.account.name}: fills on the last {len(some)} bars", loc="left")
+    axes.set_title(f"{one.account.name}: fills on the last {len(some)} bars", loc="left", parse_math=False)
     axes.legend(loc="best", frameon=False)
     label_times(axes, x_T, some.open_time, some.key.timeframe)
 

@@ -65,6 +65,8 @@ _CLOCK: Final = re.compile(r"(?:0 days )?\d{1,2}(?::\d{2}){1,2}(?:\.\d+)?(?: ?[A
 
 _MOST: Final = 0.5
 _MOST_TIMEFRAMES: Final = 8
+_MOST_SYMBOLS: Final = 5_000
+"""In one column: all shares of New York and NASDAQ; each is read on its own, which takes milliseconds."""
 _CHECKED: Final = 200
 _NO_PARTS: Final = TIMEFRAMES | CLOSE_TIMES | UNSURE_TIMES | TIME_RANKS.keys() | {"timezone", "tz", "currency"}
 _QUARTER_MS: Final = 15 * 60_000
@@ -140,6 +142,9 @@ def split_symbols(table: Table, columns: Columns) -> dict[str, NDArray[np.intp]]
         return {table.symbol: everything}
     written, cells = _factorize(table.cells[columns.symbol])
     names, symbols = pd.factorize(np.array([*(str(cell).strip() for cell in cells), ""], object))
+    if len(symbols) > _MOST_SYMBOLS:
+        expected = f"at most {_MOST_SYMBOLS:,} symbols in column {table.names[columns.symbol]!r}"
+        raise BadPayload(table.source, expected, f"{len(symbols):,}: divide the file, or say which column holds them")
     codes = names[written]  # an empty cell is -1, the last
     if not symbols[codes].all():
         expected = f"a symbol in column {table.names[columns.symbol]!r}"

@@ -23,6 +23,8 @@ _Levels: TypeAlias = tuple[str, ...]
 """What a column is called on each level."""
 
 _OTHER_KINDS: Final = "OV"  # of Arrow: lists, decimals and the like
+_LONGEST_NAME: Final = 1_000
+"""Characters of a text that is read as a tuple of Python: its parser may fail at more."""
 _SMALLEST_TIME: Final = 10_000_000  # whole numbers below count rows; 20240102 is a date
 
 
@@ -89,10 +91,10 @@ def _without(levels: _Levels, level: int) -> _Levels:
 
 def _levels(column: Hashable) -> _Levels:
     """Take a name apart: a tuple, or the text of one, such as "('Close', 'AAPL')", as pandas writes it to json."""
-    if isinstance(column, str) and column.startswith("('") and column.endswith(")"):
+    if isinstance(column, str) and column.startswith("('") and column.endswith(")") and len(column) < _LONGEST_NAME:
         try:
             column = ast.literal_eval(column)
-        except (SyntaxError, ValueError):
+        except (SyntaxError, ValueError, RecursionError, MemoryError):
             return (str(column),)
     return tuple(map(str, column)) if isinstance(column, tuple) else (str(column),)
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
+import pandas as pd
 
 from forecaster.errors import BadPayload, UnknownSymbol
 from forecaster.tables import FIELDS, Rows
@@ -20,7 +21,7 @@ from forecaster.tables.times import read_times, times_of
 from forecaster.tables.words import plain
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from numpy.typing import NDArray
 
@@ -138,11 +139,27 @@ def _read_beside(table: Table, columns: Columns, reading: Reading) -> dict[str, 
     """Read several symbols side by side: one has no bar where all its cells are empty."""
     times = read_times(table, columns.time, reading)
     found = {}
-    for symbol, fields in columns.several.items():
-        numbers = read_numbers(table, fields, reading)
+    for symbol, part, own in _split_columns(table, columns):
+        numbers = read_numbers(part, own.fields, reading)
         there = np.asarray(~np.isnan(numbers.ohlcv_TF[:, : len(FIELDS)]).all(axis=1))
-        found[symbol] = _rows(table, replace(columns, fields=fields), times, numbers, reading, there)
+        found[symbol] = _rows(part, own, times, numbers, reading, there)
     return found
+
+
+def _split_columns(table: Table, columns: Columns) -> Iterator[tuple[str, Table, Columns]]:
+    """Give each symbol the columns that are its own or nobody's: else each would look at those of all others."""
+    taken = {place for fields in columns.several.values() for place in fields.values()}
+    common = [place for place in range(len(table.names)) if place not in taken]
+    for symbol, fields in columns.several.items():
+        kept = [*common, *fields.values()]
+        new = {place: number for number, place in enumerate(kept)}
+        cells = table.cells[kept].set_axis(pd.RangeIndex(len(kept)), axis="columns")
+        own = replace(
+            columns,
+            time=tuple(new[place] for place in columns.time),
+            fields={field: new[place] for field, place in fields.items()},
+        )
+        yield symbol, replace(table, names=[table.names[place] for place in kept], cells=cells), own
 
 
 def _rows(

@@ -132,6 +132,15 @@ def test_the_picture_is_a_picture(tmp_path):
     assert shown.std() > 5
 
 
+@pytest.mark.filterwarnings("ignore:Glyph")
+@pytest.mark.parametrize("symbol", ["$x^$/USD", "\\frac/$\\bad{$", "<script>/USD"])
+def test_a_hostile_name_is_no_formula(tmp_path, symbol):
+    r"""Matplotlib would set what stands between two `$` as mathematics, and refuses some of it."""
+    draw_charts([make_chart(make_key(symbol=symbol))], tmp_path / "charts.png")
+
+    assert pixels(tmp_path / "charts.png").std() > 5
+
+
 def test_each_series_has_a_row(tmp_path):
     """Stocks among them, with a weekend inside; without a settled close the left side has bars alone."""
     stock = make_key("arch", "SPX/USD", "1d", "XNYS")

@@ -7,12 +7,13 @@ that nobody has described holds is guessed by `guess`.
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING
 
 from forecaster.bars import NO_TIME, Bars
-from forecaster.errors import BadPayload
+from forecaster.errors import BadPayload, ForecasterError
 from forecaster.sources import Fetched
 from forecaster.sources.files.guess import Guess, guess_series
 from forecaster.sources.files.load import load_tables
@@ -20,6 +21,8 @@ from forecaster.tables import Reading
 from forecaster.tables.reading import read_table, rows_of
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from forecaster.bars import SeriesKey, Sifted
     from forecaster.tables import Rows
 
@@ -51,6 +54,7 @@ class FileSource:
         Raises:
             Ambiguous: names the option that says how the file is to be read.
             BadPayload: says what was expected and found, and on which line.
+            SourceUnavailable: when the file changes while it is read, or that takes too long.
             InvalidBars: when so many rows are refused that the file was not understood.
             UnknownSymbol: for a symbol that is not in the file.
         """
@@ -65,8 +69,9 @@ class FileSource:
         kept = self._sifted
         if kept is not None and kept[:2] == (key, as_of):
             return kept[2]
-        rows = rows_of(str(self._path), self._content(), key.symbol, self._reading)
-        sifted = Bars.of_rows(key, str(self._path), rows, as_of)
+        with _named(self._path):
+            rows = rows_of(str(self._path), self._content(), key.symbol, self._reading)
+            sifted = Bars.of_rows(key, str(self._path), rows, as_of)
         self._sifted = (key, as_of, sifted)
         return sifted
 
@@ -82,10 +87,11 @@ class FileSource:
             BadPayload: for a file that cannot be read, or whose times are of no timeframe.
             ConfigError: for a given timeframe, calendar or anchor that is none.
         """
-        return [
-            guess_series(self._path, name, rows, self._reading, (timeframe, calendar, day_anchor))
-            for name, rows in self._content().items()
-        ]
+        with _named(self._path):
+            return [
+                guess_series(self._path, name, rows, self._reading, (timeframe, calendar, day_anchor))
+                for name, rows in self._content().items()
+            ]
 
     def guess_keys(self, timeframe: str | None = None, calendar: str | None = None) -> list[SeriesKey]:
         """Guess the series alone; see `guess`."""
@@ -108,3 +114,15 @@ class FileSource:
                     raise BadPayload(str(self._path), "the rows of each symbol together", f"those of {symbol!r} twice")
                 found[symbol] = rows
         return found
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Name the file in whatever it makes a library raise: an error that nobody foresaw is this file's alone."""
+    try:
+        yield
+    except ForecasterError:
+        raise
+    except Exception as error:
+        found = f"one that cannot be read: {type(error).__name__}: {error}"
+        raise BadPayload(str(path), "a file of bars", found) from error

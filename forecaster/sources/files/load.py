@@ -10,19 +10,21 @@ import csv
 import gzip
 import io
 import lzma
+import os
+import stat
+import struct
 import zipfile
 import zlib
 from pathlib import PurePath
 from typing import IO, TYPE_CHECKING, Final, TypeAlias
 
-import pandas as pd
 import pyarrow as pa
-import pyarrow.feather
 
-from forecaster.errors import BadPayload
+from forecaster.errors import BadPayload, SourceUnavailable
+from forecaster.sources.files import bounds
+from forecaster.sources.files.columnar import feather_tables, parquet_tables
 from forecaster.sources.files.shapes import json_tables
 from forecaster.sources.files.text import csv_tables
-from forecaster.tables.frames import frame_table
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,13 +34,23 @@ if TYPE_CHECKING:
 
 _Stream: TypeAlias = IO[bytes] | gzip.GzipFile | bz2.BZ2File | lzma.LZMAFile
 
-_LARGEST: Final = 1 << 30
 _PIECE: Final = 1 << 20
+_MEMBER: Final = b"PK\1\2"
+"""Begins what a zip says of each file in it."""
+_OTHER_KINDS: Final = (
+    (stat.S_ISDIR, "a folder: name its files"),
+    (stat.S_ISFIFO, "a named pipe"),
+    (stat.S_ISSOCK, "a socket"),
+    (stat.S_ISCHR, "a device"),
+    (stat.S_ISBLK, "a device"),
+)
 _UNREADABLE: Final = (
     OSError,
     ValueError,
     EOFError,
     RecursionError,
+    MemoryError,
+    struct.error,
     NotImplementedError,  # how a zip was packed
     RuntimeError,  # a zip with a password
     csv.Error,
@@ -54,39 +66,77 @@ def load_tables(path: Path) -> list[Table]:
 
     Raises:
         BadPayload: says what was expected and found.
+        SourceUnavailable: the file changes while it is read, or reading it takes too long.
     """
-    source, suffix = str(path), path.suffix.lower()
-    if path.is_dir():
-        raise BadPayload(source, "a file", "a folder: name its files")
-    if not path.exists():
-        raise BadPayload(source, "a file", f"no such file: {source}")
+    source, suffix, deadline = str(path), path.suffix.lower(), bounds.Deadline(str(path))
     try:
+        content = _read(source, path, deadline)
         if suffix == ".zip":
-            return _load_zip(source, path)
+            return _load_zip(source, content, deadline)
         if suffix not in _PACKINGS:
-            return _load(source, path.name, path.read_bytes, "")
-        return _load(source, path.stem, lambda: _unpack(source, lambda: _PACKINGS[suffix](path)), suffix)
+            return _load(source, path.name, content, "")
+        with _PACKINGS[suffix](io.BytesIO(content)) as stream:
+            return _load(source, path.stem, _unpack(source, stream, len(content), deadline), suffix)
     except _UNREADABLE as error:
         kind = (path.stem if suffix in _PACKINGS else path.name).rpartition(".")[2].lower()
         raise BadPayload(source, f"a readable {kind} file", str(error) or type(error).__name__) from error
 
 
-def _load(source: str, name: str, read: Callable[[], bytes], packing: str) -> list[Table]:
+def _read(source: str, path: Path, deadline: bounds.Deadline) -> bytes:
+    """Read a regular file as it was at one moment; nothing else is opened, as a pipe would be waited for.
+
+    Raises:
+        BadPayload: it is no file, or too large.
+        SourceUnavailable: it changed meanwhile.
+    """
+    try:
+        _require_file(source, path.stat())
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise BadPayload(source, "a file", f"no such file: {source}") from error
+    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb", buffering=0) as file:
+        before = os.fstat(file.fileno())
+        _require_file(source, before)
+        bounds.check_bytes(source, before.st_size)
+        pieces = []
+        while piece := file.read(_PIECE):
+            pieces.append(piece)
+            deadline.check()
+            if sum(map(len, pieces)) > before.st_size:
+                break
+        after = os.fstat(file.fileno())
+    content = b"".join(pieces)
+    if (before.st_size, before.st_mtime_ns) != (len(content), after.st_mtime_ns):
+        found = f"one that changed from {before.st_size:,} to {max(len(content), after.st_size):,} bytes"
+        expected = "expected a file that stays as it is while it is read"
+        raise SourceUnavailable(source, f"{expected}, found {found}: write a new file and rename it")
+    return content
+
+
+def _require_file(source: str, found: os.stat_result) -> None:
+    """Refuse what is no regular file, by name."""
+    kind = next((name for is_kind, name in _OTHER_KINDS if is_kind(found.st_mode)), "")
+    if kind:
+        raise BadPayload(source, "a file", kind)
+
+
+def _load(source: str, name: str, content: bytes, packing: str) -> list[Table]:
     suffix = PurePath(name).suffix.lower()
     if suffix not in _LOADERS:
         expected = f"a file that ends in {', '.join(_LOADERS)}, {', '.join(_PACKINGS)} behind one of them, or .zip"
         raise BadPayload(source, expected, suffix)
-    return _LOADERS[suffix](source, read(), suffix.removeprefix(".") + packing)
+    return _LOADERS[suffix](source, content, suffix.removeprefix(".") + packing)
 
 
-def _load_zip(source: str, path: Path) -> list[Table]:
+def _load_zip(source: str, content: bytes, deadline: bounds.Deadline) -> list[Table]:
     """Load the one table of a zip."""
-    with zipfile.ZipFile(path) as archive:
+    bounds.check_count(source, "files in a zip", content.count(_MEMBER), bounds.MOST_MEMBERS)
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
         names = [name for name in archive.namelist() if not name.endswith("/") and not name.startswith("__MACOSX/")]
         tables = _tables_among(names) if len(names) > 1 else names
         if len(tables) != 1:
             raise BadPayload(source, "a zip of exactly one table", names)
-        return _load(source, tables[0], lambda: _unpack(source, lambda: archive.open(tables[0])), " in zip")
+        with archive.open(tables[0]) as stream:
+            return _load(source, tables[0], _unpack(source, stream, len(content), deadline), " in zip")
 
 
 def _tables_among(names: list[str]) -> list[str]:
@@ -97,29 +147,18 @@ def _tables_among(names: list[str]) -> list[str]:
     return [name for name in tables if paths[name].suffix.lower() != ".txt" or paths[name].stem not in others]
 
 
-def _unpack(source: str, opened: Callable[[], _Stream]) -> bytes:
-    """Give what is packed; its size is found first, so that one which is too large takes no memory."""
-    size = 0
-    with opened() as stream:
-        while piece := stream.read(_PIECE):
-            size += len(piece)
-            if size > _LARGEST:
-                raise BadPayload(source, f"at most {_LARGEST >> 20} MiB when unpacked", "more")
-    with opened() as stream:
-        return stream.read(size)
+def _unpack(source: str, stream: _Stream, packed: int, deadline: bounds.Deadline) -> bytes:
+    """Give what is packed in so many bytes, piece by piece, so that a bomb is refused before it is large."""
+    pieces, size = [], 0
+    while piece := stream.read(_PIECE):
+        pieces.append(piece)
+        size += len(piece)
+        bounds.check_unpacked(source, packed, size)
+        deadline.check()
+    return b"".join(pieces)
 
 
-def _load_frame(source: str, content: bytes, kind: str) -> list[Table]:
-    read = pyarrow.feather.read_feather if kind.startswith("feather") else pd.read_parquet
-    try:
-        frame = read(io.BytesIO(content))
-    except (KeyError, TypeError) as error:
-        msg = f"a damaged note of its types: {error!r}"
-        raise ValueError(msg) from error
-    return [frame_table(frame, source, form=kind)]
-
-
-_PACKINGS: Final[dict[str, Callable[[Path], _Stream]]] = {
+_PACKINGS: Final[dict[str, Callable[[io.BytesIO], _Stream]]] = {
     ".gz": gzip.open,
     ".bz2": bz2.open,
     ".xz": lzma.open,
@@ -131,7 +170,7 @@ _LOADERS: Final[dict[str, Callable[[str, bytes, str], list[Table]]]] = {
     ".json": json_tables,
     ".jsonl": json_tables,
     ".ndjson": json_tables,
-    ".parquet": _load_frame,
-    ".pq": _load_frame,
-    ".feather": _load_frame,
+    ".parquet": parquet_tables,
+    ".pq": parquet_tables,
+    ".feather": feather_tables,
 }

@@ -9,12 +9,16 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from dataclasses import replace
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+import numpy as np
 import pandas as pd
 
 from forecaster.errors import BadPayload
+from forecaster.sources.files import bounds
 from forecaster.sources.files.text import decode
 from forecaster.tables import FIELDS
 from forecaster.tables.columns import names_bars
@@ -36,6 +40,11 @@ _KRAKEN: Final = ("time", "open", "high", "low", "close", "vwap", "volume", "cou
 _TIME: Final = re.compile(r"\d[\d:./TZ+ -]*")
 _FEWEST_CELLS: Final = 1 + len(FIELDS)
 _SHOWN_KEYS: Final = 12
+_ROWS: Final = "rows of json"
+_PIECE: Final = 1 << 20
+_STRING: Final = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
+_DEPTHS: Final = np.zeros(256, np.int8)
+_DEPTHS[list(b"[{")], _DEPTHS[list(b"]}")] = 1, -1
 _LATEST: Final = 7_258_118_400  # the year 2200, in seconds
 
 
@@ -75,8 +84,10 @@ def json_tables(source: str, content: bytes, kind: str) -> list[Table]:
         ValueError: it cannot be read.
     """
     text, encoding = decode(content)
+    _check(source, text)
     parsed, lines = _parse(text)
-    bodies = list(_bodies(parsed, _Around())) if isinstance(parsed, dict | list) else []
+    bodies = list(islice(_bodies(parsed, _Around()), bounds.MOST_TABLES + 1)) if isinstance(parsed, dict | list) else []
+    bounds.check_count(source, "lists of rows", len(bodies), bounds.MOST_TABLES)
     made = [(body, frame_table(body.frame, source, form=f"{kind}, {encoding}")) for body in bodies]
     known = [(body, table) for body, table in made if _may_be_bars(table)] or made
     if not known or (len(known) > 1 and not any(_may_be_bars(table) for _, table in known)):
@@ -89,6 +100,23 @@ def json_tables(source: str, content: bytes, kind: str) -> list[Table]:
     if lines and len(tables) == 1 and len(lines) == len(tables[0].cells):
         return [replace(tables[0], cells=tables[0].cells.set_axis(lines, axis="index"), place="line")]
     return tables
+
+
+def _check(source: str, text: str) -> None:
+    """Refuse json that is too deep or has too many values, before it is parsed.
+
+    Raises:
+        BadPayload: says how deep, or how many.
+    """
+    bare = _STRING.sub("", text)
+    bounds.check_count(source, "values", sum(map(bare.count, ",[{")), bounds.MOST_VALUES)
+    depth = deepest = 0
+    for first in range(0, len(bare), _PIECE):
+        piece = np.frombuffer(bare[first : first + _PIECE].encode(errors="replace"), np.uint8)
+        depths = depth + _DEPTHS[piece].cumsum(dtype=np.int64)
+        depth, deepest = int(depths[-1]), max(deepest, int(depths.max()))
+    if deepest > bounds.DEEPEST:
+        raise BadPayload(source, f"lists and objects at most {bounds.DEEPEST} deep", f"{deepest:,} deep")
 
 
 def _parse(text: str) -> tuple[Any, list[int]]:
@@ -114,8 +142,8 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """Make an object; of two values under one key, which is meant cannot be told."""
     node = dict(pairs)
     if len(node) < len(pairs):
-        keys = [key for key, _ in pairs]
-        msg = f"the key {next(key for key in keys if keys.count(key) > 1)!r} twice in one object"
+        key = Counter(key for key, _ in pairs).most_common(1)[0][0]
+        msg = f"the key {key!r} twice in one object"
         raise ValueError(msg)
     return node
 
@@ -197,6 +225,7 @@ def _split(columns: list[Any], rows: list[list[Any]], index: Any) -> pd.DataFram
 
 def _padded(rows: list[list[Any]]) -> list[list[Any]]:
     longest = max(map(len, rows), default=0)
+    bounds.check_shape(_ROWS, len(rows), longest)
     return [row + [None] * (longest - len(row)) for row in rows]
 
 
@@ -215,6 +244,7 @@ def _from_objects(node: dict[str, dict[str, Any]]) -> pd.DataFrame | None:
         return _frame(rows).set_axis(_index(list(node)), axis="index")
     if all(map(_TIME.fullmatch, inner)):
         keys = list(dict.fromkeys(key for values in node.values() for key in values))
+        bounds.check_shape(_ROWS, len(keys), len(node))
         frame = _frame({name: [values.get(key) for key in keys] for name, values in node.items()})
         return frame.set_axis(_index(keys), axis="index")
     return None
@@ -222,6 +252,8 @@ def _from_objects(node: dict[str, dict[str, Any]]) -> pd.DataFrame | None:
 
 def _frame(rows: Any, columns: list[Any] | None = None) -> pd.DataFrame:
     """Make a frame whose numbers stay as they are written."""
+    if rows and isinstance(rows, list) and isinstance(rows[0], dict):  # each key of any row becomes a column of all
+        bounds.check_shape(_ROWS, len(rows), len(set().union(*rows)))
     return pd.DataFrame(rows, columns=columns, dtype=object).infer_objects()
 
 

@@ -14,9 +14,11 @@ from itertools import islice
 from operator import itemgetter
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+import numpy as np
 import pandas as pd
 
 from forecaster.errors import BadPayload
+from forecaster.sources.files import bounds
 from forecaster.tables import FIELDS, Table
 from forecaster.tables.columns import names_bars
 from forecaster.tables.frames import join_levels
@@ -43,7 +45,6 @@ _PACKED: Final = {
 """How the content of other files begins, which may have the name of a text."""
 _MOST: Final = 0.7  # the part of a text's bytes at every other place that are NUL in UTF-16
 _FIRST_BYTES: Final = 4000
-_FIRST_CHARACTERS: Final = 1 << 20
 _FIRST_LINES: Final = 100
 _FOREIGN_LINES: Final = 50
 _LONGEST_BANNER: Final = 20
@@ -148,27 +149,50 @@ def csv_tables(source: str, content: bytes, kind: str) -> list[Table]:
     """
     text, encoding = decode(content)
     text = text.rstrip(_END_OF_FILE)
-    lines = list(islice(io.StringIO(text[:_FIRST_CHARACTERS], newline=""), _FIRST_LINES))
+    longest = _longest_line(text.encode())
+    bounds.check_text(source, "lines", longest, bounds.LONGEST_LINE)
+    lines = list(islice(io.StringIO(text[: bounds.LONGEST_LINE], newline=""), _FIRST_LINES))
     separator, width = _find_separator(lines)
     _refuse_other_texts(source, lines, separator)
     head = _find_head(list(_records(lines[:_LONGEST_BANNER], separator)), width)
-    body = text[sum(map(len, lines[: head.lines])) :]
-    first = next(csv.reader(io.StringIO(body, newline=""), delimiter=separator, skipinitialspace=True), [])
-    if len(first) > len(head.names) + 1:  # pandas would take the width from it
-        raise BadPayload(source, f"{len(head.names)} cells in line {head.lines + 1}", f"{len(first)} cells")
-    try:
-        cells = _read_cells(body, separator, len(head.names))
-    except pd.errors.ParserError as error:
-        raise _mend_line(source, head, str(error)) from error
-    if len(cells) != _count_lines(body):
-        raise BadPayload(source, "each row on a line of its own", "a quoted cell that goes on in the next line")
-    cells.index += head.lines + 1
+    cells = _cells_below(source, text[sum(map(len, lines[: head.lines])) :], separator, head)
+    if longest > bounds.LONGEST_CELL:
+        longest = max(int(column.str.len().max()) for _, column in cells.fillna("").items())
+        bounds.check_text(source, "cells", longest, bounds.LONGEST_CELL)
     form = f"{kind}, {encoding}, separated by {_SEPARATORS[separator]}"
     zone = _zone_above(lines[: head.lines - head.has_header])
     table = Table(source, head.names, cells.dropna(how="all"), "line", form, head.has_header, head.symbol, zone)
     _refuse_overlong(table, separator)
     del table.cells[len(head.names)]
     return [table]
+
+
+def _cells_below(source: str, body: str, separator: str, head: _Head) -> pd.DataFrame:
+    """Read the cells below the head; their index counts lines.
+
+    Raises:
+        BadPayload: a row has more cells than it should, or a quoted cell does not end on its line.
+    """
+    count = _count_lines(body)
+    bounds.check_shape(source, count, len(head.names))
+    top = io.StringIO(body[: bounds.LONGEST_LINE], newline="")
+    first = next(csv.reader(top, delimiter=separator, skipinitialspace=True), [])
+    if len(first) > len(head.names) + 1:  # pandas would take the width from it
+        raise BadPayload(source, f"{len(head.names)} cells in line {head.lines + 1}", f"{len(first)} cells")
+    try:
+        cells = _read_cells(body, separator, len(head.names))
+    except pd.errors.ParserError as error:
+        raise _mend_line(source, head, str(error)) from error
+    if len(cells) != count:
+        raise BadPayload(source, "each row on a line of its own", "a quoted cell that goes on in the next line")
+    cells.index += head.lines + 1
+    return cells
+
+
+def _longest_line(content: bytes) -> int:
+    octets = np.frombuffer(content, np.uint8)
+    ends = np.flatnonzero((octets == ord("\n")) | (octets == ord("\r")))
+    return int(np.diff(ends, prepend=-1, append=len(octets)).max()) - 1
 
 
 def _refuse_other_texts(source: str, lines: list[str], separator: str) -> None:
