@@ -8,7 +8,6 @@ import inspect
 import itertools
 import json
 import signal
-import sqlite3
 import subprocess
 
 import pytest
@@ -25,6 +24,7 @@ from forecaster.model.files import NANO_FOLDER
 from forecaster.model.train import TrainingPlan
 from forecaster.sources.inspect import FileError
 from forecaster.store import open_store
+from forecaster.store.library import sqlite3
 from tests.builders import HOUR_MS, make_bars, make_key, utc_ms
 from tests.cli import PROGRAM, forecaster, refused, told
 from tests.faults.exchange import LoopbackExchange, closed_port, unhurried
@@ -51,7 +51,7 @@ def config(tmp_path, bars_file):
 
 def exchange_config(tmp_path, exchange, symbol="BTC/USDT"):
     path = tmp_path / "exchange.toml"
-    urls = exchange.config("binance").api_urls
+    urls = exchange.config("binance").revealed_api_urls
     path.write_text(
         '[exchanges.binance]\nid = "binance"\ntimeout = 100\ndeadline = 300\n'
         + "".join(f"api_urls.{name} = {json.dumps(url)}\n" for name, url in urls.items())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import sqlite3
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 
@@ -13,6 +12,7 @@ from forecaster.engine import Forecaster
 from forecaster.replay.labels import CHECKS
 from forecaster.sources.files import FileSource
 from forecaster.store import open_store
+from forecaster.store.library import sqlite3
 from forecaster.store.sql import SqlStore
 from tests.builders import make_bars, make_key
 from tests.cli import forecaster

@@ -121,6 +121,7 @@ def test_the_newest_forecast_is_decided_on(folder, bars):
         "reason": f"{bars.close[-1]} {round(trust.value, 6)} {last}",
         "cutoff": last,
         "available_at": last + 2 + 10 + CUTOFFS - 1,
+        "revised": [],
     }
     assert (missing["series"], missing["state"], missing["share"]) == ("binance ETH/USDT 1h", "missing", -0.5)
     assert missing["cutoff"] is None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import shlex
-import sqlite3
 import subprocess
 import sys
 from contextlib import closing
@@ -28,6 +27,7 @@ from forecaster.config import (
     load_config,
 )
 from forecaster.ledger import LIVE, Run
+from forecaster.store.library import sqlite3
 from forecaster.store.sql import SqlStore
 from tests.builders import HOUR_MS, make_bars, make_key
 from tests.cli import forecaster
@@ -182,7 +182,7 @@ def test_the_question_of_the_ledgers_page(asked):
                 if i % 5 and i + step < len(closes):
                     name = (key.exchange, key.symbol, "1h", forecast.provenance.ledger_id, step)
                     expected.setdefault(name, []).append(abs(closes[i + step] - median))
-    first, _ = re.findall(r"^```sql\n(.*?)^```$", LEDGER, re.DOTALL | re.MULTILINE)
+    first, *_ = re.findall(r"^```sql\n(.*?)^```$", LEDGER, re.DOTALL | re.MULTILINE)
     rows = asked(first)
 
     assert len(expected) == 3 * 2 * 3
@@ -204,12 +204,21 @@ def test_the_second_question_of_the_ledgers_page(asked):
             (key.exchange, key.symbol, "1h", newest.cutoff, step, *prices)
             for step, prices in enumerate(zip(*by_step, strict=True), 1)
         ]
-    _, second = re.findall(r"^```sql\n(.*?)^```$", LEDGER, re.DOTALL | re.MULTILINE)
+    _, second, _ = re.findall(r"^```sql\n(.*?)^```$", LEDGER, re.DOTALL | re.MULTILINE)
     rows = asked(second)
 
     assert len(rows) == 3 * 3
     assert [row[:5] for row in rows] == [row[:5] for row in expected]
     np.testing.assert_allclose([row[5:] for row in rows], [row[5:] for row in expected], rtol=1e-12)
+
+
+def test_the_third_question_of_the_ledgers_page(asked):
+    """Live forecasts of one model whose newest bar changed an hour after it closed: none that is later than that."""
+    count = sum(i % 3 == 0 and i % 5 != 0 for model, i, _ in made_on(SERIES[0]) if model == "nano")
+    *_, third = re.findall(r"^```sql\n(.*?)^```$", LEDGER, re.DOTALL | re.MULTILINE)
+
+    assert count > 0
+    assert asked(third) == [(key.exchange, key.symbol, "1h", count) for key in sorted(SERIES, key=str)]
 
 
 def test_the_ledgers_page_names_every_table_and_column(asked):

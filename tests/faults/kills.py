@@ -91,7 +91,7 @@ def main() -> None:
 
 def _toml(exchange: LoopbackExchange, venue: str, ledger: Path) -> str:
     config = exchange.config(venue)
-    urls, options = (json.dumps(one).replace('": ', '" = ') for one in (config.api_urls, config.options))
+    urls, options = (json.dumps(one).replace('": ', '" = ') for one in (config.revealed_api_urls, config.options))
     return (
         f'[exchanges.{venue}]\nid = "{venue}"\napi_urls = {urls}\noptions = {options}\n'
         "timeout = 5\ndeadline = 20\nlate_after = 0\n"

@@ -143,8 +143,8 @@ def test_configuration_of_a_world_is_one(tmp_path):
 
     assert [str(one.key) for one in config.series] == ["binance BTC/USDT 1m", "binance ETH/USDT 1m"]
     assert (config.daemon.drain_seconds, config.exchanges["binance"].deadline) == (7.0, 9.0)
-    assert config.exchanges["binance"].api_urls == {"public": world.exchange.url + "/api/v3"}
-    assert config.store.url == f"sqlite:///{tmp_path}/ledger.db"
+    assert config.exchanges["binance"].revealed_api_urls == {"public": world.exchange.url + "/api/v3"}
+    assert config.store.url.reveal() == f"sqlite:///{tmp_path}/ledger.db"
 
 
 @pytest.mark.processes

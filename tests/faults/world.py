@@ -7,6 +7,7 @@ locks as they are, which then never end, and what it shares between processes st
 
 from __future__ import annotations
 
+import fcntl
 import json
 import mmap
 import os
@@ -33,6 +34,7 @@ TICK_SECONDS: Final = 0.002
 PATIENCE_SECONDS: Final = 90.0
 """Real seconds that anything may take before a harness gives up; a start takes a few."""
 
+SMALLEST_PIPE: Final = 4096
 KEPT_CHARACTERS: Final = 400
 """Of a line that is no event, or that an error quotes."""
 
@@ -89,6 +91,8 @@ class Service:
         self.events: list[dict[str, Any]] = []
         self.text: list[str] = []
         self._told = threading.Condition()
+        self._reads = threading.Event()
+        self._reads.set()
         self._process = subprocess.Popen(
             command,
             cwd=ROOT,
@@ -141,6 +145,12 @@ class Service:
             raise RuntimeError(msg)
         return found()[0]
 
+    def leave_unread(self) -> None:
+        """Read its standard error no longer, of which some ten lines then find room, until it has ended."""
+        assert self._process.stderr is not None
+        fcntl.fcntl(self._process.stderr, fcntl.F_SETPIPE_SZ, SMALLEST_PIPE)
+        self._reads.clear()
+
     def signal(self, number: int) -> None:
         """Send a signal; one that is stopped stands still when this returns."""
         os.kill(self.pid, number)
@@ -158,6 +168,7 @@ class Service:
         except subprocess.TimeoutExpired as error:
             msg = f"expected the service to end within {seconds:g} s: {self.text[-5:]}"
             raise RuntimeError(msg) from error
+        self._reads.set()
         self._reader.join()
         return code
 
@@ -181,6 +192,7 @@ class Service:
     def _read(self) -> None:
         assert self._process.stderr is not None
         for line in self._process.stderr:
+            self._reads.wait()
             try:
                 found = json.loads(line)
             except ValueError:
@@ -203,6 +215,8 @@ class World:
         start: UTC ms at which the world begins.
         speed: how many of its seconds a real one has.
         fault: Python that every service runs first, to replace what a harness must miss; nothing unless given.
+
+    `exchange_ahead`, which may be assigned, is how far the exchange's clock is ahead of the world's time (ms).
     """
 
     def __init__(self, folder: Path, symbols: Sequence[str], start: int, speed: int = 60, fault: str = "") -> None:
@@ -210,6 +224,7 @@ class World:
         self.clock = Clock(folder / "clock", start, speed)
         self.exchange = LoopbackExchange(now=start)
         self.exchange.symbols = set(symbols)
+        self.exchange_ahead = 0
         self.asleep = 0
         self.url = f"sqlite:///{self.ledger}"
         self._fault = fault
@@ -246,7 +261,7 @@ class World:
         The table `exchange` is that of the only one.
         """
         tables: dict[str, dict[str, object]] = {
-            "exchange": self.exchange.config(VENUE, timeout=100.0, deadline=300.0).model_dump(),
+            "exchange": self.exchange.config(VENUE, timeout=100.0, deadline=300.0).model_dump(mode="json"),
             "model": {"compile": "off", "context": 64, "min_context": 16, "horizon": 3, "device": "cpu"},
             "store": {"url": self.url},
             "daemon": {"drain_seconds": 300.0},
@@ -279,7 +294,7 @@ class World:
 
     def _keep_time(self) -> None:
         while not self._ending.wait(TICK_SECONDS):
-            self.exchange.now = self.now()
+            self.exchange.now = self.now() + self.exchange_ahead
 
 
 def compile_clock(folder: Path) -> Path:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
-import sqlite3
 from contextlib import closing
 
 import numpy as np
@@ -18,6 +17,7 @@ from forecaster.model.baselines import RandomWalk
 from forecaster.replay.parity import ParityPlan, verify_parity
 from forecaster.sources.memory import MemorySource
 from forecaster.store import open_database, open_store
+from forecaster.store.library import sqlite3
 from tests.builders import HOUR_MS, make_bars
 from tests.replay.leaks import NamedWalk, moved
 from tests.test_engine import make_config
