@@ -247,6 +247,18 @@ class Forecaster:
         cycle = _Cycle(as_of, Stopwatch(as_of if started_at is None else started_at), self._lease(keys, as_of))
         return self._run(timeframe, exchange, cycle, self._intake.take(keys, as_of, cycle.skipped, cycle.watch))
 
+    def run_last(self, as_of: int, seconds: float = 2.0) -> list[CycleReport]:
+        """Before an end: take what still comes in some seconds, and write down of the rest why it was not forecast."""
+        reports: list[CycleReport] = []
+        for timeframe in self.timeframes:
+            keys = sorted(self._intake.arrivals.under_way(self._of_place(timeframe, None)), key=str)
+            if keys:
+                cycle = _Cycle(as_of, Stopwatch(as_of), self._lease(keys, as_of))
+                patience = 0.0 if reports else seconds  # the others have come meanwhile
+                rounds = self._intake.last(keys, as_of, cycle.skipped, cycle.watch, patience)
+                reports.append(self._run(timeframe, None, cycle, rounds))
+        return reports
+
     def _of_place(self, timeframe: Timeframe, exchange: str | None) -> list[SeriesKey]:
         return [key for key in self.series if key.timeframe == timeframe and exchange in (None, key.exchange)]
 

@@ -178,11 +178,14 @@ class Intake:
             left -= pulled.keys
             yield replace(pulled, waited_seconds=waited)
         self.arrivals.leave(left)
-        if waits_for == "all" and left:
-            for key in left:
-                reason = f"{key.symbol}: expected its bars before the next one has closed"
-                skipped.trying([key], partial(_raise, SourceUnavailable(key.exchange, reason)))
-            yield Pulled(frozenset(left), frozenset(), (watch.now, watch.now))
+        if waits_for == "all":
+            yield from self._sit_out(left, skipped, watch, "expected its bars before the next one has closed")
+
+    def _sit_out(self, keys: Collection[SeriesKey], skipped: Skipped, watch: Stopwatch, why: str) -> Iterator[Pulled]:
+        for key in keys:
+            skipped.trying([key], partial(_raise, SourceUnavailable(key.exchange, f"{key.symbol}: {why}")))
+        if keys:
+            yield Pulled(frozenset(keys), frozenset(), (watch.now, watch.now))
 
     def pull(self, keys: Sequence[SeriesKey], as_of: int, skipped: Skipped) -> int:
         """Ask for series, and store what comes; gives how many bars are new."""
@@ -212,6 +215,17 @@ class Intake:
             pulled = self._receive_all(answers, as_of, skipped, watch)
             self.arrivals.leave(pulled.again)
             yield pulled
+
+    def last(
+        self, keys: Collection[SeriesKey], as_of: int, skipped: Skipped, watch: Stopwatch, seconds: float
+    ) -> Iterator[Pulled]:
+        """Store what still comes of series within so many seconds; the others sit out: nobody will take it."""
+        left, give_up = set(keys), time.monotonic() + seconds
+        while left and (answers := self.arrivals.take(left, give_up)):
+            pulled = self._receive_all(answers, as_of, skipped, watch)
+            left -= pulled.keys
+            yield pulled
+        yield from self._sit_out(left, skipped, watch, "expected its bars before the service stopped")
 
     def _receive_all(self, answers: Sequence[Answer], as_of: int, skipped: Skipped, watch: Stopwatch) -> Pulled:
         """Store answers, in one transaction, and ask again for what they leave open."""

@@ -140,6 +140,23 @@ def test_straggler_of_an_older_close_is_asked_again_as_of_the_newest(venue):
     assert [as_of for key, _, as_of in venue.asked if key == SLOW] == [closes(99), closes(100) + 5000]
 
 
+def test_what_is_under_way_has_a_word_at_the_end(venue):
+    """What comes in a moment is forecast, and of the rest is written down why it was not; it stays owed."""
+    quick = make_key(symbol="QUICK/USDT")
+    venue.gates = {SLOW: threading.Event(), quick: threading.Event()}
+    forecaster = make_forecaster(venue, KEY, SLOW, quick)
+    forecaster.run_cycle(HOUR, closes(99), waits_for="most")
+    venue.gates.pop(quick).set()
+    (report,) = forecaster.run_last(closes(99) + 1000, seconds=1.0)
+    again = forecaster.run_last(closes(99) + 2000, seconds=0.0)
+
+    assert [one.key for one in report.forecasts] == [quick]
+    assert list(report.skipped) == [SLOW]
+    assert report.skipped[SLOW].endswith("SLOW/USDT: expected its bars before the service stopped")
+    assert states(forecaster, SLOW) == [(closes(99), "failed")]
+    assert len(again) == 1  # its question is under way still, and would be taken if it came
+
+
 def test_many_that_hang_keep_no_other_from_being_asked(venue, monkeypatch):
     """However few are asked at once: those that take long no longer count."""
     monkeypatch.setattr(arrivals, "STRAGGLES_AFTER", 0.05)

@@ -280,7 +280,19 @@ class Stint:
         left = [worker.name for worker in self._workers if worker.is_alive()]
         if left:
             _log.warning("daemon.drain_gave_up", workers=left)
+        elif not self.has_lost_lease.is_set():
+            self._take_last()
         self._vitals.lease(held=False, epoch=self._forecaster.store.epoch)
+
+    def _take_last(self) -> None:
+        """Finish series that are waited for; what cannot be written now is owed, and the next start finds it."""
+        try:
+            reports = self._forecaster.run_last(self._clock.now())
+        except ForecasterError as error:
+            _log.warning("ledger.not_written", reason=str(error))
+            return
+        for report in reports:
+            self._vitals.cycle(report, None, {})
 
     def catch_up(self) -> None:
         """Begin to work, with a cycle of everything."""

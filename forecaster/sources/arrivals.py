@@ -7,6 +7,7 @@ while stay so, while what has come is used; whoever asks for their series again 
 from __future__ import annotations
 
 import math
+import queue
 import threading
 import time
 from collections import deque
@@ -27,6 +28,7 @@ QUIET_SECONDS: Final = 0.25
 """When no answer has come for so long, those that have are taken."""
 
 MOST_UNDER_WAY: Final = 256
+_IDLE_SECONDS: Final = 30.0
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,8 @@ class Arrivals:
         self._started: dict[SeriesKey, float] = {}
         self._come: dict[SeriesKey, tuple[Answer, float]] = {}
         self._left: set[SeriesKey] = set()
+        self._works: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._idle = 0
         self.on_straggler: Callable[[SeriesKey], None] = lambda _: None
         """Called, on some thread, when an answer has come that was left under way."""
 
@@ -145,7 +149,30 @@ class Arrivals:
                 return
             question = self._queue.popleft()
             self._started[question.key] = now
-            start(partial(self._answer, question), f"bars of {question.key}")
+            self._start(partial(self._answer, question))
+
+    def _start(self, work: Callable[[], None]) -> None:
+        """Do something on a thread that is idle, or on a further one; with the lock in hand."""
+        if self._idle:
+            self._idle -= 1
+            self._works.put(work)
+        else:
+            threading.Thread(target=self._serve, args=[work], name="arrivals", daemon=True).start()
+
+    def _serve(self, work: Callable[[], None]) -> None:
+        """Do one thing after another, until there is none for a while."""
+        while True:
+            work()
+            with self._changed:
+                self._idle += 1
+            try:
+                work = self._works.get(timeout=_IDLE_SECONDS)
+            except queue.Empty:
+                with self._changed:
+                    if self._works.empty():
+                        self._idle -= 1
+                        return
+                work = self._works.get()
 
     def _answer(self, question: _Question) -> None:
         fetched, error = None, None
@@ -163,8 +190,3 @@ class Arrivals:
             self._left.discard(question.key)
         if was_left:
             self.on_straggler(question.key)
-
-
-def start(work: Callable[[], None], name: str) -> None:
-    """Do something on a thread of its own, which ends with the process."""
-    threading.Thread(target=work, name=name, daemon=True).start()

@@ -396,7 +396,7 @@ def simulated(clock: Clock) -> Iterator[None]:
         patch.object(engine, "now_ms", lambda: clock.wall),
         patch.object(intake, "time", stopwatch),
         patch.object(arrivals, "time", stopwatch),
-        patch.object(arrivals, "start", lambda work, _: work()),  # at once, so that the order never changes
+        patch.object(arrivals.Arrivals, "_start", lambda _, work: work()),  # at once, so that the order never changes
         patch.object(lease, "now_ms", lambda: clock.wall),
         patch.object(lease, "time", stopwatch),
         patch.object(baselines, "time", still),
