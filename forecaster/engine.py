@@ -23,7 +23,7 @@ from forecaster.clock import now_ms
 from forecaster.code import code_digest
 from forecaster.config import Config, default_config_path, load_config, with_store
 from forecaster.errors import BarNotClosed, BarsError, ConfigError, InvalidContext, NotEnoughBars, StoreError, utc_text
-from forecaster.intake import Intake, Pulled, Skipped, WaitsFor
+from forecaster.intake import Intake, Pulled, Skipped, WaitsFor, raised
 from forecaster.ledger import LIVE, AccuracyReport, CalibrationState, LedgerRow, Run, RunId, Slot
 from forecaster.log import get_logger
 from forecaster.model import Model, load_baselines, load_model
@@ -250,13 +250,13 @@ class Forecaster:
     def run_last(self, as_of: int, seconds: float = 2.0) -> list[CycleReport]:
         """Before an end: take what still comes in some seconds, and write down of the rest why it was not forecast."""
         reports: list[CycleReport] = []
-        for timeframe in self.timeframes:
-            keys = sorted(self._intake.arrivals.under_way(self._of_place(timeframe, None)), key=str)
+        for timeframe, exchange in dict.fromkeys((key.timeframe, key.exchange) for key in self.series):
+            keys = sorted(self._intake.arrivals.under_way(self._of_place(timeframe, exchange)), key=str)
             if keys:
                 cycle = _Cycle(as_of, Stopwatch(as_of), self._lease(keys, as_of))
                 patience = 0.0 if reports else seconds  # the others have come meanwhile
                 rounds = self._intake.last(keys, as_of, cycle.skipped, cycle.watch, patience)
-                reports.append(self._run(timeframe, None, cycle, rounds))
+                reports.append(self._run(timeframe, exchange, cycle, rounds))
         return reports
 
     def _of_place(self, timeframe: Timeframe, exchange: str | None) -> list[SeriesKey]:
@@ -269,10 +269,14 @@ class Forecaster:
         """Forecast round by round, and tell what was done."""
         skipped, slots = cycle.skipped, cycle.owed.slots
         for pulled in rounds:
-            with self._turn:
-                self._forecast_round(cycle, pulled)
+            cycle.pulled.append(pulled)
+            if pulled.all_keys:
+                with self._turn:
+                    self._forecast_round(cycle, pulled)
         given_up = {key: (slots[key][-1].cutoff, skipped.reasons[key]) for key in skipped.given_up if slots[key]}
-        self._given_up = {key: at for key, at in self._given_up.items() if key not in slots} | given_up
+        with self._turn:
+            self._given_up = {key: at for key, at in self._given_up.items() if key not in slots} | given_up
+            drifts = self._drifts(cycle.settled)
         report = CycleReport(
             timeframe=timeframe,
             exchange=exchange,
@@ -284,7 +288,7 @@ class Forecaster:
             skipped=skipped.reasons,
             given_up=frozenset(skipped.given_up),
             sat_out=cycle.sat_out,
-            drifts=self._drifts(cycle.settled),
+            drifts=drifts,
             missed=cycle.owed.missed,
             seconds=cycle.watch.elapsed_ms / 1000,
             waited_seconds=sum(one.waited_seconds for one in cycle.pulled),
@@ -319,7 +323,6 @@ class Forecaster:
             arrived = arrived_losses(self.store, pulled.seen[1], since=pulled.seen[0] - 1)
         cycle.settled += [one for one in arrived if one.steps.key in pulled.all_keys]
         cycle.forecasts += made
-        cycle.pulled.append(pulled)
 
     def _end(
         self, cycle: _Cycle, owed: dict[SeriesKey, list[Slot]], over: Collection[SeriesKey], made: list[OHLCForecast]
@@ -352,7 +355,7 @@ class Forecaster:
             found = skipped.trying(owed, lambda key: self._contexts(owed[key]))
         for key, one in found.items():
             if one.fault is not None and key in over:
-                skipped.trying([key], partial(_raise, one.fault))
+                skipped.trying([key], partial(raised, one.fault))
         contexts = [context for one in found.values() for context in one.contexts]
         return contexts, {key: one.newest for key, one in found.items()}
 
@@ -684,10 +687,6 @@ class _Found(NamedTuple):
     contexts: list[Context]
     newest: int
     fault: BarsError | None
-
-
-def _raise(error: BarsError, _: object = None) -> None:
-    raise error
 
 
 def _passed(as_of: int | None) -> int:

@@ -46,7 +46,7 @@ _log = get_logger(__name__)
 BARS_ASKED_AGAIN: Final = 24
 """The fewest stored bars that are asked for again each time: they may have been revised, or been wrong."""
 
-SECOND_ANSWER_AFTER: Final = 1.0
+SECOND_ANSWER_AFTER: Final = 3.0
 """Seconds after which a series is asked again whose answer is in doubt."""
 
 WaitsFor = Literal["all", "most", "nobody"]
@@ -131,6 +131,13 @@ class _Weighed(NamedTuple):
     is_doubted: bool = False
 
 
+class _Unsure(NamedTuple):
+    """From which open time on a series is asked again, and for how many further answers that change nothing."""
+
+    since: int
+    left: int
+
+
 class _TooLate(Exception):
     """The stamp of what was written has passed before its commit."""
 
@@ -151,6 +158,7 @@ class Intake:
         self._context = context
         self.arrivals = Arrivals(at_once)
         self._asked_again: dict[SeriesKey, int] = {}
+        self._unsure: dict[SeriesKey, _Unsure] = {}
         self._doubted: dict[SeriesKey, list[Bars]] = {}
         self._clocks: dict[str, int] = {}
         self._commits = CommitTimes()
@@ -171,9 +179,11 @@ class Intake:
         while left:
             asked_at = time.monotonic()
             answers = self.arrivals.take(left, give_up, patience)
+            waited = time.monotonic() - asked_at
             if not answers:
+                yield _nothing(watch, waited)
                 break
-            waited, patience = time.monotonic() - asked_at, min(patience, _PATIENCE[waits_for] and QUIET_SECONDS)
+            patience = patience if waits_for == "all" else min(patience, QUIET_SECONDS)
             pulled = self._receive_all(answers, as_of, skipped, watch)
             left -= pulled.keys
             yield replace(pulled, waited_seconds=waited)
@@ -183,9 +193,9 @@ class Intake:
 
     def _sit_out(self, keys: Collection[SeriesKey], skipped: Skipped, watch: Stopwatch, why: str) -> Iterator[Pulled]:
         for key in keys:
-            skipped.trying([key], partial(_raise, SourceUnavailable(key.exchange, f"{key.symbol}: {why}")))
+            skipped.trying([key], partial(raised, SourceUnavailable(key.exchange, f"{key.symbol}: {why}")))
         if keys:
-            yield Pulled(frozenset(keys), frozenset(), (watch.now, watch.now))
+            yield replace(_nothing(watch), keys=frozenset(keys))
 
     def pull(self, keys: Sequence[SeriesKey], as_of: int, skipped: Skipped) -> int:
         """Ask for series, and store what comes; gives how many bars are new."""
@@ -206,7 +216,8 @@ class Intake:
 
     def _owed_since(self, key: SeriesKey, as_of: int) -> int:
         again = self._asked_again.get(key, self._context)
-        return self.owed_since(key, self.first_slot(key, as_of), again)
+        since = self.owed_since(key, self.first_slot(key, as_of), again)
+        return min(since, self._unsure[key].since) if key in self._unsure else since
 
     def take(self, keys: Collection[SeriesKey], as_of: int, skipped: Skipped, watch: Stopwatch) -> Iterator[Pulled]:
         """Store what has come of series since it was last looked, in one transaction, if anything has."""
@@ -241,11 +252,8 @@ class Intake:
         stamps: list[int] = []
         received = self._in_time(watch, write, stamps)
         revised = {key: taken[key].changed for key in received if taken[key].changed}
-        marked = {key: self._forecast_from(key, opens[0]) for key, opens in revised.items()}
-        for key, opens in revised.items():
-            about = {"bars": len(opens), "first": utc_text(opens[0]), "forecasts": marked[key]}
-            _log.warning("bars.revised", series=str(key), **about)
-        self._grow(taken, received.keys() - revised.keys())
+        marked = sum(self._tell_revised(key, opens) for key, opens in revised.items())
+        self._grow(taken, {key: taken[key].changed for key in received})
         parts = {key: until for key, (_, until) in received.items() if until < taken[key].answer.as_of}
         doubted = frozenset(one.answer.key for one in weighed if one.is_doubted)
         again = doubted.union(
@@ -259,16 +267,19 @@ class Intake:
             seen=(min(stamps), max(stamps)),
             added=sum(new for new, _ in received.values()),
             revised=revised,
-            revised_forecasts=sum(marked.values()),
+            revised_forecasts=marked,
             doubted=doubted,
             clocks=self._clocks_of(answers),
         )
 
-    def _forecast_from(self, key: SeriesKey, open_time: int) -> int:
-        """How many closes of a series have been forecast from the bar that opens at a time."""
+    def _tell_revised(self, key: SeriesKey, opens: Sequence[int]) -> int:
+        """Tell that bars have changed; gives how many closes of the series had been forecast from them."""
         cutoffs = self._store.cutoffs(key)
-        last = key.sessions.closes_of(key.timeframe, key.sessions.next_opens(key.timeframe, open_time, self._context))
-        return int(((cutoffs > open_time) & (cutoffs <= last[-1])).sum())
+        last = key.sessions.closes_of(key.timeframe, key.sessions.next_opens(key.timeframe, opens[0], self._context))
+        forecasts = int(((cutoffs > opens[0]) & (cutoffs <= last[-1])).sum())
+        about = {"bars": len(opens), "first": utc_text(opens[0]), "forecasts": forecasts}
+        _log.warning("bars.revised", series=str(key), **about)
+        return forecasts
 
     def _weigh(self, answer: Answer) -> _Weighed:
         """Compare an answer with the bars that are stored: which it changes, and whether a second one is to agree."""
@@ -294,12 +305,25 @@ class Intake:
         _log.warning("bars.doubted", series=str(key), bars=len(doubted), first=utc_text(doubted[0]))
         return _Weighed(answer, changed, is_doubted=True)
 
-    def _grow(self, answered: Collection[SeriesKey], quiet: Collection[SeriesKey]) -> None:
-        """Ask again for more bars of a series after a fault or a revision, and for fewer while nothing happens."""
+    def _grow(self, answered: Collection[SeriesKey], changed: Mapping[SeriesKey, Sequence[int] | None]) -> None:
+        """Ask again for more bars of a series after a fault or a revision, and for fewer while nothing happens.
+
+        Bars that have changed are asked for again until many answers have said the same of them: the window does not
+        move on past a wrong one.
+        """
         for key in answered:
+            opens = changed.get(key)
             bars = self._asked_again.get(key, self._context)
-            bars = bars // 2 if key in quiet else bars * _MORE_AFTER_A_FAULT
+            bars = bars * _MORE_AFTER_A_FAULT if opens is None or opens else bars // 2
             self._asked_again[key] = max(BARS_ASKED_AGAIN, min(bars, self._context))
+            before = self._unsure.get(key)
+            if opens:
+                since = opens[0] if before is None else min(before.since, opens[0])
+                self._unsure[key] = _Unsure(since, BARS_ASKED_AGAIN)
+            elif before is not None and opens is not None:
+                self._unsure[key] = before._replace(left=before.left - 1)
+                if not before.left:
+                    del self._unsure[key]
 
     def _clocks_of(self, answers: Sequence[Answer]) -> dict[str, int]:
         """How far the clocks of exchanges are ahead; told when it has changed by more than a moment."""
@@ -318,10 +342,16 @@ class Intake:
         """Fetch part by part up to `as_of`: how many bars are new in each, and how far it came."""
         watch, stamps = Stopwatch(as_of), list[int]()
         while cursor < as_of:
-            receive = partial(self._receive_part, self._answer(key, cursor, as_of))
-            added, until, fault = self._in_time(watch, receive, stamps)
+            answer = self._answer(key, cursor, as_of)
+            with self._store.together(write=False):
+                weighed = self._weigh(answer)
+            if weighed.is_doubted:
+                continue
+            added, until, fault = self._in_time(watch, partial(self._receive_part, weighed.answer), stamps)
             if fault is not None:
                 raise fault
+            if weighed.changed:
+                self._tell_revised(key, weighed.changed)
             cursor = until
             yield added, cursor
 
@@ -355,7 +385,7 @@ class Intake:
     def _answer(self, key: SeriesKey, cursor: int, as_of: int) -> Answer:
         """Fetch now; what the source raises is raised when the answer is taken, which keeps a refused body."""
         try:
-            return Answer(key, cursor, as_of, self._sources[key].fetch(key, cursor, as_of))
+            return Answer(key, cursor, as_of, self._fetch(key, cursor, as_of))
         except SourceError as error:
             return Answer(key, cursor, as_of, error=error)
 
@@ -440,7 +470,12 @@ def _check_in_time(now: int, seen_at: int, *, is_last: bool) -> None:
         raise _TooLate
 
 
-def _raise(error: SourceError, _: object = None) -> None:
+def _nothing(watch: Stopwatch, waited: float = 0.0) -> Pulled:
+    return Pulled(frozenset(), frozenset(), (watch.now, watch.now), waited_seconds=waited)
+
+
+def raised(error: SourceError | BarsError, _: object = None) -> None:
+    """Raise an error where a step is expected, as of `Skipped.trying`."""
     raise error
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import threading
+import time
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -105,6 +107,69 @@ def test_what_has_come_is_forecast_while_another_series_is_waited_for(venue):
     assert [(one.key, one.cutoff) for one in arrived.forecasts] == [(SLOW, closes(99))]
     assert (arrived.waiting, states(forecaster, SLOW)) == (set(), [(closes(99), "done")])
     assert [key for key, *_ in venue.asked].count(SLOW) == 1
+
+
+def test_slow_series_is_waited_for_where_all_are(venue):
+    """Beside one that answers at once: nobody is given up before the next bar has closed."""
+    venue.gates[SLOW] = threading.Event()
+    threading.Timer(0.6, venue.gates[SLOW].set).start()
+    report = make_forecaster(venue).run_cycle(HOUR, closes(99))
+
+    assert [one.key for one in report.forecasts] == [KEY, SLOW]
+    assert report.skipped == {}
+
+
+def test_doubted_series_is_waited_for_where_all_are(venue):
+    """Its second answer comes behind the answers of the others."""
+    forecaster = make_forecaster(venue)
+    forecaster.run_cycle(HOUR, closes(99))
+    venue.wrong[SLOW] = [scaled(3.0, slice(-1, None))]
+    report = forecaster.run_cycle(HOUR, closes(100))
+
+    assert (len(report.forecasts), report.skipped) == (2, {})
+
+
+def test_second_answer_comes_after_a_while(venue, monkeypatch):
+    """A slip of a moment is over by then."""
+    waits = []
+    monkeypatch.setattr("forecaster.intake.SECOND_ANSWER_AFTER", 3.5)
+    monkeypatch.setattr("forecaster.intake.time", SimpleNamespace(monotonic=time.monotonic, sleep=waits.append))
+    forecaster = make_forecaster(venue, KEY)
+    forecaster.run_cycle(HOUR, closes(99))
+    venue.wrong[KEY] = [scaled(3.0, slice(-1, None))]
+    forecaster.run_cycle(HOUR, closes(100))
+
+    assert waits == [3.5]
+
+
+def test_exchange_that_hangs_keeps_no_other_from_being_asked(venue, monkeypatch):
+    """However many of its series hang, and however few are asked at once."""
+    monkeypatch.setattr(arrivals, "MOST_UNDER_WAY", 3)
+    hanging = [make_key(exchange="okx", symbol=f"H{i}/USDT") for i in range(8)]
+    venue.gates = {key: threading.Event() for key in hanging}
+    forecaster = make_forecaster(venue, *hanging, KEY)
+    forecaster._intake.arrivals._at_once = 2
+    stuck = forecaster.run_cycle(HOUR, closes(99), exchange="okx", waits_for="most")
+    stuck_again = forecaster.run_cycle(HOUR, closes(99), exchange="okx", waits_for="most")
+    other = forecaster.run_cycle(HOUR, closes(99), exchange="binance", waits_for="most")
+
+    assert (len(stuck.waiting), len(stuck_again.waiting)) == (8, 8)
+    assert [one.key for one in other.forecasts] == [KEY]
+    assert 2 <= len(venue.asked) - 1 <= 3
+
+
+def test_thread_that_cannot_be_had_costs_one_cycle(venue, monkeypatch):
+    """The series is told so, and is asked for again at the next try."""
+    forecaster = make_forecaster(venue, KEY)
+    with monkeypatch.context() as short:
+        short.setattr(
+            threading.Thread, "start", lambda _: (_ for _ in ()).throw(RuntimeError("can't start new thread"))
+        )
+        first = forecaster.run_cycle(HOUR, closes(99))
+    second = forecaster.run_cycle(HOUR, closes(99) + 1000)
+
+    assert "expected a thread to ask on: can't start new thread" in first.skipped[KEY]
+    assert [one.key for one in second.forecasts] == [KEY]
 
 
 def test_answer_that_came_before_it_was_left_is_told_of(venue):
@@ -224,6 +289,49 @@ def test_answer_of_another_symbol_changes_nothing(venue):
     bars = forecaster.store.bars(KEY)
 
     assert (report.doubted, report.revised, int(bars.revision.max())) == ({KEY}, {}, 0)
+
+
+def test_wrong_answers_after_a_start_leave_no_bar_wrong(venue):
+    """The whole context was asked for, and is served wrong, twice; right answers that come later mend all of it."""
+    forecaster = make_forecaster(venue, KEY)
+    forecaster.run_cycle(HOUR, closes(99))
+    again = make_forecaster(venue, KEY, store=forecaster.store)
+    venue.wrong[KEY] = [scaled(1.001)] * 2
+    again.run_cycle(HOUR, closes(100))
+    wrong = int((again.store.bars(KEY).ohlcv_TF != BARS[36:101].ohlcv_TF).any(axis=1).sum())
+    for i in (101, 102, 103):
+        again.run_cycle(HOUR, closes(i))
+
+    assert wrong == 64
+    assert np.array_equal(again.store.bars(KEY).ohlcv_TF, BARS[36:104].ohlcv_TF)
+
+
+@pytest.mark.parametrize("cycles", [3, 6])
+def test_wrong_answers_of_many_cycles_leave_no_bar_wrong(venue, cycles):
+    """However often they are said; bars of which the wrong ones were new are mended as well."""
+    forecaster = make_forecaster(venue, KEY)
+    for i in range(96, 100):
+        forecaster.run_cycle(HOUR, closes(i))
+    venue.wrong[KEY] = [scaled(1.001)] * (2 * cycles)
+    for i in range(cycles):
+        forecaster.run_cycle(HOUR, closes(100 + i))
+    venue.wrong.clear()
+    for i in range(3):
+        forecaster.run_cycle(HOUR, closes(100 + cycles + i))
+    bars = forecaster.store.bars(KEY)
+
+    assert np.array_equal(bars.ohlcv_TF, BARS[33 : 103 + cycles].ohlcv_TF)
+
+
+def test_history_is_doubted_too(venue):
+    """A page of another symbol, over bars that are stored: the second answer stands, and nothing is revised."""
+    forecaster = make_forecaster(venue, KEY)
+    forecaster.run_cycle(HOUR, closes(99))
+    venue.wrong[KEY] = [scaled(5.0)]
+    added = sum(new for new, _ in forecaster.backfill(KEY, int(BARS.open_time[0]), closes(99)))
+
+    assert added == 36
+    assert np.array_equal(forecaster.store.bars(KEY).ohlcv_TF, BARS[:100].ohlcv_TF)
 
 
 def test_answers_that_never_agree_let_the_series_sit_out(venue):

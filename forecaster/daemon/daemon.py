@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from forecaster.engine import CycleReport, Forecaster
     from forecaster.intake import WaitsFor
 
-_TOGETHER_SECONDS: Final = 0.1
+_TOGETHER_SECONDS: Final = 0.25
 """How long what has come waits for what comes next to it."""
 
 _log = get_logger(__name__)

@@ -19,7 +19,7 @@ class Fetched:
     `since` is how far back the source goes, where that is not as far as it was asked: whether there were bars before
     is not known. `until` is how far the source was asked, an open time that was not; None when it was asked for all.
     `fault` is what kept the answer from being whole; what stands here arrived before it. `clock_ms` is how far the
-    source's own clock is ahead of the time as of which it was asked, None where it has none. `may_change` says that the
+    source's own clock is ahead of this machine's, None where it has none. `may_change` says that the
     source may answer otherwise when it is asked again.
     """
 

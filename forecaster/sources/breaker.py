@@ -38,7 +38,13 @@ FIRST_LIMIT_MS: Final = 10_000
 FIRST_BAN_MS: Final = 120_000
 FIRST_PAUSE_MS: Final = 1_000
 LONGEST_LIMIT_MS: Final = 600_000
-LONGEST_PAUSE_MS: Final = 60_000
+LONGEST_PAUSE_MS: Final = 10_000
+LONGEST_TOLD_MS: Final = 60_000
+"""Of one subject that names an end by itself."""
+
+TRIAL_MS: Final = 2_000
+"""How long one request goes alone, to see whether the exchange answers again; it may be about what hangs."""
+
 FAULTS_BEFORE_PAUSE: Final = 5
 SUBJECTS_BEFORE_PAUSE: Final = 3
 SUBJECTS_BEFORE_HOLD: Final = 2
@@ -108,6 +114,7 @@ class Breaker:
         self._reason = ""
         self._kind: HoldKind | None = None
         self._trying = False
+        self._tried_at = 0
         self._is_open = True
         self._until = self._others_until = self._probe_at = self._read_at = _monotonic_ms()
         self._writer = ThreadPoolExecutor(1, f"holds of {exchange}")
@@ -165,7 +172,7 @@ class Breaker:
             await self._written()
             self._let_pass(subject)
         self._asked |= {subject} - _NO_SERIES
-        self._trying = not self._is_open
+        self._trying, self._tried_at = not self._is_open, _monotonic_ms()
         if self._is_held:
             self._note_probe()
         return _Turn(subject, self._state, _monotonic_ms())
@@ -188,7 +195,7 @@ class Breaker:
             left = (faults.until - now) / 1000
             reason = f"not asked about {subject} for {left:.1f} s more: {faults.reason}"
             raise SourceUnavailable(self._exchange, reason, left)
-        if self._trying:
+        if self._trying and now - self._tried_at < TRIAL_MS:
             reason = f"one request goes first, to see whether it answers again: {self._reason}"
             raise error(self._exchange, reason, _ONE_AT_A_TIME_SECONDS)
 
@@ -248,7 +255,9 @@ class Breaker:
         if turn.state == self._state and not is_probe:
             self._faults += 1
             self._failing.add(turn.subject)
-            if self._faults >= FAULTS_BEFORE_PAUSE and len(self._failing) >= SUBJECTS_BEFORE_PAUSE:
+            # Those that fail are asked again and again while the others have nothing to ask: a few say nothing of all.
+            most = max(SUBJECTS_BEFORE_PAUSE, len(self._asked | self._failing) / 2)
+            if self._faults >= FAULTS_BEFORE_PAUSE and len(self._failing) >= most:
                 self._pause(error)
 
     def _count(self, error: SourceError, told: int | None, turn: _Turn) -> None:
@@ -258,7 +267,7 @@ class Breaker:
             return  # it was in flight when the pause began
         faults.count += 1
         faults.reason = error.reason
-        wait = min(told or 0, LONGEST_PAUSE_MS)
+        wait = min(told or 0, LONGEST_TOLD_MS)
         if faults.count >= FAULTS_BEFORE_PAUSE:
             wait = max(wait, _pause_ms(faults.pauses))
             faults.pauses += 1

@@ -20,6 +20,7 @@ import ccxt.async_support as ccxt
 import yarl
 
 from forecaster.address import shown
+from forecaster.clock import now_ms
 from forecaster.errors import (
     BadPayload,
     Banned,
@@ -31,7 +32,7 @@ from forecaster.errors import (
     storable,
 )
 from forecaster.sources.breaker import Breaker
-from forecaster.sources.exchange_clock import ExchangeClock, retry_after
+from forecaster.sources.exchange_clock import MOVED_MS, SECOND_MS, ExchangeClock, retry_after
 from forecaster.sources.final import Clocks, final_rows, said_final
 from forecaster.sources.guard import (
     KEPT_CHARACTERS,
@@ -59,6 +60,9 @@ T = TypeVar("T")
 _FIRST_FAULT: Final = 400
 MARKETS_READ_AGAIN_AFTER: Final = 600.0
 """Seconds after which the list of markets is read again for a symbol that it lacks."""
+
+_CLOCK_SECONDS: Final = 2.0
+"""How long the exchange's time is waited for: the dates of its answers do as well."""
 
 _MOST_BYTES_OF_MARKETS: Final = 64 << 20
 _CREDENTIALS: Final = ("apikey", "secret", "password", "passphrase", "token", "privatekey")
@@ -100,6 +104,7 @@ class _Question:
     rows_at: tuple[str, ...] | None = None
     body: str = ""
     retry_after: float | None = None
+    date: int | None = None
 
 
 _question: ContextVar[_Question] = ContextVar("_question")
@@ -131,7 +136,7 @@ class ExchangeSource:
         self._clock = ExchangeClock()
         self._client: Any = None
         self._hosts: set[str] = set()
-        self._markets_in_doubt = False
+        self._unlisted: set[str] = set()
         self._markets_read_at = 0.0
 
     def fetch(self, key: SeriesKey, since: int | None, as_of: int) -> Fetched:
@@ -174,7 +179,7 @@ class ExchangeSource:
                 raise
             walk.fault = error
         now = self._clock.now()
-        return walk.fetched(None if now is None else now - walk.now)
+        return walk.fetched(None if now is None else now - now_ms())
 
     async def _walk(self, walk: Walk, since: int | None) -> None:
         """Ask for the bars from `since` on, page by page, and for the newest until it is final or late."""
@@ -183,23 +188,21 @@ class ExchangeSource:
             await patience.with_(lambda: self._check_listed(key))
         walk.limit = self._client.feature_value(key.symbol, "fetchOHLCV", "limit") or UNKNOWN_PAGE
         walk.begin(max(0, walk.as_of - walk.limit * key.timeframe.ms) if since is None else since)
-        ahead: int | None = None
         for wait in growing_waits():
             async with self._in_time(walk) as patience:
-                now = await patience.with_(lambda: self._exchange_now(walk.now)) or walk.as_of
+                now = await patience.with_(self._exchange_now) or walk.as_of
                 await self._pages(walk, min(walk.as_of, now), patience)
-            ahead = (self._clock.newest() or walk.now) - walk.now if ahead is None else ahead
-            if walk.is_done or not self._waits_for(walk, ahead, wait):
+            if walk.is_done or not self._waits_for(walk, wait):
                 return
             await asyncio.sleep(wait)
             walk.ask_again()
 
-    def _waits_for(self, walk: Walk, ahead: int, wait: float) -> bool:
+    def _waits_for(self, walk: Walk, wait: float) -> bool:
         """Whether the newest bar may yet come, or become final, so soon that it is waited for.
 
         Not where it has not closed by the exchange's clock, and will not before long: that clock is behind.
         """
-        config, behind = self._config, walk.now + ahead + round(wait * 1000) - walk.expected_close
+        config, behind = self._config, walk.now + (walk.ahead or 0) + round(wait * 1000) - walk.expected_close
         patience = max(config.late_after, config.final_after + wait) if walk.is_forming else config.late_after
         return -config.deadline * 1000 <= behind < patience * 1000
 
@@ -240,24 +243,35 @@ class ExchangeSource:
         except BadPayload as error:
             error.body = error.body or question.body
             raise
-        now, latest = self._clock.now(), self._clock.latest()
-        margin_ms = round(self._config.final_after * 1000)
-        clocks = Clocks(walk.now if now is None else now, walk.now if latest is None else latest, walk.as_of, margin_ms)
         walk.is_forming = bool((page.bars.open_time == walk.expected_open).any())
+        clocks = self._clocks(walk, question.date)
         return final_rows(page, cursor, clocks, said_final(self._config.id, rows))
+
+    def _clocks(self, walk: Walk, date: int | None) -> Clocks:
+        """When an answer was made: by the exchange's time, and by the answer's own date, which is cut to seconds.
+
+        The earlier of the two counts for what has closed: a clock may have stepped back, a cache may have answered.
+        """
+        told = self._clock.now() if self._clock.is_told else None
+        dated = None if date is None else date + SECOND_MS
+        known = [one for one in (told, dated) if one is not None] or [walk.now]
+        if told is None or (date is not None and not date - MOVED_MS <= told <= date + MOVED_MS):
+            told = walk.now if date is None else date
+        walk.ahead = told - walk.now if walk.ahead is None else walk.ahead
+        return Clocks(min(known), max(known), walk.as_of, round(self._config.final_after * 1000))
 
     async def _check_listed(self, key: SeriesKey) -> None:
         if self._client is None:
             self._client = self._open_client()
         client = self._client
         # ccxt keeps the list that it once loaded, even an empty one.
-        if client.markets and key.symbol not in client.markets:
-            self._markets_in_doubt |= time.monotonic() - self._markets_read_at >= MARKETS_READ_AGAIN_AFTER
-        anew = self._markets_in_doubt or (client.markets is not None and not client.markets)
-        if anew or client.markets is None:
-            await self._ask(_Question(key.symbol, _MOST_BYTES_OF_MARKETS), client.load_markets(anew))
+        is_old = time.monotonic() - self._markets_read_at >= MARKETS_READ_AGAIN_AFTER
+        is_unlisted = key.symbol in self._unlisted or key.symbol not in (client.markets or {})
+        if not client.markets or (is_unlisted and is_old):
+            question = _Question("markets", _MOST_BYTES_OF_MARKETS)
+            await self._ask(question, client.load_markets(client.markets is not None))
             self._markets_read_at = time.monotonic()
-        self._markets_in_doubt = False
+            self._unlisted.discard(key.symbol)
         if not client.markets:
             raise BadPayload(self._name, "a list of markets", "none")
         if key.symbol not in client.markets:
@@ -267,21 +281,23 @@ class ExchangeSource:
             setting = f"timeframe of {key.symbol} on {self._name}"
             raise ConfigError(setting, f"one of {', '.join(timeframes)}", key.timeframe.name)
 
-    async def _exchange_now(self, here: int) -> int | None:
-        """The exchange's time, or None when it does not tell it; it is `here` by this machine."""
-        async with self._clock.lock:
-            if self._clock.is_stale(here):
-                self._clock.set(await self._told_time(), here)
-            return self._clock.now() if self._clock.is_told else None
+    async def _exchange_now(self) -> int | None:
+        """The exchange's time, or None when it does not tell it. One series asks for it; no other waits for that."""
+        if not self._clock.lock.locked():
+            async with self._clock.lock:
+                if self._clock.is_stale(now_ms()):
+                    self._clock.set(await self._told_time(), now_ms())
+        return self._clock.now() if self._clock.is_told else None
 
     async def _told_time(self) -> int | None:
         if self._client.has.get("fetchTime") is not True:
             return None
         try:
-            told = await self._ask(_Question("its clock", MOST_BYTES), self._client.fetch_time())
+            async with asyncio.timeout(_CLOCK_SECONDS):
+                told = await self._ask(_Question("its clock", MOST_BYTES), self._client.fetch_time())
         except (RateLimited, Banned):
             raise
-        except SourceError:
+        except (SourceError, TimeoutError):
             return None  # if the exchange is down, asking for bars says so
         return told if isinstance(told, int) else None
 
@@ -297,7 +313,8 @@ class ExchangeSource:
 
     def _in_our_words(self, question: _Question, error: Exception) -> SourceError:
         # kraken refuses a pair that it no longer lists by this class, which says nothing.
-        self._markets_in_doubt |= type(error) is ccxt.ExchangeError
+        if type(error) is ccxt.ExchangeError:
+            self._unlisted.add(question.subject)
         kind = kind_of(type(error))
         found = f"{type(error).__name__}: {error}"
         if kind is UnknownSymbol:
@@ -331,7 +348,7 @@ class ExchangeSource:
         data = body.encode() if body else None
         async with client.session.request(method, address, data=data, headers=sent, allow_redirects=False) as response:
             question.retry_after = retry_after(response.headers)
-            self._clock.hear(response.headers)
+            question.date = self._clock.hear(response.headers)
             text = (await _read(self._name, response, question.most_bytes)).decode(errors="replace")
         question.body = storable(text[:KEPT_CHARACTERS])
         status, reason = response.status, response.reason or ""

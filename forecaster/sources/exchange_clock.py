@@ -14,8 +14,9 @@ if TYPE_CHECKING:
 _GOOD_FOR: Final = 3600.0
 _GOOD_WITHOUT_DATES: Final = 60.0
 _RETRIED_AFTER: Final = 60.0
-_SECOND_MS: Final = 1000
-_MOVED_MS: Final = 2000
+_SOONEST: Final = 10.0
+SECOND_MS: Final = 1000
+MOVED_MS: Final = 2000
 """Two clocks whose difference has changed by more: one of them was set, or this machine slept."""
 
 
@@ -23,8 +24,8 @@ class ExchangeClock:
     """The exchange's time, carried on by this machine's monotonic clock.
 
     The local wall clock takes no part: it may be wrong, or be set while we run. A told time is as old
-    as its way here, so the reckoned time is late by that, and never early. Every answer has a date, and the newest
-    one is believed where it is earlier: a clock that steps back does so at once.
+    as its way here, so the reckoned time is late by that, and never early. Answers have dates; of an exchange that
+    tells no time, the newest one stands for it.
     """
 
     def __init__(self) -> None:
@@ -32,17 +33,19 @@ class ExchangeClock:
         self._told: tuple[int, float] | None = None
         self._date: tuple[int, float] | None = None
         self._apart: tuple[int | None, int] | None = None
+        self._asked_at = float("-inf")
         self._good_until = float("-inf")
 
-    def hear(self, headers: Mapping[str, str]) -> None:
-        """Note the date that an answer carries, in whole seconds."""
+    def hear(self, headers: Mapping[str, str]) -> int | None:
+        """Note the date that an answer carries, in whole seconds, and give it; None when it carries none."""
         date = _http_date(headers.get("Date", ""))
         if date is not None:
             self._date = date, time.monotonic()
+        return date
 
     def set(self, told: int | None, here: int) -> None:
         """Take what the exchange told just now, None when it did not; it is `here` by this machine (UTC ms)."""
-        now = time.monotonic()
+        now = self._asked_at = time.monotonic()
         self._told = None if told is None else (told, now)
         self._apart = self._differences(here)
         good_for = _GOOD_FOR if self._date is not None else _GOOD_WITHOUT_DATES
@@ -54,35 +57,21 @@ class ExchangeClock:
         return self._told is not None
 
     def now(self) -> int | None:
-        """UTC ms at the exchange at the earliest, or None when it is not known: the earlier of its time and date."""
+        """UTC ms at the exchange, or None when it is not known: its time, or else its newest date."""
         told, date = _carried(self._told), _carried(self._date)
-        if told is None or date is None:
-            return date if told is None else told
-        return min(told, date + _SECOND_MS)
-
-    def latest(self) -> int | None:
-        """UTC ms at the exchange at the latest: what opens after it has not begun, whichever of the two is right."""
-        told, date = _carried(self._told), _carried(self._date)
-        known = [one for one in (told, None if date is None else date + _SECOND_MS) if one is not None]
-        return max(known, default=None)
-
-    def newest(self) -> int | None:
-        """UTC ms at the exchange by what it said last: its time, unless a date has come since that is of another."""
-        told, date = _carried(self._told), _carried(self._date)
-        if told is None or date is None:
-            return date if told is None else told
-        return told if date <= told + _MOVED_MS and told <= date + _MOVED_MS else date
+        return date if told is None else told
 
     def is_stale(self, here: int) -> bool:
         """Whether to ask anew: it has been a while, or a clock has moved since. `here` is by this machine (UTC ms)."""
-        return time.monotonic() >= self._good_until or self._has_moved(here)
+        now = time.monotonic()
+        return now >= self._good_until or (now >= self._asked_at + _SOONEST and self._has_moved(here))
 
     def _has_moved(self, here: int) -> bool:
         now = self._differences(here)
         if now is None or self._apart is None:
             return False
         return any(
-            before is not None and after is not None and abs(after - before) > _MOVED_MS
+            before is not None and after is not None and abs(after - before) > MOVED_MS
             for before, after in zip(self._apart, now, strict=True)
         )
 

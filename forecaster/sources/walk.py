@@ -35,7 +35,7 @@ class Walk:
     """How far the bars of one series have been asked for, and what has arrived.
 
     `expected_open` is the open time of the newest bar that should exist; `is_forming` says whether the last answer had
-    it, final or not.
+    it, final or not, and `ahead` how far (ms) the exchange's clock was ahead of `now` at the first answer.
     """
 
     def __init__(self, source: str, key: SeriesKey, as_of: int) -> None:
@@ -46,6 +46,7 @@ class Walk:
         self.pages: list[Fetched] = []
         self.fault: SourceError | None = None
         self.is_forming = False
+        self.ahead: int | None = None
         self._source = source
         self._asked_at = time.monotonic()
         self._since: int | None = None

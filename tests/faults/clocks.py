@@ -29,7 +29,9 @@ DECADE_MS: Final = 3_653 * 24 * HOUR_MS
 ON_TIME_AGAIN_BARS: Final = 10
 """How many bars behind its last jump it may need until a whole cycle is on time."""
 
-CYCLES_OF_A_BAR: Final = 2
+CYCLES_OF_A_BAR: Final = 2 + len(SYMBOLS)
+"""One for the close, one for what is tried again, and one for each series that is waited for apart."""
+
 CYCLES_OF_A_JUMP: Final = 3
 REQUESTS_OF_A_BAR: Final = 12
 """For each series: it may ask every few seconds for a bar that it has reason to expect."""

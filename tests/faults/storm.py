@@ -23,6 +23,7 @@ from rich.progress import track
 from forecaster.config import Config
 from forecaster.engine import Forecaster
 from forecaster.sources import exchange as exchange_source
+from forecaster.sources.breaker import LONGEST_LIMIT_MS, LONGEST_PAUSE_MS
 from forecaster.sources.exchange import ExchangeSource
 from forecaster.sources.walk import Pace
 from forecaster.store.memory import MemoryStore
@@ -98,7 +99,7 @@ class _Play:
         self.broken: list[str] = []
         self.seconds = 0.0
         self.symbol = symbol_of(case.venue)
-        exchange_config = exchange.config(case.venue, deadline=DEADLINE, timeout=0.3)
+        exchange_config = exchange.config(case.venue, deadline=DEADLINE, timeout=0.3, final_after=0.2)
         self.config = Config.model_validate(
             {
                 "exchanges": {case.venue: exchange_config.model_dump()},
@@ -204,8 +205,10 @@ class _Play:
         self.exchange.now += HOUR.ms
 
     def _recover(self) -> None:
-        """The cycles after it: one is enough, but for what the exchange itself told us to wait."""
-        time.sleep(self._source.seconds_held + 0.01)
+        """The cycles after it: one is enough, but for what the exchange told us to wait, and the pause of a symbol."""
+        give_up = time.monotonic() + (LONGEST_PAUSE_MS + LONGEST_LIMIT_MS * self.case.fault.startswith("status")) / 1000
+        while self.service.pull(self.service.series, self.exchange.now)[1] and time.monotonic() < give_up:
+            time.sleep(0.1)
         for _ in range(2):
             self.pull()
             self.exchange.now += HOUR.ms

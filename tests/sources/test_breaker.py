@@ -168,7 +168,7 @@ def test_first_request_that_is_cut_short_leaves_its_turn(clock):
 
 
 def test_several_faults_in_a_row_pause_everybody(clock):
-    """Longer each time, a minute at most; one answer ends it."""
+    """Longer each time, ten seconds at most; one answer ends it."""
     breaker = Breaker("kraken", MemoryStore())
     fail_in_turn(breaker, OUTAGE, 4)
     before = breaker.seconds_left
@@ -182,7 +182,7 @@ def test_several_faults_in_a_row_pause_everybody(clock):
     fail_in_turn(breaker, OUTAGE, 4)
 
     assert before == 0
-    assert waits == [1, 2, 4, 8, 16, 32, 60, 60, 60]
+    assert waits == [1, 2, 4, 8, 10, 10, 10, 10, 10]
     assert is_asked(breaker)
 
 
@@ -367,6 +367,19 @@ def test_ban_in_a_burst_of_limits_is_waited_for_as_a_ban(clock):
     assert len(holds.rows) == 2
 
 
+@pytest.mark.parametrize("error", [RateLimited, SourceUnavailable], ids=["limit", "outage"])
+def test_ban_that_a_milder_refusal_makes_longer_stays_a_ban(clock, error):
+    """Else it would be probed as often as the milder one, and some exchanges lengthen a ban for every probe."""
+    holds = Rows()
+    breaker = Breaker("kraken", holds)
+    longer = error("kraken", "wait", 400.0)
+    burst(breaker, BAN, longer, longer)
+    (hold,) = holds.holds()
+
+    assert (breaker.seconds_left, len(holds.rows)) == (400, 2)
+    assert hold.kind is ledger.BAN
+
+
 def test_answer_to_an_old_request_does_not_open_the_way(clock):
     """A success that was in flight when the exchange refused another says nothing of the time after."""
     breaker = Breaker("kraken", MemoryStore())
@@ -470,6 +483,7 @@ class Play:
         self.state = self.incidents = 0
         self.closed_by = None
         self.probe_at = 0
+        self.trial_at = None
 
     async def play(self, steps):
         for name, *values in steps:
@@ -482,7 +496,7 @@ class Play:
         await self.breaker.close()
 
     async def begin(self):
-        is_ahead = self.closed_by is not None and self.state in [state for _, state in self.flying]
+        is_ahead = self.trial_at is not None and self.clock.monotonic - self.trial_at < module.TRIAL_MS
         is_probe = bool(self.breaker.seconds_left) and self.clock.wall >= self.probe_at
         may_go = is_probe or (not self.breaker.seconds_left and not is_ahead)
         try:
@@ -491,6 +505,7 @@ class Play:
             went = False
         else:
             went = True
+            self.trial_at = None if self.closed_by is None else self.clock.monotonic
         if is_probe:
             self.probe_at = self.probe_after()
 
@@ -507,6 +522,7 @@ class Play:
         await request.end(KeyboardInterrupt() if outcome == "cut" else OUTCOMES[outcome])
         new, now_left = len(self.holds.rows) - rows, self.breaker.seconds_left
         is_current = state == self.state
+        self.trial_at = None if is_current else self.trial_at
         if outcome in WAITS and is_current and not left:
             first, longest = WAITS[outcome]
             self.closed_by, self.incidents = outcome, self.incidents + 1
@@ -530,7 +546,7 @@ class Play:
         else:
             assert (new, now_left) == (0, left)
         if new:
-            self.state, self.probe_at = self.state + 1, self.probe_after()
+            self.state, self.probe_at, self.trial_at = self.state + 1, self.probe_after(), None
 
 
 def test_wait_stands_before_the_request_has_ended(clock):
@@ -691,7 +707,7 @@ def test_one_subject_that_fails_never_closes_the_way_for_the_others(steps):
 
 
 def test_subject_that_fails_five_times_pauses_alone(clock):
-    """Longer each time, a minute at most; its own answer ends it, and no other's."""
+    """Longer each time, ten seconds at most; its own answer ends it, and no other's."""
     breaker = Breaker("kraken", MemoryStore())
     fail(breaker, OUTAGE, 4)
     before = is_asked(breaker)
@@ -707,7 +723,7 @@ def test_subject_that_fails_five_times_pauses_alone(clock):
     fail(breaker, OUTAGE, 4)
 
     assert before
-    assert waits == [1, 2, 4, 8, 16, 32, 60, 60]
+    assert waits == [1, 2, 4, 8, 10, 10, 10, 10]
     assert is_asked(breaker)
 
 
@@ -744,9 +760,40 @@ def test_three_subjects_that_fail_hold_up_the_others_for_a_second(clock):
     clock.pass_(1_000)
     ask(breaker, subject="LTC/USD")
 
-    assert paused > 30
+    assert paused == 10
     assert not early
     assert breaker.seconds_left == 0
+
+
+def test_few_of_many_that_fail_pause_nobody_else(clock):
+    """They are asked about again and again while the others have nothing to ask; that says nothing of these."""
+    breaker = Breaker("kraken", MemoryStore())
+    for number in range(20):
+        ask(breaker, subject=f"S{number}/USD")
+    for _ in range(10):
+        for number in range(8):
+            if is_asked(breaker, f"S{number}/USD"):
+                fail(breaker, OUTAGE, subject=f"S{number}/USD")
+        clock.pass_(500)
+
+    assert breaker.seconds_left == 0
+    assert all(is_asked(breaker, f"S{number}/USD") for number in range(8, 20))
+
+
+def test_trial_that_hangs_is_not_waited_for(clock):
+    """Another request goes two seconds later."""
+    breaker = Breaker("kraken", MemoryStore())
+    fail(breaker, LIMIT)
+    clock.pass_(10_000)
+
+    async def scene():
+        await Request.begin(breaker, "BTC/USD")
+        with pytest.raises(RateLimited, match="one request goes first"):
+            await Request.begin(breaker, "ETH/USD")
+        clock.pass_(module.TRIAL_MS)
+        await Request.begin(breaker, "ETH/USD")
+
+    asyncio.run(scene())
 
 
 def test_outage_that_one_subject_names_is_its_own(clock):
