@@ -34,6 +34,7 @@ soak: .venv/dev-installed mutants
 	$(BIN)/python -m tests.faults.clocks
 	$(BIN)/python -m tests.faults.stop_daemon --rounds 12
 	$(BIN)/python -m tests.faults.standby --rounds 5
+	$(BIN)/python -m tests.faults.one_victim
 	$(BIN)/python -m tests.simulation --seeds 300 --processes 2
 	$(BIN)/python -m tests.faults.as_of --pairs 10000
 	$(BIN)/python -m tests.faults.files --files 200000

@@ -277,13 +277,14 @@ class Forecaster:
         with self._turn:
             self._given_up = {key: at for key, at in self._given_up.items() if key not in slots} | given_up
             drifts = self._drifts(cycle.settled)
+        place = {key: number for number, key in enumerate(slots)}
         report = CycleReport(
             timeframe=timeframe,
             exchange=exchange,
             as_of=cycle.as_of,
             series=len(slots),
             bars_added=sum(one.added for one in cycle.pulled),
-            forecasts=sorted(cycle.forecasts, key=lambda one: list(slots).index(one.key)),
+            forecasts=sorted(cycle.forecasts, key=lambda one: place[one.key]),
             settled=cycle.settled,
             skipped=skipped.reasons,
             given_up=frozenset(skipped.given_up),

@@ -274,9 +274,7 @@ class Intake:
 
     def _tell_revised(self, key: SeriesKey, opens: Sequence[int]) -> int:
         """Tell that bars have changed; gives how many closes of the series had been forecast from them."""
-        cutoffs = self._store.cutoffs(key)
-        last = key.sessions.closes_of(key.timeframe, key.sessions.next_opens(key.timeframe, opens[0], self._context))
-        forecasts = int(((cutoffs > opens[0]) & (cutoffs <= last[-1])).sum())
+        forecasts = min(int((self._store.cutoffs(key) > opens[0]).sum()), self._context)
         about = {"bars": len(opens), "first": utc_text(opens[0]), "forecasts": forecasts}
         _log.warning("bars.revised", series=str(key), **about)
         return forecasts

@@ -20,6 +20,7 @@ CLOCK_READERS = (
     "forecaster.engine",
     "forecaster.replay.replay",
     "forecaster.sources.breaker",
+    "forecaster.sources.exchange",
     "forecaster.store.lease",
 )
 
