@@ -84,11 +84,16 @@ def storable(text: str) -> str:
 def printable(text: object) -> str:
     """Give a text that a terminal shows and does not obey: names in files and answers may hold control characters.
 
-    What moves a cursor, ends a line or turns the direction of writing is replaced; a very long text is cut.
+    What moves a cursor or turns the direction of writing is replaced; a tab or the end of a line becomes a space; a
+    very long text is cut.
     """
     text = str(text)
-    shown = "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text[:_LONGEST_TEXT])
+    shown = "".join(map(_shown, text[:_LONGEST_TEXT]))
     return shown if len(text) <= _LONGEST_TEXT else f"{shown}…"
+
+
+def _shown(char: str) -> str:
+    return char if char.isprintable() else " " if char.isspace() else "\N{REPLACEMENT CHARACTER}"
 
 
 class ForecasterError(Exception):
@@ -286,7 +291,8 @@ class LedgerMissing(StoreUnavailable):
     def __init__(self, url: str) -> None:
         super().__init__(
             url,
-            "expected a ledger, found none: start `forecaster run` or `forecaster once` first, or check its URL",
+            "expected a ledger, found none: if there was one, it was moved or removed: bring it back; else check its "
+            "URL, or start `forecaster run` or `forecaster once` first",
         )
         self.url = url
 

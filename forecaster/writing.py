@@ -29,7 +29,7 @@ def new_file(path: Path, option: str = "out") -> Iterator[IO[bytes]]:
     Raises:
         ConfigError: when `path` is a link, a folder or a device, or cannot be written.
     """
-    unfinished = path.with_name(f".{secrets.token_hex(8)}.unfinished")
+    unfinished = unfinished_name(path)
     try:
         mode = check_target(path, option)
         try:
@@ -40,10 +40,15 @@ def new_file(path: Path, option: str = "out") -> Iterator[IO[bytes]]:
             unfinished.replace(path)
         finally:
             unfinished.unlink(missing_ok=True)
-        _keep_name(path.parent)
+        keep_name(path.parent)
     except (OSError, UnicodeEncodeError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise ConfigError(option, "a file that can be written", f"{path}: {reason}") from error
+
+
+def unfinished_name(path: Path) -> Path:
+    """Give a new file that will become `path` a name, in the same folder, which nobody can foresee."""
+    return path.with_name(f".{secrets.token_hex(8)}.unfinished")
 
 
 def write_text(text: str, path: Path, option: str = "out") -> int:
@@ -74,7 +79,7 @@ def check_target(path: Path, option: str) -> int:
     return found.st_mode & 0o777
 
 
-def _keep_name(folder: Path) -> None:
+def keep_name(folder: Path) -> None:
     """Have the disk keep the new name of a file, where it can."""
     with suppress(OSError):
         place = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)

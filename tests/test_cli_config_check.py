@@ -527,10 +527,29 @@ def test_token_file(check, tmp_path, text, mode, expected):
     assert expected is None or expected in finding
 
 
-def test_certificate_that_is_none(check, tmp_path):
+@pytest.mark.parametrize(
+    ("mode", "expected"),
+    [(0o600, "a PEM file with a certificate"), (0o644, "a file for its owner alone: chmod 600")],
+)
+def test_certificate_that_is_none(check, tmp_path, mode, expected):
+    """Its file holds the key, so it is as secret as a token."""
     (tmp_path / "cert.pem").write_text("no certificate")
+    (tmp_path / "cert.pem").chmod(mode)
 
-    assert "a PEM file with a certificate" in check('[health]\ncertificate = "cert.pem"\n')["health.certificate"][1]
+    assert expected in check('[health]\ncertificate = "cert.pem"\n')["health.certificate"][1]
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o644])
+def test_password_in_a_file_that_others_can_read_is_noted(check, tmp_path, mode):
+    """In the ledger's address, and in those of exchanges; it is not shown."""
+    (tmp_path / "c.toml").touch(mode)
+    top = '[exchanges.venue]\nid = "binance"\napi_urls = { public = "https://u:geheim@h/api", private = "https://h" }\n'
+    found = check('[store]\nurl = "postgresql+psycopg://u:geheim@h/d"\n', top=top)
+    notes = [one for one in found["notes"] if "has a password" in one]
+
+    assert [one.split()[1] for one in notes] == (["store.url", "exchanges.venue.api_urls"] if mode == 0o644 else [])
+    assert "geheim" not in str(found)
+    assert all(f"(mode 644): chmod 600 {tmp_path}/c.toml" in one for one in notes)
 
 
 @pytest.mark.parametrize(

@@ -107,7 +107,7 @@ def test_ledger_that_is_not_there_is_an_error(refused, tmp_path, monkeypatch, co
     before = sorted(tmp_path.iterdir())
     told = refused(*command)
 
-    assert f"sqlite:///{tmp_path}/ledger.db: expected a ledger, found none: start `forecaster run`" in told
+    assert f"sqlite:///{tmp_path}/ledger.db: expected a ledger, found none: if there was one, it was moved" in told
     assert sorted(tmp_path.iterdir()) == before
 
 
@@ -184,6 +184,19 @@ def test_restore_tells_people_what_it_did(ledger, forecaster, tmp_path):
     assert code == 0
     for line in ("ledger ", "copy ", "rows ", "last_cutoff ", "set_aside ", "dry_run "):
         assert f"\n{line}" in f"\n{said}"
+    assert "\nthe copy is the ledger now: start the service\n" in said
+    assert (
+        "the copy is whole; nothing was changed" in forecaster("store", "restore", tmp_path / "copy.db", "--dry-run")[1]
+    )
+
+
+def test_restore_of_nothing_is_one_line(ledger, forecaster, tmp_path):
+    """Without bars of a progress that did not begin, and without the advice to start a service."""
+    code, said, _ = forecaster("store", "restore", tmp_path / "copy.db")
+
+    assert code == 2
+    assert said.strip().endswith("copy.db: expected a copy that `forecaster store backup` made, found none")
+    assert len(said.strip().splitlines()) == 1
 
 
 def test_restore_leaves_a_ledger_that_is_written(ledger, refused, tmp_path, forecaster):

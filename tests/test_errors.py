@@ -43,7 +43,7 @@ ONE, TWO = utc_ms("2025-01-01 01:00"), utc_ms("2025-01-01 02:00")
 ONE_TEXT, TWO_TEXT = "2025-01-01 01:00 UTC", "2025-01-01 02:00 UTC"
 UPGRADE = "upgrade exchange_calendars"
 OFF_GRID = "open time must be on the 1d grid of 24/7"
-NONE = "expected a ledger, found none: start `forecaster run` or `forecaster once` first"
+NONE = "expected a ledger, found none: if there was one, it was moved or removed: bring it back; else check its URL"
 
 MESSAGES = [
     (ConfigError("model.horizon", "1 or more", 0), "model.horizon: expected 1 or more, found 0"),
@@ -94,7 +94,7 @@ MESSAGES = [
     (StoreTaken("sqlite:///x.db", "another writes"), "store sqlite:///x.db: another writes"),
     (
         LedgerMissing("sqlite:////x.db"),
-        f"store sqlite:////x.db: {NONE}, or check its URL",
+        f"store sqlite:////x.db: {NONE}, or start `forecaster run` or `forecaster once` first",
     ),
     (SchemaTooNew("sqlite:///x.db", 1, 2), "store sqlite:///x.db: expected schema 1 or older, found 2"),
     (

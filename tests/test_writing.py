@@ -50,6 +50,22 @@ def test_what_is_being_written_has_a_name_that_nobody_can_foresee(tmp_path):
     assert left(tmp_path) == ["a.txt"]
 
 
+def test_content_is_on_the_disk_before_it_takes_the_place_and_the_name_after(tmp_path, monkeypatch):
+    """A power cut leaves one of the two files, not an empty one."""
+    path, synced = tmp_path / "a.txt", []
+
+    def fsync(descriptor):
+        found = os.fstat(descriptor)
+        size = found.st_size if stat.S_ISREG(found.st_mode) else None
+        synced.append((found.st_ino, size, path.read_text()))
+
+    path.write_text("older")
+    monkeypatch.setattr(os, "fsync", fsync)
+    write_text("newer!", path)
+
+    assert synced == [(path.stat().st_ino, 6, "older"), (tmp_path.stat().st_ino, None, "newer!")]
+
+
 @pytest.mark.parametrize("name", ["z.csv", "z.parquet", "z.feather", "z.html"])
 @pytest.mark.parametrize("to", ["precious", "nowhere"])
 def test_a_link_is_refused(tmp_path, name, to):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import stat
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -24,7 +25,7 @@ from forecaster.cli.printing import (
 )
 from forecaster.cli.probe import idle_keys, probe
 from forecaster.clock import now_ms
-from forecaster.config import HUB, NANO, faults_of, load_config
+from forecaster.config import EMBEDDED, HUB, NANO, faults_of, load_config
 from forecaster.doctor import Finding
 from forecaster.errors import ConfigError, ForecasterError
 from forecaster.log import harmless
@@ -47,7 +48,9 @@ def check_and_leave(path: str, *, ask: bool, json_: bool) -> None:
     """
     log_to_stderr(verbose=False)
     config = _load(path)
-    findings = [Finding("configuration", ok=True, finding=f"{path}: {len(config.series)} series"), *examine(config)]
+    found = f"{path}: {len(config.series)} series"
+    findings = [Finding("configuration", ok=True, finding=found, notes=_open_passwords(path, config))]
+    findings += examine(config)
     probed = probe(config, [one for one in config.series if ask or one.file is not None], now_ms())
     findings += [Finding(one.series, one.ok, one.finding, one.notes) for one in probed]
     ok = all(one.ok for one in findings)
@@ -84,6 +87,19 @@ def _load(path: str) -> Config:
         for fault in faults:
             say(harmless(f"ConfigError: {fault}{_near_exchanges(fault)}"), fg="red", err=True)
         raise typer.Exit(2) from error
+
+
+def _open_passwords(path: str, config: Config) -> tuple[str, ...]:
+    """Note passwords in a configuration that others can read."""
+    mode = 0 if path == EMBEDDED else Path(path).stat().st_mode
+    if not mode & 0o077:
+        return ()
+    addresses = [("store.url", config.store.url)]
+    for name, table in config.exchanges.items():
+        urls = table.api_urls if isinstance(table.api_urls, dict) else {"": table.api_urls}
+        addresses += [(f"exchanges.{name}.api_urls", url) for url in urls.values() if url is not None]
+    told = f"has a password, and others can read this file (mode {stat.S_IMODE(mode):o}): chmod 600 {path}"
+    return tuple(f"{key} {told}" for key, url in addresses if str(url) != url.reveal())
 
 
 def _near_exchanges(fault: ConfigError) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -65,7 +65,7 @@ def restore(
 ) -> None:
     """Check a copy of an SQLite ledger, and put it in the place of the ledger. No daemon may run meanwhile.
 
-    The ledger that is there is kept beside it, with the time in its name.
+    The ledger that is there is kept beside it, with the time in its name. --dry-run may be done beside a daemon.
     """
     from forecaster.clock import now_ms
     from forecaster.errors import utc_text
@@ -73,11 +73,12 @@ def restore(
 
     url = _url(config, store)
     with progress_bar() as progress:
-        task = progress.add_task("check", total=None)
-        on_rows, on_portion = partial(progress.advance, task), _pages(progress, "copy")
+        on_rows, on_portion = _rows(progress, "check"), _pages(progress, "copy")
         done = restoring.restore(url, copy, now_ms(), dry_run=dry_run, on_rows=on_rows, on_portion=on_portion)
     record = dataclasses.asdict(done) | {"dry_run": dry_run}
     print_record(record if json_ else record | {"last_cutoff": utc_text(done.last_cutoff)}, json_=json_)
+    if not json_:
+        say("the copy is whole; nothing was changed" if dry_run else "the copy is the ledger now: start the service")
 
 
 @store_app.command("vacuum")
@@ -214,10 +215,16 @@ def ledger(config: ConfigOption = None, store: StoreOption = None, json_: JsonOp
         raise typer.Exit(2)
 
 
+def _rows(progress: Progress, name: str) -> Callable[[int], None]:
+    """Show how many rows were checked, from the first one on."""
+    task = cache(partial(progress.add_task, name, total=None))
+    return lambda rows: progress.advance(task(), rows)
+
+
 def _pages(progress: Progress, name: str) -> Callable[[int, int], None]:
-    """Show how many pages of a file were copied."""
-    task = progress.add_task(name, total=None)
-    return lambda left, pages: progress.update(task, completed=pages - left, total=pages)
+    """Show how many pages of a file were copied, from the first one on."""
+    task = cache(partial(progress.add_task, name, total=None))
+    return lambda left, pages: progress.update(task(), completed=pages - left, total=pages)
 
 
 def _url(config: str | None, store: str | None) -> str:

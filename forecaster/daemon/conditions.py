@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from forecaster.bars import SeriesKey
+    from forecaster.ledger import Hold
     from forecaster.model.compiled import ModelStatus
 
 State: TypeAlias = Literal["began", "lasts", "over", "test"]
@@ -24,13 +25,13 @@ State: TypeAlias = Literal["began", "lasts", "over", "test"]
 PAGE: Final = "docs/operations.md"
 WHAT_TO_DO: Final = {
     "stale_series": "Look for series.skipped in the log: it says whether exchange, bars or this machine is late.",
-    "ban": "Do not restart to get round it, the wait is kept. Configure fewer series, or wait.",
+    "ban": "`forecaster holds` lists them. Do not restart to get round one, it is kept: use fewer series, or wait.",
     "fallback": "Forecasts go on, by the slower engine. `forecaster model compile` says what is wrong.",
     "revised": "Do not rely on the forecasts that were made from these bars: `forecaster latest` marks them.",
     "drift": "Trade less on it until `forecaster accuracy` shows skill and coverage as they were.",
     "no_skill": "Do not trade on it. `forecaster accuracy` shows since when.",
     "disk": "Free space beside the ledger, or `forecaster store prune`: without space nothing is recorded.",
-    "ledger_unavailable": "Bring the file back, or make the folder writable: the service waits, and begins no other.",
+    "ledger_unavailable": "Put the ledger back, or make its folder writable: the service waits, and writes no other.",
     "ledger_damaged": "Stop the service, keep the file, restore a copy. `forecaster verify ledger` says what is sound.",
     "failing_cycle": "Read cycle.failed in the log. Nothing is recorded until it succeeds; then it is caught up on.",
     "not_alive": "Restart the service unless its watchdog does, and keep the log.",
@@ -132,9 +133,10 @@ def failing(place: tuple[str, str], times: int, since: int, reason: str) -> Cond
     return Condition("failing_cycle", " ".join(place), text, "critical")
 
 
-def banned(exchange: str, until: int) -> Condition:
-    """Say until when (UTC ms) an exchange wants not to be asked."""
-    return Condition("ban", exchange, f"{exchange} must not be asked until {utc_text(until)}")
+def banned(hold: Hold) -> Condition:
+    """Say until when an exchange wants not to be asked, and why."""
+    text = f"{hold.exchange} must not be asked until {utc_text(hold.until)}: {hold.reason[:LONGEST_REASON]}"
+    return Condition("ban", hold.exchange, text)
 
 
 def resting(forward: ModelStatus) -> list[Condition]:

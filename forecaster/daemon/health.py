@@ -307,27 +307,36 @@ def read_token(file: Path) -> Secret:
     """
     try:
         with file.open("rb") as content:
-            mode = stat.S_IMODE(os.fstat(content.fileno()).st_mode)
+            _refuse_open("health.token_file", file, os.fstat(content.fileno()).st_mode)
             token = content.read(LONGEST_HEAD).strip()
     except OSError as error:
         raise ConfigError("health.token_file", "a file that can be read", str(error)) from error
-    if mode & 0o077:
-        raise ConfigError("health.token_file", f"a file for its owner alone: chmod 600 {file}", f"mode {mode:o}")
     if len(token) < SHORTEST_TOKEN or not re.fullmatch(rb"[!-~]+", token):
         expected = f"{SHORTEST_TOKEN} printable characters or more, such as `openssl rand -hex 32` gives"
         raise ConfigError("health.token_file", expected, f"{len(token)} characters in {file}")
     return Secret(token.decode())
 
 
-def read_certificate(file: Path) -> ssl.SSLContext:
-    """Read a certificate and its key.
+def _refuse_open(key: str, file: Path, mode: int) -> None:
+    """Refuse a file that others can read.
 
     Raises:
-        ConfigError: for a file that holds no such two.
+        ConfigError: when they can.
+    """
+    if mode & 0o077:
+        raise ConfigError(key, f"a file for its owner alone: chmod 600 {file}", f"mode {stat.S_IMODE(mode):o}")
+
+
+def read_certificate(file: Path) -> ssl.SSLContext:
+    """Read a certificate and its key, which nobody else can read.
+
+    Raises:
+        ConfigError: for a file that others can read, or that holds no such two.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     try:
+        _refuse_open("health.certificate", file, file.stat().st_mode)
         context.load_cert_chain(file)
     except (OSError, ssl.SSLError) as error:
         expected = "a PEM file with a certificate and its key"

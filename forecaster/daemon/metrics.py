@@ -1,8 +1,8 @@
 """What the daemon counts, as Prometheus reads it: names, labels, and how a cycle is counted.
 
 Labels are names of the configuration or classes of our errors, and whatever else is given for one becomes `other`: a
-symbol or an exchange's answer cannot make further time series. Every combination that the configuration foresees
-stands at 0 from the start: `increase` does not see a first event of a counter that did not exist before it.
+symbol or an exchange's answer cannot make further time series. Every counter is exported as 0 from the start, for each
+label value of the configuration: `increase` does not see the first event of a counter that did not exist before it.
 
 Shapes: N steps, G fields and the range, C columns.
 """
@@ -46,17 +46,14 @@ COUNTERS: Final = {
     "forecaster_cycles_total": ((*_PLACE, "outcome"), "Cycles that ended."),
     "forecaster_waited_seconds_total": (_PLACE, "Seconds of cycles in which sources were waited for."),
     "forecaster_model_seconds_total": (_PLACE, "Seconds of cycles in which models were asked."),
-    "forecaster_fetch_errors_total": (("exchange", "error"), "Series that sat out a cycle since their source failed."),
+    "forecaster_fetch_errors_total": (("exchange", "error"), "Series skipped because their source failed."),
     "forecaster_fallbacks_total": ((), "Answers that eager gave because compiled code failed."),
     "forecaster_forecasts_total": ((*_PLACE, "outcome"), "Forecasts that went to the ledger."),
     "forecaster_missed_total": (_PLACE, "Closes that nobody forecast, and nobody will."),
-    "forecaster_skipped_total": ((*_PLACE, "error"), "Series that sat out a cycle."),
-    "forecaster_revised_bars_total": (_PLACE, "Bars that changed after they were taken for final."),
-    "forecaster_doubted_bars_total": (
-        _PLACE,
-        "Bars far from the closes around them that waited for a second answer.",
-    ),
-    "forecaster_baseline_failures_total": (("model",), "Cycles that a baseline sat out."),
+    "forecaster_skipped_total": ((*_PLACE, "error"), "Series skipped, for any reason."),
+    "forecaster_revised_bars_total": (_PLACE, "Bars that were revised after they were taken for final."),
+    "forecaster_doubted_bars_total": (_PLACE, "Answers about a series that waited for a second one."),
+    "forecaster_baseline_failures_total": (("model",), "Cycles in which a baseline failed."),
     "forecaster_drifts_total": (("of",), "Changes of skill or coverage that were found."),
     "forecaster_scheduler_faults_total": ((), "Faults that the scheduler outlived."),
     "forecaster_alerts_total": (("kind", "outcome"), "Alerts that were to be sent."),
@@ -69,7 +66,7 @@ HISTOGRAMS: Final = {
     ),
 }
 GAUGES: Final = {
-    "forecaster_bar_lag_seconds": (_PLACE, "How far the oldest newest forecast of a series is behind the last close."),
+    "forecaster_bar_lag_seconds": (_PLACE, "The largest lag of any series' latest forecast behind the last close."),
     "forecaster_stale_series": (_PLACE, "Series whose newest forecast is too old, or that have none."),
     "forecaster_waiting_series": (_PLACE, "Series whose bars are still waited for."),
     "forecaster_exchange_clock_seconds": (("exchange",), "The exchange's clock minus this machine's."),

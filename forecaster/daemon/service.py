@@ -16,7 +16,7 @@ from enum import Enum
 from itertools import cycle
 from typing import TYPE_CHECKING, Final, Protocol, Self
 
-from forecaster.address import sqlite_path, sqlite_url
+from forecaster.address import sqlite_path
 from forecaster.config import load_config, service_manager
 from forecaster.daemon.alerts import Alerts
 from forecaster.daemon.checking import DAMAGED, LedgerCheck
@@ -33,10 +33,12 @@ from forecaster.errors import (
     ForecasterError,
     LeaseLost,
     ModelLoadError,
+    StoreError,
     StoreTaken,
     StoreUnavailable,
 )
 from forecaster.log import get_logger, lines_written_behind
+from forecaster.store.served import Served
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -89,7 +91,7 @@ class Service:
         self._vitals = Vitals(self._config)
         self._orders: queue.SimpleQueue[Order] = queue.SimpleQueue()  # its put may run in a signal handler
         self._stopping = False
-        self._served: str | None = None
+        self._served = Served()
         self._before: Config | None = None
         self._models: Sequence[Model] | None = None
 
@@ -127,7 +129,8 @@ class Service:
         forecaster.load()
         self._models = forecaster.models
         with Stint(forecaster, self._clock, self._vitals) as stint:
-            self._served, self._before = self._config.store.url.reveal(), None
+            self._served.note(self._config.store.url.reveal(), forecaster.store.owner, forecaster.store.epoch)
+            self._before = None
             self._vitals.enter(Phase.CATCHING_UP)
             stint.catch_up()
             looked = time.monotonic()
@@ -145,15 +148,16 @@ class Service:
         """Wait until this process may write, and look whether the ledger is whole."""
         self._vitals.enter(Phase.WAITING)
         self._vitals.expect(_MAIN, STUCK_AFTER)
+        self._served.leave()
         told = ""
         while True:
             try:
-                self._refuse_new_file()
+                self._served.refuse_another(self._config.store.url.reveal())
                 store = forecaster.store
                 break
             except StoreUnavailable as error:
                 is_taken = isinstance(error, StoreTaken)
-                if not (self._served or is_taken):
+                if not (self._served.url or is_taken):
                     raise
                 self._vitals.ledger(UNAVAILABLE, None if is_taken else str(error))
                 if str(error) != told:
@@ -171,13 +175,6 @@ class Service:
         self._vitals.ledger(DAMAGED, None)
         _log.info("ledger.checked", seconds=round(time.monotonic() - started, 3))
         return None
-
-    def _refuse_new_file(self) -> None:
-        """Begin no ledger in the place of the one that was served: it may come back."""
-        url = self._config.store.url.reveal()
-        path = sqlite_path(url)
-        if path is not None and url == self._served and not path.exists():
-            raise StoreUnavailable(sqlite_url(path.absolute()), "expected the ledger that was served, found no file")
 
     def _order(self) -> Order | None:
         """The next order, if one comes within a moment; a configuration that is refused is none."""
@@ -288,11 +285,14 @@ class Stint:
         """Finish series that are waited for; what cannot be written now is owed, and the next start finds it."""
         try:
             reports = self._forecaster.run_last(self._clock.now())
-        except ForecasterError as error:
+        except StoreError as error:
             _log.warning("ledger.not_written", reason=str(error))
             return
+        except Exception:  # noqa: BLE001 - the fault of one source is no reason to end otherwise
+            _log.exception("daemon.last_failed")
+            return
         for report in reports:
-            self._vitals.cycle(report, None, {})
+            self._vitals.cycle(report, None, [])
 
     def catch_up(self) -> None:
         """Begin to work, with a cycle of everything."""
@@ -379,9 +379,7 @@ class Stint:
         name = (due.exchange, due.timeframe)
         self._failures.pop(name, None)
         status = getattr(self._forecaster.models[0], "status", None)
-        reader = self._forecaster.reader
-        holds = {one: reader.held_until(one) or 0 for one in self._forecaster.config.exchanges}
-        self._vitals.cycle(report, status() if status is not None else None, holds)
+        self._vitals.cycle(report, status() if status is not None else None, self._forecaster.reader.holds())
         for key, drift in report.drifts:
             self._vitals.drifted(key, drift.what, drift.before, drift.now)
         if report.skipped.keys() - report.given_up:

@@ -24,17 +24,21 @@ from forecaster.daemon.metrics import Metrics
 from forecaster.errors import utc_text
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from forecaster.accuracy.trust import Trust
     from forecaster.bars import SeriesKey
     from forecaster.config import Config
     from forecaster.engine import CycleReport
+    from forecaster.ledger import Hold
     from forecaster.model.compiled import ModelStatus
     from forecaster.timeframe import Timeframe
 
 DRIFT_TOLD_SECONDS: Final = 24 * 3600.0
 """How long a change of skill, coverage or stored bars is a condition: it is found at a moment, and has no end."""
+
+REVISED_TOLD_SECONDS: Final = 3600.0
+"""The same of revised bars, so that those of another hour are told anew."""
 
 CLOSES_MISSED: Final = 3
 """Closes of a place without the end of a cycle, after which a restart may help."""
@@ -116,7 +120,7 @@ class Vitals:
         self._newest: dict[SeriesKey, int] = {}
         self._seconds: dict[tuple[str, str], float] = {}
         self._failing: dict[tuple[str, str], _Failing] = {}
-        self._holds: dict[str, int] = {}
+        self._holds: dict[str, Hold] = {}
         self._drifts: dict[tuple[SeriesKey, str], _Drifted] = {}
         self._revised: dict[SeriesKey, _Drifted] = {}
         self._unskilled: dict[SeriesKey, str] = {}
@@ -140,7 +144,7 @@ class Vitals:
             self._revised = {key: one for key, one in self._revised.items() if key in self._keys}
             self._failing = {place: one for place, one in self._failing.items() if place in places}
             self._seconds = {place: one for place, one in self._seconds.items() if place in places}
-            self._holds = {name: until for name, until in self._holds.items() if name in self._exchanges()}
+            self._holds = {name: one for name, one in self._holds.items() if name in self._exchanges()}
 
     @property
     def phase(self) -> Phase:
@@ -170,13 +174,13 @@ class Vitals:
         with self._lock:
             self._organs.pop(organ, None)
 
-    def cycle(self, report: CycleReport, forward: ModelStatus | None, holds: dict[str, int]) -> None:
+    def cycle(self, report: CycleReport, forward: ModelStatus | None, holds: Iterable[Hold]) -> None:
         """Take in a cycle that was completed.
 
         Args:
             report: what it did.
             forward: which engines serve; None for a model that has none to choose from.
-            holds: UTC ms until which an exchange must not be asked, for those that told so.
+            holds: the newest one of each exchange that has ever refused requests.
         """
         place = self._metrics.place(report.exchange, report.timeframe)
         with self._lock:
@@ -188,7 +192,7 @@ class Vitals:
                 self._revised[key] = _Drifted(words, self._monotonic())
             self._seconds[place] = report.seconds
             self._failing.pop(place, None)
-            self._holds |= {name: holds[name] for name in self._exchanges() & holds.keys()}
+            self._holds |= {one.exchange: one for one in holds if one.exchange in self._exchanges()}
             self._last_cycle = f"{' '.join(place)} as of {utc_text(report.as_of)}, {len(report.forecasts)} forecasts"
             self._forward = forward or self._forward
         with self._counting:
@@ -273,11 +277,12 @@ class Vitals:
             found += [Condition(kind, "ledger", reason, "critical") for kind, reason in self._ledger.items()]
             if self._phase in _WORKING:
                 found += [failing(place, *one) for place, one in self._failing.items()]
-            found += [banned(name, until) for name, until in self._holds.items() if until > now]
+            found += [banned(one) for one in self._holds.values() if one.until > now]
             self._drifts = {about: one for about, one in self._drifts.items() if one.at > since}
-            self._revised = {key: one for key, one in self._revised.items() if one.at > since}
+            recent = self._monotonic() - REVISED_TOLD_SECONDS
+            self._revised = {key: one for key, one in self._revised.items() if one.at > recent}
             revised = [(key, one.words) for key, one in self._revised.items()]
-            found += by_place("revised", "bars changed after they were taken for final", revised)
+            found += by_place("revised", "bars were revised after they were taken for final", revised)
             drifts = [(key, one.words) for (key, _), one in self._drifts.items()]
             found += by_place("drift", "skill or coverage changed", drifts)
             found += by_place("no_skill", "worse than the random walk", self._unskilled.items())
@@ -407,7 +412,8 @@ class Vitals:
             metrics.set("forecaster_ready", ready)
             metrics.set("forecaster_disk_free_bytes", float("nan") if free is None else free)
             for name in self._exchanges():
-                metrics.set("forecaster_breaker_open", self._holds.get(name, 0) > self._now(), name)
+                hold = self._holds.get(name)
+                metrics.set("forecaster_breaker_open", hold is not None and hold.until > self._now(), name)
             for place, lag in self._lags().items():
                 metrics.set("forecaster_stale_series", stale.count(place), *place)
                 if lag is not None:
@@ -417,7 +423,7 @@ class Vitals:
             metrics.show_accuracy()
 
     def _lags(self) -> dict[tuple[str, str], int | None]:
-        """How far (ms) the oldest newest forecast of each place is behind the last close; None where there is none."""
+        """The largest lag (ms) of any series' latest forecast behind the last close; None where there is none."""
         now = self._now()
         closes: dict[tuple[Timeframe, str], int] = {}
         lags: dict[tuple[str, str], int | None] = {}

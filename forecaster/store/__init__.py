@@ -124,6 +124,10 @@ class Store(Reader, Protocol):
     def epoch(self) -> int:
         """How often the right to write has changed hands."""
 
+    @property
+    def owner(self) -> str:
+        """What the lease calls this process; empty where no other can write."""
+
     def renew(self) -> None:
         """Keep the right to write, as every write does."""
 

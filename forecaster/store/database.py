@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import threading
+import time
 from contextlib import contextmanager, nullcontext, suppress
 from typing import TYPE_CHECKING, Any, Final
 
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
 
 LARGE_LOG: Final = 256 * 2**20
 """Bytes of a write-ahead log of which somebody should know: a reader holds a transaction open."""
+CHECKPOINT_SECONDS: Final = 60.0
+"""How old what is in the write-ahead log alone may get: somebody may take it for rubbish."""
+
 _log = get_logger(__name__)
 
 _PATIENCE_MS: Final = 30_000
@@ -69,7 +73,9 @@ class Database:
         self._own = threading.local()
         self.is_begun = False
         self._has_large_log = False
+        self._has_names = False
         self._used: tuple[object, object] = (None, None)
+        self._checkpointed_at = time.monotonic()
 
     @property
     def is_sqlite(self) -> bool:
@@ -155,9 +161,39 @@ class Database:
         self.engine.dispose()
         if self.path is not None and self.is_begun:
             self._leave_log(self.path)
-            if _identity(self.path) == self._used[0]:
+            if sqlite.identity(self.path) == self._used[0]:
                 sqlite.make_one_file(self.path)
             self.is_begun = False
+
+    def look_at_names(self) -> None:
+        """Warn once when an SQLite file gets a second name: SQLite has a journal for each."""
+        try:
+            names = 1 if self.path is None else self.path.stat().st_nlink
+        except OSError:
+            names = 1
+        if names > 1 and not self._has_names:
+            _log.warning("ledger.linked", ledger=self.url, names=names)
+        self._has_names = names > 1
+
+    @property
+    def has_lost_log(self) -> bool:
+        """Whether the write-ahead log that this process writes was removed: what is in it alone would end with us."""
+        log = self._used[1]
+        return self.path is not None and log is not None and sqlite.identity(_beside(self.path, "-wal")) != log
+
+    def checkpoint(self, *, at_once: bool = False) -> bool:
+        """Bring the write-ahead log into the ledger, each minute or at once; gives whether all of it could be brought.
+
+        Only by a connection that has this log open: a further one would begin another.
+        """
+        is_due = at_once or time.monotonic() - self._checkpointed_at >= CHECKPOINT_SECONDS
+        if self._used[1] is None or not is_due:
+            return True
+        self._checkpointed_at = time.monotonic()
+        with self.faults(), self.engine.connect() as connection:
+            opened: Any = connection.connection
+            is_busy, frames, brought = opened.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+        return not is_busy and frames == brought
 
     def _look_at_log(self, path: Path) -> None:
         """Warn once when the write-ahead log grows, since a reader does not let it begin anew."""
@@ -186,7 +222,7 @@ class Database:
         engine = sa.create_engine(sa.URL.create("sqlite", database=str(path)), module=sqlite3)
         sa.event.listen(engine, "do_connect", lambda *_: self._look_at_file(path))
         sa.event.listen(engine, "connect", lambda connection, _: sqlite.prepare(connection, file.busy_timeout_ms))
-        sa.event.listen(engine, "connect", lambda _, record: record.info.update(file=_identity(path)))
+        sa.event.listen(engine, "connect", lambda _, record: record.info.update(file=sqlite.identity(path)))
         sa.event.listen(engine, "checkout", lambda _, record, __: _refuse_old(record.info["file"], path))
         sa.event.listen(engine, "checkout", lambda connection, record, _: self._keep_log(connection, record, path))
         sa.event.listen(engine, "begin", _begin_sqlite)
@@ -194,6 +230,9 @@ class Database:
 
     def _look_at_file(self, path: Path) -> None:
         """Make no file where there was one: a ledger that was removed may come back, and its log with it."""
+        if self.is_begun and self.has_lost_log:
+            msg = "unable to open database file: its write-ahead log was removed"
+            raise sqlite3.OperationalError(msg)
         if not path.exists() and (self.is_begun or _beside(path, "-wal").exists()):
             msg = "unable to open database file: it was removed"
             raise sqlite3.OperationalError(msg)
@@ -202,7 +241,12 @@ class Database:
     def _leave_log(self, path: Path) -> None:
         """Set the write-ahead log of this ledger aside when another file has taken its place: SQLite would mix them."""
         file, log = self._used
-        if file is None or _identity(path) in (None, file) or log is None or log != _identity(_beside(path, "-wal")):
+        if (
+            file is None
+            or sqlite.identity(path) in (None, file)
+            or log is None
+            or log != sqlite.identity(_beside(path, "-wal"))
+        ):
             return
         _log.warning("ledger.replaced", ledger=self.url)
         for end in ("-shm", "-wal"):
@@ -213,7 +257,7 @@ class Database:
         """Have a write-ahead log while this process is the writer, as soon as no reader forbids it."""
         if self.is_begun and not record.info.get("has_log"):
             record.info["has_log"] = sqlite.keep_log(connection)
-            self._used = record.info["file"], _identity(_beside(path, "-wal"))
+            self._used = record.info["file"], sqlite.identity(_beside(path, "-wal"))
 
     def _server(self) -> sa.Engine:
         if self._given == MEMORY:
@@ -254,18 +298,9 @@ def _named(values: Any) -> Iterable[tuple[Any, Any]]:
     return values.items() if isinstance(values, dict) else enumerate(values or ())
 
 
-def _identity(path: Path) -> tuple[int, int] | None:
-    """What tells a file from another of the same name; None when there is none."""
-    try:
-        there = path.stat()
-    except OSError:
-        return None
-    return there.st_dev, there.st_ino
-
-
 def _refuse_old(file: tuple[int, int] | None, path: Path) -> None:
     """Have a connection made anew whose file is not the one that stands there now."""
-    if file != _identity(path):
+    if file != sqlite.identity(path):
         raise sa.exc.DisconnectionError
 
 

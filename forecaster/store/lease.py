@@ -29,7 +29,7 @@ from forecaster.clock import now_ms
 from forecaster.errors import LeaseLost, StoreTaken, StoreUnavailable
 from forecaster.store import migrations
 from forecaster.store import schema as t
-from forecaster.store.sqlite import SCHEMA
+from forecaster.store.sqlite import SCHEMA, identity
 
 if TYPE_CHECKING:
     from forecaster.store.database import Database
@@ -118,7 +118,7 @@ class Lease:
         self._watch = _watches[database.place]
         try:
             self.epoch = self._take_in_time()
-            self._file = None if database.path is None else _identity(database.path)
+            self._file = None if database.path is None else identity(database.path)
             database.is_begun = True
         except BaseException:
             self._lock.release()
@@ -162,14 +162,25 @@ class Lease:
             StoreUnavailable: when the database cannot be written now.
         """
         self._refuse_another_file()
+        self._refuse_lost_log()
         with self._database.transaction() as connection:
             self.confirm(connection)
+        self._database.checkpoint()
+
+    def _refuse_lost_log(self) -> None:
+        """Save what a write-ahead log holds that was removed, and end this lease: the next one begins another log."""
+        if not self._database.has_lost_log:
+            return
+        with suppress(StoreUnavailable):  # no connection has it open any more: the last one has saved it
+            if not self._database.checkpoint(at_once=True):
+                return
+        raise LeaseLost(self._database.url, self.epoch, "its write-ahead log was removed")
 
     def _refuse_another_file(self) -> None:
         path = self._database.path
         if path is None:
             return
-        there = _identity(path)
+        there = identity(path)
         if there != self._file:
             what = "its file was removed" if there is None else "another file has taken its place"
             raise LeaseLost(self._database.url, self.epoch, what)
@@ -323,7 +334,7 @@ class FileLock:
     def _is_there(self, file: int) -> bool:
         """Whether an open file is the one that others would lock."""
         held = os.fstat(file)
-        return _identity(self._path) == (held.st_dev, held.st_ino)
+        return identity(self._path) == (held.st_dev, held.st_ino)
 
 
 class AdvisoryLock:
@@ -363,15 +374,6 @@ class AdvisoryLock:
             with suppress(sa.exc.SQLAlchemyError):
                 self._session.close()
             self._session = None
-
-
-def _identity(path: Path) -> tuple[int, int] | None:
-    """What tells a file from another of the same name; None when there is none."""
-    try:
-        there = path.stat()
-    except OSError:
-        return None
-    return there.st_dev, there.st_ino
 
 
 def _file_system_of(path: Path) -> str:

@@ -72,6 +72,11 @@ class MemoryStore:
         """Nobody else can write."""
         return 1
 
+    @property
+    def owner(self) -> str:
+        """Nobody else can write."""
+        return ""
+
     def renew(self) -> None:
         """Nobody else can write."""
 

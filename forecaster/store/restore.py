@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import os
-from contextlib import closing, suppress
+from contextlib import closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -15,9 +15,10 @@ from forecaster.store.database import Database
 from forecaster.store.lease import lock_of
 from forecaster.store.sqlite import SqliteFile
 from forecaster.store.verify import verify_ledger
+from forecaster.writing import keep_name, unfinished_name
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 
@@ -55,44 +56,50 @@ def restore(
         url: of the ledger.
         copy: an SQLite ledger of today's schema, which stays as it is.
         at: now, UTC ms.
-        dry_run: check, and change nothing.
+        dry_run: check the copy, and change nothing; a process may write the ledger meanwhile.
         on_rows: hears how many rows of the copy were checked.
         on_portion: hears of every portion how many pages are left to be copied, and how many there are.
 
     Raises:
-        LedgerMissing: when there is no copy.
         SchemaTooNew: when a newer program wrote it.
         StoreTaken: when a process writes the ledger.
-        StoreUnavailable: when the copy is not whole, is of an older schema or the ledger itself, or cannot be put
-            there.
+        StoreUnavailable: when there is no copy, when it is not whole, of an older schema or the ledger itself, or when
+            it cannot be put there.
     """
     with closing(Database(url)) as database:
         path = database.path
         if path is None:
             raise StoreUnavailable(database.url, "expected an SQLite ledger; use pg_restore for this one")
-        lock = lock_of(database)
-        if not lock.try_take():
-            raise StoreTaken(database.url, "expected a ledger that no process writes: stop the daemon first")
-        try:
+        with nullcontext() if dry_run else _locked(database):
             rows, last_cutoff = _check(path, copy, on_rows)
             aside = _aside(path, at)
             set_aside = str(aside) if path.exists() else None
             if not dry_run:
                 _put(path, copy, aside, on_portion)
-        finally:
-            lock.release()
     return Restored(database.url, sqlite_url(copy.absolute()), rows, last_cutoff, set_aside)
+
+
+@contextmanager
+def _locked(database: Database) -> Iterator[None]:
+    lock = lock_of(database)
+    if not lock.try_take():
+        raise StoreTaken(database.url, "expected a ledger that no process writes: stop the daemon first")
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _check(path: Path, copy: Path, on_rows: Callable[[int], None]) -> tuple[int, int | None]:
     """Look whether a copy is whole: its pages, its schema and its chains."""
     url = sqlite_url(copy.absolute())
-    if not copy.exists():
-        raise LedgerMissing(url)
-    if path.exists() and copy.samefile(path):
+    if path.exists() and copy.exists() and copy.samefile(path):
         raise StoreUnavailable(url, "expected a copy of the ledger, found the ledger itself")
     with closing(SqliteFile(copy)) as file:
-        found = [row[0] for row in file.ask("PRAGMA integrity_check(3)", {})]
+        try:
+            found = [row[0] for row in file.ask("PRAGMA integrity_check(3)", {})]
+        except LedgerMissing:
+            raise StoreUnavailable(url, "expected a copy that `forecaster store backup` made, found none") from None
         if found != ["ok"]:
             raise StoreUnavailable(url, f"expected a copy that is whole, found {'; '.join(found)}")
         checked = verify_ledger(file, on_rows)
@@ -104,24 +111,29 @@ def _check(path: Path, copy: Path, on_rows: Callable[[int], None]) -> tuple[int,
 
 def _aside(path: Path, at: int) -> Path:
     time = dt.datetime.fromtimestamp(at / 1000, dt.UTC).strftime("%Y%m%dT%H%M%SZ")
-    aside = path.with_name(f"{path.name}.replaced-{time}")
-    if aside.exists():
-        raise StoreUnavailable(sqlite_url(path), f"expected no file {aside}: try again in a second")
-    return aside
+    return path.with_name(f"{path.name}.replaced-{time}")
 
 
 def _put(path: Path, copy: Path, aside: Path, on_portion: Callable[[int, int], None]) -> None:
-    """Put the copy there; at every moment there is one ledger or the other, and no log of the one beside the other."""
-    staged = path.with_name(f"{path.name}.restored")
+    """Put the copy there; at every moment there is one ledger or the other, and no log of the one beside the other.
+
+    All that is in the log of the old one is brought into it first. That cannot be done with a file that is damaged; its
+    log goes with it.
+    """
+    if aside.exists():
+        raise StoreUnavailable(sqlite_url(path), f"expected no file {aside}: try again in a second")
+    staged = unfinished_name(path)
     try:
         sqlite.copy(copy, staged, on_portion)
         _give_away(staged, path)
-        sqlite.make_one_file(path)
+        if path.exists():
+            sqlite.empty_log(path)
+            sqlite.make_one_file(path)
         _move_journals(path, aside)
         if path.exists():
             os.link(path, aside)
         staged.replace(path)
-        _synchronise(path.parent)
+        keep_name(path.parent)
     except OSError as error:
         raise StoreUnavailable(sqlite_url(path), f"expected to put {copy} in its place: {error}") from error
     finally:
@@ -145,11 +157,3 @@ def _give_away(staged: Path, path: Path) -> None:
             os.chown(one, there.st_uid, there.st_gid)
     if model.is_file():
         staged.chmod(there.st_mode & 0o777)
-
-
-def _synchronise(folder: Path) -> None:
-    opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(opened)
-    finally:
-        os.close(opened)

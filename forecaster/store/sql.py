@@ -104,6 +104,11 @@ class SqlStore(Reading):
         """How often the right to write this ledger has changed hands."""
         return self._lease.epoch
 
+    @property
+    def owner(self) -> str:
+        """What the lease calls this process."""
+        return self._database.session
+
     def renew(self) -> None:
         """Keep the right to write, as every write does.
 
@@ -111,6 +116,7 @@ class SqlStore(Reading):
             LeaseLost: when another process has taken over, or the file of the ledger is no longer there.
         """
         self._lease.beat()
+        self._database.look_at_names()
 
     def check(self) -> None:
         """Look whether an SQLite file is whole: its pages, and each row's place. PostgreSQL looks after its own.

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 from forecaster.address import sqlite_url
 from forecaster.errors import LedgerMissing, SchemaTooNew, StoreUnavailable, storable
 from forecaster.store.library import connect, sqlite3, wal_is_safe
+from forecaster.writing import check_target, keep_name, unfinished_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -35,6 +36,8 @@ _MAY_NOT_WRITE: Final = ("readonly database", "unable to open database file")
 LOG_LIMIT: Final = 64 * 2**20
 """Bytes that a write-ahead log keeps on the disk once it has been copied into the ledger."""
 
+_DAMAGE: Final = ("malformed", "not a database")
+"""What SQLite says of a file that it cannot even read through."""
 _JOURNALS: Final = ("-journal", "-wal")
 
 _PORTION: Final = 256
@@ -171,7 +174,7 @@ class SqliteFile:
             raise StoreUnavailable(self._url, "expected one file, found another that took its place: try again")
 
     def _file(self) -> tuple[int, int] | None:
-        """What tells the file from another of the same name; None when there is none."""
+        """The identity of the file that stands there now; None when there is none."""
         try:
             there = self._path.stat()
         except (FileNotFoundError, NotADirectoryError):
@@ -198,6 +201,15 @@ class _Opened:
         self.close = weakref.finalize(self, connection.close)
 
 
+def identity(path: Path) -> tuple[int, int] | None:
+    """What tells a file from another of the same name; None when there is none."""
+    try:
+        there = path.stat()
+    except OSError:
+        return None
+    return there.st_dev, there.st_ino
+
+
 def check_schema(url: str, found: int) -> None:
     """Refuse a ledger that another program wrote.
 
@@ -214,6 +226,8 @@ def check_schema(url: str, found: int) -> None:
 def copy(path: Path, to: Path, on_portion: Callable[[int, int], None] = lambda _, __: None) -> None:
     """Copy a ledger while it is in use, and check the copy; what stood at `to` is replaced at the end, or not at all.
 
+    The copy has a name of its own until then, so that two may be made at once.
+
     Pages are copied some at a time, and between two portions others write. What they write begins the copy anew; once
     that has happened a few times, what is left is copied at once, and writers wait for it.
 
@@ -224,16 +238,17 @@ def copy(path: Path, to: Path, on_portion: Callable[[int, int], None] = lambda _
 
     Raises:
         LedgerMissing: when there is none.
+        ConfigError: when `to` is a link, a folder or a device.
         StoreUnavailable: when it cannot be read, the copy cannot be written, or is not whole.
     """
     url = sqlite_url(path.absolute())
     if not path.exists():
         raise LedgerMissing(url)
-    unfinished = to.with_name(f"{to.name}.unfinished")
-    for one in (to, unfinished):
-        _refuse_own(path, one)
+    _refuse_own(path, to)
+    unfinished = unfinished_name(to)
     try:
-        make_new(unfinished, path.stat().st_mode & 0o666)
+        check_target(to, "out")
+        _make_new(unfinished, path.stat().st_mode & 0o666)
         address = f"{path.absolute().as_uri()}?mode=ro"
         with _opened(address) as source, _opened(unfinished.absolute().as_uri()) as target:
             if not _schema_of(source):
@@ -244,6 +259,7 @@ def copy(path: Path, to: Path, on_portion: Callable[[int, int], None] = lambda _
         if found != "ok":
             raise StoreUnavailable(sqlite_url(to.absolute()), f"expected a copy that is whole, found {found}")
         unfinished.replace(to)
+        keep_name(to.parent)
     except (sqlite3.Error, OSError) as error:
         raise StoreUnavailable(url, f"expected to copy it to {to}: {error}") from error
     finally:
@@ -277,9 +293,8 @@ def is_ledger(path: Path) -> bool:
     return False
 
 
-def make_new(path: Path, mode: int = 0o666) -> None:
-    """Make an empty file where nothing or something unfinished stood; a link that was put there is not followed."""
-    path.unlink(missing_ok=True)
+def _make_new(path: Path, mode: int) -> None:
+    """Make an empty file where there is nothing."""
     os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, mode))
 
 
@@ -375,6 +390,29 @@ def make_one_file(path: Path) -> None:
     with suppress(sqlite3.Error), closing(connect(f"{path.as_uri()}?mode=rw")) as connection:
         connection.execute("PRAGMA synchronous=EXTRA")
         connection.execute("PRAGMA journal_mode=DELETE")
+
+
+def empty_log(path: Path) -> None:
+    """Bring all of the write-ahead log into the ledger, also while others have it open to read.
+
+    Raises:
+        StoreUnavailable: when one of them holds a transaction open. Of a file that is damaged nothing is brought in.
+    """
+    url = sqlite_url(path)
+    try:
+        with _opened(f"{path.as_uri()}?mode=rw") as connection:
+            (is_busy, *_) = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+    except sqlite3.DatabaseError as error:
+        if is_damage(error):
+            return
+        raise StoreUnavailable(url, f"expected to bring its write-ahead log into it: {error}") from error
+    if is_busy:
+        raise StoreUnavailable(url, "expected that nobody reads it meanwhile: end what holds a transaction open")
+
+
+def is_damage(error: sqlite3.DatabaseError) -> bool:
+    """Whether SQLite says that it cannot even read a file through."""
+    return any(words in str(error) for words in _DAMAGE)
 
 
 def schema_at(path: Path) -> int:

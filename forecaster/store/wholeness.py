@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from forecaster.address import sqlite_url
 from forecaster.errors import StoreUnavailable
 from forecaster.store.library import connect, sqlite3
-from forecaster.store.sqlite import BUSY_TIMEOUT_MS
+from forecaster.store.sqlite import BUSY_TIMEOUT_MS, is_damage
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 LONGEST_WAIT: Final = 5.0
 """Seconds that a commit may wait: less than the time after which it fails."""
 
-_DAMAGE: Final = ("malformed", "not a database")
-"""What SQLite says of a file that it cannot even read through."""
 _TABLES: Final = "SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY name"
 _MOST_FAULTS: Final = 3
 _STEPS: Final = 1_000
@@ -63,7 +61,7 @@ class Wholeness:
                 connection.execute("PRAGMA query_only=ON")
                 self._look_at_all(connection, found)
         except sqlite3.DatabaseError as error:
-            if not any(words in str(error) for words in _DAMAGE):
+            if not is_damage(error):
                 raise StoreUnavailable(self.url, str(error)) from error
             found.faults.append(str(error))
         return found

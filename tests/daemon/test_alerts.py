@@ -753,9 +753,13 @@ def test_test_alert_that_does_not_arrive(inbox, address, secret_file, tmp_path):
 
 
 def test_test_alert_without_a_receiver(tmp_path):
-    line = refused("alerts", "test", "--config", config_with(tmp_path))
+    path = config_with(tmp_path)
+    lines = [refused("alerts", "test", "--config", path)]
+    path.write_text(f"{path.read_text()}[alerts]\n")
+    lines.append(refused("alerts", "test", "--config", path))
 
-    assert line == "ConfigError: alerts: expected a table [alerts] with webhook_file or apprise_file, found None"
+    expected = "ConfigError: alerts: expected a table [alerts] with webhook_file or apprise_file, found "
+    assert lines == [f"{expected}'no such table'", f"{expected}'neither'"]
 
 
 def test_sending_uses_no_proxy_of_the_environment(inbox, address, monkeypatch):

@@ -269,6 +269,15 @@ def test_a_token_that_cannot_be_used_is_refused(tmp_path, content, mode, expecte
     assert TOKEN[:8] not in str(refused.value)
 
 
+def test_a_certificate_whose_key_others_can_read_is_refused(tmp_path):
+    file = tmp_path / "tls.pem"
+    file.touch(0o640)
+    with pytest.raises(ConfigError, match="a file for its owner alone: chmod 600 ") as refused:
+        Health(HealthConfig(certificate=file), make_vitals())
+
+    assert refused.value.key == "health.certificate"
+
+
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "example.org", "", "localhost.example.org"])  # noqa: S104
 @pytest.mark.parametrize(
     ("given", "missing"),
@@ -313,9 +322,16 @@ def test_an_open_door_that_is_not_guarded_is_refused_with_the_file(tmp_path):
         load_config(file)
 
 
+def key_file(folder):
+    """A certificate for this machine and its key, which nobody else can read."""
+    pem = self_signed(folder)
+    pem.chmod(0o600)
+    return pem
+
+
 def test_by_tls(opened, tmp_path, token_file):
     """On all addresses, with a certificate that a client can check; who does not speak TLS gets nothing."""
-    pem = self_signed(tmp_path)
+    pem = key_file(tmp_path)
     health = opened(host="0.0.0.0", token_file=token_file, certificate=pem)  # noqa: S104 - the point
     health_on_loopback = type("Where", (), {"address": ("127.0.0.1", health.address[1])})
     trusting = ssl.create_default_context(cafile=pem)
@@ -329,7 +345,7 @@ def test_by_tls(opened, tmp_path, token_file):
 
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
 def test_tls_is_of_today(opened, tmp_path, version):
-    pem = self_signed(tmp_path)
+    pem = key_file(tmp_path)
     trusting = ssl.create_default_context(cafile=pem)
     trusting.minimum_version = trusting.maximum_version = version
 
@@ -340,6 +356,7 @@ def test_tls_is_of_today(opened, tmp_path, version):
 def test_a_certificate_that_cannot_be_used_is_refused(tmp_path, content):
     file = tmp_path / "tls.pem"
     if content is not None:
+        file.touch(0o600)
         file.write_text(content)
     with pytest.raises(ConfigError, match="a PEM file with a certificate and its key"):
         Health(HealthConfig(certificate=file), make_vitals())
@@ -424,7 +441,7 @@ def test_one_request_for_each_connection(opened):
 @pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
 def test_slow_clients_do_not_stop_the_others(opened, monkeypatch, tmp_path, tls):
     """Four times as many as there is room for, each a byte now and then: who asks does not wait until they are done."""
-    pem = self_signed(tmp_path)
+    pem = key_file(tmp_path)
     health = opened(certificate=pem) if tls else opened()
     monkeypatch.setattr(door, "_POLL_SECONDS", PATIENCE)  # which is also how long the oldest may take to give way
     trusting = ssl.create_default_context(cafile=pem) if tls else None

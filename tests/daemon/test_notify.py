@@ -160,7 +160,7 @@ def test_the_status_follows_what_happens(systemd, notifying, looks):
     vitals = make_vitals()
     notifying(vitals)
     looks.pass_()
-    vitals.cycle(make_report(), None, {})
+    vitals.cycle(make_report(), None, [])
     expected = "STATUS=ready; 1 series, 0 stale; last cycle: kraken 1h as of 2024-01-05 00:00 UTC, 0 forecasts"
     systemd.hear(until=expected)
 
@@ -171,7 +171,7 @@ def test_a_name_cannot_tell_systemd_anything(systemd, notifying, looks):
     """A message is lines of `NAME=value`, so a line break in a value would be a further message."""
     name = "kraken\nSTOPPING=1"
     vitals = make_vitals(make_key(name))
-    vitals.cycle(make_report(exchange=name), None, {})
+    vitals.cycle(make_report(exchange=name), None, [])
     notifying(vitals)
     looks.pass_()
 

@@ -35,8 +35,11 @@ from forecaster.sources.files import FileSource
 from forecaster.store import open_reader, open_store
 from forecaster.store.library import sqlite3
 from forecaster.store.sql import SqlStore
+from forecaster.store.sqlite import copy
 from forecaster.timeframe import Timeframe
 from tests.builders import HOUR_MS, make_bars, make_key, utc_ms
+from tests.test_bulkhead import Venue, closes
+from tests.test_bulkhead import make_forecaster as make_bulkhead
 from tests.test_engine import make_forecaster
 
 CLOSE = utc_ms("2024-05-14 12:00")
@@ -327,21 +330,101 @@ def test_ledger_that_is_moved_away_is_noticed_and_waited_for(home, walks, watchf
     assert home.cutoffs("one") == [CLOSE]
 
 
-def test_ledger_in_the_place_of_another_begins_a_further_stint(home, walks, watchful):
-    """With the ordinary checks; the one that was served gets nothing more."""
+def empty(path, _):
+    path.touch()
+
+
+def foreign(path, other):
+    other.replace(path)
+
+
+def no_database(path, _):
+    path.write_bytes(b"nonsense" * 1000)
+
+
+@pytest.mark.parametrize(
+    ("put", "found"),
+    [
+        (empty, "found an empty file"),
+        (foreign, "found another ledger"),
+        (no_database, "found a file that cannot be read as one"),
+    ],
+)
+def test_other_file_in_the_place_of_the_ledger_is_not_written(home, walks, watchful, looks, put, found):
+    """The service waits, says what stands there and what to do, and goes on with all its forecasts once it is back."""
+    ledger, old = home.folder / "ledger.db", home.folder / "old.db"
     open_store(f"sqlite:///{home.folder}/other.db").close()
+    told = {}
 
     def act(watch):
         assert watch.until("daemon.ready")
-        (home.folder / "ledger.db").rename(home.folder / "old.db")
-        (home.folder / "other.db").rename(home.folder / "ledger.db")
+        (vitals,) = watchful
+        ledger.rename(old)
+        put(ledger, home.folder / "other.db")
+        before = ledger.read_bytes()
+        assert watch.until("lease.waiting")
+        looked = looks[0]
+        assert watch.until_true(lambda: looks[0] > looked + 3)
+        told["same"] = ledger.read_bytes() == before
+        told["texts"] = [one.text for one in vitals.conditions() if one.kind == "ledger_unavailable"]
+        old.replace(ledger)
+        assert watch.until("daemon.ready", 2)
+        assert faults_of(vitals) == []
+
+    watch = serve(home, act)
+
+    assert told["same"]
+    assert [found in one and "put that ledger back, or restart the service" in one for one in told["texts"]] == [True]
+    assert [one["epoch"] for one in watch.of("lease.taken")] == [1, 2]
+    assert home.cutoffs("one") == [CLOSE]
+
+
+def test_copy_of_the_ledger_is_taken_up_in_its_place(home, walks, watchful):
+    """It is known by the lease in it, which this process had."""
+    ledger, copied = home.folder / "ledger.db", home.folder / "copy.db"
+
+    def act(watch):
+        assert watch.until("daemon.ready")
+        copy(ledger, copied)
+        copied.replace(ledger)
         assert watch.until("daemon.ready", 2)
 
     watch = serve(home, act)
 
+    assert not watch.of("lease.waiting")
     assert [one["epoch"] for one in watch.of("lease.taken")] == [1, 2]
     assert len(watch.of("ledger.checked")) == 2
     assert home.cutoffs("one") == [CLOSE]
+
+
+def test_second_name_of_the_ledger_is_told_once(home, walks, watchful, looks):
+    """The service goes on: as long as nobody opens that name, there is one journal."""
+
+    def act(watch):
+        assert watch.until("daemon.ready")
+        (home.folder / "twin.db").hardlink_to(home.folder / "ledger.db")
+        assert watch.until("ledger.linked")
+        looked = looks[0]
+        assert watch.until_true(lambda: looks[0] > looked + 5)
+
+    watch = serve(home, act)
+
+    assert [one["names"] for one in watch.of("ledger.linked")] == [2]
+    assert len(watch.of("lease.taken")) == 1
+
+
+def test_new_stint_after_a_sound_look_has_no_damaged_ledger(home, walks, watchful):
+    """What was found before is over, since the start has looked."""
+
+    def act(watch):
+        assert watch.until("daemon.ready")
+        (vitals,) = watchful
+        vitals.ledger("ledger_damaged", "expected a whole file")
+        os.kill(os.getpid(), signal.SIGHUP)
+        assert watch.until("daemon.ready", 2)
+        assert faults_of(vitals) == []
+
+    serve(home, act)
 
 
 def test_ledger_that_cannot_be_written_ends_readiness(home, walks, watchful, monkeypatch):
@@ -366,7 +449,7 @@ def test_ledger_that_cannot_be_written_ends_readiness(home, walks, watchful, mon
 
 
 def test_ledger_is_checked_on_a_schedule(home, walks, watchful):
-    """Beside the cycles; damage that it finds is told, and the service goes on."""
+    """Beside the cycles; damage that it finds is told until a look finds none, and the service goes on."""
     home.write("one", "two", more=f"daemon.check_hours = {0.05 / 3600}\n")
 
     def act(watch):
@@ -378,6 +461,9 @@ def test_ledger_is_checked_on_a_schedule(home, walks, watchful):
         assert watch.until("ledger.damaged")
         assert watch.until_true(lambda: any("CHECK constraint failed" in one for one in faults_of(vitals)))
         assert vitals.dead() == []
+        with closing(sqlite3.connect(home.folder / "ledger.db", timeout=PATIENCE)) as connection, connection:
+            connection.execute("DELETE FROM slot WHERE state = 'lost'")
+        assert watch.until_true(lambda: faults_of(vitals) == [])
 
     watch = serve(home, act)
 
@@ -717,3 +803,50 @@ def test_draining_does_not_wait_for_ever(home, walks, monkeypatch):
     assert watch.of("daemon.drain_gave_up")
     assert watch.of("daemon.stopped")
     assert hung
+
+
+def test_series_that_is_under_way_at_a_stop_has_a_word(monkeypatch):
+    """Nobody asks any more what it waited for: its close is owed, and the ledger says why it was not forecast."""
+    monkeypatch.setattr("forecaster.intake._PATIENCE", {"all": PATIENCE, "most": 0.1, "nobody": 0.0})
+    run_last = Forecaster.run_last
+    monkeypatch.setattr(Forecaster, "run_last", lambda forecaster, as_of: run_last(forecaster, as_of, seconds=0.0))
+    hanging, venue = make_key(symbol="SLOW/USDT"), Venue()
+    venue.gates[hanging] = threading.Event()
+    forecaster = make_bulkhead(venue, make_key(), hanging)
+    with Stint(forecaster, At(closes(99)), Vitals(forecaster.config)) as stint:
+        stint.catch_up()
+        give_up = time.monotonic() + PATIENCE
+        while not stint.has_caught_up and time.monotonic() < give_up:
+            time.sleep(0.01)
+    found = [slot for key in (make_key(), hanging) for slot in forecaster.store.slots(key, closes(99), closes(100))]
+    venue.gates[hanging].set()
+
+    assert [slot.state for slot in found] == ["done", "failed"]
+    assert "before the service stopped" in found[1].reason
+
+
+def test_fault_of_what_is_finished_last_spoils_no_stop(home, walks, monkeypatch):
+    """The service ends as it does else, and its lease is given back."""
+
+    def fail(*_):
+        msg = "nobody knows"
+        raise RuntimeError(msg)
+
+    monkeypatch.setattr(Forecaster, "run_last", fail)
+    watch = serve(home, lambda watch: watch.until("daemon.ready"))
+
+    assert watch.of("daemon.last_failed")
+    assert watch.of("daemon.stopped")
+
+
+class At(WallClock):
+    """A clock that stands still at a time."""
+
+    def __init__(self, at):
+        self.at = at
+
+    def now(self):
+        return self.at
+
+    def due(self, schedule, pending):
+        return self.at

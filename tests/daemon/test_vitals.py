@@ -24,8 +24,9 @@ from forecaster.accuracy.trust import Trust, Verdict
 from forecaster.config import Config
 from forecaster.daemon.metrics import KINDS, NAMES
 from forecaster.daemon.view import next_closes
-from forecaster.daemon.vitals import DRIFT_TOLD_SECONDS, Phase, Vitals
+from forecaster.daemon.vitals import DRIFT_TOLD_SECONDS, REVISED_TOLD_SECONDS, Phase, Vitals
 from forecaster.engine import CycleReport
+from forecaster.ledger import Hold
 from forecaster.model.bucket import BucketStatus
 from forecaster.model.compiled import ModelStatus
 from forecaster.timeframe import Timeframe
@@ -260,7 +261,7 @@ def pass_time(hands, seconds):
 
 def end_by_skipping(vitals):
     """A cycle of an exchange that is down."""
-    vitals.cycle(make_report(skipped={BITCOIN: "SourceUnavailable: down"}), None, {})
+    vitals.cycle(make_report(skipped={BITCOIN: "SourceUnavailable: down"}), None, [])
 
 
 ENDS = {"skipped": end_by_skipping, "failed": lambda vitals: vitals.cycle_failed("kraken", HOUR, RuntimeError("odd"))}
@@ -271,13 +272,13 @@ def test_a_place_whose_cycles_do_not_end_is_not_alive():
     hands = Hands()
     vitals = working(BITCOIN, ELSEWHERE, hands=hands)
     pass_time(hands, 3 * 3600 + 60)
-    vitals.cycle(make_report(exchange="binance"), None, {})
+    vitals.cycle(make_report(exchange="binance"), None, [])
     expected = ["kraken 1h: no cycle has ended for 10860 s, though 3 closes have passed"]
 
     assert vitals.dead() == expected
     assert expected[0] in vitals.unready()
     assert [(one.subject, one.severity) for one in told(vitals, "not_alive")] == [("kraken 1h", "critical")]
-    vitals.cycle(make_report(), None, {})
+    vitals.cycle(make_report(), None, [])
     assert vitals.dead() == []
 
 
@@ -378,7 +379,7 @@ def test_the_time_of_the_cycle_is_allowed_for(seconds, exchange, patience_s):
     """But no more than a bar of it: a service that cannot keep up is late, however steadily."""
     hands = Hands()
     vitals = make_vitals(hands=hands)
-    vitals.cycle(make_report(seconds=seconds, exchange=exchange), None, {})
+    vitals.cycle(make_report(seconds=seconds, exchange=exchange), None, [])
     hands.now = CUTOFF + 3 * HOUR_MS + patience_s * 1000 - 1
     before = vitals.unready()
     hands.now += 1
@@ -444,7 +445,7 @@ def test_what_is_caught_up_on_does_not_age_a_series():
     vitals = make_vitals(hands=hands)
     hands.now += 10 * HOUR_MS
     newest, older = (make_forecast(BITCOIN, hands.now - back * HOUR_MS) for back in (0, 7))
-    vitals.cycle(make_report(forecasts=[newest, older]), None, {})
+    vitals.cycle(make_report(forecasts=[newest, older]), None, [])
     vitals.served(BITCOIN, CUTOFF)
 
     assert vitals.unready() == []
@@ -453,7 +454,7 @@ def test_what_is_caught_up_on_does_not_age_a_series():
 def test_a_series_that_is_not_configured_is_no_matter():
     vitals = make_vitals(BITCOIN)
     vitals.served(ETHER, CUTOFF)
-    vitals.cycle(make_report(forecasts=[make_forecast(ETHER)]), None, {})
+    vitals.cycle(make_report(forecasts=[make_forecast(ETHER)]), None, [])
 
     assert ETHER not in vitals._newest
 
@@ -492,9 +493,9 @@ def test_failing_cycles_are_told_until_one_is_completed():
         vitals.cycle_failed("kraken", HOUR, RuntimeError("no\nsuch \x1b[31mthing"))
         hands.now += 60_000
     (found,) = told(vitals, "failing_cycle")
-    vitals.cycle(make_report(timeframe=Timeframe("4h")), None, {})
+    vitals.cycle(make_report(timeframe=Timeframe("4h")), None, [])
     others = told(vitals, "failing_cycle")
-    vitals.cycle(make_report(), None, {})
+    vitals.cycle(make_report(), None, [])
 
     assert found.subject == "kraken 1h"
     assert found.text == (
@@ -514,16 +515,22 @@ def test_a_standby_does_not_tell_of_cycles_that_failed_before():
     assert told(vitals, "failing_cycle") == []
 
 
-def test_a_ban_is_told_while_it_lasts():
+def held(exchange, ms):
+    """A hold of an exchange, until so long after the cutoff."""
+    return Hold(exchange, CUTOFF + ms, "limit: 429 Too Many Requests", CUTOFF)
+
+
+def test_a_hold_is_told_while_it_lasts():
+    """With its reason: a limit is no ban."""
     hands = Hands()
     vitals = make_vitals(BITCOIN, ELSEWHERE, hands=hands)
-    vitals.cycle(make_report(), None, {"kraken": CUTOFF + 1000, "binance": 0, "unknown": CUTOFF + 1000})
+    vitals.cycle(make_report(), None, [held("kraken", 1000), held("binance", 0), held("unknown", 1000)])
     during = told(vitals, "ban")
     open_ = [value(vitals, "forecaster_breaker_open", exchange=name) for name in ("kraken", "binance", "unknown")]
     hands.now += 1000
 
     assert [(one.subject, one.text) for one in during] == [
-        ("kraken", "kraken must not be asked until 2024-01-05 00:00:01 UTC")
+        ("kraken", "kraken must not be asked until 2024-01-05 00:00:01 UTC: limit: 429 Too Many Requests")
     ]
     assert open_ == [1, 0, None]
     assert told(vitals, "ban") == []
@@ -533,11 +540,11 @@ def test_a_ban_is_told_while_it_lasts():
 def test_a_fallback_is_told_while_compiled_code_rests():
     vitals = make_vitals()
     buckets = (make_bucket(8), make_bucket(16, "cooling", reason="compiled code gave NaN\nrests 300 s"))
-    vitals.cycle(make_report(), ModelStatus(buckets, 3, None), {})
+    vitals.cycle(make_report(), ModelStatus(buckets, 3, None), [])
     during = told(vitals, "fallback")
-    vitals.cycle(make_report(), None, {})
+    vitals.cycle(make_report(), None, [])
     still = told(vitals, "fallback")
-    vitals.cycle(make_report(), ModelStatus((make_bucket(8), make_bucket(16)), 3, None), {})
+    vitals.cycle(make_report(), ModelStatus((make_bucket(8), make_bucket(16)), 3, None), [])
 
     assert [one.text for one in during] == ["eager serves 1 of 2 shapes: compiled code gave NaN rests 300 s"]
     assert still == during
@@ -559,12 +566,12 @@ def test_a_drift_is_told_for_a_day():
     assert value(vitals, "forecaster_drifts_total", of="coverage") == 1
 
 
-def test_bars_that_changed_are_told_for_a_day():
+def test_bars_that_changed_are_told_for_an_hour():
     hands = Hands()
     vitals = make_vitals(hands=hands)
-    vitals.cycle(make_report(revised={BITCOIN: [CUTOFF - HOUR.ms, CUTOFF]}, doubted={BITCOIN}), None, {})
+    vitals.cycle(make_report(revised={BITCOIN: [CUTOFF - HOUR.ms, CUTOFF]}, doubted={BITCOIN}), None, [])
     during = told(vitals, "revised")
-    hands.seconds += DRIFT_TOLD_SECONDS
+    hands.seconds += REVISED_TOLD_SECONDS
 
     assert [(one.subject, one.severity) for one in during] == [("kraken 1h", "warning")]
     assert "1 series: kraken BTC/USD 1h, 2 bars" in during[0].text
@@ -575,9 +582,9 @@ def test_bars_that_changed_are_told_for_a_day():
 
 def test_series_that_are_waited_for_and_clocks_are_shown():
     vitals = make_vitals()
-    vitals.cycle(make_report(waiting={BITCOIN}, clocks={"kraken": -90_500}), None, {})
+    vitals.cycle(make_report(waiting={BITCOIN}, clocks={"kraken": -90_500}), None, [])
     during = value(vitals, "forecaster_waiting_series", exchange="kraken", timeframe="1h")
-    vitals.cycle(make_report(), None, {})
+    vitals.cycle(make_report(), None, [])
 
     assert (during, value(vitals, "forecaster_waiting_series", exchange="kraken", timeframe="1h")) == (1, 0)
     assert value(vitals, "forecaster_exchange_clock_seconds", exchange="kraken") == -90.5
@@ -654,7 +661,7 @@ def full_vitals():
         sat_out={"random_walk": "InferenceError: broken"},
         missed=2,
     )
-    vitals.cycle(report, ModelStatus((make_bucket(),), 1, None), {"kraken": CUTOFF + 1})
+    vitals.cycle(report, ModelStatus((make_bucket(),), 1, None), [held("kraken", 1)])
     vitals.drifted(BITCOIN, "skill", 0.5, 0.4)
     return vitals
 
@@ -700,8 +707,8 @@ def test_a_cycle_is_counted():
         model_seconds=1.25,
     )
     vitals = make_vitals(BITCOIN, ETHER, DOGE)
-    vitals.cycle(report, None, {})
-    vitals.cycle(report, None, {})
+    vitals.cycle(report, None, [])
+    vitals.cycle(report, None, [])
     found = samples(vitals)
     expected = {
         ("forecaster_cycles_total", "outcome", "completed"): 2,
@@ -727,7 +734,7 @@ def test_a_cycle_is_counted():
 
 def test_a_cycle_of_all_exchanges_has_a_label_of_its_own():
     vitals = make_vitals(BITCOIN, ELSEWHERE)
-    vitals.cycle(make_report(exchange=None, forecasts=[make_forecast(ELSEWHERE)]), None, {})
+    vitals.cycle(make_report(exchange=None, forecasts=[make_forecast(ELSEWHERE)]), None, [])
 
     assert value(vitals, "forecaster_cycles_total", exchange="all", timeframe="1h", outcome="completed") == 1
     assert value(vitals, "forecaster_forecasts_total", exchange="binance", timeframe="1h", outcome="on_time") == 1
@@ -743,7 +750,7 @@ def test_labels_are_bounded_whatever_is_given_for_one():
             skipped={make_key(f"venue{i}", f"S{i}/USD"): f"Error{i}: text" for i in names},
             sat_out={f"model{i}": "broken" for i in names},
         )
-        vitals.cycle(report, None, {f"venue{i}": CUTOFF + 1 for i in names})
+        vitals.cycle(report, None, [held(f"venue{i}", 1) for i in names])
         vitals.cycle_failed(f"venue{names}", HOUR, RuntimeError(str(names)))
 
     cycle(range(1))
@@ -760,8 +767,9 @@ def test_hostile_names_cannot_forge_a_sample():
     key = make_key(hostile, "ZZZ\x1b[2J\x9b/USD")
     hands = Hands()
     vitals = make_vitals(key, hands=hands)
-    until = CUTOFF + 24 * HOUR_MS
-    vitals.cycle(make_report(exchange=hostile, skipped={key: f"Banned: {hostile}"}), None, {hostile: until})
+    vitals.cycle(
+        make_report(exchange=hostile, skipped={key: f"Banned: {hostile}"}), None, [held(hostile, 24 * HOUR_MS)]
+    )
     vitals.cycle_failed(hostile, HOUR, RuntimeError(hostile))
     hands.now += 10 * HOUR_MS
     found = samples(vitals)
@@ -795,7 +803,7 @@ def test_skill_and_coverage_are_of_the_next_close():
     vitals = make_vitals()
     losses = measure(steps, make_past(np.full(20, 100.0), BITCOIN, CUTOFF + 10 * HOUR_MS))
     for part in (steps.cutoff_N <= CUTOFF, steps.cutoff_N > CUTOFF):
-        vitals.cycle(make_report(settled=[losses[part]]), None, {})
+        vitals.cycle(make_report(settled=[losses[part]]), None, [])
     cases = [i for i in range(n) if step_N[i] == 1 and not late_N[i]]
     loss, walk = (
         sum(np.mean([2 * (level - (y < q)) * (y - q) for level, q in zip(TENS, qs, strict=True)]) for y, qs in rows)
@@ -815,7 +823,7 @@ def test_a_model_whose_name_holds_an_at_sign_has_skill(name):
     """Its folder may be called so; what stands behind the last `@` is the digest."""
     steps = make_steps([90.0, 99.0, 105.0], 101.0, models=[f"{name}@1", "random_walk@1"], key=BITCOIN)
     vitals = make_vitals(model={"id": name})
-    vitals.cycle(make_report(settled=[measure(steps, make_past([100.0, 100.0], BITCOIN))]), None, {})
+    vitals.cycle(make_report(settled=[measure(steps, make_past([100.0, 100.0], BITCOIN))]), None, [])
 
     assert value(vitals, "forecaster_coverage80", **PLACE) == 1
 
@@ -831,7 +839,7 @@ def test_the_live_view_knows_its_model_by_its_whole_name(name, found):
 def test_model_whose_name_begins_alike_is_another():
     steps = make_steps([90.0, 99.0, 105.0], 101.0, models=["nano@2@1", "random_walk@1"], key=BITCOIN)
     vitals = make_vitals(model={"id": "nano"})
-    vitals.cycle(make_report(settled=[measure(steps, make_past([100.0, 100.0], BITCOIN))]), None, {})
+    vitals.cycle(make_report(settled=[measure(steps, make_past([100.0, 100.0], BITCOIN))]), None, [])
 
     assert ("forecaster_coverage80", frozenset(PLACE.items())) not in samples(vitals)
 
@@ -870,7 +878,7 @@ def test_lag_is_that_of_the_oldest_series():
 def test_fallbacks_count_on_when_the_model_is_loaded_again():
     vitals = make_vitals()
     for total in (2, 5, 5, 1):
-        vitals.cycle(make_report(), ModelStatus((), total, None), {})
+        vitals.cycle(make_report(), ModelStatus((), total, None), [])
 
     assert value(vitals, "forecaster_fallbacks_total") == 2 + 3 + 0 + 1
 
@@ -878,7 +886,7 @@ def test_fallbacks_count_on_when_the_model_is_loaded_again():
 def test_the_engine_of_each_shape_is_shown_as_it_is_now():
     vitals = make_vitals()
     for state in ("building", "serving"):
-        vitals.cycle(make_report(), ModelStatus((make_bucket(8, state),), 0, None), {})
+        vitals.cycle(make_report(), ModelStatus((make_bucket(8, state),), 0, None), [])
         _ = vitals.exposition()
     found = {labels: is_so for (name, labels), is_so in samples(vitals).items() if name == "forecaster_engine_bucket"}
 
@@ -889,7 +897,7 @@ def test_shapes_are_bounded():
     """Those that are asked most are shown."""
     vitals = make_vitals()
     buckets = tuple(make_bucket(rows, calls=rows) for rows in range(1, 1001))
-    vitals.cycle(make_report(), ModelStatus(buckets, 0, None), {})
+    vitals.cycle(make_report(), ModelStatus(buckets, 0, None), [])
     shown = {dict(labels)["bucket"] for name, labels in samples(vitals) if name == "forecaster_engine_bucket"}
 
     assert len(shown) == 64
@@ -917,7 +925,7 @@ def test_another_configuration_is_adopted():
         vitals.cycle_failed(key.exchange, HOUR, RuntimeError("broken"))
         vitals.trusted(key, make_trust(400, -0.1, 0.001))
     vitals.cycle_failed("kraken", HOUR, RuntimeError("broken"))
-    vitals.cycle(make_report(exchange=None), None, {"kraken": CUTOFF + 1, "binance": CUTOFF + 1})
+    vitals.cycle(make_report(exchange=None), None, [held("kraken", 1), held("binance", 1)])
     vitals.adopt(make_config(BITCOIN, ETHER))
     shown = {dict(labels)["exchange"] for name, labels in samples(vitals) if name == "forecaster_stale_series"}
 
@@ -933,7 +941,7 @@ def test_the_summary_changes_only_with_what_it_tells():
     before = vitals.summary()
     hands.now, hands.seconds = hands.now + 1000, hands.seconds + 1
     same = vitals.summary()
-    vitals.cycle(make_report(forecasts=[make_forecast(BITCOIN)]), None, {})
+    vitals.cycle(make_report(forecasts=[make_forecast(BITCOIN)]), None, [])
 
     assert same == before == "ready; 2 series, 0 stale; last cycle: none yet"
     assert vitals.summary() == (
@@ -956,7 +964,7 @@ def test_many_threads_lose_no_count():
             faults.append(error)
 
     def write(i):
-        vitals.cycle(make_report(settled=settled), ModelStatus((make_bucket(i + 1),), 0, None), {"kraken": i})
+        vitals.cycle(make_report(settled=settled), ModelStatus((make_bucket(i + 1),), 0, None), [held("kraken", i)])
         vitals.cycle_failed("binance", HOUR, RuntimeError("broken"))
         vitals.drifted(BITCOIN, f"{i % 2}", 0.5, 0.4)
         vitals.expect(f"worker {i % 3}", 60)

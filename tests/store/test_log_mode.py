@@ -150,6 +150,47 @@ def test_ledger_that_nobody_has_open_is_one_file(path):
     assert (files_of(path), has_log(path)) == (["", ".lock"], False)
 
 
+@pytest.mark.parametrize("ends", [("-wal",), ("-wal", "-shm")])
+def test_log_that_is_removed_under_the_writer_is_saved(path, ends):
+    """What was in it alone is in the ledger when the writer notices, though it is killed then; the next one goes on."""
+    store = SqlStore(f"sqlite:///{path}")
+    add(store, 3)
+    for end in ends:
+        path.with_name(path.name + end).unlink()
+    add(store, 5)
+    with pytest.raises(LeaseLost, match="its write-ahead log was removed"):
+        store.renew()
+    as_killed = path.with_name("killed.db")
+    as_killed.write_bytes(path.read_bytes())
+    store.close()
+    with closing(SqlStore(f"sqlite:///{path}")) as again:
+        add(again, 7)
+
+    assert bars_of(as_killed) == 5
+    assert bars_of(path) == 7
+
+
+def test_log_is_brought_into_the_ledger_each_minute(path, monkeypatch):
+    """Somebody may take it for rubbish, and kill the service."""
+    with closing(SqlStore(f"sqlite:///{path}")) as store:
+        add(store, 3)
+        store.renew()
+        before = path.read_bytes()
+        monkeypatch.setattr(database, "CHECKPOINT_SECONDS", 0.0)
+        store.renew()
+        as_killed = path.with_name("killed.db")
+        as_killed.write_bytes(path.read_bytes())
+
+    assert as_killed.read_bytes() != before
+    assert bars_of(as_killed) == 3
+
+
+def bars_of(path):
+    """How many bars are in the file itself, whatever its header says of a log."""
+    with closing(own.connect(f"file:{path}?mode=ro&immutable=1", uri=True)) as connection:
+        return connection.execute("SELECT COUNT(*) FROM bar").fetchone()[0]
+
+
 def test_ledger_keeps_its_log_while_others_read(path):
     """They go on, and what was written is there for whoever comes next."""
     store = SqlStore(f"sqlite:///{path}")

@@ -7,9 +7,9 @@ from contextlib import closing
 
 import pytest
 
-from forecaster.errors import LedgerMissing, SchemaTooNew, StoreTaken, StoreUnavailable
+from forecaster.errors import SchemaTooNew, StoreTaken, StoreUnavailable
 from forecaster.ledger import LIVE, Run
-from forecaster.store import lease, open_reader
+from forecaster.store import lease, open_reader, sqlite
 from forecaster.store.library import sqlite3
 from forecaster.store.restore import restore
 from forecaster.store.sql import SqlStore
@@ -102,6 +102,39 @@ def test_log_of_the_ledger_that_was_there_goes_with_it(path, backup, tmp_path):
     assert f"{ASIDE}-wal" in state_of(tmp_path)
 
 
+def test_ledger_of_a_dead_writer_is_kept_as_one_file(path, backup, tmp_path):
+    """So that whoever may not write the folder can read it."""
+    kill_writer_of(path)
+    restore(f"sqlite:///{path}", backup, NOW)
+
+    assert (tmp_path / ASIDE).read_bytes()[18:20] == b"\1\1"
+    assert sorted(state_of(tmp_path)) == ["ledger.db", ASIDE]
+    assert bars_in(tmp_path / ASIDE) == 9
+
+
+def kill_writer_of(path):
+    """Leave a ledger of nine bars as a writer does that is killed: two of them are in the log."""
+    with closing(SqlStore(f"sqlite:///{path}")) as store:
+        store.add_bars(BARS[:9])
+        found = {end: path.with_name(path.name + end).read_bytes() for end in ("", "-wal")}
+    for end, content in found.items():
+        path.with_name(path.name + end).write_bytes(content)
+
+
+def test_ledger_whose_log_a_reader_holds_stays(path, backup, tmp_path, monkeypatch):
+    """A reader in a transaction does not let the log into the ledger, and without it the ledger would lose commits."""
+    monkeypatch.setattr(sqlite, "BUSY_TIMEOUT_MS", 10)
+    kill_writer_of(path)
+    with closing(sqlite3.connect(path, isolation_level=None)) as reader:
+        reader.execute("BEGIN")
+        reader.execute("SELECT COUNT(*) FROM bar").fetchone()
+        with pytest.raises(StoreUnavailable, match="end what holds a transaction open"):
+            restore(f"sqlite:///{path}", backup, NOW)
+
+    assert bars_in(path) == 9
+    assert [one for one in state_of(tmp_path) if "replaced" in one or "unfinished" in one] == []
+
+
 def test_journal_of_a_ledger_that_is_gone_is_set_aside(path, backup, tmp_path):
     path.unlink()
     (tmp_path / "ledger.db-journal").write_bytes(b"left")
@@ -131,11 +164,17 @@ def test_ledger_that_is_written_is_not_replaced(path, backup, tmp_path, monkeypa
 
 
 def test_dry_run_checks_and_changes_nothing(path, backup, tmp_path):
-    before = state_of(tmp_path)
+    """Nobody need stop for it, and it makes no lock."""
+    path.with_name("ledger.db.lock").unlink()
+    before = sorted(tmp_path.iterdir()), state_of(tmp_path)
     done = restore(f"sqlite:///{path}", backup, NOW, dry_run=True)
+    after = sorted(tmp_path.iterdir()), state_of(tmp_path)
+    with closing(SqlStore(f"sqlite:///{path}")):
+        beside = restore(f"sqlite:///{path}", backup, NOW, dry_run=True)
 
     assert (done.rows > 0, done.set_aside) == (True, str(tmp_path / ASIDE))
-    assert state_of(tmp_path) == before
+    assert after == before
+    assert beside == done
 
 
 def forge(path):
@@ -163,7 +202,7 @@ def damage(path):
         (age, StoreUnavailable, "expected schema 7, found 6"),
         (hasten, SchemaTooNew, "found 9999"),
         (damage, StoreUnavailable, "expected a copy that is whole|malformed"),
-        (os.remove, LedgerMissing, "copy.db: expected a ledger, found none"),
+        (os.remove, StoreUnavailable, "copy.db: expected a copy that `forecaster store backup` made, found none"),
     ],
     ids=["forged", "older", "newer", "damaged", "absent"],
 )
@@ -184,7 +223,10 @@ def test_ledger_is_no_copy_of_itself(path, tmp_path):
 
 @pytest.mark.parametrize("moment", ["replace", "link"])
 def test_restore_that_is_cut_short_leaves_one_ledger_or_the_other(path, backup, monkeypatch, moment):
-    """And may be done again."""
+    """With all commits, although a reader keeps the log; and it may be done again."""
+    kill_writer_of(path)
+    reader = sqlite3.connect(path)
+    reader.execute("SELECT COUNT(*) FROM bar").fetchone()
 
     def fail(*_, **__):
         raise OSError(28, "No space left on device")
@@ -195,8 +237,9 @@ def test_restore_that_is_cut_short_leaves_one_ledger_or_the_other(path, backup, 
             restore(f"sqlite:///{path}", backup, NOW)
         while_broken = bars_in(path)
     restore(f"sqlite:///{path}", backup, NOW + 1000)
+    reader.close()
 
-    assert (while_broken, bars_in(path)) == (7, 5)
+    assert (while_broken, bars_in(path)) == (9, 5)
 
 
 def test_copy_keeps_no_log_and_can_be_read_as_it_is(path, tmp_path):

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import threading
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from forecaster.errors import LedgerMissing, SchemaTooNew, StoreUnavailable
+from forecaster.errors import ConfigError, LedgerMissing, SchemaTooNew, StoreUnavailable
 from forecaster.store import open_reader, sqlite
 from forecaster.store.library import sqlite3
 from forecaster.store.sql import SqlStore
@@ -265,17 +263,6 @@ def test_copy_of_a_ledger_that_stays_locked_gives_up(path, tmp_path, monkeypatch
     assert sorted(one.name for one in tmp_path.iterdir()) == ["ledger.db", "ledger.db.lock"]
 
 
-def test_copy_follows_no_link_that_was_put_in_its_way(path, tmp_path):
-    """Else whoever may write to the folder has another file of ours overwritten."""
-    precious = tmp_path / "precious"
-    precious.write_text("mine")
-    (tmp_path / "copy.db.unfinished").symlink_to(precious)
-    copy(path, tmp_path / "copy.db")
-
-    assert precious.read_text() == "mine"
-    assert rows_of(tmp_path / "copy.db") == 5
-
-
 def test_copy_is_no_more_open_than_its_ledger(path, tmp_path):
     path.chmod(0o600)
     copy(path, tmp_path / "copy.db")
@@ -288,23 +275,6 @@ def test_copy_of_no_ledger_makes_nothing(tmp_path):
         copy(tmp_path / "none.db", tmp_path / "copy.db")
 
     assert list(tmp_path.iterdir()) == []
-
-
-def test_file_that_is_made_anew_is_none_that_stood_there(tmp_path):
-    """A file, or a link to one, makes room."""
-    (tmp_path / "other").write_text("mine")
-    (tmp_path / "link").symlink_to(tmp_path / "other")
-    (tmp_path / "file").write_text("old")
-    for name in ("link", "file", "nothing"):
-        sqlite.make_new(tmp_path / name)
-
-    assert (tmp_path / "other").read_text() == "mine"
-    assert [(tmp_path / name).read_text() for name in ("link", "file", "nothing")] == ["", "", ""]
-    assert not (tmp_path / "link").is_symlink()
-    shutil.rmtree(tmp_path)
-    with pytest.raises(FileNotFoundError):
-        sqlite.make_new(tmp_path / "file")
-    os.makedirs(tmp_path)  # noqa: PTH103 - pytest's own
 
 
 @pytest.mark.parametrize("ending", ["", "-journal", "-wal", "-shm", ".lock"])
@@ -332,22 +302,37 @@ def test_link_to_a_ledger_is_no_place_for_its_copy(tmp_path):
     assert twin.samefile(path)
 
 
-def test_ledger_that_is_called_unfinished_is_not_removed(tmp_path):
-    """As a good copy that was interrupted in the end."""
-    path = tmp_path / "copy.db.unfinished"
-    SqlStore(f"sqlite:///{path}").close()
-    before = path.read_bytes()
-    with pytest.raises(StoreUnavailable, match="expected another file to copy it to"):
+def test_two_copies_at_once_are_both_whole(path, tmp_path):
+    """Each is made under a name of its own, so what was checked is what is there."""
+    others = []
+
+    def begin_another(*_):
+        if not others:
+            others.append("begun")
+            copy(path, tmp_path / "copy.db")
+            others.append(rows_of(tmp_path / "copy.db"))
+
+    copy(path, tmp_path / "copy.db", begin_another)
+
+    assert others == ["begun", 5]
+    assert rows_of(tmp_path / "copy.db") == 5
+    assert not list(tmp_path.glob("*.unfinished"))
+
+
+def test_link_is_no_place_for_a_copy(path, tmp_path):
+    """As for all files that are written: else whoever may write to the folder has another file replaced."""
+    (tmp_path / "precious").write_text("mine")
+    (tmp_path / "copy.db").symlink_to(tmp_path / "precious")
+    with pytest.raises(ConfigError, match="expected a file, not a link: name the file itself"):
         copy(path, tmp_path / "copy.db")
 
-    assert path.read_bytes() == before
+    assert (tmp_path / "copy.db").is_symlink()
+    assert (tmp_path / "precious").read_text() == "mine"
 
 
-def test_folder_in_the_way_of_a_copy_is_named(tmp_path):
-    path = tmp_path / "ledger.db"
-    SqlStore(f"sqlite:///{path}").close()
-    (tmp_path / "copy.db.unfinished").mkdir()
-    with pytest.raises(StoreUnavailable, match="expected to copy it to"):
+def test_folder_in_the_way_of_a_copy_is_named(path, tmp_path):
+    (tmp_path / "copy.db").mkdir()
+    with pytest.raises(ConfigError, match=r"copy\.db, which is a folder"):
         copy(path, tmp_path / "copy.db")
 
 

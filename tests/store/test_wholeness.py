@@ -43,6 +43,28 @@ def test_row_that_breaks_a_constraint_is_found(path, store):
     assert Wholeness(path).look() == (["CHECK constraint failed in slot"], [])
 
 
+def test_look_may_not_write(path, store, monkeypatch):
+    """Its connection is one that could, and is told not to."""
+    refused = []
+
+    class Writing(sqlite3.Connection):
+        def execute(self, sql, *values):
+            if "quick_check" in sql and not refused:
+                try:
+                    super().execute("UPDATE lease SET epoch = epoch + 1")
+                except sqlite3.OperationalError as error:
+                    refused.append(str(error))
+            return super().execute(sql, *values)
+
+    monkeypatch.setattr(
+        wholeness, "connect", lambda at, seconds: sqlite3.connect(at, uri=True, timeout=seconds, factory=Writing)
+    )
+    found = Wholeness(path).look()
+
+    assert refused == ["attempt to write a readonly database"]
+    assert found == ([], [])
+
+
 def test_broken_pages_are_found(path, store):
     store.close()
     content = bytearray(path.read_bytes())
