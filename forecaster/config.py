@@ -100,14 +100,14 @@ class ExchangeConfig(_Record):
         float, Field(gt=0, le=600, description="seconds within which a series must answer, repeated requests included")
     ] = 30.0
     late_after: Annotated[
-        float, Field(ge=0, le=600, description="seconds after its close for which a bar that is missing is asked for")
+        float, Field(ge=0, le=600, description="seconds after its close during which a missing bar is still asked for")
     ] = 20.0
     final_after: Annotated[
         float,
         Field(
             ge=0,
             le=600,
-            description="seconds after its close from which the newest bar is final, though no later one is served",
+            description="seconds after its close until the newest bar counts as final without a later bar",
         ),
     ] = 40.0
 
@@ -212,7 +212,7 @@ class ModelConfig(_Record):
     device: Annotated[str, Field(description="`auto`, `cpu` or `cuda`")] = "auto"
     context: Annotated[int, Field(ge=16, le=8192, description="bars that the model sees")] = 256
     min_context: Annotated[
-        int, Field(ge=SHORTEST_CONTEXT, description="real bars without which a series is skipped")
+        int, Field(ge=SHORTEST_CONTEXT, description="fewest real bars; a series that has fewer is skipped")
     ] = 64
     horizon: Annotated[int, Field(ge=1, le=1024, description="bars to forecast")] = 5
     baselines: Annotated[tuple[str, ...], Field(description="models recorded beside it; `random_walk` gives skill")] = (

@@ -10,13 +10,14 @@ import json
 import signal
 import subprocess
 
+import pandas as pd
 import pytest
 from typer.main import get_command
 
 from forecaster.cli import app
 from forecaster.cli.evaluation import EvaluationReport, SeriesResult, StepResult, report_of
 from forecaster.cli.model import model_train
-from forecaster.cli.printing import print_bench, print_evaluation
+from forecaster.cli.printing import print_bench, print_evaluation, revised_text
 from forecaster.clock import now_ms
 from forecaster.model.bench_report import BenchReport, CaseTimes
 from forecaster.model.bench_start import StartTimes
@@ -184,6 +185,27 @@ def test_latest_for_people_fits_a_narrow_terminal(config):
     assert lines[-1].startswith("available since 2")
     assert max(map(len, lines)) <= 80
     assert before == "x A/B 1h: no forecast\n"
+
+
+def test_latest_names_the_bar_that_was_revised(config, bars_file):
+    told("once", "--config", config, "--as-of", "2024-01-06", "--json")
+    before = forecaster("latest", "--config", config).stdout
+    bars = pd.read_csv(bars_file)
+    bars.loc[len(bars) - 1, "high"] *= 1.0001
+    bars.to_csv(bars_file, index=False)
+    told("pull", "--config", config, "--json")
+
+    said = "1 bar behind this forecast was revised later; do not rely on it: 2024-01-05 23:00 UTC"
+    assert "revised" not in before
+    assert forecaster("latest", "--config", config).stdout.splitlines()[-1] == said
+
+
+def test_many_revised_bars_are_counted():
+    first = utc_ms("2024-01-05")
+    text = revised_text([first + hour * HOUR_MS for hour in range(5)])
+
+    named = "2024-01-05 00:00 UTC, 2024-01-05 01:00 UTC, 2024-01-05 02:00 UTC and 2 more"
+    assert text == f"5 bars behind this forecast were revised later; do not rely on it: {named}"
 
 
 def test_paragraphs_of_help_are_not_broken_in_a_sentence(monkeypatch):

@@ -32,7 +32,7 @@ def test_inspect_counts(holed):
     (found,) = told("bars", "inspect", holed, "--json")["series"]
 
     assert (found["series"], found["calendar"]) == ("file BTC/USDT 1h", "24/7")
-    assert (found["bars"], found["gaps"], found["longest_gap"], found["replaced"]) == (114, 6, 3, 1)
+    assert (found["bars"], found["gaps"], found["longest_gap"], found["revised"]) == (114, 6, 3, 1)
     assert found["rejected"] == {"high must not be below open or close": 1}
     assert found["last_close"] - found["first_open"] == 120 * HOUR_MS
 
@@ -230,12 +230,12 @@ def test_what_is_stored_is_shown(exchange, tmp_path):
     (facts,) = shown["series"]
 
     assert (facts["place"], facts["bars"], facts["gaps"], facts["longest_gap"]) == ("binance", 63, 1, 1)
-    assert facts["replaced"] == 1
+    assert facts["revised"] == 1
     assert facts["last_close"] == hour
     assert facts["rejected"] == {"prices must be above 0": 32}
     assert 3_500_000 < shown["held_until"]["binance"] - exchange.now <= 3_600_000 + 60_000
     assert block_of(table)["refused"] == "32 32 × prices must be above 0"
-    assert "binance: not asked for 3" in table
+    assert "binance: on hold for 59m 5" in table
 
 
 def test_wait_that_is_over_is_not_shown(tmp_path):

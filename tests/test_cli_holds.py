@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from contextlib import closing
 
 import pytest
@@ -70,9 +71,24 @@ def test_holds_are_listed_with_their_end_their_reason_and_the_next_probe(config,
     assert (binance["since"], binance["probe_at"]) == (at, at + 10 + MINUTE_MS)
     assert 200 < binance["seconds_left"] <= 300
     assert (kraken["kind"], kraken["probe_at"]) == ("ban", at + DAY_MS // 2)
-    assert f"outage: {OUTAGE}\n" in shown
-    assert "binance: not asked until 20" in shown
+    assert re.search(r"binance: on hold until 20\S+ \S+ UTC \(4m 5\ds left\), outage: BTC/USDT: 503", shown)
+    assert "kraken: on hold until 20" in shown
+    assert "(23h 59m left), ban: BTC/USD: 418 I'm a teapot" in shown
     assert "`forecaster holds lift kraken` ends it" in shown
+
+
+def test_a_limit_is_called_a_rate_limit(config, writer):
+    at = now_ms()
+    writer.hold("binance", at + DAY_MS, "limit: BTC/USDT: 429 Too Many Requests", at)
+
+    assert " left), rate limit: BTC/USDT: 429 Too Many Requests\n" in forecaster("holds", "-c", config).stdout
+
+
+def test_help_says_when_a_hold_is_probed():
+    text = " ".join(forecaster("holds", "--help").stdout.split())
+
+    assert "one request goes out from time to time, a probe: every minute after an outage" in text
+    assert "List exchanges that are on hold" in " ".join(forecaster("--help").stdout.split())
 
 
 def test_hold_is_lifted_beside_the_service_that_writes(config, writer):
@@ -81,12 +97,14 @@ def test_hold_is_lifted_beside_the_service_that_writes(config, writer):
     writer.hold("binance", at + 5 * MINUTE_MS, OUTAGE, at)
     done = forecaster("holds", "lift", "binance", "-c", config)
     again = told("holds", "lift", "binance", "--json", "-c", config)
+    shown = forecaster("holds", "lift", "binance", "-c", config).stdout
     writer.renew()
     (hold,) = writer.holds()
 
     assert done.returncode == 0
-    assert done.stdout == "binance: hold lifted: one request goes first\n"
+    assert done.stdout == "binance: hold lifted; one request goes first\n"
     assert again == {"exchange": "binance", "lifted": False}
+    assert shown == "binance is not on hold\n"
     assert at <= hold.until <= now_ms()
     assert hold.reason == "lifted by command"
     assert writer.held_until("binance") == hold.until
@@ -147,7 +165,7 @@ def test_probe_of_a_configuration_does_not_ask_an_exchange_that_may_not_be_asked
     text = " ".join(held.stdout.split())
 
     assert (held.returncode, asked) == (2, 0)
-    assert "binance: not asked until 20" in text
+    assert "binance: on hold until 20" in text
     assert "418 I'm a teapot" in text
     assert "`forecaster holds lift binance`" in text
     assert lifted.returncode == 0

@@ -484,7 +484,7 @@ class TestPage:
             for call in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
             if isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute)
         )
-        logged = {call.args[0].value for call in calls if getattr(call.func.value, "id", None) == "_log"}
+        logged = {call.args[0].value for call in calls if getattr(call.func.value, "id", None) in ("_log", "log")}
         told = {name for row in rows("the-log") for name in re.findall(r"`([\w.]+)`", row)}
 
         assert told == logged

@@ -119,6 +119,7 @@ PAGES_BEGIN = "from forecaster import Forecaster\nforecaster = Forecaster.from_c
 LEDGER = (ROOT / "docs" / "ledger.md").read_text(encoding="utf-8")
 SERIES = (make_key(), make_key(symbol="ETH/USDT"), make_key("okx"))
 REVISED = 1.01
+LATER = 8 * HOUR_MS
 BEFORE = 40
 
 
@@ -152,9 +153,9 @@ def bars_of(key, seed=0):
 
 
 def revised(bars):
-    """Every third bar again, all prices a percent higher, seen an hour later."""
+    """Every third bar again, all prices a percent higher, seen some hours later."""
     ohlcv_TF = bars.ohlcv_TF * np.array([REVISED] * 4 + [1.0])
-    return Bars(bars.key, bars.open_time[::3], ohlcv_TF[::3], bars.close_time[::3] + HOUR_MS)
+    return Bars(bars.key, bars.open_time[::3], ohlcv_TF[::3], bars.close_time[::3] + LATER)
 
 
 def made_on(key):
@@ -212,13 +213,20 @@ def test_the_second_question_of_the_ledgers_page(asked):
     np.testing.assert_allclose([row[5:] for row in rows], [row[5:] for row in expected], rtol=1e-12)
 
 
-def test_the_third_question_of_the_ledgers_page(asked):
-    """Live forecasts of one model whose newest bar changed an hour after it closed: none that is later than that."""
-    count = sum(i % 3 == 0 and i % 5 != 0 for model, i, _ in made_on(SERIES[0]) if model == "nano")
+@pytest.mark.parametrize("context", [256, 50, 4])
+def test_the_third_question_of_the_ledgers_page(asked, context):
+    """Live forecasts of one model and how many bars of their context were revised since: also older ones."""
+    expected = []
+    for key in sorted(SERIES, key=str):
+        seen = bars_of(key).close_time + LATER
+        for i, forecast in ((i, one) for model, i, one in made_on(key) if model == "nano"):
+            places = range(max(0, i + 1 - context), i + 1)
+            count = sum(place % 3 == 0 and bool(seen[place] > forecast.issued_at) for place in places)
+            expected += [(key.exchange, key.symbol, "1h", forecast.cutoff, count)] * (count > 0)
     *_, third = re.findall(r"^```sql\n(.*?)^```$", LEDGER, re.DOTALL | re.MULTILINE)
 
-    assert count > 0
-    assert asked(third) == [(key.exchange, key.symbol, "1h", count) for key in sorted(SERIES, key=str)]
+    assert len({row[-1] for row in expected}) > 1
+    assert asked(third.replace("OFFSET 255", f"OFFSET {context - 1}")) == expected
 
 
 def test_the_ledgers_page_names_every_table_and_column(asked):

@@ -29,6 +29,7 @@ from forecaster.cli.printing import (
     print_record,
     print_scores,
     refused_of,
+    revised_text,
     say,
 )
 from forecaster.cli.proofs import verify_app
@@ -156,9 +157,10 @@ def once(
     """Run one cycle of every timeframe, and leave.
 
     Exchanges are asked for their newest final bars, forecasts are recorded, and whatever met its bar
-    settles. `settled` counts ledger rows, `skipped` the series that sat out: why, is told on standard error, or in the
-    JSON by series. There `rejected` counts refused rows of files by reason, and `later` rows that had not closed yet.
-    A file that has ended is told, with the --as-of that gives its last forecast. Code 2 when every series sat out.
+    settles. `settled` counts ledger rows, `skipped` the series that were skipped: the reasons are on standard error, or
+    in the JSON by series. There `rejected` counts refused rows of files by reason, and `later` rows that had not closed
+    yet.
+    A file that has ended is told, with the --as-of that gives its last forecast. Code 2 when every series was skipped.
     """
     from forecaster.clock import now_ms
     from forecaster.engine import Forecaster
@@ -206,7 +208,7 @@ def latest(
             print_forecast(forecast, (0.1, 0.5, 0.9))
             say(f"available since {utc_text(forecast.available_at)}, engine {forecast.engine}")
             if forecast.revised:
-                say(f"made from {len(forecast.revised)} bars that have changed since: do not rely on it")
+                say(revised_text(forecast.revised), fg="yellow")
 
 
 @app.command()

@@ -32,7 +32,8 @@ def try_alerts(config: ConfigOption = None, json_: JsonOption = False) -> None:
     settings = load_config(config or default_config_path()).alerts
     receivers = [] if settings is None else open_receivers(settings)
     if not receivers:
-        raise ConfigError("alerts", "a table [alerts] with webhook_file or apprise_file", None)
+        found = "no such table" if settings is None else "neither"
+        raise ConfigError("alerts", "a table [alerts] with webhook_file or apprise_file", found)
     alert = trial(now_ms())
     replies = {receiver.name: try_once(receiver, alert) for receiver in receivers}
     said = {name: f"{'sent' if reply.sent else 'not sent'}: {reply.said}" for name, reply in replies.items()}

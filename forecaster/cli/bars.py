@@ -23,6 +23,7 @@ from forecaster.cli.options import (
 from forecaster.cli.printing import (
     SKIPPED,
     leave_with_errors,
+    left_text,
     log_to_stderr,
     option_time,
     print_cycle,
@@ -81,7 +82,7 @@ def inspect(
 def show(config: ConfigOption = None, series: SeriesOption = None, json_: JsonOption = False) -> None:
     """Count what is stored: bars, gaps between them, bars that were revised, and rows that were refused.
 
-    Also tells why they were refused, and until when an exchange may not be asked, because it said so.
+    Also tells why rows were refused, and for how long an exchange is on hold.
     """
     from forecaster.clock import now_ms
     from forecaster.engine import Forecaster
@@ -102,8 +103,7 @@ def show(config: ConfigOption = None, series: SeriesOption = None, json_: JsonOp
         return
     print_facts(found)
     for exchange, time in held.items():
-        left = f"{(time - now) / 1000:.0f} s more"
-        say(f"{exchange}: not asked for {left}, as it told us: `forecaster holds` says why")
+        say(f"{exchange}: on hold for {left_text(time - now)}; see `forecaster holds`")
 
 
 @bars_app.command("export")

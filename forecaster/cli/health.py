@@ -15,7 +15,7 @@ import typer
 
 from forecaster.address import shown
 from forecaster.cli.options import ConfigOption, JsonOption
-from forecaster.cli.printing import print_record
+from forecaster.cli.printing import print_record, say
 from forecaster.errors import ConfigError
 from forecaster.secret import Secret
 
@@ -103,6 +103,8 @@ def _ask(place: Place, path: str) -> tuple[int, str]:
         connection.request("GET", path, headers=headers)
         answer = connection.getresponse()
         status, text = answer.status, answer.read(_LONGEST_ANSWER).decode(errors="replace")
+    except ConnectionRefusedError as error:
+        raise _NoAnswer(f"no service answers at {place.url.geturl()}") from error
     except (OSError, HTTPException) as error:
         raise _NoAnswer(f"{address}: {type(error).__name__}: {error}") from error
     finally:
@@ -160,4 +162,4 @@ def _print(found: State) -> None:
     shown = {None: "not asked", True: "yes", False: "no"}
     print_record({"alive": shown[found.alive], "ready": shown[found.ready], "phase": found.phase or "-"}, json_=False)
     for reason in found.reasons:
-        typer.echo("".join(letter if letter.isprintable() else "?" for letter in f"- {reason}"))
+        say(f"- {reason}")

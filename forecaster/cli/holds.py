@@ -1,4 +1,4 @@
-"""The commands about exchanges that may not be asked now: which they are, and how to ask them again."""
+"""The commands about exchanges that are on hold: which they are, and how to ask them again."""
 
 from __future__ import annotations
 
@@ -8,22 +8,23 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from forecaster.cli.options import ConfigOption, JsonOption, StoreOption, check_name
-from forecaster.cli.printing import say, say_json
+from forecaster.cli.printing import left_text, say, say_json
 
 if TYPE_CHECKING:
     from forecaster.ledger import Hold
 
-holds_app = typer.Typer(help="List exchanges that may not be asked now, or lift a hold.")
+holds_app = typer.Typer()
 
 
 @holds_app.callback(invoke_without_command=True)
 def holds(
     context: typer.Context, config: ConfigOption = None, store: StoreOption = None, json_: JsonOption = False
 ) -> None:
-    """List exchanges that may not be asked now, because they refused us: until when, why, and the next probe.
+    """List exchanges that are on hold because they refused requests: until when, why, and the next probe.
 
-    While a hold lasts, one request goes out now and then: every minute after an outage, every hour after a limit; after
-    a ban when half of it has passed, at the earliest after 6 hours. Its answer ends the hold.
+    During a hold, one request goes out from time to time, a probe: every minute after an outage, every hour after a
+    rate limit; after a ban when half of what is left has passed, at the earliest after 6 hours. An answer to it ends
+    the hold. `forecaster holds lift EXCHANGE` ends it at once.
     """
     if context.invoked_subcommand is not None:
         return
@@ -68,8 +69,7 @@ def lift(
     if json_:
         say_json({"exchange": exchange, "lifted": is_held})
     else:
-        done = "hold lifted: one request goes first" if is_held else "there is no hold: it may be asked"
-        say(f"{exchange}: {done}")
+        say(f"{exchange}: hold lifted; one request goes first" if is_held else f"{exchange} is not on hold")
 
 
 def _holds(config: str | None, store: str | None) -> tuple[str, dict[str, Hold]]:
@@ -84,11 +84,13 @@ def _holds(config: str | None, store: str | None) -> tuple[str, dict[str, Hold]]
 
 
 def hold_text(hold: Hold, now: int) -> str:
-    """Say until when an exchange may not be asked, and why."""
-    from forecaster.errors import duration_text, utc_text
+    """Say until when an exchange is on hold, and why."""
+    from forecaster.errors import utc_text
+    from forecaster.ledger import LIMIT
 
-    left = duration_text((hold.until - now) // 1000 * 1000)
-    return f"{hold.exchange}: not asked until {utc_text(hold.until)}, for {left} more: {hold.reason}"
+    kind, reason = hold.kind, hold.reason.removeprefix(f"{hold.kind.name}: ")
+    left = f"on hold until {utc_text(hold.until)} ({left_text(hold.until - now)} left)"
+    return f"{hold.exchange}: {left}, {'rate limit' if kind is LIMIT else kind.name}: {reason}"
 
 
 def _more_text(hold: Hold) -> str:

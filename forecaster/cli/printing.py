@@ -14,7 +14,7 @@ from typing import IO, TYPE_CHECKING, Any, Final, Literal
 
 import typer
 
-from forecaster.errors import ConfigError, printable, utc_text
+from forecaster.errors import ConfigError, duration_text, printable, utc_text
 from forecaster.tables import FIELDS
 from forecaster.writing import new_file
 
@@ -49,6 +49,9 @@ _DIGITS: Final = 7
 _MOST_BLOCKS: Final = 5
 """How many series are described at length; more of them make a table."""
 
+_MOST_NAMED: Final = 3
+"""How many revised bars are named."""
+
 _FORMULA: Final = ("=", "+", "-", "@", "\t", "\n")
 """How cells begin that spreadsheets run, as OWASP lists them."""
 
@@ -73,7 +76,7 @@ def print_record(record: Mapping[str, object], *, json_: bool) -> None:
 
 
 def print_cycle(as_of: int, record: dict[str, object], skipped: dict[str, str], *, json_: bool) -> None:
-    """Print what was done to so many `series`, and why some of them sat out; end with code 2 when all did.
+    """Print what was done to so many `series`, and why some were skipped; end with code 2 when all were.
 
     Scripts find the reasons in the JSON, people in a line for each series on standard error.
     """
@@ -258,6 +261,20 @@ def print_reasons(text: str, reasons: Mapping[str, int]) -> None:
     say(f"{text}: {why}", fg="yellow", err=True)
 
 
+def revised_text(open_times: Sequence[int]) -> str:
+    """Say which bars behind a forecast were revised after it was made."""
+    first = ", ".join(map(utc_text, open_times[:_MOST_NAMED]))
+    more = len(open_times) - _MOST_NAMED
+    named = f"{first} and {more:,} more" if more > 0 else first
+    bars, were = ("1 bar", "was") if len(open_times) == 1 else (f"{len(open_times):,} bars", "were")
+    return f"{bars} behind this forecast {were} revised later; do not rely on it: {named}"
+
+
+def left_text(ms: int) -> str:
+    """Write how much time is left, in its two largest units: `1d 3h`, `59m 40s`."""
+    return " ".join(duration_text(ms // 1000 * 1000).split()[:2])
+
+
 def print_facts(found: Sequence[BarFacts]) -> None:
     """Print what files or the store hold: a block for each series, or for each file and a table where they are many."""
     if len(found) <= _MOST_BLOCKS:
@@ -285,7 +302,7 @@ def _facts_lines(one: BarFacts) -> list[tuple[str, str]]:
     if one.first_open is not None and one.last_close is not None:
         lines += [("from", utc_text(one.first_open)), ("to", utc_text(one.last_close))]
     longest = f" slots without a bar, {one.longest_gap:,} in a row at most" if one.gaps else ""
-    lines += [("gaps", f"{one.gaps:,}{longest}"), ("replaced", f"{one.replaced:,}")]
+    lines += [("gaps", f"{one.gaps:,}{longest}"), ("revised", f"{one.revised:,}")]
     lines += [("refused", f"{sum(one.rejected.values()):,}")]
     lines += [("", f"{count:,} × {reason}") for reason, count in one.rejected.items()]
     return lines + [("note", text) for text in _remarks(one)]

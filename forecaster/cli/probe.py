@@ -112,11 +112,11 @@ def _holds(config: Config, as_of: int) -> dict[str, Hold]:
 
 
 def _held(one: SeriesConfig, hold: Hold, as_of: int) -> Probed:
-    """Say of a series that its exchange is not asked, and what ends that."""
+    """Say of a series that its exchange is on hold, and what ends that."""
     from forecaster.cli.holds import hold_text
     from forecaster.log import harmless
 
-    text = f"{hold_text(hold, as_of)}: wait, or `forecaster holds lift {hold.exchange}`"
+    text = f"{hold_text(hold, as_of)}; wait, or run `forecaster holds lift {hold.exchange}`"
     return Probed(str(one.key), ok=False, error=harmless(text))
 
 

@@ -52,7 +52,7 @@ _COMMENTS: Final = {
     "id": "the bundled model; or a folder, or hub:OWNER/NAME",
     "compile": "auto: compiled code where it is faster; on; off",
     "context": "bars that the model sees",
-    "min_context": "real bars without which a series is skipped",
+    "min_context": "fewest real bars; a series that has fewer is skipped",
     "horizon": "bars to forecast",
     "baselines": "recorded and scored beside it",
     "url": "the ledger, relative to this file; the first command that records makes it",

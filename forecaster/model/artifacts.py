@@ -14,7 +14,6 @@ import hashlib
 import json
 import os
 import platform
-import shutil
 import stat
 from dataclasses import dataclass
 from functools import cache
@@ -98,11 +97,10 @@ class Artifacts:
         """Take over a package that was just built; an older one of the same key is replaced at once."""
         own_folder(self.folder)
         package, _ = self._paths(key)
-        note = Note(_digest(built))
+        content = built.read_bytes()
+        note = Note(hashlib.sha256(content).hexdigest())
         try:
-            shutil.copyfile(built, package.with_suffix(".new"))
-            package.with_suffix(".new").chmod(0o600)
-            package.with_suffix(".new").replace(package)
+            _write(package, content)
             self.write_note(key, note)
             self._forget_old()
         except OSError as error:
@@ -111,11 +109,8 @@ class Artifacts:
 
     def write_note(self, key: ArtifactKey, note: Note) -> None:
         """Write what is known of a package."""
-        about = self._paths(key)[1]
         text = json.dumps({"key": dataclasses.asdict(key), "note": dataclasses.asdict(note)}, indent=1)
-        with os.fdopen(os.open(about.with_suffix(".note"), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
-            file.write(text)
-        about.with_suffix(".note").replace(about)
+        _write(self._paths(key)[1], text.encode())
 
     def quarantine(self, key: ArtifactKey, reason: str) -> None:
         """Put a package and its note aside, where there are any; when even that fails, they are refused again."""
@@ -163,6 +158,15 @@ def _check_file(path: Path) -> None:
     if not stat.S_ISREG(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & OTHERS_MAY_WRITE:
         mode = stat.filemode(found.st_mode)
         raise ValueError(f"expected {path.name} as our own file, found {mode} of user {found.st_uid}")
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Write a file of our own: whole or not at all, and never through a link."""
+    fresh = path.with_name(f"{path.name}.new")
+    fresh.unlink(missing_ok=True)
+    with open(fresh, "xb", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
+        file.write(content)
+    fresh.replace(path)
 
 
 def _expect(what: str, expected: object, found: object) -> None:

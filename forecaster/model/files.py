@@ -20,6 +20,7 @@ from forecaster.config import HUB, NANO, absolute_model_id
 from forecaster.errors import ConfigError, ModelLoadError
 from forecaster.model.config_json import Architecture, checkpoint_digest
 from forecaster.model.weights import WeightsFile
+from forecaster.writing import write_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -133,7 +134,7 @@ def write_sums(folder: Path) -> None:
     """Write SHA256SUMS of weights and configuration, as `sha256sum -c` reads it."""
     names = (WEIGHTS_FILE, CONFIG_FILE)
     sums = [f"{hashlib.sha256((folder / name).read_bytes()).hexdigest()}  {name}\n" for name in names]
-    (folder / SUMS_FILE).write_text("".join(sums))
+    write_text("".join(sums), folder / SUMS_FILE)
 
 
 def read_sums(model_id: str, folder: Path) -> dict[str, str] | None:

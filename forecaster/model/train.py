@@ -8,10 +8,11 @@ Shapes: S series, F fields, T bars, B = S·F rows, H steps.
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import json
 import time
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -31,7 +32,6 @@ from forecaster.writing import new_file, write_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
     from chronos.chronos2 import Chronos2Model
     from numpy.typing import NDArray
@@ -314,9 +314,12 @@ def _save(run: _Run, out: Path, losses: list[tuple[int, float]]) -> None:
     """Write state, averaged weights and losses so that a run killed at any time can go on from here."""
     with new_file(out / STATE_FILE) as file:
         torch.save(run.state(), file)
-    run.average.module.save_pretrained(out)  # type: ignore[operator]  # typed as any attribute of a module
-    with (out / LOSS_FILE).open("a", newline="") as file:
-        csv.writer(file).writerows((step, f"{loss:.5f}") for step, loss in losses)
+    with TemporaryDirectory(dir=out, prefix=".unfinished-") as scratch:
+        run.average.module.save_pretrained(scratch)  # type: ignore[operator]  # typed as any attribute of a module
+        for path in Path(scratch).iterdir():
+            path.replace(out / path.name)
+    lines = [f"{step},{loss:.5f}\n" for step, loss in losses]
+    write_text((out / LOSS_FILE).read_text() + "".join(lines), out / LOSS_FILE)
     _write_about(run, out)
     _draw_losses(out)
 

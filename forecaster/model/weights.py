@@ -124,7 +124,7 @@ class WeightsFile:
             raise self._unreadable(f"{size:,} bytes of weights, while its header describes {end:,}")
 
     def _unreadable(self, found: str) -> ModelLoadError:
-        return ModelLoadError(self._model_id, f"safetensors in {self._content.name}", found)
+        return ModelLoadError(self._model_id, "safetensors in model.safetensors", found)
 
 
 def weight_shapes(architecture: Architecture) -> dict[str, tuple[int, ...]]:

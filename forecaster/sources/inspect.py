@@ -29,7 +29,7 @@ class BarFacts:
         last_close: of the last bar.
         gaps: slots of the calendar between the first and the last bar that have none.
         longest_gap: the longest run of them.
-        replaced: versions of bars that a later one replaced.
+        revised: older versions of bars, which a later row or answer has revised.
         rejected: refused rows, by reason.
         later: rows of a file that had not closed yet.
         is_current: whether no further bar has closed since the last one.
@@ -45,7 +45,7 @@ class BarFacts:
     last_close: int | None = None
     gaps: int = 0
     longest_gap: int = 0
-    replaced: int = 0
+    revised: int = 0
     rejected: Mapping[str, int] = field(default_factory=dict)
     later: int = 0
     is_current: bool = True
@@ -88,11 +88,11 @@ def inspect_series(place: str, source: FileSource, guess: Guess, as_of: int) -> 
     )
 
 
-def count_bars(place: str, bars: Bars, rejected: Iterable[RejectedRow], replaced: int) -> BarFacts:
+def count_bars(place: str, bars: Bars, rejected: Iterable[RejectedRow], revised: int) -> BarFacts:
     """Count the bars of one series, and what was refused beside them."""
     key, reasons = bars.key, count_reasons(rejected)
     if not len(bars):
-        return BarFacts(place, key, 0, replaced=replaced, rejected=reasons)
+        return BarFacts(place, key, 0, revised=revised, rejected=reasons)
     first, last = int(bars.open_time[0]), int(bars.open_time[-1])
     expected = key.sessions.opens_between(key.timeframe, first, last + 1)
     missing = ~np.isin(expected, bars.open_time)
@@ -105,7 +105,7 @@ def count_bars(place: str, bars: Bars, rejected: Iterable[RejectedRow], replaced
         last_close=int(bars.close_time[-1]),
         gaps=int(missing.sum()),
         longest_gap=int(runs.max()),
-        replaced=replaced,
+        revised=revised,
         rejected=reasons,
     )
 

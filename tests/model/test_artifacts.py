@@ -165,3 +165,13 @@ def test_folder_that_a_link_passes_through_is_looked_at(tmp_path):
     open_folder.chmod(0o777)
     with pytest.raises(ArtifactsRefused, match=f"expected {open_folder} to be writable by its owner alone"):
         own_folder(tmp_path / "first" / "kept")
+
+
+def test_note_is_not_written_through_a_link(home, tmp_path):
+    (tmp_path / "precious").write_text("mine")
+    for suffix in ("json", "json.new"):
+        (home / f"{KEY.digest}.{suffix}").symlink_to(tmp_path / "precious")
+    Artifacts(home).write_note(KEY, artifacts.Note("0"))
+
+    assert (tmp_path / "precious").read_text() == "mine"
+    assert [(path.name, path.is_symlink()) for path in home.iterdir()] == [(f"{KEY.digest}.json", False)]

@@ -325,7 +325,7 @@ def test_read_only_folder(checkpoint, tmp_path, monkeypatch):
     def refuse(*_):
         raise OSError(30, "Read-only file system")
 
-    monkeypatch.setattr(artifacts.shutil, "copyfile", refuse)
+    monkeypatch.setattr(artifacts, "_write", refuse)
     engines = make_engines(checkpoint, tmp_path / "compiled")
     survives(engines, checkpoint, warning="Read-only file system", state=State.SERVING)
 

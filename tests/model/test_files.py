@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from forecaster.errors import ModelLoadError
+from forecaster.errors import ConfigError, ModelLoadError
 from forecaster.model.architecture import Chronos2
 from forecaster.model.checkpoint import load_checkpoint
 from forecaster.model.config_json import METADATA, Architecture
@@ -135,6 +135,33 @@ def test_link_within_the_folder_is_followed(folder):
     (folder.parent / "link").symlink_to(folder)
 
     assert load(folder.parent / "link")[1] == find_checkpoint(str(folder), None).weights_sha256
+
+
+def test_link_that_takes_the_place_of_a_file_is_not_followed(folder, monkeypatch):
+    """It is put there after the file was looked at, and before it is opened."""
+    opens = os.open
+
+    def exchange(path, *how, **more):
+        if str(path).endswith("config.json"):
+            shutil.move(path, folder.parent / "elsewhere")
+            (folder / "config.json").symlink_to("../elsewhere")
+        return opens(path, *how, **more)
+
+    monkeypatch.setattr(os, "open", exchange)
+
+    with pytest.raises(ModelLoadError, match=r"a regular file config\.json within .*Too many levels of symbolic links"):
+        find_checkpoint(str(folder), None)
+
+
+def test_sums_are_not_written_through_a_link(folder):
+    """Else whoever made the folder has any file of ours overwritten."""
+    (folder.parent / "precious").write_text("mine")
+    (folder / "SHA256SUMS").symlink_to("../precious")
+
+    with pytest.raises(ConfigError, match="expected a file, not a link"):
+        write_sums(folder)
+
+    assert (folder.parent / "precious").read_text() == "mine"
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -95,6 +96,23 @@ def test_losses_are_kept_and_drawn(trained):
     assert losses[:, 0].tolist() == list(range(6))
     with Image.open(trained / "loss.png") as picture:
         assert picture.size[0] > 100
+
+
+@pytest.mark.parametrize("name", ["loss.csv", "model.safetensors", "config.json", "training.json", "SHA256SUMS"])
+def test_nothing_is_written_through_a_link(tmp_path, name):
+    """Else whoever may write to the folder has any file of ours overwritten; also of a run that goes on."""
+    run, out = training._Run(TINY), tmp_path / "out"
+    out.mkdir()
+    run.resume(out)
+    training._save(run, out, [(0, 2.0)])
+    (tmp_path / "precious").write_text(precious := "step,loss\n0,3.0\n")
+    (out / name).unlink()
+    (out / name).symlink_to("../precious")
+
+    with suppress(ConfigError):
+        training._save(run, out, [(1, 1.0)])
+
+    assert (tmp_path / "precious").read_text() == precious
 
 
 @pytest.mark.parametrize("step", range(3))
