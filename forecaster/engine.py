@@ -57,9 +57,9 @@ class CycleReport:
     while nobody ran; `sat_out` names baselines that failed, with reasons; `drifts` are the changes of the model's skill
     or coverage that it showed; `waited_seconds` is the part of `seconds` in which sources were waited for,
     `model_seconds` that in which models were asked. `waiting` are series whose bars are still waited for; `revised`
-    holds the open times of bars that changed after they were taken for final, and `revised_forecasts` says how many
-    forecasts were made from them; `doubted` are series whose answer waited
-    for a second one; `clocks` says how far (ms) the clock of an exchange is ahead of this machine's.
+    holds the open times of bars that were revised after they were taken for final, and `revised_forecasts` says how
+    many forecasts were made from them; `doubted` are series whose answer waited for a second one; `clocks` says how far
+    (ms) the clock of an exchange is ahead of this machine's.
     """
 
     timeframe: Timeframe
@@ -277,6 +277,8 @@ class Forecaster:
         with self._turn:
             self._given_up = {key: at for key, at in self._given_up.items() if key not in slots} | given_up
             drifts = self._drifts(cycle.settled)
+        waiting = self._intake.arrivals.under_way(self._of_place(timeframe, exchange))
+        self._end_waiting(cycle, waiting)
         place = {key: number for number, key in enumerate(slots)}
         report = CycleReport(
             timeframe=timeframe,
@@ -294,7 +296,7 @@ class Forecaster:
             seconds=cycle.watch.elapsed_ms / 1000,
             waited_seconds=sum(one.waited_seconds for one in cycle.pulled),
             model_seconds=cycle.model_ms / 1000,
-            waiting=frozenset(self._intake.arrivals.under_way(self._of_place(timeframe, exchange))),
+            waiting=frozenset(waiting),
             revised={key: opens for one in cycle.pulled for key, opens in one.revised.items()},
             doubted=frozenset[SeriesKey]().union(*(one.doubted for one in cycle.pulled)),
             revised_forecasts=sum(one.revised_forecasts for one in cycle.pulled),
@@ -324,6 +326,13 @@ class Forecaster:
             arrived = arrived_losses(self.store, pulled.seen[1], since=pulled.seen[0] - 1)
         cycle.settled += [one for one in arrived if one.steps.key in pulled.all_keys]
         cycle.forecasts += made
+
+    def _end_waiting(self, cycle: _Cycle, waiting: Collection[SeriesKey]) -> None:
+        """Write down of series that are waited for that they are: their closes are owed still, also after an end."""
+        named = cycle.skipped.reasons
+        slots = {key: of_key for key, of_key in cycle.owed.slots.items() if key in waiting and key not in named}
+        if any(slots.values()):
+            end_owed(self.store, slots, [], dict.fromkeys(slots, "its bars are waited for"), cycle.as_of)
 
     def _end(
         self, cycle: _Cycle, owed: dict[SeriesKey, list[Slot]], over: Collection[SeriesKey], made: list[OHLCForecast]
@@ -512,7 +521,7 @@ class Forecaster:
         """Read the newest live forecast of a series from the ledger: no network, no model. None before the first.
 
         With `as_of` (UTC ms), the newest that could be read then. `OHLCForecast.revised` names the bars behind it that
-        have changed since.
+        were revised later.
 
         Raises:
             LedgerMissing: when there is no ledger.
@@ -524,7 +533,7 @@ class Forecaster:
         return None if found is None else self._marked(found, as_of)
 
     def _marked(self, forecast: OHLCForecast, as_of: int | None) -> OHLCForecast:
-        """The forecast, with the bars that it was made from and that have changed since."""
+        """The forecast, with the bars that it was made from and that were revised later."""
         key, bars = forecast.key, forecast.provenance.batch_shape[-1]
         first = int(key.sessions.last_opens(key.timeframe, forecast.cutoff, bars)[0])
         since = forecast.cutoff if forecast.issued_at is None else forecast.issued_at

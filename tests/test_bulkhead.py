@@ -103,7 +103,7 @@ def test_what_has_come_is_forecast_while_another_series_is_waited_for(venue):
 
     assert [one.key for one in first.forecasts] == [KEY]
     assert (first.waiting, first.skipped, again.forecasts, again.waiting) == ({SLOW}, {}, [], {SLOW})
-    assert (before, was_told) == ([(closes(99), "leased")], True)
+    assert (before, was_told) == ([(closes(99), "failed")], True)
     assert [(one.key, one.cutoff) for one in arrived.forecasts] == [(SLOW, closes(99))]
     assert (arrived.waiting, states(forecaster, SLOW)) == (set(), [(closes(99), "done")])
     assert [key for key, *_ in venue.asked].count(SLOW) == 1

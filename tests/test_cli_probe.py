@@ -125,7 +125,7 @@ def test_market_that_is_no_longer_traded_is_wrong(exchange, tmp_path):
     exchange.halt("BTC/USDT", halted_at)
     path = config_of(tmp_path, {"venue": exchange.url}, [("venue", "BTC/USDT", "1d"), ("venue", "ETH/USDT", "1d")])
     code, _, found = probed(path, "--json")
-    exchange.fail_next("empty", times=2)
+    exchange.fail_next("empty", times=100)
     _, _, empty = probed(path, "--json")
     halted = found["venue BTC/USDT 1d"]
 

@@ -14,7 +14,16 @@ from forecaster.code import DECIDING, LIBRARIES, code_digest
 
 PACKAGE = Path(forecaster.__file__).parent
 MAKING_FORECASTS = ("ask.py", "calibrate.py", "model/chronos2.py", "model/baselines.py")
-NAMES_ONLY = {"address.py", "config.py", "errors.py", "ledger.py", "log.py", "model/files.py", "secret.py", "writing.py"}
+NAMES_ONLY = {
+    "address.py",
+    "config.py",
+    "errors.py",
+    "ledger.py",
+    "log.py",
+    "model/files.py",
+    "secret.py",
+    "writing.py",
+}
 """What the others import, and what computes no number: names, records, messages, places."""
 COMPILER = {
     f"model/{name}.py" for name in ("artifacts", "bucket", "builder", "compiled", "compilers", "faults", "folders")

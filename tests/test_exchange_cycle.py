@@ -111,7 +111,7 @@ def test_a_broken_exchange_skips_its_series_alone(exchange, other_exchange, tmp_
         exchange.fail_next(fault, times=1000, at="bars", status=503)
         second = forecaster.run_cycle(HOUR, exchange.now)
         exchange.recover()
-        clock.seconds += forecaster._sources[forecaster.series[1]].seconds_held
+        clock.seconds += forecaster._sources[forecaster.series[1]]._breaker.seconds_left
         third = forecaster.run_cycle(HOUR, exchange.now + 60_000)
 
     assert [str(key) for key in second.skipped] == ["kraken BTC/USD 1h"]

@@ -161,11 +161,6 @@ class ExchangeSource:
         active = markets.get(key.symbol, {}).get("active")
         return active if isinstance(active, bool) else None
 
-    @property
-    def seconds_held(self) -> float:
-        """How long the exchange may not be asked, 0 when it may."""
-        return self._breaker.seconds_left
-
     def close(self) -> None:
         """Close the connections; a fetch that is under way, or comes later, raises SourceUnavailable."""
         self._worker.close(self._close_client)
@@ -188,14 +183,22 @@ class ExchangeSource:
             await patience.with_(lambda: self._check_listed(key))
         walk.limit = self._client.feature_value(key.symbol, "fetchOHLCV", "limit") or UNKNOWN_PAGE
         walk.begin(max(0, walk.as_of - walk.limit * key.timeframe.ms) if since is None else since)
+        await self._round(walk)
+        if not walk.is_done and self._clock.is_stale(now_ms()):  # by the date of the answer
+            walk.ask_again()
+            await self._round(walk)
         for wait in growing_waits():
-            async with self._in_time(walk) as patience:
-                now = await patience.with_(self._exchange_now) or walk.as_of
-                await self._pages(walk, min(walk.as_of, now), patience)
             if walk.is_done or not self._waits_for(walk, wait):
                 return
             await asyncio.sleep(wait)
             walk.ask_again()
+            await self._round(walk)
+
+    async def _round(self, walk: Walk) -> None:
+        """Ask for what has closed and is not there yet."""
+        async with self._in_time(walk) as patience:
+            now = await patience.with_(self._exchange_now) or walk.as_of
+            await self._pages(walk, min(walk.as_of, now), patience)
 
     def _waits_for(self, walk: Walk, wait: float) -> bool:
         """Whether the newest bar may yet come, or become final, so soon that it is waited for.

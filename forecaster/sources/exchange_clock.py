@@ -62,18 +62,19 @@ class ExchangeClock:
         return date if told is None else told
 
     def is_stale(self, here: int) -> bool:
-        """Whether to ask anew: it has been a while, or a clock has moved since. `here` is by this machine (UTC ms)."""
-        now = time.monotonic()
-        return now >= self._good_until or (now >= self._asked_at + _SOONEST and self._has_moved(here))
+        """Whether to ask anew: it has been a while, or a clock has moved since. `here` is by this machine (UTC ms).
 
-    def _has_moved(self, here: int) -> bool:
-        now = self._differences(here)
-        if now is None or self._apart is None:
-            return False
-        return any(
-            before is not None and after is not None and abs(after - before) > MOVED_MS
-            for before, after in zip(self._apart, now, strict=True)
-        )
+        At once where the told time has fallen behind, since nothing is final by it then.
+        """
+        moved, now = self._moved(here), time.monotonic()
+        has_fallen_behind = any(ms < -MOVED_MS for ms in moved)
+        has_moved = any(abs(ms) > MOVED_MS for ms in moved)
+        return now >= self._good_until or has_fallen_behind or (has_moved and now >= self._asked_at + _SOONEST)
+
+    def _moved(self, here: int) -> list[int]:
+        """By how much (ms) the told time has moved against the newest date, and against this machine's clock."""
+        before, now = self._apart or (None, None), self._differences(here) or (None, None)
+        return [b - a for a, b in zip(before, now, strict=True) if a is not None and b is not None]
 
     def _differences(self, here: int) -> tuple[int | None, int] | None:
         """How far (ms) the told time is ahead of the newest date, and of this machine's clock."""

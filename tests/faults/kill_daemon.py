@@ -87,8 +87,10 @@ def recover(world: World, config: Path) -> list[str]:
 
 
 def last_cycle(service: Service) -> int:
-    """The time as of which the newest cycle ran that a service completed, UTC ms."""
-    return max(int(one["as_of"]) for one in service.events if one["event"] == "cycle.completed")
+    """The time as of which the newest cycle of all series ran that a service completed, UTC ms."""
+    cycles = [one for one in service.events if one["event"] == "cycle.completed"]
+    most = max(int(one["series"]) for one in cycles)
+    return max(int(one["as_of"]) for one in cycles if int(one["series"]) == most)
 
 
 def main() -> None:

@@ -263,6 +263,14 @@ def test_parquet_of_very_many_rows_is_refused_by_its_metadata(refused, tmp_path)
     assert "expected at most 10,000,000 rows, found '11,000,000" in refused("bars.parquet", content)
 
 
+def test_values_of_a_list_in_parquet_cannot_multiply(refused, monkeypatch, tmp_path):
+    """One row of one column may hold any number of values."""
+    monkeypatch.setattr(bounds, "MOST_CELLS", 1_000)
+    pq.write_table(pa.table({"open": pa.array([[1.0] * 2_000])}), tmp_path / "made")
+
+    assert "expected at most 1,000 cells, found '2,000" in refused("bars.parquet", (tmp_path / "made").read_bytes())
+
+
 def test_texts_of_parquet_cannot_multiply(refused, tmp_path):
     """One text in a dictionary, and 20,000 rows that name it: a GiB of texts."""
     names = pa.DictionaryArray.from_arrays(np.zeros(20_000, np.int32), ["x" * 60_000])

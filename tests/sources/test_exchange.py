@@ -283,7 +283,9 @@ def test_an_answer_that_is_old_by_its_own_date_is_not_final(exchange, every_venu
     source = open_source(exchange.config(every_venue, final_after=0))
     source.fetch(make_key(every_venue), AS_OF - 20 * HOUR, AS_OF - HOUR)
     exchange.replica_ms = 90_000
-    monkeypatch.setattr(faults._Handler, "date_time_string", lambda *_: formatdate((AS_OF - 90_000) / 1000, usegmt=True))
+    monkeypatch.setattr(
+        faults._Handler, "date_time_string", lambda *_: formatdate((AS_OF - 90_000) / 1000, usegmt=True)
+    )
     fetched = source.fetch(make_key(every_venue), AS_OF - 20 * HOUR, AS_OF)
 
     assert int(fetched.bars.close_time[-1]) == AS_OF - 5_000 - HOUR
@@ -448,7 +450,7 @@ def ready(clock):
     """Wait until the exchange may be asked again."""
 
     def waited(source):
-        clock.seconds += source.seconds_held + 0.01
+        clock.seconds += source._breaker.seconds_left + 0.01
         return source
 
     return waited
