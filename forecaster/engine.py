@@ -308,7 +308,8 @@ class Forecaster:
 
     def _forecast_round(self, cycle: _Cycle, pulled: Pulled) -> None:
         """Forecast what can be forecast once the bars of some series have come, and settle what they settle."""
-        skipped, owed = cycle.skipped, {key: cycle.owed.slots[key] for key in pulled.all_keys if cycle.owed.slots[key]}
+        skipped, come = cycle.skipped, pulled.all_keys
+        owed = {key: slots for key, slots in cycle.owed.slots.items() if slots and key in come}
         contexts, newest = self._contexts_of(owed, pulled.keys, skipped)
         issued_at = max(cycle.watch.now, pulled.seen[1])  # what a forecast saw could be read when it was issued
         asked = Stopwatch(0)
@@ -324,7 +325,7 @@ class Forecaster:
         self._end(cycle, owed, pulled.keys, made)
         with self.store.together(write=False):
             arrived = arrived_losses(self.store, pulled.seen[1], since=pulled.seen[0] - 1)
-        cycle.settled += [one for one in arrived if one.steps.key in pulled.all_keys]
+        cycle.settled += [one for one in arrived if one.steps.key in come]
         cycle.forecasts += made
 
     def _end_waiting(self, cycle: _Cycle, waiting: Collection[SeriesKey]) -> None:

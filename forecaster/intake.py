@@ -192,7 +192,7 @@ class Intake:
             yield from self._sit_out(left, skipped, watch, "expected its bars before the next one has closed")
 
     def _sit_out(self, keys: Collection[SeriesKey], skipped: Skipped, watch: Stopwatch, why: str) -> Iterator[Pulled]:
-        for key in keys:
+        for key in sorted(keys, key=str):
             skipped.trying([key], partial(raised, SourceUnavailable(key.exchange, f"{key.symbol}: {why}")))
         if keys:
             yield replace(_nothing(watch), keys=frozenset(keys))
@@ -259,7 +259,7 @@ class Intake:
         again = doubted.union(
             key for key in received if key in parts or _has_closed(key, taken[key].answer.as_of, as_of)
         )
-        for key in again:
+        for key in sorted(again, key=str):
             self.arrivals.ask(key, parts.get(key) or self._owed_since(key, as_of), as_of, self._fetch)
         return Pulled(
             keys=frozenset(taken.keys() - again),

@@ -75,6 +75,9 @@ class Database:
         self._has_large_log = False
         self._has_names = False
         self._used: tuple[object, object] = (None, None)
+        self._index: object = None
+        self._open = 0
+        self._counting = threading.Lock()
         self._checkpointed_at = time.monotonic()
 
     @property
@@ -177,9 +180,15 @@ class Database:
 
     @property
     def has_lost_log(self) -> bool:
-        """Whether the write-ahead log that this process writes was removed: what is in it alone would end with us."""
+        """Whether the write-ahead log that this process writes, or its index, was removed.
+
+        What is in the log alone would end with us; and who makes another index does not see our locks.
+        """
         log = self._used[1]
-        return self.path is not None and log is not None and sqlite.identity(_beside(self.path, "-wal")) != log
+        if self.path is None or log is None or not self._open:  # the last connection that closes removes it
+            return False
+        found = (sqlite.identity(_beside(self.path, end)) for end in ("-wal", "-shm"))
+        return tuple(found) != (log, self._index)
 
     def checkpoint(self, *, at_once: bool = False) -> bool:
         """Bring the write-ahead log into the ledger, each minute or at once; gives whether all of it could be brought.
@@ -223,10 +232,16 @@ class Database:
         sa.event.listen(engine, "do_connect", lambda *_: self._look_at_file(path))
         sa.event.listen(engine, "connect", lambda connection, _: sqlite.prepare(connection, file.busy_timeout_ms))
         sa.event.listen(engine, "connect", lambda _, record: record.info.update(file=sqlite.identity(path)))
+        sa.event.listen(engine, "connect", lambda *_: self._count(1))
+        sa.event.listen(engine, "close", lambda *_: self._count(-1))
         sa.event.listen(engine, "checkout", lambda _, record, __: _refuse_old(record.info["file"], path))
         sa.event.listen(engine, "checkout", lambda connection, record, _: self._keep_log(connection, record, path))
         sa.event.listen(engine, "begin", _begin_sqlite)
         return engine
+
+    def _count(self, more: int) -> None:
+        with self._counting:
+            self._open += more
 
     def _look_at_file(self, path: Path) -> None:
         """Make no file where there was one: a ledger that was removed may come back, and its log with it."""
@@ -258,6 +273,7 @@ class Database:
         if self.is_begun and not record.info.get("has_log"):
             record.info["has_log"] = sqlite.keep_log(connection)
             self._used = record.info["file"], sqlite.identity(_beside(path, "-wal"))
+            self._index = sqlite.identity(_beside(path, "-shm"))
 
     def _server(self) -> sa.Engine:
         if self._given == MEMORY:

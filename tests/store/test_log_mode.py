@@ -150,7 +150,7 @@ def test_ledger_that_nobody_has_open_is_one_file(path):
     assert (files_of(path), has_log(path)) == (["", ".lock"], False)
 
 
-@pytest.mark.parametrize("ends", [("-wal",), ("-wal", "-shm")])
+@pytest.mark.parametrize("ends", [("-wal",), ("-shm",), ("-wal", "-shm")])
 def test_log_that_is_removed_under_the_writer_is_saved(path, ends):
     """What was in it alone is in the ledger when the writer notices, though it is killed then; the next one goes on."""
     store = SqlStore(f"sqlite:///{path}")
