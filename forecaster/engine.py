@@ -370,16 +370,17 @@ class Forecaster:
         contexts = [context for one in found.values() for context in one.contexts]
         return contexts, {key: one.newest for key, one in found.items()}
 
-    def backfill(self, key: SeriesKey, since: int, as_of: int) -> Iterator[tuple[int, int]]:
+    def backfill(self, key: SeriesKey, since: int, as_of: int, *, anew: bool = False) -> Iterator[tuple[int, int]]:
         """Fetch a series' history from `since` (UTC ms) on, part by part, each durable before the next is asked for.
 
         Yields how many bars of a part are new, and how far the history has come (UTC ms). Begins with the first slot
-        that is still owed, so a run that was stopped goes on.
+        that is still owed, so a run that was stopped goes on; with `anew`, stored bars are asked for again as well.
 
         Raises:
             SourceError: as its kind says; what came before is kept.
         """
-        yield from self._intake.parts(key, max(since, self._intake.owed_since(key, since)), as_of)
+        first = since if anew else max(since, self._intake.owed_since(key, since))
+        yield from self._intake.parts(key, first, as_of)
 
     def pull(self, keys: Sequence[SeriesKey], as_of: int) -> tuple[int, dict[SeriesKey, str]]:
         """Fetch the bars after the last stored one, check and store them.

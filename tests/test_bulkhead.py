@@ -334,6 +334,21 @@ def test_history_is_doubted_too(venue):
     assert np.array_equal(forecaster.store.bars(KEY).ohlcv_TF, BARS[:100].ohlcv_TF)
 
 
+def test_stored_history_is_asked_for_again_on_demand(venue):
+    """Wrong for longer than a second answer takes: it is believed, and mended when it is asked for anew."""
+    forecaster = make_forecaster(venue, KEY)
+    venue.wrong[KEY] = [scaled(5.0)]
+    since = int(BARS.open_time[0])
+    list(forecaster.backfill(KEY, since, closes(150)))
+    wrong = forecaster.store.bars(KEY).close[0] != BARS.close[0]
+    list(forecaster.backfill(KEY, since, closes(150)))
+    still = forecaster.store.bars(KEY).close[0] != BARS.close[0]
+    list(forecaster.backfill(KEY, since, closes(150), anew=True))
+
+    assert np.array_equal(forecaster.store.bars(KEY).ohlcv_TF, BARS[:151].ohlcv_TF)
+    assert (wrong, still) == (True, True)
+
+
 def test_answers_that_never_agree_let_the_series_sit_out(venue):
     forecaster = make_forecaster(venue, KEY)
     forecaster.run_cycle(HOUR, closes(99))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -37,7 +38,7 @@ from forecaster.cli.printing import (
 from forecaster.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from rich.progress import Progress
 
@@ -130,6 +131,9 @@ def pull(
     since: Annotated[
         str | None, typer.Option(help="Fetch the history from this date (UTC) on; what is stored is not asked again.")
     ] = None,
+    anew: Annotated[
+        bool, typer.Option("--anew", help="With --since: ask again for stored bars too; those that differ are revised.")
+    ] = False,
     series: SeriesOption = None,
     json_: JsonOption = False,
 ) -> None:
@@ -146,6 +150,8 @@ def pull(
     from forecaster.engine import Forecaster
 
     log_to_stderr(verbose=False, without=SKIPPED)
+    if anew and since is None:
+        raise ConfigError("--anew", "--since with it: from when on", None)
     as_of = now_ms()
     with Forecaster.from_config(config) as forecaster:
         keys = forecaster.chosen(series)
@@ -153,7 +159,8 @@ def pull(
             added, skipped = forecaster.pull(keys, as_of)
         else:
             with progress_bar() as progress:
-                added, skipped = _backfill(forecaster, keys, (utc_ms(since, 0), as_of), progress)
+                backfill = partial(forecaster.backfill, anew=anew)
+                added, skipped = _backfill(backfill, keys, (utc_ms(since, 0), as_of), progress)
         read = read_files(forecaster.config, keys, as_of)
         if since is None:
             _print_unstored(forecaster, read)
@@ -174,7 +181,10 @@ def _print_unstored(forecaster: Forecaster, read: Mapping[SeriesKey, Sifted]) ->
 
 
 def _backfill(
-    forecaster: Forecaster, keys: list[SeriesKey], span: tuple[int, int], progress: Progress
+    backfill: Callable[[SeriesKey, int, int], Iterator[tuple[int, int]]],
+    keys: list[SeriesKey],
+    span: tuple[int, int],
+    progress: Progress,
 ) -> tuple[int, dict[SeriesKey, str]]:
     """Fetch the history of each series, one after the other."""
     from forecaster.errors import BarsError, SourceError
@@ -183,7 +193,7 @@ def _backfill(
     for key in keys:
         task = progress.add_task(str(key), total=span[1] - span[0])
         try:
-            for new, reached in forecaster.backfill(key, *span):
+            for new, reached in backfill(key, *span):
                 added += new
                 progress.update(task, completed=reached - span[0])
         except (SourceError, BarsError) as error:
