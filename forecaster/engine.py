@@ -29,6 +29,7 @@ from forecaster.log import get_logger
 from forecaster.model import Model, load_baselines, load_model
 from forecaster.slots import Owed, end_owed, lease_owed
 from forecaster.sources import BarSource, open_source
+from forecaster.sources.arrivals import STRAGGLES_AFTER
 from forecaster.stamps import CommitTimes, Stopwatch
 from forecaster.store import Reader, Store, open_reader, open_store
 
@@ -247,7 +248,7 @@ class Forecaster:
         cycle = _Cycle(as_of, Stopwatch(as_of if started_at is None else started_at), self._lease(keys, as_of))
         return self._run(timeframe, exchange, cycle, self._intake.take(keys, as_of, cycle.skipped, cycle.watch))
 
-    def run_last(self, as_of: int, seconds: float = 2.0) -> list[CycleReport]:
+    def run_last(self, as_of: int, seconds: float = STRAGGLES_AFTER) -> list[CycleReport]:
         """Before an end: take what still comes in some seconds, and write down of the rest why it was not forecast."""
         reports: list[CycleReport] = []
         for timeframe, exchange in dict.fromkeys((key.timeframe, key.exchange) for key in self.series):

@@ -1,6 +1,6 @@
 """From sources into the store: what is fetched of a series, what of it is kept, and what is still missing.
 
-Series are bulkheads: what has come of some is stored and used, while others are still waited for.
+Series do not wait for each other: what has come of some is stored and used, while others are still waited for.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Series are bulkheads: what has come is forecast, and what takes long, is in doubt or fails costs its own series."""
+"""Series do not wait for each other: what takes long, is in doubt or fails costs its own series alone."""
 
 from __future__ import annotations
 

@@ -258,9 +258,10 @@ class ExchangeSource:
         told = self._clock.now() if self._clock.is_told else None
         dated = None if date is None else date + SECOND_MS
         known = [one for one in (told, dated) if one is not None] or [walk.now]
-        if told is None or (date is not None and not date - MOVED_MS <= told <= date + MOVED_MS):
-            told = walk.now if date is None else date
-        walk.ahead = told - walk.now if walk.ahead is None else walk.ahead
+        if walk.ahead is None:
+            is_told = told is not None and (date is None or abs(told - date) <= MOVED_MS)
+            newest = told if is_told else date  # where the two are apart, the answer's own
+            walk.ahead = 0 if newest is None else newest - walk.now
         return Clocks(min(known), max(known), walk.as_of, round(self._config.final_after * 1000))
 
     async def _check_listed(self, key: SeriesKey) -> None:

@@ -7,7 +7,7 @@ import socket
 import threading
 import time
 from contextlib import contextmanager, nullcontext, suppress
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import sqlalchemy as sa
 
@@ -50,6 +50,19 @@ _POSTGRES: Final = {
 }
 
 
+class _Used(NamedTuple):
+    """Which files a writer has open: the ledger, its write-ahead log and the index of that, each by its identity."""
+
+    file: tuple[int, int] | None = None
+    log: tuple[int, int] | None = None
+    log_index: tuple[int, int] | None = None
+
+    @classmethod
+    def of(cls, file: tuple[int, int] | None, path: Path) -> _Used:
+        """Look at the files beside a ledger."""
+        return cls(file, *(sqlite.identity(_beside(path, end)) for end in ("-wal", "-shm")))
+
+
 class Database:
     """One database; safe to use from several threads. `session` names all its connections, to PostgreSQL as well.
 
@@ -74,8 +87,7 @@ class Database:
         self.is_begun = False
         self._has_large_log = False
         self._has_names = False
-        self._used: tuple[object, object] = (None, None)
-        self._index: object = None
+        self._used = _Used()
         self._open = 0
         self._counting = threading.Lock()
         self._checkpointed_at = time.monotonic()
@@ -164,7 +176,7 @@ class Database:
         self.engine.dispose()
         if self.path is not None and self.is_begun:
             self._leave_log(self.path)
-            if sqlite.identity(self.path) == self._used[0]:
+            if sqlite.identity(self.path) == self._used.file:
                 sqlite.make_one_file(self.path)
             self.is_begun = False
 
@@ -184,11 +196,9 @@ class Database:
 
         What is in the log alone would end with us; and who makes another index does not see our locks.
         """
-        log = self._used[1]
-        if self.path is None or log is None or not self._open:  # the last connection that closes removes it
+        if self.path is None or self._used.log is None or not self._open:  # the last connection that closes removes it
             return False
-        found = (sqlite.identity(_beside(self.path, end)) for end in ("-wal", "-shm"))
-        return tuple(found) != (log, self._index)
+        return _Used.of(self._used.file, self.path) != self._used
 
     def checkpoint(self, *, at_once: bool = False) -> bool:
         """Bring the write-ahead log into the ledger, each minute or at once; gives whether all of it could be brought.
@@ -196,7 +206,7 @@ class Database:
         Only by a connection that has this log open: a further one would begin another.
         """
         is_due = at_once or time.monotonic() - self._checkpointed_at >= CHECKPOINT_SECONDS
-        if self._used[1] is None or not is_due:
+        if self._used.log is None or not is_due:
             return True
         self._checkpointed_at = time.monotonic()
         with self.faults(), self.engine.connect() as connection:
@@ -255,7 +265,7 @@ class Database:
 
     def _leave_log(self, path: Path) -> None:
         """Set the write-ahead log of this ledger aside when another file has taken its place: SQLite would mix them."""
-        file, log = self._used
+        file, log, _ = self._used
         if (
             file is None
             or sqlite.identity(path) in (None, file)
@@ -272,8 +282,7 @@ class Database:
         """Have a write-ahead log while this process is the writer, as soon as no reader forbids it."""
         if self.is_begun and not record.info.get("has_log"):
             record.info["has_log"] = sqlite.keep_log(connection)
-            self._used = record.info["file"], sqlite.identity(_beside(path, "-wal"))
-            self._index = sqlite.identity(_beside(path, "-shm"))
+            self._used = _Used.of(record.info["file"], path)
 
     def _server(self) -> sa.Engine:
         if self._given == MEMORY:
