@@ -334,7 +334,7 @@ class Forecaster:
         named = cycle.skipped.reasons
         slots = {key: of_key for key, of_key in cycle.owed.slots.items() if key in waiting and key not in named}
         if any(slots.values()):
-            end_owed(self.store, slots, [], dict.fromkeys(slots, "its bars are waited for"), cycle.as_of)
+            end_owed(self.store, slots, [], dict.fromkeys(slots, "its bars had not come yet"), cycle.as_of)
 
     def _end(
         self, cycle: _Cycle, owed: dict[SeriesKey, list[Slot]], over: Collection[SeriesKey], made: list[OHLCForecast]

@@ -143,6 +143,21 @@ def test_file_that_has_ended(config, command, stored):
     assert set(for_scripts.record) >= {"as_of", "series", "skipped"}
 
 
+def test_pull_asks_again_for_stored_bars_on_demand(config):
+    """Bars of the file that were revised since are taken, and only then; it has to be said from when on."""
+    pull = ("pull", "--config", config, "--since", "2024-01-01", "--json")
+    told(*pull)
+    file = next(config.parent.glob("*.csv"))
+    lines = file.read_text().splitlines()
+    head, *prices = lines[5].split(",")
+    lines[5] = ",".join([head, *(str(float(price) * 1.0001) for price in prices)])
+    file.write_text("\n".join(lines) + "\n")
+    as_usual, anew = told(*pull)["bars_added"], told(*pull, "--anew")["bars_added"]
+
+    assert (as_usual, anew) == (0, 1)
+    assert "--anew: expected --since with it" in refused("pull", "--config", config, "--anew")
+
+
 def test_pull_says_how_many_bars_of_a_file_are_stored(config):
     """Those that no forecast of today needs are not, and the option that stores all of them is named."""
     first = forecaster("pull", "--config", config)

@@ -239,7 +239,7 @@ class Database:
     def _file(self, file: SqliteAddress, path: Path) -> sa.Engine:
         """An engine for a file, by its real path: whoever names it by a link must find the same journal and lock."""
         engine = sa.create_engine(sa.URL.create("sqlite", database=str(path)), module=sqlite3)
-        sa.event.listen(engine, "do_connect", lambda *_: self._look_at_file(path))
+        sa.event.listen(engine, "do_connect", lambda _, __, ___, more: self._opened(path, more))
         sa.event.listen(engine, "connect", lambda connection, _: sqlite.prepare(connection, file.busy_timeout_ms))
         sa.event.listen(engine, "connect", lambda _, record: record.info.update(file=sqlite.identity(path)))
         sa.event.listen(engine, "connect", lambda *_: self._count(1))
@@ -252,6 +252,11 @@ class Database:
     def _count(self, more: int) -> None:
         with self._counting:
             self._open += more
+
+    def _opened(self, path: Path, more: dict[str, Any]) -> Any:
+        """Open a ledger that is there; one that is yet to be made is left to SQLAlchemy."""
+        self._look_at_file(path)
+        return sqlite3.connect(f"{path.as_uri()}?mode=rw", uri=True, **more) if self.is_begun else None
 
     def _look_at_file(self, path: Path) -> None:
         """Make no file where there was one: a ledger that was removed may come back, and its log with it."""

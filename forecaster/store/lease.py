@@ -116,6 +116,7 @@ class Lease:
         self._owner = database.session
         self._lock = lock_of(database)
         self._watch = _watches[database.place]
+        self._lost: LeaseLost | None = None
         try:
             self.epoch = self._take_in_time()
             self._file = None if database.path is None else identity(database.path)
@@ -135,6 +136,8 @@ class Lease:
         Raises:
             LeaseLost: when another process has taken over, or another file has taken the place of the ledger.
         """
+        if self._lost is not None:
+            raise self._lost
         self._refuse_another_file()
         mine = {"name": WRITER, "epoch": self.epoch, "owner": self._owner}
         kept = connection.execute(
@@ -158,22 +161,26 @@ class Lease:
         """Prolong the lease.
 
         Raises:
-            LeaseLost: when another process has taken over, or the file of the ledger is no longer there.
-            StoreUnavailable: when the database cannot be written now.
+            LeaseLost: when another process has taken over, or the file of the ledger or its log is no longer there.
+            StoreUnavailable: when the database cannot be written now, or a log that was removed cannot be saved yet.
         """
         self._refuse_another_file()
-        self._refuse_lost_log()
         with self._database.transaction() as connection:
             self.confirm(connection)
+        self._refuse_lost_log()
         self._database.checkpoint()
 
     def _refuse_lost_log(self) -> None:
         """Save what a write-ahead log holds that was removed, and end this lease: the next one begins another log."""
         if not self._database.has_lost_log:
             return
-        with suppress(StoreUnavailable):  # no connection has it open any more: the last one has saved it
-            if not self._database.checkpoint(at_once=True):
-                return
+        try:
+            is_saved = self._database.checkpoint(at_once=True)
+        except StoreUnavailable:
+            is_saved = not self._database.has_lost_log  # the last connection that was closed has saved it
+        if not is_saved:
+            reason = "expected its write-ahead log, which was removed; it is saved when no transaction is open any more"
+            raise StoreUnavailable(self._database.url, reason)
         raise LeaseLost(self._database.url, self.epoch, "its write-ahead log was removed")
 
     def _refuse_another_file(self) -> None:
@@ -191,8 +198,9 @@ class Lease:
         while not self._ending.wait(seconds):
             try:
                 self.beat()
-            except LeaseLost:
-                return  # whoever writes next is told
+            except LeaseLost as error:
+                self._lost = error  # whoever writes next is told
+                return
             except Exception:  # noqa: BLE001 - the disk is full, or gone for a moment; this thread must go on
                 seconds = LEASE_MS / 30_000
             else:

@@ -7,6 +7,7 @@ import sqlite3 as own
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 from pathlib import Path
 
@@ -168,6 +169,85 @@ def test_log_that_is_removed_under_the_writer_is_saved(path, ends):
 
     assert bars_of(as_killed) == 5
     assert bars_of(path) == 7
+
+
+def remove_log(path):
+    for end in ("-wal", "-shm"):
+        path.with_name(path.name + end).unlink()
+
+
+def test_writer_is_told_of_a_lost_log_that_its_heart_has_noticed(path, monkeypatch):
+    """Nothing is acknowledged after that which a kill could undo."""
+    monkeypatch.setattr("forecaster.store.lease.LEASE_MS", 300)
+    store = SqlStore(f"sqlite:///{path}")
+    add(store, 3)
+    remove_log(path)
+    store._lease._heart.join(60)
+    with pytest.raises(LeaseLost, match="its write-ahead log was removed"):
+        add(store, 5)
+    written = bars_of(path)
+    store.close()
+
+    assert written == 3
+
+
+def test_lost_log_that_a_transaction_holds_is_saved_when_that_ends(path):
+    """Until then the ledger cannot be promised, and that is told each time."""
+    store = SqlStore(f"sqlite:///{path}")
+    add(store, 3)
+    with closing(connect(f"{path.as_uri()}?mode=ro")) as reader:
+        reader.isolation_level = None
+        reader.execute("BEGIN")
+        reader.execute(COUNT).fetchone()
+        add(store, 5)
+        remove_log(path)
+        with pytest.raises(StoreUnavailable, match="saved when no transaction is open any more"):
+            store.renew()
+    with pytest.raises(LeaseLost, match="its write-ahead log was removed"):
+        store.renew()
+    written = bars_of(path)
+    store.close()
+
+    assert written == 5
+
+
+def test_lost_log_is_not_given_up_while_a_connection_has_it(path):
+    """That one is busy: what it has is saved at the next look."""
+    store = SqlStore(f"sqlite:///{path}")
+    add(store, 3)
+    with store.together(write=False):
+        store.bars(make_key())
+        remove_log(path)
+        with pytest.raises(StoreUnavailable), ThreadPoolExecutor(1) as other:
+            other.submit(store._lease._refuse_lost_log).result()
+    with pytest.raises(LeaseLost):
+        store.renew()
+    written = bars_of(path)
+    store.close()
+
+    assert written == 3
+
+
+def test_ledger_that_is_moved_away_while_it_is_opened_is_not_made_anew(path, monkeypatch):
+    """Between the look and the opening: an empty one would stand in its place."""
+    store = SqlStore(f"sqlite:///{path}")
+    add(store, 3)
+    moved = path.with_name("moved.db")
+    look = store._database._look_at_file
+
+    def look_and_move(at):
+        look(at)
+        path.rename(moved)
+
+    monkeypatch.setattr(store._database, "_look_at_file", look_and_move)
+    with store.together(write=False), ThreadPoolExecutor(1) as other, pytest.raises(StoreUnavailable):
+        other.submit(store.bars, make_key()).result()
+    was_made = path.exists()
+    moved.rename(path)
+    store.close()
+    with closing(open_reader(f"sqlite:///{path}")) as reader:
+        assert len(reader.bars(make_key())) == 3
+    assert not was_made
 
 
 def test_log_is_brought_into_the_ledger_each_minute(path, monkeypatch):
