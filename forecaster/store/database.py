@@ -285,7 +285,8 @@ class Database:
 
     def _keep_log(self, connection: Any, record: Any, path: Path) -> None:
         """Have a write-ahead log while this process is the writer, as soon as no reader forbids it."""
-        if self.is_begun and not record.info.get("has_log"):
+        is_ours = self._used.file in (None, record.info["file"])  # nothing is changed in another ledger
+        if self.is_begun and is_ours and not record.info.get("has_log"):
             record.info["has_log"] = sqlite.keep_log(connection)
             self._used = _Used.of(record.info["file"], path)
 

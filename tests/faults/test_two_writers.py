@@ -9,7 +9,8 @@ from tests.faults.two_writers import CARELESS, fence
 pytestmark = pytest.mark.processes
 ROUNDS = 3
 TELLS_IT_HAS_LOST = """
-import sqlite3, sys
+import sys
+from forecaster.store.library import sqlite3
 
 behind = 0
 

@@ -330,12 +330,15 @@ def test_ledger_that_is_put_in_the_place_of_another_has_not_its_log(path, tmp_pa
     with closing(SqliteFile(path)) as reader, capture_logs() as lines:
         before = reader.ask(COUNT, {})[0].n
         (tmp_path / "other.db").replace(path)
+        foreign = path.read_bytes()
         with pytest.raises(LeaseLost):
             add(store, 9)
+        is_same = path.read_bytes() == foreign
         store.close()
         after = reader.ask(COUNT, {})[0].n
 
     assert (before, after) == (3, 7)
+    assert is_same
     assert "ledger.replaced" in [line["event"] for line in lines]
     assert path.with_name("ledger.db.replaced-wal").exists()
     with closing(sqlite3.connect(path)) as whole:
