@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from forecaster.errors import ForecasterError
     from forecaster.forecast import ModelId, OHLCForecast, Provenance
     from forecaster.ledger import AccuracyReport, LedgerRow, Run, RunId, SettledRow
-    from forecaster.model.chronos2 import Chronos2OHLCWrapper
-    from forecaster.replay.decide import Outlook, Position, Signal, Strategy
+    from forecaster.model.chronos2.wrapper import Chronos2OHLCWrapper
+    from forecaster.replay.strategy import Outlook, Position, Signal, Strategy
     from forecaster.sources.memory import MemorySource
     from forecaster.store.memory import MemoryStore
     from forecaster.timeframe import Timeframe
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "AccuracyReport": "ledger",
     "Bars": "bars",
-    "Chronos2OHLCWrapper": "model.chronos2",
+    "Chronos2OHLCWrapper": "model.chronos2.wrapper",
     "Context": "bars",
     "CycleReport": "engine",
     "Forecaster": "engine",
@@ -34,15 +34,15 @@ _HOMES = {
     "MemoryStore": "store.memory",
     "ModelId": "forecast",
     "OHLCForecast": "forecast",
-    "Outlook": "replay.decide",
-    "Position": "replay.decide",
+    "Outlook": "replay.strategy",
+    "Position": "replay.strategy",
     "Provenance": "forecast",
     "Run": "ledger",
     "RunId": "ledger",
     "SeriesKey": "bars",
     "SettledRow": "ledger",
-    "Signal": "replay.decide",
-    "Strategy": "replay.decide",
+    "Signal": "replay.strategy",
+    "Strategy": "replay.strategy",
     "Timeframe": "timeframe",
     "Trust": "accuracy.trust",
 }

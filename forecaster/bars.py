@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from forecaster.calendars import ALWAYS_OPEN, Calendar, Labels, calendar, is_continuous
 from forecaster.errors import Ambiguous, BadPayload, InvalidBars, InvalidContext, MissingBars, NotEnoughBars, utc_text
-from forecaster.sessions import ALWAYS_OPEN, Calendar, Labels, calendar, is_continuous
 from forecaster.tables import COLUMNS, FIELDS, Reading
 from forecaster.tables.fit import hint
 from forecaster.tables.placing import place

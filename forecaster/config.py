@@ -27,13 +27,13 @@ from pydantic import (
     model_validator,
 )
 
-from forecaster.address import MEMORY, is_clear, shown, sqlite_address, url_of, with_path
 from forecaster.bars import SeriesKey
+from forecaster.calendars import ALWAYS_OPEN, WEEKDAYS, anchored, canonical
 from forecaster.errors import ConfigError, InvalidContext, StoreUnavailable
 from forecaster.secret import HIDDEN, Address
-from forecaster.sessions import ALWAYS_OPEN, WEEKDAYS, anchored, canonical
 from forecaster.tables import Reading
 from forecaster.timeframe import Timeframe
+from forecaster.urls import MEMORY, is_clear, shown, sqlite_address, url_of, with_path
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails

@@ -14,7 +14,7 @@ from forecaster.config import default_config_path, load_config
 from forecaster.errors import ForecasterError
 from forecaster.model import load_model
 from forecaster.store import open_reader
-from forecaster.store.library import sqlite3
+from forecaster.store.sqlite_library import sqlite3
 
 if TYPE_CHECKING:
     from collections.abc import Callable

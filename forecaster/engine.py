@@ -14,23 +14,23 @@ from functools import cached_property, partial
 from typing import TYPE_CHECKING, NamedTuple, Self
 
 from forecaster.accuracy.drift import Watches
-from forecaster.accuracy.score import Scores
-from forecaster.ask import Answers, ask_first, ask_sparing
-from forecaster.assess import arrived_losses, check_run, settled_losses, start_of, trust_in
+from forecaster.accuracy.scores import Scores
 from forecaster.bars import FIELDS, Bars, Context, SeriesKey
-from forecaster.calibrate import Calibrations
 from forecaster.clock import now_ms
-from forecaster.code import code_digest
+from forecaster.code_version import code_digest
 from forecaster.config import Config, default_config_path, load_config, with_store
+from forecaster.cycle.calibrate import Calibrations
+from forecaster.cycle.ingest import Intake, Pulled, Skipped, WaitsFor, raised
+from forecaster.cycle.pending import Owed, end_owed, lease_owed
+from forecaster.cycle.predict import Answers, ask_first, ask_sparing
+from forecaster.cycle.settle import arrived_losses, check_run, settled_losses, start_of, trust_in
 from forecaster.errors import BarNotClosed, BarsError, ConfigError, InvalidContext, NotEnoughBars, StoreError, utc_text
-from forecaster.intake import Intake, Pulled, Skipped, WaitsFor, raised
 from forecaster.ledger import LIVE, AccuracyReport, CalibrationState, LedgerRow, Run, RunId, Slot
 from forecaster.log import get_logger
 from forecaster.model import Model, load_baselines, load_model
-from forecaster.slots import Owed, end_owed, lease_owed
 from forecaster.sources import BarSource, open_source
-from forecaster.sources.arrivals import STRAGGLES_AFTER
-from forecaster.stamps import CommitTimes, Stopwatch
+from forecaster.sources.fetch_pool import STRAGGLES_AFTER
+from forecaster.stopwatch import CommitTimes, Stopwatch
 from forecaster.store import Reader, Store, open_reader, open_store
 
 if TYPE_CHECKING:

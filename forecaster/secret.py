@@ -6,7 +6,7 @@ from typing import Final, NoReturn, Self
 
 import pydantic
 
-from forecaster.address import shown
+from forecaster.urls import shown
 
 HIDDEN: Final = "***"
 

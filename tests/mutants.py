@@ -74,7 +74,7 @@ class Target(NamedTuple):
 
 TARGETS: Final = {
     "bars": Target("forecaster.bars", ("tests/test_bars.py",)),
-    "sessions": Target("forecaster.sessions", ("tests/test_sessions.py",)),
+    "sessions": Target("forecaster.calendars", ("tests/test_sessions.py",)),
     "forecast": Target("forecaster.forecast", ("tests/test_forecast.py",)),
     "calibration": Target(
         "forecaster.accuracy.calibration",

@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from typer.main import get_command
 
 from forecaster import doctor
-from forecaster.address import shown, url_of, without_secrets
 from forecaster.cli import app
 from forecaster.errors import StoreUnavailable
 from forecaster.store.database import Database
+from forecaster.urls import shown, url_of, without_secrets
 from tests import cli
 
 SECRET = "s3cr3t"  # noqa: S105 - it opens nothing

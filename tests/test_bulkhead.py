@@ -13,7 +13,8 @@ import structlog
 
 from forecaster import Bars, Forecaster, MemoryStore
 from forecaster.errors import SourceUnavailable
-from forecaster.sources import Fetched, arrivals
+from forecaster.sources import Fetched
+from forecaster.sources import fetch_pool as arrivals
 from forecaster.timeframe import Timeframe
 from tests.builders import HOUR_MS, make_bars, make_key
 from tests.test_engine import NamedWalk, make_config
@@ -56,8 +57,8 @@ def closes(i):
 @pytest.fixture(autouse=True)
 def at_once(monkeypatch):
     """What takes long is left after a moment, and second answers come at once."""
-    monkeypatch.setattr("forecaster.intake.SECOND_ANSWER_AFTER", 0.0)
-    monkeypatch.setattr("forecaster.intake._PATIENCE", {"all": PATIENCE, "most": 0.5, "nobody": 0.0})
+    monkeypatch.setattr("forecaster.cycle.ingest.SECOND_ANSWER_AFTER", 0.0)
+    monkeypatch.setattr("forecaster.cycle.ingest._PATIENCE", {"all": PATIENCE, "most": 0.5, "nobody": 0.0})
 
 
 @pytest.fixture
@@ -132,8 +133,8 @@ def test_doubted_series_is_waited_for_where_all_are(venue):
 def test_second_answer_comes_after_a_while(venue, monkeypatch):
     """A slip of a moment is over by then."""
     waits = []
-    monkeypatch.setattr("forecaster.intake.SECOND_ANSWER_AFTER", 3.5)
-    monkeypatch.setattr("forecaster.intake.time", SimpleNamespace(monotonic=time.monotonic, sleep=waits.append))
+    monkeypatch.setattr("forecaster.cycle.ingest.SECOND_ANSWER_AFTER", 3.5)
+    monkeypatch.setattr("forecaster.cycle.ingest.time", SimpleNamespace(monotonic=time.monotonic, sleep=waits.append))
     forecaster = make_forecaster(venue, KEY)
     forecaster.run_cycle(HOUR, closes(99))
     venue.wrong[KEY] = [scaled(3.0, slice(-1, None))]

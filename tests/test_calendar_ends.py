@@ -8,7 +8,7 @@ from forecaster.bars import Context
 from forecaster.config import Config
 from forecaster.engine import Forecaster
 from forecaster.errors import CalendarEnds
-from forecaster.model.baselines import FilteredHistoricalSimulation, RandomWalk
+from forecaster.model.baselines.simple import FilteredHistoricalSimulation, RandomWalk
 from forecaster.sources.memory import MemorySource
 from forecaster.store.memory import MemoryStore
 from forecaster.timeframe import DAY_MS, Timeframe

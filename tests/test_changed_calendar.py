@@ -13,12 +13,12 @@ from exchange_calendars.calendar_utils import global_calendar_dispatcher
 from exchange_calendars.exchange_calendar_xnys import XNYSExchangeCalendar
 
 from forecaster.bars import Bars, Context
+from forecaster.calendars import calendar
 from forecaster.errors import InvalidBars
 from forecaster.ledger import LIVE, Run
-from forecaster.sessions import calendar
 from forecaster.store import open_database, open_reader, open_store
 from forecaster.store.memory import MemoryStore
-from forecaster.store.rows import read_bars
+from forecaster.store.records import read_bars
 from forecaster.store.verify import verify_ledger
 from tests.builders import DAY_MS, HOUR_MS, make_bars, make_key, utc_ms
 from tests.forecast_builders import make_forecast

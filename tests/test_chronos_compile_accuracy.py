@@ -32,9 +32,9 @@ if __name__ == "__main__":
 from forecaster.bars import Context, SeriesKey
 from forecaster.forecast import ENGINE_NOISE
 from forecaster.log import configure_logging
-from forecaster.model.chronos2 import Chronos2OHLCWrapper
-from forecaster.model.compilers import CompileSettings
-from forecaster.model.files import NANO_FOLDER
+from forecaster.model.chronos2.checkpoint_files import NANO_FOLDER
+from forecaster.model.chronos2.compilers import CompileSettings
+from forecaster.model.chronos2.wrapper import Chronos2OHLCWrapper
 from forecaster.sources.files import FileSource
 
 ROOT = Path(__file__).resolve().parents[1]

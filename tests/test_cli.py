@@ -21,11 +21,11 @@ from forecaster.cli.printing import print_bench, print_evaluation, revised_text
 from forecaster.clock import now_ms
 from forecaster.model.bench_report import BenchReport, CaseTimes
 from forecaster.model.bench_start import StartTimes
-from forecaster.model.files import NANO_FOLDER
-from forecaster.model.train import TrainingPlan
+from forecaster.model.chronos2.checkpoint_files import NANO_FOLDER
+from forecaster.model.training.pretrain import TrainingPlan
 from forecaster.sources.inspect import FileError
 from forecaster.store import open_store
-from forecaster.store.library import sqlite3
+from forecaster.store.sqlite_library import sqlite3
 from tests.builders import HOUR_MS, make_bars, make_key, utc_ms
 from tests.cli import PROGRAM, forecaster, refused, told
 from tests.faults.exchange import LoopbackExchange, closed_port, unhurried
@@ -511,7 +511,9 @@ def test_demo_of_a_configuration_keeps_its_ledger_in_the_folder(config, tmp_path
 
 
 @pytest.mark.compiler
-@pytest.mark.filterwarnings("ignore::forecaster.model.faults.CompileFallbackWarning")  # told once by each process
+@pytest.mark.filterwarnings(
+    "ignore::forecaster.model.chronos2.faults.CompileFallbackWarning"
+)  # told once by each process
 def test_compile_that_fails_says_why(config, tmp_path, monkeypatch):
     """Without a C++ compiler: code 2, the fault by name, and the shape that the configuration needs."""
     monkeypatch.setenv("CXX", str(tmp_path / "none"))

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import typer
 
-from forecaster import assess as assess_module
 from forecaster.accuracy.losses import PLACE
-from forecaster.accuracy.score import Scores
-from forecaster.assess import rebuild
+from forecaster.accuracy.scores import Scores
 from forecaster.bars import FIELDS
 from forecaster.cli.accuracy import accuracy
+from forecaster.cycle import settle as assess_module
+from forecaster.cycle.settle import rebuild
 from forecaster.engine import Forecaster
 from forecaster.errors import ConfigError
 from forecaster.forecast import ModelId

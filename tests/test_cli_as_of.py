@@ -15,9 +15,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from forecaster.accuracy.content import Scope
-from forecaster.assess import assess, section, settled_losses, trust_in
+from forecaster.accuracy.report.content import Scope
 from forecaster.bars import Bars
+from forecaster.cycle.settle import assess, section, settled_losses, trust_in
 from forecaster.ledger import LIVE, Run
 from forecaster.store import open_store
 from forecaster.store.memory import MemoryStore

@@ -10,7 +10,7 @@ import pytest
 
 from forecaster.clock import now_ms
 from forecaster.config import ModelConfig
-from forecaster.model.files import NANO_FOLDER, WEIGHTS_FILE
+from forecaster.model.chronos2.checkpoint_files import NANO_FOLDER, WEIGHTS_FILE
 from tests.builders import DAY_MS, HOUR_MS, make_bars, make_key, utc_ms
 from tests.cli import forecaster
 

@@ -11,8 +11,8 @@ import pytest
 
 from forecaster.cli import health
 from forecaster.config import Config, HealthConfig
-from forecaster.daemon.health import Health
-from forecaster.daemon.vitals import Phase, Vitals
+from forecaster.daemon.health_server import Health
+from forecaster.daemon.health_state import Phase, Vitals
 from tests.builders import HOUR_MS, make_key, utc_ms
 from tests.certificates import certificate_of
 from tests.cli import forecaster, refused

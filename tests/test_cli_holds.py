@@ -10,8 +10,8 @@ import pytest
 
 from forecaster.clock import now_ms
 from forecaster.errors import RateLimited
-from forecaster.sources import breaker as module
-from forecaster.sources.breaker import Breaker
+from forecaster.sources.exchange import breaker as module
+from forecaster.sources.exchange.breaker import Breaker
 from forecaster.store import open_store
 from tests.cli import forecaster, refused, told
 from tests.faults.exchange import LoopbackExchange, unhurried

@@ -8,7 +8,7 @@ import shutil
 import pytest
 
 from forecaster.config import embedded
-from forecaster.model.files import NANO_FOLDER
+from forecaster.model.chronos2.checkpoint_files import NANO_FOLDER
 from tests.cli import forecaster, refused, told
 
 BARS = embedded("trainingdata/SPX_USD_1d.csv")

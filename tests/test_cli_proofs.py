@@ -9,11 +9,11 @@ from contextlib import closing
 import pytest
 
 from forecaster.engine import Forecaster
-from forecaster.replay.labels import CHECKS
+from forecaster.replay.label_check import CHECKS
 from forecaster.sources.files import FileSource
 from forecaster.store import open_store
-from forecaster.store.library import sqlite3
 from forecaster.store.sql import SqlStore
+from forecaster.store.sqlite_library import sqlite3
 from tests.builders import make_bars, make_key
 from tests.cli import forecaster
 from tests.cli import refused as refused_by
@@ -127,7 +127,7 @@ def test_lookahead_names_a_source_that_leaks(folder, monkeypatch):
 
 def test_lookahead_names_labels_that_are_on_the_wrong_session(folder, monkeypatch):
     """A calendar that takes the date of a label once it has become UTC."""
-    monkeypatch.setattr("forecaster.sessions._Sessions.opens_of_labels", utc_dates)
+    monkeypatch.setattr("forecaster.calendars._Sessions.opens_of_labels", utc_dates)
     code, found = prove("lookahead", "--cutoffs", 1, "--json")
 
     assert (code, found["ok"]) == (2, False)
@@ -201,8 +201,8 @@ def test_batch(folder):
 
 def test_batch_names_who_differs(folder, monkeypatch):
     """A tolerance that nothing meets: every company of every context is told; the other process is a thread here."""
-    monkeypatch.setattr("forecaster.replay.verify.COMPANY_NOISE", -1.0)
-    monkeypatch.setattr("forecaster.replay.verify.thread_pool", ThreadPoolExecutor)
+    monkeypatch.setattr("forecaster.replay.batch_invariance.COMPANY_NOISE", -1.0)
+    monkeypatch.setattr("forecaster.replay.batch_invariance.thread_pool", ThreadPoolExecutor)
     code, told = prove("batch", "--contexts", 2, "--threads", 1)
 
     assert code == 2

@@ -14,20 +14,20 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from forecaster.accuracy.score import Scores
+from forecaster.accuracy.scores import Scores
 from forecaster.bars import FIELDS, Bars
 from forecaster.clock import now_ms
 from forecaster.engine import Forecaster
 from forecaster.errors import LedgerMissing
 from forecaster.ledger import Run
-from forecaster.replay.decide import Rules, Signal
+from forecaster.replay.backtest import trade
 from forecaster.replay.performance import figures_of
 from forecaster.replay.ray import Workers
 from forecaster.replay.recorded import recorded
-from forecaster.replay.trade import trade
+from forecaster.replay.strategy import Rules, Signal
 from forecaster.store import open_reader, open_store
-from forecaster.store.library import sqlite3
 from forecaster.store.memory import MemoryStore
+from forecaster.store.sqlite_library import sqlite3
 from tests import cli
 from tests.accuracy.test_page import Opened
 from tests.builders import make_bars, make_key

@@ -16,12 +16,12 @@ from forecaster.engine import Forecaster
 from forecaster.errors import ConfigError, InvalidContext
 from forecaster.ledger import LIVE, Run
 from forecaster.replay import replay
+from forecaster.replay.backtest import together, trade
 from forecaster.replay.cutoffs import choose_cutoffs
-from forecaster.replay.decide import Rules
 from forecaster.replay.performance import figures_of
 from forecaster.replay.recorded import Trusted, recorded
 from forecaster.replay.replay import replay_all
-from forecaster.replay.trade import together, trade
+from forecaster.replay.strategy import Rules
 from forecaster.store.sql import SqlStore
 from strategies.trend import trend
 from tests.accuracy.test_page import BEFORE, make_lognormal

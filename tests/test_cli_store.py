@@ -11,9 +11,9 @@ import pytest
 from forecaster import doctor
 from forecaster.clock import now_ms
 from forecaster.ledger import LIVE, CalibrationState, Run
-from forecaster.store.library import sqlite3
 from forecaster.store.sql import SqlStore
 from forecaster.store.sqlite import SCHEMA
+from forecaster.store.sqlite_library import sqlite3
 from tests import cli
 from tests.builders import make_bars, make_key
 from tests.forecast_builders import CUTOFF, make_forecast

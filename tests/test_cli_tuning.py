@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from forecaster.bars import Bars
-from forecaster.model.about import describe
-from forecaster.model.files import NANO_FOLDER
+from forecaster.model.chronos2.checkpoint_files import NANO_FOLDER
+from forecaster.model.chronos2.describe import describe
 from tests.builders import make_bars, make_key, utc_ms
 from tests.cli import PROGRAM, forecaster, refused
 from tests.cli import told as told_by

@@ -22,8 +22,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from forecaster.clock import now_ms
 from forecaster.config import Config, DaemonConfig, load_config
-from forecaster.daemon.metrics import COUNTERS, GAUGES, HISTOGRAMS, KINDS, NAMES
-from forecaster.daemon.vitals import Vitals
+from forecaster.daemon.health_state import Vitals
+from forecaster.daemon.prometheus import COUNTERS, GAUGES, HISTOGRAMS, KINDS, NAMES
 from tests.builders import HOUR_MS, make_bars
 from tests.cli import PROGRAM, forecaster
 

@@ -27,8 +27,8 @@ from forecaster.config import (
     load_config,
 )
 from forecaster.ledger import LIVE, Run
-from forecaster.store.library import sqlite3
 from forecaster.store.sql import SqlStore
+from forecaster.store.sqlite_library import sqlite3
 from tests.builders import HOUR_MS, make_bars, make_key
 from tests.cli import forecaster
 from tests.forecast_builders import make_forecast, make_provenance

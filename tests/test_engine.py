@@ -31,10 +31,10 @@ from forecaster.errors import (
     utc_text,
 )
 from forecaster.ledger import LIVE, Run
-from forecaster.model.baselines import RandomWalk
-from forecaster.stamps import SHORTEST_COMMIT_MS
-from forecaster.store.library import sqlite3
+from forecaster.model.baselines.simple import RandomWalk
+from forecaster.stopwatch import SHORTEST_COMMIT_MS
 from forecaster.store.sql import SqlStore
+from forecaster.store.sqlite_library import sqlite3
 from forecaster.timeframe import Timeframe
 from tests.builders import HOUR_MS, make_bars, make_key
 from tests.forecast_builders import CUTOFF, make_past, make_steps
@@ -79,7 +79,7 @@ def bars():
 def stopwatch(monkeypatch):
     """All readings of the performance counter are a millisecond apart."""
     readings = itertools.count(10.0, 0.001)
-    monkeypatch.setattr("forecaster.stamps.time", SimpleNamespace(perf_counter=readings.__next__))
+    monkeypatch.setattr("forecaster.stopwatch.time", SimpleNamespace(perf_counter=readings.__next__))
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from forecaster.bars import NO_TIME, Context, RejectedRow
 from forecaster.config import Config, DaemonConfig, SeriesConfig, StoreConfig
 from forecaster.errors import BadPayload, LedgerMissing, SourceUnavailable, UnknownSymbol
 from forecaster.sources import Fetched
-from forecaster.sources.arrivals import Arrivals
+from forecaster.sources.fetch_pool import Arrivals
 from forecaster.timeframe import Timeframe
 from tests.builders import HOUR_MS, make_bars, make_key, utc_ms
 from tests.test_engine import NamedWalk, make_config

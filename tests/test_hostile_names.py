@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from forecaster.accuracy.score import Scores
+from forecaster.accuracy.scores import Scores
 from forecaster.cli import printing
-from forecaster.daemon.view import CycleView
+from forecaster.daemon.live_view import CycleView
 from forecaster.sources.inspect import BarFacts
 from tests.builders import make_bars, make_key
 from tests.cli import forecaster

@@ -13,8 +13,8 @@ import pandas as pd
 import pytest
 
 from forecaster.bars import COLUMNS, Bars
+from forecaster.calendars import UNWRITTEN, Labels
 from forecaster.errors import BadPayload, InvalidBars
-from forecaster.sessions import UNWRITTEN, Labels
 from forecaster.sources.files import FileSource
 from forecaster.timeframe import Timeframe
 from strategies.adapters.align import closes_of
@@ -67,7 +67,7 @@ def test_the_grid_of_all_labels(monkeypatch, capsys, fault):
     monkeypatch.setattr(labels, "ZONES", ())
     monkeypatch.setattr("sys.argv", ["labels", "XTKS", "24/7", "--years", "1"])
     if fault:
-        monkeypatch.setattr("forecaster.sessions._Sessions.opens_of_labels", utc_dates)
+        monkeypatch.setattr("forecaster.calendars._Sessions.opens_of_labels", utc_dates)
 
     code = labels.main()
     *told, record = capsys.readouterr().out.splitlines()

@@ -19,8 +19,8 @@ CLOCK_READERS = (
     "forecaster.daemon",
     "forecaster.engine",
     "forecaster.replay.replay",
-    "forecaster.sources.breaker",
-    "forecaster.sources.exchange",
+    "forecaster.sources.exchange.breaker",
+    "forecaster.sources.exchange.source",
     "forecaster.store.lease",
 )
 

@@ -8,8 +8,8 @@ import pytest
 
 from forecaster.bars import Bars
 from forecaster.cli.printing import write_frames
-from forecaster.replay.identity import _digest
 from forecaster.replay.lookahead import _bars_differ
+from forecaster.replay.run_identity import _digest
 from strategies.adapters.nautilus import bar_records
 from tests.builders import make_bars
 

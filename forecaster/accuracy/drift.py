@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from forecaster.accuracy.trace import Trace, Traces
+from forecaster.accuracy.loss_series import Trace, Traces
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from river.drift import ADWIN
 
+    from forecaster.accuracy.loss_series import Course
     from forecaster.accuracy.losses import Losses
-    from forecaster.accuracy.trace import Course
     from forecaster.bars import SeriesKey
     from forecaster.forecast import ModelId
 

@@ -22,17 +22,17 @@ import numpy as np
 
 from forecaster.accuracy import metrics
 from forecaster.accuracy.drift import Watch
+from forecaster.accuracy.loss_series import in_common
 from forecaster.accuracy.losses import RANDOM_WALK
-from forecaster.accuracy.score import SERVED
+from forecaster.accuracy.scores import SERVED
 from forecaster.accuracy.significance import confidence_set, diebold_mariano, fewest_cases, skill_interval, verdict
-from forecaster.accuracy.trace import in_common
 from forecaster.errors import InvalidContext
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from forecaster.accuracy.drift import Drift
-    from forecaster.accuracy.trace import Course, Trace, Traces
+    from forecaster.accuracy.loss_series import Course, Trace, Traces
     from forecaster.bars import SeriesKey
     from forecaster.forecast import ModelId
 

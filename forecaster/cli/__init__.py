@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from forecaster.address import sqlite_path, sqlite_url, with_path
 from forecaster.cli.accuracy import accuracy, report
 from forecaster.cli.alerts import alerts_app
 from forecaster.cli.bars import bars_app, pull
@@ -38,6 +37,7 @@ from forecaster.cli.start import start
 from forecaster.cli.store import store_app
 from forecaster.cli.strategy import live_signal
 from forecaster.errors import ConfigError, ForecasterError, StoreTaken, StoreUnavailable, utc_text
+from forecaster.urls import sqlite_path, sqlite_url, with_path
 
 if TYPE_CHECKING:
     from forecaster.bars import SeriesKey

@@ -38,11 +38,11 @@ if TYPE_CHECKING:
 
     from rich.progress import Progress, TaskID
 
-    from forecaster.accuracy.content import Scope, Section
     from forecaster.accuracy.losses import Losses
+    from forecaster.accuracy.report.content import Scope, Section
     from forecaster.accuracy.trust import Verdict
-    from forecaster.assess import Assessment
     from forecaster.bars import SeriesKey
+    from forecaster.cycle.settle import Assessment
     from forecaster.engine import Forecaster
     from forecaster.ledger import AccuracyReport
     from forecaster.store import Reader
@@ -129,8 +129,8 @@ def _assess(forecaster: Forecaster, keys: list[SeriesKey], asked: Asked) -> Answ
     Raises:
         ConfigError: for a run, a model, a rival or a step that nobody knows.
     """
-    from forecaster.accuracy.score import Scores
-    from forecaster.assess import assess, rebuild, start_of, with_cutoffs
+    from forecaster.accuracy.scores import Scores
+    from forecaster.cycle.settle import assess, rebuild, start_of, with_cutoffs
 
     _check_models(forecaster, {"--model": asked.model, "--rival": asked.rival})
     found = {
@@ -246,7 +246,7 @@ def report(  # noqa: PLR0913, PLR0917 - one parameter for each option
     coverage and skill over time, latency, the worst misses, every score. Late forecasts do not count. The page says
     how many live forecasts were there in time, and of a replay what it does not prove.
     """
-    from forecaster.accuracy.page import write_report
+    from forecaster.accuracy.report.page import write_report
     from forecaster.clock import now_ms
     from forecaster.engine import Forecaster
 
@@ -262,7 +262,7 @@ def report(  # noqa: PLR0913, PLR0917 - one parameter for each option
     size = write_report(found, scope, out)
     pictures: list[Path] = []
     if png is not None:
-        from forecaster.accuracy.report import draw_pictures
+        from forecaster.accuracy.report.pictures import draw_pictures
 
         pictures = draw_pictures(found, png)
     record = {
@@ -282,8 +282,8 @@ def _scope(forecaster: Forecaster, model: str | None, run_id: str, window: str |
     Raises:
         ConfigError: for a run or a model that nobody knows.
     """
-    from forecaster.accuracy.content import Scope
-    from forecaster.assess import check_run, start_of
+    from forecaster.accuracy.report.content import Scope
+    from forecaster.cycle.settle import check_run, start_of
     from forecaster.ledger import LIVE, RunId
 
     check_run(forecaster.reader, run_id)
@@ -295,7 +295,7 @@ def _scope(forecaster: Forecaster, model: str | None, run_id: str, window: str |
 
 def _sections(reader: Reader, keys: list[SeriesKey], scope: Scope) -> Iterator[Section]:
     """Gather each series under a progress bar, which follows its bars through time."""
-    from forecaster.assess import section
+    from forecaster.cycle.settle import section
 
     with progress_bar(transient=True) as progress:
         for key in keys:

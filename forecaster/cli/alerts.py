@@ -25,8 +25,8 @@ def try_alerts(config: ConfigOption = None, json_: JsonOption = False) -> None:
     """
     from forecaster.clock import now_ms
     from forecaster.config import default_config_path, load_config
+    from forecaster.daemon.alert_sender import open_receivers, try_once
     from forecaster.daemon.alerts import trial
-    from forecaster.daemon.receivers import open_receivers, try_once
 
     log_to_stderr(verbose=False)
     settings = load_config(config or default_config_path()).alerts

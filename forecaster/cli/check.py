@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Final
 import typer
 from pydantic import ValidationError
 
-from forecaster.address import sqlite_path
 from forecaster.cli.options import listed
 from forecaster.cli.printing import (
     log_to_stderr,
@@ -29,9 +28,10 @@ from forecaster.config import EMBEDDED, HUB, NANO, faults_of, load_config
 from forecaster.doctor import Finding
 from forecaster.errors import ConfigError, ForecasterError
 from forecaster.log import harmless
-from forecaster.model.baselines import baseline
-from forecaster.model.files import examine_checkpoint
-from forecaster.model.folders import ArtifactsRefused, check_folder
+from forecaster.model.baselines.simple import baseline
+from forecaster.model.chronos2.checkpoint_files import examine_checkpoint
+from forecaster.model.chronos2.private_folder import ArtifactsRefused, check_folder
+from forecaster.urls import sqlite_path
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -106,7 +106,7 @@ def _near_exchanges(fault: ConfigError) -> str:
     """Name exchanges of ccxt like one that has no table."""
     if "[exchanges." not in fault.expected:
         return ""
-    from forecaster.sources.exchange import near_exchanges
+    from forecaster.sources.exchange.source import near_exchanges
 
     return f"; ccxt knows {', '.join(near_exchanges(str(fault.found)))}"
 
@@ -153,7 +153,7 @@ def _exchanges(config: Config) -> Iterator[Finding]:
     """Look at the exchanges' tables, and at the timeframes of their series."""
     if not config.exchanges:
         return
-    from forecaster.sources.exchange import exchange_faults, timeframes_of
+    from forecaster.sources.exchange.source import exchange_faults, timeframes_of
 
     for name, table in config.exchanges.items():
         faults = list(exchange_faults(name, table))
@@ -199,7 +199,7 @@ def _check_writable(path: Path) -> None:
 
 
 def _health(health: HealthConfig) -> Iterator[Finding]:
-    from forecaster.daemon.health import read_certificate, read_token
+    from forecaster.daemon.health_server import read_certificate, read_token
 
     if (token := health.token_file) is not None:
         yield _tried("health.token_file", lambda: read_token(token), str(token))
@@ -208,7 +208,7 @@ def _health(health: HealthConfig) -> Iterator[Finding]:
 
 
 def _alerts(alerts: AlertsConfig) -> Iterator[Finding]:
-    from forecaster.daemon.receivers import open_receivers
+    from forecaster.daemon.alert_sender import open_receivers
 
     for name, other in (("webhook_file", "apprise_file"), ("apprise_file", "webhook_file")):
         path, alone = getattr(alerts, name), alerts.model_copy(update={other: None})

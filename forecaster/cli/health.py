@@ -13,11 +13,11 @@ from urllib.parse import SplitResult, urlsplit
 
 import typer
 
-from forecaster.address import shown
 from forecaster.cli.options import ConfigOption, JsonOption
 from forecaster.cli.printing import print_record, say
 from forecaster.errors import ConfigError
 from forecaster.secret import Secret
+from forecaster.urls import shown
 
 _SECONDS: Final = 5.0
 _LONGEST_ANSWER: Final = 1 << 20

@@ -74,9 +74,9 @@ def lift(
 
 def _holds(config: str | None, store: str | None) -> tuple[str, dict[str, Hold]]:
     """The URL of the ledger, and the newest hold of each exchange in it."""
-    from forecaster.address import url_of
     from forecaster.config import default_config_path, load_config
     from forecaster.store import open_reader
+    from forecaster.urls import url_of
 
     url = load_config(config or default_config_path()).store.url.reveal() if store is None else url_of(store)
     with closing(open_reader(url)) as reader:

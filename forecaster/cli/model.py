@@ -54,7 +54,7 @@ def model_train(
     The defaults train the bundled model again: 50 minutes on two cores, on a GPU where there is one.
     Weights, loss.csv and loss.png are written every 200 batches. Until the learning rate falls, --steps may change.
     """
-    from forecaster.model.train import TrainingPlan, train
+    from forecaster.model.training.pretrain import TrainingPlan, train
 
     log_to_stderr(verbose=False)
     with progress_bar() as progress:
@@ -191,7 +191,7 @@ def bench_model(
     """
     from forecaster.config import default_config_path, load_config
     from forecaster.model.bench import BenchPlan, run
-    from forecaster.model.compilers import CompileSettings
+    from forecaster.model.chronos2.compilers import CompileSettings
 
     log_to_stderr(verbose=False)
     model = load_config(config or default_config_path()).model

@@ -129,7 +129,7 @@ def for_each_series(files: Iterable[Path], how: FileOptions, work: Callable[[Fil
 
 def read_files(config: Config, keys: Iterable[SeriesKey], as_of: int) -> dict[SeriesKey, Sifted]:
     """Read what files hold of these series at `as_of` (UTC ms); one that cannot be read is not among the answers."""
-    from forecaster.replay.history import Histories
+    from forecaster.replay.histories import Histories
 
     in_files = {one.key for one in config.series if one.file is not None}
     with Histories(config) as histories:

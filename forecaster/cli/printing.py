@@ -15,8 +15,8 @@ from typing import IO, TYPE_CHECKING, Any, Final, Literal
 import typer
 
 from forecaster.errors import ConfigError, duration_text, printable, utc_text
+from forecaster.output_files import new_file
 from forecaster.tables import FIELDS
-from forecaster.writing import new_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -26,11 +26,11 @@ if TYPE_CHECKING:
     from rich.progress import Progress, ProgressColumn
     from rich.table import Table
 
-    from forecaster.accuracy.score import Scores
+    from forecaster.accuracy.scores import Scores
     from forecaster.accuracy.trust import Verdict
-    from forecaster.assess import Assessment
     from forecaster.bars import SeriesKey, Sifted
     from forecaster.cli.evaluation import EvaluationReport, SeriesResult
+    from forecaster.cycle.settle import Assessment
     from forecaster.doctor import Finding
     from forecaster.forecast import OHLCForecast
     from forecaster.ledger import AccuracyReport

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Final, cast
 
 import numpy as np
 
+from forecaster.calendars import ALWAYS_OPEN, WEEKDAYS, is_weekend
 from forecaster.cli.printing import end_text, later_text
 from forecaster.errors import BadPayload, ForecasterError, InvalidBars, MissingBars, NotEnoughBars, StoreError, utc_text
-from forecaster.sessions import ALWAYS_OPEN, WEEKDAYS, is_weekend
 from forecaster.sources import Fetched
 from forecaster.sources.inspect import count_reasons, is_current
 from forecaster.timeframe import DAY_MS
@@ -194,7 +194,7 @@ def _wrong(one: SeriesConfig, fault: Exception, reasons: Mapping[str, int] | Non
 
 def _lack(config: Config, one: SeriesConfig, fetched: Fetched, as_of: int) -> ForecasterError | None:
     """Why no forecast can be made of what arrived; None when one can."""
-    from forecaster.sources.guard import anchor_hint
+    from forecaster.sources.exchange.guard import anchor_hint
 
     key, refused = one.key, fetched.rejected
     if not len(fetched.bars) and refused:
@@ -211,7 +211,7 @@ def _halted(source: BarSource, one: SeriesConfig) -> str:
     """Say so when an exchange lists a market as one that is not traded."""
     if one.file is not None:
         return ""
-    from forecaster.sources.exchange import ExchangeSource
+    from forecaster.sources.exchange.source import ExchangeSource
 
     is_halted = isinstance(source, ExchangeSource) and source.is_active(one.key) is False
     return "the market is no longer traded" if is_halted else ""

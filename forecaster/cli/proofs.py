@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from forecaster.bars import Bars, Context, SeriesKey
     from forecaster.config import Config, SeriesConfig
     from forecaster.engine import Forecaster
-    from forecaster.replay.verify import Failure, OnCheck, ProofReport
+    from forecaster.replay.batch_invariance import Failure, OnCheck, ProofReport
     from forecaster.sources import BarSource
 
 __all__ = ["verify_app"]
@@ -59,9 +59,9 @@ def lookahead(
 
     from forecaster.cli.strategy import load_strategy
     from forecaster.engine import Forecaster
-    from forecaster.replay.labels import verify_labels
+    from forecaster.replay.batch_invariance import ProofReport, load_models
+    from forecaster.replay.label_check import verify_labels
     from forecaster.replay.lookahead import LookaheadPlan, Setting, Subject, shut_in, verify_lookahead
-    from forecaster.replay.verify import ProofReport, load_models
 
     started = time.perf_counter()
     log_to_stderr(verbose=False)
@@ -98,8 +98,8 @@ def parity(
     cannot be made again; the report names it.
     """
     from forecaster.config import default_config_path, load_config
+    from forecaster.replay.batch_invariance import load_models
     from forecaster.replay.parity import ParityPlan, verify_parity
-    from forecaster.replay.verify import load_models
     from forecaster.store import open_database
 
     started = time.perf_counter()
@@ -134,7 +134,7 @@ def batch(
     from functools import partial
 
     from forecaster.engine import Forecaster
-    from forecaster.replay.verify import ask_elsewhere, load_models, verify_batch
+    from forecaster.replay.batch_invariance import ask_elsewhere, load_models, verify_batch
 
     started = time.perf_counter()
     log_to_stderr(verbose=False)
@@ -206,7 +206,7 @@ def _contexts(forecaster: Forecaster, key: SeriesKey, number: int, seed: int) ->
 
 def _places(config: Config) -> Iterator[Path]:
     """Where bars lie: what a strategy has no business to open."""
-    from forecaster.address import sqlite_path
+    from forecaster.urls import sqlite_path
 
     ledger = sqlite_path(config.store.url.reveal())
     if ledger is not None:

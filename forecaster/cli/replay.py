@@ -23,20 +23,20 @@ from forecaster.cli.printing import (
 )
 from forecaster.cli.strategy import TradePlan, load_strategy, print_trades, trade_replay
 from forecaster.errors import ConfigError, StoreTaken, utc_text
-from forecaster.writing import check_target
+from forecaster.output_files import check_target
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from rich.progress import Progress
 
-    from forecaster.accuracy.score import Scores
+    from forecaster.accuracy.scores import Scores
     from forecaster.bars import SeriesKey
     from forecaster.engine import Forecaster
     from forecaster.replay.cutoffs import Chosen
-    from forecaster.replay.decide import Rules
-    from forecaster.replay.history import Histories
+    from forecaster.replay.histories import Histories
     from forecaster.replay.replay import ReplayPlan
+    from forecaster.replay.strategy import Rules
 
 _SECONDS: Final = 1000
 _KINDS: Final = (".parquet", ".feather", ".csv")
@@ -90,14 +90,14 @@ def replay(  # noqa: PLR0913, PLR0917 - one parameter for each option
     which `windows_added` are new, and the rate is of those; `left_out` counts cutoffs that could not be forecast from,
     `rejected` rows of files that were refused, and `later` rows that had not closed yet.
     """
-    from forecaster.accuracy.score import Scores
+    from forecaster.accuracy.scores import Scores
     from forecaster.clock import now_ms
     from forecaster.config import default_config_path, load_config
     from forecaster.engine import Forecaster
     from forecaster.export import frames
-    from forecaster.replay.decide import Rules
-    from forecaster.replay.history import Histories
+    from forecaster.replay.histories import Histories
     from forecaster.replay.replay import ReplayPlan
+    from forecaster.replay.strategy import Rules
 
     log_to_stderr(verbose=False)
     started, now = time.perf_counter(), now_ms()

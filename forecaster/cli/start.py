@@ -20,7 +20,7 @@ from forecaster.cli.printing import (
     say,
 )
 from forecaster.errors import Ambiguous, ConfigError, ForecasterError
-from forecaster.writing import new_file
+from forecaster.output_files import new_file
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -173,8 +173,8 @@ def _real_bars(bars: Bars) -> int:
 
 def _configuration(ready: Sequence[_Ready], target: Path, reading: Reading, horizon: int) -> str:
     """Write the configuration as TOML, a comment beside each key."""
-    from forecaster.address import sqlite_url
     from forecaster.config import SHORTEST_CONTEXT
+    from forecaster.urls import sqlite_url
 
     fewest = min(_real_bars(one.bars) for one in ready)
     model = {
@@ -196,7 +196,7 @@ def _configuration(ready: Sequence[_Ready], target: Path, reading: Reading, hori
 
 def _series(one: _Ready, target: Path, reading: Reading) -> dict[str, object]:
     """The keys of a series; what was said of its file among them."""
-    from forecaster.sessions import ALWAYS_OPEN, WEEKDAYS, anchored
+    from forecaster.calendars import ALWAYS_OPEN, WEEKDAYS, anchored
 
     key, file = one.key, one.series.path
     calendar, _, anchor = key.calendar.partition("@")

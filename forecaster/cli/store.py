@@ -28,7 +28,7 @@ _DAY_MS = 86_400_000
 @store_app.command("info")
 def info(config: ConfigOption = None, store: StoreOption = None, json_: JsonOption = False) -> None:
     """Measure the ledger: bytes, rows by table, forecasts by run."""
-    from forecaster.store.upkeep import facts
+    from forecaster.store.maintenance import facts
 
     found = facts(_url(config, store))
     if json_:
@@ -47,7 +47,7 @@ def backup(
     json_: JsonOption = False,
 ) -> None:
     """Copy an SQLite ledger while it is in use, and check the copy."""
-    from forecaster.store import upkeep
+    from forecaster.store import maintenance as upkeep
 
     url = _url(config, store)
     with progress_bar() as progress:
@@ -84,7 +84,7 @@ def restore(
 @store_app.command("vacuum")
 def vacuum(config: ConfigOption = None, store: StoreOption = None, json_: JsonOption = False) -> None:
     """Give the space of deleted rows back. No other process may write the ledger meanwhile."""
-    from forecaster.store import upkeep
+    from forecaster.store import maintenance as upkeep
 
     url = _url(config, store)
     before = upkeep.facts(url).bytes
@@ -105,7 +105,7 @@ def prune(
     The space is reused; `store vacuum` gives it back.
     """
     from forecaster.clock import now_ms
-    from forecaster.store import upkeep
+    from forecaster.store import maintenance as upkeep
 
     if not (older_than.endswith("d") and older_than[:-1].isdigit()):
         raise ConfigError("--older-than", "a number of days such as 90d", older_than)
@@ -120,7 +120,7 @@ def runs(config: ConfigOption = None, store: StoreOption = None, json_: JsonOpti
     --json adds what decided each run's forecasts.
     """
     from forecaster.errors import utc_text
-    from forecaster.store import upkeep
+    from forecaster.store import maintenance as upkeep
 
     found = upkeep.runs(_url(config, store))
     if json_:
@@ -143,7 +143,7 @@ def delete(
 
     The space is reused; `store vacuum` gives it back.
     """
-    from forecaster.store import upkeep
+    from forecaster.store import maintenance as upkeep
 
     found = upkeep.delete_runs(_url(config, store), run_ids, dry_run=dry_run)
     held = {"forecasts": sum(one.forecasts for one in found), "bars": sum(one.bars for one in found)}
@@ -160,8 +160,8 @@ def export(
     json_: JsonOption = False,
 ) -> None:
     """Write a run's forecasts to a file: a line for each field of each step, all quantiles, and what came."""
-    from forecaster.assess import check_run
     from forecaster.cli.printing import write_frames
+    from forecaster.cycle.settle import check_run
     from forecaster.engine import Forecaster
     from forecaster.export import frames
 
@@ -178,7 +178,7 @@ def upgrade(config: ConfigOption = None, store: StoreOption = None, json_: JsonO
     The disk needs room for the copy; and for schema 7, which makes the table of bars anew, for the bars once more.
     """
     from forecaster.store import open_store
-    from forecaster.store.upkeep import schema
+    from forecaster.store.maintenance import schema
 
     url = _url(config, store)
     before = schema(url)  # an error where there is none, rather than a new one
@@ -229,7 +229,7 @@ def _pages(progress: Progress, name: str) -> Callable[[int, int], None]:
 
 def _url(config: str | None, store: str | None) -> str:
     """The URL of the ledger that is meant: the configured one, unless another is named."""
-    from forecaster.address import url_of
     from forecaster.config import default_config_path, load_config
+    from forecaster.urls import url_of
 
     return load_config(config or default_config_path()).store.url.reveal() if store is None else url_of(store)

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
     from forecaster.bars import SeriesKey
     from forecaster.engine import Forecaster
-    from forecaster.replay.decide import Rules, Strategy
-    from forecaster.replay.trade import Account, Trading
+    from forecaster.replay.backtest import Account, Trading
+    from forecaster.replay.strategy import Rules, Strategy
 
 StrategyOption = Annotated[
     str, typer.Option("--strategy", help="Dotted name, such as strategies.trend or package.module:function.")
@@ -161,8 +161,8 @@ def trade_replay(
         ConfigError: for a strategy that is not there, or files that cannot be written.
         InvalidContext: for a series without a forecast in the span.
     """
-    from forecaster.replay.trade import together
-    from forecaster.replay.trade_report import TradeReport, draw_trades, write_trade_report
+    from forecaster.replay.backtest import together
+    from forecaster.replay.backtest_report import TradeReport, draw_trades, write_trade_report
 
     strategy = load_strategy(plan.strategy)
     traded = [_trade(forecaster, key, run_id, (strategy, plan), as_of) for key in keys]
@@ -199,8 +199,8 @@ def print_trades(record: dict[str, object]) -> None:
 
 
 def _trade(forecaster: Forecaster, key: SeriesKey, run_id: str, by: tuple[Strategy, TradePlan], as_of: int) -> Trading:
+    from forecaster.replay.backtest import trade
     from forecaster.replay.recorded import Trusted, recorded
-    from forecaster.replay.trade import trade
 
     strategy, plan = by
     reader, name = forecaster.reader, forecaster.model_name
@@ -226,7 +226,7 @@ def _figures(account: Account, holding: Account) -> dict[str, object]:
 
 def _signal(forecaster: Forecaster, key: SeriesKey, strategy: Strategy, share: float, as_of: int) -> dict[str, object]:
     """The decision on one series as a record."""
-    from forecaster.replay.decide import Outlook, Position, Signal
+    from forecaster.replay.strategy import Outlook, Position, Signal
 
     name = (key.exchange, key.symbol, str(key.timeframe))
     newest = forecaster.latest(*name, as_of=as_of)

@@ -20,7 +20,7 @@ from forecaster.cli.printing import (
     say,
 )
 from forecaster.errors import ConfigError, InvalidContext, NonFiniteForecast
-from forecaster.writing import write_text
+from forecaster.output_files import write_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -101,7 +101,7 @@ def model_finetune(  # noqa: PLR0913, PLR0917 - one parameter for each option
     p holds for one try. Settings that were chosen by it have to prove themselves on bars that came later.
     """
     from forecaster.clock import now_ms
-    from forecaster.model.finetune import FinetunePlan, finetune, require_empty
+    from forecaster.model.training.finetune import FinetunePlan, finetune, require_empty
     from forecaster.replay.compare import compare
     from forecaster.replay.evaluate import EvaluationPlan
 
@@ -141,7 +141,7 @@ def model_info(
     It is loaded as a server would: a folder that is damaged, or not a Chronos-2 that can be served here, ends
     with code 2 and the reason. `sums` tells whether the files are those that SHA256SUMS names.
     """
-    from forecaster.model.about import describe
+    from forecaster.model.chronos2.describe import describe
 
     facts = describe(model)
     record = dataclasses.asdict(facts)
@@ -224,7 +224,7 @@ def _conclude(
     after: Sequence[Evaluation],
 ) -> TuningReport:
     """Compare, move the weights to `out` where they win, and say why."""
-    from forecaster.model.finetune import PUBLISHED
+    from forecaster.model.training.finetune import PUBLISHED
     from forecaster.replay.compare import compare
 
     found = compare(after, before)

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from forecaster.clock import now_ms
+from forecaster.daemon.alert_sender import Courier, open_receivers
 from forecaster.daemon.conditions import Alert, Condition
-from forecaster.daemon.receivers import Courier, open_receivers
 from forecaster.log import get_logger
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from forecaster.bars import SeriesKey
     from forecaster.ledger import Hold
-    from forecaster.model.compiled import ModelStatus
+    from forecaster.model.chronos2.compiled import ModelStatus
 
 State: TypeAlias = Literal["began", "lasts", "over", "test"]
 """What is told: a condition began, it lasts, it is over; or that this is a test."""

@@ -5,18 +5,18 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING, Final
 
-from forecaster.daemon.agenda import Agenda, Due
+from forecaster.calendars import calendar
+from forecaster.daemon.cycle_queue import Agenda, Due
 from forecaster.daemon.scheduler import Scheduler, schedules_of
 from forecaster.log import get_logger
-from forecaster.sessions import calendar
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from forecaster.bars import SeriesKey
-    from forecaster.daemon.clock import Clock, Schedule
+    from forecaster.cycle.ingest import WaitsFor
+    from forecaster.daemon.time_source import Clock, Schedule
     from forecaster.engine import CycleReport, Forecaster
-    from forecaster.intake import WaitsFor
 
 _TOGETHER_SECONDS: Final = 0.25
 """How long what has come waits for what comes next to it."""

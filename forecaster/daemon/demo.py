@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from forecaster.accuracy.report import Chart, Page, draw_charts, write_page
-from forecaster.accuracy.score import Scores
+from forecaster.accuracy.report.pictures import Chart, Page, draw_charts, write_page
+from forecaster.accuracy.scores import Scores
 from forecaster.bars import FIELDS
-from forecaster.daemon.clock import SpedUpClock
 from forecaster.daemon.daemon import Daemon
+from forecaster.daemon.live_view import CycleView, next_closes
 from forecaster.daemon.scheduler import schedules_of
-from forecaster.daemon.view import CycleView, next_closes
+from forecaster.daemon.time_source import SpedUpClock
 from forecaster.errors import ConfigError
 from forecaster.log import lines_shown_by
 

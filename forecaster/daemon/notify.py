@@ -11,12 +11,12 @@ import threading
 import time
 from typing import TYPE_CHECKING, Final
 
-from forecaster.daemon.vitals import Phase
+from forecaster.daemon.health_state import Phase
 from forecaster.log import get_logger
 
 if TYPE_CHECKING:
     from forecaster.config import ServiceManager
-    from forecaster.daemon.vitals import Vitals
+    from forecaster.daemon.health_state import Vitals
 
 _log = get_logger(__name__)
 _LOOK_SECONDS: Final = 0.5

@@ -21,7 +21,7 @@ from apscheduler.schedulers.background import BackgroundScheduler
 from apscheduler.triggers.base import BaseTrigger
 
 from forecaster.clock import now_ms
-from forecaster.daemon.clock import Clock, Schedule
+from forecaster.daemon.time_source import Clock, Schedule
 from forecaster.log import get_logger
 
 if TYPE_CHECKING:

@@ -16,16 +16,15 @@ from enum import Enum
 from itertools import cycle
 from typing import TYPE_CHECKING, Final, Protocol, Self
 
-from forecaster.address import sqlite_path
 from forecaster.config import load_config, service_manager
 from forecaster.daemon.alerts import Alerts
-from forecaster.daemon.checking import DAMAGED, LedgerCheck
-from forecaster.daemon.clock import Clock, WallClock
 from forecaster.daemon.daemon import Daemon
-from forecaster.daemon.health import Health
+from forecaster.daemon.health_server import Health
+from forecaster.daemon.health_state import Phase, Vitals
+from forecaster.daemon.integrity_check import DAMAGED, LedgerCheck
 from forecaster.daemon.notify import Notifier
 from forecaster.daemon.scheduler import SCHEDULER, WEDGED_AFTER
-from forecaster.daemon.vitals import Phase, Vitals
+from forecaster.daemon.time_source import Clock, WallClock
 from forecaster.engine import Forecaster
 from forecaster.errors import (
     BarsError,
@@ -39,13 +38,14 @@ from forecaster.errors import (
 )
 from forecaster.log import get_logger, lines_written_behind
 from forecaster.store.served import Served
+from forecaster.urls import sqlite_path
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from forecaster.bars import SeriesKey
     from forecaster.config import Config
-    from forecaster.daemon.agenda import Due
+    from forecaster.daemon.cycle_queue import Due
     from forecaster.engine import CycleReport
     from forecaster.model import Model
 

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from forecaster.bars import Context
     from forecaster.config import ModelConfig
     from forecaster.forecast import ModelId, OHLCForecast
-    from forecaster.model.chronos2 import Chronos2OHLCWrapper
+    from forecaster.model.chronos2.wrapper import Chronos2OHLCWrapper
 
 
 class Model(Protocol):
@@ -48,8 +48,8 @@ def load_model(config: ModelConfig) -> Chronos2OHLCWrapper:
     Raises:
         ModelLoadError: when its weights are missing, damaged or of another kind.
     """
-    from forecaster.model.chronos2 import Chronos2OHLCWrapper  # noqa: PLC0415 - torch only for who forecasts
-    from forecaster.model.compilers import CompileSettings  # noqa: PLC0415 - the same
+    from forecaster.model.chronos2.compilers import CompileSettings  # noqa: PLC0415 - the same
+    from forecaster.model.chronos2.wrapper import Chronos2OHLCWrapper  # noqa: PLC0415 - torch only for who forecasts
 
     settings = CompileSettings(config.compile, config.compiler, config.compiled_folder)
     return Chronos2OHLCWrapper.from_pretrained(
@@ -64,7 +64,7 @@ def model_id_of(config: ModelConfig) -> ModelId:
         ModelLoadError: when its files are missing or damaged.
     """
     from forecaster.forecast import ModelId  # noqa: PLC0415 - beside load_model
-    from forecaster.model.files import find_checkpoint  # noqa: PLC0415 - the same
+    from forecaster.model.chronos2.checkpoint_files import find_checkpoint  # noqa: PLC0415 - the same
 
     return ModelId.of(config.id, find_checkpoint(config.id, config.revision).digest)
 
@@ -75,6 +75,6 @@ def load_baselines(config: ModelConfig) -> list[Model]:
     Raises:
         ConfigError: for an unknown name.
     """
-    from forecaster.model.baselines import baseline  # noqa: PLC0415 - beside load_model
+    from forecaster.model.baselines.simple import baseline  # noqa: PLC0415 - beside load_model
 
     return [baseline(name) for name in config.baselines]

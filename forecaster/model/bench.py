@@ -22,17 +22,17 @@ import numpy as np
 import torch
 
 from forecaster.config import absolute_model_id
-from forecaster.model.artifacts import ArtifactKey, Artifacts, hardware
 from forecaster.model.bench_report import FEW, FIRST, LOADS, MANY, BenchReport, CaseTimes, Load, recommend
 from forecaster.model.bench_start import HORIZON, Start, StartTimes, contexts_of, simulate_bars, time_starts
-from forecaster.model.checkpoint import library_versions, load_checkpoint
-from forecaster.model.chronos2 import Chronos2OHLCWrapper
-from forecaster.model.compilers import CompileMode, CompileSettings
-from forecaster.model.config_json import checkpoint_digest
-from forecaster.model.core import OHLC_GROUP, grouped_forward
-from forecaster.model.folders import ArtifactsRefused
-from forecaster.model.train import TrainingPlan, build_model
-from forecaster.model.upstream import to_upstream, upstream_versions
+from forecaster.model.chronos2.artifacts import ArtifactKey, Artifacts, hardware
+from forecaster.model.chronos2.checkpoint import library_versions, load_checkpoint
+from forecaster.model.chronos2.checkpoint_config import checkpoint_digest
+from forecaster.model.chronos2.compilers import CompileMode, CompileSettings
+from forecaster.model.chronos2.core import OHLC_GROUP, grouped_forward
+from forecaster.model.chronos2.private_folder import ArtifactsRefused
+from forecaster.model.chronos2.upstream import to_upstream, upstream_versions
+from forecaster.model.chronos2.wrapper import Chronos2OHLCWrapper
+from forecaster.model.training.pretrain import TrainingPlan, build_model
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from math import inf
 from typing import TYPE_CHECKING, NamedTuple
 
-from forecaster.model.core import OHLC_GROUP
+from forecaster.model.chronos2.core import OHLC_GROUP
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

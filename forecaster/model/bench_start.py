@@ -22,8 +22,8 @@ import numpy as np
 
 from forecaster.bars import Bars, Context, SeriesKey
 from forecaster.errors import InferenceError
-from forecaster.model.chronos2 import Chronos2OHLCWrapper
-from forecaster.model.compilers import CompileMode, Compiler, CompileSettings
+from forecaster.model.chronos2.compilers import CompileMode, Compiler, CompileSettings
+from forecaster.model.chronos2.wrapper import Chronos2OHLCWrapper
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

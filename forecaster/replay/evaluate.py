@@ -23,8 +23,8 @@ from forecaster.engine import Forecaster
 from forecaster.errors import InvalidContext, NotEnoughBars
 from forecaster.forecast import CHRONOS_LEVELS
 from forecaster.ledger import Run
-from forecaster.model.baselines import FilteredHistoricalSimulation, RandomWalk
-from forecaster.model.moves import whole
+from forecaster.model.baselines.returns import whole
+from forecaster.model.baselines.simple import FilteredHistoricalSimulation, RandomWalk
 from forecaster.replay.replay import CUTOFFS_PER_BATCH
 from forecaster.store.memory import MemoryStore
 

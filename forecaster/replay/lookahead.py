@@ -23,13 +23,13 @@ from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 
 import numpy as np
 
-from forecaster.ask import ask_all
 from forecaster.bars import Bars
+from forecaster.cycle.predict import ask_all
 from forecaster.engine import Forecaster
 from forecaster.errors import InvalidContext, NotEnoughBars, utc_text
-from forecaster.replay.decide import decisions
+from forecaster.replay.batch_invariance import Failure, ProofReport, largest_share, silent
 from forecaster.replay.replay import replay
-from forecaster.replay.verify import Failure, ProofReport, largest_share, silent
+from forecaster.replay.strategy import decisions
 from forecaster.store.memory import MemoryStore
 
 if TYPE_CHECKING:
@@ -37,14 +37,14 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from forecaster.ask import Answers
     from forecaster.bars import Context
     from forecaster.config import Config
+    from forecaster.cycle.predict import Answers
     from forecaster.forecast import OHLCForecast
     from forecaster.ledger import CalibrationState
     from forecaster.model import Model
-    from forecaster.replay.decide import Outlook, Position, Signal, Strategy
-    from forecaster.replay.verify import OnCheck
+    from forecaster.replay.batch_invariance import OnCheck
+    from forecaster.replay.strategy import Outlook, Position, Signal, Strategy
     from forecaster.sources import BarSource
     from forecaster.store import Store
 

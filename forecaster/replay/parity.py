@@ -17,14 +17,14 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import numpy as np
 
 from forecaster.bars import Context
-from forecaster.calibrate import Calibrations
+from forecaster.cycle.calibrate import Calibrations
 from forecaster.errors import ConfigError, ForecasterError, InvalidContext, utc_text
 from forecaster.forecast import ENGINE_NOISE, ModelId, repair
 from forecaster.ledger import LIVE
-from forecaster.replay.verify import NUMPY, Failure, ProofReport, silent
+from forecaster.replay.batch_invariance import NUMPY, Failure, ProofReport, silent
 from forecaster.store.memory import MemoryStore
-from forecaster.store.reading import SERIES, STEPS, Reading, series_names
-from forecaster.store.rows import read_forecast
+from forecaster.store.queries import SERIES, STEPS, Reading, series_names
+from forecaster.store.records import read_forecast
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -35,8 +35,8 @@ if TYPE_CHECKING:
     from forecaster.config import Config
     from forecaster.forecast import OHLCForecast
     from forecaster.model import Model
-    from forecaster.replay.verify import OnCheck
-    from forecaster.store.reading import Asked
+    from forecaster.replay.batch_invariance import OnCheck
+    from forecaster.store.queries import Asked
 
 _LINES: Final = """
 SELECT id, seq, cutoff, model_id, late FROM forecast WHERE series_id = :series AND run_id = :run ORDER BY seq"""

@@ -20,7 +20,7 @@ from forecaster.timeframe import DAY_MS
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from forecaster.replay.trade import Account
+    from forecaster.replay.backtest import Account
 
 FEWEST_TRADES: Final = 30
 """Fewer prove nothing."""

@@ -21,8 +21,8 @@ from forecaster.store.memory import MemoryStore
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from forecaster.ask import Answers
     from forecaster.bars import Context
+    from forecaster.cycle.predict import Answers
     from forecaster.forecast import ModelId
 
 _IN_FLIGHT = 2

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from forecaster.accuracy.loss_series import Traces
 from forecaster.accuracy.losses import measure
-from forecaster.accuracy.trace import Traces
 from forecaster.accuracy.trust import TRUSTED_CUTOFFS, Trust, trust
 from forecaster.bars import FIELDS
 from forecaster.forecast import OHLCForecast, Provenance

@@ -17,17 +17,17 @@ from forecaster.bars import Bars, Context
 from forecaster.clock import now_ms
 from forecaster.errors import InvalidContext, NotEnoughBars
 from forecaster.ledger import Run, RunId
-from forecaster.model.moves import whole
+from forecaster.model.baselines.returns import whole
 from forecaster.replay.cutoffs import Chosen, as_known, check_closed, choose_cutoffs, named_cutoffs
-from forecaster.replay.identity import check_same, facts_of, named_run
+from forecaster.replay.run_identity import check_same, facts_of, named_run
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from numpy.typing import NDArray
 
-    from forecaster.ask import Answers
     from forecaster.bars import SeriesKey
+    from forecaster.cycle.predict import Answers
     from forecaster.engine import Forecaster
     from forecaster.forecast import ModelId
     from forecaster.store import Reader, Store

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from forecaster.bars import Bars, RejectedRow, SeriesKey
     from forecaster.config import Config, SeriesConfig
     from forecaster.errors import SourceError
-    from forecaster.sources.breaker import Holds
+    from forecaster.sources.exchange.breaker import Holds
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,6 @@ def open_source(config: Config, series: SeriesConfig, holds: Holds) -> BarSource
         from forecaster.sources.files import FileSource  # noqa: PLC0415 - pandas only for who reads files
 
         return FileSource(series.file, series.reading)
-    from forecaster.sources.exchange import ExchangeSource  # noqa: PLC0415 - ccxt takes a second to import
+    from forecaster.sources.exchange.source import ExchangeSource  # noqa: PLC0415 - ccxt takes a second to import
 
     return ExchangeSource(series.exchange, config.exchanges[series.exchange], holds)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
-from forecaster.address import MEMORY, sqlite_address
 from forecaster.ledger import LIVE
+from forecaster.urls import MEMORY, sqlite_address
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from forecaster.bars import Bars, RejectedRow, SeriesKey
     from forecaster.forecast import ModelId, OHLCForecast
     from forecaster.ledger import CalibrationState, Hold, LedgerRow, Run, SettledRow, SettledSteps, Slot
-    from forecaster.store.reading import Asked
+    from forecaster.store.queries import Asked
 
 
 class Reader(Protocol):
@@ -206,7 +206,7 @@ def open_reader(url: str) -> Reader:
     """
     if url == MEMORY:
         return open_store(url)
-    from forecaster.store.reading import Reading  # noqa: PLC0415 - only what the URL asks for
+    from forecaster.store.queries import Reading  # noqa: PLC0415 - only what the URL asks for
 
     return Reading(open_database(url))
 

@@ -11,17 +11,17 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import sqlalchemy as sa
 
-from forecaster.address import MEMORY, is_clear, shown, sqlite_address, sqlite_url, without_secrets
 from forecaster.errors import LedgerMissing, StoreError, StoreUnavailable, storable
 from forecaster.log import get_logger
 from forecaster.store import sqlite
-from forecaster.store.library import sqlite3
+from forecaster.store.sqlite_library import sqlite3
+from forecaster.urls import MEMORY, is_clear, shown, sqlite_address, sqlite_url, without_secrets
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
-    from forecaster.address import SqliteAddress
+    from forecaster.urls import SqliteAddress
 
 LARGE_LOG: Final = 256 * 2**20
 """Bytes of a write-ahead log of which somebody should know: a reader holds a transaction open."""

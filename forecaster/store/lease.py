@@ -24,12 +24,12 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import sqlalchemy as sa
 
-from forecaster.address import sqlite_url
 from forecaster.clock import now_ms
 from forecaster.errors import LeaseLost, StoreTaken, StoreUnavailable
 from forecaster.store import migrations
 from forecaster.store import schema as t
 from forecaster.store.sqlite import SCHEMA, identity
+from forecaster.urls import sqlite_url
 
 if TYPE_CHECKING:
     from forecaster.store.database import Database

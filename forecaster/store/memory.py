@@ -17,8 +17,8 @@ from forecaster.bars import Bars, SeriesKey
 from forecaster.errors import LedgerConflict, StoreUnavailable, utc_text
 from forecaster.forecast import same_forecast
 from forecaster.ledger import LIVE, CalibrationState, Hold, LedgerRow, Run, RunId, SettledRow, SettledSteps, Slot
-from forecaster.store.reading import EVER, series_names
-from forecaster.store.rows import (
+from forecaster.store.queries import EVER, series_names
+from forecaster.store.records import (
     PORTION,
     bar_values,
     check_times,
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
     from forecaster.bars import RejectedRow
     from forecaster.forecast import ModelId, OHLCForecast
-    from forecaster.store.rows import BarValues
+    from forecaster.store.records import BarValues
 
 _Name: TypeAlias = "tuple[SeriesKey, ModelId, int]"
 _Revisions: TypeAlias = "dict[int, list[tuple[BarValues, int]]]"

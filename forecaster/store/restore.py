@@ -8,14 +8,14 @@ from contextlib import closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from forecaster.address import sqlite_url
 from forecaster.errors import LedgerMissing, StoreTaken, StoreUnavailable
+from forecaster.output_files import keep_name, unfinished_name
 from forecaster.store import sqlite
 from forecaster.store.database import Database
 from forecaster.store.lease import lock_of
 from forecaster.store.sqlite import SqliteFile
 from forecaster.store.verify import verify_ledger
-from forecaster.writing import keep_name, unfinished_name
+from forecaster.urls import sqlite_url
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

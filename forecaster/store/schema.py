@@ -37,7 +37,7 @@ from sqlalchemy import (
     true,
 )
 
-from forecaster.store.rows import TENS
+from forecaster.store.records import TENS
 
 metadata = MetaData()
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from contextlib import closing
 from typing import TYPE_CHECKING, Final
 
-from forecaster.address import sqlite_path, sqlite_url
 from forecaster.errors import StoreError, StoreUnavailable
 from forecaster.store import open_database
 from forecaster.store.sqlite import identity
+from forecaster.urls import sqlite_path, sqlite_url
 
 if TYPE_CHECKING:
     from pathlib import Path

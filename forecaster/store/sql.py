@@ -18,14 +18,13 @@ from forecaster.errors import LedgerConflict, StoreUnavailable, utc_text
 from forecaster.forecast import same_forecast
 from forecaster.ledger import LIVE, RunId
 from forecaster.log import get_logger
-from forecaster.store import reading
+from forecaster.store import queries as reading
 from forecaster.store import schema as t
 from forecaster.store.chain import first_link
 from forecaster.store.database import Database
 from forecaster.store.lease import Lease
-from forecaster.store.library import sqlite3, wal_is_safe
-from forecaster.store.reading import EVER, Reading, series_names
-from forecaster.store.rows import (
+from forecaster.store.queries import EVER, Reading, series_names
+from forecaster.store.records import (
     Head,
     bar_rows,
     check_times,
@@ -36,6 +35,7 @@ from forecaster.store.rows import (
     read_forecast,
     step_rows,
 )
+from forecaster.store.sqlite_library import sqlite3, wal_is_safe
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

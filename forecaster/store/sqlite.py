@@ -16,10 +16,10 @@ from contextlib import closing, suppress
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
-from forecaster.address import sqlite_url
 from forecaster.errors import LedgerMissing, SchemaTooNew, StoreUnavailable, storable
-from forecaster.store.library import connect, sqlite3, wal_is_safe
-from forecaster.writing import check_target, keep_name, unfinished_name
+from forecaster.output_files import check_target, keep_name, unfinished_name
+from forecaster.store.sqlite_library import connect, sqlite3, wal_is_safe
+from forecaster.urls import sqlite_url
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

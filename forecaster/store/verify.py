@@ -12,17 +12,17 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from forecaster.bars import COLUMNS, SeriesKey
+from forecaster.calendars import ALWAYS_OPEN
 from forecaster.errors import ForecasterError, utc_text
 from forecaster.ledger import LIVE
-from forecaster.sessions import ALWAYS_OPEN
 from forecaster.store.chain import bar_link, first_link, forecast_link
-from forecaster.store.reading import STEPS
-from forecaster.store.rows import CHAINED, TENS, payloads, read_forecast
+from forecaster.store.queries import STEPS
+from forecaster.store.records import CHAINED, TENS, payloads, read_forecast
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from forecaster.store.reading import Asked
+    from forecaster.store.queries import Asked
 
 _SOME: Final = 1000
 _BARS: Final = "SELECT * FROM bar WHERE series_id = :series AND seq > :after ORDER BY seq LIMIT :some"

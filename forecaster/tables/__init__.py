@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from numpy.typing import NDArray
 
-    from forecaster.sessions import Labels
+    from forecaster.calendars import Labels
 
 FIELDS: Final = ("open", "high", "low", "close")
 COLUMNS: Final = (*FIELDS, "volume")

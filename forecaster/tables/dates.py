@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 import pandas as pd
 
+from forecaster.calendars import Labels
 from forecaster.errors import Ambiguous, BadPayload
-from forecaster.sessions import Labels
 from forecaster.timeframe import DAY_MS, MINUTE_MS
 
 if TYPE_CHECKING:

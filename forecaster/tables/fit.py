@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from forecaster.errors import Ambiguous, BadPayload, utc_text
-from forecaster.sessions import (
+from forecaster.calendars import (
     ALWAYS_OPEN,
     UNWRITTEN,
     WEEKDAYS,
@@ -23,12 +22,13 @@ from forecaster.sessions import (
     on_clock,
     on_utc,
 )
+from forecaster.errors import Ambiguous, BadPayload, utc_text
 from forecaster.timeframe import DAY_MS, MINUTE_MS, Timeframe
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from forecaster.sessions import Calendar
+    from forecaster.calendars import Calendar
     from forecaster.tables import Rows, ZoneKind
 
 NEW_YORK: Final = "XNYS"

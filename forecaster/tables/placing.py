@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from forecaster.calendars import calendar, is_continuous
 from forecaster.errors import BadPayload, utc_text
-from forecaster.sessions import calendar, is_continuous
 from forecaster.tables.fit import check_ends, check_zone, keeps_to_sessions
 from forecaster.tables.spacing import check_spacing, other_timeframes
 from forecaster.timeframe import DAY_MS, Timeframe

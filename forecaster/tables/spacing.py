@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from forecaster.sessions import Calendar
+    from forecaster.calendars import Calendar
 
 _FEW: Final = 8
 _MOSTLY: Final = 0.5

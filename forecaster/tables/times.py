@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from forecaster.calendars import UNWRITTEN, Labels
 from forecaster.errors import Ambiguous, BadPayload
-from forecaster.sessions import UNWRITTEN, Labels
 from forecaster.tables.clocknames import clock_of_cell, speaks_of_a_clock, told_clock
 from forecaster.tables.dates import read_dates
 from forecaster.tables.doubts import doubt_utc

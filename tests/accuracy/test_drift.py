@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from forecaster.accuracy.drift import COVERAGE, SKILL, Watch, Watches
+from forecaster.accuracy.loss_series import Trace, Traces
 from forecaster.accuracy.losses import measure
-from forecaster.accuracy.trace import Trace, Traces
 from tests.builders import HOUR_MS, make_key
 from tests.forecast_builders import CUTOFF, make_past, make_steps
 

@@ -9,11 +9,11 @@ import pytest
 
 from forecaster.accuracy import trust as trust_module
 from forecaster.accuracy.drift import COVERAGE
+from forecaster.accuracy.loss_series import Traces
 from forecaster.accuracy.losses import PLACE, measure
 from forecaster.accuracy.metrics import share_interval
-from forecaster.accuracy.score import RAW
+from forecaster.accuracy.scores import RAW
 from forecaster.accuracy.significance import diebold_mariano, skill_interval
-from forecaster.accuracy.trace import Traces
 from forecaster.accuracy.trust import judge, may_be_best, trust
 from forecaster.errors import InvalidContext
 from forecaster.forecast import ModelId

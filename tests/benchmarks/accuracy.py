@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Final
 
 from rich.progress import Progress
 
-from forecaster.accuracy.score import RAW, SERVED
-from forecaster.accuracy.trace import Traces
+from forecaster.accuracy.loss_series import Traces
+from forecaster.accuracy.scores import RAW, SERVED
 from forecaster.accuracy.trust import judge, may_be_best
-from forecaster.assess import assess, settled_losses
 from forecaster.clock import now_ms
 from forecaster.config import Config
+from forecaster.cycle.settle import assess, settled_losses
 from forecaster.engine import Forecaster
 from forecaster.forecast import ModelId
 from forecaster.replay import replay

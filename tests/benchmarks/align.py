@@ -10,7 +10,7 @@ import json
 import sys
 import time
 
-from forecaster.model.artifacts import hardware
+from forecaster.model.chronos2.artifacts import hardware
 from strategies.adapters.align import Wanted, align
 from tests.adapters.scene import KEY, forecast_of
 from tests.builders import make_bars

@@ -26,7 +26,7 @@ import structlog
 from forecaster.clock import now_ms
 from forecaster.config import Config
 from forecaster.engine import Forecaster
-from forecaster.model.artifacts import hardware
+from forecaster.model.chronos2.artifacts import hardware
 from forecaster.timeframe import DAY_MS, MINUTE_MS
 from tests.faults.exchange import LoopbackExchange
 from tests.faults.storm import hurry

@@ -20,11 +20,11 @@ from rich.console import Console
 from rich.progress import track
 
 from forecaster.bars import Context
-from forecaster.model.artifacts import hardware
-from forecaster.model.baselines import FilteredHistoricalSimulation, RandomWalk
-from forecaster.model.garch import Garch
-from forecaster.model.har import HarRange
-from forecaster.model.synthetic import simulate_ohlc
+from forecaster.model.baselines.garch import Garch
+from forecaster.model.baselines.har import HarRange
+from forecaster.model.baselines.simple import FilteredHistoricalSimulation, RandomWalk
+from forecaster.model.chronos2.artifacts import hardware
+from forecaster.model.training.synthetic import simulate_ohlc
 from tests.builders import HOUR_MS, make_key, utc_ms
 
 if TYPE_CHECKING:

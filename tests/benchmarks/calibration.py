@@ -24,8 +24,8 @@ from forecaster.accuracy import metrics
 from forecaster.accuracy.calibration import Calibrator, Seen
 from forecaster.bars import FIELDS, Context
 from forecaster.forecast import CHRONOS_LEVELS, repair
-from forecaster.model.artifacts import hardware
-from forecaster.model.baselines import baseline
+from forecaster.model.baselines.simple import baseline
+from forecaster.model.chronos2.artifacts import hardware
 from forecaster.sources.files import FileSource
 
 if TYPE_CHECKING:

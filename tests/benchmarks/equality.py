@@ -11,7 +11,7 @@ unit in the last place; such rows are counted, and their share of the spread is 
 excused by it: every row must also be equal in deviations, which is upstream's output and ours before either
 multiplies by the row's deviation and adds its mean, where no level hides anything.
 
-Shapes: as in `forecaster.model.core`.
+Shapes: as in `forecaster.model.chronos2.core`.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress
 
 from forecaster.config import NANO
-from forecaster.model.architecture import Chronos2
 from forecaster.model.bench import BASE
-from forecaster.model.checkpoint import load_checkpoint
-from forecaster.model.config_json import Architecture
-from forecaster.model.core import grouped_forward
-from forecaster.model.files import NANO_FOLDER
-from forecaster.model.train import PATCH, TrainingPlan, build_model
+from forecaster.model.chronos2.architecture import Chronos2
+from forecaster.model.chronos2.checkpoint import load_checkpoint
+from forecaster.model.chronos2.checkpoint_config import Architecture
+from forecaster.model.chronos2.checkpoint_files import NANO_FOLDER
+from forecaster.model.chronos2.core import grouped_forward
+from forecaster.model.training.pretrain import PATCH, TrainingPlan, build_model
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

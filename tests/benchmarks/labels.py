@@ -2,7 +2,7 @@
 
 `python -m tests.benchmarks.labels` prints how many labels were read, how many stand for nothing, and every one that
 stands for another session than the date which is written. The judge takes sessions from exchange_calendars itself, and
-shares no code with `forecaster.sessions`.
+shares no code with `forecaster.calendars`.
 
 A label is a midnight at each whole hour from UTC-12 to UTC+14 and at each other offset that a place has had, or in a
 zone with its changes to and from daylight saving time; a time of day; an epoch. Every day of the years is one, whether
@@ -30,8 +30,8 @@ from rich.console import Console
 from rich.progress import Progress
 
 from forecaster.bars import SeriesKey
+from forecaster.calendars import Labels
 from forecaster.errors import ConfigError
-from forecaster.sessions import Labels
 from forecaster.sources.files.load import load_tables
 from forecaster.tables import Reading
 from forecaster.tables.reading import read_table

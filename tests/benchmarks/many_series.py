@@ -17,7 +17,7 @@ import numpy as np
 from rich.progress import Progress
 
 from forecaster.clock import now_ms
-from forecaster.model.artifacts import hardware
+from forecaster.model.chronos2.artifacts import hardware
 from tests.faults.account import faults, forecasts, newest_close
 from tests.faults.kill_daemon import last_cycle
 from tests.faults.world import MINUTE_MS, World

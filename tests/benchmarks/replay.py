@@ -28,9 +28,9 @@ from forecaster.bars import FIELDS, Context
 from forecaster.clock import now_ms
 from forecaster.config import Config
 from forecaster.engine import Forecaster
-from forecaster.model.artifacts import hardware
-from forecaster.model.checkpoint import load_checkpoint
-from forecaster.model.upstream import to_upstream
+from forecaster.model.chronos2.artifacts import hardware
+from forecaster.model.chronos2.checkpoint import load_checkpoint
+from forecaster.model.chronos2.upstream import to_upstream
 from forecaster.replay import replay
 from forecaster.sources.files import FileSource
 from forecaster.store import open_store

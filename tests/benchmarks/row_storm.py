@@ -19,7 +19,7 @@ from rich.progress import Progress
 
 from forecaster.bars import SeriesKey
 from forecaster.errors import BadPayload
-from forecaster.sources.guard import pair_rows, read_body, read_rows
+from forecaster.sources.exchange.guard import pair_rows, read_body, read_rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable

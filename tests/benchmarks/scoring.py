@@ -23,12 +23,12 @@ from typing import TYPE_CHECKING, Final
 from rich.progress import Progress
 
 from forecaster.accuracy.losses import SCALE_BARS
-from forecaster.accuracy.score import Scores
-from forecaster.assess import arrived_losses
+from forecaster.accuracy.scores import Scores
 from forecaster.bars import FIELDS, Bars
+from forecaster.cycle.settle import arrived_losses
 from forecaster.forecast import OHLCForecast, repair
 from forecaster.ledger import LIVE, Run
-from forecaster.model.artifacts import hardware
+from forecaster.model.chronos2.artifacts import hardware
 from forecaster.store.sql import SqlStore
 from tests.builders import HOUR_MS, make_bars, make_key
 from tests.forecast_builders import CUTOFF, make_forecast, make_provenance
@@ -46,10 +46,10 @@ FORECASTS_AT_ONCE: Final = 2_000
 SCORER: Final = """
 import json, re, sys, time
 from pathlib import Path
-from forecaster.accuracy.score import Scores
-from forecaster.accuracy.trace import Traces
+from forecaster.accuracy.scores import Scores
+from forecaster.accuracy.loss_series import Traces
 from forecaster.accuracy.trust import judge
-from forecaster.assess import settled_losses
+from forecaster.cycle.settle import settled_losses
 from forecaster.bars import SeriesKey
 from forecaster.store import open_reader
 

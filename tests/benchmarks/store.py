@@ -20,13 +20,13 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 from rich.progress import Progress
 
-from forecaster.accuracy.score import Scores
-from forecaster.assess import arrived_losses
+from forecaster.accuracy.scores import Scores
 from forecaster.bars import FIELDS, Bars
+from forecaster.cycle.settle import arrived_losses
 from forecaster.ledger import LIVE, Run
-from forecaster.model.artifacts import hardware
+from forecaster.model.chronos2.artifacts import hardware
+from forecaster.store.maintenance import facts
 from forecaster.store.sql import SqlStore
-from forecaster.store.upkeep import facts
 from tests.builders import HOUR_MS, make_bars, make_key
 from tests.forecast_builders import CUTOFF, make_forecast
 

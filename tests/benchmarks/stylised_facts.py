@@ -30,7 +30,7 @@ from matplotlib.ticker import MaxNLocator
 from rich.console import Console
 
 from forecaster.bars import FIELDS, SeriesKey
-from forecaster.model.synthetic import simulate_ohlc
+from forecaster.model.training.synthetic import simulate_ohlc
 from forecaster.sources.files import FileSource
 
 if TYPE_CHECKING:
@@ -79,10 +79,10 @@ PAGE = """\
 
 Written by `{command}`, seed {seed}.
 
-{n_series:,} series of {bars:,} bars, simulated by `forecaster/model/synthetic.py`, beside real bars cut into pieces of
-the same length; the last of a file may be shorter, and is left out below {shortest:,}. Real bars went through the
-service's own door: rows off the exchange's calendar are gone, missing bars are missing. A file's number is the median
-of its pieces.
+{n_series:,} series of {bars:,} bars, simulated by `forecaster/model/training/synthetic.py`, beside real bars cut into
+pieces of the same length; the last of a file may be shorter, and is left out below {shortest:,}. Real bars went
+through the service's own door: rows off the exchange's calendar are gone, missing bars are missing. A file's number is
+the median of its pieces.
 {skipped}
 | Real bars | File | From | To | Bars | Pieces |
 |---|---|---|---|---|---|

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from forecaster import bars
 from forecaster.errors import BadPayload
-from forecaster.sources import guard
-from forecaster.sources.guard import pair_rows, read_body
+from forecaster.sources.exchange import guard
+from forecaster.sources.exchange.guard import pair_rows, read_body
 from tests.benchmarks import row_storm
 from tests.benchmarks.row_storm import START, STEP, is_bar, judge_body, judge_rows, make_body, make_rows
 

@@ -21,10 +21,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from forecaster.config import AlertsConfig
-from forecaster.daemon import receivers
+from forecaster.daemon import alert_sender as receivers
+from forecaster.daemon.alert_sender import MOST_WAITING, Courier, Reply, Webhook, open_receivers, try_once
 from forecaster.daemon.alerts import BEGINS_AFTER, OVER_AFTER, REMEMBERED, Alerts, Book, trial
 from forecaster.daemon.conditions import WHAT_TO_DO, Alert, Condition
-from forecaster.daemon.receivers import MOST_WAITING, Courier, Reply, Webhook, open_receivers, try_once
 from forecaster.errors import ConfigError
 from forecaster.secret import Secret
 from tests.builders import utc_ms

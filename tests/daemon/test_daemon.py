@@ -6,9 +6,9 @@ import threading
 
 import pytest
 
-from forecaster.daemon.clock import SpedUpClock
 from forecaster.daemon.daemon import Daemon
 from forecaster.daemon.scheduler import schedules_of
+from forecaster.daemon.time_source import SpedUpClock
 from tests.builders import HOUR_MS, make_bars
 from tests.daemon.test_scheduler import FarClock, wait_until
 from tests.test_engine import make_forecaster

@@ -16,13 +16,13 @@ from rich.console import Console
 
 from forecaster import Forecaster
 from forecaster.config import StoreConfig, load_config
-from forecaster.daemon.clock import SpedUpClock
 from forecaster.daemon.demo import Demo
-from forecaster.daemon.view import CycleView
+from forecaster.daemon.live_view import CycleView
+from forecaster.daemon.time_source import SpedUpClock
 from forecaster.errors import ConfigError
 from forecaster.log import configure_logging
-from forecaster.model.baselines import RandomWalk
-from forecaster.store.library import sqlite3
+from forecaster.model.baselines.simple import RandomWalk
+from forecaster.store.sqlite_library import sqlite3
 from tests.cli import forecaster, told
 
 ROOT = Path(__file__).parents[2]
@@ -142,7 +142,7 @@ class Slow(SpedUpClock):
 
 def test_nothing_writes_past_the_live_view(monkeypatch):
     """What libraries log comes out of the console, above the table; that calls overlap is no news, and is left out."""
-    monkeypatch.setattr("forecaster.daemon.clock.TICK_SECONDS", 0.005)
+    monkeypatch.setattr("forecaster.daemon.time_source.TICK_SECONDS", 0.005)
     monkeypatch.setattr("forecaster.daemon.demo.SpedUpClock", Slow)
     raw, screen, overlaps = io.StringIO(), io.StringIO(), []
     monkeypatch.setattr("sys.stderr", raw)

@@ -14,8 +14,8 @@ import structlog
 
 from forecaster.config import ServiceManager, service_manager
 from forecaster.daemon import notify as module
+from forecaster.daemon.health_state import Phase
 from forecaster.daemon.notify import Notifier
-from forecaster.daemon.vitals import Phase
 from tests.builders import make_key
 from tests.daemon.test_vitals import Hands, make_report, make_vitals
 

@@ -15,12 +15,12 @@ from apscheduler.jobstores.memory import MemoryJobStore
 from apscheduler.schedulers.background import BackgroundScheduler
 from apscheduler.triggers.base import BaseTrigger
 
+from forecaster.calendars import calendar
 from forecaster.clock import now_ms
 from forecaster.daemon import scheduler as module
-from forecaster.daemon.clock import Schedule, WallClock
 from forecaster.daemon.scheduler import Scheduler, _GuardedScheduler, _GuardedTrigger, schedules_of
+from forecaster.daemon.time_source import Schedule, WallClock
 from forecaster.errors import ConfigError
-from forecaster.sessions import calendar
 from forecaster.timeframe import DAY_MS, Timeframe
 from tests.builders import make_bars, make_key
 from tests.test_engine import make_forecaster

@@ -17,10 +17,10 @@ import pytest
 import structlog
 
 from forecaster.daemon import service as module
-from forecaster.daemon.agenda import Agenda, Due
-from forecaster.daemon.clock import WallClock
+from forecaster.daemon.cycle_queue import Agenda, Due
+from forecaster.daemon.health_state import Phase, Vitals
 from forecaster.daemon.service import Service, Stint
-from forecaster.daemon.vitals import Phase, Vitals
+from forecaster.daemon.time_source import WallClock
 from forecaster.engine import Forecaster
 from forecaster.errors import (
     ConfigError,
@@ -30,12 +30,12 @@ from forecaster.errors import (
     StoreUnavailable,
     UnknownSymbol,
 )
-from forecaster.model.baselines import RandomWalk
+from forecaster.model.baselines.simple import RandomWalk
 from forecaster.sources.files import FileSource
 from forecaster.store import open_reader, open_store
-from forecaster.store.library import sqlite3
 from forecaster.store.sql import SqlStore
 from forecaster.store.sqlite import copy
+from forecaster.store.sqlite_library import sqlite3
 from forecaster.timeframe import Timeframe
 from tests.builders import HOUR_MS, make_bars, make_key, utc_ms
 from tests.test_bulkhead import Venue, closes
@@ -807,7 +807,7 @@ def test_draining_does_not_wait_for_ever(home, walks, monkeypatch):
 
 def test_series_that_is_under_way_at_a_stop_has_a_word(monkeypatch):
     """Nobody asks any more what it waited for: its close is owed, and the ledger says why it was not forecast."""
-    monkeypatch.setattr("forecaster.intake._PATIENCE", {"all": PATIENCE, "most": 0.1, "nobody": 0.0})
+    monkeypatch.setattr("forecaster.cycle.ingest._PATIENCE", {"all": PATIENCE, "most": 0.1, "nobody": 0.0})
     run_last = Forecaster.run_last
     monkeypatch.setattr(Forecaster, "run_last", lambda forecaster, as_of: run_last(forecaster, as_of, seconds=0.0))
     hanging, venue = make_key(symbol="SLOW/USDT"), Venue()

@@ -28,12 +28,12 @@ import numpy as np
 from rich.progress import Progress
 
 from forecaster import Bars, Forecaster
-from forecaster.accuracy.content import Scope
-from forecaster.assess import section
+from forecaster.accuracy.report.content import Scope
 from forecaster.cli.strategy import _signal
 from forecaster.config import Config
+from forecaster.cycle.settle import section
 from forecaster.errors import BarsError, ConfigError
-from forecaster.model.baselines import RandomWalk
+from forecaster.model.baselines.simple import RandomWalk
 from forecaster.replay import replay
 from forecaster.sources import Fetched
 from forecaster.store.sql import SqlStore

@@ -29,9 +29,11 @@ from urllib.parse import parse_qsl, urlsplit
 import ccxt.async_support as ccxt
 
 from forecaster.config import ExchangeConfig
-from forecaster.sources import breaker, exchange_clock, walk
-from forecaster.sources import exchange as exchange_source
-from forecaster.sources.walk import Pace
+from forecaster.sources.exchange import breaker
+from forecaster.sources.exchange import paginator as walk
+from forecaster.sources.exchange import server_time as exchange_clock
+from forecaster.sources.exchange import source as exchange_source
+from forecaster.sources.exchange.paginator import Pace
 from forecaster.timeframe import DAY_MS, Timeframe
 from tests.faults.venues import TIMEFRAMES, VENUES, Asked, Endpoint, Okx, Row, Venue
 

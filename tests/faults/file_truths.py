@@ -14,7 +14,7 @@ from zoneinfo import ZoneInfo
 
 import numpy as np
 
-from forecaster.sessions import calendar, canonical
+from forecaster.calendars import calendar, canonical
 from forecaster.timeframe import DAY_MS, MINUTE_MS, Timeframe
 
 if TYPE_CHECKING:

@@ -26,8 +26,8 @@ from rich.progress import track
 from rich.table import Table
 
 from forecaster.bars import Bars, SeriesKey
+from forecaster.calendars import canonical, is_continuous
 from forecaster.errors import ForecasterError
-from forecaster.sessions import canonical, is_continuous
 from forecaster.sources.files import FileSource
 from forecaster.tables import Reading
 from forecaster.timeframe import DAY_MS

@@ -22,8 +22,8 @@ from rich.progress import track
 
 from forecaster.ledger import LIVE, Run
 from forecaster.store import open_database
-from forecaster.store.library import sqlite3
 from forecaster.store.sql import SqlStore
+from forecaster.store.sqlite_library import sqlite3
 from forecaster.store.verify import verify_ledger
 from tests.builders import HOUR_MS, make_bars, make_key
 from tests.forecast_builders import CUTOFF, make_forecast

@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from rich.progress import Progress
 
-from forecaster.store.library import sqlite3
+from forecaster.store.sqlite_library import sqlite3
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -22,10 +22,10 @@ from rich.progress import track
 
 from forecaster.config import Config
 from forecaster.engine import Forecaster
-from forecaster.sources import exchange as exchange_source
-from forecaster.sources.breaker import LONGEST_LIMIT_MS, LONGEST_PAUSE_MS
-from forecaster.sources.exchange import ExchangeSource
-from forecaster.sources.walk import Pace
+from forecaster.sources.exchange import source as exchange_source
+from forecaster.sources.exchange.breaker import LONGEST_LIMIT_MS, LONGEST_PAUSE_MS
+from forecaster.sources.exchange.paginator import Pace
+from forecaster.sources.exchange.source import ExchangeSource
 from forecaster.store.memory import MemoryStore
 from forecaster.timeframe import Timeframe
 from tests.faults.exchange import AnswerFault, Kind, LoopbackExchange, RowFault

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from forecaster import engine
-from forecaster.intake import Intake
-from forecaster.stamps import CommitTimes
-from forecaster.store.reading import Reading
+from forecaster.cycle.ingest import Intake
+from forecaster.stopwatch import CommitTimes
+from forecaster.store.queries import Reading
 from tests.faults.as_of import play
 
 PAIRS = 120

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from forecaster.bars import Bars, SeriesKey
-from forecaster.sessions import calendar, canonical
+from forecaster.calendars import calendar, canonical
 from forecaster.timeframe import Timeframe
 from tests.builders import utc_ms
 from tests.faults.file_dialects import DIALECTS, Form, number_text, time_texts

@@ -8,8 +8,8 @@ from contextlib import closing
 import pytest
 
 from forecaster.ledger import LIVE, Run
-from forecaster.store.library import sqlite3
 from forecaster.store.sql import SqlStore
+from forecaster.store.sqlite_library import sqlite3
 from tests.faults import kill_writer
 from tests.faults.kill_writer import bars_of, check_whole, forecasts_of, look
 from tests.forecast_builders import CUTOFF

@@ -13,19 +13,19 @@ from tests.faults.one_victim import ALL_WELL, WELL_AGAIN, Forecasts, Outcome, Sc
 SPEED = 10
 WAITS_FOR_ALL = """
 import time
-from forecaster.sources.arrivals import Arrivals
+from forecaster.sources.fetch_pool import Arrivals
 
 Arrivals._is_over = lambda self, keys, give_up, _: not self._unfinished(keys) or time.monotonic() >= give_up
 """
 BELIEVES_AT_ONCE = """
 from forecaster import intake
-from forecaster.sources.doubt import Compared
+from forecaster.sources.plausibility import Compared
 
 compare = intake.compare
 intake.compare = lambda bars, there: Compared(compare(bars, there).changed, [])
 """
 LEAVES_ONE_OUT = """
-from forecaster.intake import Intake
+from forecaster.cycle.ingest import Intake
 
 ask = Intake._ask
 Intake._ask = lambda self, keys, as_of: ask(self, [key for key in keys if key.symbol != "COIN1/USDT"], as_of)

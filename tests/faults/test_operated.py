@@ -43,7 +43,7 @@ log.lines_written_behind = contextlib.nullcontext
 """
 READER = """
 import sys
-from forecaster.store.library import connect
+from forecaster.store.sqlite_library import connect
 
 reader = connect(sys.argv[1])
 reader.isolation_level = None

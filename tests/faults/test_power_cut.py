@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from forecaster.store.library import sqlite3, wal_is_safe
+from forecaster.store.sqlite_library import sqlite3, wal_is_safe
 from tests.faults.power_cut import CONTROLS, Call, Disk, play, trace
 
 CREATE, UNLINK, SYNC, SYNC_FOLDER = (

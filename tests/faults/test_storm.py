@@ -7,7 +7,7 @@ import json
 import pytest
 
 from forecaster.bars import Bars
-from forecaster.sources import exchange as exchange_source
+from forecaster.sources.exchange import source as exchange_source
 from tests.faults import storm
 from tests.faults.exchange import unhurried
 from tests.faults.storm import FAULTS, Case, play
@@ -50,13 +50,13 @@ def test_bars_that_are_stored_wrong_would_be_seen(monkeypatch):
 
 def test_bars_that_are_missing_would_be_seen(monkeypatch):
     """Every slot that was ever empty is taken for a gap at once."""
-    monkeypatch.setattr("forecaster.intake._is_settled", lambda *_: True)
+    monkeypatch.setattr("forecaster.cycle.ingest._is_settled", lambda *_: True)
 
     assert any("are missing" in text for seed in range(4) for text in play(Case("binance", "gap", seed)).broken)
 
 
 def test_requests_that_come_too_early_would_be_seen(monkeypatch):
-    monkeypatch.setattr("forecaster.sources.breaker.Breaker._let_pass", lambda *_: None)
+    monkeypatch.setattr("forecaster.sources.exchange.breaker.Breaker._let_pass", lambda *_: None)
     broken = [text for seed in range(3) for text in play(Case("binance", "status 429", seed)).broken]
 
     assert any("before Retry-After" in text for text in broken)

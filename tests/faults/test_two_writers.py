@@ -10,7 +10,7 @@ pytestmark = pytest.mark.processes
 ROUNDS = 3
 TELLS_IT_HAS_LOST = """
 import sys
-from forecaster.store.library import sqlite3
+from forecaster.store.sqlite_library import sqlite3
 
 behind = 0
 

@@ -23,7 +23,7 @@ from typing import Final
 from rich.progress import track
 
 from forecaster.store import open_database
-from forecaster.store.library import sqlite3
+from forecaster.store.sqlite_library import sqlite3
 from forecaster.store.verify import verify_ledger
 
 ROOT: Final = Path(__file__).parents[2]

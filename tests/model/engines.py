@@ -14,13 +14,13 @@ import torch
 from torch.func import functional_call
 
 from forecaster.forecast import ENGINE_NOISE
-from forecaster.model.bucket import State
-from forecaster.model.builder import PACKAGE, Builder
-from forecaster.model.checkpoint import library_versions
-from forecaster.model.compiled import Engines
-from forecaster.model.compilers import CompileSettings
-from forecaster.model.core import Core, Missing, Shape, grouped_forward
-from forecaster.model.faults import CompileFallbackWarning
+from forecaster.model.chronos2.bucket import State
+from forecaster.model.chronos2.builder import PACKAGE, Builder
+from forecaster.model.chronos2.checkpoint import library_versions
+from forecaster.model.chronos2.compiled import Engines
+from forecaster.model.chronos2.compilers import CompileSettings
+from forecaster.model.chronos2.core import Core, Missing, Shape, grouped_forward
+from forecaster.model.chronos2.faults import CompileFallbackWarning
 
 ROWS, BARS, GROUP = 8, 64, 4
 SHAPE = Shape(ROWS, BARS, 1)

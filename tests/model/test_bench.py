@@ -9,13 +9,14 @@ import pytest
 from forecaster.config import ModelConfig
 from forecaster.errors import InferenceError
 from forecaster.forecast import ENGINE_NOISE
-from forecaster.model import bench, faults
+from forecaster.model import bench
 from forecaster.model.bench import BenchPlan, _interleave, run
 from forecaster.model.bench_report import CaseTimes, Load, recommend
 from forecaster.model.bench_start import Start, simulate_bars, start, time_starts
-from forecaster.model.builder import BuildFailed
-from forecaster.model.checkpoint import load_checkpoint
-from forecaster.model.compilers import CompileSettings
+from forecaster.model.chronos2 import faults
+from forecaster.model.chronos2.builder import BuildFailed
+from forecaster.model.chronos2.checkpoint import load_checkpoint
+from forecaster.model.chronos2.compilers import CompileSettings
 from tests.model.engines import Toolchain
 
 SMALL = (Load(4, 64), Load(8, 128), Load(64, 32), Load(128, 32))

@@ -16,10 +16,10 @@ import pytest
 import torch
 
 from forecaster.forecast import ENGINE_NOISE
-from forecaster.model import compilers, faults
-from forecaster.model.bucket import State
-from forecaster.model.checkpoint import load_checkpoint
-from forecaster.model.faults import CompileFallbackWarning
+from forecaster.model.chronos2 import compilers, faults
+from forecaster.model.chronos2.bucket import State
+from forecaster.model.chronos2.checkpoint import load_checkpoint
+from forecaster.model.chronos2.faults import CompileFallbackWarning
 from tests.model.engines import (
     SHAPE,
     ask,
@@ -133,7 +133,7 @@ def test_process_may_end_while_code_is_loaded(built, wait_s):
     """The thread that loads and checks is inside torch when Python ends: it is waited for, and nothing crashes."""
     code = (
         "import sys, time, torch\n"
-        "from forecaster.model.checkpoint import load_checkpoint\n"
+        "from forecaster.model.chronos2.checkpoint import load_checkpoint\n"
         "from tests.model.engines import ask, make_context, make_engines\n"
         "engines = make_engines(load_checkpoint('nano', None, 'cpu'), sys.argv[1])\n"
         "ask(engines, make_context())\n"

@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 
 from forecaster.bars import Bars, Context
-from forecaster.calibrate import Calibrations
+from forecaster.cycle.calibrate import Calibrations
 from forecaster.forecast import repair
-from forecaster.model.baselines import RandomWalk
-from forecaster.replay.decide import Signal
+from forecaster.model.baselines.simple import RandomWalk
+from forecaster.replay.strategy import Signal
 from forecaster.sources import Fetched
 from forecaster.sources.memory import MemorySource
 from tests.builders import DAY_MS

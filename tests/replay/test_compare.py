@@ -9,7 +9,7 @@ import pytest
 
 from forecaster.accuracy.significance import diebold_mariano
 from forecaster.errors import InvalidContext
-from forecaster.model.baselines import FilteredHistoricalSimulation, RandomWalk
+from forecaster.model.baselines.simple import FilteredHistoricalSimulation, RandomWalk
 from forecaster.replay.compare import compare
 from forecaster.replay.evaluate import SIMULATION, WALK, Evaluation, EvaluationPlan, Losses, evaluate
 from tests.builders import HOUR_MS, make_bars, make_key, utc_ms

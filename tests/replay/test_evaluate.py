@@ -11,7 +11,7 @@ from forecaster.accuracy.significance import diebold_mariano
 from forecaster.bars import FIELDS, Bars, Context
 from forecaster.errors import InvalidContext, NotEnoughBars
 from forecaster.forecast import CHRONOS_LEVELS, ModelId, OHLCForecast, Provenance, repair
-from forecaster.model.baselines import FilteredHistoricalSimulation, RandomWalk
+from forecaster.model.baselines.simple import FilteredHistoricalSimulation, RandomWalk
 from forecaster.replay.evaluate import (
     SIMULATION,
     WALK,

@@ -13,11 +13,11 @@ from forecaster.bars import Bars
 from forecaster.engine import Forecaster
 from forecaster.errors import ConfigError
 from forecaster.forecast import repair
-from forecaster.model.baselines import RandomWalk
+from forecaster.model.baselines.simple import RandomWalk
 from forecaster.replay.parity import ParityPlan, verify_parity
 from forecaster.sources.memory import MemorySource
 from forecaster.store import open_database, open_store
-from forecaster.store.library import sqlite3
+from forecaster.store.sqlite_library import sqlite3
 from tests.builders import HOUR_MS, make_bars
 from tests.replay.leaks import NamedWalk, moved
 from tests.test_engine import make_config

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import statsmodels.api as sm
 
-from forecaster.replay.decide import Rules
+from forecaster.replay.backtest import Account, simulate
 from forecaster.replay.performance import (
     FEWEST_TRADES,
     drawdown_of,
@@ -19,7 +19,7 @@ from forecaster.replay.performance import (
     sharpe_interval,
     verdict,
 )
-from forecaster.replay.trade import Account, simulate
+from forecaster.replay.strategy import Rules
 from tests.builders import DAY_MS, make_bars, make_key, utc_ms
 from tests.replay.test_trade import CLOSES, FREE, OPENS, bars_of, five, orders
 

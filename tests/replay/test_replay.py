@@ -14,7 +14,8 @@ from forecaster.bars import Bars
 from forecaster.errors import BarNotClosed, InvalidContext, MissingBars, NotEnoughBars, StoreUnavailable, utc_text
 from forecaster.ledger import Run, RunId
 from forecaster.replay import ReplayPlan, replay
-from forecaster.store import open_store, upkeep
+from forecaster.store import maintenance as upkeep
+from forecaster.store import open_store
 from forecaster.store.memory import MemoryStore
 from tests.builders import DAY_MS, make_bars
 from tests.test_engine import make_forecaster

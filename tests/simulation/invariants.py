@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import numpy as np
 
 from forecaster.bars import FIELDS, Context, SeriesKey
+from forecaster.cycle.pending import CATCH_UP
 from forecaster.errors import BarsError
 from forecaster.ledger import LIVE
-from forecaster.slots import CATCH_UP
 from forecaster.store import open_database, open_reader
-from forecaster.store.library import sqlite3
+from forecaster.store.sqlite_library import sqlite3
 from forecaster.store.verify import verify_ledger
 from forecaster.timeframe import DAY_MS
 from tests.simulation.faults import EVERYTHING

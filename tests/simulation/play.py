@@ -24,10 +24,10 @@ import structlog
 from rich.console import Console
 from rich.progress import track
 
-from forecaster.daemon.agenda import Agenda
+from forecaster.daemon.cycle_queue import Agenda
+from forecaster.daemon.health_state import Vitals
 from forecaster.daemon.scheduler import schedules_of
 from forecaster.daemon.service import Stint
-from forecaster.daemon.vitals import Vitals
 from forecaster.engine import Forecaster
 from forecaster.errors import LeaseLost, StoreError, StoreTaken, StoreUnavailable
 from forecaster.store.sql import SqlStore
@@ -41,8 +41,8 @@ if TYPE_CHECKING:
     from apscheduler.triggers.base import BaseTrigger
 
     from forecaster.bars import SeriesKey
-    from forecaster.daemon.agenda import Due
-    from forecaster.daemon.clock import Schedule
+    from forecaster.daemon.cycle_queue import Due
+    from forecaster.daemon.time_source import Schedule
     from forecaster.engine import CycleReport
     from forecaster.sources import BarSource
     from tests.simulation.world import Clock

@@ -17,13 +17,13 @@ import pytest
 import structlog
 
 from forecaster import Bars, Forecaster
-from forecaster.accuracy.score import Scores
+from forecaster.accuracy.scores import Scores
 from forecaster.bars import Context
 from forecaster.daemon.service import Stint
 from forecaster.errors import InferenceError, StoreUnavailable
 from forecaster.ledger import Run
-from forecaster.store.library import sqlite3
 from forecaster.store.sql import SqlStore
+from forecaster.store.sqlite_library import sqlite3
 from forecaster.timeframe import DAY_MS
 from tests.builders import HOUR_MS
 from tests.simulation.faults import Faults, Rates

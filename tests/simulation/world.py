@@ -21,16 +21,19 @@ from unittest.mock import patch
 import numpy as np
 import sqlalchemy as sa
 
-from forecaster import engine, intake
+from forecaster import engine
 from forecaster.bars import Bars, SeriesKey
 from forecaster.config import Config
+from forecaster.cycle import ingest as intake
 from forecaster.errors import BadPayload, Banned, InferenceError, NonFiniteForecast, SourceUnavailable, StoreUnavailable
 from forecaster.forecast import ModelId, OHLCForecast
-from forecaster.model import baselines, load_baselines
-from forecaster.sources import Fetched, arrivals
+from forecaster.model import load_baselines
+from forecaster.model.baselines import simple as baselines
+from forecaster.sources import Fetched
+from forecaster.sources import fetch_pool as arrivals
 from forecaster.store import lease
-from forecaster.store.library import sqlite3
 from forecaster.store.sqlite import SqliteFile
+from forecaster.store.sqlite_library import sqlite3
 from forecaster.timeframe import DAY_MS
 from tests.builders import HOUR_MS, utc_ms
 from tests.simulation.faults import EVERYTHING, Faults, Rates
@@ -392,7 +395,7 @@ def simulated(clock: Clock) -> Iterator[None]:
     )
     still = SimpleNamespace(perf_counter=lambda: 0.0)
     places: list[AbstractContextManager[object]] = [
-        patch("forecaster.stamps.time", stopwatch),
+        patch("forecaster.stopwatch.time", stopwatch),
         patch.object(engine, "now_ms", lambda: clock.wall),
         patch.object(intake, "time", stopwatch),
         patch.object(arrivals, "time", stopwatch),
@@ -400,7 +403,7 @@ def simulated(clock: Clock) -> Iterator[None]:
         patch.object(lease, "now_ms", lambda: clock.wall),
         patch.object(lease, "time", stopwatch),
         patch.object(baselines, "time", still),
-        patch("forecaster.model.moves.time", still),
+        patch("forecaster.model.baselines.returns.time", still),
     ]
     with ExitStack() as stack:
         for one in places:

@@ -12,7 +12,7 @@ import pytest
 from forecaster.config import ExchangeConfig
 from forecaster.errors import ConfigError, SourceError
 from forecaster.secret import Address
-from forecaster.sources.exchange import ExchangeSource
+from forecaster.sources.exchange.source import ExchangeSource
 from forecaster.store.memory import MemoryStore
 from tests.builders import make_key
 from tests.faults.exchange import closed_port

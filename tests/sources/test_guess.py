@@ -12,9 +12,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from forecaster.calendars import calendar as calendar_of
+from forecaster.calendars import on_clock
 from forecaster.errors import Ambiguous, BadPayload, ConfigError
-from forecaster.sessions import calendar as calendar_of
-from forecaster.sessions import on_clock
 from forecaster.sources.files import FileSource
 from forecaster.tables import Reading
 from forecaster.tables.reading import plain_symbol

@@ -11,11 +11,11 @@ import sqlalchemy as sa
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
-from forecaster.address import sqlite_url
 from forecaster.errors import LeaseLost, StoreError, StoreUnavailable
 from forecaster.store import open_database, open_reader, open_store
 from forecaster.store.database import Database
 from forecaster.store.sql import SqlStore
+from forecaster.urls import sqlite_url
 from tests.builders import make_bars, make_key
 
 NAMES = st.text(

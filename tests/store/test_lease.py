@@ -17,8 +17,8 @@ from sqlalchemy import event
 from forecaster.errors import LeaseLost, SchemaTooNew, StoreTaken, StoreUnavailable
 from forecaster.store import lease
 from forecaster.store.database import Database
-from forecaster.store.library import sqlite3
 from forecaster.store.sql import SqlStore
+from forecaster.store.sqlite_library import sqlite3
 from tests.builders import make_bars
 
 ROOT = Path(__file__).parents[2]

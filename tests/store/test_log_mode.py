@@ -17,9 +17,9 @@ from structlog.testing import capture_logs
 from forecaster.errors import LeaseLost, StoreUnavailable
 from forecaster.ledger import LIVE, Run
 from forecaster.store import database, open_reader, sqlite
-from forecaster.store.library import connect, sqlite3, wal_is_safe
 from forecaster.store.sql import SqlStore
 from forecaster.store.sqlite import SqliteFile
+from forecaster.store.sqlite_library import connect, sqlite3, wal_is_safe
 from tests.builders import make_bars, make_key
 
 pytestmark = pytest.mark.skipif(not wal_is_safe(sqlite3.sqlite_version_info), reason="no sound SQLite on this platform")

@@ -14,9 +14,9 @@ import sqlalchemy as sa
 from forecaster.errors import StoreUnavailable
 from forecaster.store import migrations, open_database, open_reader
 from forecaster.store.database import Database
-from forecaster.store.library import sqlite3
 from forecaster.store.sql import SqlStore
 from forecaster.store.sqlite import SCHEMA
+from forecaster.store.sqlite_library import sqlite3
 from forecaster.store.verify import verify_ledger
 from tests.builders import make_bars, make_key
 from tests.forecast_builders import CUTOFF, make_forecast

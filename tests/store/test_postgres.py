@@ -14,8 +14,8 @@ from forecaster.errors import LeaseLost, LedgerMissing, StoreUnavailable
 from forecaster.ledger import LIVE, Run
 from forecaster.store import lease, migrations, open_database, open_reader
 from forecaster.store.database import Database
+from forecaster.store.maintenance import delete_runs, facts, prune, runs
 from forecaster.store.sql import SqlStore
-from forecaster.store.upkeep import delete_runs, facts, prune, runs
 from forecaster.store.verify import verify_ledger
 from tests.builders import make_bars, make_key
 from tests.forecast_builders import CUTOFF, make_forecast

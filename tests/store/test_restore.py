@@ -10,10 +10,10 @@ import pytest
 from forecaster.errors import SchemaTooNew, StoreTaken, StoreUnavailable
 from forecaster.ledger import LIVE, Run
 from forecaster.store import lease, open_reader, sqlite
-from forecaster.store.library import sqlite3
 from forecaster.store.restore import restore
 from forecaster.store.sql import SqlStore
 from forecaster.store.sqlite import copy
+from forecaster.store.sqlite_library import sqlite3
 from forecaster.store.verify import verify_ledger
 from tests.builders import make_bars, make_key, utc_ms
 from tests.forecast_builders import CUTOFF, make_forecast

@@ -7,10 +7,10 @@ from contextlib import closing
 import pytest
 
 from forecaster.errors import StoreUnavailable
-from forecaster.store.library import sqlite3
 from forecaster.store.served import Served
 from forecaster.store.sql import SqlStore
 from forecaster.store.sqlite import copy
+from forecaster.store.sqlite_library import sqlite3
 
 
 @pytest.fixture

@@ -16,9 +16,9 @@ from forecaster.bars import FIELDS, Bars, RejectedRow
 from forecaster.errors import LeaseLost, LedgerConflict, LedgerMissing, SchemaTooNew, StoreUnavailable
 from forecaster.ledger import LIVE, Run, Slot
 from forecaster.store import open_database, open_reader, sqlite
-from forecaster.store.library import sqlite3
 from forecaster.store.sql import SqlStore
 from forecaster.store.sqlite import SCHEMA
+from forecaster.store.sqlite_library import sqlite3
 from forecaster.store.verify import verify_ledger
 from tests.builders import DAY_MS, HOUR_MS, make_bars, make_key, utc_ms
 from tests.forecast_builders import CUTOFF, make_forecast, make_provenance

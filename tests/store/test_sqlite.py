@@ -10,9 +10,9 @@ import pytest
 
 from forecaster.errors import ConfigError, LedgerMissing, SchemaTooNew, StoreUnavailable
 from forecaster.store import open_reader, sqlite
-from forecaster.store.library import sqlite3
 from forecaster.store.sql import SqlStore
 from forecaster.store.sqlite import SCHEMA, SqliteFile, copy
+from forecaster.store.sqlite_library import sqlite3
 from tests.builders import make_bars, make_key
 
 RELEASED = Path(__file__).parent / "released"

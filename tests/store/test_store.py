@@ -16,7 +16,7 @@ from forecaster.ledger import LIVE, CalibrationState, Hold, Run, Slot
 from forecaster.sources.memory import MemorySource
 from forecaster.store import open_store
 from forecaster.store.memory import MemoryStore
-from forecaster.store.rows import PORTION
+from forecaster.store.records import PORTION
 from forecaster.store.sql import SqlStore
 from tests.builders import HOUR_MS, make_bars, make_key, utc_ms
 from tests.forecast_builders import CUTOFF, LATENCY_MS, TENS, make_forecast, make_provenance

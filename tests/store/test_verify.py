@@ -11,8 +11,8 @@ from forecaster.bars import Bars
 from forecaster.errors import LedgerMissing
 from forecaster.ledger import LIVE, Run
 from forecaster.store import open_database
-from forecaster.store.library import sqlite3
 from forecaster.store.sql import SqlStore
+from forecaster.store.sqlite_library import sqlite3
 from forecaster.store.verify import count_rows, verify_ledger
 from tests.builders import HOUR_MS, make_bars, make_key
 from tests.forecast_builders import CUTOFF, make_forecast, make_provenance

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from forecaster.bars import Bars, SeriesKey
+from forecaster.calendars import Labels, calendar, on_clock
 from forecaster.errors import Ambiguous, BadPayload, InvalidBars
-from forecaster.sessions import Labels, calendar, on_clock
 from forecaster.tables import Rows
 from forecaster.tables.fit import fitting_exchanges, hint
 from forecaster.tables.placing import place

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from forecaster.calendars import calendar
 from forecaster.errors import BadPayload
-from forecaster.sessions import calendar
 from forecaster.tables.spacing import check_spacing, guess_timeframe, other_timeframes
 from forecaster.timeframe import MINUTE_MS, Timeframe
 from tests.builders import DAY_MS, HOUR_MS, utc_ms

@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from forecaster.calendars import UNWRITTEN
 from forecaster.errors import Ambiguous, BadPayload, ConfigError
-from forecaster.sessions import UNWRITTEN
 from forecaster.tables import Reading
 from forecaster.tables.dates import read_dates
 from forecaster.tables.times import read_times, times_of

@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 import numpy as np
 
 from forecaster.bars import SeriesKey
-from forecaster.errors import Ambiguous
-from forecaster.sessions import (
+from forecaster.calendars import (
     ALWAYS_OPEN,
     UNWRITTEN,
     WEEKDAYS,
@@ -27,6 +26,7 @@ from forecaster.sessions import (
     is_weekend,
     on_clock,
 )
+from forecaster.errors import Ambiguous
 from forecaster.tables.fit import (
     FOREIGN_EXCHANGE,
     NEW_YORK,

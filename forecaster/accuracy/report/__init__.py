@@ -1,0 +1,1 @@
+"""The accuracy report: what it contains, its figures, its page."""

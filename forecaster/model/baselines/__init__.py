@@ -1,0 +1,1 @@
+"""Baselines: models that forecast beside Chronos-2, for comparison."""

@@ -1,0 +1,162 @@
+"""One shape that is forecast again and again: which engine serves it, why, and what was measured.
+
+Shapes: B rows, T bars, Q quantile levels, H steps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import Enum
+
+import torch
+
+from forecaster.forecast import ENGINE_NOISE
+from forecaster.model.chronos2.core import Core, Missing, Shape
+from forecaster.model.chronos2.faults import WrongAnswer
+
+SMALLEST_SPREAD = 1e-6
+PROBE_SEEDS = (1, 2)
+
+Run = Callable[[torch.Tensor], torch.Tensor]
+
+
+class State(Enum):
+    """How far a bucket has come; only `SERVING` runs compiled code."""
+
+    EAGER = "eager"
+    BUILDING = "building"
+    SERVING = "serving"
+    SLOWER = "slower"
+    COOLING = "cooling"
+
+
+@dataclass
+class Bucket:
+    """A shape with its two engines. Changed on the owner's thread alone.
+
+    Attributes:
+        eager: the forward pass as it is.
+        compiled: checked compiled code, while `state` is SERVING.
+        looked: whether the kept packages have been searched.
+        eager_spent: seconds that eager calls took so far.
+        eager_s: seconds of one eager call of all `shape.rows`, where that was measured.
+        compiled_s: the same of compiled code.
+        difference: largest difference from eager seen in checks, as a share of the forecast's spread.
+        rests: times that it was taken out of service.
+        retry_at: monotonic seconds before which a COOLING bucket is not tried again.
+    """
+
+    shape: Shape
+    eager: Core
+    reason: str
+    state: State = State.EAGER
+    compiled: Run | None = None
+    looked: bool = False
+    eager_spent: float = 0.0
+    eager_s: float | None = None
+    compiled_s: float | None = None
+    difference: float | None = None
+    eager_calls: int = 0
+    compiled_calls: int = 0
+    samples: int = 0
+    faults: list[str] = field(default_factory=list)
+    rests: int = 0
+    retry_at: float = 0.0
+
+    def compiled_for(self, rows: int) -> Run | None:
+        """Give compiled code where it serves, and pays for a batch of so many rows: it always runs the full shape."""
+        if self.state is not State.SERVING:
+            return None
+        if self.eager_s is None or self.compiled_s is None or rows == self.shape.rows:
+            return self.compiled
+        return self.compiled if self.compiled_s < self.eager_s * rows / self.shape.rows else None
+
+    def compare(self, expected_BQH: torch.Tensor, found_BQH: torch.Tensor) -> WrongAnswer | None:
+        """Say whether compiled code found what eager expects, to ENGINE_NOISE of each row's spread."""
+        if found_BQH.shape != expected_BQH.shape:
+            return WrongAnswer(f"compiled code gave shape {tuple(found_BQH.shape)}, not {tuple(expected_BQH.shape)}")
+        spread_B = (expected_BQH.amax(dim=(1, 2)) - expected_BQH.amin(dim=(1, 2))).clamp(min=SMALLEST_SPREAD)
+        difference = float(((found_BQH - expected_BQH).abs().amax(dim=(1, 2)) / spread_B).max())
+        if difference <= ENGINE_NOISE:
+            self.difference = max(difference, self.difference or 0.0)
+            return None
+        return WrongAnswer(
+            f"compiled code is {difference:.2g} of the spread away from eager, tolerated {ENGINE_NOISE:g}"
+        )
+
+    def status(self) -> BucketStatus:
+        """Describe it as it stands."""
+        return BucketStatus(
+            rows=self.shape.rows,
+            bars=self.shape.bars,
+            patches=self.shape.patches,
+            group=self.shape.group,
+            missing=self.shape.missing.value,
+            engine="compiled" if self.state is State.SERVING else "eager",
+            state=self.state.value,
+            reason=self.reason,
+            eager_calls=self.eager_calls,
+            compiled_calls=self.compiled_calls,
+            samples=self.samples,
+            faults=tuple(self.faults),
+            eager_s=self.eager_s,
+            compiled_s=self.compiled_s,
+            max_rel_diff=self.difference,
+        )
+
+
+@dataclass(frozen=True)
+class BucketStatus:
+    """What serves one shape. Times are medians of one call, in seconds; `max_rel_diff` is relative to the spread."""
+
+    rows: int
+    bars: int
+    patches: int
+    group: int
+    missing: str
+    engine: str
+    state: str
+    reason: str
+    eager_calls: int
+    compiled_calls: int
+    samples: int
+    faults: tuple[str, ...]
+    eager_s: float | None
+    compiled_s: float | None
+    max_rel_diff: float | None
+
+
+def bucket_rows(rows: int, group: int) -> int:
+    """Round up to a number of groups with at most three significant bits: 1 to 8, 10, 12, 14, 16, 20, …, 28.
+
+    Few numbers get code of their own, and no batch is padded by more than a quarter.
+    """
+    groups = -(-rows // group)
+    return -(-groups // fine_step(groups)) * fine_step(groups) * group
+
+
+def fine_step(count: int) -> int:
+    """Distance between numbers of the size of `count` that have at most three significant bits."""
+    return 1 << max(0, count.bit_length() - 3)
+
+
+def padded(standard_BT: torch.Tensor, shape: Shape) -> torch.Tensor:
+    """Fill up to the shape's rows with copies of the last group, which change nothing for the others."""
+    copies = (shape.rows - len(standard_BT)) // shape.group
+    return torch.cat([standard_BT, standard_BT[-shape.group :].repeat(copies, 1)]) if copies else standard_BT
+
+
+def probe(shape: Shape, seed: int, patch: int) -> torch.Tensor:
+    """A standardised batch to check compiled code on: random walks, heavy tails, a step, one constant row."""
+    generator = torch.Generator().manual_seed(seed)
+    standard_BT = torch.randn(shape.rows, shape.bars, generator=generator).cumsum(dim=1)
+    standard_BT += torch.randn(shape.rows, shape.bars, generator=generator) ** 3
+    standard_BT[shape.rows // 2, shape.bars // 2 :] += 30.0
+    standard_BT = (standard_BT - standard_BT.mean(dim=1, keepdim=True)) / standard_BT.std(dim=1, keepdim=True)
+    standard_BT[0] = 0.0
+    if shape.missing is not Missing.NOTHING:
+        standard_BT[:: shape.group, : patch // 2] = torch.nan
+    if shape.missing is Missing.PATCHES:
+        standard_BT[-1, : max(patch, shape.bars // 2 // patch * patch)] = torch.nan
+    return standard_BT

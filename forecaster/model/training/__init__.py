@@ -1,0 +1,1 @@
+"""Training: simulated bars, pretraining, fine-tuning."""

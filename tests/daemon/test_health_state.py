@@ -1,0 +1,990 @@
+"""What the daemon knows of itself: who is overdue, which series are stale, what is told, and what is counted.
+
+Shapes: N steps, F fields, Q quantile levels.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import sys
+import threading
+from collections import Counter
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from prometheus_client.parser import text_string_to_metric_families
+
+from forecaster.accuracy.losses import measure
+from forecaster.accuracy.significance import verdict
+from forecaster.accuracy.trust import Trust, Verdict
+from forecaster.config import Config
+from forecaster.daemon.health_state import DRIFT_TOLD_SECONDS, REVISED_TOLD_SECONDS, Phase, Vitals
+from forecaster.daemon.live_view import next_closes
+from forecaster.daemon.prometheus import KINDS, NAMES
+from forecaster.engine import CycleReport
+from forecaster.ledger import Hold
+from forecaster.model.chronos2.bucket import BucketStatus
+from forecaster.model.chronos2.compiled import ModelStatus
+from forecaster.timeframe import Timeframe
+from tests.builders import HOUR_MS, make_key, utc_ms
+from tests.forecast_builders import CUTOFF, LATENCY_MS, TENS, make_forecast, make_past, make_steps
+
+HOUR = Timeframe("1h")
+BITCOIN, ETHER, DOGE = (make_key("kraken", symbol) for symbol in ("BTC/USD", "ETH/USD", "DOGE/USD"))
+ELSEWHERE = make_key("binance", "BTC/USDT")
+STOCK = make_key("files", "AAPL/USD", "1d", "XNYS")
+PLACE = {"exchange": "kraken", "timeframe": "1h"}
+SETTLE_MS = 5_000
+
+CONTRACT = {
+    "forecaster_cycles_total": {"exchange", "timeframe", "outcome"},
+    "forecaster_cycle_seconds": {"exchange", "timeframe"},
+    "forecaster_waited_seconds_total": {"exchange", "timeframe"},
+    "forecaster_model_seconds_total": {"exchange", "timeframe"},
+    "forecaster_close_to_stored_seconds": {"exchange", "timeframe"},
+    "forecaster_bar_lag_seconds": {"exchange", "timeframe"},
+    "forecaster_stale_series": {"exchange", "timeframe"},
+    "forecaster_fetch_errors_total": {"exchange", "error"},
+    "forecaster_breaker_open": {"exchange"},
+    "forecaster_engine_bucket": {"bucket", "engine"},
+    "forecaster_fallbacks_total": set(),
+    "forecaster_forecasts_total": {"exchange", "timeframe", "outcome"},
+    "forecaster_missed_total": {"exchange", "timeframe"},
+    "forecaster_revised_bars_total": {"exchange", "timeframe"},
+    "forecaster_doubted_bars_total": {"exchange", "timeframe"},
+    "forecaster_waiting_series": {"exchange", "timeframe"},
+    "forecaster_exchange_clock_seconds": {"exchange"},
+    "forecaster_ledger_present": set(),
+    "forecaster_skipped_total": {"exchange", "timeframe", "error"},
+    "forecaster_baseline_failures_total": {"model"},
+    "forecaster_skill": {"exchange", "timeframe"},
+    "forecaster_coverage80": {"exchange", "timeframe"},
+    "forecaster_drifts_total": {"of"},
+    "forecaster_queue_length": set(),
+    "forecaster_lease_held": set(),
+    "forecaster_lease_epoch": set(),
+    "forecaster_ready": set(),
+    "forecaster_scheduler_faults_total": set(),
+    "forecaster_alerts_total": {"kind", "outcome"},
+    "forecaster_disk_free_bytes": set(),
+}
+
+
+NO_DISK = SimpleNamespace(free=0)
+
+
+class Hands:
+    """Two clocks that a test sets: UTC ms, and monotonic seconds."""
+
+    def __init__(self, now=CUTOFF):
+        self.now = now
+        self.seconds = 1000.0
+
+
+def make_config(*keys, deadline=30.0, folder=".", **sections):
+    """A configuration of these series; those of the exchange `files` are read from one."""
+    series = [
+        {"exchange": key.exchange, "symbol": key.symbol, "timeframe": str(key.timeframe), "calendar": key.calendar}
+        | ({"file": "unused.csv"} if key.exchange == "files" else {})
+        for key in keys or (BITCOIN,)
+    ]
+    names = {key.exchange for key in keys or (BITCOIN,)} - {"files"}
+    exchanges = {name: {"id": "kraken", "deadline": deadline} for name in names}
+    return Config.model_validate(
+        {"series": series, "exchanges": exchanges, "store": {"url": f"sqlite:///{folder}/ledger.db"}, **sections}
+    )
+
+
+def make_vitals(*keys, hands=None, phase=Phase.READY, **config):
+    """Vitals of a daemon that has come so far; every series is as fresh as it can be at the start."""
+    hands = hands or Hands()
+    vitals = Vitals(make_config(*keys, **config), lambda: hands.now, lambda: hands.seconds)
+    vitals.enter(phase)
+    for key in keys or (BITCOIN,):
+        vitals.served(key, hands.now)
+    return vitals
+
+
+def make_report(**changes):
+    """A cycle in which nothing happened."""
+    nothing = CycleReport(
+        timeframe=HOUR,
+        exchange="kraken",
+        as_of=CUTOFF,
+        series=1,
+        bars_added=0,
+        forecasts=[],
+        settled=[],
+        skipped={},
+        given_up=frozenset(),
+        sat_out={},
+        drifts=[],
+        missed=0,
+        seconds=2.0,
+        waited_seconds=0.25,
+        model_seconds=0.5,
+    )
+    return dataclasses.replace(nothing, **changes)
+
+
+def make_bucket(rows=8, state="serving", calls=1, reason="2.1 times as quick"):
+    return BucketStatus(
+        rows=rows,
+        bars=256,
+        patches=1,
+        group=4,
+        missing="nothing",
+        engine="compiled" if state == "serving" else "eager",
+        state=state,
+        reason=reason,
+        eager_calls=0,
+        compiled_calls=calls,
+        samples=0,
+        faults=(),
+        eager_s=None,
+        compiled_s=None,
+        max_rel_diff=None,
+    )
+
+
+def make_trust(n, skill, p_value):
+    """What the tests of skill say of so many closes."""
+    words = verdict(skill, p_value, n)
+    found = Verdict(BITCOIN, "nano@1", "served", "random_walk", None, 1, n, skill, None, None, p_value, words)
+    return Trust(0.0, 0.0, 1.0, 1.0, 1.0, found, ())
+
+
+def samples(vitals):
+    """Every sample of the exposition, by name and labels."""
+    families = text_string_to_metric_families(vitals.exposition().decode())
+    return {(one.name, frozenset(one.labels.items())): one.value for family in families for one in family.samples}
+
+
+def value(vitals, name, **labels):
+    return samples(vitals).get((name, frozenset(labels.items())))
+
+
+def told(vitals, kind):
+    """The conditions of a kind."""
+    return [one for one in vitals.conditions() if one.kind == kind]
+
+
+def test_an_organ_that_stops_is_named():
+    hands = Hands()
+    vitals = make_vitals(hands=hands)
+    vitals.expect("worker", 60)
+    hands.seconds += 60
+    before = vitals.dead()
+    hands.seconds += 1
+
+    assert before == []
+    assert vitals.dead() == ["worker: no progress for 61 s, expected within 60 s"]
+    assert vitals.unready() == vitals.dead()
+    assert [(one.subject, one.severity) for one in told(vitals, "not_alive")] == [("worker", "critical")]
+
+
+@pytest.mark.parametrize("mend", ["beat", "expect", "rest"])
+def test_an_organ_that_goes_on_is_alive_again(mend):
+    hands = Hands()
+    vitals = make_vitals(hands=hands)
+    vitals.expect("worker", 60)
+    hands.seconds += 100
+    {"beat": vitals.beat, "rest": vitals.rest, "expect": lambda organ: vitals.expect(organ, 60)}[mend]("worker")
+
+    assert vitals.dead() == []
+
+
+def test_a_beat_counts_from_when_it_came():
+    hands = Hands()
+    vitals = make_vitals(hands=hands)
+    vitals.expect("worker", 60)
+    for _ in range(10):
+        hands.seconds += 59
+        vitals.beat("worker")
+        assert vitals.dead() == []
+    hands.seconds += 61
+
+    assert len(vitals.dead()) == 1
+
+
+def test_a_wedged_scheduler_shows_while_the_worker_beats():
+    """Each organ is watched alone: one that is busy does not hide one that hangs."""
+    hands = Hands()
+    vitals = make_vitals(hands=hands)
+    for organ in ("scheduler", "worker"):
+        vitals.expect(organ, 30)
+    for _ in range(4):
+        hands.seconds += 10
+        vitals.beat("worker")
+
+    assert vitals.dead() == ["scheduler: no progress for 40 s, expected within 30 s"]
+
+
+def test_the_wall_clock_says_nothing_about_life():
+    hands = Hands()
+    vitals = make_vitals(hands=hands)
+    vitals.expect("worker", 30)
+    hands.now += 365 * 24 * HOUR_MS
+
+    assert vitals.dead() == []
+
+
+def test_who_was_never_expected_or_rests_is_not_missed():
+    hands = Hands()
+    vitals = make_vitals(hands=hands)
+    vitals.beat("guest")
+    vitals.expect("worker", 30)
+    vitals.rest("worker")
+    vitals.rest("worker")
+    vitals.beat("worker")
+    hands.seconds += 1000
+
+    assert vitals.dead() == []
+
+
+def working(*keys, hands):
+    """Vitals of a daemon that has begun to work."""
+    vitals = make_vitals(*keys, hands=hands)
+    vitals.enter(Phase.CATCHING_UP)
+    vitals.enter(Phase.READY)
+    return vitals
+
+
+def pass_time(hands, seconds):
+    hands.seconds += seconds
+    hands.now += round(1000 * seconds)
+
+
+def end_by_skipping(vitals):
+    """A cycle of an exchange that is down."""
+    vitals.cycle(make_report(skipped={BITCOIN: "SourceUnavailable: down"}), None, [])
+
+
+ENDS = {"skipped": end_by_skipping, "failed": lambda vitals: vitals.cycle_failed("kraken", HOUR, RuntimeError("odd"))}
+
+
+def test_a_place_whose_cycles_do_not_end_is_not_alive():
+    """Three closes have passed, and every organ beats: a loop that turns makes no forecast."""
+    hands = Hands()
+    vitals = working(BITCOIN, ELSEWHERE, hands=hands)
+    pass_time(hands, 3 * 3600 + 60)
+    vitals.cycle(make_report(exchange="binance"), None, [])
+    expected = ["kraken 1h: no cycle has ended for 10860 s, though 3 closes have passed"]
+
+    assert vitals.dead() == expected
+    assert expected[0] in vitals.unready()
+    assert [(one.subject, one.severity) for one in told(vitals, "not_alive")] == [("kraken 1h", "critical")]
+    vitals.cycle(make_report(), None, [])
+    assert vitals.dead() == []
+
+
+@pytest.mark.parametrize("end", ENDS)
+def test_a_cycle_that_ends_in_whatever_way_is_progress(end):
+    """An exchange that is down, or a fault that returns: a restart would not help."""
+    hands = Hands()
+    vitals = working(BITCOIN, hands=hands)
+    for _ in range(48):
+        pass_time(hands, 3600)
+        ENDS[end](vitals)
+        assert vitals.dead() == []
+    pass_time(hands, 4 * 3600)
+
+    assert len(vitals.dead()) == 1
+
+
+def test_bars_of_a_minute_have_time_for_two_slow_cycles():
+    """One of the same exchange that is in hand, and their own."""
+    hands = Hands()
+    vitals = working(make_key("kraken", "BTC/USD", "1m"), hands=hands)
+    pass_time(hands, 1200)
+    before = vitals.dead()
+    pass_time(hands, 1)
+
+    assert before == []
+    assert len(vitals.dead()) == 1
+
+
+def test_a_market_that_sleeps_is_alive():
+    """Nothing is due for a weekend; three sessions without the end of a cycle are another matter."""
+    hands = Hands(utc_ms("2024-05-17 21:00"))
+    vitals = working(STOCK, hands=hands)
+    pass_time(hands, 3.5 * 24 * 3600)
+    before = vitals.dead()
+    pass_time(hands, 2 * 24 * 3600)
+
+    assert before == []
+    assert len(vitals.dead()) == 1
+
+
+@pytest.mark.parametrize("phase", [Phase.WAITING, Phase.CHECKING, Phase.DRAINING])
+def test_who_runs_no_cycles_is_alive_without_them(phase):
+    """A standby waits for months; a restart would change nothing."""
+    hands = Hands()
+    vitals = working(BITCOIN, hands=hands)
+    vitals.enter(phase)
+    pass_time(hands, 90 * 24 * 3600)
+    waited = vitals.dead()
+    vitals.enter(Phase.CATCHING_UP)
+
+    assert waited == vitals.dead() == []
+
+
+@pytest.mark.parametrize("kind", ["ledger_unavailable", "ledger_damaged"])
+def test_a_ledger_that_fails_ends_readiness_and_not_life(kind):
+    vitals = make_vitals()
+    vitals.ledger(kind, "store sqlite:////l.db: gone")
+    found = vitals.unready(), vitals.dead(), [(one.text, one.severity) for one in told(vitals, kind)]
+    gone = value(vitals, "forecaster_ledger_present")
+    vitals.ledger(kind, None)
+
+    assert found == ([f"{kind}: store sqlite:////l.db: gone"], [], [("store sqlite:////l.db: gone", "critical")])
+    assert vitals.unready() == told(vitals, kind) == []
+    assert (gone, value(vitals, "forecaster_ledger_present")) == (0, 1)
+
+
+@pytest.mark.parametrize("phase", [one for one in Phase if one is not Phase.READY])
+def test_only_one_phase_is_ready(phase):
+    vitals = make_vitals(phase=phase)
+    reasons = vitals.unready()
+    vitals.enter(Phase.READY)
+
+    assert reasons == [f"phase: {phase}"]
+    assert vitals.unready() == []
+
+
+def test_a_series_is_stale_when_more_than_the_tolerated_bars_are_behind():
+    """With two tolerated bars, at the third close; bars settle for 5 s, and are asked for until 30 s behind that."""
+    hands = Hands()
+    vitals = make_vitals(hands=hands)
+    hands.now = CUTOFF + 3 * HOUR_MS + SETTLE_MS + 30_000 - 1
+    before = vitals.unready()
+    hands.now += 1
+
+    assert before == []
+    assert vitals.unready() == [
+        "kraken BTC/USD 1h: newest forecast of 2024-01-05 00:00 UTC, expected 2024-01-05 01:00 UTC or later"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "exchange", "patience_s"),
+    [(100.0, "kraken", 105), (100.0, None, 105), (1.0, "kraken", 35), (9000.0, "kraken", 3605)],
+    ids=["its own", "of all exchanges", "shorter than the deadline", "longer than a bar"],
+)
+def test_the_time_of_the_cycle_is_allowed_for(seconds, exchange, patience_s):
+    """But no more than a bar of it: a service that cannot keep up is late, however steadily."""
+    hands = Hands()
+    vitals = make_vitals(hands=hands)
+    vitals.cycle(make_report(seconds=seconds, exchange=exchange), None, [])
+    hands.now = CUTOFF + 3 * HOUR_MS + patience_s * 1000 - 1
+    before = vitals.unready()
+    hands.now += 1
+
+    assert before == []
+    assert len(vitals.unready()) == 1
+
+
+@settings(derandomize=True, deadline=None, max_examples=200)
+@given(
+    st.sampled_from(["1m", "15m", "1h", "4h", "1d"]), st.integers(1, 5), st.integers(0, 12), st.integers(0, 86_400_000)
+)
+def test_staleness_is_a_count_of_closes(timeframe, tolerated, behind, past):
+    """The rule in two lines: how many closes came behind the forecast, as of the time that is allowed for."""
+    key = make_key("files", "BTC/USD", timeframe)
+    hands = Hands()
+    vitals = make_vitals(key, hands=hands, health={"stale_bars": tolerated})
+    hands.now = CUTOFF + behind * key.timeframe.ms + past % key.timeframe.ms
+    closes = (hands.now - SETTLE_MS) // key.timeframe.ms - CUTOFF // key.timeframe.ms
+
+    assert bool(vitals.unready()) == (closes > tolerated)
+
+
+@pytest.mark.parametrize(
+    ("time", "stale"),
+    [
+        ("2018-11-25 12:00", False),
+        ("2018-11-26 21:00:04", False),
+        ("2018-11-26 21:00:05", False),
+        ("2018-11-27 21:00:04", False),
+        ("2018-11-27 21:00:05", True),
+    ],
+    ids=["weekend", "before one close", "behind one close", "before two closes", "behind two closes"],
+)
+def test_stocks_sleep_at_weekends(time, stale):
+    """The forecast of the early close behind Thanksgiving serves until Tuesday, where one bar is tolerated."""
+    hands = Hands(utc_ms("2018-11-23 18:00"))
+    vitals = make_vitals(STOCK, hands=hands, health={"stale_bars": 1})
+    hands.now = utc_ms(time)
+
+    assert bool(vitals.unready()) == stale
+
+
+def test_each_stale_series_is_named():
+    hands = Hands()
+    vitals = make_vitals(BITCOIN, ETHER, DOGE, hands=hands)
+    hands.now += 10 * HOUR_MS
+    vitals.served(ETHER, hands.now)
+
+    assert [one.split(":")[0] for one in vitals.unready()] == [str(BITCOIN), str(DOGE)]
+
+
+def test_a_series_without_any_forecast_is_stale():
+    vitals = Vitals(make_config(BITCOIN), lambda: CUTOFF, lambda: 0.0)
+    vitals.enter(Phase.READY)
+
+    assert vitals.unready() == ["kraken BTC/USD 1h: no forecast yet"]
+
+
+def test_what_is_caught_up_on_does_not_age_a_series():
+    """Late forecasts of older cutoffs come behind the newest one, in one cycle or in the next."""
+    hands = Hands()
+    vitals = make_vitals(hands=hands)
+    hands.now += 10 * HOUR_MS
+    newest, older = (make_forecast(BITCOIN, hands.now - back * HOUR_MS) for back in (0, 7))
+    vitals.cycle(make_report(forecasts=[newest, older]), None, [])
+    vitals.served(BITCOIN, CUTOFF)
+
+    assert vitals.unready() == []
+
+
+def test_a_series_that_is_not_configured_is_no_matter():
+    vitals = make_vitals(BITCOIN)
+    vitals.served(ETHER, CUTOFF)
+    vitals.cycle(make_report(forecasts=[make_forecast(ETHER)]), None, [])
+
+    assert ETHER not in vitals._newest
+
+
+def test_stale_series_are_told_of_together():
+    """One alert for a venue that is away, not one for each of its series; five are named."""
+    keys = [make_key("kraken", f"A{i}/USD") for i in range(8)]
+    hands = Hands()
+    vitals = make_vitals(*keys, ELSEWHERE, hands=hands)
+    hands.now += 10 * HOUR_MS
+    vitals.served(keys[0], hands.now)
+    here, there = told(vitals, "stale_series")
+
+    assert (here.subject, there.subject) == ("kraken 1h", "binance 1h")
+    assert here.text.startswith(
+        "no fresh forecast, 7 series: kraken A1/USD 1h, newest forecast of 2024-01-05 00:00 UTC"
+    )
+    assert here.text.endswith("; and 2 more")
+    assert "1 series: binance BTC/USDT 1h" in there.text
+    assert here.severity == "critical"
+
+
+@pytest.mark.parametrize("phase", [one for one in Phase if one is not Phase.READY])
+def test_staleness_is_told_by_who_serves(phase):
+    """A standby has old forecasts for months, and who catches up is about to mend it."""
+    vitals = Vitals(make_config(BITCOIN), lambda: CUTOFF, lambda: 0.0)
+    vitals.enter(phase)
+
+    assert told(vitals, "stale_series") == []
+
+
+def test_failing_cycles_are_told_until_one_is_completed():
+    hands = Hands()
+    vitals = make_vitals(hands=hands)
+    for _ in range(3):
+        vitals.cycle_failed("kraken", HOUR, RuntimeError("no\nsuch \x1b[31mthing"))
+        hands.now += 60_000
+    (found,) = told(vitals, "failing_cycle")
+    vitals.cycle(make_report(timeframe=Timeframe("4h")), None, [])
+    others = told(vitals, "failing_cycle")
+    vitals.cycle(make_report(), None, [])
+
+    assert found.subject == "kraken 1h"
+    assert found.text == (
+        "3 cycles failed in a row, since 2024-01-05 00:00 UTC, the last with RuntimeError: no such  [31mthing"
+    )
+    assert len(others) == 1
+    assert told(vitals, "failing_cycle") == []
+    assert value(vitals, "forecaster_cycles_total", **PLACE, outcome="failed") == 3
+    assert value(vitals, "forecaster_cycles_total", **PLACE, outcome="completed") == 1
+
+
+def test_a_standby_does_not_tell_of_cycles_that_failed_before():
+    vitals = make_vitals()
+    vitals.cycle_failed("kraken", HOUR, RuntimeError("lost"))
+    vitals.enter(Phase.WAITING)
+
+    assert told(vitals, "failing_cycle") == []
+
+
+def held(exchange, ms):
+    """A hold of an exchange, until so long after the cutoff."""
+    return Hold(exchange, CUTOFF + ms, "limit: 429 Too Many Requests", CUTOFF)
+
+
+def test_a_hold_is_told_while_it_lasts():
+    """With its reason: a limit is no ban."""
+    hands = Hands()
+    vitals = make_vitals(BITCOIN, ELSEWHERE, hands=hands)
+    vitals.cycle(make_report(), None, [held("kraken", 1000), held("binance", 0), held("unknown", 1000)])
+    during = told(vitals, "ban")
+    open_ = [value(vitals, "forecaster_breaker_open", exchange=name) for name in ("kraken", "binance", "unknown")]
+    hands.now += 1000
+
+    assert [(one.subject, one.text) for one in during] == [
+        ("kraken", "kraken must not be asked until 2024-01-05 00:00:01 UTC: limit: 429 Too Many Requests")
+    ]
+    assert open_ == [1, 0, None]
+    assert told(vitals, "ban") == []
+    assert value(vitals, "forecaster_breaker_open", exchange="kraken") == 0
+
+
+def test_a_fallback_is_told_while_compiled_code_rests():
+    vitals = make_vitals()
+    buckets = (make_bucket(8), make_bucket(16, "cooling", reason="compiled code gave NaN\nrests 300 s"))
+    vitals.cycle(make_report(), ModelStatus(buckets, 3, None), [])
+    during = told(vitals, "fallback")
+    vitals.cycle(make_report(), None, [])
+    still = told(vitals, "fallback")
+    vitals.cycle(make_report(), ModelStatus((make_bucket(8), make_bucket(16)), 3, None), [])
+
+    assert [one.text for one in during] == ["eager serves 1 of 2 shapes: compiled code gave NaN rests 300 s"]
+    assert still == during
+    assert told(vitals, "fallback") == []
+
+
+def test_a_drift_is_told_for_a_day():
+    hands = Hands()
+    vitals = make_vitals(hands=hands)
+    vitals.drifted(BITCOIN, "coverage", 0.8123, 0.6)
+    hands.seconds += DRIFT_TOLD_SECONDS - 1
+    during = told(vitals, "drift")
+    hands.seconds += 1
+
+    assert [(one.subject, one.text) for one in during] == [
+        ("kraken 1h", "skill or coverage changed, 1 series: kraken BTC/USD 1h, coverage 0.812 → 0.600")
+    ]
+    assert told(vitals, "drift") == []
+    assert value(vitals, "forecaster_drifts_total", of="coverage") == 1
+
+
+def test_bars_that_changed_are_told_for_an_hour():
+    hands = Hands()
+    vitals = make_vitals(hands=hands)
+    vitals.cycle(make_report(revised={BITCOIN: [CUTOFF - HOUR.ms, CUTOFF]}, doubted={BITCOIN}), None, [])
+    during = told(vitals, "revised")
+    hands.seconds += REVISED_TOLD_SECONDS
+
+    assert [(one.subject, one.severity) for one in during] == [("kraken 1h", "warning")]
+    assert "1 series: kraken BTC/USD 1h, 2 bars" in during[0].text
+    assert told(vitals, "revised") == []
+    assert value(vitals, "forecaster_revised_bars_total", exchange="kraken", timeframe="1h") == 2
+    assert value(vitals, "forecaster_doubted_bars_total", exchange="kraken", timeframe="1h") == 1
+
+
+def test_series_that_are_waited_for_and_clocks_are_shown():
+    vitals = make_vitals()
+    vitals.cycle(make_report(waiting={BITCOIN}, clocks={"kraken": -90_500}), None, [])
+    during = value(vitals, "forecaster_waiting_series", exchange="kraken", timeframe="1h")
+    vitals.cycle(make_report(), None, [])
+
+    assert (during, value(vitals, "forecaster_waiting_series", exchange="kraken", timeframe="1h")) == (1, 0)
+    assert value(vitals, "forecaster_exchange_clock_seconds", exchange="kraken") == -90.5
+
+
+@pytest.mark.parametrize(
+    ("n", "skill", "p_value", "is_told"),
+    [(400, -0.1, 0.001, True), (400, -0.01, 0.4, False), (400, 0.1, 0.001, False), (20, -0.1, 0.001, False)],
+    ids=["surely worse", "perhaps worse", "better", "too few"],
+)
+def test_what_is_surely_worse_than_the_walk_is_told(n, skill, p_value, is_told):
+    """Skill that is not shown is the usual thing with prices, and no news."""
+    vitals = make_vitals()
+    vitals.trusted(BITCOIN, make_trust(n, skill, p_value))
+
+    assert bool(told(vitals, "no_skill")) == is_told
+
+
+@pytest.mark.parametrize("trust", [None, make_trust(400, 0.1, 0.001)], ids=["nothing settled", "better"])
+def test_what_has_become_better_is_told_no_more(trust):
+    vitals = make_vitals()
+    vitals.trusted(BITCOIN, make_trust(400, -0.1, 0.001))
+    (before,) = told(vitals, "no_skill")
+    vitals.trusted(BITCOIN, trust)
+
+    assert before.text == (
+        "worse than the random walk, 1 series: kraken BTC/USD 1h, worse than the random walk (p = 0.001), 400 closes"
+    )
+    assert told(vitals, "no_skill") == []
+
+
+@pytest.mark.parametrize(("needed", "is_told"), [(0, False), (1 << 40, True)])
+def test_a_disk_that_is_about_to_be_full_is_told(tmp_path, needed, is_told):
+    """Also before the folder of the ledger is there."""
+    vitals = make_vitals(folder=tmp_path / "not" / "there", alerts={"disk_free_mib": needed})
+    found = told(vitals, "disk")
+
+    assert bool(found) == is_told
+    assert all(one.text.startswith(f"{tmp_path}: ") for one in found)
+    assert value(vitals, "forecaster_disk_free_bytes") > 0
+
+
+def test_a_disk_that_nobody_can_ask_is_unknown(tmp_path, monkeypatch):
+    def fail(_):
+        raise OSError(5, "Input/output error")
+
+    vitals = make_vitals(folder=tmp_path)
+    monkeypatch.setattr("shutil.disk_usage", fail)
+
+    assert told(vitals, "disk") == []
+    assert math.isnan(value(vitals, "forecaster_disk_free_bytes"))
+
+
+def test_every_kind_that_is_told_is_known():
+    """So that alerts of each stand at 0 from the start; another is counted, but makes no label of its own."""
+    vitals = make_vitals()
+    for kind in KINDS:
+        assert value(vitals, "forecaster_alerts_total", kind=kind, outcome="sent") == 0
+    vitals.alerted("ban", "sent")
+    vitals.alerted("surprise", "failed")
+
+    assert value(vitals, "forecaster_alerts_total", kind="ban", outcome="sent") == 1
+    assert value(vitals, "forecaster_alerts_total", kind="other", outcome="failed") == 1
+
+
+def full_vitals():
+    """Vitals that have seen one of everything."""
+    vitals = make_vitals(BITCOIN, ELSEWHERE, STOCK, model={"baselines": ["random_walk"]})
+    steps = make_steps([90.0, 99.0, 105.0], 101.0, models=["nano@1", "random_walk@1"], key=BITCOIN)
+    report = make_report(
+        forecasts=[make_forecast(BITCOIN)],
+        settled=[measure(steps, make_past([100.0, 100.0], BITCOIN))],
+        skipped={BITCOIN: "Banned: kraken: go away"},
+        sat_out={"random_walk": "InferenceError: broken"},
+        missed=2,
+    )
+    vitals.cycle(report, ModelStatus((make_bucket(),), 1, None), [held("kraken", 1)])
+    vitals.drifted(BITCOIN, "skill", 0.5, 0.4)
+    return vitals
+
+
+def test_the_exposition_has_every_metric_with_its_labels():
+    """As Prometheus's own parser reads it; those of process and interpreter are beside them."""
+    found = {}
+    for family in text_string_to_metric_families(full_vitals().exposition().decode()):
+        name = f"{family.name}_total" if family.type == "counter" else family.name
+        found[name] = {label for one in family.samples for label in one.labels} - {"le"}
+
+    assert CONTRACT.items() <= found.items()
+    assert set(CONTRACT) == set(NAMES)
+    assert {"process_resident_memory_bytes", "process_cpu_seconds_total", "python_info"} <= found.keys()
+    assert not [name for name in found if name.endswith("_created")]
+
+
+def test_what_the_configuration_foresees_stands_at_zero():
+    """A rate sees no first event of a series that begins with it."""
+    at_start = samples(Vitals(make_config(BITCOIN, ELSEWHERE)))
+    expected = [
+        ("forecaster_cycles_total", {**PLACE, "outcome": "failed"}),
+        ("forecaster_forecasts_total", {**PLACE, "outcome": "late"}),
+        ("forecaster_missed_total", PLACE),
+        ("forecaster_cycle_seconds_count", PLACE),
+        ("forecaster_fetch_errors_total", {"exchange": "binance", "error": "Banned"}),
+        ("forecaster_fallbacks_total", {}),
+        ("forecaster_scheduler_faults_total", {}),
+    ]
+
+    assert [at_start.get((name, frozenset(labels.items()))) for name, labels in expected] == [0] * len(expected)
+
+
+def test_a_cycle_is_counted():
+    late = make_forecast(BITCOIN, CUTOFF - 5 * HOUR_MS, issued_at=CUTOFF)
+    report = make_report(
+        forecasts=[make_forecast(BITCOIN, issued_at=CUTOFF + 7000), make_forecast(ETHER), late],
+        skipped={DOGE: "NotEnoughBars: too few", ETHER: "RateLimited: later"},
+        sat_out={"random_walk": "InferenceError: broken"},
+        missed=3,
+        seconds=2.5,
+        waited_seconds=0.75,
+        model_seconds=1.25,
+    )
+    vitals = make_vitals(BITCOIN, ETHER, DOGE)
+    vitals.cycle(report, None, [])
+    vitals.cycle(report, None, [])
+    found = samples(vitals)
+    expected = {
+        ("forecaster_cycles_total", "outcome", "completed"): 2,
+        ("forecaster_forecasts_total", "outcome", "on_time"): 4,
+        ("forecaster_forecasts_total", "outcome", "late"): 2,
+        ("forecaster_skipped_total", "error", "NotEnoughBars"): 2,
+        ("forecaster_skipped_total", "error", "RateLimited"): 2,
+    }
+
+    assert {about: found[about[0], frozenset({**PLACE, about[1]: about[2]}.items())] for about in expected} == expected
+    assert found["forecaster_missed_total", frozenset(PLACE.items())] == 6
+    assert found["forecaster_waited_seconds_total", frozenset(PLACE.items())] == 1.5
+    assert found["forecaster_model_seconds_total", frozenset(PLACE.items())] == 2.5
+    assert found["forecaster_cycle_seconds_sum", frozenset(PLACE.items())] == 5
+    assert found["forecaster_close_to_stored_seconds_count", frozenset(PLACE.items())] == 4
+    assert found["forecaster_close_to_stored_seconds_sum", frozenset(PLACE.items())] == pytest.approx(
+        2 * (7 + 2 * LATENCY_MS / 1000)
+    )
+    assert value(vitals, "forecaster_fetch_errors_total", exchange="kraken", error="RateLimited") == 2
+    assert value(vitals, "forecaster_fetch_errors_total", exchange="kraken", error="NotEnoughBars") is None
+    assert value(vitals, "forecaster_baseline_failures_total", model="random_walk") == 2
+
+
+def test_a_cycle_of_all_exchanges_has_a_label_of_its_own():
+    vitals = make_vitals(BITCOIN, ELSEWHERE)
+    vitals.cycle(make_report(exchange=None, forecasts=[make_forecast(ELSEWHERE)]), None, [])
+
+    assert value(vitals, "forecaster_cycles_total", exchange="all", timeframe="1h", outcome="completed") == 1
+    assert value(vitals, "forecaster_forecasts_total", exchange="binance", timeframe="1h", outcome="on_time") == 1
+
+
+def test_labels_are_bounded_whatever_is_given_for_one():
+    """Ten thousand errors, baselines and exchanges that nobody foresaw make one label, `other`."""
+    vitals = make_vitals(BITCOIN)
+
+    def cycle(names):
+        report = make_report(
+            exchange=f"venue{names}",
+            skipped={make_key(f"venue{i}", f"S{i}/USD"): f"Error{i}: text" for i in names},
+            sat_out={f"model{i}": "broken" for i in names},
+        )
+        vitals.cycle(report, None, [held(f"venue{i}", 1) for i in names])
+        vitals.cycle_failed(f"venue{names}", HOUR, RuntimeError(str(names)))
+
+    cycle(range(1))
+    before = len(samples(vitals))
+    cycle(range(1, 10_000))
+
+    assert len(samples(vitals)) == before
+    assert len(vitals._holds) == 0
+
+
+def test_hostile_names_cannot_forge_a_sample():
+    """An exchange's name comes from the configuration, and is quoted; a symbol is no label at all."""
+    hostile = 'a"} 1\nforecaster_ready 1\n#\\'
+    key = make_key(hostile, "ZZZ\x1b[2J\x9b/USD")
+    hands = Hands()
+    vitals = make_vitals(key, hands=hands)
+    vitals.cycle(
+        make_report(exchange=hostile, skipped={key: f"Banned: {hostile}"}), None, [held(hostile, 24 * HOUR_MS)]
+    )
+    vitals.cycle_failed(hostile, HOUR, RuntimeError(hostile))
+    hands.now += 10 * HOUR_MS
+    found = samples(vitals)
+    conditions = vitals.conditions()
+
+    assert found["forecaster_ready", frozenset()] == 0
+    assert {dict(labels)["exchange"] for name, labels in found if name == "forecaster_stale_series"} == {hostile}
+    assert "ZZZ" not in vitals.exposition().decode()
+    assert {one.kind for one in conditions} >= {"stale_series", "ban", "failing_cycle"}
+    assert all((one.subject + one.text).isprintable() for one in conditions)
+
+
+def test_skill_and_coverage_are_of_the_next_close():
+    """Beside a loop over the very cases: step 1, close, the model's own, none late."""
+    random = np.random.default_rng(0)
+    n = 40
+    values_NFQ = np.sort(100 + random.normal(0, 3, (2 * n, 4, len(TENS))))
+    actual_NF = 100 + random.normal(0, 3, (n, 4))
+    values_NQ, actual_N = values_NFQ[:, 3], actual_NF[:, 3]
+    cutoff_N = CUTOFF + np.arange(n) % 10 * HOUR_MS
+    late_N, step_N = np.arange(n) % 7 == 0, 1 + np.arange(n) // 10
+    steps = make_steps(
+        values_NFQ,
+        np.tile(actual_NF, (2, 1)),
+        models=["nano@1"] * n + ["random_walk@1"] * n,
+        cutoff=np.tile(cutoff_N, 2),
+        step=np.tile(step_N, 2),
+        late=np.tile(late_N, 2),
+        key=BITCOIN,
+    )
+    vitals = make_vitals()
+    losses = measure(steps, make_past(np.full(20, 100.0), BITCOIN, CUTOFF + 10 * HOUR_MS))
+    for part in (steps.cutoff_N <= CUTOFF, steps.cutoff_N > CUTOFF):
+        vitals.cycle(make_report(settled=[losses[part]]), None, [])
+    cases = [i for i in range(n) if step_N[i] == 1 and not late_N[i]]
+    loss, walk = (
+        sum(np.mean([2 * (level - (y < q)) * (y - q) for level, q in zip(TENS, qs, strict=True)]) for y, qs in rows)
+        for rows in (
+            [(actual_N[i], values_NQ[i]) for i in cases],
+            [(actual_N[i], values_NQ[n + i]) for i in cases],
+        )
+    )
+    inside = [values_NQ[i][0] <= actual_N[i] <= values_NQ[i][2] for i in cases]
+
+    assert value(vitals, "forecaster_skill", **PLACE) == pytest.approx(1 - loss / walk)
+    assert value(vitals, "forecaster_coverage80", **PLACE) == pytest.approx(np.mean(inside))
+
+
+@pytest.mark.parametrize("name", ["models/nano@2", "nano@2@3", "@"])
+def test_a_model_whose_name_holds_an_at_sign_has_skill(name):
+    """Its folder may be called so; what stands behind the last `@` is the digest."""
+    steps = make_steps([90.0, 99.0, 105.0], 101.0, models=[f"{name}@1", "random_walk@1"], key=BITCOIN)
+    vitals = make_vitals(model={"id": name})
+    vitals.cycle(make_report(settled=[measure(steps, make_past([100.0, 100.0], BITCOIN))]), None, [])
+
+    assert value(vitals, "forecaster_coverage80", **PLACE) == 1
+
+
+@pytest.mark.parametrize(("name", "found"), [("nano@2", [105.0]), ("nano", [])])
+def test_the_live_view_knows_its_model_by_its_whole_name(name, found):
+    steps = make_steps([90.0, 99.0, 105.0], 101.0, models=["nano@2@1", "random_walk@1"], key=BITCOIN)
+    report = make_report(settled=[measure(steps, make_past([100.0, 100.0], BITCOIN))])
+
+    assert [one.row.values_Q[-1] for one in next_closes(report, name)] == found
+
+
+def test_model_whose_name_begins_alike_is_another():
+    steps = make_steps([90.0, 99.0, 105.0], 101.0, models=["nano@2@1", "random_walk@1"], key=BITCOIN)
+    vitals = make_vitals(model={"id": "nano"})
+    vitals.cycle(make_report(settled=[measure(steps, make_past([100.0, 100.0], BITCOIN))]), None, [])
+
+    assert ("forecaster_coverage80", frozenset(PLACE.items())) not in samples(vitals)
+
+
+@pytest.mark.parametrize("end", ["", "?timeout=20"])
+def test_disk_is_that_of_the_ledger_however_its_url_is_written(tmp_path, monkeypatch, end):
+    """What stands behind the path in a URL, or is encoded in it, is no part of a folder's name."""
+    folder = tmp_path / "a b"
+    folder.mkdir()
+    asked = []
+    monkeypatch.setattr("forecaster.daemon.health_state.shutil.disk_usage", lambda path: asked.append(path) or NO_DISK)
+    url = f"sqlite:///{tmp_path}/a%20b/ledger.db{end}"
+    make_vitals(store={"url": url}).exposition()
+
+    assert set(asked) == {folder}
+
+
+def test_before_anything_has_settled_there_is_no_skill_to_tell():
+    vitals = make_vitals()
+
+    assert value(vitals, "forecaster_skill", **PLACE) is None
+    assert value(vitals, "forecaster_coverage80", **PLACE) is None
+
+
+def test_lag_is_that_of_the_oldest_series():
+    hands = Hands()
+    vitals = make_vitals(BITCOIN, ETHER, hands=hands)
+    hands.now = CUTOFF + 5 * HOUR_MS + 1
+    vitals.served(ETHER, CUTOFF + 4 * HOUR_MS)
+
+    assert value(vitals, "forecaster_bar_lag_seconds", **PLACE) == 5 * 3600
+    assert value(vitals, "forecaster_stale_series", **PLACE) == 1
+    assert value(vitals, "forecaster_ready") == 0
+
+
+def test_fallbacks_count_on_when_the_model_is_loaded_again():
+    vitals = make_vitals()
+    for total in (2, 5, 5, 1):
+        vitals.cycle(make_report(), ModelStatus((), total, None), [])
+
+    assert value(vitals, "forecaster_fallbacks_total") == 2 + 3 + 0 + 1
+
+
+def test_the_engine_of_each_shape_is_shown_as_it_is_now():
+    vitals = make_vitals()
+    for state in ("building", "serving"):
+        vitals.cycle(make_report(), ModelStatus((make_bucket(8, state),), 0, None), [])
+        _ = vitals.exposition()
+    found = {labels: is_so for (name, labels), is_so in samples(vitals).items() if name == "forecaster_engine_bucket"}
+
+    assert found == {frozenset({"bucket": "8x256x1 nothing in 4", "engine": "compiled"}.items()): 1}
+
+
+def test_shapes_are_bounded():
+    """Those that are asked most are shown."""
+    vitals = make_vitals()
+    buckets = tuple(make_bucket(rows, calls=rows) for rows in range(1, 1001))
+    vitals.cycle(make_report(), ModelStatus(buckets, 0, None), [])
+    shown = {dict(labels)["bucket"] for name, labels in samples(vitals) if name == "forecaster_engine_bucket"}
+
+    assert len(shown) == 64
+    assert "1000x256x1 nothing in 4" in shown
+
+
+def test_what_is_told_outright_is_shown():
+    vitals = make_vitals()
+    vitals.queue(7)
+    vitals.lease(held=True, epoch=12)
+    vitals.scheduler_fault()
+    held = [value(vitals, f"forecaster_{name}") for name in ("queue_length", "lease_held", "lease_epoch", "ready")]
+    vitals.lease(held=False, epoch=12)
+
+    assert held == [7, 1, 12, 1]
+    assert value(vitals, "forecaster_lease_held") == 0
+    assert value(vitals, "forecaster_scheduler_faults_total") == 1
+
+
+def test_another_configuration_is_adopted():
+    """What it has no more is forgotten, what stays is kept, and what is new has no forecast yet."""
+    vitals = make_vitals(BITCOIN, ELSEWHERE)
+    for key in (BITCOIN, ELSEWHERE):
+        vitals.drifted(key, "skill", 0.5, 0.4)
+        vitals.cycle_failed(key.exchange, HOUR, RuntimeError("broken"))
+        vitals.trusted(key, make_trust(400, -0.1, 0.001))
+    vitals.cycle_failed("kraken", HOUR, RuntimeError("broken"))
+    vitals.cycle(make_report(exchange=None), None, [held("kraken", 1), held("binance", 1)])
+    vitals.adopt(make_config(BITCOIN, ETHER))
+    shown = {dict(labels)["exchange"] for name, labels in samples(vitals) if name == "forecaster_stale_series"}
+
+    assert vitals.unready() == ["kraken ETH/USD 1h: no forecast yet"]
+    assert Counter(one.subject for one in vitals.conditions() if one.kind != "disk") == {"kraken 1h": 4, "kraken": 1}
+    assert shown == {"kraken"}
+    assert value(vitals, "forecaster_cycles_total", exchange="binance", timeframe="1h", outcome="failed") == 1
+
+
+def test_the_summary_changes_only_with_what_it_tells():
+    hands = Hands()
+    vitals = make_vitals(BITCOIN, ETHER, hands=hands)
+    before = vitals.summary()
+    hands.now, hands.seconds = hands.now + 1000, hands.seconds + 1
+    same = vitals.summary()
+    vitals.cycle(make_report(forecasts=[make_forecast(BITCOIN)]), None, [])
+
+    assert same == before == "ready; 2 series, 0 stale; last cycle: none yet"
+    assert vitals.summary() == (
+        "ready; 2 series, 0 stale; last cycle: kraken 1h as of 2024-01-05 00:00 UTC, 1 forecasts"
+    )
+
+
+def test_many_threads_lose_no_count():
+    """Writers and readers at once, switched as often as can be."""
+    vitals = make_vitals(BITCOIN, ELSEWHERE)
+    steps = make_steps([90.0, 99.0, 105.0], 101.0, models=["nano@1", "random_walk@1"], key=BITCOIN)
+    settled = [measure(steps, make_past([100.0, 100.0], BITCOIN))]
+    faults: list[BaseException] = []
+
+    def run(step):
+        try:
+            for i in range(50):
+                step(i)
+        except BaseException as error:  # noqa: BLE001 - a thread's fault would be lost
+            faults.append(error)
+
+    def write(i):
+        vitals.cycle(make_report(settled=settled), ModelStatus((make_bucket(i + 1),), 0, None), [held("kraken", i)])
+        vitals.cycle_failed("binance", HOUR, RuntimeError("broken"))
+        vitals.drifted(BITCOIN, f"{i % 2}", 0.5, 0.4)
+        vitals.expect(f"worker {i % 3}", 60)
+        vitals.rest(f"worker {i % 3}")
+
+    def read(_):
+        _ = vitals.conditions(), vitals.unready(), vitals.exposition(), vitals.summary()
+
+    def adopt(i):
+        vitals.adopt(make_config(BITCOIN, ELSEWHERE if i % 2 else ETHER))
+
+    switching = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    threads = [threading.Thread(target=run, args=[step]) for step in (*[write] * 6, read, read, adopt)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    sys.setswitchinterval(switching)
+
+    assert faults == []
+    assert value(vitals, "forecaster_cycles_total", **PLACE, outcome="completed") == 6 * 50
+    assert vitals._metrics._sums["kraken", "1h"][0] == 6 * 50

@@ -1,0 +1,177 @@
+"""The folder of compiled code: nobody else may put machine code there, or the folder itself in its place."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from forecaster.model.chronos2 import artifacts
+from forecaster.model.chronos2.artifacts import ArtifactKey, Artifacts, ArtifactsRefused, own_folder
+from forecaster.model.chronos2.core import Shape
+
+KEY = ArtifactKey.of("0" * 64, "torch 2", torch.device("cpu"), Shape(8, 64, 1))
+
+
+@pytest.fixture
+def home(tmp_path):
+    """A folder of ours, in one of ours."""
+    home = tmp_path / "cache" / "forecaster"
+    home.mkdir(mode=0o700, parents=True)
+    return home
+
+
+@pytest.fixture
+def owned(monkeypatch):
+    """Give a function that gives a folder to another user, which root alone can do for real."""
+    owners, lstat = {}, Path.lstat
+
+    def changed(path):
+        found = list(lstat(path))
+        found[4] = owners.get(path, found[4])
+        return os.stat_result(found)
+
+    monkeypatch.setattr(Path, "lstat", changed)
+    return owners.__setitem__
+
+
+def test_folder_is_made_for_us_alone(home):
+    """Its parents too, where they lack, and though the group may write what this user makes otherwise."""
+    before = os.umask(0o002)
+    try:
+        own_folder(home / "model" / "compiled")
+    finally:
+        os.umask(before)
+
+    assert [(home / one).stat().st_mode & 0o777 for one in ("model", "model/compiled")] == [0o700, 0o700]
+
+
+@pytest.mark.parametrize("mode", [0o770, 0o707, 0o777])
+def test_parent_that_others_may_write_is_refused(home, mode):
+    """They could put a folder of their own in the place of ours, as soon as it was looked at."""
+    home.parent.chmod(mode)
+
+    with pytest.raises(
+        ArtifactsRefused, match=rf"expected {home.parent} .* writable by its owner alone, found {mode:o}"
+    ):
+        own_folder(home)
+
+
+def test_parents_are_looked_at_up_to_the_root(home):
+    """However far above."""
+    home.parents[1].chmod(0o777)
+
+    with pytest.raises(ArtifactsRefused, match=f"expected {home.parents[1]} "):
+        own_folder(home)
+
+
+def test_shared_parent_with_the_sticky_bit_is_fine(home):
+    """As /tmp: nobody can move what is another's there."""
+    home.parent.chmod(0o1777)
+
+    own_folder(home)
+
+
+def test_folder_in_a_shared_parent_must_be_ours(home, owned):
+    """The sticky bit keeps others from moving it, and not from having made it first."""
+    home.parent.chmod(0o1777)
+    owned(home, 65_534)
+
+    with pytest.raises(ArtifactsRefused, match=rf"expected {home} to be ours or root's, found one of user 65534"):
+        own_folder(home / "compiled")
+
+
+def test_parent_of_another_user_is_refused(home, owned):
+    """Whoever owns it may give himself the right to write."""
+    owned(home.parent, 65_534)
+
+    with pytest.raises(
+        ArtifactsRefused, match=rf"expected {home.parent} to be ours or root's, found one of user 65534"
+    ):
+        own_folder(home)
+
+
+def test_folder_of_root_is_refused_where_we_are_not_root(home, owned, monkeypatch):
+    """Above ours it is as good as ours; in the place of ours it is not."""
+    monkeypatch.setattr(artifacts.os, "getuid", lambda: 1234)
+    for path in (home, *home.parents):
+        owned(path, 0)
+
+    with pytest.raises(ArtifactsRefused, match=rf"expected {home} to be our own folder, found one of user 0"):
+        own_folder(home)
+
+
+def test_parents_behind_a_symbolic_link_are_looked_at(home, tmp_path):
+    """The folders that the path names, and those where it ends."""
+    shared = tmp_path / "shared"
+    (shared / "real").mkdir(parents=True)
+    (home / "link").symlink_to(shared / "real")
+    shared.chmod(0o777)
+
+    with pytest.raises(ArtifactsRefused, match=f"expected {shared} "):
+        own_folder(home / "link" / "compiled")
+
+
+def test_link_in_a_folder_that_others_may_write_is_refused(home, tmp_path):
+    """They could let it lead elsewhere."""
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    shared.chmod(0o777)
+    (shared / "link").symlink_to(home)
+
+    with pytest.raises(ArtifactsRefused, match=f"expected {shared} "):
+        own_folder(shared / "link" / "compiled")
+
+
+def test_nothing_is_made_below_a_folder_that_others_may_write(home):
+    """It is looked at first."""
+    home.chmod(0o777)
+
+    with pytest.raises(ArtifactsRefused):
+        own_folder(home / "compiled" / "deeper")
+    assert not (home / "compiled").exists()
+
+
+def test_package_below_such_a_folder_is_not_found(home, tmp_path):
+    """A package that was whole a moment ago is not loaded any more."""
+    built = tmp_path / "built.pt2"
+    built.write_bytes(b"machine code")
+    kept = Artifacts(home / "compiled")
+    kept.keep(KEY, built)
+    home.chmod(0o777)
+
+    with pytest.raises(ArtifactsRefused, match=f"expected {home} "):
+        kept.find(KEY)
+
+
+def test_relative_folder_is_looked_at_from_the_root(home, monkeypatch):
+    monkeypatch.chdir(home)
+    home.parent.chmod(0o777)
+
+    with pytest.raises(ArtifactsRefused, match=f"expected {home.parent} "):
+        own_folder(Path("compiled"))
+
+
+def test_folder_that_a_link_passes_through_is_looked_at(tmp_path):
+    """A link in it could be made to lead elsewhere by whoever may write there."""
+    real, open_folder = tmp_path / "real", tmp_path / "open"
+    for folder in (real, open_folder):
+        folder.mkdir(mode=0o700)
+    (open_folder / "second").symlink_to(real)
+    (tmp_path / "first").symlink_to(open_folder / "second")
+    own_folder(tmp_path / "first" / "kept")
+    open_folder.chmod(0o777)
+    with pytest.raises(ArtifactsRefused, match=f"expected {open_folder} to be writable by its owner alone"):
+        own_folder(tmp_path / "first" / "kept")
+
+
+def test_note_is_not_written_through_a_link(home, tmp_path):
+    (tmp_path / "precious").write_text("mine")
+    for suffix in ("json", "json.new"):
+        (home / f"{KEY.digest}.{suffix}").symlink_to(tmp_path / "precious")
+    Artifacts(home).write_note(KEY, artifacts.Note("0"))
+
+    assert (tmp_path / "precious").read_text() == "mine"
+    assert [(path.name, path.is_symlink()) for path in home.iterdir()] == [(f"{KEY.digest}.json", False)]

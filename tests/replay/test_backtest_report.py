@@ -1,0 +1,175 @@
+"""The page and the picture of a strategy: its numbers, its warnings, and names that are text alone."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from forecaster.errors import ConfigError
+from forecaster.replay.backtest import together, trade
+from forecaster.replay.backtest_report import TradeReport, draw_trades, notes, write_trade_report
+from forecaster.replay.performance import drawdown_of, figures_of
+from forecaster.replay.strategy import Rules, Signal
+from tests.accuracy.test_page import HOSTILE, Opened
+from tests.builders import make_bars, make_key
+from tests.replay.test_decide import forecasts_of
+from tests.replay.test_trade import five
+
+BARS = 400
+
+
+def alternate(forecast, position, outlook):
+    return Signal(-0.5 if position.share > 0 else 1.0, HOSTILE)
+
+
+@pytest.fixture(scope="module")
+def traded():
+    return [
+        trade(alternate, forecasts_of(bars), bars)
+        for bars in (make_bars(count=BARS), make_bars(make_key(symbol="ETH/USDT"), count=BARS - 50, seed=4))
+    ]
+
+
+def written(folder, traded, strategy="strategies.trend", rules=None):
+    report = TradeReport(strategy, "replay-0123", rules or Rules(), traded)
+    size = write_trade_report(report, folder / "trades.html")
+
+    assert size == (folder / "trades.html").stat().st_size
+    return Opened(folder / "trades.html")
+
+
+@pytest.fixture(scope="module")
+def page(traded, tmp_path_factory):
+    return written(tmp_path_factory.mktemp("page"), traded[:1])
+
+
+def test_equity_and_drawdown_beside_buy_and_hold(page, traded):
+    """The lines are the accounts, bar by bar."""
+    for name, account in (("strategy", traded[0].account), ("buy and hold", traded[0].holding)):
+        for title, marks_T in (
+            ("Equity at each close, costs paid", account.equity_T),
+            ("Drawdown", drawdown_of(account)),
+        ):
+            (line,) = [one for one in page.figures[title]["data"] if one["name"] == name]
+
+            np.testing.assert_allclose(line["y"], marks_T, rtol=1e-12)
+            assert len(line["x"]) == BARS - 1
+
+
+def test_what_is_held_and_the_fills(page, traded):
+    account = traded[0].account
+    (held,) = page.figures["What is held"]["data"]
+    candles, bought, sold = page.figures["Fills on the last 160 bars"]["data"]
+    newest = [one for one in account.fills if one.open_time >= traded[0].bars.open_time[-160]]
+
+    np.testing.assert_allclose(held["y"], account.net_T / account.equity_T, rtol=1e-12)
+    assert len(candles["open"]) == 160
+    assert bought["y"] == [one.price for one in newest if one.share_after == 1.0]
+    assert sold["y"] == [one.price for one in newest if one.share_after == -0.5]
+    assert len(bought["y"]) + len(sold["y"]) == 160
+    assert all(traded[0].bars.ohlcv_TF[-160:, 0][x] < y for x, y in zip(bought["x"], bought["y"], strict=True))
+
+
+def test_the_table_says_what_the_figures_are(page, traded):
+    own, held = figures_of(traded[0].account), figures_of(traded[0].holding)
+    place = page.texts.index("return")
+
+    assert page.texts[place + 1 : place + 3] == [f"{100 * one.total_return:.1f} %" for one in (own, held)]
+    place = page.texts.index("trades")
+    assert page.texts[place + 1 : place + 3] == [str(own.trades), "1"]
+
+
+def test_a_portfolio_comes_first(tmp_path, traded):
+    page = written(tmp_path, traded)
+    names = [text for text in page.texts if text in {"portfolio", *(one.account.name for one in traded)}]
+    whole = together([one.account for one in traded])
+
+    assert names == ["portfolio", "binance BTC/USDT 1h", "binance ETH/USDT 1h"]
+    assert f"{100 * figures_of(whole).total_return:.1f} %" in page.texts
+
+
+def test_names_and_reasons_are_text(tmp_path, traded):
+    """A strategy's name and its reasons come from anybody: no tag of theirs reaches the page or a figure."""
+    page = written(tmp_path, traded[:1], strategy=HOSTILE)
+    _, bought, _ = page.figures["Fills on the last 160 bars"]["data"]
+
+    assert HOSTILE not in page.text
+    assert f"{HOSTILE}: what it came to" in page.texts
+    assert all("&lt;script&gt;" in text and "<script" not in text for text in bought["text"])
+
+
+def test_nothing_is_fetched(page):
+    assert not [name for _, attributes in page.tags for name in attributes if name in {"src", "href"}]
+    assert any("default-src 'none'" in (attributes.get("content") or "") for _, attributes in page.tags)
+
+
+def test_long_lines_are_thinned(tmp_path):
+    bars = make_bars(count=5000)
+    page = written(tmp_path, [trade(alternate, forecasts_of(bars), bars, Rules(threshold=0.99))])
+    line = page.figures["Drawdown"]["data"][0]
+
+    assert len(line["y"]) == 1500
+
+
+def test_what_has_to_be_known():
+    """Costs, how few trades, how short a past, and what was not simulated; and when all was lost, that first."""
+    account, rules = five(), Rules(fee_bps=7.5, slippage_bps=3)
+    said = " ".join(notes(account, figures_of(account), rules))
+    lost = notes(dataclasses.replace(account, ruined_at=1_704_067_200_000), figures_of(account), rules)
+    waited = dataclasses.replace(figures_of(account), waited=3)
+
+    assert "7.5 bps" in said
+    assert "3 bps" in said
+    assert "too few trades to tell (2 of 30)" in said
+    assert "Less than a year" in said
+    assert "funding" in said
+    assert "waited" not in said
+    assert lost[0] == "At 2024-01-01 00:00 UTC nothing was left."
+    assert "3 fills waited" in " ".join(notes(account, waited, rules))
+
+
+def test_the_picture(tmp_path, traded):
+    """Three panels, and one for each series; a PNG under any name; written twice, it is the same picture."""
+    report = TradeReport("strategies.trend", "replay-0123", Rules(), traded)
+    pixels = []
+    for name in ("one.png", "other.svg"):
+        draw_trades(report, tmp_path / name)
+        with Image.open(tmp_path / name) as image:
+            assert image.format == "PNG"
+            pixels.append(np.array(image))
+
+    assert pixels[0].shape[0] == pytest.approx(2.6 * 110 * (3 + len(traded)), abs=1)
+    assert np.array_equal(*pixels)
+    assert len(np.unique(pixels[0].reshape(-1, pixels[0].shape[2]), axis=0)) > 50
+
+
+@pytest.mark.parametrize(
+    ("rules", "told"),
+    [
+        (Rules(), "At most 100% of the equity is held, long or short; without a new forecast it is kept."),
+        (
+            Rules(max_share=0.5, shorting=False, close_after=1),
+            "At most 50% of the equity is held, never short; without a new forecast it is closed after a bar.",
+        ),
+        (
+            Rules(close_after=3),
+            "At most 100% of the equity is held, long or short; without a new forecast it is closed after 3 bars.",
+        ),
+    ],
+    ids=["defaults", "all limits", "three bars"],
+)
+def test_the_limits_are_told(tmp_path, traded, rules, told):
+    """On the page, not only in the command that made it."""
+    assert told in written(tmp_path, traded[:1], rules=rules).texts
+
+
+def test_files_that_cannot_be_written(tmp_path, traded):
+    report = TradeReport("strategies.trend", "replay-0123", Rules(), traded[:1])
+
+    with pytest.raises(ConfigError, match="page"):
+        write_trade_report(report, tmp_path / "missing" / "trades.html")
+    with pytest.raises(ConfigError, match="png"):
+        draw_trades(report, tmp_path / "missing" / "trades.png")

@@ -1,0 +1,110 @@
+"""The version of the code: what counts, that all of it counts, and nothing else."""
+
+from __future__ import annotations
+
+import ast
+import shutil
+from pathlib import Path
+
+import pytest
+
+import forecaster
+from forecaster import code_version as code
+from forecaster.code_version import DECIDING, LIBRARIES, code_digest
+
+PACKAGE = Path(forecaster.__file__).parent
+MAKING_FORECASTS = ("cycle/predict.py", "cycle/calibrate.py", "model/chronos2/wrapper.py", "model/baselines/simple.py")
+NAMES_ONLY = {
+    "urls.py",
+    "config.py",
+    "errors.py",
+    "ledger.py",
+    "log.py",
+    "model/chronos2/checkpoint_files.py",
+    "secret.py",
+    "output_files.py",
+}
+"""What the others import, and what computes no number: names, records, messages, places."""
+COMPILER = {
+    f"model/chronos2/{name}.py"
+    for name in ("artifacts", "bucket", "builder", "compiled", "compilers", "faults", "private_folder")
+}
+"""What it serves is held to eager's numbers."""
+READING = "tables/"
+"""How a file or a frame becomes bars: those are in the digest of a run."""
+
+
+def imported_by(name):
+    """Files of the package that a file imports, in functions too; not those of its types alone."""
+    todo, found = [ast.parse((PACKAGE / name).read_text())], set()
+    while todo:
+        node = todo.pop()
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            continue
+        if isinstance(node, ast.ImportFrom) and node.module.startswith("forecaster"):
+            base = node.module.replace(".", "/").removeprefix("forecaster").lstrip("/")
+            found |= {f"{base}.py", *(f"{base}/{one.name}.py" for one in node.names)}
+        todo += ast.iter_child_nodes(node)
+    return {one for one in found if (PACKAGE / one).is_file()}
+
+
+@pytest.fixture
+def package(tmp_path):
+    """A copy of what counts."""
+    for name in DECIDING:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(PACKAGE / name, tmp_path / name)
+    return tmp_path
+
+
+def test_every_module_behind_a_forecast_counts():
+    """Whatever those modules import, which ask, compute and calibrate, counts, or is known to compute nothing."""
+    todo, reached = list(MAKING_FORECASTS), set()
+    while todo:
+        name = todo.pop()
+        if name not in reached:
+            reached.add(name)
+            todo += imported_by(name)
+
+    counted = {name for name in reached if not name.startswith(READING)}
+
+    assert counted - NAMES_ONLY - COMPILER == set(DECIDING)
+    assert reached >= NAMES_ONLY | COMPILER
+
+
+@pytest.mark.parametrize("name", DECIDING)
+def test_a_change_of_a_module_is_another_version(package, name):
+    before = code._digest_of(package, ())
+    with (package / name).open("a") as file:
+        file.write("\n")
+
+    assert code._digest_of(package, ()) != before
+
+
+def test_modules_that_change_places_are_another_version(package):
+    before = code._digest_of(package, ())
+    (package / "bars.py").rename(package / "aside.py")
+    (package / "forecast.py").rename(package / "bars.py")
+    (package / "aside.py").rename(package / "forecast.py")
+
+    assert code._digest_of(package, ()) != before
+
+
+def test_another_library_is_another_version(package):
+    versions = tuple(f"{name} 1" for name in LIBRARIES)
+    others = [tuple("numpy 2" if one == name else one for one in versions) for name in versions]
+
+    assert len({code._digest_of(package, one) for one in (versions, *others)}) == len(LIBRARIES) + 1
+
+
+def test_version_of_the_package_itself(package):
+    """What a replay is named by: a sha256, and the same in every process."""
+    versions = tuple(f"{name} {code._version(name)}" for name in LIBRARIES)
+
+    assert code_digest() == code._digest_of(package, versions)
+    assert len(code_digest()) == 64
+    assert not any(one.endswith(" none") for one in versions)
+
+
+def test_library_that_is_not_installed_has_no_version():
+    assert code._version("no-such-library") == "none"
