@@ -22,7 +22,7 @@ from forecaster.ledger import LIVE, Run
 from forecaster.store import open_store
 from tests.builders import DAY_MS, HOUR_MS, make_key, utc_ms
 from tests.cli import forecaster, refused
-from tests.test_assess import FIRST, HORIZON, START, all_bars, forecasts
+from tests.cycle.test_settle import FIRST, HORIZON, START, all_bars, forecasts
 
 BTC, ETH = make_key("x", "A/B"), make_key("x", "C/D")
 CUTOFFS = 40

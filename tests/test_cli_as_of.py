@@ -21,7 +21,7 @@ from forecaster.cycle.settle import assess, section, settled_losses, trust_in
 from forecaster.ledger import LIVE, Run
 from forecaster.store import open_store
 from forecaster.store.memory import MemoryStore
-from tests.accuracy.test_page import BEFORE, make_lognormal
+from tests.accuracy.report.test_page import BEFORE, make_lognormal
 from tests.builders import HOUR_MS, make_bars, make_key
 from tests.cli import forecaster, refused
 

@@ -29,7 +29,7 @@ from forecaster.store import open_reader, open_store
 from forecaster.store.memory import MemoryStore
 from forecaster.store.sqlite_library import sqlite3
 from tests import cli
-from tests.accuracy.test_page import Opened
+from tests.accuracy.report.test_page import Opened
 from tests.builders import make_bars, make_key
 
 KEY, OTHER = make_key("x", "A/B"), make_key("x", "C/D")

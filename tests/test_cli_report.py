@@ -12,7 +12,7 @@ from PIL import Image
 from forecaster.bars import Bars
 from forecaster.ledger import LIVE, Run
 from forecaster.store.sql import SqlStore
-from tests.accuracy.test_page import BEFORE, Opened, make_lognormal
+from tests.accuracy.report.test_page import BEFORE, Opened, make_lognormal
 from tests.builders import make_bars, make_key
 from tests.cli import forecaster, refused
 

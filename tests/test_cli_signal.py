@@ -24,7 +24,7 @@ from forecaster.replay.replay import replay_all
 from forecaster.replay.strategy import Rules
 from forecaster.store.sql import SqlStore
 from strategies.trend import trend
-from tests.accuracy.test_page import BEFORE, make_lognormal
+from tests.accuracy.report.test_page import BEFORE, make_lognormal
 from tests.builders import HOUR_MS, make_bars, make_key
 from tests.cli import forecaster, refused
 from tests.cli import told as told_by

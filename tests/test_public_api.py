@@ -16,7 +16,7 @@ import forecaster
 from forecaster.bars import Bars
 from forecaster.ledger import LIVE, Run
 from forecaster.store.sql import SqlStore
-from tests.accuracy.test_page import BEFORE, make_lognormal
+from tests.accuracy.report.test_page import BEFORE, make_lognormal
 from tests.builders import make_bars, make_key
 
 ROOT = Path(__file__).parents[1]

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from forecaster.accuracy.report.page import write_report
-from tests.accuracy.test_page import HOSTILE, gathered, make_ledger
+from tests.accuracy.report.test_page import HOSTILE, gathered, make_ledger
 from tests.browser.chromium import chromium
 from tests.builders import make_key
 

@@ -21,9 +21,9 @@ from forecaster.daemon.health_server import Health
 from forecaster.daemon.health_state import Phase, Vitals
 from forecaster.errors import ConfigError
 from tests.builders import HOUR_MS
+from tests.daemon.test_health_state import Hands, make_config, make_vitals
 from tests.daemon.test_scheduler import wait_until
-from tests.daemon.test_vitals import Hands, make_config, make_vitals
-from tests.sources.test_exchange import self_signed
+from tests.sources.exchange.test_source import self_signed
 
 TOKEN = "0123456789abcdef" * 2
 BEARER = {"Authorization": f"Bearer {TOKEN}"}

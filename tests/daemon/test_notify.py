@@ -17,7 +17,7 @@ from forecaster.daemon import notify as module
 from forecaster.daemon.health_state import Phase
 from forecaster.daemon.notify import Notifier
 from tests.builders import make_key
-from tests.daemon.test_vitals import Hands, make_report, make_vitals
+from tests.daemon.test_health_state import Hands, make_report, make_vitals
 
 PATIENCE = 60.0
 MORE_TIME = "EXTEND_TIMEOUT_USEC=60000000"

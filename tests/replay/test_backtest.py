@@ -15,7 +15,7 @@ from forecaster.errors import InvalidContext
 from forecaster.replay.backtest import hold, simulate, together, trade
 from forecaster.replay.strategy import Decision, Rules
 from tests.builders import HOUR_MS, make_bars, make_key, utc_ms
-from tests.replay.test_decide import Planned, forecasts_of
+from tests.replay.test_strategy import Planned, forecasts_of
 
 FREE = Rules(fee_bps=0, slippage_bps=0, threshold=0)
 START = utc_ms("2024-01-01")

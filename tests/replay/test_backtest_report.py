@@ -13,10 +13,10 @@ from forecaster.replay.backtest import together, trade
 from forecaster.replay.backtest_report import TradeReport, draw_trades, notes, write_trade_report
 from forecaster.replay.performance import drawdown_of, figures_of
 from forecaster.replay.strategy import Rules, Signal
-from tests.accuracy.test_page import HOSTILE, Opened
+from tests.accuracy.report.test_page import HOSTILE, Opened
 from tests.builders import make_bars, make_key
-from tests.replay.test_decide import forecasts_of
-from tests.replay.test_trade import five
+from tests.replay.test_backtest import five
+from tests.replay.test_strategy import forecasts_of
 
 BARS = 400
 

@@ -21,7 +21,7 @@ from forecaster.replay.performance import (
 )
 from forecaster.replay.strategy import Rules
 from tests.builders import DAY_MS, make_bars, make_key, utc_ms
-from tests.replay.test_trade import CLOSES, FREE, OPENS, bars_of, five, orders
+from tests.replay.test_backtest import CLOSES, FREE, OPENS, bars_of, five, orders
 
 START = utc_ms("2024-01-01")
 

@@ -11,7 +11,7 @@ from forecaster.engine import Forecaster
 from forecaster.ledger import LIVE, Run
 from forecaster.replay.recorded import TRUST_EVERY, Trusted, recorded
 from forecaster.store import open_store
-from tests.accuracy.test_page import make_ledger
+from tests.accuracy.report.test_page import make_ledger
 from tests.builders import HOUR_MS, make_key
 from tests.forecast_builders import CUTOFF, make_forecast, make_provenance
 from tests.test_engine import make_config
