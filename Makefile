@@ -24,8 +24,8 @@ coverage: .venv/dev-installed
 check: .venv/dev-installed
 	$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy && $(MAKE) test
 
-bench: .venv/run-installed
-	$(BIN)/forecaster bench model $(ARGS)
+bench: .venv/dev-installed
+	$(BIN)/python -m tests.benchmarks.model_speed $(ARGS)
 
 soak: .venv/dev-installed mutants
 	$(BIN)/python -m tests.faults.kill_writer --cycles 10000

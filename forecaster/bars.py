@@ -1,26 +1,32 @@
-"""Series, their bars, and the context that a model sees: checked here once, trusted below.
+"""Series and their final bars. Bars are checked here once, and trusted everywhere else.
 
-Shapes: T bars, F fields of `Bars` (open, high, low, close, volume), C the four price fields.
+Shapes: T bars, F the columns of `Bars`: open, high, low, close, volume.
 """
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections import Counter
 from dataclasses import dataclass, field
 from functools import cached_property
-from numbers import Integral
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from forecaster.calendars import ALWAYS_OPEN, Calendar, Labels, calendar, is_continuous
-from forecaster.errors import Ambiguous, BadPayload, InvalidBars, InvalidContext, MissingBars, NotEnoughBars, utc_text
-from forecaster.tables import COLUMNS, FIELDS, Reading
-from forecaster.tables.fit import hint
-from forecaster.tables.placing import place
+from forecaster.calendars import ALWAYS_OPEN, Calendar, get_calendar, is_continuous
+from forecaster.errors import (
+    Ambiguous,
+    BadPayload,
+    ConfigError,
+    InvalidArgument,
+    InvalidBars,
+    format_time,
+)
+from forecaster.tables import COLUMNS, FIELDS, ParseOptions
+from forecaster.tables.alignment import align_rows
+from forecaster.tables.calendar_fit import off_grid_hint
 from forecaster.timeframe import Timeframe
+from forecaster.zones import Labels
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -28,39 +34,44 @@ if TYPE_CHECKING:
     import pandas as pd
     from numpy.typing import ArrayLike, NDArray
 
-    from forecaster.tables import Rows, ZoneKind
+    from forecaster.tables import Rows, ZoneSource
 
 __all__ = [
     "COLUMNS",
     "FIELDS",
-    "HIGHEST_PRICE",
+    "MAX_PRICE",
     "NO_TIME",
     "Bars",
-    "Context",
     "RejectedRow",
     "SeriesKey",
-    "Sifted",
-    "close_roundings",
+    "ValidatedRows",
+    "fix_rounding",
 ]
 
-HIGHEST_PRICE: Final = 1e15
-ROUNDING: Final = 1e-9
-"""Prices that differ by a smaller part of them are the same price, rounded twice."""
-_FEW_REFUSED: Final = 5
-_SHARE_REFUSED: Final = 0.05
+MAX_PRICE: Final = 1e15
+ROUNDING_TOLERANCE: Final = 1e-9
+"""Relative difference below which two prices are one price, rounded twice."""
+
+_MAX_REJECTED: Final = 5
+_MAX_REJECTED_FRACTION: Final = 0.05
 NO_TIME: Final = -1
-"""The open time of a rejected row that has no usable one."""
+"""Open time of a rejected row without a usable one."""
 
 _UNIFIED_SYMBOL: Final = re.compile(r"[^\s/:]+/[^\s/:]+(:[^\s/:]+)?")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, init=False)
 class SeriesKey:
-    """One series: an exchange, a ccxt unified symbol, a timeframe, and the calendar its bars live on.
+    """One series: exchange, ccxt unified symbol, timeframe and trading calendar.
+
+    Args:
+        exchange: its name in the configuration.
+        symbol: a ccxt unified symbol, such as `BTC/USDT`.
+        timeframe: a `Timeframe` or its name, such as `1h`.
+        calendar: `24/7`, also with an anchor, or a code of exchange_calendars.
 
     Raises:
-        InvalidContext: for a symbol that is not unified, such as `BTCUSDT`.
-        ConfigError: for an unknown timeframe.
+        InvalidArgument: for a symbol that is not unified, such as `BTCUSDT`, or an unknown timeframe.
     """
 
     exchange: str
@@ -68,37 +79,42 @@ class SeriesKey:
     timeframe: Timeframe
     calendar: str = ALWAYS_OPEN
 
-    def __post_init__(self) -> None:
-        """Check the symbol."""
-        if not _UNIFIED_SYMBOL.fullmatch(self.symbol):
-            raise InvalidContext("symbol", "a unified symbol such as BTC/USDT or SPY/USD", repr(self.symbol))
-
-    @classmethod
-    def of(cls, exchange: str, symbol: str, timeframe: str, calendar: str = ALWAYS_OPEN) -> SeriesKey:
-        """Make a key from names alone."""
-        return cls(exchange, symbol, Timeframe(timeframe), calendar)
+    def __init__(self, exchange: str, symbol: str, timeframe: Timeframe | str, calendar: str = ALWAYS_OPEN) -> None:
+        if not _UNIFIED_SYMBOL.fullmatch(symbol):
+            raise InvalidArgument("symbol", "a unified symbol such as BTC/USDT or SPY/USD", repr(symbol))
+        try:
+            timeframe = timeframe if isinstance(timeframe, Timeframe) else Timeframe(timeframe)
+        except ConfigError as error:
+            raise InvalidArgument("timeframe", error.expected, repr(error.found)) from error
+        for name, value in (
+            ("exchange", exchange),
+            ("symbol", symbol),
+            ("timeframe", timeframe),
+            ("calendar", calendar),
+        ):
+            object.__setattr__(self, name, value)
 
     @property
-    def sessions(self) -> Calendar:
-        """The calendar itself."""
-        return calendar(self.calendar)
+    def trading_calendar(self) -> Calendar:
+        """The calendar object that `calendar` names."""
+        return get_calendar(self.calendar)
 
     def opens_of(self, times: pd.DatetimeIndex) -> NDArray[np.int64]:
-        """Open times (UTC ms) of the bars that a frame labels so; what stands for no bar is not on the grid.
+        """Return the open times (UTC ms) of bars labelled so; a label of no bar gets a time off the grid.
 
-        Times without a zone are UTC. On the calendar of an exchange, the session of a daily bar is that of the date
-        which is written, in whatever zone (`Calendar.opens_of_labels`).
+        Times without a zone are UTC. On an exchange calendar, a daily label is the session of its written date, in
+        any zone (`Calendar.opens_of_labels`).
         """
-        return self.sessions.opens_of_labels(self.timeframe, Labels.of(times))
+        return self.trading_calendar.opens_of_labels(self.timeframe, Labels.from_index(times))
 
     def __str__(self) -> str:
-        """Name the series as people do: `kraken BTC/USD 1h`."""
+        """Return exchange, symbol and timeframe: `kraken BTC/USD 1h`."""
         return f"{self.exchange} {self.symbol} {self.timeframe}"
 
 
 @dataclass(frozen=True, slots=True)
 class RejectedRow:
-    """A row that is not a bar: where it stood, what it held, why it was refused, and the text it was made of."""
+    """A row that is not a bar: its open time, values, the reason, and the raw text."""
 
     open_time: int
     values: tuple[float, ...]
@@ -113,12 +129,12 @@ class Bars:
     Args:
         key: the series.
         open_time: (T,) int64 UTC ms, rising, each on the calendar's grid.
-        ohlcv_TF: (T, 5) float64; 0 < low ≤ open, close ≤ high < 1e15, volume ≥ 0, or NaN where it is not known.
-        first_seen_at: UTC ms at which these bars became known: one for all, or (T,).
-        revision: 0 for a bar's first version, one more for each change: one for all, or (T,).
+        ohlcv_TF: (T, 5) float64; 0 < low ≤ open, close ≤ high < 1e15; volume ≥ 0, or NaN where unknown.
+        first_seen_at: UTC ms at which the bars became known: one for all, or (T,).
+        revision: 0 for the first version of a bar, 1 for the next: one for all, or (T,).
 
     Raises:
-        InvalidBars: names the first row that breaks a rule. `Bars.sift` keeps the others.
+        InvalidBars: names the first invalid row. `Bars.validate_rows` keeps the valid ones.
     """
 
     key: SeriesKey
@@ -132,268 +148,209 @@ class Bars:
         n = len(self.open_time)
         _freeze(self, "open_time", np.array(self.open_time, np.int64))
         if np.shape(self.ohlcv_TF) != (n, len(COLUMNS)):
-            raise InvalidContext(f"bars of {self.key}", f"ohlcv of shape {(n, len(COLUMNS))}", np.shape(self.ohlcv_TF))
+            raise InvalidArgument(f"bars of {self.key}", f"ohlcv of shape {(n, len(COLUMNS))}", np.shape(self.ohlcv_TF))
         ohlcv_TF = np.array(self.ohlcv_TF, np.float64)
-        ohlcv_TF[np.isnan(ohlcv_TF[:, 4]), 4] = np.nan  # of all its bit patterns the same one: digests take bytes
+        ohlcv_TF[np.isnan(ohlcv_TF[:, 4]), 4] = np.nan  # one bit pattern of NaN: digests read bytes
         _freeze(self, "ohlcv_TF", ohlcv_TF)
         for name in ("first_seen_at", "revision"):
             _freeze(self, name, np.array(np.broadcast_to(getattr(self, name), n), np.int64))
-        rules = _broken_rules(self.key, self.open_time, self.ohlcv_TF)
-        rules["open times must rise"] = np.diff(self.open_time, prepend=self.open_time[:1] - 1) <= 0
-        row, reason = _first_broken(rules)
+        violations = _violations(self.key, self.open_time, self.ohlcv_TF)
+        violations["open times must rise"] = np.diff(self.open_time, prepend=self.open_time[:1] - 1) <= 0
+        row, reason = _first_violation(violations)
         if reason:
             raise InvalidBars(
-                self.key, f"{reason}: {utc_text(int(self.open_time[row]))} {self.ohlcv_TF[row].tolist()}", row
+                self.key, f"{reason}: {format_time(int(self.open_time[row]))} {self.ohlcv_TF[row].tolist()}", row
             )
 
     @classmethod
-    def sift(
+    def validate_rows(
         cls, key: SeriesKey, open_time: ArrayLike, ohlcv_TF: ArrayLike, first_seen_at: int = 0
     ) -> tuple[Bars, list[RejectedRow]]:
-        """Keep the rows that are bars, in order and once each; return the others with their reasons.
+        """Return the valid rows as bars, sorted and without duplicates, and the other rows with their reasons.
 
-        Of two rows with the same open time the later one stands, unless it is broken.
+        Of two valid rows with the same open time the later one is kept.
         """
         times = np.asarray(open_time, np.int64).reshape(-1)
         values = np.asarray(ohlcv_TF, np.float64).reshape(len(times), len(COLUMNS))
-        rules = _broken_rules(key, times, values)
-        broken = np.any(list(rules.values()), axis=0)
+        violations = _violations(key, times, values)
+        is_invalid = np.any(list(violations.values()), axis=0)
         rejected = [
-            RejectedRow(int(times[i]), tuple(values[i].tolist()), next(r for r, hit in rules.items() if hit[i]))
-            for i in np.flatnonzero(broken)
+            RejectedRow(int(times[i]), tuple(values[i].tolist()), next(r for r, rows in violations.items() if rows[i]))
+            for i in np.flatnonzero(is_invalid)
         ]
-        good = np.flatnonzero(~broken)
-        _, newest = np.unique(times[good][::-1], return_index=True)
-        kept = good[::-1][newest]
+        valid = np.flatnonzero(~is_invalid)
+        _, last = np.unique(times[valid][::-1], return_index=True)
+        kept = valid[::-1][last]
         return cls(key, times[kept], values[kept], np.full(1, first_seen_at)), rejected
 
     @classmethod
     def empty(cls, key: SeriesKey) -> Bars:
-        """No bars yet."""
+        """Return no bars of a series."""
         return cls(key, np.empty(0, np.int64), np.empty((0, len(COLUMNS))))
 
     @classmethod
-    def of_rows(cls, key: SeriesKey, source: str, rows: Rows, as_of: int | None = None) -> Sifted:
-        """Make bars of the rows of a table that had closed by `as_of` (UTC ms), or of all; the others are told apart.
+    def from_rows(cls, key: SeriesKey, source: str, rows: Rows, as_of: int | None = None) -> ValidatedRows:
+        """Make bars of the table rows that had closed by `as_of` (UTC ms), or of all rows.
 
         Raises:
             BadPayload: when the table shows that its rows are not bars of this series.
-            InvalidBars: when more than a few rows are refused: then the table was not understood.
+            InvalidBars: when more than a few rows are rejected: the table was misread.
         """
-        placed = place(source, key.timeframe, key.calendar, rows, as_of)
-        values_TF, rounded = close_roundings(placed.ohlcv_TF)
-        other = placed.reasons != ""
-        bars, broken = cls.sift(key, placed.opens[~other], values_TF[~other], as_of or 0)
-        _check_refused(key, len(bars), broken, placed.opens[~other], rows.zone)
-        rejected = [
-            *broken,
-            *(
-                RejectedRow(int(placed.opens[i]), tuple(values_TF[i].tolist()), str(placed.reasons[i]))
-                for i in np.flatnonzero(other)
-            ),
-            *(RejectedRow(NO_TIME, (float("nan"),) * len(COLUMNS), reason, text) for text, reason in rows.refused),
+        aligned = align_rows(source, key.timeframe, key.calendar, rows, as_of)
+        values_TF, rounded = fix_rounding(aligned.ohlcv_TF)
+        is_other = aligned.reasons != ""
+        bars, invalid = cls.validate_rows(key, aligned.opens[~is_other], values_TF[~is_other], as_of or 0)
+        _check_rejected(key, len(bars), invalid, aligned.opens[~is_other], rows.zone_source)
+        other = [
+            RejectedRow(int(aligned.opens[i]), tuple(values_TF[i].tolist()), str(aligned.reasons[i]))
+            for i in np.flatnonzero(is_other)
         ]
-        if other.any() and other.all():
-            raise InvalidBars.refused(key, Counter(map(str, placed.reasons)), len(other))
+        unreadable = [
+            RejectedRow(NO_TIME, (float("nan"),) * len(COLUMNS), reason, text) for text, reason in rows.rejected
+        ]
+        if other and is_other.all():
+            raise InvalidBars.refused(key, Counter(map(str, aligned.reasons)), len(other))
         if rounded:
-            placed.notes.append(f"high or low is moved by a rounding to open or close in {rounded} rows")
-        replaced = len(placed.opens) - len(bars) - len(broken) - int(other.sum())
-        return Sifted(bars, rejected, replaced, placed.later, tuple(placed.notes), rows.understood, placed.ahead)
+            aligned.notes.append(f"high or low is moved by a rounding to open or close in {rounded} rows")
+        return ValidatedRows(
+            bars=bars,
+            rejected=[*invalid, *other, *unreadable],
+            replaced=len(aligned.opens) - len(bars) - len(invalid) - len(other),
+            unclosed=aligned.unclosed,
+            notes=tuple(aligned.notes),
+            parsed_as=rows.parsed_as,
+            future_opens=aligned.future_opens,
+        )
 
     @classmethod
-    def from_frame(cls, key: SeriesKey, frame: pd.DataFrame, reading: Reading | None = None) -> Bars:
-        """Read a pandas frame, as a file of the same columns would be read: see `docs/bars.md`.
+    def from_frame(cls, key: SeriesKey, frame: pd.DataFrame, options: ParseOptions | None = None) -> Bars:
+        """Make bars of a pandas frame, read like a file with the same columns: see `docs/bars.md`.
 
-        Times are a column or the index; without a zone they are UTC. What they stand for, `SeriesKey.opens_of` says.
-        Of two rows for one time the later one stands; rows without prices are left out. `reading` says what the frame
-        leaves open.
+        Times are a column or the index; without a zone they are UTC. `SeriesKey.opens_of` maps them to bars. Of two
+        rows for one time the later one is kept; rows without prices are dropped. `options` settles what is ambiguous.
 
         Raises:
-            InvalidContext: for a frame that cannot be understood, or leaves open how it is to be read.
-            InvalidBars: for a row that breaks a rule.
+            InvalidArgument: for a frame that cannot be read, or that can be read in more than one way.
+            InvalidBars: for an invalid row.
             UnknownSymbol: for a frame of other symbols.
         """
-        from forecaster.tables.frames import frame_table  # noqa: PLC0415 - the caller has a frame, so pandas is there
-        from forecaster.tables.reading import read_table, rows_of  # noqa: PLC0415 - the same
+        from forecaster.tables.frames import table_from_frame  # noqa: PLC0415 - the caller has a frame, so pandas is there
+        from forecaster.tables.rows import read_table  # noqa: PLC0415 - the same
+        from forecaster.tables.symbols import select_rows  # noqa: PLC0415 - the same
 
-        source, reading = "frame", reading or Reading()
+        source, options = "frame", options or ParseOptions()
         try:
-            table = frame_table(frame, source)
-            sifted = cls.of_rows(key, source, rows_of(source, read_table(table, reading), key.symbol, reading))
+            table = table_from_frame(frame, source)
+            validated = cls.from_rows(key, source, select_rows(source, read_table(table, options), key.symbol, options))
         except Ambiguous as error:
-            expected = f"`{error.option}` of Reading to be given ({error.example})"
-            raise InvalidContext(source, expected, error.found) from error
+            expected = f"`{error.option}` of ParseOptions to be given ({error.example})"
+            raise InvalidArgument(source, expected, error.found) from error
         except BadPayload as error:
-            raise InvalidContext(source, error.expected, error.found) from error
-        for row in sifted.rejected:
-            if row.open_time != NO_TIME and np.isnan(row.values[:4]).all():  # noqa: PD011 - no frame; nobody traded
+            raise InvalidArgument(source, error.expected, error.found) from error
+        for row in validated.rejected:
+            if row.open_time != NO_TIME and np.isnan(row.values[:4]).all():  # noqa: PD011 - no frame; no trades
                 continue
-            raise InvalidBars(key, f"{row.reason}: {row.body or utc_text(row.open_time)} {list(row.values)}")
-        return sifted.bars
+            raise InvalidBars(key, f"{row.reason}: {row.body or format_time(row.open_time)} {list(row.values)}")
+        return validated.bars
 
     @cached_property
     def close_time(self) -> NDArray[np.int64]:
-        """(T,) UTC ms."""
-        return self.key.sessions.closes_of(self.key.timeframe, self.open_time)
+        """Close times, (T,) UTC ms."""
+        return self.key.trading_calendar.closes_of(self.key.timeframe, self.open_time)
 
     @property
     def close(self) -> NDArray[np.float64]:
-        """(T,) closing prices."""
+        """Closing prices, (T,)."""
         return self.ohlcv_TF[:, 3]
 
     @property
     def frame(self) -> pd.DataFrame:
-        """The columns open, high, low, close, volume, indexed by open time (UTC)."""
-        import pandas as pd  # noqa: PLC0415 - only who wants a frame pays for pandas
+        """A pandas frame with the columns open, high, low, close, volume, indexed by open time (UTC)."""
+        import pandas as pd  # noqa: PLC0415 - optional for callers without frames
 
         index = pd.to_datetime(self.open_time, unit="ms", utc=True).rename("open_time")
         return pd.DataFrame(self.ohlcv_TF, index=index, columns=list(COLUMNS))
 
     def __len__(self) -> int:
-        """Count the bars."""
+        """Return the number of bars."""
         return len(self.open_time)
 
     def __getitem__(self, rows: slice | NDArray[Any]) -> Bars:
-        """Take some of the bars, by slice, mask or positions."""
+        """Select bars by slice, mask or positions."""
         return Bars(self.key, self.open_time[rows], self.ohlcv_TF[rows], self.first_seen_at[rows], self.revision[rows])
 
-    def known_at(self, as_of: int) -> Bars:
-        """Give the bars that had closed at `as_of`."""
+    def closed_by(self, as_of: int) -> Bars:
+        """Return the bars that close at or before `as_of` (UTC ms)."""
         return self[: int(np.searchsorted(self.close_time, as_of, side="right"))]
 
 
-@dataclass(frozen=True, eq=False)
-class Context:
-    """What a model sees of one series: the last T slots of the calendar's grid up to `cutoff`.
+def fix_rounding(ohlcv_TF: NDArray[np.float64]) -> tuple[NDArray[np.float64], int]:
+    """Raise high and lower low to open and close where they differ by a rounding; return a copy and the row count.
 
-    `ohlc_CT` is (4, T) float64, open, high, low, close; a slot without a bar is NaN, never filled.
-    """
-
-    key: SeriesKey
-    cutoff: int
-    ohlc_CT: NDArray[np.float64]
-
-    @classmethod
-    def ending_at(cls, bars: Bars, cutoff: int, length: int, min_bars: int) -> Context:
-        """Cut the context of up to `length` slots that ends with the bar which closed at `cutoff`.
-
-        Raises:
-            InvalidContext: for a length below 1, or one that is no whole number.
-            MissingBars: when no bar closes at `cutoff`, or it is not among `bars`.
-            NotEnoughBars: when fewer than `min_bars` real bars fall into those slots.
-        """
-        _check_length(length)
-        slots = bars.key.sessions.last_opens(bars.key.timeframe, cutoff, length)
-        last = int(np.searchsorted(bars.close_time, cutoff, side="right"))
-        if not len(slots) or not last or bars.close_time[last - 1] != cutoff:
-            raise MissingBars(bars.key, cutoff, int(bars.close_time[last - 1]) if last else None)
-        first = int(np.searchsorted(bars.open_time, slots[0]))
-        if last - first < min_bars:
-            raise NotEnoughBars(bars.key, min_bars, last - first)
-        ohlc_CT = np.full((len(FIELDS), len(slots)), np.nan)
-        at = np.searchsorted(slots, bars.open_time[first:last])
-        ohlc_CT[:, at] = bars.ohlcv_TF[first:last, : len(FIELDS)].T
-        ohlc_CT = ohlc_CT[:, at[0] :]
-        ohlc_CT.setflags(write=False)
-        return cls(bars.key, cutoff, ohlc_CT)
-
-    @property
-    def last_close(self) -> float:
-        """Close of the bar that ends at the cutoff."""
-        return float(self.ohlc_CT[3, -1])
-
-    @property
-    def open_time(self) -> NDArray[np.int64]:
-        """(T,) open times of the slots, UTC ms."""
-        return self.key.sessions.last_opens(self.key.timeframe, self.cutoff, self.ohlc_CT.shape[1])
-
-    @property
-    def missing_share(self) -> float:
-        """Share of slots without a bar, 0 to 1."""
-        return float(np.isnan(self.ohlc_CT[3]).mean())
-
-    @cached_property
-    def sha256(self) -> str:
-        """Digest of series, cutoff and every price bit: equal digests saw equal inputs."""
-        head = f"{self.key}|{self.key.calendar}|{self.cutoff}|".encode()
-        return hashlib.sha256(head + np.ascontiguousarray(self.ohlc_CT).tobytes()).hexdigest()
-
-    def target_opens(self, horizon: int) -> NDArray[np.int64]:
-        """Open times of the bars that steps 1 to `horizon` stand for, (H,)."""
-        return self.key.sessions.next_opens(self.key.timeframe, self.cutoff, horizon)
-
-
-def _check_length(length: object) -> None:
-    """Refuse what is no count of slots."""
-    if isinstance(length, bool) or not isinstance(length, Integral) or length < 1:
-        raise InvalidContext("length", "a whole number, 1 or more", f"{length!r:.100}")
-
-
-def close_roundings(ohlcv_TF: NDArray[np.float64]) -> tuple[NDArray[np.float64], int]:
-    """Raise high to open and close, and lower low to them, where they are apart by a rounding; gives how many rows.
-
-    Adjusted prices are rounded one by one: a close may be above its high by the last bit of a float. A row that would
-    be no bar all the same, since another of its prices is further off, stays as it is. The array itself is not changed.
+    Adjusted prices are rounded one by one: a close may be above its high by the last bit of a float. A row that stays
+    invalid, since another of its prices is further off, is not changed.
     """
     open_, high, low, close = ohlcv_TF[:, :4].T
     top, bottom = np.maximum(open_, close), np.minimum(open_, close)
     with np.errstate(invalid="ignore", over="ignore"):
-        high_ok = (high >= top) | (top - high < ROUNDING * top)
-        low_ok = (low <= bottom) | (low - bottom < ROUNDING * bottom)
+        high_ok = (high >= top) | (top - high < ROUNDING_TOLERANCE * top)
+        low_ok = (low <= bottom) | (low - bottom < ROUNDING_TOLERANCE * bottom)
     rows = high_ok & low_ok & ((high < top) | (low > bottom))
     if not rows.any():
         return ohlcv_TF, 0
-    closed_TF = ohlcv_TF.copy()
-    closed_TF[rows, 1] = np.maximum(high, top)[rows]
-    closed_TF[rows, 2] = np.minimum(low, bottom)[rows]
-    return closed_TF, int(rows.sum())
+    fixed_TF = ohlcv_TF.copy()
+    fixed_TF[rows, 1] = np.maximum(high, top)[rows]
+    fixed_TF[rows, 2] = np.minimum(low, bottom)[rows]
+    return fixed_TF, int(rows.sum())
 
 
 @dataclass(frozen=True)
-class Sifted:
-    """What came of the rows of one series.
+class ValidatedRows:
+    """The rows of a table as bars of one series.
 
     Args:
-        bars: those that are bars.
-        rejected: the others, with their reasons.
-        replaced: how many rows a later one for the same time replaced.
-        later: how many had not closed yet.
-        notes: what should be known of them, for people.
-        understood: how they were read, for people.
-        ahead: at how many times rows open that were still to come.
+        bars: the valid rows.
+        rejected: the other rows, with their reasons.
+        replaced: number of rows that a later row for the same time replaced.
+        unclosed: number of rows whose bar had not closed yet.
+        notes: remarks on the table, for messages.
+        parsed_as: how the table was read, for messages.
+        future_opens: number of open times later than now.
     """
 
     bars: Bars
     rejected: list[RejectedRow]
     replaced: int
-    later: int
+    unclosed: int
     notes: tuple[str, ...]
-    understood: Mapping[str, str]
-    ahead: int = 0
+    parsed_as: Mapping[str, str]
+    future_opens: int = 0
 
 
-def _check_refused(
-    key: SeriesKey, bars: int, refused: list[RejectedRow], opens: NDArray[np.int64], zone: ZoneKind
+def _check_rejected(
+    key: SeriesKey, bars: int, rejected: list[RejectedRow], opens: NDArray[np.int64], zone_source: ZoneSource
 ) -> None:
-    """Refuse rows of which so many are no bars that they were not understood; rows without any price do not count.
+    """Refuse a table of which too many rows are rejected; rows without any price do not count.
 
     Raises:
-        InvalidBars: with the commonest reason, how often, and what may mend it.
+        InvalidBars: with the most common reason, its count, and an option that may help.
     """
-    counted = [row for row in refused if np.nansum(np.abs(row.values[:4])) > 0]  # noqa: PD011 - no frame
-    total = len(opens) - len(refused) + len(counted)
-    off = key.sessions.closes_of(key.timeframe, opens) < 0
-    # Sessions are known to the day: a stock's bars on holidays of its exchange are another exchange's.
-    is_elsewhere = key.timeframe.is_daily and not is_continuous(key.calendar) and off.sum() > max(2, 0.01 * total)
-    if len(counted) <= max(_FEW_REFUSED, _SHARE_REFUSED * total) and (bars or not refused) and not is_elsewhere:
+    counted = [row for row in rejected if np.nansum(np.abs(row.values[:4])) > 0]  # noqa: PD011 - no frame
+    total = len(opens) - len(rejected) + len(counted)
+    is_off_grid = key.trading_calendar.closes_of(key.timeframe, opens) < 0
+    # Sessions are known to the day: bars on holidays of the exchange are bars of another exchange.
+    is_other_exchange = (
+        key.timeframe.is_daily and not is_continuous(key.calendar) and is_off_grid.sum() > max(2, 0.01 * total)
+    )
+    are_few = len(counted) <= max(_MAX_REJECTED, _MAX_REJECTED_FRACTION * total)
+    if are_few and (bars or not rejected) and not is_other_exchange:
         return
-    reasons = Counter(row.reason for row in counted or refused)
-    commonest = reasons.most_common(1)[0][0]
-    if commonest.startswith("open time"):
-        found = hint(key.timeframe, key.calendar, opens, off, zone)
+    reasons = Counter(row.reason for row in counted or rejected)
+    if reasons.most_common(1)[0][0].startswith("open time"):
+        hint = off_grid_hint(key.timeframe, key.calendar, opens, is_off_grid, zone_source)
     else:
-        found = "is each column what it is taken for? `columns` (--columns) says which is which"
-    raise InvalidBars.refused(key, reasons, max(total, len(refused)), found)
+        hint = "is each column what it is taken for? `columns` (--columns) says which is which"
+    raise InvalidBars.refused(key, reasons, max(total, len(rejected)), hint)
 
 
 def _freeze(bars: Bars, name: str, values: NDArray[Any]) -> None:
@@ -401,25 +358,25 @@ def _freeze(bars: Bars, name: str, values: NDArray[Any]) -> None:
     object.__setattr__(bars, name, values)
 
 
-def _broken_rules(
+def _violations(
     key: SeriesKey, open_time: NDArray[np.int64], ohlcv_TF: NDArray[np.float64]
 ) -> dict[str, NDArray[np.bool_]]:
-    """Each rule of a single bar, with the rows that break it."""
+    """Return each rule of a single bar, with a mask of the rows that violate it."""
     open_, high, low, close, volume = ohlcv_TF.T
     return {
         "every value must be finite": ~np.isfinite(ohlcv_TF[:, :4]).all(axis=1) | np.isinf(volume),
         "prices must be above 0": ~(low > 0),
-        f"prices must be below {HIGHEST_PRICE:g}": ~(high < HIGHEST_PRICE),
+        f"prices must be below {MAX_PRICE:g}": ~(high < MAX_PRICE),
         "low must not be above open or close": ~(low <= np.minimum(open_, close)),
         "high must not be below open or close": ~(high >= np.maximum(open_, close)),
         "volume must not be negative": volume < 0,
         f"open time must be on the {key.timeframe} grid of {key.calendar}": (
-            key.sessions.closes_of(key.timeframe, open_time) < 0
+            key.trading_calendar.closes_of(key.timeframe, open_time) < 0
         ),
     }
 
 
-def _first_broken(rules: dict[str, NDArray[np.bool_]]) -> tuple[int, str]:
-    """Row and reason of the first broken rule, by row; (-1, "") when none is."""
-    hits = [(int(np.argmax(rows)), reason) for reason, rows in rules.items() if rows.any()]
-    return min(hits, key=lambda hit: hit[0], default=(-1, ""))
+def _first_violation(violations: dict[str, NDArray[np.bool_]]) -> tuple[int, str]:
+    """Return the first invalid row and its reason; (-1, "") when there is none."""
+    firsts = [(int(np.argmax(rows)), reason) for reason, rows in violations.items() if rows.any()]
+    return min(firsts, key=lambda first: first[0], default=(-1, ""))

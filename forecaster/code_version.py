@@ -1,9 +1,9 @@
-"""The version of the code that makes numbers: part of what a replay or a prediction is known by.
+"""The version of the code that computes forecasts: part of the identity of a replay or a prediction.
 
-Counted are the modules that turn bars into what is recorded: the grid of times, contexts, models, repair, calibration.
-Not counted are those that decide when, where and how fast that happens, and what is shown of it: the compiler's (its
-code is held to eager's numbers), the store, sources and tables (a run is known by the bars that they gave), commands.
-Any change of a counted file counts, of a comment too.
+It covers the modules that turn bars into recorded numbers: time grid, contexts, models, repair, calibration.
+It does not cover modules that decide when, where and how fast that happens, or how it is shown: the compiler (compared
+with eager), store, sources and tables (a run is identified by its bars), commands.
+Any change of a covered file changes the version, also of a comment.
 """
 
 from __future__ import annotations
@@ -17,35 +17,39 @@ from typing import Final
 DECIDING: Final = (
     "timeframe.py",
     "zones.py",
+    "sessions.py",
     "calendars.py",
     "bars.py",
+    "context.py",
     "forecast.py",
     "cycle/predict.py",
     "cycle/calibrate.py",
     "accuracy/calibration.py",
     "model/chronos2/architecture.py",
-    "model/baselines/simple.py",
     "model/chronos2/checkpoint.py",
     "model/chronos2/wrapper.py",
     "model/chronos2/checkpoint_config.py",
     "model/chronos2/core.py",
+    "model/baselines/__init__.py",
     "model/baselines/garch.py",
     "model/baselines/har.py",
+    "model/baselines/historical_simulation.py",
+    "model/baselines/random_walk.py",
     "model/baselines/returns.py",
     "model/chronos2/reference.py",
     "model/chronos2/weights.py",
 )
-"""Files of the package, whose arithmetic ends in a forecast."""
+"""Files of the package that compute a part of a forecast."""
 
 LIBRARIES: Final = ("numpy", "torch", "arch", "scipy", "exchange_calendars")
-"""Libraries that take part in that arithmetic, or say which bars should exist."""
+"""Libraries that compute a part of a forecast, or define which bars should exist."""
 
 _PACKAGE: Final = Path(__file__).parent
 
 
 @cache
 def code_digest() -> str:
-    """Give the sha256 of the code that decides numbers: its own files, and the versions of the libraries it uses."""
+    """Return the sha256 of the `DECIDING` files and of the versions of `LIBRARIES`."""
     return _digest_of(_PACKAGE, tuple(f"{name} {_version(name)}" for name in LIBRARIES))
 
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from forecaster.bars import Context
-from forecaster.config import default_config_path, load_config
+from forecaster.config_file import default_config_path, load_config
+from forecaster.context import Context
 from forecaster.errors import ForecasterError
 from forecaster.model import load_model
 from forecaster.store import open_reader

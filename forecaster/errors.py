@@ -1,35 +1,37 @@
-"""Every error that this package raises on purpose, by what the caller does next.
+"""All errors of this package, grouped by what the caller does next.
 
     ForecasterError
-    ├─ ConfigError                  stop, mend the file: names the key, what was expected and found
-    ├─ SourceError                  this series sits out the cycle, by name
-    │  ├─ SourceUnavailable         try again, with backoff
-    │  │  ├─ RateLimited            … not before `retry_after` seconds
-    │  │  └─ Banned                 … not before the exchange lifts its ban
-    │  ├─ BadPayload                try again; the answer was not bars
-    │  │  └─ Ambiguous              stop, say how it is to be read: names the option
-    │  └─ UnknownSymbol             do not try again; the exchange does not list it
-    ├─ BarsError                    this series sits out the cycle, by name
+    ├─ ConfigError                  stop and fix the file: names the key, what was expected and found
+    ├─ InvalidArgument              fix the call: names the argument (also a ValueError)
+    ├─ StaleForecast                the latest forecast is too old to trade on; it is on the error
+    ├─ SourceError                  the series is skipped for this cycle
+    │  ├─ SourceUnavailable         retried with backoff
+    │  │  ├─ RateLimited              not before `retry_after` seconds
+    │  │  └─ Banned                   not before the exchange lifts its ban
+    │  ├─ BadPayload                retried; the answer was not bars
+    │  │  └─ Ambiguous              stop and set the option that it names
+    │  └─ UnknownSymbol             not retried; the exchange does not list it
+    ├─ BarsError                    the series is skipped for this cycle
     │  ├─ InvalidBars               rows broke a rule of `Bars`
     │  ├─ MissingBars               the newest bar has not arrived
     │  ├─ NotEnoughBars             the context is too short
-    │  ├─ BarNotClosed              the last bar is still forming: leave it out
-    │  └─ CalendarEnds              the calendar is not known so far: upgrade exchange_calendars
+    │  ├─ BarNotClosed              the last bar is still forming: drop it
+    │  └─ CalendarEnds              the calendar does not reach that far: upgrade exchange_calendars
     ├─ ModelError
-    │  ├─ ModelLoadError            stop, mend the weights or their path
-    │  ├─ InvalidContext            mend the call: shape, horizon or values (also a ValueError)
+    │  ├─ ModelLoadError            stop and fix the weights or their path
+    │  ├─ InvalidContext            no model can use this context: its shape, length or values (also a ValueError)
     │  ├─ InferenceError            both engines failed on a valid context
-    │  └─ NonFiniteForecast         the model answered NaN or infinity; nothing was recorded
+    │  └─ NonFiniteForecast         the model returned NaN or infinity; nothing was recorded
     └─ StoreError
        ├─ StoreUnavailable          the database cannot be opened or written
-       │  ├─ StoreTaken             another process writes it
-       │  └─ LedgerMissing          nothing has been written there yet, or the URL names another place
+       │  ├─ StoreTaken             another process is writing to it
+       │  └─ LedgerMissing          there is no ledger at this URL yet
        ├─ SchemaTooNew              upgrade the program, not the database
-       ├─ LeaseLost                 another process writes now, or the file is gone; nothing of this was kept
-       └─ LedgerConflict            the same key with another payload: an integrity alarm
+       ├─ LeaseLost                 another process has taken over, or the file is gone; nothing was written
+       └─ LedgerConflict            the same key with other numbers: an integrity alarm
 
-A constructor takes the facts and makes its own message; the facts stay as attributes. Times are UTC milliseconds as
-attributes and dates in messages: `utc_text`.
+A constructor takes facts, keeps them as attributes, and builds the message. Times are UTC ms in attributes and ISO
+text in messages (`format_time`).
 """
 
 from __future__ import annotations
@@ -43,19 +45,21 @@ if TYPE_CHECKING:
     from collections import Counter
     from collections.abc import Collection
 
+    from forecaster.forecast import OHLCForecast
+
 _EPOCH: Final = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 _UNITS: Final = {"d": 86_400_000, "h": 3_600_000, "m": 60_000}
 _MOST_NEAR: Final = 5
 _NEAR: Final = 0.5
 _LONGEST_TEXT: Final = 4_000
 _UNSTORABLE: Final = re.compile("[\0\ud800-\udfff]")
-"""What PostgreSQL or any database cannot keep in a text: NUL, and one half of a pair of surrogates."""
+"""Characters that a database cannot store in a text: NUL, and a lone surrogate."""
 
 
-def utc_text(time_ms: int | None, *, exact: bool = False) -> str:
-    """Write a time (UTC ms) for people: `2025-01-01 00:00 UTC`, with seconds only when there are any.
+def format_time(time_ms: int | None, *, exact: bool = False) -> str:
+    """Format a time (UTC ms): `2025-01-01 00:00 UTC`, with seconds where they are not zero.
 
-    Milliseconds are left out, but where `exact` asks for them.
+    Milliseconds are shown only with `exact`.
     """
     if time_ms is None:
         return "none"
@@ -67,8 +71,8 @@ def utc_text(time_ms: int | None, *, exact: bool = False) -> str:
     return f"{time.isoformat(' ', unit).removesuffix('+00:00')} UTC"
 
 
-def duration_text(ms: float) -> str:
-    """Write a length of time for people, as timeframes are written: `1h`, `1d 12h`, `2m 30s`."""
+def format_duration(ms: float) -> str:
+    """Format a duration: `1h`, `1d 12h`, `2m 30s`."""
     parts, left = [], float(ms)
     for unit, length in _UNITS.items():
         count, left = divmod(left, length)
@@ -77,15 +81,14 @@ def duration_text(ms: float) -> str:
 
 
 def storable(text: str) -> str:
-    """Replace the characters that some database does not keep."""
+    """Replace the characters that a database cannot store."""
     return _UNSTORABLE.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
 def printable(text: object) -> str:
-    """Give a text that a terminal shows and does not obey: names in files and answers may hold control characters.
+    """Return a text that is safe to print: names in files and answers may contain control characters.
 
-    What moves a cursor or turns the direction of writing is replaced; a tab or the end of a line becomes a space; a
-    very long text is cut.
+    Control and bidirectional characters are replaced, tabs and line ends become spaces, a very long text is truncated.
     """
     text = str(text)
     shown = "".join(map(_shown, text[:_LONGEST_TEXT]))
@@ -97,7 +100,7 @@ def _shown(char: str) -> str:
 
 
 class ForecasterError(Exception):
-    """The root: everything that this package raises on purpose."""
+    """The root of all errors of this package."""
 
 
 class ConfigError(ForecasterError):
@@ -110,8 +113,29 @@ class ConfigError(ForecasterError):
         self.found = found
 
 
+class InvalidArgument(ForecasterError, ValueError):
+    """An argument is outside what the function accepts; `name` says which."""
+
+    def __init__(self, name: str, expected: str, found: object) -> None:
+        super().__init__(f"{name}: expected {expected}, found {found}")
+        self.name = name
+        self.expected = expected
+
+
+class StaleForecast(ForecasterError):
+    """The latest forecast is older than allowed; it is kept as `forecast`."""
+
+    def __init__(self, forecast: OHLCForecast, now: int, max_age: str) -> None:
+        super().__init__(
+            f"{forecast.key}: expected a forecast that is {max_age if max_age == 'fresh' else f'at most {max_age} old'} "
+            f"at {format_time(now)}, the latest has cutoff {format_time(forecast.cutoff)} "
+            f"({format_duration(now - forecast.cutoff)} old): check that the service runs, or pass max_age"
+        )
+        self.forecast = forecast
+
+
 class SourceError(ForecasterError):
-    """Bars could not be had from a source; its texts can be stored, whatever the source has sent."""
+    """A source did not give usable bars. The texts are safe to store."""
 
     def __init__(self, source: str, reason: str) -> None:
         self.source = source
@@ -120,7 +144,7 @@ class SourceError(ForecasterError):
 
 
 class SourceUnavailable(SourceError):
-    """The source did not answer, or answered that it cannot now; `retry_after` in seconds where it said so."""
+    """The source did not answer, or is not available now; `retry_after` in seconds where it was given."""
 
     def __init__(self, source: str, reason: str, retry_after: float | None = None) -> None:
         super().__init__(source, reason)
@@ -136,7 +160,7 @@ class Banned(SourceUnavailable):
 
 
 class BadPayload(SourceError):
-    """The answer was not bars: expected one shape, found another; `body` is what came, where it is known."""
+    """The answer does not contain bars in the expected shape; `body` is the answer, where it is known."""
 
     def __init__(self, source: str, expected: str, found: object, body: str = "") -> None:
         super().__init__(source, f"expected {expected}, found {found!r:.200}")
@@ -146,31 +170,31 @@ class BadPayload(SourceError):
 
 
 class Ambiguous(BadPayload):
-    """A file or a frame can be read in more than one way: `option` of `Reading` settles it, such as `timezone`.
+    """A file or a frame can be read in more than one way; set `option` of `ParseOptions`, such as `timezone`.
 
     Args:
         source: the file.
         option: the key of the series in a configuration, and the option of a command without its hyphens.
-        example: a value that it may have.
+        example: a possible value.
         found: why it is ambiguous.
     """
 
     def __init__(self, source: str, option: str, example: str, found: object) -> None:
         command = f"--{option.replace('_', '-')}"
         shown = f"{command} {example}".strip()
-        super().__init__(source, f"`{option}` to be said ({shown}, or the key of the series)", found)
+        super().__init__(source, f"`{option}` to be set ({shown}, or the key of the series)", found)
         self.option = option
         self.example = example
 
 
 class UnknownSymbol(SourceError):
-    """The source does not list this symbol; `near` are known names like it, `hint` says what to do."""
+    """The source does not list this symbol; `near` are similar names, `hint` says what to do."""
 
     def __init__(self, source: str, symbol: str, known: Collection[str], hint: str = "") -> None:
         self.near = _nearest(symbol, known)
-        near = f"; near ones: {', '.join(self.near)}" if self.near else ""
-        told = f"; {hint}" if hint else ""
-        super().__init__(source, f"expected one of its {len(known)} symbols, found {symbol!r:.200}{near}{told}")
+        near = f"; similar: {', '.join(self.near)}" if self.near else ""
+        advice = f"; {hint}" if hint else ""
+        super().__init__(source, f"expected one of its {len(known)} symbols, found {symbol!r:.200}{near}{advice}")
         self.symbol = symbol
 
 
@@ -179,7 +203,7 @@ class BarsError(ForecasterError):
 
 
 class InvalidBars(BarsError):
-    """Rows broke a rule of `Bars`; where it is known, `row` is the position of the first, and `option` may mend it."""
+    """Rows break a rule of `Bars`. Where known, `row` is the position of the first, and `option` may fix it."""
 
     def __init__(self, series: object, reason: str, row: int | None = None) -> None:
         super().__init__(f"{series}: {reason}" if row is None else f"{series}: row {row}: {reason}")
@@ -189,21 +213,21 @@ class InvalidBars(BarsError):
 
     @classmethod
     def refused(cls, series: object, reasons: Counter[str], rows: int, hint: str = "") -> Self:
-        """Make the error for too many refused rows out of so many, from how often each reason came."""
+        """Build the error for too many rejected rows, from the count of each reason."""
         (reason, count), *_ = reasons.most_common(1)
-        told = f"{reasons.total()} of {rows} rows are no bars: {reason} ({count})"
-        error = cls(series, f"{told}: {hint}" if hint else told)
+        summary = f"{reasons.total()} of {rows} rows are not bars: {reason} ({count})"
+        error = cls(series, f"{summary}: {hint}" if hint else summary)
         named = re.search(r"`(\w+)`", hint)
         error.option = named[1] if named else ""
         return error
 
 
 class MissingBars(BarsError):
-    """The bar that should have closed at `cutoff` (UTC ms) is not there."""
+    """The bar that should have closed at `cutoff` (UTC ms) is missing."""
 
     def __init__(self, series: object, cutoff: int, newest: int | None) -> None:
-        found = "there are none" if newest is None else f"the newest closes at {utc_text(newest)}"
-        super().__init__(f"{series}: expected a bar that closes at {utc_text(cutoff)}, {found}")
+        found = "there are none" if newest is None else f"the newest closes at {format_time(newest)}"
+        super().__init__(f"{series}: expected a bar that closes at {format_time(cutoff)}, {found}")
         self.cutoff = cutoff
 
 
@@ -211,7 +235,7 @@ class NotEnoughBars(BarsError):
     """The context holds fewer real bars than the model needs; `cutoff` (UTC ms) where it is known."""
 
     def __init__(self, series: object, needed: int, found: int, cutoff: int | None = None) -> None:
-        at = "" if cutoff is None else f" of cutoff {utc_text(cutoff)}"
+        at = "" if cutoff is None else f" of cutoff {format_time(cutoff)}"
         super().__init__(f"{series}: expected at least {needed} bars in the context{at}, found {found}")
         self.needed = needed
         self.found = found
@@ -219,21 +243,21 @@ class NotEnoughBars(BarsError):
 
 
 class BarNotClosed(BarsError):
-    """The newest bar closes at `cutoff`, after `now` (UTC ms): it is not final."""
+    """The last bar closes at `cutoff`, after `now` (UTC ms): it is not final."""
 
     def __init__(self, series: object, cutoff: int, now: int) -> None:
         super().__init__(
-            f"{series}: expected bars that have closed by {utc_text(now)}, the last one closes at {utc_text(cutoff)}"
+            f"{series}: expected bars that have closed by {format_time(now)}, the last one closes at {format_time(cutoff)}"
         )
         self.cutoff = cutoff
 
 
 class CalendarEnds(BarsError):
-    """A calendar has no sessions after `end` (UTC ms), and one was needed; waiting does not mend that."""
+    """A calendar has no sessions after `end` (UTC ms), and one is needed. Retrying does not help."""
 
     def __init__(self, calendar: str, needed: int, end: int) -> None:
         super().__init__(
-            f"calendar {calendar}: expected sessions after {utc_text(needed)}, its last one closes at {utc_text(end)}: "
+            f"calendar {calendar}: expected sessions after {format_time(needed)}, its last one closes at {format_time(end)}: "
             "upgrade exchange_calendars"
         )
         self.end = end
@@ -244,7 +268,7 @@ class ModelError(ForecasterError):
 
 
 class ModelLoadError(ModelError):
-    """Weights or configuration of a model are missing, damaged or of another kind."""
+    """Weights or configuration of a model are missing, damaged or unsupported."""
 
     def __init__(self, model_id: str, expected: str, found: object) -> None:
         super().__init__(f"model {model_id}: expected {expected}, found {found}")
@@ -252,7 +276,7 @@ class ModelLoadError(ModelError):
 
 
 class InvalidContext(ModelError, ValueError):
-    """A call that no model could answer: wrong shape, horizon or values."""
+    """A context that no model can use: its shape, length or values are wrong."""
 
     def __init__(self, what: str, expected: str, found: object) -> None:
         super().__init__(f"{what}: expected {expected}, found {found}")
@@ -260,18 +284,18 @@ class InvalidContext(ModelError, ValueError):
 
 
 class InferenceError(ModelError):
-    """The model raised on a valid context, eager as well; the causes are chained."""
+    """The model failed on a valid context, in eager mode too; the causes are chained."""
 
 
 class NonFiniteForecast(ModelError):
-    """The model answered NaN or infinity."""
+    """The model returned NaN or infinity."""
 
     def __init__(self, series: object, cutoff: int) -> None:
-        super().__init__(f"{series}: expected a finite forecast at cutoff {utc_text(cutoff)}, found NaN or infinity")
+        super().__init__(f"{series}: expected a finite forecast at cutoff {format_time(cutoff)}, found NaN or infinity")
 
 
 class StoreError(ForecasterError):
-    """The store cannot keep or give what was asked."""
+    """The store cannot read or write."""
 
 
 class StoreUnavailable(StoreError):
@@ -282,17 +306,17 @@ class StoreUnavailable(StoreError):
 
 
 class StoreTaken(StoreUnavailable):
-    """Another process writes."""
+    """Another process is writing to the ledger."""
 
 
 class LedgerMissing(StoreUnavailable):
-    """There is no ledger to read: no file, or one without tables; `url` has its absolute path, and no password."""
+    """There is no ledger to read: no file, or no tables in it. `url` has the absolute path and no password."""
 
     def __init__(self, url: str) -> None:
         super().__init__(
             url,
-            "expected a ledger, found none: if there was one, it was moved or removed: bring it back; else check its "
-            "URL, or start `forecaster run` or `forecaster once` first",
+            "expected a ledger, found none: if there was one, it was moved or removed: restore it; else check the URL, "
+            "or start `forecaster run` or `forecaster once` first",
         )
         self.url = url
 
@@ -321,7 +345,7 @@ class LedgerConflict(StoreError):
 
 
 def _nearest(symbol: str, known: Collection[str]) -> tuple[str, ...]:
-    """The names most like a symbol, nearest first, of two alike the one with its quote; all when there are few."""
+    """Return the most similar names, best first; equally similar ones with the same quote first; all if there are few."""
     matcher = difflib.SequenceMatcher(None, "", symbol.casefold(), autojunk=False)
     quote, nearness = symbol.partition("/")[2], {}
     for name in known:

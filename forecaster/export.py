@@ -1,4 +1,4 @@
-"""The forecasts of a run as pandas frames, however many there are, for files and other tools.
+"""Export the forecasts of a run as pandas frames, for files and other tools.
 
 Shapes: T bars, F columns of a bar.
 """
@@ -20,21 +20,21 @@ if TYPE_CHECKING:
     from forecaster.store import Reader
 
 CUTOFFS: Final = 512
-"""How many make a frame."""
+"""Cutoffs per frame."""
 _TIMES: Final = ("cutoff", "target_open", "issued_at", "available_at")
 
 
 def frames(reader: Reader, keys: Iterable[SeriesKey], run_id: str) -> Iterator[pd.DataFrame]:
-    """Give a run's rows, some cutoffs at a time: one line each, times as UTC, a column for each level such as `q0.1`.
+    """Yield a run's rows, some cutoffs per frame: times in UTC, a column for each quantile level such as `q0.1`.
 
-    `actual` is the price that came, NaN before that: of the run's own bars, where it has any. A level that a row's
-    model does not give is NaN. `run` is `run_id`, a latency in it included.
+    `actual` is the price of the run's own bar, NaN if there is none yet. A level that a row's model does not forecast
+    is NaN. `run` is `run_id`, including a latency.
     """
     for key in keys:
         cutoffs, bars = reader.cutoffs(key, run_id), reader.bars(key, run_id=run_id)
         for first in range(0, len(cutoffs), CUTOFFS):
-            some = cutoffs[first : first + CUTOFFS]
-            yield _frame(reader.history(key, int(some[0]), int(some[-1]) + 1, run_id), bars, run_id)
+            last = min(first + CUTOFFS, len(cutoffs)) - 1
+            yield _frame(reader.history(key, int(cutoffs[first]), int(cutoffs[last]) + 1, run_id), bars, run_id)
 
 
 def _frame(rows: Sequence[LedgerRow], bars: Bars, run_id: str) -> pd.DataFrame:

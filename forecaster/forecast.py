@@ -1,10 +1,11 @@
-"""A joint open/high/low/close forecast as a set of quantiles, and where it came from.
+"""A joint open/high/low/close forecast as a set of quantiles, and its provenance.
 
 Shapes: F fields (open, high, low, close), H steps, Q quantile levels.
 """
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -14,45 +15,44 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from forecaster.bars import FIELDS, SeriesKey
-from forecaster.errors import InvalidContext, NonFiniteForecast, storable
+from forecaster.errors import InvalidArgument, NonFiniteForecast, format_time, storable
 
 if TYPE_CHECKING:
     import pandas as pd
     from numpy.typing import NDArray
 
 ENGINE_NOISE = 1e-4
-"""Largest difference between two engines on one input, as a share of the forecast's spread: no compiled code that
-differs by more is served."""
+"""Largest accepted difference between two engines on one input, as a fraction of the forecast's spread."""
 CHRONOS_LEVELS = (0.01, *(round(0.05 * i, 2) for i in range(1, 20)), 0.99)
 
 
 class ModelId(str):
-    """The identity of a model: the name that the configuration gives it, and a digest of what ran.
+    """The identity of a model: its name in the configuration, and a digest of what ran.
 
-    Written `name@digest`, as the ledger keeps it. A name may hold `@`; a digest never does.
+    Written `name@digest`, as stored in the ledger. A name may contain `@`; a digest never does.
     """
 
     __slots__ = ()
 
     @classmethod
     def of(cls, name: str, digest: str) -> ModelId:
-        """Make one; of a digest, 12 characters are enough to tell two models apart."""
+        """Build an identity from a name and the first 12 characters of a digest."""
         return cls(storable(f"{name}@{digest[:12]}"))
 
     @property
     def name(self) -> str:
-        """What the configuration calls it."""
+        """The name in the configuration."""
         return self.rpartition("@")[0]
 
     @property
     def digest(self) -> str:
-        """The first characters of the digest of what ran; of a baseline, the version of its code."""
+        """The first characters of the digest of what ran. For a baseline: the version of its code."""
         return self.rpartition("@")[2]
 
 
 @dataclass(frozen=True, slots=True)
 class Provenance:
-    """Who made a forecast, on what, and how: enough to tell two forecasts apart and to make one again."""
+    """Which model, input and engine produced a forecast: enough to reproduce it."""
 
     model_id: str
     revision: str
@@ -68,30 +68,33 @@ class Provenance:
 
     @property
     def ledger_id(self) -> ModelId:
-        """What the ledger calls this model: its name, and the digest of what ran."""
+        """The identity of this model in the ledger."""
         return ModelId.of(self.model_id, self.revision)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class OHLCForecast:
     """Quantiles of the next H bars of one series, as seen at `cutoff`.
+
+    `forecast.close` (and `.open`, `.high`, `.low`) is a view of one field.
 
     Args:
         key: the series.
         cutoff: close of the last bar seen, UTC ms.
-        quantile_levels: (Q,) rising, inside (0, 1).
-        raw_FHQ: prices as the model gave them.
-        values_FHQ: prices after `repair`: rising over levels, low ≤ open, close ≤ high at every level.
-        provenance: who made it.
-        issued_at: UTC ms at which it was asked for; None until it is recorded.
+        quantile_levels: (Q,) increasing, inside (0, 1).
+        raw_FHQ: prices as predicted by the model.
+        values_FHQ: prices after `repair`: increasing over levels, low ≤ open, close ≤ high at every level.
+        provenance: which model made it, from which input.
+        issued_at: UTC ms at which the model was called; None until the forecast is recorded.
         available_at: UTC ms from which a reader could have had it; None until it is recorded.
-        targets: open times (UTC ms) of the H target bars, as the ledger has them; the calendar's when left out.
-        revised: open times (UTC ms) of the bars that it was made from and whose prices have changed since it was
-            issued: it was made from wrong ones. `Forecaster.latest` fills it.
+        targets: open times (UTC ms) of the H target bars, as stored in the ledger; from the calendar when left out.
+        revised: open times (UTC ms) of input bars whose prices were revised after `issued_at`. Filled by
+            `LedgerClient.latest`.
+        last_close: close of the last bar seen; None where it is not known.
 
     Raises:
         NonFiniteForecast: for NaN or infinity.
-        InvalidContext: for shapes or an order that break the rules above.
+        InvalidArgument: for shapes or an order that break the rules above.
     """
 
     key: SeriesKey
@@ -104,23 +107,39 @@ class OHLCForecast:
     available_at: int | None = None
     targets: tuple[int, ...] = ()
     revised: tuple[int, ...] = ()
+    last_close: float | None = None
 
     def __post_init__(self) -> None:
         """Check shapes, finiteness and order."""
         object.__setattr__(self, "raw_FHQ", _frozen(self.raw_FHQ))
         object.__setattr__(self, "values_FHQ", _frozen(self.values_FHQ))
-        if not _rise(self.quantile_levels):
-            raise InvalidContext("quantile_levels", "levels that rise inside (0, 1)", self.quantile_levels)
+        if not _increase(self.quantile_levels):
+            raise InvalidArgument("quantile_levels", "levels that increase inside (0, 1)", self.quantile_levels)
         expected = (len(FIELDS), *self.raw_FHQ.shape[1:2], len(self.quantile_levels))
         if self.raw_FHQ.shape != expected or self.values_FHQ.shape != expected:
-            raise InvalidContext("forecast", f"shape {expected}", f"{self.raw_FHQ.shape} and {self.values_FHQ.shape}")
+            raise InvalidArgument("forecast", f"shape {expected}", f"{self.raw_FHQ.shape} and {self.values_FHQ.shape}")
         if not (np.isfinite(self.raw_FHQ).all() and np.isfinite(self.values_FHQ).all()):
             raise NonFiniteForecast(self.key, self.cutoff)
         if (self.values_FHQ[:, :, 1:] < self.values_FHQ[:, :, :-1]).any():
-            raise InvalidContext("forecast", "quantiles that rise with their level", "falling ones")
+            raise InvalidArgument("forecast", "quantiles that increase with their level", "decreasing ones")
         _, high_HQ, low_HQ, _ = self.values_FHQ
         if not ((low_HQ <= self.values_FHQ) & (self.values_FHQ <= high_HQ)).all():
-            raise InvalidContext("forecast", "low ≤ open, close ≤ high at every level", "fields that cross")
+            raise InvalidArgument("forecast", "low ≤ open, close ≤ high at every level", "fields that cross")
+
+    def __repr__(self) -> str:
+        """One line: series, cutoff, horizon, and the close of the first step."""
+        text = f"<OHLCForecast {self.key} at {format_time(self.cutoff)}: {self.horizon} steps, close"
+        levels = self.quantile_levels
+        if levels[0] <= 0.1 and levels[-1] >= 0.9:  # noqa: PLR2004 - the 80 % interval
+            lower, median, upper = (self.quantile(level)[0] for level in (0.1, 0.5, 0.9))
+            return f"{text} {median:.6g} (80 % {lower:.6g} to {upper:.6g}) at {format_time(self.target_time())}>"
+        return f"{text} at {format_time(self.target_time())}>"
+
+    def _repr_html_(self) -> str:
+        """Return a small chart of the close for notebooks: median, 50 % and 80 % interval per step, as SVG."""
+        from forecaster.forecast_chart import svg  # noqa: PLC0415 - notebooks only
+
+        return svg(self)
 
     @property
     def horizon(self) -> int:
@@ -129,7 +148,7 @@ class OHLCForecast:
 
     @property
     def is_late(self) -> bool:
-        """Whether it was asked for when the first bar that it forecasts had closed."""
+        """Whether it was issued after its first target bar had closed."""
         return self.issued_at is not None and self.is_stale(self.issued_at)
 
     @property
@@ -139,66 +158,97 @@ class OHLCForecast:
 
     @property
     def repairs(self) -> int:
-        """How many of the raw values `repair` had to move."""
+        """Number of raw values that `repair` changed."""
         return int((self.raw_FHQ != repair(self.raw_FHQ)).sum())
 
     @property
     def uncalibrated(self) -> OHLCForecast:
-        """The same forecast as the model gave it, before calibration; repaired, as every forecast is."""
+        """The forecast before calibration, repaired."""
         return replace(self, values_FHQ=repair(self.raw_FHQ))
 
-    def quantile(self, field: str, level: float) -> NDArray[np.float64]:
-        """Price of `field` at quantile `level`, (H,); linear between the model's own levels.
+    @property
+    def open(self) -> FieldForecast:
+        """The forecast of the open."""
+        return FieldForecast(self, "open")
+
+    @property
+    def high(self) -> FieldForecast:
+        """The forecast of the high."""
+        return FieldForecast(self, "high")
+
+    @property
+    def low(self) -> FieldForecast:
+        """The forecast of the low."""
+        return FieldForecast(self, "low")
+
+    @property
+    def close(self) -> FieldForecast:
+        """The forecast of the close."""
+        return FieldForecast(self, "close")
+
+    def quantile(self, level: float, field: str = "close") -> NDArray[np.float64]:
+        """Return the price of `field` at quantile `level`, (H,); linear between the model's levels.
 
         Raises:
-            InvalidContext: for an unknown field, or a level outside the outermost ones.
+            InvalidArgument: for an unknown field, or a level outside the outermost ones.
         """
         return interpolate(self.values_FHQ[_position(field)], self.quantile_levels, level)
 
     def quantiles(self, level: float) -> NDArray[np.float64]:
-        """Prices of all fields at quantile `level`, (F, H)."""
+        """Return the prices of all fields at quantile `level`, (F, H)."""
         return interpolate(self.values_FHQ, self.quantile_levels, level)
 
     def median(self, field: str = "close") -> NDArray[np.float64]:
-        """Give the 0.5 quantile of `field`, (H,)."""
-        return self.quantile(field, 0.5)
+        """Return the 0.5 quantile of `field`, (H,)."""
+        return self.quantile(0.5, field)
 
     def interval(self, coverage: float, field: str = "close") -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Lower and upper price of the central interval that should hold `coverage` of the outcomes, (H,) each."""
+        """Return the lower and upper price of the central interval with this `coverage`, (H,) each."""
         if not 0 <= coverage < 1:
-            raise InvalidContext("coverage", "0 or more, below 1", coverage)
+            raise InvalidArgument("coverage", "0 or more, below 1", coverage)
         tail = round((1 - coverage) / 2, 12)
-        return self.quantile(field, tail), self.quantile(field, round(1 - tail, 12))
+        return self.quantile(tail, field), self.quantile(round(1 - tail, 12), field)
 
-    def prob_above(self, level: float, step: int = 1, field: str = "close") -> float:
-        """Probability that `field` of step `step` lies above the price `level`.
+    def prob_above(self, price: float, field: str = "close", step: int = 1) -> float:
+        """Return the probability that `field` of step `step` is strictly above `price`.
 
-        Linear between the quantiles. Past the outermost ones the model says nothing, so the answer
-        never leaves [1 - last level, 1 - first level].
+        Linear between the quantiles. Where several levels share one price, their probability lies on that price, not
+        above it. Beyond the outermost quantiles the distribution is unknown: the result stays within
+        [1 - last level, 1 - first level].
+
+        Raises:
+            InvalidArgument: for a price that is no number, an unknown field, or a step outside the horizon.
         """
-        values_Q = self.values_FHQ[_position(field), self._row(step)]
-        return 1.0 - float(np.interp(level, values_Q, self.quantile_levels))
+        if math.isnan(price):
+            raise InvalidArgument("price", "a number", price)
+        values_Q, levels = self.values_FHQ[_position(field), self._row(step)], self.quantile_levels
+        upper = int(np.searchsorted(values_Q, price, side="right"))
+        if upper in (0, len(levels)):
+            return 1.0 - levels[max(upper - 1, 0)]
+        below, above = values_Q[upper - 1], values_Q[upper]
+        share = (price - below) / (above - below)
+        return 1.0 - float(levels[upper - 1] + (levels[upper] - levels[upper - 1]) * share)
 
     def target_time(self, step: int = 1) -> int:
-        """Open time (UTC ms) of the bar that `step` stands for."""
+        """Return the open time (UTC ms) of the target bar of `step`."""
         return int(self.target_opens()[self._row(step)])
 
     def target_opens(self) -> NDArray[np.int64]:
-        """Open times (UTC ms) of all target bars, (H,); a calendar that changes later does not change them."""
+        """Return the open times (UTC ms) of all target bars, (H,)."""
         return _targets(self.key, self.cutoff, self.horizon, self.targets)[0]
 
     def age(self, now: int) -> int:
-        """Milliseconds from the cutoff to `now` (UTC ms)."""
+        """Return the milliseconds from the cutoff to `now` (UTC ms)."""
         return now - self.cutoff
 
     def is_stale(self, now: int) -> bool:
-        """Whether the first target bar has closed by `now` (UTC ms): a newer forecast should exist."""
+        """Return whether the first target bar has closed by `now` (UTC ms): a newer forecast should exist."""
         return now >= _targets(self.key, self.cutoff, self.horizon, self.targets)[1]
 
     @property
     def frame(self) -> pd.DataFrame:
         """One row per target bar, indexed by its open time (UTC); columns are (field, level)."""
-        import pandas as pd  # noqa: PLC0415 - only who wants a frame pays for pandas
+        import pandas as pd  # noqa: PLC0415 - keep `import forecaster` light
 
         columns = pd.MultiIndex.from_product([FIELDS, self.quantile_levels], names=["field", "level"])
         index = pd.to_datetime(self.target_opens(), unit="ms", utc=True).rename("target_open")
@@ -206,12 +256,42 @@ class OHLCForecast:
 
     def _row(self, step: int) -> int:
         if not 1 <= step <= self.horizon:
-            raise InvalidContext("step", f"1 to {self.horizon}", step)
+            raise InvalidArgument("step", f"1 to {self.horizon}", step)
         return step - 1
 
 
+@dataclass(frozen=True)
+class FieldForecast:
+    """One field of a forecast, such as `forecast.close`.
+
+    Args:
+        forecast: the whole forecast.
+        field: open, high, low or close.
+    """
+
+    forecast: OHLCForecast
+    field: str
+
+    @property
+    def median(self) -> NDArray[np.float64]:
+        """The 0.5 quantile, (H,)."""
+        return self.forecast.median(self.field)
+
+    def quantile(self, level: float) -> NDArray[np.float64]:
+        """Return the price at quantile `level`, (H,). See `OHLCForecast.quantile`."""
+        return self.forecast.quantile(level, self.field)
+
+    def interval(self, coverage: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return the bounds of the central interval, (H,) each. See `OHLCForecast.interval`."""
+        return self.forecast.interval(coverage, self.field)
+
+    def prob_above(self, price: float, step: int = 1) -> float:
+        """Return the probability of a value above `price`. See `OHLCForecast.prob_above`."""
+        return self.forecast.prob_above(price, self.field, step)
+
+
 def _frozen(prices: NDArray[np.float64]) -> NDArray[np.float64]:
-    """A copy that nobody can change; what nobody can change already, as another forecast's prices, is not copied."""
+    """Return a read-only copy; an array that is read-only already is not copied."""
     is_array = isinstance(prices, np.ndarray) and prices.dtype == np.float64
     if is_array and prices.base is None and not prices.flags.writeable:
         return prices
@@ -222,8 +302,8 @@ def _frozen(prices: NDArray[np.float64]) -> NDArray[np.float64]:
 
 @lru_cache(maxsize=4096)
 def _targets(key: SeriesKey, cutoff: int, horizon: int, given: tuple[int, ...]) -> tuple[NDArray[np.int64], int]:
-    """Open times of the target bars, (H,), and the close of the first; all models that forecast a cutoff share them."""
-    sessions = key.sessions
+    """Return the open times of the target bars, (H,), and the close of the first; cached for all models of a cutoff."""
+    sessions = key.trading_calendar
     opens_H = np.array(given, np.int64) if given else sessions.next_opens(key.timeframe, cutoff, horizon)
     opens_H.setflags(write=False)
     close = int(sessions.closes_of(key.timeframe, opens_H[:1])[0])
@@ -231,27 +311,27 @@ def _targets(key: SeriesKey, cutoff: int, horizon: int, given: tuple[int, ...]) 
 
 
 @lru_cache(maxsize=64)
-def _rise(levels: tuple[float, ...]) -> bool:
-    """Whether levels rise inside (0, 1)."""
+def _increase(levels: tuple[float, ...]) -> bool:
+    """Return whether levels increase inside (0, 1)."""
     return all(lower < upper for lower, upper in pairwise((0.0, *levels, 1.0)))
 
 
-def same_forecast(one: OHLCForecast, other: OHLCForecast) -> bool:
-    """Whether two forecasts of the same input differ by no more than engines and batches do, in float32."""
-    if one.provenance.input_sha256 != other.provenance.input_sha256 or one.raw_FHQ.shape != other.raw_FHQ.shape:
+def same_forecast(first: OHLCForecast, second: OHLCForecast) -> bool:
+    """Return whether two forecasts of the same input differ by float32 noise alone (engine, batch)."""
+    if first.provenance.input_sha256 != second.provenance.input_sha256 or first.raw_FHQ.shape != second.raw_FHQ.shape:
         return False
-    spread_F11 = np.ptp(one.raw_FHQ, axis=(1, 2))[:, None, None]
-    return bool((np.abs(one.raw_FHQ - other.raw_FHQ) <= ENGINE_NOISE * spread_F11).all())
+    spread_F11 = np.ptp(first.raw_FHQ, axis=(1, 2))[:, None, None]
+    return bool((np.abs(first.raw_FHQ - second.raw_FHQ) <= ENGINE_NOISE * spread_F11).all())
 
 
 def interpolate(values_Q: NDArray[np.float64], levels: tuple[float, ...], level: float) -> NDArray[np.float64]:
-    """Give the quantile at `level` of values whose last axis is Q, linear between the two levels around it.
+    """Return the quantile at `level` of values whose last axis is Q, linear between the two neighbouring levels.
 
     Raises:
-        InvalidContext: for a level outside the outermost ones.
+        InvalidArgument: for a level outside the outermost ones.
     """
     if not levels[0] <= level <= levels[-1]:
-        raise InvalidContext("level", f"{levels[0]} to {levels[-1]}", level)
+        raise InvalidArgument("level", f"{levels[0]} to {levels[-1]}", level)
     upper = bisect_left(levels, level)
     below: NDArray[np.float64] = values_Q[..., max(upper - 1, 0)]
     above: NDArray[np.float64] = values_Q[..., upper]
@@ -262,7 +342,7 @@ def interpolate(values_Q: NDArray[np.float64], levels: tuple[float, ...], level:
 
 
 def repair(raw_FHQ: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Make quantiles rise with their level and fields agree: low ≤ open, close ≤ high.
+    """Make quantiles increase with their level and fields consistent: low ≤ open, close ≤ high.
 
     Sorting quantiles never raises the pinball loss (Chernozhukov, Fernández-Val and Galichon, 2010,
     "Quantile and Probability Curves Without Crossing"). Leading axes before F are batch axes.
@@ -276,5 +356,5 @@ def repair(raw_FHQ: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def _position(field: str) -> int:
     if field not in FIELDS:
-        raise InvalidContext("field", f"one of {', '.join(FIELDS)}", repr(field))
+        raise InvalidArgument("field", f"one of {', '.join(FIELDS)}", repr(field))
     return FIELDS.index(field)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from forecaster.bars import FIELDS
-from forecaster.errors import InvalidContext
+from forecaster.errors import InvalidArgument
 from forecaster.timeframe import DAY_MS, MINUTE_MS
 
 if TYPE_CHECKING:
@@ -37,10 +37,10 @@ class RunId(str):
     __slots__ = ()
 
     @classmethod
-    def of(cls, door: str, *parts: object) -> RunId:
+    def of(cls, kind: str, *parts: object) -> RunId:
         """Name a run by its door and the digest of `parts`, each by its text."""
         digest = hashlib.sha256("\0".join(map(str, parts)).encode())
-        return cls(f"{door}-{digest.hexdigest()[:12]}")
+        return cls(f"{kind}-{digest.hexdigest()[:12]}")
 
     def delayed(self, latency_ms: int) -> RunId:
         """The same forecasts, each available `latency_ms` after it was issued."""
@@ -75,7 +75,7 @@ class Run:
     """
 
     id: str
-    door: str
+    kind: str
     started_at: int
     plan: str = ""
 
@@ -174,12 +174,12 @@ class SettledSteps:
 
 
 @dataclass(frozen=True, slots=True)
-class Slot:
+class PendingForecast:
     """Work owed: the forecast of one series at one cutoff, and how far it has come.
 
-    `pending` waits for its turn, `leased` is being worked on until `leased_until` (UTC ms), `done` has its forecast,
+    `pending` waits for its turn, `claimed` is being worked on until `claimed_until` (UTC ms), `done` has its forecast,
     `failed` has none for `reason`, and in a `gap` there is no bar to forecast from. `missed` stands for all closes from
-    this one to `leased_until` that passed while nobody ran, too long ago to be caught up on.
+    this one to `claimed_until` that passed while nobody ran, too long ago to be caught up on.
     """
 
     key: SeriesKey
@@ -187,7 +187,7 @@ class Slot:
     state: str = "pending"
     attempts: int = 0
     reason: str = ""
-    leased_until: int = 0
+    claimed_until: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,7 +254,7 @@ class AccuracyReport:
     def __post_init__(self) -> None:
         """Refuse a report about nothing."""
         if self.n <= 0:
-            raise InvalidContext("report", "at least one settled row", self.n)
+            raise InvalidArgument("report", "at least one settled row", self.n)
 
 
 class HoldKind(NamedTuple):

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def new_file(path: Path, option: str = "out") -> Iterator[IO[bytes]]:
+def atomic_write(path: Path, option: str = "out") -> Iterator[IO[bytes]]:
     """Open a new file that becomes `path` when the block ends; what was there stays until then, or when it fails.
 
     Args:
@@ -29,7 +29,7 @@ def new_file(path: Path, option: str = "out") -> Iterator[IO[bytes]]:
     Raises:
         ConfigError: when `path` is a link, a folder or a device, or cannot be written.
     """
-    unfinished = unfinished_name(path)
+    unfinished = temporary_path(path)
     try:
         mode = check_target(path, option)
         try:
@@ -40,13 +40,13 @@ def new_file(path: Path, option: str = "out") -> Iterator[IO[bytes]]:
             unfinished.replace(path)
         finally:
             unfinished.unlink(missing_ok=True)
-        keep_name(path.parent)
+        sync_directory(path.parent)
     except (OSError, UnicodeEncodeError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise ConfigError(option, "a file that can be written", f"{path}: {reason}") from error
 
 
-def unfinished_name(path: Path) -> Path:
+def temporary_path(path: Path) -> Path:
     """Give a new file that will become `path` a name, in the same folder, which nobody can foresee."""
     return path.with_name(f".{secrets.token_hex(8)}.unfinished")
 
@@ -57,7 +57,7 @@ def write_text(text: str, path: Path, option: str = "out") -> int:
     Raises:
         ConfigError: when the file cannot be written.
     """
-    with new_file(path, option) as file:
+    with atomic_write(path, option) as file:
         return file.write(text.encode())
 
 
@@ -79,7 +79,7 @@ def check_target(path: Path, option: str) -> int:
     return found.st_mode & 0o777
 
 
-def keep_name(folder: Path) -> None:
+def sync_directory(folder: Path) -> None:
     """Have the disk keep the new name of a file, where it can."""
     with suppress(OSError):
         place = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)

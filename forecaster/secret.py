@@ -6,7 +6,7 @@ from typing import Final, NoReturn, Self
 
 import pydantic
 
-from forecaster.urls import shown
+from forecaster.urls import redact_url
 
 HIDDEN: Final = "***"
 
@@ -44,8 +44,8 @@ class Secret(pydantic.Secret[str]):
         return self
 
 
-class Address(Secret):
+class SecretUrl(Secret):
     """A URL that may hold a password: it is shown without one, as `address.shown` gives it."""
 
     def _display(self) -> str:
-        return shown(self.get_secret_value())
+        return redact_url(self.get_secret_value())

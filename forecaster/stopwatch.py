@@ -1,7 +1,7 @@
-"""Times to write down: what is stored must not be stamped with a time at which it could not be read yet.
+"""Timestamps of stored rows: a row is never stamped with a time before it was readable.
 
-`Stopwatch` carries the time of a door on, so that nothing below reads a clock. `CommitTimes` says how long after a
-stamp a commit may end.
+`Stopwatch` continues a caller's time, so that lower layers read no clock. `CommitTimes` estimates how long a commit
+takes.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ if TYPE_CHECKING:
 
 SHORTEST_COMMIT_MS: Final = 25
 LONGEST_ALLOWANCE_MS: Final = 1_000
-"""A commit that stands still for longer is made up for when it has ended, and not feared from then on."""
+"""The estimate is never longer. A slower commit is corrected after it has ended (table `availability_delay`)."""
 
 _REMEMBERED: Final = 16
 
 
 class Stopwatch:
-    """A door's time, carried on by the performance counter; nobody sets it.
+    """A time that continues by the performance counter, which is never set.
 
     Args:
-        start: UTC ms at which it begins.
+        start: UTC ms at the start.
     """
 
     def __init__(self, start: int) -> None:
@@ -34,7 +34,7 @@ class Stopwatch:
 
     @property
     def elapsed_ms(self) -> int:
-        """Milliseconds since it began."""
+        """Milliseconds since the start."""
         return round((time.perf_counter() - self._began) * 1000)
 
     @property
@@ -44,19 +44,19 @@ class Stopwatch:
 
 
 class CommitTimes:
-    """How long commits have taken lately, and so how long after a stamp what is written may become readable."""
+    """Durations of recent commits: how long after its stamp a row may become readable."""
 
     def __init__(self) -> None:
         self._latest = deque([SHORTEST_COMMIT_MS], maxlen=_REMEMBERED)
 
     @property
     def allowance_ms(self) -> int:
-        """Milliseconds to allow for the next one: twice the slowest of the last 16, a second at most."""
+        """Milliseconds to allow for the next commit: twice the slowest of the last 16, at most one second."""
         return min(2 * max(self._latest), LONGEST_ALLOWANCE_MS)
 
     @contextmanager
     def measured(self) -> Iterator[None]:
-        """Measure one."""
+        """Measure a commit."""
         watch = Stopwatch(0)
         try:
             yield

@@ -27,7 +27,7 @@ _MINUTES: Final = {
     "12h": 720,
     "1d": 1440,
 }
-NOT_OF_ONE_LENGTH: Final = ("3d", "1w", "2w", "1M", "3M", "6M", "1y")
+VARIABLE_LENGTH_NAMES: Final = ("3d", "1w", "2w", "1M", "3M", "6M", "1y")
 """Names that venues have, of bars that do not begin on the same day everywhere."""
 
 
@@ -45,7 +45,7 @@ class Timeframe:
 
     def __post_init__(self) -> None:
         """Refuse a name that is not of fixed length."""
-        if self.name in NOT_OF_ONE_LENGTH:
+        if self.name in VARIABLE_LENGTH_NAMES:
             known = f"{', '.join(_MINUTES)}; {self.name} is not supported, since venues begin it on different days"
             raise ConfigError("timeframe", f"one of {known}", self.name)
         if self.name not in _MINUTES:
@@ -62,7 +62,7 @@ class Timeframe:
         return self.ms == DAY_MS
 
     @classmethod
-    def of_minutes(cls, minutes: int) -> Timeframe:
+    def from_minutes(cls, minutes: int) -> Timeframe:
         """Give the timeframe of this length.
 
         Raises:

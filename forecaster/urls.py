@@ -1,8 +1,8 @@
-"""Where a ledger lies: the one place that reads the URL of a store, and the one that shows it.
+"""The URL of a ledger: how it is read, and how it is shown without its secrets.
 
-A URL is `memory:`, `sqlite:///PATH`, or SQLAlchemy's of another database. Of an SQLite URL the path is percent-decoded,
-as SQLAlchemy does it, and `?timeout=SECONDS` says how long a lock is waited for. Whatever else SQLAlchemy would take
-(`uri=true`, `mode=…`) is refused, since those who read and the one who writes could then open two files.
+A URL is `memory:`, `sqlite:///PATH`, or SQLAlchemy's URL of another database. The path of an SQLite URL is
+percent-decoded, as SQLAlchemy does it; `?timeout=SECONDS` says how long to wait for a lock. All other parameters of
+SQLite (`uri=true`, `mode=…`) are refused: with them readers and the writer could open two different files.
 """
 
 from __future__ import annotations
@@ -17,133 +17,157 @@ from forecaster.errors import StoreUnavailable
 MEMORY: Final = "memory:"
 """A ledger that ends with its process."""
 
-_SQLITE: Final = re.compile(r"sqlite(\+pysqlite)?://", re.ASCII)
 _PREFIX: Final = "sqlite:///"
 _SCHEME: Final = re.compile(r"[\w+]+://")
-_PARTS: Final = re.compile(
-    r"(?P<scheme>[\w+]+)://(?:(?P<user>[^:/@]*)(?P<password>:[^@]*)?@)?(?P<place>[^?@]*)(?:\?(?P<query>[^@]*))?"
+_SQLITE: Final = re.compile(
+    r"(?P<scheme>sqlite(?:\+pysqlite)?)://(?P<location>(?:/[^?]*)?)(?:\?(?P<query>.*))?", re.DOTALL
 )
-"""SQLAlchemy's own reading of a URL, but that an `@` may stand once: of two, the first may belong to a password."""
-_PLACE: Final = re.compile(r"(?:\[[^\]/]+\]|[^/:\[\]]*)(?::\d*)?(?:/[^:]*)?")
+_SERVER: Final = re.compile(
+    r"(?P<scheme>[\w+]+)://(?:(?P<user>[^:/@]*)(?P<password>:[^@]*)?@)?(?P<location>[^?@]*)(?:\?(?P<query>[^@]*))?"
+)
+"""As SQLAlchemy reads a URL, but with one `@` at most: the first of two may be part of a password."""
+_LOCATION: Final = re.compile(r"(?:\[[^\]/]+\]|[^/:\[\]]*)(?::\d*)?(?:/[^:]*)?")
 _HARMLESS: Final = re.compile(
     r"application_name|channel_binding|client_encoding|connect_timeout|gssencmode|host|hostaddr|keepalives(_\w+)?"
     r"|passfile|port|require_auth|service|sslcert|sslcrl|sslkey|sslmode|sslrootcert|sslsni|target_session_attrs"
     r"|tcp_user_timeout|timeout|user",
     re.ASCII,
 )
-"""Parameters whose values may be shown; all others may be secrets."""
+"""Parameters whose values may be shown; the value of any other may be a secret."""
 _ONE_VALUE: Final = re.compile(r"[^\s;=]*")
-"""A value that holds no further parameter, as of whoever separates them by semicolons or blanks."""
+"""A value without further parameters, which some separate by semicolons or blanks."""
 
 
 class SqliteAddress(NamedTuple):
-    """A file, as the URL names it, and how long a lock of it is waited for, where the URL says so."""
+    """The file that a URL names, and the lock timeout where the URL has one."""
 
     path: Path
     busy_timeout_ms: int | None = None
+
+
+class _Url(NamedTuple):
+    """The parts of a URL; the password keeps its colon, and an absent part is None."""
+
+    is_sqlite: bool
+    scheme: str
+    location: str
+    query: str | None = None
+    user: str | None = None
+    password: str | None = None
+
+    @classmethod
+    def parse(cls, url: str) -> _Url | None:
+        """Split a URL; None when it has no form that is known here."""
+        sqlite, server = _SQLITE.fullmatch(url), _SERVER.fullmatch(url)
+        match = sqlite or server
+        return None if match is None else cls(sqlite is not None, **match.groupdict())
+
+    @property
+    def is_unambiguous(self) -> bool:
+        """Whether it can be read in one way only."""
+        return self.is_sqlite or (not _is_sqlite(self.scheme) and _LOCATION.fullmatch(self.location) is not None)
+
+    @property
+    def parameters(self) -> list[tuple[str, str, str]]:
+        """Name, equals sign and value of each part of the query, encoded as in the URL."""
+        return [] if self.query is None else [part.partition("=") for part in self.query.split("&")]
 
 
 def sqlite_address(url: str) -> SqliteAddress | None:
     """Read the URL of an SQLite file; None for `memory:` and for other databases.
 
     Raises:
-        StoreUnavailable: for an SQLite URL that does not name one file for everybody.
+        StoreUnavailable: for an SQLite URL that does not name exactly one file.
     """
-    scheme = _SQLITE.match(url)
-    if scheme is None:
+    scheme = _SCHEME.match(url)
+    if scheme is None or not _is_sqlite(scheme[0].removesuffix("://")):
         return None
-    place, _, query = url[scheme.end() :].partition("?")
-    path = unquote(place.removeprefix("/"))
-    if (
-        not place.startswith("/")
-        or not path
-        or "\0" in path
-        or path == ":memory:"
-        or path.startswith("file:")
-        or path.endswith("/")
-    ):
-        raise StoreUnavailable(
-            shown(url), "expected sqlite:///PATH, with four slashes for an absolute path; memory: for one in memory"
-        )
-    return SqliteAddress(_expanded(path), _timeout_ms(url, query))
+    parts = _Url.parse(url)
+    path = unquote(parts.location.removeprefix("/")) if parts is not None and parts.is_sqlite else ""
+    if not path or "\0" in path or path == ":memory:" or path.startswith("file:") or path.endswith("/"):
+        expected = "expected sqlite:///PATH, with four slashes for an absolute path; memory: for one in memory"
+        raise StoreUnavailable(redact_url(url), expected)
+    return SqliteAddress(_expanded(path), _timeout_ms(url, parts.query) if parts is not None and parts.query else None)
 
 
 def sqlite_path(url: str) -> Path | None:
-    """Give the path in an SQLite URL, relative where the URL is; None for a URL that names no file."""
+    """Return the path in an SQLite URL, relative where the URL is; None for a URL that names no file."""
     try:
         address = sqlite_address(url)
-    except StoreUnavailable:  # whoever opens it is told
+    except StoreUnavailable:  # raised again by whatever opens it
         return None
     return None if address is None else address.path
 
 
 def with_path(url: str, path: Path) -> str:
-    """Give an SQLite URL that names another file; what else it says stays.
+    """Return an SQLite URL with another path; its query stays.
 
     Raises:
-        ValueError: for the URL of another database.
+        ValueError: for any other URL.
     """
-    scheme = _SQLITE.match(url)
-    if scheme is None:
-        msg = f"expected sqlite:///PATH, found {shown(url)!r}"
+    parts = _Url.parse(url)
+    if parts is None or not parts.is_sqlite:
+        msg = f"expected sqlite:///PATH, found {redact_url(url)!r}"
         raise ValueError(msg)
-    _, mark, query = url.partition("?")
-    return f"{scheme[0]}{sqlite_url(path).removeprefix(_PREFIX[:-1])}{mark}{query}"
+    query = "" if parts.query is None else f"?{parts.query}"
+    return f"{parts.scheme}:///{sqlite_url(path).removeprefix(_PREFIX)}{query}"
 
 
 def sqlite_url(path: Path) -> str:
-    """Give the URL of an SQLite file."""
+    """Return the URL of an SQLite file."""
     return _PREFIX + str(path).replace("%", "%25").replace("?", "%3F")
 
 
-def url_of(url_or_path: str | Path) -> str:
-    """Give the URL of a ledger that is named by its URL or by the path of an SQLite file."""
+def ledger_url(url_or_path: str | Path) -> str:
+    """Return the URL of a ledger that is given by its URL or by the path of an SQLite file."""
     name = str(url_or_path)
     if name == MEMORY or _SCHEME.match(name):
         return name
     return sqlite_url(_expanded(name).absolute())
 
 
-def shown(url: str) -> str:
-    """Give a URL as it may be shown: without passwords, and of one that cannot be read its scheme alone."""
+def redact_url(url: str) -> str:
+    """Replace the secrets of a URL by `***`; of a URL that cannot be read only the scheme stays."""
     if url == MEMORY:
         return url
     scheme = _SCHEME.match(url)
     if scheme is None:
         return "***"
-    if _SQLITE.match(url):
-        place, mark, query = url[len(scheme[0]) :].partition("?")
-        return (
-            f"{scheme[0]}{place}{mark and f'?{_shown_query(query)}'}" if place[:1] in ("", "/") else f"{scheme[0]}***"
-        )
-    parts = _clear_parts(url)
-    if parts is None:
+    parts = _Url.parse(url)
+    if parts is None or not parts.is_unambiguous:
         return f"{scheme[0]}***"
-    user = "" if parts["user"] is None else f"{parts['user']}{':***' if parts['password'] else ''}@"
-    query = "" if parts["query"] is None else f"?{_shown_query(parts['query'])}"
-    return f"{scheme[0]}{user}{parts['place']}{query}"
+    user = "" if parts.user is None else f"{parts.user}{':***' if parts.password else ''}@"
+    query = "&".join(
+        f"{name}{mark}{value}" if _is_harmless(name, value) else f"{name}=***" if mark else "***"
+        for name, mark, value in parts.parameters
+    )
+    return f"{scheme[0]}{user}{parts.location}{'' if parts.query is None else f'?{query}'}"
 
 
-def is_clear(url: str) -> bool:
-    """Whether the URL of another database than SQLite can be read in one way only.
+def is_unambiguous(url: str) -> bool:
+    """Whether the URL of a database server can be read in one way only.
 
-    Of one with a bare `@` in its password, a part of the password would be taken for the host, and told to everybody.
+    With a bare `@` in the password, part of the password would be taken for the host and shown.
     """
-    return _clear_parts(url) is not None
+    parts = _Url.parse(url)
+    return parts is not None and parts.is_unambiguous
 
 
-def without_secrets(text: str, url: str) -> str:
-    """Take out of a text, such as a library's message, what `shown` hides of a URL."""
-    parts = _PARTS.fullmatch(url)
+def redact_text(text: str, url: str) -> str:
+    """Replace in a text, such as a library's message, what `redact_url` hides of a URL."""
+    parts = _Url.parse(url)
     secrets = [url.partition("://")[2]]
     if parts is not None:
-        query = [part.partition("=") for part in (parts["query"] or "").split("&")]
-        hidden = [value for name, _, value in query if not _is_harmless(name, value)]
-        secrets += [(parts["password"] or "")[1:], *hidden]
-    forms = {form for one in secrets for form in (one, unquote(one), unquote_plus(one))} - {""}
-    for secret in sorted(forms, key=len, reverse=True):
-        text = text.replace(secret, "***")
+        secrets += [(parts.password or "")[1:]]
+        secrets += [value for name, _, value in parts.parameters if not _is_harmless(name, value)]
+    forms = {form for secret in secrets for form in (secret, unquote(secret), unquote_plus(secret))} - {""}
+    for form in sorted(forms, key=len, reverse=True):
+        text = text.replace(form, "***")
     return text
+
+
+def _is_sqlite(scheme: str) -> bool:
+    return scheme in ("sqlite", "sqlite+pysqlite")
 
 
 def _is_harmless(name: str, value: str) -> bool:
@@ -151,32 +175,18 @@ def _is_harmless(name: str, value: str) -> bool:
     return bool(_HARMLESS.fullmatch(name)) and bool(_ONE_VALUE.fullmatch(unquote_plus(value)))
 
 
-def _clear_parts(url: str) -> re.Match[str] | None:
-    parts = _PARTS.fullmatch(url)
-    return parts if parts is not None and _PLACE.fullmatch(parts["place"]) else None
-
-
 def _expanded(path: str) -> Path:
     try:
         return Path(path).expanduser()
-    except RuntimeError:  # nobody of that name: a file that is called so
+    except RuntimeError:  # no such user: a file whose name begins with a tilde
         return Path(path)
 
 
-def _timeout_ms(url: str, query: str) -> int | None:
-    if not query:
-        return None
-    told = dict(parse_qsl(query, keep_blank_values=True))
-    seconds = told.pop("timeout", "")
-    if told or not re.fullmatch(r"\d{1,6}(\.\d*)?", seconds, re.ASCII):
-        raise StoreUnavailable(shown(url), "expected sqlite:///PATH with ?timeout=SECONDS or nothing behind the path")
+def _timeout_ms(url: str, query: str) -> int:
+    parameters = dict(parse_qsl(query, keep_blank_values=True))
+    seconds = parameters.pop("timeout", "")
+    if parameters or not re.fullmatch(r"\d{1,6}(\.\d*)?", seconds, re.ASCII):
+        raise StoreUnavailable(
+            redact_url(url), "expected sqlite:///PATH with ?timeout=SECONDS or nothing after the path"
+        )
     return round(float(seconds) * 1000)
-
-
-def _shown_query(query: str) -> str:
-    """Give a query whose names are known to be harmless as it is, and of the others the names."""
-    pairs = [part.partition("=") for part in query.split("&")]
-    return "&".join(
-        f"{name}{mark}{value}" if _is_harmless(name, value) else f"{name}=***" if mark else "***"
-        for name, mark, value in pairs
-    )

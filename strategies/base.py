@@ -1,4 +1,4 @@
-"""What strategies share: the types that they take and give, and a few questions to a forecast's distribution.
+"""Shared by the strategies: their types, and a few figures of a forecast's distribution.
 
 Shapes: H steps, Q quantile levels.
 """
@@ -9,34 +9,42 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from forecaster import Outlook, Position, Signal, Strategy
+from forecaster import Position, Signal, Strategy, StrategyContext
 
 if TYPE_CHECKING:
     from forecaster import OHLCForecast
 
-__all__ = ["Outlook", "Position", "Signal", "Strategy", "chance_above", "clipped", "return_deviation"]
+__all__ = [
+    "Position",
+    "Signal",
+    "Strategy",
+    "StrategyContext",
+    "clip_weight",
+    "probability_above",
+    "return_deviation",
+]
 
 _CLOSE = 3
-"""The place of the close among a forecast's fields."""
+"""The position of the close among a forecast's fields."""
 
 
-def chance_above(forecast: OHLCForecast, price: float, step: int = 1) -> float:
-    """Chance that the close of `step` lies above `price`; at a price on which the forecast heaps, the middle.
+def probability_above(forecast: OHLCForecast, price: float, step: int = 1) -> float:
+    """Return the probability that the close of `step` is above `price`; a probability mass at `price` counts half.
 
-    `prob_above` gives the chance of more than the price alone. A forecast that is certain of the last close would then
-    seem to be sure that the next one is not above it, and is sure of nothing.
+    `prob_above` counts only the mass strictly above the price. For a forecast with all its mass at the last close it
+    would be near 0, although such a forecast has no direction.
     """
-    above = forecast.prob_above(price, step)
+    above = forecast.prob_above(price, step=step)
     values_Q, levels_Q = forecast.values_FHQ[_CLOSE, step - 1], np.array(forecast.quantile_levels)
     not_below = float(np.interp(-price, -values_Q[::-1], 1 - levels_Q[::-1]))
     return (above + not_below) / 2
 
 
 def return_deviation(forecast: OHLCForecast, last_close: float, step: int) -> float:
-    """Standard deviation of the forecast return up to the close of `step`.
+    """Return the standard deviation of the forecast return from the last close to the close of `step`.
 
-    Each quantile stands for the levels that are nearest to it. Of normal returns and Chronos-2's 21 levels that gives
-    0.3 % too much; of the levels 0.1, 0.5 and 0.9 alone, 0.7 % too little.
+    Each quantile represents the levels that are nearest to it. For normal returns the result is 0.3 % too large with
+    Chronos-2's 21 levels, and 0.7 % too small with the levels 0.1, 0.5 and 0.9 alone.
     """
     levels_Q = np.array(forecast.quantile_levels)
     weight_Q = np.diff((levels_Q[1:] + levels_Q[:-1]) / 2, prepend=0.0, append=1.0)
@@ -44,6 +52,6 @@ def return_deviation(forecast: OHLCForecast, last_close: float, step: int) -> fl
     return float(np.sqrt(weight_Q @ np.square(return_Q - weight_Q @ return_Q)))
 
 
-def clipped(share: float) -> float:
-    """The nearest share from -1 to 1."""
-    return max(-1.0, min(1.0, share))
+def clip_weight(weight: float) -> float:
+    """Clip a weight to [-1, 1]."""
+    return max(-1.0, min(1.0, weight))

@@ -6,10 +6,14 @@ The same arguments give the same values, in any order of tests and on any machin
 from __future__ import annotations
 
 import datetime as dt
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from forecaster.bars import Bars, SeriesKey
+
+if TYPE_CHECKING:
+    from forecaster.store import Reader
 
 HOUR_MS = 3_600_000
 DAY_MS = 24 * HOUR_MS
@@ -24,7 +28,7 @@ def make_key(
     exchange: str = "binance", symbol: str = "BTC/USDT", timeframe: str = "1h", calendar: str = "24/7"
 ) -> SeriesKey:
     """Make a series."""
-    return SeriesKey.of(exchange, symbol, timeframe, calendar)
+    return SeriesKey(exchange, symbol, timeframe, calendar)
 
 
 def make_bars(key: SeriesKey | None = None, count: int = 100, start: int = utc_ms("2024-01-01"), seed: int = 0) -> Bars:
@@ -37,4 +41,9 @@ def make_bars(key: SeriesKey | None = None, count: int = 100, start: int = utc_m
     low = np.minimum(open_, close) * np.exp(-random.exponential(0.002, count))
     # Rounding keeps the order of two prices, so low stays below and high above.
     ohlcv_TF = np.column_stack([open_, high, low, close, random.uniform(1, 1000, count)]).round(2)
-    return Bars(key, key.sessions.next_opens(key.timeframe, start, count), ohlcv_TF)
+    return Bars(key, key.trading_calendar.next_opens(key.timeframe, start, count), ohlcv_TF)
+
+
+def held_until(reader: Reader, exchange: str) -> int | None:
+    """Return the end of the latest hold of an exchange, or None."""
+    return next((hold.until for hold in reader.holds() if hold.exchange == exchange), None)

@@ -11,7 +11,7 @@ import numpy as np
 
 from forecaster.bars import FIELDS, Bars
 from forecaster.forecast import CHRONOS_LEVELS, ModelId, OHLCForecast, Provenance, repair
-from forecaster.ledger import SettledSteps
+from forecaster.ledger import LIVE, SettledSteps
 from tests.builders import make_key, utc_ms
 
 if TYPE_CHECKING:
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
     from forecaster.bars import SeriesKey
+    from forecaster.ledger import SettledRow
+    from forecaster.store import Reader
 
 CUTOFF = utc_ms("2024-01-05")
 LATENCY_MS = 7
@@ -137,3 +139,8 @@ def _by_field(prices: ArrayLike, axes: int) -> np.ndarray:
     if prices.ndim < axes:
         prices = np.stack([prices] * len(FIELDS), axis=1)
     return prices
+
+
+def settled_rows(reader: Reader, as_of: int, since: int | None = None, run_id: str = LIVE) -> list[SettledRow]:
+    """Return the rows of the steps that settled in (since, as_of]."""
+    return [row for steps in reader.settled_between(as_of, since, run_id) for row in steps.rows()]

@@ -18,7 +18,7 @@ from forecaster import doctor
 from forecaster.cli import app
 from forecaster.errors import StoreUnavailable
 from forecaster.store.database import Database
-from forecaster.urls import shown, url_of, without_secrets
+from forecaster.urls import ledger_url, redact_text, redact_url
 from tests import cli
 
 SECRET = "s3cr3t"  # noqa: S105 - it opens nothing
@@ -59,7 +59,7 @@ def what_is_told(url):
     ],
 )
 def test_what_is_shown(url, text):
-    assert shown(url) == text
+    assert redact_url(url) == text
 
 
 @given(ODD, ODD, st.sampled_from(["/ledger", "", ":5432/ledger?sslmode=require", "/ledger?password=s3cr3t"]))
@@ -72,7 +72,7 @@ def test_no_password_is_shown_however_odd(before, after, rest):
     """Nor by the error of who opens it; such characters should be percent-encoded, and people forget to."""
     url = f"postgresql+psycopg://me:{before}{SECRET}{after}@host{rest}"
 
-    assert SECRET not in shown(url)
+    assert SECRET not in redact_url(url)
     assert SECRET not in what_is_told(url)
 
 
@@ -88,24 +88,24 @@ def test_message_of_a_library_is_told_without_secrets():
     url = "postgresql://me:pa%2Fss@host/ledger?sslpassword=other&sslmode=require"
     text = 'could not use "pa/ss", "pa%2Fss" or other in require'
 
-    assert without_secrets(text, url) == 'could not use "***", "***" or *** in require'
+    assert redact_text(text, url) == 'could not use "***", "***" or *** in require'
 
 
 def test_message_that_quotes_an_encoded_parameter_is_told_without_it():
     """As it stands in the URL, or as it is read."""
     url = "postgresql://me@host/ledger?password=a+b%2Fc"
 
-    assert without_secrets("found 'a+b%2Fc', 'a b/c' and 'a+b/c'", url) == "found '***', '***' and '***'"
+    assert redact_text("found 'a+b%2Fc', 'a b/c' and 'a+b/c'", url) == "found '***', '***' and '***'"
 
 
 def test_ledger_is_named_by_a_url_or_a_path(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
-    assert url_of("memory:") == "memory:"
-    assert url_of("postgresql://host/x") == "postgresql://host/x"
-    assert url_of("sqlite:///x.db") == "sqlite:///x.db"
-    assert url_of("100%?.db") == f"sqlite:///{tmp_path}/100%25%3F.db"
-    assert url_of(tmp_path / "x.db") == f"sqlite:///{tmp_path}/x.db"
+    assert ledger_url("memory:") == "memory:"
+    assert ledger_url("postgresql://host/x") == "postgresql://host/x"
+    assert ledger_url("sqlite:///x.db") == "sqlite:///x.db"
+    assert ledger_url("100%?.db") == f"sqlite:///{tmp_path}/100%25%3F.db"
+    assert ledger_url(tmp_path / "x.db") == f"sqlite:///{tmp_path}/x.db"
 
 
 URLS = {
@@ -166,7 +166,6 @@ NOT_ASKED = {
     "alerts test": (),
     "model eval": ("bars.csv",),
     "model compile": (),
-    "bench model": (),
     "verify lookahead": (),
     "verify batch": (),
 }
@@ -248,7 +247,7 @@ def test_no_message_of_a_server_shows_a_password(tmp_path):
         url = f"postgresql+psycopg://me:{SECRET}%20x@127.0.0.1:{server.port}/ledger?sslmode=disable&gssencmode=disable"
         said = said_by("latest", tmp_path, "--config", write_config(tmp_path, url))
         with pytest.raises(StoreUnavailable) as refused, closing(Database(url)) as database:
-            database.ask("SELECT 1", {})
+            database.query("SELECT 1", {})
 
     assert "you said ***" in said
     assert SECRET not in said

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import pickle
 import re
 
 import numpy as np
@@ -12,8 +13,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from forecaster.bars import COLUMNS, HIGHEST_PRICE, ROUNDING, Bars, Context, SeriesKey, close_roundings
-from forecaster.errors import ConfigError, InvalidBars, InvalidContext, MissingBars, NotEnoughBars
+from forecaster.bars import COLUMNS, MAX_PRICE, ROUNDING_TOLERANCE, Bars, SeriesKey, fix_rounding
+from forecaster.context import Context
+from forecaster.errors import InvalidArgument, InvalidBars, MissingBars, NotEnoughBars
+from forecaster.timeframe import Timeframe
 from tests.builders import HOUR_MS, make_bars, make_key, utc_ms
 
 GOOD = (100.0, 110.0, 90.0, 105.0, 7.0)
@@ -25,7 +28,7 @@ BROKEN = {
     "infinite volume": ((100.0, 110.0, 90.0, 105.0, np.inf), "every value must be finite"),
     "zero": ((100.0, 110.0, 0.0, 105.0, 7.0), "prices must be above 0"),
     "negative": ((-100.0, 110.0, -100.0, 105.0, 7.0), "prices must be above 0"),
-    "too high": ((100.0, HIGHEST_PRICE, 90.0, 105.0, 7.0), "prices must be below 1e+15"),
+    "too high": ((100.0, MAX_PRICE, 90.0, 105.0, 7.0), "prices must be below 1e+15"),
     "low above open": ((100.0, 110.0, 101.0, 105.0, 7.0), "low must not be above open or close"),
     "low above close": ((100.0, 110.0, 90.0, 89.0, 7.0), "low must not be above open or close"),
     "high below open": ((111.0, 110.0, 90.0, 105.0, 7.0), "high must not be below open or close"),
@@ -45,15 +48,24 @@ def test_a_unified_symbol_is_accepted(symbol):
 
 @pytest.mark.parametrize("symbol", ["BTCUSDT", "BTC-USDT", "BTC/", "/USDT", "BTC/USDT/X", "BTC /USDT", "BTC/USDT:", ""])
 def test_another_symbol_is_refused(symbol):
-    with pytest.raises(InvalidContext) as refused:
+    with pytest.raises(InvalidArgument) as refused:
         make_key(symbol=symbol)
 
     assert str(refused.value) == (f"symbol: expected a unified symbol such as BTC/USDT or SPY/USD, found {symbol!r}")
 
 
 def test_an_unknown_timeframe_is_refused():
-    with pytest.raises(ConfigError, match="timeframe"):
+    with pytest.raises(InvalidArgument, match=r"^timeframe: expected one of 1m, .*, found '1w'$"):
         make_key(timeframe="1w")
+
+
+def test_a_timeframe_may_be_a_string_or_a_timeframe():
+    key = SeriesKey("binance", "BTC/USDT", Timeframe("1h"))
+
+    assert key == SeriesKey("binance", "BTC/USDT", "1h")
+    assert key.timeframe == Timeframe("1h")
+    assert dataclasses.replace(key, symbol="ETH/USDT") == SeriesKey("binance", "ETH/USDT", "1h")
+    assert pickle.loads(pickle.dumps(key)) == key  # noqa: S301 - our own bytes
 
 
 def test_the_name_of_a_series_is_what_people_say():
@@ -83,7 +95,7 @@ def test_a_broken_row_is_refused_by_name(row, reason):
 
 @pytest.mark.parametrize("shape", [(2, 4), (2, 6), (1, 5), (3, 5), (10,)], ids=str)
 def test_prices_of_another_shape_are_refused(shape):
-    with pytest.raises(InvalidContext) as refused:
+    with pytest.raises(InvalidArgument) as refused:
         Bars(make_key(), hours(0, 1), np.full(shape, 100.0))
 
     assert str(refused.value) == f"bars of binance BTC/USDT 1h: expected ohlcv of shape (2, 5), found {shape}"
@@ -118,7 +130,7 @@ def test_the_first_broken_row_is_named():
 def test_the_first_rule_that_a_row_breaks_is_named():
     """In the order of the rules, as `sift` has it."""
     row = (111.0, 110.0, 0.0, 105.0, -1.0)
-    _, rejected = Bars.sift(make_key(), hours(0), [row])
+    _, rejected = Bars.validate_rows(make_key(), hours(0), [row])
 
     with pytest.raises(InvalidBars, match="row 0: prices must be above 0"):
         Bars(make_key(), hours(0), [row])
@@ -142,7 +154,7 @@ def test_a_volume_may_be_unknown():
     """Any volume but an infinite or a negative one: whoever knows none leaves its cell empty."""
     unknown = (*GOOD[:4], np.nan)
 
-    bars, rejected = Bars.sift(make_key(), hours(0, 1), [GOOD, unknown])
+    bars, rejected = Bars.validate_rows(make_key(), hours(0, 1), [GOOD, unknown])
 
     assert Bars(make_key(), hours(0, 1), [GOOD, unknown]).ohlcv_TF[:, 4].tolist() == pytest.approx(
         [7.0, np.nan], nan_ok=True
@@ -176,7 +188,7 @@ def test_a_context_of_bars_without_volume_is_the_same():
 
 
 prices = st.floats(1e-14, 8e14)
-apart = st.floats(-3 * ROUNDING, 3 * ROUNDING)
+apart = st.floats(-3 * ROUNDING_TOLERANCE, 3 * ROUNDING_TOLERANCE)
 
 
 @st.composite
@@ -191,13 +203,13 @@ def rows_apart(draw):
 @given(st.lists(rows_apart(), min_size=1, max_size=20))
 def test_prices_apart_by_a_rounding_are_closed(rows):
     """High is the higher of open and close where it was below by less than a rounding; low alike; else nothing."""
-    closed_TF, count = close_roundings(np.array(rows))
+    closed_TF, count = fix_rounding(np.array(rows))
 
     changed = 0
     for row, closed in zip(rows, closed_TF.tolist(), strict=True):
         open_, high, low, close, volume = row
         top, bottom = max(open_, close), min(open_, close)
-        too_far = top - high >= ROUNDING * top or low - bottom >= ROUNDING * bottom
+        too_far = top - high >= ROUNDING_TOLERANCE * top or low - bottom >= ROUNDING_TOLERANCE * bottom
         expected = row if too_far else (open_, max(high, top), min(low, bottom), close, volume)
         changed += expected != row
         assert closed == pytest.approx(list(expected), rel=0, abs=0, nan_ok=True)
@@ -208,9 +220,9 @@ def test_prices_apart_by_a_rounding_are_closed(rows):
 @settings(derandomize=True, deadline=None)
 @given(st.lists(rows_apart(), min_size=1, max_size=20))
 def test_closed_roundings_stay_closed(rows):
-    once_TF, _ = close_roundings(np.array(rows))
+    once_TF, _ = fix_rounding(np.array(rows))
 
-    again_TF, count = close_roundings(once_TF)
+    again_TF, count = fix_rounding(once_TF)
 
     assert again_TF is once_TF
     assert count == 0
@@ -222,19 +234,19 @@ def test_no_row_becomes_a_bar_but_by_a_rounding(rows):
     """Whatever numbers they hold, NaN and infinity too: open, close, volume and every price further off stay."""
     before_TF = np.array(rows)
 
-    after_TF, count = close_roundings(before_TF.copy())
+    after_TF, count = fix_rounding(before_TF.copy())
 
     assert after_TF[:, [0, 3, 4]].tobytes() == before_TF[:, [0, 3, 4]].tobytes()
     moved = (after_TF.view(np.int64) != before_TF.view(np.int64)).any(axis=1)
     assert int(moved.sum()) == count
-    assert np.allclose(after_TF[moved], before_TF[moved], rtol=ROUNDING, atol=0, equal_nan=True)
+    assert np.allclose(after_TF[moved], before_TF[moved], rtol=ROUNDING_TOLERANCE, atol=0, equal_nan=True)
 
 
 def test_bars_without_roundings_are_the_same_array():
     """They are many, and a copy of them takes time."""
     ohlcv_TF = make_bars().ohlcv_TF
 
-    assert close_roundings(ohlcv_TF) == (ohlcv_TF, 0)
+    assert fix_rounding(ohlcv_TF) == (ohlcv_TF, 0)
 
 
 def test_the_array_with_roundings_is_not_changed():
@@ -242,7 +254,7 @@ def test_the_array_with_roundings_is_not_changed():
     ohlcv_TF = np.array([GOOD, (100.0, 110.0, 90.0, above, 7.0), (np.nextafter(90.0, 0.0), 110.0, 90.0, 105.0, 7.0)])
     before = ohlcv_TF.copy()
 
-    closed_TF, count = close_roundings(ohlcv_TF)
+    closed_TF, count = fix_rounding(ohlcv_TF)
 
     assert count == 2
     assert closed_TF[1].tolist() == [100.0, above, 90.0, above, 7.0]
@@ -263,7 +275,7 @@ def test_the_array_with_roundings_is_not_changed():
 def test_prices_further_apart_stay_and_are_refused(row):
     ohlcv_TF = np.array([row])
 
-    closed_TF, count = close_roundings(ohlcv_TF)
+    closed_TF, count = fix_rounding(ohlcv_TF)
 
     assert closed_TF is ohlcv_TF
     assert count == 0
@@ -278,7 +290,7 @@ def test_a_gap_is_no_fault():
 def test_no_bars_are_bars():
     empty = Bars.empty(make_key())
 
-    assert len(empty) == len(empty.close_time) == len(empty.frame) == len(empty.known_at(2**60)) == 0
+    assert len(empty) == len(empty.close_time) == len(empty.frame) == len(empty.closed_by(2**60)) == 0
     assert (empty.open_time.shape, empty.ohlcv_TF.shape) == ((0,), (0, 5))
 
 
@@ -312,7 +324,7 @@ def test_whatever_numbers_are_given_bars_hold_their_own_kinds():
 
 
 def test_when_bars_were_seen_is_0_unless_told():
-    sifted, _ = Bars.sift(make_key(), hours(0), [GOOD])
+    sifted, _ = Bars.validate_rows(make_key(), hours(0), [GOOD])
 
     assert sifted.first_seen_at.tolist() == Bars(make_key(), hours(0), [GOOD]).first_seen_at.tolist() == [0]
 
@@ -343,7 +355,7 @@ def test_known_at_is_what_had_closed():
     bars = make_bars(count=5)
     close = int(bars.close_time[2])
 
-    assert [len(bars.known_at(time)) for time in (0, close - 1, close, close + 1, 2**60)] == [0, 2, 3, 3, 5]
+    assert [len(bars.closed_by(time)) for time in (0, close - 1, close, close + 1, 2**60)] == [0, 2, 3, 3, 5]
 
 
 @pytest.mark.parametrize(
@@ -369,7 +381,7 @@ def test_bars_cannot_be_turned_around():
 def test_sift_keeps_good_rows_and_names_each_other():
     rows = [GOOD, *(row for row, _ in BROKEN.values()), GOOD]
 
-    bars, rejected = Bars.sift(make_key(), hours(*range(len(rows))), rows, first_seen_at=42)
+    bars, rejected = Bars.validate_rows(make_key(), hours(*range(len(rows))), rows, first_seen_at=42)
 
     assert bars.open_time.tolist() == hours(0, len(rows) - 1)
     assert bars.first_seen_at.tolist() == [42, 42]
@@ -378,7 +390,7 @@ def test_sift_keeps_good_rows_and_names_each_other():
 
 
 def test_a_rejected_row_shows_what_it_held():
-    _, rejected = Bars.sift(make_key(), [START + 1], [GOOD])
+    _, rejected = Bars.validate_rows(make_key(), [START + 1], [GOOD])
 
     assert rejected[0].open_time == START + 1
     assert rejected[0].values == GOOD  # noqa: PD011 - a row of ours, not of pandas
@@ -387,14 +399,14 @@ def test_a_rejected_row_shows_what_it_held():
 
 def test_sift_takes_a_price_that_is_missing_for_no_number():
     """Exchanges answer with null where they know none."""
-    bars, rejected = Bars.sift(make_key(), hours(0, 1), [GOOD, (100.0, None, 90.0, 105.0, 7.0)])
+    bars, rejected = Bars.validate_rows(make_key(), hours(0, 1), [GOOD, (100.0, None, 90.0, 105.0, 7.0)])
 
     assert bars.open_time.tolist() == hours(0)
     assert [row.reason for row in rejected] == ["every value must be finite"]
 
 
 def test_sift_puts_rows_in_order():
-    bars, rejected = Bars.sift(make_key(), hours(2, 0, 1), [GOOD, (*GOOD[:4], 0.0), (*GOOD[:4], 1.0)])
+    bars, rejected = Bars.validate_rows(make_key(), hours(2, 0, 1), [GOOD, (*GOOD[:4], 0.0), (*GOOD[:4], 1.0)])
 
     assert bars.open_time.tolist() == hours(0, 1, 2)
     assert bars.ohlcv_TF[:, 4].tolist() == [0.0, 1.0, 7.0]
@@ -402,7 +414,7 @@ def test_sift_puts_rows_in_order():
 
 
 def test_sift_lets_the_later_of_two_rows_for_one_time_stand():
-    bars, rejected = Bars.sift(make_key(), hours(0, 1, 0), [GOOD, GOOD, (*GOOD[:4], 8.0)])
+    bars, rejected = Bars.validate_rows(make_key(), hours(0, 1, 0), [GOOD, GOOD, (*GOOD[:4], 8.0)])
 
     assert bars.open_time.tolist() == hours(0, 1)
     assert bars.ohlcv_TF[:, 4].tolist() == [8.0, 7.0]
@@ -410,14 +422,14 @@ def test_sift_lets_the_later_of_two_rows_for_one_time_stand():
 
 
 def test_sift_does_not_replace_a_good_row_by_a_broken_one():
-    bars, rejected = Bars.sift(make_key(), hours(0, 0), [GOOD, BROKEN["zero"][0]])
+    bars, rejected = Bars.validate_rows(make_key(), hours(0, 0), [GOOD, BROKEN["zero"][0]])
 
     assert bars.ohlcv_TF.tolist() == [list(GOOD)]
     assert [row.reason for row in rejected] == ["prices must be above 0"]
 
 
 def test_sift_of_nothing_is_nothing():
-    bars, rejected = Bars.sift(make_key(), [], [])
+    bars, rejected = Bars.validate_rows(make_key(), [], [])
 
     assert (len(bars), rejected) == (0, [])
 
@@ -428,7 +440,7 @@ def test_sift_of_nothing_is_nothing():
 )
 def test_sift_keeps_replaces_or_rejects_every_row(rows):
     """What it keeps `Bars` accepts, and nothing is lost without a trace."""
-    bars, rejected = Bars.sift(make_key(), hours(*(hour for hour, _ in rows)), [row for _, row in rows])
+    bars, rejected = Bars.validate_rows(make_key(), hours(*(hour for hour, _ in rows)), [row for _, row in rows])
 
     assert set(bars.open_time.tolist()) == {START + hour * HOUR_MS for hour, row in rows if row is GOOD}
     assert len(rejected) == sum(row is not GOOD for _, row in rows)
@@ -508,7 +520,7 @@ def test_a_session_date_stands_for_its_open():
     ids=["without a column", "without times", "with words"],
 )
 def test_a_frame_that_is_not_bars_is_refused(change, message):
-    with pytest.raises(InvalidContext) as refused:
+    with pytest.raises(InvalidArgument) as refused:
         Bars.from_frame(make_key(), change(make_bars(count=3).frame))
 
     assert re.fullmatch(f"frame: {message}", str(refused.value))
@@ -533,7 +545,7 @@ def test_a_context_is_the_last_slots_up_to_the_cutoff():
     assert context.ohlc_CT.tolist() == bars.ohlcv_TF[20:30, :4].T.tolist()
     assert context.open_time.tolist() == bars.open_time[20:30].tolist()
     assert context.last_close == bars.close[29]
-    assert context.missing_share == 0
+    assert context.missing_fraction == 0
 
 
 def test_a_missing_bar_is_nan_in_its_slot_of_the_context():
@@ -546,7 +558,7 @@ def test_a_missing_bar_is_nan_in_its_slot_of_the_context():
     expected = bars.ohlcv_TF[:, :4].T.copy()
     expected[:, holes] = np.nan
     np.testing.assert_array_equal(context.ohlc_CT, expected)
-    assert context.missing_share == pytest.approx(0.3)
+    assert context.missing_fraction == pytest.approx(0.3)
 
 
 def test_a_context_begins_with_the_first_bar_there_is():
@@ -578,7 +590,7 @@ def test_a_weekend_is_no_gap_in_sessions():
     context = Context.ending_at(bars, utc_ms("2018-11-23 18:00"), length=10, min_bars=10)
 
     assert context.ohlc_CT.shape == (4, 10)
-    assert context.missing_share == 0
+    assert context.missing_fraction == 0
 
 
 def test_the_bar_of_the_cutoff_must_be_there():
@@ -633,7 +645,7 @@ def test_a_cutoff_at_which_no_bar_closes_is_a_missing_bar(minutes):
 def test_length_that_is_no_count_is_refused(length):
     bars = make_bars(count=10)
 
-    with pytest.raises(InvalidContext, match="length: expected a whole number, 1 or more, found"):
+    with pytest.raises(InvalidArgument, match=r"length: expected (a whole number, )?1 or more, found"):
         Context.ending_at(bars, int(bars.close_time[5]), length, min_bars=2)
 
 
@@ -731,7 +743,3 @@ def test_bars_after_the_cutoff_change_nothing(seed, last, length, holes, grid):
     assert len({context.sha256 for context in contexts}) == 1
     assert len({context.ohlc_CT.tobytes() for context in contexts}) == 1
     assert contexts[0].last_close == whole.close[last]
-
-
-def test_a_key_of_names_is_the_key_of_parts():
-    assert SeriesKey.of("binance", "BTC/USDT", "1h") == make_key()

@@ -13,6 +13,7 @@ import structlog
 
 from forecaster import Bars, Forecaster, MemoryStore
 from forecaster.errors import SourceUnavailable
+from forecaster.model import ModelSuite
 from forecaster.sources import Fetched
 from forecaster.sources import fetch_pool as arrivals
 from forecaster.timeframe import Timeframe
@@ -40,7 +41,7 @@ class Venue:
         self.asked.append((key, since, as_of))
         if key in self.gates:
             self.gates[key].wait(PATIENCE)
-        bars = Bars(key, BARS.open_time, BARS.ohlcv_TF).known_at(as_of - self.behind.get(key, 0))
+        bars = Bars(key, BARS.open_time, BARS.ohlcv_TF).closed_by(as_of - self.behind.get(key, 0))
         bars = bars[bars.open_time >= since]
         if self.wrong.get(key):
             bars = self.wrong[key].pop(0)(bars)
@@ -58,7 +59,7 @@ def closes(i):
 def at_once(monkeypatch):
     """What takes long is left after a moment, and second answers come at once."""
     monkeypatch.setattr("forecaster.cycle.ingest.SECOND_ANSWER_AFTER", 0.0)
-    monkeypatch.setattr("forecaster.cycle.ingest._PATIENCE", {"all": PATIENCE, "most": 0.5, "nobody": 0.0})
+    monkeypatch.setattr("forecaster.cycle.ingest._PATIENCE", {"all": PATIENCE, "most": 0.5, "none": 0.0})
 
 
 @pytest.fixture
@@ -71,7 +72,7 @@ def venue():
 
 def make_forecaster(venue, *keys, store=None):
     keys = keys or (KEY, SLOW)
-    return Forecaster(make_config(*keys), store or MemoryStore(), dict.fromkeys(keys, venue), [NamedWalk()])
+    return Forecaster(make_config(*keys), store or MemoryStore(), dict.fromkeys(keys, venue), ModelSuite(NamedWalk()))
 
 
 def scaled(by, rows=slice(None)):
@@ -86,7 +87,7 @@ def scaled(by, rows=slice(None)):
 
 
 def states(forecaster, key):
-    return [(slot.cutoff, slot.state) for slot in forecaster.store.slots(key, 0, closes(199) + 1)]
+    return [(slot.cutoff, slot.state) for slot in forecaster.store.pending_forecasts(key, 0, closes(199) + 1)]
 
 
 def test_what_has_come_is_forecast_while_another_series_is_waited_for(venue):
@@ -96,17 +97,17 @@ def test_what_has_come_is_forecast_while_another_series_is_waited_for(venue):
     forecaster = make_forecaster(venue)
     forecaster.on_straggler(lambda _: came.set())
     first = forecaster.run_cycle(HOUR, closes(99), waits_for="most")
-    again = forecaster.run_cycle(HOUR, closes(99) + 1000, waits_for="nobody")
+    again = forecaster.run_cycle(HOUR, closes(99) + 1000, waits_for="none")
     before = states(forecaster, SLOW)
     venue.gates[SLOW].set()
     was_told = came.wait(PATIENCE)
     arrived = forecaster.run_arrived(HOUR, closes(99) + 2000)
 
     assert [one.key for one in first.forecasts] == [KEY]
-    assert (first.waiting, first.skipped, again.forecasts, again.waiting) == ({SLOW}, {}, [], {SLOW})
+    assert (first.awaiting_bars, first.skipped, again.forecasts, again.awaiting_bars) == ({SLOW}, {}, [], {SLOW})
     assert (before, was_told) == ([(closes(99), "failed")], True)
     assert [(one.key, one.cutoff) for one in arrived.forecasts] == [(SLOW, closes(99))]
-    assert (arrived.waiting, states(forecaster, SLOW)) == (set(), [(closes(99), "done")])
+    assert (arrived.awaiting_bars, states(forecaster, SLOW)) == (set(), [(closes(99), "done")])
     assert [key for key, *_ in venue.asked].count(SLOW) == 1
 
 
@@ -149,12 +150,12 @@ def test_exchange_that_hangs_keeps_no_other_from_being_asked(venue, monkeypatch)
     hanging = [make_key(exchange="okx", symbol=f"H{i}/USDT") for i in range(8)]
     venue.gates = {key: threading.Event() for key in hanging}
     forecaster = make_forecaster(venue, *hanging, KEY)
-    forecaster._intake.arrivals._at_once = 2
+    forecaster._ingestor.arrivals._at_once = 2
     stuck = forecaster.run_cycle(HOUR, closes(99), exchange="okx", waits_for="most")
     stuck_again = forecaster.run_cycle(HOUR, closes(99), exchange="okx", waits_for="most")
     other = forecaster.run_cycle(HOUR, closes(99), exchange="binance", waits_for="most")
 
-    assert (len(stuck.waiting), len(stuck_again.waiting)) == (8, 8)
+    assert (len(stuck.awaiting_bars), len(stuck_again.awaiting_bars)) == (8, 8)
     assert [one.key for one in other.forecasts] == [KEY]
     assert 2 <= len(venue.asked) - 1 <= 3
 
@@ -178,7 +179,7 @@ def test_answer_that_came_before_it_was_left_is_told_of(venue):
     told = []
     forecaster = make_forecaster(venue, KEY)
     forecaster.on_straggler(told.append)
-    looked = forecaster._intake.arrivals
+    looked = forecaster._ingestor.arrivals
     looked.ask(KEY, 0, closes(99), venue.fetch)
     while not looked.arrived([KEY]):
         pass
@@ -229,7 +230,7 @@ def test_many_that_hang_keep_no_other_from_being_asked(venue, monkeypatch):
     hanging = [make_key(symbol=f"H{i}/USDT") for i in range(20)]
     venue.gates = {key: threading.Event() for key in hanging}
     forecaster = make_forecaster(venue, *hanging, KEY)
-    forecaster._intake.arrivals._at_once = 2
+    forecaster._ingestor.arrivals._at_once = 2
     made = forecaster.run_cycle(HOUR, closes(99), waits_for="most").forecasts
     while not made:
         made = forecaster.run_arrived(HOUR, closes(99) + 1000).forecasts
@@ -254,7 +255,7 @@ def test_owed_closes_are_made_though_the_newest_cannot(venue):
         (closes(98), "failed"),
         (closes(99), "failed"),
     ]
-    assert reports[0].clocks == {"binance": -2 * HOUR_MS}
+    assert reports[0].exchange_clock_offsets_ms == {"binance": -2 * HOUR_MS}
     assert [log["ahead_seconds"] for log in logs if log["event"] == "exchange.clock_differs"] == [-7200.0]
 
 
@@ -267,7 +268,7 @@ def test_price_that_is_far_waits_for_a_second_answer(venue):
     bars = forecaster.store.bars(KEY)
 
     assert [one.cutoff for one in report.forecasts] == [closes(100)]
-    assert (report.doubted, report.revised) == ({KEY}, {})
+    assert (report.unconfirmed, report.revised_bars) == ({KEY}, {})
     assert np.array_equal(bars.ohlcv_TF, BARS[36:101].ohlcv_TF)
 
 
@@ -289,7 +290,7 @@ def test_answer_of_another_symbol_changes_nothing(venue):
     report = forecaster.run_cycle(HOUR, closes(100))
     bars = forecaster.store.bars(KEY)
 
-    assert (report.doubted, report.revised, int(bars.revision.max())) == ({KEY}, {}, 0)
+    assert (report.unconfirmed, report.revised_bars, int(bars.revision.max())) == ({KEY}, {}, 0)
 
 
 def test_wrong_answers_after_a_start_leave_no_bar_wrong(venue):
@@ -368,24 +369,24 @@ def test_bar_that_changed_is_told(venue):
     with structlog.testing.capture_logs() as logs:
         report = forecaster.run_cycle(HOUR, closes(100))
 
-    assert {key: list(opens) for key, opens in report.revised.items()} == {KEY: [int(BARS.open_time[99])]}
+    assert {key: list(opens) for key, opens in report.revised_bars.items()} == {KEY: [int(BARS.open_time[99])]}
     assert report.revised_forecasts == 1
     assert [(log["series"], log["bars"]) for log in logs if log["event"] == "bars.revised"] == [(str(KEY), 1)]
 
 
 def test_forecast_from_a_bar_that_changed_is_marked(venue, monkeypatch):
     """It names that bar, from the time on at which that is known; one that was made afterwards does not."""
-    monkeypatch.setattr("forecaster.engine.now_ms", lambda: closes(150))
+    monkeypatch.setattr("forecaster.client.now_ms", lambda: closes(150))
     forecaster = make_forecaster(venue, KEY)
     forecaster.run_cycle(HOUR, closes(99))
-    before = forecaster.latest("binance", "BTC/USDT", "1h")
+    before = forecaster.latest(("binance", "BTC/USDT", "1h"), max_age="any")
     venue.wrong[KEY] = [scaled(1.001, slice(-1, None))]
     forecaster.pull([KEY], closes(99) + 60_000)
-    marked = forecaster.latest("binance", "BTC/USDT", "1h")
-    then = forecaster.latest("binance", "BTC/USDT", "1h", as_of=closes(99) + 30_000)
+    marked = forecaster.latest(("binance", "BTC/USDT", "1h"), max_age="any")
+    then = forecaster.latest(("binance", "BTC/USDT", "1h"), as_of=closes(99) + 30_000)
     venue.wrong.clear()
     forecaster.run_cycle(HOUR, closes(100))
-    after = forecaster.latest("binance", "BTC/USDT", "1h")
+    after = forecaster.latest(("binance", "BTC/USDT", "1h"), max_age="any")
 
     assert (before.revised, marked.revised) == ((), (int(BARS.open_time[99]),))
     assert (then.revised, after.cutoff, after.revised) == ((), closes(100), ())
@@ -416,7 +417,7 @@ def test_source_that_fails_in_the_end_is_told_of_once(venue):
 
     source, came = Failing(), threading.Event()
     source.gates = venue.gates
-    forecaster = Forecaster(make_config(KEY, SLOW), MemoryStore(), {KEY: venue, SLOW: source}, [NamedWalk()])
+    forecaster = Forecaster(make_config(KEY, SLOW), MemoryStore(), {KEY: venue, SLOW: source}, ModelSuite(NamedWalk()))
     forecaster.on_straggler(lambda _: came.set())
     first = forecaster.run_cycle(HOUR, closes(99), waits_for="most")
     venue.gates[SLOW].set()

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from forecaster.bars import Context
 from forecaster.config import Config
+from forecaster.context import Context
 from forecaster.engine import Forecaster
 from forecaster.errors import CalendarEnds
-from forecaster.model.baselines.simple import FilteredHistoricalSimulation, RandomWalk
+from forecaster.model import ModelSuite
+from forecaster.model.baselines.historical_simulation import FilteredHistoricalSimulation
+from forecaster.model.baselines.random_walk import RandomWalk
 from forecaster.sources.memory import MemorySource
 from forecaster.store.memory import MemoryStore
 from forecaster.timeframe import DAY_MS, Timeframe
@@ -29,7 +31,7 @@ class Named(RandomWalk):
 
 def bars_until(key, end: str, count: int = 60):
     """The last `count` bars of a series that had closed at `end`."""
-    opens = key.sessions.last_opens(key.timeframe, utc_ms(end), count)
+    opens = key.trading_calendar.last_opens(key.timeframe, utc_ms(end), count)
     return make_bars(key, count, int(opens[0]))
 
 
@@ -41,7 +43,7 @@ def make_forecaster(end: str, *keys, horizon: int = 10) -> Forecaster:
     model = {"context": 40, "min_context": 20, "horizon": horizon}
     config = Config.model_validate({"series": series, "model": model, "store": {"url": "memory:"}})
     source = MemorySource([bars_until(key, end) for key in keys])
-    return Forecaster(config, MemoryStore(), dict.fromkeys(keys, source), [Named(), FilteredHistoricalSimulation()])
+    return Forecaster(config, MemoryStore(), dict.fromkeys(keys, source), ModelSuite(Named(), [FilteredHistoricalSimulation()]))
 
 
 @pytest.mark.parametrize("order", [[SHANGHAI, CRYPTO, BOMBAY, NEW_YORK], [NEW_YORK, BOMBAY, CRYPTO, SHANGHAI]])

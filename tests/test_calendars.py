@@ -13,29 +13,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from forecaster.calendars import (
-    ALWAYS_OPEN,
-    Calendar,
-    Labels,
-    _open_calendar,
-    _Sessions,
-    _Times,
-    anchored,
-    calendar,
-    canonical,
-    on_clock,
-)
-from forecaster.errors import CalendarEnds, ConfigError, utc_text
+from forecaster.calendars import ALWAYS_OPEN, Calendar, anchored_name, canonical_name, get_calendar
+from forecaster.errors import CalendarEnds, ConfigError, format_time
+from forecaster.sessions import SessionCalendar, SessionTable, load_sessions
 from forecaster.timeframe import Timeframe
+from forecaster.zones import Labels, get_clock
 from tests.builders import DAY_MS, HOUR_MS, utc_ms
 
 DAILY = Timeframe("1d")
 HOURLY = Timeframe("1h")
-ALWAYS = calendar(ALWAYS_OPEN)
+ALWAYS = get_calendar(ALWAYS_OPEN)
 
 
 def new_york() -> Calendar:
-    return calendar("XNYS")
+    return get_calendar("XNYS")
 
 
 def times(*texts: str) -> np.ndarray:
@@ -44,8 +35,8 @@ def times(*texts: str) -> np.ndarray:
 
 def on(date: str, timeframe: Timeframe = HOURLY, name: str = "XNYS") -> tuple[list[str], list[str]]:
     """Opens and closes (UTC) of the bars of one session, as clock times."""
-    opens = calendar(name).opens_between(timeframe, utc_ms(date), utc_ms(date) + DAY_MS)
-    closes = calendar(name).closes_of(timeframe, opens)
+    opens = get_calendar(name).opens_between(timeframe, utc_ms(date), utc_ms(date) + DAY_MS)
+    closes = get_calendar(name).closes_of(timeframe, opens)
     return clock(opens), clock(closes)
 
 
@@ -54,14 +45,14 @@ def clock(ms: np.ndarray) -> list[str]:
 
 
 def test_a_calendar_is_made_once():
-    assert calendar("XNYS") is calendar("XNYS")
+    assert get_calendar("XNYS") is get_calendar("XNYS")
 
 
 @pytest.mark.parametrize("name", ["24x7", "", "XXXX", "XNYX"])
 def test_an_unknown_name_is_refused(name):
     """With names that are like it, where there are any."""
     with pytest.raises(ConfigError, match=r"calendar: expected 24/7 or an exchange_calendars code such as ") as refused:
-        calendar(name)
+        get_calendar(name)
 
     assert refused.value.found == name
 
@@ -72,9 +63,9 @@ def test_an_unknown_name_is_refused(name):
 def test_an_alias_is_told_by_its_name(alias, name):
     """Two names for one calendar would make two series of one: a key has the one name."""
     with pytest.raises(ConfigError, match=f"expected {name}, which is the name of that calendar here"):
-        calendar(alias)
+        get_calendar(alias)
 
-    assert canonical(alias) == name
+    assert canonical_name(alias) == name
 
 
 @pytest.mark.parametrize(
@@ -97,7 +88,7 @@ def test_an_alias_is_told_by_its_name(alias, name):
 )
 def test_an_anchor_names_the_calendar_that_it_moves(anchor, zone, timeframe, name):
     """And none where bars open at the same times without it: one grid has one name."""
-    assert anchored(anchor, zone, Timeframe(timeframe)) == name
+    assert anchored_name(anchor, zone, Timeframe(timeframe)) == name
 
 
 @pytest.mark.parametrize(
@@ -111,7 +102,7 @@ def test_an_anchor_names_the_calendar_that_it_moves(anchor, zone, timeframe, nam
 )
 def test_an_anchor_that_is_none_is_refused(name, key):
     with pytest.raises(ConfigError) as refused:
-        calendar(name)
+        get_calendar(name)
 
     assert refused.value.key == key
 
@@ -123,7 +114,7 @@ ANCHORS = ("24/7@16:00", "24/7@17:00 America/New_York", "24/7@00:00 Asia/Kolkata
 @pytest.mark.parametrize("timeframe", ["1m", "1h", "2h", "4h", "12h", "1d"])
 def test_an_anchored_grid_has_no_hole(name, timeframe):
     """Each bar closes when the next one opens, through both changes of the clocks; days begin at the anchor."""
-    sessions, length = calendar(name), Timeframe(timeframe)
+    sessions, length = get_calendar(name), Timeframe(timeframe)
     start, end = utc_ms("2024-03-08"), utc_ms("2024-11-06")
     start = start if timeframe != "1m" else utc_ms("2024-11-02")
     opens = sessions.opens_between(length, start, end)
@@ -138,7 +129,7 @@ def test_an_anchored_grid_has_no_hole(name, timeframe):
     assert sessions.closes_of(length, opens + 1).tolist() == [-1] * len(opens)
     if timeframe == "1d":
         anchor = name.partition("@")[2][:5]
-        assert set(clock(on_clock(opens, sessions.zone))) == {anchor}
+        assert set(clock(get_clock(sessions.zone).to_wall(opens))) == {anchor}
 
 
 FOREIGN_EXCHANGE = "24/5@17:00 America/New_York"
@@ -147,7 +138,7 @@ FOREIGN_EXCHANGE = "24/5@17:00 America/New_York"
 @pytest.mark.parametrize("timeframe", ["1m", "1h", "4h", "1d"])
 def test_the_week_of_foreign_exchange(timeframe):
     """From Sunday to Friday, 17:00 in New York; on Sunday 2024-03-10 clocks were put forward."""
-    sessions, length = calendar(FOREIGN_EXCHANGE), Timeframe(timeframe)
+    sessions, length = get_calendar(FOREIGN_EXCHANGE), Timeframe(timeframe)
     opens = sessions.opens_between(length, utc_ms("2024-03-04"), utc_ms("2024-03-18"))
     closes = sessions.closes_of(length, opens)
     breaks = np.flatnonzero(closes[:-1] != opens[1:])
@@ -166,10 +157,10 @@ def test_a_date_of_foreign_exchange_is_the_day_that_ends_then():
     """Monday's bar opens on Sunday; a Saturday has none."""
     days = times("2024-01-08", "2024-01-13")
 
-    opens = calendar(FOREIGN_EXCHANGE).opens_of_labels(DAILY, Labels(days, days))
+    opens = get_calendar(FOREIGN_EXCHANGE).opens_of_labels(DAILY, Labels(days, days))
 
     assert opens[0] == utc_ms("2024-01-07 22:00")
-    assert calendar(FOREIGN_EXCHANGE).closes_of(DAILY, opens).tolist() == [utc_ms("2024-01-08 22:00"), -1]
+    assert get_calendar(FOREIGN_EXCHANGE).closes_of(DAILY, opens).tolist() == [utc_ms("2024-01-08 22:00"), -1]
 
 
 @pytest.mark.parametrize("timeframe", ["1m", "5m", "1h", "1d"])
@@ -178,8 +169,8 @@ def test_bars_are_the_same_however_they_are_asked_for(name, timeframe):
     """They are cut from the sessions that are asked for: in which order, and how many at once, changes nothing."""
     length = Timeframe(timeframe)
     start, end = utc_ms("2019-02-01"), utc_ms("2019-03-20")
-    whole = calendar.__wrapped__(name).opens_between(length, start, end)
-    asked = calendar.__wrapped__(name)
+    whole = get_calendar.__wrapped__(name).opens_between(length, start, end)
+    asked = get_calendar.__wrapped__(name)
     rng = np.random.default_rng(3)
     for at in rng.integers(len(whole) // 2, len(whole) - 1, 20).tolist():
         count = int(rng.integers(1, len(whole) // 2))
@@ -198,17 +189,17 @@ def test_a_bare_date_is_a_day_of_the_clock_by_which_days_begin():
     day = times("2024-07-01")
     labels = Labels(day, day)
 
-    athens = calendar("24/7@00:00 Europe/Athens").opens_of_labels(DAILY, labels)
-    evening = calendar("24/7@16:00").opens_of_labels(DAILY, labels)
+    athens = get_calendar("24/7@00:00 Europe/Athens").opens_of_labels(DAILY, labels)
+    evening = get_calendar("24/7@16:00").opens_of_labels(DAILY, labels)
 
     assert athens.tolist() == times("2024-06-30 21:00").tolist()
-    assert calendar("24/7@16:00").closes_of(DAILY, evening).tolist() == [-1]
+    assert get_calendar("24/7@16:00").closes_of(DAILY, evening).tolist() == [-1]
 
 
 @pytest.mark.parametrize("name", ["XNYS", "XLON", "XTKS", "XSHG", "XBOM"])
 def test_a_known_name_gives_its_sessions(name):
     """Whatever year the exchange's holidays are known from."""
-    opens = calendar(name).opens_between(DAILY, utc_ms("2019-07-01"), utc_ms("2019-07-06"))
+    opens = get_calendar(name).opens_between(DAILY, utc_ms("2019-07-01"), utc_ms("2019-07-06"))
 
     assert len(opens) == 5 - (name == "XNYS")
 
@@ -255,7 +246,7 @@ def test_a_calendar_is_read_as_far_as_it_is_recorded(fault, first, start, last, 
     """From 1990 on, or from where its record begins, whatever today is; never past its end."""
     library = Library(first, last, fault)
 
-    opened = _open_calendar(library, "XXXX", end)
+    opened = load_sessions(library, "XXXX", end)
 
     assert [one.dtype for one in opened[:5]] == [np.int64] * 5
     assert clock(opened.opens) == ["14:30"] * 3
@@ -269,7 +260,7 @@ def test_a_calendar_is_read_as_far_as_it_is_recorded(fault, first, start, last, 
 )
 def test_the_first_session_does_not_depend_on_today(name, first):
     """Left to itself the library begins 20 years before the day on which it is asked."""
-    date = calendar(name).opens_between(DAILY, 0, utc_ms("2021-02-01"))[0].astype("datetime64[ms]").astype("<M8[D]")
+    date = get_calendar(name).opens_between(DAILY, 0, utc_ms("2021-02-01"))[0].astype("datetime64[ms]").astype("<M8[D]")
 
     assert str(date) == first
 
@@ -280,7 +271,7 @@ def test_a_calendar_that_cannot_be_computed_is_refused_with_its_reason():
             raise ValueError("no rules")
 
     with pytest.raises(ConfigError) as refused:
-        _open_calendar(Unruly(), "XXXX", None)
+        load_sessions(Unruly(), "XXXX", None)
 
     assert str(refused.value) == "calendar: expected one that exchange_calendars can compute, found 'XXXX: no rules'"
     assert str(refused.value.__cause__) == "no rules"
@@ -471,7 +462,7 @@ class Reader:
 def sessions_of(dates):
     """A session of an hour at noon of each date, without a break."""
     none = np.full(len(dates), -DAY_MS)
-    return _Times(dates + 12 * HOUR_MS, dates + 13 * HOUR_MS, dates, none, none, "UTC")
+    return SessionTable(dates + 12 * HOUR_MS, dates + 13 * HOUR_MS, dates, none, none, "UTC")
 
 
 LAST_OPEN, LAST_CLOSE = utc_ms("2024-01-10 12:00"), utc_ms("2024-01-10 13:00")
@@ -505,7 +496,7 @@ LAST_OPEN, LAST_CLOSE = utc_ms("2024-01-10 12:00"), utc_ms("2024-01-10 13:00")
 def test_sessions_are_read_on_when_their_end_is_near(timeframe, ask, near, far, end):
     """A service that runs for years outlives the sessions that were known at its start: a further year is read."""
     reader = Reader()
-    sessions = _Sessions("XXXX", reader)
+    sessions = SessionCalendar("XXXX", reader)
 
     assert list(ask(sessions, timeframe, near[0])) == near[1]
     assert reader.asked == [None]
@@ -516,20 +507,20 @@ def test_sessions_are_read_on_when_their_end_is_near(timeframe, ask, near, far, 
 
 
 def test_the_last_session_that_is_known_is_one():
-    sessions = _Sessions("XXXX", Reader())
+    sessions = SessionCalendar("XXXX", Reader())
 
     assert sessions.closes_of(HOURLY, np.array([LAST_OPEN, LAST_OPEN + DAY_MS])).tolist() == [LAST_CLOSE, -1]
 
 
 def test_the_library_itself_is_read_on():
-    fresh = calendar.__wrapped__("XNYS")
+    fresh = get_calendar.__wrapped__("XNYS")
 
     assert fresh.last_opens(DAILY, utc_ms("2038-11-23"), 1).tolist() == [utc_ms("2038-11-22 14:30")]
 
 
 def test_time_may_leap_beyond_what_was_read():
     """What opens at a time is asked of a calendar that reaches there, not of one a year longer than it was."""
-    sessions = _Sessions("XXXX", Reader())
+    sessions = SessionCalendar("XXXX", Reader())
 
     assert sessions.next_opens(DAILY, LAST_OPEN + 1000 * DAY_MS, 2).tolist() == [
         LAST_OPEN + days * DAY_MS for days in (1000, 1001)
@@ -540,7 +531,7 @@ def test_time_may_leap_beyond_what_was_read():
 def test_a_calendar_that_goes_no_further_says_where_it_ends(timeframe):
     """Every time that it is asked, and it is read to its end once."""
     reader = Reader(most=10)
-    sessions = _Sessions("XXXX", reader)
+    sessions = SessionCalendar("XXXX", reader)
     for _ in range(3):
         for ask, asked in (
             (lambda: sessions.next_opens(timeframe, LAST_OPEN, 2), LAST_OPEN),
@@ -550,8 +541,8 @@ def test_a_calendar_that_goes_no_further_says_where_it_ends(timeframe):
                 ask()
 
             assert str(refused.value) == (
-                f"calendar XXXX: expected sessions after {utc_text(asked)}, "
-                f"its last one closes at {utc_text(LAST_CLOSE)}: upgrade exchange_calendars"
+                f"calendar XXXX: expected sessions after {format_time(asked)}, "
+                f"its last one closes at {format_time(LAST_CLOSE)}: upgrade exchange_calendars"
             )
     assert sessions.last_opens(timeframe, LAST_CLOSE + 400 * DAY_MS, 1).tolist() == [LAST_OPEN]
     assert len(reader.asked) == 2
@@ -560,7 +551,7 @@ def test_a_calendar_that_goes_no_further_says_where_it_ends(timeframe):
 @pytest.mark.parametrize("name", ["XSHG", "XBOM", "XSES"])
 def test_the_end_of_a_record_is_no_fault_of_what_comes_before(name):
     """They are recorded to the end of 2026: ten days ahead are known until the middle of December."""
-    fresh = calendar.__wrapped__(name)
+    fresh = get_calendar.__wrapped__(name)
     known = fresh.next_opens(DAILY, utc_ms("2026-12-14"), 10)
 
     assert len(known) == 10
@@ -588,7 +579,7 @@ def test_a_session_around_its_lunch_break():
 )
 def test_nobody_trades_at_lunch(name, date, count):
     """Slots of five minutes; on a half day Hong Kong closes for lunch and does not come back."""
-    opens = calendar(name).opens_between(Timeframe("5m"), utc_ms(date), utc_ms(date) + DAY_MS)
+    opens = get_calendar(name).opens_between(Timeframe("5m"), utc_ms(date), utc_ms(date) + DAY_MS)
 
     assert len(opens) == count
 
@@ -599,8 +590,8 @@ def test_bars_fill_the_hours_of_trade_and_nothing_else(name, timeframe):
     """In the two years of 2023 and 2024, half days included: no bar reaches into a break, none is missing beside it."""
     with warnings.catch_warnings(action="ignore"):  # the library on a newer pandas
         days = exchange_calendars.get_calendar(name, start="2023-01-01", end="2024-12-31").schedule
-    opens = calendar(name).opens_between(Timeframe(timeframe), utc_ms("2023-01-01"), utc_ms("2025-01-01"))
-    closes = calendar(name).closes_of(Timeframe(timeframe), opens)
+    opens = get_calendar(name).opens_between(Timeframe(timeframe), utc_ms("2023-01-01"), utc_ms("2025-01-01"))
+    closes = get_calendar(name).closes_of(Timeframe(timeframe), opens)
     spans = [
         (start.value // 10**6, end.value // 10**6)
         for day in days.itertuples()
@@ -633,7 +624,7 @@ def test_a_break_may_lie_anywhere(pause, opens, closes):
     """Of a session from 12:00 to 15:30: what an early close leaves of a break is none."""
     date = utc_ms("2024-01-02")
     marks = (np.array([utc_ms(f"2024-01-02 {time}")]) for time in ("12:00", "15:30", "00:00", *pause))
-    sessions = _Sessions("XXXX", lambda _: _Times(*marks, zone="UTC"))
+    sessions = SessionCalendar("XXXX", lambda _: SessionTable(*marks, zone="UTC"))
     found = sessions.opens_between(HOURLY, date, date + DAY_MS)
 
     assert clock(found) == opens

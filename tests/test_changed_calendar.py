@@ -12,8 +12,9 @@ import structlog
 from exchange_calendars.calendar_utils import global_calendar_dispatcher
 from exchange_calendars.exchange_calendar_xnys import XNYSExchangeCalendar
 
-from forecaster.bars import Bars, Context
-from forecaster.calendars import calendar
+from forecaster.bars import Bars
+from forecaster.calendars import get_calendar
+from forecaster.context import Context
 from forecaster.errors import InvalidBars
 from forecaster.ledger import LIVE, Run
 from forecaster.store import open_database, open_reader, open_store
@@ -42,12 +43,12 @@ def close_one_day():
     def become(kind):
         exchange_calendars.register_calendar_type(NAME, kind, force=True)
         global_calendar_dispatcher._factory_output_cache.pop(NAME, None)
-        calendar.cache_clear()
+        get_calendar.cache_clear()
 
     become(XNYSExchangeCalendar)
     yield lambda: become(Closed)
     exchange_calendars.deregister_calendar(NAME)
-    calendar.cache_clear()
+    get_calendar.cache_clear()
 
 
 def bars_of(timeframe: str, symbol: str) -> Bars:

@@ -29,7 +29,8 @@ import torch
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from forecaster.bars import Context, SeriesKey
+from forecaster.bars import SeriesKey
+from forecaster.context import Context
 from forecaster.forecast import ENGINE_NOISE
 from forecaster.log import configure_logging
 from forecaster.model.chronos2.checkpoint_files import NANO_FOLDER
@@ -159,7 +160,7 @@ def make_windows(csv):
 
     A slot without a bar raises, in a context and in its targets: none is filled.
     """
-    key = SeriesKey.of("csv", csv.symbol, "1d", csv.calendar)
+    key = SeriesKey("csv", csv.symbol, "1d", csv.calendar)
     bars = FileSource(csv.path).fetch(key, None, AGES_FROM_NOW).bars
     last = len(bars) - HORIZON - 1
     positions = range(last - STRIDE * (WINDOWS - 1), last + 1, STRIDE)

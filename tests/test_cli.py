@@ -17,13 +17,11 @@ from typer.main import get_command
 from forecaster.cli import app
 from forecaster.cli.evaluation import EvaluationReport, SeriesResult, StepResult, report_of
 from forecaster.cli.model import model_train
-from forecaster.cli.printing import print_bench, print_evaluation, revised_text
+from forecaster.cli.printing import print_evaluation, revised_text
 from forecaster.clock import now_ms
-from forecaster.model.bench_report import BenchReport, CaseTimes
-from forecaster.model.bench_start import StartTimes
 from forecaster.model.chronos2.checkpoint_files import NANO_FOLDER
 from forecaster.model.training.pretrain import TrainingPlan
-from forecaster.sources.inspect import FileError
+from forecaster.sources.summary import FileError
 from forecaster.store import open_store
 from forecaster.store.sqlite_library import sqlite3
 from tests.builders import HOUR_MS, make_bars, make_key, utc_ms
@@ -249,7 +247,7 @@ def test_once_and_once_more(tmp_path, monkeypatch):
     scores = told("accuracy", "--config", path, "--json")
 
     counts = {"as_of", "series", "bars_added", "forecasts", "settled", "skipped"}
-    assert set(first) == counts | {"rejected", "later"}
+    assert set(first) == counts | {"rejected", "unclosed"}
     assert (first["series"], first["forecasts"], first["settled"]) == (1, 1, 0)
     assert (second["bars_added"], second["forecasts"]) == (2, 2)
     assert latest["forecasts"][0]["cutoff"] == utc_ms("2024-03-01 12:02")
@@ -530,57 +528,6 @@ def test_compile_where_it_is_off(config):
     assert "model.compile: expected auto or on" in refused("model", "compile", "--config", config)
 
 
-@pytest.mark.processes
-def test_bench_reports_as_json():
-    """One line with what every load took; without builds and fresh processes, what depends on them is null."""
-    report = told("bench", "model", "--quick", "--json")
-    largest = report["cases"][-1]
-
-    assert report["hardware"].endswith(" cores")
-    assert {(one["rows"], one["bars"]) for one in report["cases"]} == {(4, 512), (64, 512), (64, 64), (1024, 64)}
-    for one in report["cases"]:
-        assert (one["size"], one["engine"], one["compiled_s"], one["reason"]) == (
-            "nano",
-            "eager",
-            None,
-            "compile is off",
-        )
-        assert min(one["upstream_s"], one["eager_s"]) > 0
-        assert 0 < one["max_rel_diff"] <= 1e-4
-    assert (largest["upstream_best_rows"], largest["upstream_best_s"]) > (0, 0)
-    assert report["growth"] == report["growth_eager"] > 0
-    assert report["first_forecast_ratio"] is report["restart_to_compiled_s"] is report["restart_mode"] is None
-    assert "compile is off" in report["recommendation"]
-
-
-def test_bench_table_puts_ratios_beside_times(capsys):
-    """Upstream over ours, once more with the batch in which upstream is quickest, and why nothing compiled served."""
-    times = {"size": "nano", "bars": 64, "rounds": 5, "max_rel_diff": 2e-6, "batch_overhead": 1.1}
-    best, none = (
-        {"upstream_best_rows": 128, "upstream_best_s": 0.2},
-        {"upstream_best_rows": None, "upstream_best_s": None},
-    )
-    cases = (
-        CaseTimes(
-            rows=1024, upstream_s=0.6, eager_s=0.4, compiled_s=0.1, engine="compiled", reason="", **best, **times
-        ),
-        CaseTimes(
-            rows=64, upstream_s=0.03, eager_s=0.02, compiled_s=None, engine="eager", reason="why", **none, **times
-        ),
-    )
-    starts = StartTimes(5, 0.01, 0.02, 4.0, 4.0, 2.5, "auto")
-    print_bench(BenchReport("a CPU", 2, "torch 3", "0" * 64, 16, cases, 0.8, 0.8, None, 1.1, starts, "Do it."))
-    shown = capsys.readouterr().out
-    rows = [line.split() for line in shown.splitlines() if line.startswith("nano")]
-
-    assert rows[0] == ["nano", "1,024", "64", "1,024", "600", "400", "1.50", "100", "6.00", "2e-06"]
-    assert rows[1] == ["nano", "1,024", "64", "128", "200", "400", "0.50", "100", "2.00", "2e-06"]
-    assert rows[2] == ["nano", "64", "64", "64", "30", "20", "1.50", "–", "–", "2e-06"]
-    for text in ("eager, not compiled: why", "0.80 times", "1.100 times", "2.00 times", "compile = auto", "2.50 s"):
-        assert text in shown
-    assert shown.endswith("Do it.\n")
-
-
 EVAL = ("model", "eval", "--cutoffs", 10, "--horizon", 2, "--context", 32)
 
 
@@ -594,7 +541,6 @@ def test_evaluation_reports_as_json(bars_file):
     assert one["pinball_ratio"] == report["mean_pinball_ratio"] > 0
     assert one["mae_close_ratio"] > 0
     assert 0 <= one["invalid_before_repair"] <= 1
-    assert one["invalid_after_repair"] == 0
     for field in ("open", "high", "low", "close"):
         shares = [one[f"coverage{width}"][field] for width in (50, 80, 90, 98)]
         assert shares == sorted(shares)
@@ -652,7 +598,7 @@ def made_result(name="BTC", ratio=0.9, p=0.01):
         calendar="24/7",
         rejected=0,
         reasons={},
-        later=0,
+        unclosed=0,
         pinball_ratio=ratio,
         pinball_p=p,
         pinball_ratio_walk=0.8,
@@ -663,7 +609,6 @@ def made_result(name="BTC", ratio=0.9, p=0.01):
         coverage90=shares,
         coverage98=shares,
         invalid_before_repair=0.125,
-        invalid_after_repair=0.0,
         steps=[step],
     )
 
@@ -687,20 +632,20 @@ def test_evaluation_as_tables(capsys):
 @pytest.mark.parametrize(
     ("results", "verdict"),
     [
-        ([], "nothing was evaluated"),
-        ([made_result(ratio=None, p=1.0)], "nothing was evaluated"),
+        ([], "no series was evaluated"),
+        ([made_result(ratio=None, p=1.0)], "no series was evaluated"),
         (
             [made_result(), made_result(ratio=0.8, p=0.06), made_result(ratio=1.0, p=None)],
             (
-                "nano loses 10.0% less than the filtered historical simulation: surely better on 1 of 3 series, "
-                "surely worse on 0, not to be told apart on 2 (pinball loss, p below 0.05)"
+                "nano: 10.0% lower pinball loss than the filtered historical simulation, on 3 series: "
+                "significantly better on 1, significantly worse on 0, no significant difference on 2 (p < 0.05)"
             ),
         ),
         (
             [made_result(ratio=1.2)],
             (
-                "nano loses 20.0% more than the filtered historical simulation: surely better on 0 of 1 series, "
-                "surely worse on 1, not to be told apart on 0 (pinball loss, p below 0.05)"
+                "nano: 20.0% higher pinball loss than the filtered historical simulation, on 1 series: "
+                "significantly better on 0, significantly worse on 1, no significant difference on 0 (p < 0.05)"
             ),
         ),
     ],

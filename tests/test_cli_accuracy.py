@@ -14,7 +14,7 @@ from forecaster.accuracy.scores import Scores
 from forecaster.bars import FIELDS
 from forecaster.cli.accuracy import accuracy
 from forecaster.cycle import settle as assess_module
-from forecaster.cycle.settle import rebuild
+from forecaster.cycle.settle import rescore
 from forecaster.engine import Forecaster
 from forecaster.errors import ConfigError
 from forecaster.forecast import ModelId
@@ -282,13 +282,13 @@ def test_scores_that_differ_when_rebuilt_are_a_fault(capsys, ledger, monkeypatch
 
     def disturbed(*asked):
         scores = Scores()
-        scores.merge(rebuild(*asked))
+        scores.merge(rescore(*asked))
         sums_HGC = scores._sums[scores.groups[0]]
         place = (0, FIELDS.index("close"), PLACE[column])
         sums_HGC[place] += by if column == "n" else by * np.abs(sums_HGC[place])
         return scores
 
-    monkeypatch.setattr(assess_module, "rebuild", disturbed)
+    monkeypatch.setattr(assess_module, "rescore", disturbed)
     if ends:
         with pytest.raises(typer.Exit) as ended:
             accuracy(ledger, rebuild_=True, json_=True)
@@ -316,7 +316,7 @@ def test_a_mistake_is_one_line_and_code_2(config, asked, expected):
 
 def test_the_command_itself(ledger):
     """JSON on one line, code 0."""
-    done = forecaster("accuracy", "--config", ledger, "--series", BTC, "--rebuild", "--json")
+    done = forecaster("accuracy", "--config", ledger, "--series", BTC, "--rescore", "--json")
 
     assert done.returncode == 0
     assert json.loads(done.stdout)["rebuilt_difference"] <= 1e-12

@@ -15,9 +15,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from forecaster.accuracy.assess import assess
 from forecaster.accuracy.report.content import Scope
 from forecaster.bars import Bars
-from forecaster.cycle.settle import assess, section, settled_losses, trust_in
+from forecaster.client import report_section, trust_in
+from forecaster.cycle.settle import settled_losses
 from forecaster.ledger import LIVE, Run
 from forecaster.store import open_store
 from forecaster.store.memory import MemoryStore
@@ -34,9 +36,9 @@ DECIDING = """
 from forecaster import Signal
 
 
-def deciding(forecast, position, outlook):
-    known = None if outlook.trust is None else outlook.trust.value
-    return Signal(0.5, f"{outlook.last_close} {known} {forecast.cutoff} {forecast.values_FHQ.sum()}")
+def deciding(forecast, position, context):
+    known = None if context.trust is None else context.trust.value
+    return Signal(0.5, f"{context.last_close} {known} {forecast.cutoff} {forecast.values_FHQ.sum()}")
 """
 
 
@@ -73,7 +75,7 @@ times = st.integers(FIRST, LAST + 6 * HOUR_MS)
 
 def grow(store, after, until):
     """Let happen what happens in (after, until]."""
-    with store.together():
+    with store.transaction():
         for time, write in EVENTS:
             if after < time <= until:
                 write(store)
@@ -101,7 +103,7 @@ def test_what_the_report_says(time):
     """Bars, newest forecast, evidence, trust and scenes of a series."""
 
     def ask(store, time):
-        found = section(store, KEY, Scope("nano", LIVE, time), lambda _: None)
+        found = report_section(store, KEY, Scope("nano", LIVE, time))
         shown = [
             (one.title, told_of(one.fan), told_of(one.bars.ohlcv_TF), told_of(one.bars.open_time))
             for one in found.scenes

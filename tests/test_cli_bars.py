@@ -42,9 +42,9 @@ def test_inspect_says_how_a_file_is_read(holed):
     (found,) = told("bars", "inspect", holed, "--json")["series"]
     lines = block_of(forecaster("bars", "inspect", holed).stdout)
 
-    assert {"form", "columns", "times", "timezone", "decimal"} <= found["understood"].keys()
+    assert {"format", "columns", "times", "timezone", "decimal"} <= found["parsed_as"].keys()
     assert {"symbol", "spacing", "calendar"} <= found["reasons"].keys()
-    for name, text in found["understood"].items():
+    for name, text in found["parsed_as"].items():
         assert " ".join(text.split()) in lines[name]
     assert lines["timeframe"] == f"1h ({found['reasons']['spacing']})"
     assert (lines["from"], lines["to"]) == ("2024-01-01 00:00 UTC", "2024-01-06 00:00 UTC")
@@ -67,7 +67,7 @@ def test_inspect_of_a_fresh_file_has_no_note(tmp_path):
     bars.frame.reset_index().to_csv(tmp_path / "BTCUSDT_1h.csv", index=False)
     (found,) = told("bars", "inspect", tmp_path / "BTCUSDT_1h.csv", "--json")["series"]
 
-    assert (found["bars"], found["later"], found["is_current"]) == (99, 1, True)
+    assert (found["bars"], found["unclosed"], found["is_current"]) == (99, 1, True)
 
 
 def test_inspect_of_many_series_is_a_table(tmp_path):

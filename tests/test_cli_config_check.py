@@ -573,7 +573,7 @@ def test_file_of_a_webhook(check, tmp_path, text, mode, expected):
 
 def test_greatest_horizon_is_the_models_own(check):
     """What the check refuses by `config.json` is what the model refuses."""
-    from forecaster.errors import InvalidContext
+    from forecaster.errors import InvalidArgument
     from forecaster.model import load_model
 
     model = load_model(ModelConfig(compile="off"))
@@ -581,6 +581,6 @@ def test_greatest_horizon_is_the_models_own(check):
 
     assert model.predict_ohlc(bars, 64, 512).horizon == 64
     for arguments in ((65, 512), (64, 513)):
-        with pytest.raises(InvalidContext):
+        with pytest.raises(InvalidArgument):
             model.predict_ohlc(bars, *arguments)
     assert np.isfinite(model.predict_ohlc(bars, 64).values_FHQ).all()

@@ -11,8 +11,8 @@ import pytest
 
 from forecaster.cli import health
 from forecaster.config import Config, HealthConfig
-from forecaster.daemon.health_server import Health
-from forecaster.daemon.health_state import Phase, Vitals
+from forecaster.daemon.health_server import HealthServer
+from forecaster.daemon.health_state import HealthState, Phase
 from tests.builders import HOUR_MS, make_key, utc_ms
 from tests.certificates import certificate_of
 from tests.cli import forecaster, refused
@@ -29,15 +29,15 @@ def ask(*arguments):
 
 @contextmanager
 def door(phase=Phase.READY, cutoff=NOW - HOUR_MS // 2, monotonic=time.monotonic, **settings):
-    """A service's own door; gives its vitals and its port."""
+    """A service's own door; gives its health_state and its port."""
     series = [{"exchange": KEY.exchange, "symbol": KEY.symbol, "timeframe": "1h", "file": "bars.csv"}]
-    vitals = Vitals(Config.model_validate({"series": series}), now=lambda: NOW, monotonic=monotonic)
-    vitals.enter(phase)
-    vitals.served(KEY, cutoff)
-    answering = Health(HealthConfig(**{"port": 0, **settings}), vitals)
+    health_state = HealthState(Config.model_validate({"series": series}), now=lambda: NOW, monotonic=monotonic)
+    health_state.enter_phase(phase)
+    health_state.record_latest_forecast(KEY, cutoff)
+    answering = HealthServer(HealthConfig(**{"port": 0, **settings}), health_state)
     answering.start()
     try:
-        yield vitals, answering.address[1]
+        yield health_state, answering.address[1]
     finally:
         answering.stop()
 
@@ -95,8 +95,8 @@ def test_a_service_that_is_not_ready():
 def test_a_service_that_is_not_alive():
     """Code 2, and the part that hangs; whether it is ready is not asked any more."""
     clock = [0.0]
-    with door(monotonic=lambda: clock[0]) as (vitals, port):
-        vitals.expect("worker 0", 60)
+    with door(monotonic=lambda: clock[0]) as (health_state, port):
+        health_state.register("worker 0", 60)
         clock[0] = 61
         done = ask("--url", f"http://127.0.0.1:{port}", "--json")
 

@@ -13,6 +13,7 @@ from forecaster.errors import RateLimited
 from forecaster.sources.exchange import breaker as module
 from forecaster.sources.exchange.breaker import Breaker
 from forecaster.store import open_store
+from tests.builders import held_until
 from tests.cli import forecaster, refused, told
 from tests.faults.exchange import LoopbackExchange, unhurried
 
@@ -107,7 +108,7 @@ def test_hold_is_lifted_beside_the_service_that_writes(config, writer):
     assert shown == "binance is not on hold\n"
     assert at <= hold.until <= now_ms()
     assert hold.reason == "lifted by command"
-    assert writer.held_until("binance") == hold.until
+    assert held_until(writer, "binance") == hold.until
 
 
 def test_service_that_runs_asks_again_after_the_lift(config, writer, monkeypatch):

@@ -7,7 +7,7 @@ import shutil
 
 import pytest
 
-from forecaster.config import embedded
+from forecaster.config_file import embedded
 from forecaster.model.chronos2.checkpoint_files import NANO_FOLDER
 from tests.cli import forecaster, refused, told
 

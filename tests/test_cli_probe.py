@@ -10,7 +10,8 @@ import pytest
 from forecaster.bars import Bars
 from forecaster.cli.probe import _is_stale, _probe_series, _wrong
 from forecaster.clock import now_ms
-from forecaster.config import Config, ExchangeConfig, SeriesConfig, load_config
+from forecaster.config import Config, ExchangeConfig, SeriesConfig
+from forecaster.config_file import load_config
 from forecaster.errors import SourceUnavailable
 from forecaster.sources import Fetched
 from tests.builders import DAY_MS, HOUR_MS, make_bars, make_key, utc_ms
@@ -201,7 +202,7 @@ def test_rows_that_are_all_refused_are_told_by_the_commonest_reason(exchange, tm
 
     assert code == 2
     assert error.startswith("InvalidBars: venue BTC/USDT 1d: ")
-    assert "rows are no bars: open time must be on the 1d grid of 24/7 (" in error
+    assert "rows are not bars: open time must be on the 1d grid of 24/7 (" in error
     assert "all rows open at 16:00 UTC: `day_anchor`" in error
 
 
@@ -228,7 +229,7 @@ def test_market_of_another_name_is_told_with_near_ones(exchange, tmp_path):
     path = config_of(tmp_path, {"venue": exchange.url}, [("venue", "BTC/USDT", "1h")])
     _, _, found = probed(path, "--json")
 
-    assert "near ones: BTCX/USDT" in found["venue BTC/USDT 1h"]["error"]
+    assert "similar: BTCX/USDT" in found["venue BTC/USDT 1h"]["error"]
 
 
 def test_lines_for_people(exchange, tmp_path):
@@ -248,7 +249,7 @@ def test_lines_for_people(exchange, tmp_path):
 
 def test_rows_of_a_file_are_sifted_once_for_each_symbol(tmp_path, monkeypatch):
     """However many the file holds: what was found of one answers every question about it."""
-    of_rows, asked = Bars.of_rows, []
+    of_rows, asked = Bars.from_rows, []
     names = [f"S{number:02}" for number in range(40)]
     frame = make_bars(make_key(), count=80).frame
     pd.concat([frame.assign(Name=name) for name in names]).to_csv(tmp_path / "bars.csv")

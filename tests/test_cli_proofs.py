@@ -9,7 +9,7 @@ from contextlib import closing
 import pytest
 
 from forecaster.engine import Forecaster
-from forecaster.replay.label_check import CHECKS
+from forecaster.replay.session_labels import TOTAL_CHECKS
 from forecaster.sources.files import FileSource
 from forecaster.store import open_store
 from forecaster.store.sql import SqlStore
@@ -80,13 +80,13 @@ def test_help_teaches(command):
 
 
 def test_lookahead_of_a_file(folder):
-    """Nano, the random walk and a strategy, on poisoned copies of the file, which itself is left alone."""
+    """Nano, the random walk and a strategy, on perturbed copies of the file, which itself is left alone."""
     before = (folder / "bars.csv").read_bytes()
     code, found = prove("lookahead", "--cutoffs", 2, "--strategy", "strategies.quantile_breakout", "--json")
 
     assert code == 0
     assert (found["ok"], found["failures"]) == (True, [])
-    assert found["checked"] == found["identical"] == 10 + CHECKS
+    assert found["checked"] == found["identical"] == 10 + TOTAL_CHECKS
     assert found["seconds"] > 0
     assert (folder / "bars.csv").read_bytes() == before
 
@@ -98,7 +98,7 @@ def test_lookahead_of_an_exchange_is_proven_from_the_store_on(folder):
     (folder / "forecaster.toml").write_text(CONFIG.replace("{origin}", "") + origin)
     code, found = prove("lookahead", "--cutoffs", 1, "--json")
 
-    assert (code, found["identical"]) == (0, 5 + CHECKS)
+    assert (code, found["identical"]) == (0, 5 + TOTAL_CHECKS)
 
 
 def test_lookahead_names_a_source_that_leaks(folder, monkeypatch):
@@ -116,9 +116,9 @@ def test_lookahead_names_a_source_that_leaks(folder, monkeypatch):
     first = found["failures"][0]
 
     assert (code, wrong) == (2, 2)
-    assert (found["ok"], found["checked"]) == (False, 10 + CHECKS)
-    assert {one["what"] for one in found["failures"] if one["series"] == "x A/B 1h"} == {"source FileSource"}
-    assert list(first) == ["what", "series", "cutoff", "poison", "difference"]
+    assert (found["ok"], found["checked"]) == (False, 10 + TOTAL_CHECKS)
+    assert {one["component"] for one in found["failures"] if one["series"] == "x A/B 1h"} == {"source FileSource"}
+    assert list(first) == ["what", "series", "cutoff", "perturbation", "difference"]
     assert first["series"] == "x A/B 1h"
     assert found["failures"] == again["failures"] != other["failures"]
     assert "source FileSource: " in told
@@ -127,11 +127,11 @@ def test_lookahead_names_a_source_that_leaks(folder, monkeypatch):
 
 def test_lookahead_names_labels_that_are_on_the_wrong_session(folder, monkeypatch):
     """A calendar that takes the date of a label once it has become UTC."""
-    monkeypatch.setattr("forecaster.calendars._Sessions.opens_of_labels", utc_dates)
+    monkeypatch.setattr("forecaster.sessions.SessionCalendar.opens_of_labels", utc_dates)
     code, found = prove("lookahead", "--cutoffs", 1, "--json")
 
     assert (code, found["ok"]) == (2, False)
-    assert {one["what"] for one in found["failures"]} == {
+    assert {one["component"] for one in found["failures"]} == {
         "labels: csv of local midnights",
         "labels: csv of midnights at +14:00",
         "labels: Parquet of local midnights",
@@ -171,7 +171,7 @@ def test_parity_names_what_was_tampered_with(folder):
     wrong, told = prove("parity")
 
     assert (code, wrong) == (2, 2)
-    assert {(one["what"], one["cutoff"]) for one in found["failures"]} == {
+    assert {(one["component"], one["cutoff"]) for one in found["failures"]} == {
         ("input", int(BARS.close_time[88])),
         ("input", int(BARS.close_time[89])),
     }
@@ -200,7 +200,7 @@ def test_batch(folder):
 
 
 def test_batch_names_who_differs(folder, monkeypatch):
-    """A tolerance that nothing meets: every company of every context is told; the other process is a thread here."""
+    """A tolerance that nothing meets: every batch of every context is reported; the other process is a thread here."""
     monkeypatch.setattr("forecaster.replay.batch_invariance.COMPANY_NOISE", -1.0)
     monkeypatch.setattr("forecaster.replay.batch_invariance.thread_pool", ThreadPoolExecutor)
     code, told = prove("batch", "--contexts", 2, "--threads", 1)

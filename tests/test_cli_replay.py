@@ -21,10 +21,10 @@ from forecaster.engine import Forecaster
 from forecaster.errors import LedgerMissing
 from forecaster.ledger import Run
 from forecaster.replay.backtest import trade
-from forecaster.replay.performance import figures_of
-from forecaster.replay.ray import Workers
-from forecaster.replay.recorded import recorded
-from forecaster.replay.strategy import Rules, Signal
+from forecaster.replay.performance import compute_performance
+from forecaster.replay.ray import RayWorkers
+from forecaster.replay.run_forecasts import read_forecasts
+from forecaster.replay.strategy import Signal, TradingRules
 from forecaster.store import open_reader, open_store
 from forecaster.store.memory import MemoryStore
 from forecaster.store.sqlite_library import sqlite3
@@ -40,11 +40,11 @@ SHORT = """
 from forecaster import Signal
 
 
-def short(forecast, position, outlook):
+def short(forecast, position, context):
     return Signal(-1.0, "down")
 
 
-def long(forecast, position, outlook):
+def long(forecast, position, context):
     return Signal(1.0, "up")
 """
 
@@ -108,17 +108,17 @@ def test_every_cutoff_of_every_series(folder, replay):
     assert cutoffs(history(folder, told["run"])) == CUTOFFS
     assert cutoffs(history(folder, told["run"], OTHER)) == CUTOFFS[:19]
     assert len(history(folder, told["run"])) == len(CUTOFFS) * 2 * HORIZON * 4
-    assert told["windows"] == told["windows_added"] == len(CUTOFFS) + 19
+    assert told["cutoffs"] == told["cutoffs_added"] == len(CUTOFFS) + 19
     assert 0 < told["seconds"] <= round(took, 2)
-    assert told["windows_per_second"] == pytest.approx(told["windows"] / told["seconds"], rel=0.02, abs=0.1)
+    assert told["cutoffs_per_second"] == pytest.approx(told["cutoffs"] / told["seconds"], rel=0.02, abs=0.1)
     assert 0 < told["model_share"] < 1
     assert 100 < told["peak_rss_mb"] < 10_000
     assert told["left_out"] == {}
     assert list(told["series"]) == ["x A/B 1h", "x C/D 1h"]
     assert set(told) == {
-        "run", "mae_close", "mase_close", "skill_close", "skill_crps", "coverage80", "windows", "windows_added",
-        "seconds", "windows_per_second", "model_share", "peak_rss_mb", "series", "left_out",
-        "rejected", "later",
+        "run", "mae_close", "mase_close", "skill_close", "skill_crps", "coverage80", "cutoffs", "cutoffs_added",
+        "seconds", "cutoffs_per_second", "model_share", "peak_rss_mb", "series", "left_out",
+        "rejected", "unclosed",
     }  # fmt: skip
 
 
@@ -140,7 +140,7 @@ def test_what_the_next_closes_came_to(folder, replay):
     assert told["coverage80"] == pytest.approx(np.mean(inside))
     assert told["skill_close"] == pytest.approx(1 - np.mean(errors["nano"]) / np.mean(errors["random_walk"]), abs=0.02)
     with Forecaster.from_config(config) as forecaster:
-        scores = Scores(forecaster.losses(run_id=told["run"]))
+        scores = Scores(forecaster.losses(run=told["run"]))
     parts = [("open", 2), ("open", 3), *((field, step) for field in FIELDS[1:] for step in (1, 2, 3))]
     totals = [scores.total("nano", *part) for part in parts]
     own, walk = (sum(one[f"{whose}_crps"] for one in totals) for whose in ("common", "walk"))
@@ -175,7 +175,7 @@ def test_the_open_that_is_known(folder, replay):
     skills = {line.split()[5]: line.split()[-5:-3] for line in done.stdout.splitlines() if " nano " in line}
     with Forecaster.from_config(config) as forecaster:
         (run,) = forecaster.reader.runs()
-        reports = {(one.field, one.step): one for one in forecaster.accuracy(run_id=run.id) if "nano" in one.model_id}
+        reports = {(one.field, one.step): one for one in forecaster.accuracy(run=run.id) if "nano" in one.model_id}
 
     assert skills["open"] == ["known", "known"]
     assert skills["close"] == [f"{reports['close', 1].skill_mae:+.3f}", f"{reports['close', 1].skill_crps:+.3f}"]
@@ -190,7 +190,7 @@ def test_one_series_of_several(folder, replay):
 
     assert cutoffs(history(folder, told["run"], OTHER)) == CUTOFFS[:19]
     assert history(folder, told["run"]) == []
-    assert told["windows"] == 19
+    assert told["cutoffs"] == 19
 
 
 def test_every_nth_cutoff(folder, replay):
@@ -225,7 +225,7 @@ def test_bars_behind_the_last_cutoff_are_its_outcomes(folder, replay):
     told = replay(configured(folder), "--start", "2024-01-04", "--end", "2024-01-04T01:00", "--out", "one.csv")
     frame = pd.read_csv(folder / told["file"])
 
-    assert told["windows"] == 1
+    assert told["cutoffs"] == 1
     assert frame.actual.notna().all()
 
 
@@ -299,7 +299,7 @@ def test_how_soon_bars_must_be_known(folder, replay):
 
     assert cutoffs(history(folder, within["run"])) == CUTOFFS
     assert cutoffs(history(folder, sooner["run"])) == CUTOFFS[1::2]
-    assert sooner["windows"] == len(CUTOFFS) // 2
+    assert sooner["cutoffs"] == len(CUTOFFS) // 2
 
 
 READERS = {"parquet": pd.read_parquet, "feather": pd.read_feather, "csv": pd.read_csv}
@@ -342,7 +342,7 @@ def growth(bars, first, last, share=1.0, bps=(10.0, 2.0)):
         (("--fee-bps", 50), MIN_CONTEXT, 1.0, (50, 2)),
         (("--slippage-bps", 30), MIN_CONTEXT, 1.0, (10, 30)),
         (("--fee-bps", 0, "--slippage-bps", 0), MIN_CONTEXT, 1.0, (0, 0)),
-        (("--max-share", 0.25), MIN_CONTEXT, 0.25, (10, 2)),
+        (("--max-weight", 0.25), MIN_CONTEXT, 0.25, (10, 2)),
     ],
     ids=["defaults", "latency", "fee", "slippage", "free", "max share"],
 )
@@ -379,7 +379,7 @@ def test_closed_where_no_forecast_comes(folder, replay, close_after, fills):
     told = replay(configured(folder), "--strategy", "mine:long", "--every", 5, *dates, *limit)
     (account,) = told["strategy"]["accounts"].values()
 
-    assert told["windows"] == 4
+    assert told["cutoffs"] == 4
     assert account["strategy"]["fills"] == fills
     assert told["strategy"]["rules"]["close_after"] == close_after
 
@@ -390,7 +390,7 @@ def test_a_fill_waits_for_a_bar_that_is_missing(folder, replay):
     told = replay(configured(folder, there), "--strategy", "mine:long")
     (account,) = told["strategy"]["accounts"].values()
 
-    assert account["strategy"]["waited"] == 1
+    assert account["strategy"]["delayed_fills"] == 1
     assert account["strategy"]["total_return"] == pytest.approx(growth(BARS, MIN_CONTEXT + 1, 119), rel=1e-9)
 
 
@@ -399,7 +399,7 @@ def test_page_and_picture_of_the_trades(folder, replay):
     config = configured(folder, BARS, make_bars(OTHER, seed=1))
     told = replay(
         config, "--strategy", "mine:long", "--page", "trades.html", "--png", "trades.png", "--fee-bps", 7.5,
-        "--max-share", 0.5, "--long-only", "--close-after", 2,
+        "--max-weight", 0.5, "--long-only", "--close-after", 2,
     )["strategy"]  # fmt: skip
     page = Opened(folder / "trades.html")
 
@@ -427,11 +427,11 @@ def test_the_same_call_adds_nothing(folder, replay):
     second = replay(config)
     with closing(sqlite3.connect(folder / "ledger.db")) as ledger:
         (count,) = ledger.execute("SELECT COUNT(*) FROM forecast").fetchone()
-    timing = {"windows_added", "seconds", "windows_per_second", "model_share", "peak_rss_mb"}
+    timing = {"cutoffs_added", "seconds", "cutoffs_per_second", "model_share", "peak_rss_mb"}
 
     assert bits(history(folder, first["run"])) == before
     assert count == 2 * len(CUTOFFS)
-    assert (second["windows"], second["windows_added"], second["windows_per_second"]) == (len(CUTOFFS), 0, 0)
+    assert (second["cutoffs"], second["cutoffs_added"], second["cutoffs_per_second"]) == (len(CUTOFFS), 0, 0)
     assert second["model_share"] == 0
     assert {name: told for name, told in first.items() if name not in timing} == {
         name: told for name, told in second.items() if name not in timing
@@ -445,7 +445,7 @@ def test_a_file_that_has_grown_is_another_run(folder, replay):
     second = replay(configured(folder, BARS))
 
     assert first["run"] != second["run"]
-    assert (second["windows"], second["windows_added"]) == (len(CUTOFFS), len(CUTOFFS))
+    assert (second["cutoffs"], second["cutoffs_added"]) == (len(CUTOFFS), len(CUTOFFS))
     assert bits(history(folder, first["run"])) == before
 
 
@@ -474,7 +474,7 @@ def test_a_latency_adds_nothing(folder, replay):
     frame = pd.read_csv(folder / "later.csv", parse_dates=["cutoff", "available_at"])
 
     assert later["run"] == f"{first['run']}+4000ms"
-    assert (later["windows"], later["windows_added"]) == (first["windows"], 0)
+    assert (later["cutoffs"], later["cutoffs_added"]) == (first["cutoffs"], 0)
     assert counts(folder) == before
     assert later["series"] == first["series"]
     assert set(frame.run) == {later["run"]}
@@ -489,18 +489,18 @@ def test_trades_of_a_latency_are_those_of_forecasts_that_came_so_late(folder, re
     with Forecaster.from_config(config) as forecaster, closing(MemoryStore()) as store:
         store.add_bars(BARS)
         store.add_run(Run("late", "replay", 0))
-        made = recorded(forecaster.reader, KEY, "nano", at_once["run"], (0, 2**62))
+        made = read_forecasts(forecaster.reader, KEY, "nano", at_once["run"], (0, 2**62))
         store.add_forecasts([replace(one, available_at=one.cutoff + 4_000) for one in made], "late")
-        traded = trade(long, recorded(store, KEY, "nano", "late", (0, 2**62)), BARS, Rules())
+        traded = trade(long, read_forecasts(store, KEY, "nano", "late", (0, 2**62)), BARS, TradingRules())
     (account,), (late_account,) = (one["strategy"]["accounts"].values() for one in (at_once, later))
 
     assert at_once["strategy"]["run"] + "+4000ms" == later["strategy"]["run"]
-    assert later["windows_added"] == 0
-    assert late_account["strategy"]["total_return"] == figures_of(traded.account).total_return
+    assert later["cutoffs_added"] == 0
+    assert late_account["strategy"]["total_return"] == compute_performance(traded.account).total_return
     assert late_account["strategy"] != account["strategy"]
 
 
-def long(forecast, position, outlook):
+def long(forecast, position, context):
     """Always long."""
     return Signal(1.0, "up")
 
@@ -510,11 +510,11 @@ def test_nothing_enters_the_live_series(folder, replay):
     config = configured(folder)
     with closing(open_store(f"sqlite:///{folder}/ledger.db")) as store:
         store.add_bars(Bars(KEY, BARS.open_time[:60], BARS.ohlcv_TF[:60], BARS.close_time[:60] + 1_000))
-        before = [one.tolist() for one in store.versions(KEY)]
+        before = [one.tolist() for one in store.bar_revisions(KEY)]
     told = replay(config, "--start", "2024-01-05")
     with closing(open_reader(f"sqlite:///{folder}/ledger.db")) as reader:
         live, own = reader.bars(KEY), reader.bars(KEY, run_id=told["run"])
-        versions = [one.tolist() for one in reader.versions(KEY)]
+        versions = [one.tolist() for one in reader.bar_revisions(KEY)]
 
     assert versions == before
     assert len(live) == 60
@@ -532,7 +532,7 @@ def test_beside_a_daemon(folder, replay):
         after = dumped(folder / "ledger.db")
 
     assert after == before
-    assert told["windows"] == told["windows_added"] == 25
+    assert told["cutoffs"] == told["cutoffs_added"] == 25
     assert (
         cutoffs(history(folder, told["run"], name="replays")) == CUTOFFS[-25:] == cutoffs_of(folder / "forecasts.csv")
     )
@@ -684,11 +684,11 @@ def test_a_replay_that_is_killed_goes_on(folder, replay):
 
     assert before
     assert code == -signal.SIGKILL
-    assert len(before) < told["windows"]
+    assert len(before) < told["cutoffs"]
     assert len(before) % 10 == 0
     assert before == bars.close_time[31:][: len(before)].tolist()
     assert told["run"] == whole["run"]
-    assert told["windows_added"] == told["windows"] - len(before)
+    assert told["cutoffs_added"] == told["cutoffs"] - len(before)
     assert bits(history(folder, told["run"])) == bits(history(folder, told["run"], name="whole"))
     assert {name: told[name] for name in ("mae_close", "skill_crps", "coverage80")} == {
         name: whole[name] for name in ("mae_close", "skill_crps", "coverage80")
@@ -701,7 +701,7 @@ def test_for_people(folder):
 
     assert done.returncode == 0, done.stderr
     assert "x A/B 1h: too few trades to tell" in done.stdout
-    assert "windows_per_second" in done.stdout
+    assert "cutoffs_per_second" in done.stdout
     assert "skill MAE" in done.stdout
     assert "{" not in done.stdout
 
@@ -717,7 +717,7 @@ MISTAKES = {
     "picture of nobody": (("--png", "a.png"), "--png: expected --strategy beside it"),
     "address": (("--address", "ray://host:10001"), "--address: expected --workers beside it"),
     "fee": (("--fee-bps", "1001"), "fee_bps: expected 0 to 1000"),
-    "share": (("--max-share", "1.5"), "max_share: expected above 0, at most 1"),
+    "share": (("--max-weight", "1.5"), "max_weight: expected above 0, at most 1"),
     "silence": (("--close-after", "0"), "close_after: expected 1 or more bars"),
     "date": (("--end", "tomorrow"), "time: expected a date or time"),
     "series": (("--series", "x E/F 1h"), "series: expected one of x A/B 1h"),
@@ -795,13 +795,13 @@ def test_workers_give_the_same(folder, replay, monkeypatch):
     """
     import ray
 
-    asked, ask = [], Workers.__call__
+    asked, ask = [], RayWorkers.__call__
 
     def watched(workers, batches):
         asked.append(len(set(workers.pids())))
         return ask(workers, batches)
 
-    monkeypatch.setattr(Workers, "__call__", watched)
+    monkeypatch.setattr(RayWorkers, "__call__", watched)
     alone = replay(configured(folder, name="alone"), "--batch", 10)
     told = replay(configured(folder), "--batch", 10, "--workers", 2)
     walks = [
@@ -812,7 +812,7 @@ def test_workers_give_the_same(folder, replay, monkeypatch):
     assert asked == [2]
     assert not ray.is_initialized()
     assert told["model_share"] is None
-    assert told["windows_added"] == len(CUTOFFS)
+    assert told["cutoffs_added"] == len(CUTOFFS)
     assert walks[0] == walks[1]
     assert told["mae_close"] == pytest.approx(alone["mae_close"], rel=1e-4)
 

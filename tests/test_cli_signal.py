@@ -11,17 +11,17 @@ from dataclasses import replace
 import pytest
 
 from forecaster.bars import Bars
-from forecaster.cli.strategy import TradePlan, load_strategy, print_trades, trade_replay
+from forecaster.cli.strategy import TradePlan, known_strategies, load_strategy, print_trades, trade_replay
 from forecaster.engine import Forecaster
-from forecaster.errors import ConfigError, InvalidContext
+from forecaster.errors import ConfigError, InvalidArgument
 from forecaster.ledger import LIVE, Run
 from forecaster.replay import replay
-from forecaster.replay.backtest import together, trade
+from forecaster.replay.backtest import combine_accounts, trade
 from forecaster.replay.cutoffs import choose_cutoffs
-from forecaster.replay.performance import figures_of
-from forecaster.replay.recorded import Trusted, recorded
+from forecaster.replay.performance import compute_performance
 from forecaster.replay.replay import replay_all
-from forecaster.replay.strategy import Rules
+from forecaster.replay.run_forecasts import TrustHistory, read_forecasts
+from forecaster.replay.strategy import TradingRules
 from forecaster.store.sql import SqlStore
 from strategies.trend import trend
 from tests.accuracy.report.test_page import BEFORE, make_lognormal
@@ -35,13 +35,17 @@ MINE = """
 from forecaster import Signal
 
 
-def mine(forecast, position, outlook):
-    known = None if outlook.trust is None else round(outlook.trust.value, 6)
-    return Signal(position.share / 2, f"{outlook.last_close} {known} {forecast.cutoff}")
+def mine(forecast, position, context):
+    known = None if context.trust is None else round(context.trust.value, 6)
+    return Signal(position.weight / 2, f"{context.last_close} {known} {forecast.cutoff}")
 
 
-def told_too_little(forecast):
+def too_few_arguments(forecast):
     return Signal(0.0, "")
+
+
+def no_signal(forecast, position, context):
+    return 0.5
 
 
 not_a_function = 3
@@ -106,9 +110,9 @@ def asked(folder, bars, *arguments, **how):
 
 def test_the_newest_forecast_is_decided_on(folder, bars):
     """With the close at its cutoff, the trust of now, and what is held; the other series has no forecast."""
-    told = asked(folder, bars, "--share", "-0.5")
+    told = asked(folder, bars, "--weight", "-0.5")
     with Forecaster.from_config(folder / "config.toml") as forecaster:
-        trust = forecaster.trust("binance", "BTC/USDT", "1h", as_of=int(bars.close_time[-1]) + 1000)
+        trust = forecaster.trust(("binance", "BTC/USDT", "1h"), as_of=int(bars.close_time[-1]) + 1000)
     fresh, missing = told["signals"]
     last = int(bars.close_time[-1])
 
@@ -117,22 +121,22 @@ def test_the_newest_forecast_is_decided_on(folder, bars):
     assert fresh == {
         "series": "binance BTC/USDT 1h",
         "state": "fresh",
-        "share": -0.25,
+        "weight": -0.25,
         "reason": f"{bars.close[-1]} {round(trust.value, 6)} {last}",
         "cutoff": last,
         "available_at": last + 2 + 10 + CUTOFFS - 1,
         "revised": [],
     }
-    assert (missing["series"], missing["state"], missing["share"]) == ("binance ETH/USDT 1h", "missing", -0.5)
+    assert (missing["series"], missing["state"], missing["weight"]) == ("binance ETH/USDT 1h", "missing", -0.5)
     assert missing["cutoff"] is None
 
 
-@pytest.mark.parametrize(("after", "state", "share"), [(HOUR_MS - 1, "fresh", 0.25), (HOUR_MS, "stale", 0.5)])
-def test_a_stale_forecast_is_not_decided_on(folder, bars, after, state, share):
+@pytest.mark.parametrize(("after", "state", "weight"), [(HOUR_MS - 1, "fresh", 0.25), (HOUR_MS, "stale", 0.5)])
+def test_a_stale_forecast_is_not_decided_on(folder, bars, after, state, weight):
     """Once the first bar that it forecasts has closed, what is held is kept."""
-    (found,) = asked(folder, bars, "--share", "0.5", "--series", "binance BTC/USDT 1h", after=after)["signals"]
+    (found,) = asked(folder, bars, "--weight", "0.5", "--series", "binance BTC/USDT 1h", after=after)["signals"]
 
-    assert (found["state"], found["share"]) == (state, share)
+    assert (found["state"], found["weight"]) == (state, weight)
     assert ("stale" in found["reason"]) == (state == "stale")
     assert found["cutoff"] == bars.close_time[-1]
 
@@ -157,7 +161,7 @@ def test_as_of_a_past_time_is_as_it_was_then(folder, bars):
 def test_before_the_first_forecast_it_is_missing(folder, bars):
     (found,) = asked(folder, bars, "--series", "binance BTC/USDT 1h", after=-100 * HOUR_MS)["signals"]
 
-    assert (found["state"], found["share"], found["cutoff"]) == ("missing", 0.0, None)
+    assert (found["state"], found["weight"], found["cutoff"]) == ("missing", 0.0, None)
 
 
 def test_another_ledger(folder, bars):
@@ -185,6 +189,26 @@ def test_for_people(folder, bars):
     assert "binance ETH/USDT 1h" in done.stdout
 
 
+def test_a_strategy_that_returns_no_signal(folder, bars):
+    """The error names the strategy, what it returned, and what was expected."""
+    words = refused(*given(folder, bars, strategy="my_strategies:no_signal"))
+
+    assert words.startswith("InvalidArgument: return value of strategy my_strategies:no_signal: expected a Signal")
+    assert words.endswith("found 0.5 (float)")
+
+
+def test_a_strategy_of_the_users_own_folder_strategies(folder, bars):
+    """`strategies` is a namespace package: a folder of that name stands beside the installed strategies."""
+    (folder / "strategies").mkdir()
+    (folder / "strategies" / "mine.py").write_text(MINE)
+    signal = asked(folder, bars, "--weight", 0.5, strategy="strategies.mine")["signals"][0]
+
+    assert signal["weight"] == 0.25
+    assert load_strategy("strategies.trend") is trend
+    assert "strategies.mine" in known_strategies()
+    assert "strategies.trend" in known_strategies()
+
+
 def test_a_module_and_its_function_of_the_same_name():
     assert load_strategy("strategies.trend") is trend
     assert load_strategy("strategies.trend:trend") is trend
@@ -199,9 +223,9 @@ def test_a_module_and_its_function_of_the_same_name():
         ("my_strategies:mien", "a function mien in my_strategies; there is mine"),
         ("unreadable_strategy", "a module that can be imported"),
         ("my_strategies:not_a_function", "a function not_a_function"),
-        ("my_strategies:told_too_little", "a function of forecast, position and outlook"),
+        ("my_strategies:too_few_arguments", "a function of forecast, position and context"),
         ("broken_strategy:any", "a module that can be imported.*a_package_that_is_not_there"),
-        ("builtins:max", "a function of forecast, position and outlook"),
+        ("builtins:max", "a function of forecast, position and context"),
         ("", "a module with a function"),
         (":", "a module with a function"),
         ("..trend", "a module with a function"),
@@ -214,7 +238,7 @@ def test_names_that_are_none(folder, name, words):
 
 
 @pytest.mark.parametrize("command", ["signal", "replay"])
-def test_a_strategy_that_nobody_knows_is_refused_with_the_known_ones(folder, command):
+def test_an_unknown_strategy_is_refused_with_the_known_ones(folder, command):
     """The most similar one first, in one line."""
     words = refused(command, "--config", folder / "config.toml", "--strategy", "strategies.trand")
 
@@ -231,23 +255,23 @@ def test_trading_on_a_replay(tmp_path):
     forecaster = make_forecaster(*bars)
     run = replay_all(forecaster, [choose_cutoffs(one, forecaster.config.model) for one in bars])
     span = (int(bars[0].close_time[100]), int(bars[0].close_time[250]))
-    plan = TradePlan("strategies.trend", Rules(), span, tmp_path / "trades.html", tmp_path / "trades.png")
+    plan = TradePlan("strategies.trend", TradingRules(), span, tmp_path / "trades.html", tmp_path / "trades.png")
     now = 2**50
     told = trade_replay(forecaster, [one.key for one in bars], run.id, plan, now)
     traded = []
     for one in bars:
-        trust = Trusted(forecaster.reader.settled(one.key, now, run_id=run.id), one, "nano")
-        forecasts = list(recorded(forecaster.reader, one.key, "nano", run.id, (0, 2**41)))
+        trust = TrustHistory(forecaster.reader.settled(one.key, now, run_id=run.id), one, "nano")
+        forecasts = list(read_forecasts(forecaster.reader, one.key, "nano", run.id, (0, 2**41)))
         chosen = [forecast for forecast in forecasts if span[0] <= forecast.cutoff < span[1]]
-        traded.append(trade(trend, chosen, one, Rules(), trust.at))
-    portfolio = figures_of(together([one.account for one in traded]))
+        traded.append(trade(trend, chosen, one, TradingRules(), trust.at))
+    portfolio = compute_performance(combine_accounts([one.account for one in traded]))
 
     assert list(told["accounts"]) == [*(str(one.key) for one in bars), "portfolio"]
     for one in traded:
         found = told["accounts"][one.account.name]
 
-        assert found["strategy"]["total_return"] == figures_of(one.account).total_return
-        assert found["buy_and_hold"]["total_return"] == figures_of(one.holding).total_return
+        assert found["strategy"]["total_return"] == compute_performance(one.account).total_return
+        assert found["buy_and_hold"]["total_return"] == compute_performance(one.benchmark).total_return
         assert found["strategy"]["bars"] == 150
     assert told["accounts"]["portfolio"]["strategy"]["total_return"] == portfolio.total_return
     assert json.loads(json.dumps(told)) == told
@@ -259,13 +283,15 @@ def test_trading_for_people(capsys):
     bars = make_bars(count=120)
     forecaster = make_forecaster(bars)
     run = replay(forecaster, bars)
-    told = trade_replay(forecaster, [bars.key], run.id, TradePlan("strategies.trend", Rules(), (0, 2**62)), 2**50)
+    told = trade_replay(
+        forecaster, [bars.key], run.id, TradePlan("strategies.trend", TradingRules(), (0, 2**62)), 2**50
+    )
     print_trades(told)
     said = capsys.readouterr().out
 
     assert list(told["accounts"]) == [str(bars.key)]
     assert told["report"] is told["picture"] is None
-    assert f"{bars.key}: too few trades to tell" in said
+    assert f"{bars.key}: too few trades" in said
     assert "max_drawdown" in said
 
 
@@ -274,8 +300,8 @@ def test_no_forecast_in_the_span(tmp_path):
     forecaster = make_forecaster(bars)
     run = replay(forecaster, bars)
 
-    with pytest.raises(InvalidContext, match="can fill"):
-        trade_replay(forecaster, [bars.key], run.id, TradePlan("strategies.trend", Rules(), (0, 1)), 2**50)
+    with pytest.raises(InvalidArgument, match="can fill"):
+        trade_replay(forecaster, [bars.key], run.id, TradePlan("strategies.trend", TradingRules(), (0, 1)), 2**50)
 
 
 def test_a_ledger_whose_last_bar_was_pruned(folder, bars):

@@ -10,8 +10,8 @@ import pandas as pd
 import pytest
 
 from forecaster.clock import now_ms
-from forecaster.config import load_config
-from forecaster.tables import Reading
+from forecaster.config_file import load_config
+from forecaster.tables import ParseOptions
 from tests.builders import HOUR_MS, make_bars, make_key, utc_ms
 from tests.cli import forecaster, refused, told
 
@@ -35,7 +35,7 @@ def test_from_a_file_to_forecast_replay_and_ledger(own, tmp_path):
 
     assert first["config"] == "BTCUSDT_1h.toml"
     assert [one.returncode for one in done] == [0, 0], [one.stderr for one in done]
-    assert done[0].record["windows"] > 50
+    assert done[0].record["cutoffs"] > 50
     assert done[1].record["forecasts"] == 1
     assert latest["cutoff"] == series["cutoff"] == LAST
     np.testing.assert_allclose(latest["close_q50"], series["quantiles"]["close"]["0.5"], rtol=1e-6)
@@ -63,7 +63,7 @@ def test_file_that_goes_on_until_now_needs_no_date(tmp_path):
     bars.frame.reset_index().to_csv(tmp_path / "BTCUSDT_1h.csv", index=False)
     first = told("start", "BTCUSDT_1h.csv", "--json", cwd=tmp_path)
 
-    assert (first["series"][0]["bars"], first["series"][0]["later"]) == (99, 1)
+    assert (first["series"][0]["bars"], first["series"][0]["unclosed"]) == (99, 1)
     assert first["next"][1] == "forecaster once -c BTCUSDT_1h.toml"
 
 
@@ -79,7 +79,7 @@ def test_what_was_said_is_in_the_configuration(tmp_path):
     first = told("start", path, *said, "--calendar", "24/7", "--out", tmp_path / "etc" / "mine.toml", "--json")
     (series,) = load_config(first["config"]).series
 
-    assert series.reading == Reading("Asia/Tokyo", columns, ",", dayfirst=True)
+    assert series.parse_options == ParseOptions("Asia/Tokyo", columns, ",", dayfirst=True)
     assert (str(series.key), series.calendar) == (first["series"][0]["series"], "24/7")
     assert series.file.resolve() == path
     assert first["series"][0]["cutoff"] == int(make_bars(make_key(), count=100).close_time[-1])
@@ -126,7 +126,7 @@ def test_symbol_that_is_said(own):
 
     assert series.symbol == "SPY/EUR"
     assert first["series"][0]["series"] == seen["series"] == "file SPY/EUR 1h"
-    assert seen["reasons"]["symbol"] == "as said"
+    assert seen["reasons"]["symbol"] == "as given"
 
 
 def test_one_symbol_of_several(tmp_path):

@@ -1,4 +1,4 @@
-"""`model finetune` and `model info` as people run them: what is offered, what is not, and what is left where."""
+"""`model finetune` and `model info` as people run them: what is accepted, what is not, and the files of each."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def alternating(count=400, start=START, seed=0):
     close = 100 * np.exp(0.02 * (-1.0) ** np.arange(count) + drift)
     open_ = np.concatenate([[100.0], close[:-1]])
     high, low = np.maximum(open_, close) * 1.001, np.minimum(open_, close) * 0.999
-    opens = key.sessions.next_opens(key.timeframe, start, count)
+    opens = key.trading_calendar.next_opens(key.timeframe, start, count)
     return Bars(key, opens, np.column_stack([open_, high, low, close, close]))
 
 
@@ -52,9 +52,9 @@ def files_below(folder):
 
 
 @pytest.fixture(scope="module")
-def offered(tmp_path_factory):
+def accepted(tmp_path_factory):
     """A tuning that must win: its report, and its folder."""
-    folder = tmp_path_factory.mktemp("offered")
+    folder = tmp_path_factory.mktemp("accepted")
     file = write(alternating(), folder / "AB_1h.csv")
     report = told_by("model", "finetune", file, "--out", folder / "out", *WINNING, "--json")
     return report, folder / "out"
@@ -70,14 +70,14 @@ def rejected(tmp_path_factory):
 
 
 @pytest.mark.training
-def test_win_is_offered(offered):
-    report, out = offered
+def test_better_model_is_accepted(accepted):
+    report, out = accepted
     (one,) = report["series"]
 
-    assert report["offered"]
+    assert report["accepted"]
     assert report["comparison"]["ratio"] < 1
     assert report["comparison"]["p_value"] < 0.05
-    assert report["verdict"].startswith("better than nano: pinball 0.")
+    assert report["verdict"].startswith("significantly better than nano: pinball ratio 0.")
     assert report["verdict"].endswith(f'Use it: set model.id = "{out}"')
     assert report == json.loads((out / "report.json").read_text())
     assert one["comparison"] == report["comparison"]
@@ -85,9 +85,9 @@ def test_win_is_offered(offered):
 
 
 @pytest.mark.training
-def test_comparison_lies_behind_the_training(offered):
+def test_comparison_lies_behind_the_training(accepted):
     """The window ends with bar 280 of 400; every cutoff is at its close or later, so every target is after it."""
-    report, out = offered
+    report, out = accepted
     (one,) = report["series"]
     trained = json.loads((out / "finetune.json").read_text())
 
@@ -98,9 +98,9 @@ def test_comparison_lies_behind_the_training(offered):
 
 
 @pytest.mark.training
-def test_bars_behind_the_window_change_no_weight(offered, tmp_path):
+def test_bars_behind_the_window_change_no_weight(accepted, tmp_path):
     """Other prices in the last 30 % of the file: the same bits come out of training, whatever is said of them."""
-    _, out = offered
+    _, out = accepted
     bars = alternating()
     ohlcv_TF = bars.ohlcv_TF.copy()
     ohlcv_TF[280:] = make_bars(bars.key, 120, int(bars.open_time[280])).ohlcv_TF
@@ -108,23 +108,23 @@ def test_bars_behind_the_window_change_no_weight(offered, tmp_path):
     report = told_by("model", "finetune", file, "--out", tmp_path / "out", *WINNING, "--json")
 
     assert weights(tmp_path / "out") == weights(out)
-    assert report["comparison"]["ratio"] != pytest.approx(offered[0]["comparison"]["ratio"], rel=0.01)
+    assert report["comparison"]["ratio"] != pytest.approx(accepted[0]["comparison"]["ratio"], rel=0.01)
 
 
 @pytest.mark.training
-def test_loss_is_not_offered_but_kept(rejected):
+def test_worse_model_is_not_accepted_but_kept(rejected):
     """Code 0, the weights below `rejected`, no model in the folder itself, and a line that says so."""
     done, out = rejected
     report = json.loads((out / "report.json").read_text())
     names = ["SHA256SUMS", "config.json", "finetune.json", "model.safetensors"]
 
     assert done.returncode == 0, done.stderr
-    assert not report["offered"]
+    assert not report["accepted"]
     assert report["comparison"]["ratio"] > 1
     assert done.stdout.splitlines()[-1] == report["verdict"]
-    assert report["verdict"].startswith("no better than nano: pinball ")
-    assert report["verdict"].endswith(f"not offered, kept in {out / 'rejected'}")
-    assert "is beaten by" in done.stdout
+    assert report["verdict"].startswith("not significantly better than nano: pinball ratio ")
+    assert report["verdict"].endswith(f"Not accepted; kept in {out / 'rejected'}")
+    assert "lower loss than" in done.stdout
     assert files_below(out) == sorted([f"rejected/{name}" for name in names] + ["report.json"])
 
 
@@ -171,9 +171,9 @@ def test_folder_that_holds_something_is_refused(tmp_path):
 
 
 @pytest.mark.training
-def test_model_that_forecasts_no_numbers_is_not_offered(offered, tmp_path):
+def test_model_that_forecasts_no_numbers_is_not_accepted(accepted, tmp_path):
     """Weights that are finite but far out: named as the learning rate's fault."""
-    file = offered[1].parent / "AB_1h.csv"
+    file = accepted[1].parent / "AB_1h.csv"
     huge = ("--steps", 6, "--learning-rate", 1, *SHORT)
 
     assert "--learning-rate: expected one whose model" in refused(
@@ -225,8 +225,8 @@ def test_info_for_people():
 
 
 @pytest.mark.training
-def test_info_of_a_tuned_model(offered):
-    done = forecaster("model", "info", offered[1])
+def test_info_of_a_tuned_model(accepted):
+    done = forecaster("model", "info", accepted[1])
 
     assert done.returncode == 0
     for words in ("finetune.json", "windows", "agrees with SHA256SUMS"):

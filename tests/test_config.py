@@ -7,7 +7,8 @@ from pathlib import Path
 import pydantic
 import pytest
 
-from forecaster.config import ENVIRONMENT_KEY, Config, default_config_path, embedded, load_config, with_store
+from forecaster.config import Config
+from forecaster.config_file import ENVIRONMENT_KEY, default_config_path, embedded, load_config, with_store
 from forecaster.errors import ConfigError
 from tests.builders import make_key
 
@@ -64,7 +65,7 @@ def test_a_short_file_has_sane_defaults(load, tmp_path):
     assert (config.model.id, config.model.compile, config.model.device) == ("nano", "auto", "auto")
     assert config.model.baselines == ("random_walk",)
     assert config.store.url.reveal() == f"sqlite:///{tmp_path}/ledger.db"
-    assert config.settle_seconds == 5
+    assert config.fetch_delay_seconds == 5
     assert config.demo is None
     assert config.exchanges["kraken"].timeout == 10.0
 
@@ -72,7 +73,7 @@ def test_a_short_file_has_sane_defaults(load, tmp_path):
 @pytest.mark.parametrize(
     ("text", "key", "allowed"),
     [
-        ("modle = 1\n" + GOOD, "modle", ["exchanges", "series", "model", "store", "demo", "settle_seconds"]),
+        ("modle = 1\n" + GOOD, "modle", ["exchanges", "series", "model", "store", "demo", "fetch_delay_seconds"]),
         (GOOD + "[model]\nhorizn = 3\n", "model.horizn", ["id", "revision", "horizon", "baselines"]),
         (GOOD + '[store]\npath = "x"\n', "store.path", ["url"]),
         (GOOD + '[demo]\nstart = "2024-01-01"\nspeed = 2\n', "demo.speed", ["start", "cycles"]),
@@ -99,7 +100,7 @@ def test_an_unknown_key_is_named_with_those_allowed(load, text, key, allowed):
         (GOOD + '[model]\ncontext = "many"\n', "model.context", "'many'"),
         (GOOD + '[model]\ncompile = "fast"\n', "model.compile", "'fast'"),
         (GOOD + '[demo]\nstart = "2024-01-01"\ncycles = 0\n', "demo.cycles", "0"),
-        ("settle_seconds = -1\n" + GOOD, "settle_seconds", "-1"),
+        ("fetch_delay_seconds = -1\n" + GOOD, "fetch_delay_seconds", "-1"),
         (KRAKEN + "timeout = 0\n" + BITCOIN, "exchanges.kraken.timeout", "0"),
         (KRAKEN, "series", "None"),
         ("series = []\n", "series", "[]"),
@@ -439,7 +440,7 @@ def test_a_home_folder_of_nobody_is_named(load, text, key):
 def test_a_configuration_cannot_be_changed(load):
     config = load(GOOD)
 
-    for record, name in ((config, "settle_seconds"), (config.model, "horizon"), (config.series[0], "symbol")):
+    for record, name in ((config, "fetch_delay_seconds"), (config.model, "horizon"), (config.series[0], "symbol")):
         with pytest.raises(pydantic.ValidationError, match="frozen"):
             setattr(record, name, 3)
 

@@ -21,8 +21,9 @@ import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 from forecaster.clock import now_ms
-from forecaster.config import Config, DaemonConfig, load_config
-from forecaster.daemon.health_state import Vitals
+from forecaster.config import Config, DaemonConfig
+from forecaster.config_file import load_config
+from forecaster.daemon.health_state import HealthState
 from forecaster.daemon.prometheus import COUNTERS, GAUGES, HISTOGRAMS, KINDS, NAMES
 from tests.builders import HOUR_MS, make_bars
 from tests.cli import PROGRAM, forecaster
@@ -315,7 +316,7 @@ EXPRESSIONS = [rule["expr"] for rule in RULES] + QUERIES
 def families():
     """What a service exposes that has just begun."""
     series = [{"exchange": "a", "symbol": "A/B", "timeframe": "1h", "file": "bars.csv"}]
-    text = Vitals(Config.model_validate({"series": series})).exposition().decode()
+    text = HealthState(Config.model_validate({"series": series})).exposition().decode()
     return list(text_string_to_metric_families(text))
 
 

@@ -24,12 +24,13 @@ from forecaster.config import (
     ModelConfig,
     SeriesConfig,
     StoreConfig,
-    load_config,
 )
+from forecaster.config_file import load_config
 from forecaster.ledger import LIVE, Run
 from forecaster.store.sql import SqlStore
 from forecaster.store.sqlite_library import sqlite3
 from tests.builders import HOUR_MS, make_bars, make_key
+from tests import config_page
 from tests.cli import forecaster
 from tests.forecast_builders import make_forecast, make_provenance
 
@@ -79,14 +80,9 @@ def test_readme_python_runs(folder):
 @pytest.mark.docs
 @pytest.mark.parametrize("arguments", [line[1:] for line in commands("forecaster")], ids=shlex.join)
 def test_readme_commands_run(folder, arguments):
-    """Each runs as printed, but what takes long: the daemon's config is checked, the demo is cut short.
-
-    The bench explains itself here; tests/test_cli.py runs one.
-    """
+    """Each runs as printed, but what takes long: the daemon's config is checked, the demo is cut short."""
     if arguments[0] == "run":
         arguments = ["config", "check", *arguments[1:]]
-    if arguments[0] == "bench":
-        arguments = [*arguments, "--help"]
     if arguments[0] == "demo":
         arguments = [*arguments, "--cycles", "1", "--out", "elsewhere"]
 
@@ -179,7 +175,7 @@ def test_the_question_of_the_ledgers_page(asked):
         closes = bars_of(key).close.copy()
         closes[::3] *= REVISED
         for _, i, forecast in made_on(key):
-            for step, median in enumerate(forecast.quantile("close", 0.5), 1):
+            for step, median in enumerate(forecast.quantile(0.5), 1):
                 if i % 5 and i + step < len(closes):
                     name = (key.exchange, key.symbol, "1h", forecast.provenance.ledger_id, step)
                     expected.setdefault(name, []).append(abs(closes[i + step] - median))
@@ -200,7 +196,7 @@ def test_the_second_question_of_the_ledgers_page(asked):
     expected = []
     for key in sorted(SERIES, key=str):
         *_, (_, _, newest) = (one for one in made_on(key) if one[0] == "nano")
-        by_step = [newest.quantile("close", level) for level in (0.1, 0.5, 0.9)]
+        by_step = [newest.quantile(level) for level in (0.1, 0.5, 0.9)]
         expected += [
             (key.exchange, key.symbol, "1h", newest.cutoff, step, *prices)
             for step, prices in enumerate(zip(*by_step, strict=True), 1)
@@ -297,3 +293,8 @@ def test_live_example_names_the_published_model():
     model = load_config(ROOT / "config" / "live.example.toml").model
 
     assert (model.id, model.revision) == ("hub:amazon/chronos-2", "29ec3766d36d6f73f0696f85560a422f50e8498c")
+
+
+def test_configuration_page_is_that_of_the_code():
+    """`python -m tests.config_page` writes it."""
+    assert config_page.PAGE.read_text(encoding="utf-8") == config_page.page()

@@ -16,22 +16,23 @@ import structlog
 
 from forecaster import Bars, Forecaster, MemorySource, MemoryStore
 from forecaster.accuracy.losses import measure
-from forecaster.bars import Context
 from forecaster.config import Config, StoreConfig
+from forecaster.context import Context
 from forecaster.errors import (
     BadPayload,
     BarNotClosed,
     ConfigError,
     InferenceError,
-    InvalidContext,
+    InvalidArgument,
     ModelLoadError,
     NotEnoughBars,
     SourceUnavailable,
     StoreTaken,
-    utc_text,
+    format_time,
 )
 from forecaster.ledger import LIVE, Run
-from forecaster.model.baselines.simple import RandomWalk
+from forecaster.model import ModelSuite
+from forecaster.model.baselines.random_walk import RandomWalk
 from forecaster.stopwatch import SHORTEST_COMMIT_MS
 from forecaster.store.sql import SqlStore
 from forecaster.store.sqlite_library import sqlite3
@@ -66,7 +67,7 @@ def make_forecaster(*bars, models=None, **model):
     keys = [one.key for one in bars]
     source = MemorySource(list(bars))
     return Forecaster(
-        make_config(*keys, **model), MemoryStore(), dict.fromkeys(keys, source), models or [NamedWalk(), RandomWalk()]
+        make_config(*keys, **model), MemoryStore(), dict.fromkeys(keys, source), models or ModelSuite(NamedWalk(), [RandomWalk()])
     )
 
 
@@ -87,6 +88,7 @@ def now(monkeypatch):
     """The moment that the doors read from the clock, four days into the bars."""
     now = make_bars(GOOD, count=97).close_time[-1] + 5_000
     monkeypatch.setattr("forecaster.engine.now_ms", lambda: int(now))
+    monkeypatch.setattr("forecaster.client.now_ms", lambda: int(now))
     return int(now)
 
 
@@ -97,17 +99,17 @@ def test_cycle_reports_what_it_did(bars):
 
     assert (report.series, report.bars_added, len(report.forecasts)) == (1, 64, 1)
     assert report.forecasts[0].cutoff == as_of
-    assert (report.skipped, report.sat_out, report.drifts, report.missed) == ({}, {}, [], 0)
+    assert (report.skipped, report.failed_baselines, report.drifts, report.missed) == ({}, {}, [], 0)
 
 
 def test_cycle_leaves_its_times_on_disk(bars, tmp_path):
     """When the work was last looked at is when the cycle was, not when it was written."""
     path = tmp_path / "ledger.db"
     with closing(SqlStore(f"sqlite:///{path}")) as store:
-        forecaster = Forecaster(make_config(GOOD), store, {GOOD: MemorySource([bars])}, [NamedWalk()])
+        forecaster = Forecaster(make_config(GOOD), store, {GOOD: MemorySource([bars])}, ModelSuite(NamedWalk()))
         (made,) = forecaster.run_cycle(HOUR, int(bars.close_time[99]) + 3).forecasts
     with closing(sqlite3.connect(path)) as connection:
-        slots = connection.execute("SELECT state, cutoff, changed_at FROM slot").fetchall()
+        slots = connection.execute("SELECT state, cutoff, changed_at FROM pending_forecast").fetchall()
 
     assert slots == [("done", made.cutoff, made.cutoff + 3)]
 
@@ -163,8 +165,8 @@ class SlowBars(MemoryStore):
         return super().add_bars(*given)
 
     @contextmanager
-    def together(self, *, write=True):
-        with super().together(write=write):
+    def transaction(self, *, write=True):
+        with super().transaction(write=write):
             yield
         self.committed = time.perf_counter() if write and self._bars and not self.committed else self.committed
 
@@ -173,7 +175,7 @@ class SlowBars(MemoryStore):
 def test_bars_are_not_seen_before_their_commit(bars, seconds):
     """What takes longer than was allowed for is undone, and written with a later stamp."""
     store = SlowBars(seconds)
-    forecaster = Forecaster(make_config(GOOD), store, {GOOD: MemorySource([bars])}, [NamedWalk()])
+    forecaster = Forecaster(make_config(GOOD), store, {GOOD: MemorySource([bars])}, ModelSuite(NamedWalk()))
     as_of, began = int(bars.close_time[99]), time.perf_counter()
     report = forecaster.run_cycle(HOUR, as_of)
     (seen_at,) = set(store.bars(GOOD).first_seen_at.tolist())
@@ -198,10 +200,10 @@ def test_what_is_written_again_loses_nothing(bars):
     kept = []
     for store in (MemoryStore(), SlowBars(0.2)):
         sources = dict.fromkeys((GOOD, SHORT, LATE), Broken(series))
-        forecaster = Forecaster(make_config(GOOD, SHORT, LATE), store, sources, [NamedWalk()])
+        forecaster = Forecaster(make_config(GOOD, SHORT, LATE), store, sources, ModelSuite(NamedWalk()))
         report = forecaster.run_cycle(HOUR, int(bars.close_time[99]))
         counts = [len(store.bars(key)) for key in (GOOD, SHORT, LATE)]
-        kept.append((counts, [row.body for row in store.rejected(SHORT)], set(report.skipped)))
+        kept.append((counts, [row.body for row in store.rejected_rows(SHORT)], set(report.skipped)))
 
     assert kept[0] == kept[1]
     assert kept[0] == ([64, 0, 64], ["<html>"], {SHORT, LATE})
@@ -209,24 +211,24 @@ def test_what_is_written_again_loses_nothing(bars):
 
 def test_forecast_is_not_there_before_its_commit(bars):
     """However long that takes: the ledger says so, and so does what the caller gets."""
-    forecaster = Forecaster(make_config(GOOD), SlowStore(0.4), {GOOD: MemorySource([bars])}, [NamedWalk()])
+    forecaster = Forecaster(make_config(GOOD), SlowStore(0.4), {GOOD: MemorySource([bars])}, ModelSuite(NamedWalk()))
     as_of, began = int(bars.close_time[99]), time.perf_counter()
     (made,) = forecaster.run_cycle(HOUR, as_of).forecasts
     committed = as_of + round((forecaster.store.committed[0] - began) * 1000)
 
     assert made.available_at >= committed
-    assert forecaster.latest("binance", "BTC/USDT", "1h").available_at == made.available_at
-    assert forecaster.latest("binance", "BTC/USDT", "1h", as_of=committed) is None
+    assert forecaster.latest(("binance", "BTC/USDT", "1h"), max_age="any").available_at == made.available_at
+    assert forecaster.latest(("binance", "BTC/USDT", "1h"), as_of=committed) is None
 
 
 def test_slow_commits_are_allowed_for_from_then_on(bars):
     """The next forecast is stamped right at once."""
-    forecaster = Forecaster(make_config(GOOD), SlowStore(0.2), {GOOD: MemorySource([bars])}, [NamedWalk()])
+    forecaster = Forecaster(make_config(GOOD), SlowStore(0.2), {GOOD: MemorySource([bars])}, ModelSuite(NamedWalk()))
     for i in (99, 100):
         report = forecaster.run_cycle(HOUR, int(bars.close_time[i]))
     (made,) = report.forecasts
 
-    assert forecaster._commits.allowance_ms >= 400
+    assert forecaster._recorder._commits.allowance_ms >= 400
     assert made.available_at - made.issued_at >= 400
 
 
@@ -239,7 +241,7 @@ def test_cycle_is_one_line_in_the_log(bars):
         def predict(self, contexts, horizon):
             raise ZeroDivisionError
 
-    forecaster = make_forecaster(bars, make_bars(SHORT, count=120)[90:], models=[NamedWalk(), Broken(), RandomWalk()])
+    forecaster = make_forecaster(bars, make_bars(SHORT, count=120)[90:], models=ModelSuite(NamedWalk(), [Broken(), RandomWalk()]))
     times = [int(bars.close_time[i]) for i in (70, 119)]
     with structlog.testing.capture_logs() as logs:
         reports = [forecaster.run_cycle(HOUR, as_of, exchange="binance") for as_of in times]
@@ -258,9 +260,9 @@ def test_cycle_is_one_line_in_the_log(bars):
             "late": sum(one.is_late for one in report.forecasts),
             "missed": report.missed,
             "settled": report.settled_rows,
-            "waiting": 0,
+            "awaiting_bars": 0,
             "skipped": {str(key): reason for key, reason in report.skipped.items()},
-            "sat_out": {"broken": "ZeroDivisionError: "},
+            "failed_baselines": {"broken": "ZeroDivisionError: "},
             "engine": "numpy",
             "seconds": round(report.seconds, 3),
             "waited_seconds": round(report.waited_seconds, 3),
@@ -308,7 +310,7 @@ def test_change_of_the_models_coverage_is_told(bars):
     )
     losses = measure(steps, make_past(np.full(n + 1, 100.0), GOOD, CUTOFF + (n - 1) * HOUR_MS))
     with structlog.testing.capture_logs() as logs:
-        found = make_forecaster(bars)._drifts([losses])
+        found = make_forecaster(bars)._runner._drifts([losses])
 
     assert found
     assert {(key, drift.what) for key, drift in found} == {(GOOD, "coverage")}
@@ -363,7 +365,7 @@ def test_series_that_the_model_cannot_forecast_sits_out(bars):
             return super().predict(contexts, horizon)
 
     model = Picky()
-    forecaster = make_forecaster(bars, make_bars(LATE, count=120), models=[model, RandomWalk()])
+    forecaster = make_forecaster(bars, make_bars(LATE, count=120), models=ModelSuite(model, [RandomWalk()]))
     first = forecaster.run_cycle(HOUR, int(bars.close_time[99]))
     model.broken = False
     second = forecaster.run_cycle(HOUR, int(bars.close_time[99]) + 1)
@@ -382,12 +384,12 @@ def test_baseline_that_fails_is_left_out(bars):
         def predict(self, contexts, horizon):
             raise ZeroDivisionError
 
-    forecaster = make_forecaster(bars, models=[NamedWalk(), Broken(), RandomWalk()])
+    forecaster = make_forecaster(bars, models=ModelSuite(NamedWalk(), [Broken(), RandomWalk()]))
     report = forecaster.run_cycle(HOUR, int(bars.close_time[99]))
-    rows = forecaster.history("binance", "BTC/USDT", "1h", 0, 2**60)
+    rows = forecaster.history(("binance", "BTC/USDT", "1h"), 0, 2**60)
 
     assert len(report.forecasts) == 1
-    assert report.sat_out == {"broken": "ZeroDivisionError: "}
+    assert report.failed_baselines == {"broken": "ZeroDivisionError: "}
     assert {row.model_id.name for row in rows} == {"nano", "random_walk"}
 
 
@@ -398,7 +400,7 @@ def test_fault_of_a_model_is_raised_to_who_asks_by_hand(bars):
             raise InferenceError(what)
 
     with pytest.raises(InferenceError):
-        make_forecaster(bars, models=[Broken(), RandomWalk()]).predict(bars)
+        make_forecaster(bars, models=ModelSuite(Broken(), [RandomWalk()])).predict(bars)
 
 
 def test_other_timeframes_wait(bars):
@@ -427,7 +429,7 @@ def test_missing_weights_stop_the_cycle_before_it_writes(bars):
     with pytest.raises(ModelLoadError):
         forecaster.run_cycle(HOUR, int(bars.close_time[99]))
 
-    assert forecaster.store.newest_open(GOOD) is None
+    assert forecaster.store.latest_open(GOOD) is None
 
 
 def test_revised_bar_is_a_new_revision(bars):
@@ -471,24 +473,24 @@ def test_waiting_for_bars_is_not_hidden(bars, monkeypatch):
 
 def test_latest_reads_the_newest(bars):
     forecaster = make_forecaster(bars)
-    before = forecaster.latest("binance", "BTC/USDT", "1h")
+    before = forecaster.latest(("binance", "BTC/USDT", "1h"), max_age="any")
     for i in (99, 100):
         forecaster.run_cycle(HOUR, int(bars.close_time[i]))
 
     assert before is None
-    assert forecaster.latest("binance", "BTC/USDT", "1h").cutoff == bars.close_time[100]
+    assert forecaster.latest(("binance", "BTC/USDT", "1h"), max_age="any").cutoff == bars.close_time[100]
 
 
 def test_unknown_series_is_named(bars):
     with pytest.raises(ConfigError, match="expected one of binance BTC/USDT 1h, found 'kraken BTC/USD 1h'"):
-        make_forecaster(bars).latest("kraken", "BTC/USD", "1h")
+        make_forecaster(bars).latest(("kraken", "BTC/USD", "1h"))
 
 
 def test_history_and_accuracy(bars):
     forecaster = make_forecaster(bars)
     for i in range(90, 100):
         forecaster.run_cycle(HOUR, int(bars.close_time[i]))
-    history = forecaster.history("binance", "BTC/USDT", "1h", int(bars.close_time[95]), int(bars.close_time[97]))
+    history = forecaster.history(("binance", "BTC/USDT", "1h"), int(bars.close_time[95]), int(bars.close_time[97]))
     reports = forecaster.accuracy(as_of=int(bars.close_time[99]) + HOUR_MS // 2)
     walk = next(one for one in reports if (one.model_id, one.step, one.field) == ("random_walk@1", 1, "close"))
 
@@ -520,7 +522,7 @@ def test_predict_needs_enough_bars(bars, count):
 
 @pytest.mark.parametrize("horizon", [0, -5, 4.0, "4", True])
 def test_predict_of_no_whole_number_of_bars_is_refused(bars, now, horizon):
-    with pytest.raises(InvalidContext, match="horizon: expected "):
+    with pytest.raises(InvalidArgument, match="horizon: expected "):
         make_forecaster(bars).predict(bars[:97], horizon)
 
 
@@ -560,7 +562,7 @@ def test_prediction_is_a_run_of_its_own(bars, now):
     assert made.cutoff == longer.cutoff == bars.close_time[96]
     assert (made.horizon, longer.horizon) == (3, 5)
     assert made.issued_at == longer.issued_at == now
-    assert [(run.door, run.started_at) for run in runs] == [("predict", now)] * 2
+    assert [(run.kind, run.started_at) for run in runs] == [("predict", now)] * 2
     assert sorted(json.loads(run.plan)["horizon"] for run in runs) == [3, 5]
     assert {json.loads(run.plan)["bars"] for run in runs} == {made.provenance.input_sha256}
     assert {tuple(json.loads(run.plan)["models"]) for run in runs} == {(made.provenance.ledger_id, "random_walk@1")}
@@ -580,7 +582,7 @@ def test_bar_that_is_forming_is_no_input(bars, now):
     """A cutoff in the future is refused by name, and nothing is written."""
     forecaster = make_forecaster(bars)
     with pytest.raises(
-        BarNotClosed, match=f"expected bars that have closed by {utc_text(now)}, the last one closes at"
+        BarNotClosed, match=f"expected bars that have closed by {format_time(now)}, the last one closes at"
     ):
         forecaster.predict(bars[:98])
 
@@ -590,13 +592,13 @@ def test_bar_that_is_forming_is_no_input(bars, now):
 def test_prediction_beside_a_writer_needs_no_lease(bars, now, tmp_path):
     """The strategy's door works while a daemon holds the ledger: it is asked, calibrated, and not recorded."""
     config = make_config(GOOD).model_copy(update={"store": StoreConfig(url=f"sqlite:///{tmp_path}/ledger.db")})
-    with Forecaster(config, sources={GOOD: MemorySource([bars])}, models=[NamedWalk()]) as daemon:
+    with Forecaster(config, sources={GOOD: MemorySource([bars])}, models=ModelSuite(NamedWalk())) as daemon:
         for i in range(70, 96):
             daemon.run_cycle(HOUR, int(bars.close_time[i]))
-        with Forecaster(config, models=[NamedWalk()]) as strategy:
+        with Forecaster(config, models=ModelSuite(NamedWalk())) as strategy:
             beside = strategy.predict(bars[:97])
         recorded = daemon.predict(bars[:97])
-        runs = [run.door for run in daemon.store.runs()]
+        runs = [run.kind for run in daemon.store.runs()]
 
     assert beside.values_FHQ.tolist() == recorded.values_FHQ.tolist()
     assert beside.values_FHQ.tolist() != beside.uncalibrated.values_FHQ.tolist()
@@ -607,7 +609,7 @@ def test_prediction_beside_a_writer_needs_no_lease(bars, now, tmp_path):
 def test_prediction_needs_no_ledger_at_all(bars, now, tmp_path):
     """Nothing has been learned yet, and nothing is made."""
     config = make_config(GOOD).model_copy(update={"store": StoreConfig(url=f"sqlite:///{tmp_path}/ledger.db")})
-    with Forecaster(config, models=[NamedWalk()]) as forecaster:
+    with Forecaster(config, models=ModelSuite(NamedWalk())) as forecaster:
         made = forecaster.predict(bars[:97])
 
     assert made.available_at >= made.issued_at == now
@@ -617,10 +619,10 @@ def test_prediction_needs_no_ledger_at_all(bars, now, tmp_path):
 def test_prediction_is_recorded_when_that_is_asked_for(bars, now, tmp_path):
     """For which this process becomes the writer; while another one is, that is refused by name."""
     config = make_config(GOOD).model_copy(update={"store": StoreConfig(url=f"sqlite:///{tmp_path}/ledger.db")})
-    with Forecaster(config, models=[NamedWalk()]) as forecaster:
+    with Forecaster(config, models=ModelSuite(NamedWalk())) as forecaster:
         forecaster.predict(bars[:97], record=True)
-        runs = [run.door for run in forecaster.reader.runs()]
-        with Forecaster(config, models=[NamedWalk()]) as other, pytest.raises(StoreTaken):
+        runs = [run.kind for run in forecaster.reader.runs()]
+        with Forecaster(config, models=ModelSuite(NamedWalk())) as other, pytest.raises(StoreTaken):
             other.predict(bars[:97], record=True)
 
     assert runs == ["predict"]
@@ -631,7 +633,7 @@ def test_prediction_is_the_models_own_when_calibration_is_switched_off(bars):
     learning = make_forecaster(bars)
     for i in range(70, 100):
         learning.run_cycle(HOUR, int(bars.close_time[i]))
-    switched_off = Forecaster(make_config(GOOD, calibrate=False), learning.store, models=[NamedWalk()])
+    switched_off = Forecaster(make_config(GOOD, calibrate=False), learning.store, models=ModelSuite(NamedWalk()))
     off, on = (one.predict(bars[:100]) for one in (switched_off, learning))
 
     assert off.values_FHQ.tolist() == off.uncalibrated.values_FHQ.tolist()
@@ -694,10 +696,10 @@ def test_every_context_has_its_time_of_issue(bars):
 def test_series_are_chosen_by_name(bars):
     forecaster = make_forecaster(bars, make_bars(SHORT))
 
-    assert forecaster.chosen(None) == [GOOD, SHORT]
-    assert forecaster.chosen("binance NEW/USDT 1h") == [SHORT]
+    assert forecaster.select(None) == [GOOD, SHORT]
+    assert forecaster.select("binance NEW/USDT 1h") == [SHORT]
     with pytest.raises(ConfigError) as refused:
-        forecaster.chosen("NEW/USDT")
+        forecaster.select("NEW/USDT")
     assert str(refused.value) == ("series: expected one of binance BTC/USDT 1h, binance NEW/USDT 1h, found 'NEW/USDT'")
 
 
@@ -724,22 +726,22 @@ def test_a_time_that_is_still_to_come_is_refused(scored, now):
     for ask in (
         lambda: scored.accuracy(as_of=now + 1),
         lambda: scored.losses(as_of=now + 1),
-        lambda: scored.trust(*name, as_of=now + 1),
-        lambda: scored.latest(*name, as_of=now + 1),
-        lambda: scored.history(*name, 0, now, as_of=now + 1),
+        lambda: scored.trust(name, as_of=now + 1),
+        lambda: scored.latest(name, as_of=now + 1),
+        lambda: scored.history(name, 0, now, as_of=now + 1),
     ):
         with pytest.raises(
-            InvalidContext, match=f"as_of: expected a time that has passed, {utc_text(now)} at the latest"
+            InvalidArgument, match=f"as_of: expected a time that has passed, {format_time(now)} at the latest"
         ):
             ask()
 
 
 def test_steps_and_horizons_that_are_none_are_refused(scored, bars, now):
     for step in (0, 4):
-        with pytest.raises(InvalidContext, match=f"step: expected 1 to 3, found {step}"):
-            scored.trust("binance", "BTC/USDT", "1h", step)
+        with pytest.raises(InvalidArgument, match=f"step: expected 1 to 3, found {step}"):
+            scored.trust(("binance", "BTC/USDT", "1h"), step)
     for horizon in (0, -1):
-        with pytest.raises(InvalidContext, match="horizon"):
+        with pytest.raises(InvalidArgument, match="horizon"):
             scored.predict(bars[:97], horizon)
 
 
@@ -748,13 +750,13 @@ def test_scores_of_an_unknown_run_are_refused(scored):
     scored.store.add_run(Run("replay-1", "replay", 5))
     for ask in (scored.accuracy, scored.losses):
         with pytest.raises(ConfigError, match="run: expected one of live, replay-1, found 'nobody'"):
-            ask(run_id="nobody")
+            ask(run="nobody")
 
 
 def test_live_forecasts_have_no_other_latency(scored):
     """They were there when they were there; `+4000ms` is for replays."""
     with pytest.raises(ConfigError, match=r"found 'live\+4000ms'"):
-        scored.accuracy(run_id="live+4000ms")
+        scored.accuracy(run="live+4000ms")
 
 
 def test_losses_are_of_the_series_that_are_named(scored, now):
@@ -767,26 +769,25 @@ def test_trust_is_of_a_step_as_of_now_unless_told(scored, bars, now):
     """None before anything has settled."""
     name = ("binance", "BTC/USDT", "1h")
 
-    assert make_forecaster(bars).trust(*name) is None
-    assert scored.trust(*name) == scored.trust(*name, step=1, as_of=now)
-    assert [scored.trust(*name, step).verdict.n for step in (1, 2)] == [9, 8]
-    assert scored.trust(*name, as_of=int(bars.close_time[85]) + HOUR_MS // 2).verdict.n == 5
+    assert make_forecaster(bars).trust(name) is None
+    assert scored.trust(name) == scored.trust(name, step=1, as_of=now)
+    assert [scored.trust(name, step).verdict.n for step in (1, 2)] == [9, 8]
+    assert scored.trust(name, as_of=int(bars.close_time[85]) + HOUR_MS // 2).verdict.n == 5
 
 
 def test_model_is_named_without_loading_it(bars):
     config = make_config(GOOD, id="./no-such-folder")
 
     assert Forecaster(config).model_name == "./no-such-folder"
-    assert Forecaster(config, models=[NamedWalk(), RandomWalk()]).model_name == "nano"
+    assert Forecaster(config, models=ModelSuite(NamedWalk(), [RandomWalk()])).model_name == "nano"
 
 
 def test_models_are_what_the_configuration_names(monkeypatch):
-    """The model, then its baselines; loaded once."""
-    monkeypatch.setattr("forecaster.engine.load_model", lambda config: ("model", config))
-    monkeypatch.setattr("forecaster.engine.load_baselines", lambda config: [("baselines", config)])
+    """Loaded once."""
+    monkeypatch.setattr("forecaster.engine.load_suite", lambda config: ("models", config))
     forecaster = Forecaster(make_config(GOOD))
 
-    assert forecaster.models == [("model", forecaster.config.model), ("baselines", forecaster.config.model)]
+    assert forecaster.models == ("models", forecaster.config.model)
     assert forecaster.models is forecaster.models
 
 
@@ -821,7 +822,7 @@ def test_source_of_one_place_is_opened_once(monkeypatch):
     config, store = make_config(GOOD, SHORT, LATE), MemoryStore()
     series = (*config.series[:2], config.series[2].model_copy(update={"file": Path("elsewhere.csv")}))
     config = config.model_copy(update={"series": series})
-    forecaster = Forecaster(config, store, models=[NamedWalk()])
+    forecaster = Forecaster(config, store, models=ModelSuite(NamedWalk()))
     forecaster.load()
 
     first, second, third = (forecaster._sources[key] for key in (GOOD, SHORT, LATE))
@@ -855,7 +856,7 @@ def test_sources_and_store_are_let_go_of(tmp_path, monkeypatch):
     config = make_config(GOOD, SHORT).model_copy(update={"store": StoreConfig(url=f"sqlite:///{tmp_path}/ledger.db")})
     source, store, readers = Closing(), Closing(), []
     monkeypatch.setattr("forecaster.engine.open_reader", lambda _: readers.append(Closing()) or readers[-1])
-    with Forecaster(config, store, dict.fromkeys((GOOD, SHORT), source), [NamedWalk()]) as forecaster:
+    with Forecaster(config, store, dict.fromkeys((GOOD, SHORT), source), ModelSuite(NamedWalk())) as forecaster:
         forecaster.load()
     untouched = Forecaster(config, sources={GOOD: source})
     reading = Forecaster(config)

@@ -12,9 +12,11 @@ import pytest
 import structlog
 
 from forecaster import Bars, Forecaster, MemoryStore
-from forecaster.bars import NO_TIME, Context, RejectedRow
+from forecaster.bars import NO_TIME, RejectedRow
 from forecaster.config import Config, DaemonConfig, SeriesConfig, StoreConfig
+from forecaster.context import Context
 from forecaster.errors import BadPayload, LedgerMissing, SourceUnavailable, UnknownSymbol
+from forecaster.model import ModelSuite
 from forecaster.sources import Fetched
 from forecaster.sources.fetch_pool import Arrivals
 from forecaster.timeframe import Timeframe
@@ -44,7 +46,7 @@ class ScriptedSource:
         self.asked.append(since)
         if isinstance(self.fault, BadPayload):
             raise self.fault
-        known = self.bars.known_at(as_of)
+        known = self.bars.closed_by(as_of)
         known = known[(known.open_time >= since) & ~np.isin(known.open_time, list(self.missing))]
         part = known[: self._part]
         until = int(part.open_time[-1]) + HOUR_MS if len(part) < len(known) else None
@@ -57,7 +59,7 @@ class ScriptedSource:
 
 def make_forecaster(source, *keys, store=None):
     keys = keys or (KEY,)
-    return Forecaster(make_config(*keys), store or MemoryStore(), dict.fromkeys(keys, source), [NamedWalk()])
+    return Forecaster(make_config(*keys), store or MemoryStore(), dict.fromkeys(keys, source), ModelSuite(NamedWalk()))
 
 
 def closes(i):
@@ -199,7 +201,7 @@ def test_body_that_was_no_bars_goes_to_quarantine():
         _, skipped = forecaster.pull([KEY], closes(99))
 
     assert skipped[KEY].startswith("BadPayload: binance: expected a JSON list")
-    assert forecaster.store.rejected(KEY) == [RejectedRow(NO_TIME, (), source.fault.reason, "<html>Back soon.</html>")]
+    assert forecaster.store.rejected_rows(KEY) == [RejectedRow(NO_TIME, (), source.fault.reason, "<html>Back soon.</html>")]
 
 
 def test_what_arrived_before_a_fault_is_kept():
@@ -212,7 +214,7 @@ def test_what_arrived_before_a_fault_is_kept():
     assert added == 0
     assert skipped == {KEY: "SourceUnavailable: binance: down"}
     assert np.array_equal(forecaster.store.bars(KEY).open_time, BARS.open_time[36:90])
-    assert forecaster.store.rejected(KEY) == source.rejected
+    assert forecaster.store.rejected_rows(KEY) == source.rejected
 
 
 def test_history_comes_in_parts():
@@ -308,13 +310,13 @@ def test_so_many_series_are_asked_at_once_as_the_configuration_says():
     keys = [make_key(symbol=f"COIN{i}/USDT") for i in range(6)]
     config, source = make_config(*keys), Watching()
     config = config.model_copy(update={"daemon": DaemonConfig(requests_at_once=1)})
-    Forecaster(config, MemoryStore(), dict.fromkeys(keys, source), [NamedWalk()]).pull(keys, closes(99))
+    Forecaster(config, MemoryStore(), dict.fromkeys(keys, source), ModelSuite(NamedWalk())).pull(keys, closes(99))
 
     assert source.most == 1
 
 
 def states(forecaster):
-    return [(slot.cutoff, slot.state, slot.reason) for slot in forecaster.store.slots(KEY, 0, 2**62)]
+    return [(slot.cutoff, slot.state, slot.reason) for slot in forecaster.store.pending_forecasts(KEY, 0, 2**62)]
 
 
 def test_close_that_was_forecast_is_done():
@@ -389,20 +391,20 @@ def test_work_is_written_down_before_it_is_begun():
     with pytest.raises(KeyboardInterrupt):
         forecaster.run_cycle(HOUR, closes(99))
 
-    assert states(forecaster) == [(closes(99), "leased", "")]
+    assert states(forecaster) == [(closes(99), "claimed", "")]
 
 
 def test_forecast_that_was_written_before_a_death_is_not_made_again(monkeypatch):
     """The slot says that it was begun, the ledger that it was done."""
     forecaster = make_forecaster(ScriptedSource())
     with monkeypatch.context() as dying:
-        dying.setattr("forecaster.engine.end_owed", lambda *_: signal.default_int_handler(2, None))
+        dying.setattr("forecaster.cycle.run.complete", lambda *_: signal.default_int_handler(2, None))
         with pytest.raises(KeyboardInterrupt):
             forecaster.run_cycle(HOUR, closes(99))
     begun = states(forecaster)
     after = forecaster.run_cycle(HOUR, closes(99))
 
-    assert begun == [(closes(99), "leased", "")]
+    assert begun == [(closes(99), "claimed", "")]
     assert states(forecaster) == [(closes(99), "done", "")]
     assert after.forecasts == []
 
@@ -411,7 +413,7 @@ def test_reads_open_nothing_to_write(tmp_path):
     """A strategy's look at a ledger makes no file, takes no lock, and imports no SQLAlchemy."""
     config = make_config(KEY).model_copy(update={"store": StoreConfig(url=f"sqlite:///{tmp_path}/ledger.db")})
     with Forecaster(config) as forecaster:
-        for read in (lambda: forecaster.latest("binance", "BTC/USDT", "1h"), lambda: list(forecaster.losses())):
+        for read in (lambda: forecaster.latest(("binance", "BTC/USDT", "1h")), lambda: list(forecaster.losses())):
             with pytest.raises(LedgerMissing, match=str(tmp_path)):
                 read()
 
@@ -473,7 +475,7 @@ def test_series_that_is_given_up_is_asked_for_again_at_the_next_close():
     reports = [forecaster.run_cycle(HOUR, as_of) for as_of in times]
 
     assert source.questions == [closes(99), closes(100)]
-    assert [report.given_up for report in reports] == [frozenset([KEY])] * 4
+    assert [report.permanent_failures for report in reports] == [frozenset([KEY])] * 4
     assert {report.skipped[KEY] for report in reports} == {reports[0].skipped[KEY]}
 
 
@@ -487,7 +489,7 @@ def test_series_that_read_one_file_otherwise_have_their_own_times(tmp_path):
         SeriesConfig(symbol="TWO/USD", timezone="+05:00", **shared),
     )
     config = Config(series=series, store=StoreConfig(url="memory:"))
-    with Forecaster(config, models=[]) as forecaster:
+    with Forecaster(config) as forecaster:
         forecaster.pull([one.key for one in series], utc_ms("2024-01-10"))
         first = [int(forecaster.store.bars(one.key).open_time[0]) for one in series]
 

@@ -17,6 +17,7 @@ from forecaster.errors import (
     ConfigError,
     ForecasterError,
     InferenceError,
+    InvalidArgument,
     InvalidBars,
     InvalidContext,
     LeaseLost,
@@ -29,13 +30,15 @@ from forecaster.errors import (
     RateLimited,
     SchemaTooNew,
     SourceUnavailable,
+    StaleForecast,
     StoreTaken,
     StoreUnavailable,
     UnknownSymbol,
-    duration_text,
-    utc_text,
+    format_duration,
+    format_time,
 )
-from tests.builders import utc_ms
+from tests.forecast_builders import CUTOFF, make_forecast
+from tests.builders import HOUR_MS, utc_ms
 
 CLASSES = dict(inspect.getmembers(errors, inspect.isclass))
 SERIES = "kraken BTC/USD 1h"
@@ -43,7 +46,7 @@ ONE, TWO = utc_ms("2025-01-01 01:00"), utc_ms("2025-01-01 02:00")
 ONE_TEXT, TWO_TEXT = "2025-01-01 01:00 UTC", "2025-01-01 02:00 UTC"
 UPGRADE = "upgrade exchange_calendars"
 OFF_GRID = "open time must be on the 1d grid of 24/7"
-NONE = "expected a ledger, found none: if there was one, it was moved or removed: bring it back; else check its URL"
+NONE = "expected a ledger, found none: if there was one, it was moved or removed: restore it; else check the URL"
 
 MESSAGES = [
     (ConfigError("model.horizon", "1 or more", 0), "model.horizon: expected 1 or more, found 0"),
@@ -53,18 +56,18 @@ MESSAGES = [
     (BadPayload("kraken", "a list of rows", "<html>"), "kraken: expected a list of rows, found '<html>'"),
     (
         Ambiguous("a.csv", "timezone", "Europe/Berlin", "no zone"),
-        "a.csv: expected `timezone` to be said (--timezone Europe/Berlin, or the key of the series), found 'no zone'",
+        "a.csv: expected `timezone` to be set (--timezone Europe/Berlin, or the key of the series), found 'no zone'",
     ),
     (UnknownSymbol("kraken", "BTC/XXX", []), "kraken: expected one of its 0 symbols, found 'BTC/XXX'"),
     (
         UnknownSymbol("kraken", "BTC/XXX", {"BTC/EUR": 0, "ETH/EUR": 0}),
-        "kraken: expected one of its 2 symbols, found 'BTC/XXX'; near ones: BTC/EUR, ETH/EUR",
+        "kraken: expected one of its 2 symbols, found 'BTC/XXX'; similar: BTC/EUR, ETH/EUR",
     ),
     (InvalidBars(SERIES, "low above open", 3), f"{SERIES}: row 3: low above open"),
     (InvalidBars(SERIES, "low above open"), f"{SERIES}: low above open"),
     (
         InvalidBars.refused(SERIES, Counter({OFF_GRID: 118, "low above open": 2}), 130, "they open at 16:00"),
-        f"{SERIES}: 120 of 130 rows are no bars: {OFF_GRID} (118): they open at 16:00",
+        f"{SERIES}: 120 of 130 rows are not bars: {OFF_GRID} (118): they open at 16:00",
     ),
     (
         MissingBars(SERIES, TWO, ONE),
@@ -85,7 +88,13 @@ MESSAGES = [
         f"calendar XSHG: expected sessions after {TWO_TEXT}, its last one closes at {ONE_TEXT}: {UPGRADE}",
     ),
     (ModelLoadError("nano", "safetensors", "a pickle"), "model nano: expected safetensors, found a pickle"),
-    (InvalidContext("step", "1 to 5", 6), "step: expected 1 to 5, found 6"),
+    (
+        StaleForecast(make_forecast(), CUTOFF + 3 * HOUR_MS, "2h"),
+        f"binance BTC/USDT 1h: expected a forecast that is at most 2h old at {format_time(CUTOFF + 3 * HOUR_MS)}, the "
+        f"latest has cutoff {format_time(CUTOFF)} (3h old): check that the service runs, or pass max_age",
+    ),
+    (InvalidArgument("step", "1 to 5", 6), "step: expected 1 to 5, found 6"),
+    (InvalidContext("context of X", "3 bars or more", 2), "context of X: expected 3 bars or more, found 2"),
     (
         NonFiniteForecast(SERIES, TWO),
         f"{SERIES}: expected a finite forecast at cutoff {TWO_TEXT}, found NaN or infinity",
@@ -179,15 +188,15 @@ def test_a_long_payload_is_cut():
 )
 def test_a_time_is_a_date(time, text):
     """With seconds only when there are any; what no date can say stays a number."""
-    assert utc_text(time) == text
+    assert format_time(time) == text
 
 
 def test_a_time_is_exact_when_that_is_asked_for():
     """Two times of one second are told apart."""
     time = utc_ms("2025-01-01 13:30:07")
 
-    assert utc_text(time + 9, exact=True) == "2025-01-01 13:30:07.009 UTC"
-    assert utc_text(time, exact=True) == utc_text(time) == "2025-01-01 13:30:07 UTC"
+    assert format_time(time + 9, exact=True) == "2025-01-01 13:30:07.009 UTC"
+    assert format_time(time, exact=True) == format_time(time) == "2025-01-01 13:30:07 UTC"
 
 
 @pytest.mark.parametrize(
@@ -203,7 +212,7 @@ def test_a_time_is_exact_when_that_is_asked_for():
     ],
 )
 def test_a_length_of_time_is_written_as_timeframes_are(ms, text):
-    assert duration_text(ms) == text
+    assert format_duration(ms) == text
 
 
 LISTED = [f"{base}/{quote}" for base in ("ADA", "BTC", "DOT", "ETH", "SOL") for quote in ("EUR", "USD", "USDT")]
@@ -240,4 +249,5 @@ def test_texts_of_a_source_can_be_stored():
 
 def test_a_bad_call_is_a_value_error_too():
     """Python's own word for it, for callers who know nothing of ours."""
-    assert isinstance(InvalidContext("step", "1 to 5", 6), ValueError)
+    assert isinstance(InvalidArgument("step", "1 to 5", 6), ValueError)
+    assert isinstance(InvalidContext("context", "3 bars", 2), ValueError)

@@ -52,7 +52,7 @@ def make_cycle(exchange, tmp_path, symbol="BTC/USDT", timeframe="1h", **series):
     with Forecaster(config) as forecaster:
         report = forecaster.run_cycle(Timeframe(timeframe), exchange.now)
         (key,) = forecaster.series
-        return report, forecaster.store.bars(key), forecaster.store.rejected(key)
+        return report, forecaster.store.bars(key), forecaster.store.rejected_rows(key)
 
 
 def make_config(exchange, tmp_path, *symbols, binance=None):
@@ -95,7 +95,7 @@ def test_ledger_holds_the_forecasts_for_another_process(exchange, tmp_path):
     with Forecaster(config) as forecaster:
         made = forecaster.run_cycle(HOUR, NOW).forecasts
     with Forecaster(config) as reader:
-        read = [reader.latest(one.key.exchange, one.key.symbol, "1h") for one in made]
+        read = [reader.latest(one.key, max_age="any") for one in made]
 
     for one, other in zip(made, read, strict=True):
         assert one.cutoff == other.cutoff
@@ -115,7 +115,7 @@ def test_a_broken_exchange_skips_its_series_alone(exchange, other_exchange, tmp_
         third = forecaster.run_cycle(HOUR, exchange.now + 60_000)
 
     assert [str(key) for key in second.skipped] == ["kraken BTC/USD 1h"]
-    assert second.given_up == frozenset()
+    assert second.permanent_failures == frozenset()
     assert [str(one.key) for one in second.forecasts] == ["binance BTC/USDT 1h"]
     assert third.skipped == {}
     assert [str(one.key) for one in third.forecasts] == ["kraken BTC/USD 1h"]
@@ -150,7 +150,7 @@ def test_unknown_symbol_is_named(exchange, tmp_path):
     ((key, reason),) = report.skipped.items()
     assert str(key) == "binance NO/SUCH 1h"
     assert reason.startswith("UnknownSymbol")
-    assert report.given_up == {key}
+    assert report.permanent_failures == {key}
     assert len(report.forecasts) == 2
 
 
@@ -159,7 +159,7 @@ def test_series_that_was_renamed_names_the_new_symbol(exchange, tmp_path):
     report, _, _ = make_cycle(exchange, tmp_path, "MATIC/USDT")
     (reason,) = report.skipped.values()
 
-    assert reason.startswith("UnknownSymbol: binance: expected one of its 4 symbols, found 'MATIC/USDT'; near ones: ")
+    assert reason.startswith("UnknownSymbol: binance: expected one of its 4 symbols, found 'MATIC/USDT'; similar: ")
     assert "POL/USDT" in reason
 
 
@@ -194,7 +194,7 @@ def test_days_off_the_grid_are_refused_with_their_count_and_the_key_that_settles
 
     assert len(bars) == 0
     assert reason == (
-        f"InvalidBars: binance BTC/USDT 1d: {len(rejected)} of {len(rejected)} rows are no bars: open time must be on "
+        f"InvalidBars: binance BTC/USDT 1d: {len(rejected)} of {len(rejected)} rows are not bars: open time must be on "
         f"the 1d grid of 24/7 ({len(rejected)}): all rows open at 16:00 UTC: `day_anchor` (--day-anchor '16:00 UTC')"
     )
 
@@ -215,7 +215,7 @@ def test_times_in_microseconds_are_told_by_one_reason(exchange, tmp_path):
     (reason,) = report.skipped.values()
 
     assert len({row.reason for row in rejected}) == 1
-    assert reason.startswith("InvalidBars: binance BTC/USDT 1h: 129 of 129 rows are no bars: open time must be whole")
+    assert reason.startswith("InvalidBars: binance BTC/USDT 1h: 129 of 129 rows are not bars: open time must be whole")
 
 
 def test_newest_bar_that_is_refused_is_not_called_missing(exchange, tmp_path):
@@ -227,7 +227,7 @@ def test_newest_bar_that_is_refused_is_not_called_missing(exchange, tmp_path):
     second, mended, _ = make_cycle(exchange, tmp_path)
 
     assert list(first.skipped.values()) == [
-        "InvalidBars: binance BTC/USDT 1h: 1 of 128 rows are no bars: prices must be below 1e+15 (1)"
+        "InvalidBars: binance BTC/USDT 1h: 1 of 128 rows are not bars: prices must be below 1e+15 (1)"
     ]
     assert (len(bars), len(mended)) == (127, 128)
     assert second.skipped == {}
@@ -239,9 +239,9 @@ def test_history_of_rows_that_are_no_bars_ends_with_the_reason(exchange, tmp_pat
     exchange.per_ms = 1000
     with Forecaster(make_config(exchange, tmp_path)) as forecaster:
         key = forecaster.series[0]
-        with pytest.raises(InvalidBars, match="rows are no bars: open time must be whole milliseconds"):
+        with pytest.raises(InvalidBars, match="rows are not bars: open time must be whole milliseconds"):
             list(forecaster.backfill(key, NOW - 200 * HOUR.ms, NOW))
-        kept = forecaster.store.rejected(key)
+        kept = forecaster.store.rejected_rows(key)
 
     assert len(kept) > 100
 

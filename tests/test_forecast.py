@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from xml.etree import ElementTree as ET
 
 import numpy as np
 import pandas as pd
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from forecaster.bars import FIELDS
-from forecaster.errors import InvalidContext, NonFiniteForecast, utc_text
+from forecaster.errors import InvalidArgument, NonFiniteForecast, format_time
 from forecaster.forecast import CHRONOS_LEVELS, OHLCForecast, interpolate, repair, same_forecast
 from tests.builders import HOUR_MS, make_key, utc_ms
 from tests.forecast_builders import CUTOFF, TENS, make_forecast, make_provenance
@@ -47,15 +48,15 @@ def with_value(position, value, forecast=None):
 @pytest.mark.parametrize("name", ["raw_FHQ", "values_FHQ"])
 def test_every_price_is_finite(name, value):
     with pytest.raises(
-        NonFiniteForecast, match=f"binance BTC/USDT 1h: expected a finite forecast at cutoff {utc_text(CUTOFF)}"
+        NonFiniteForecast, match=f"binance BTC/USDT 1h: expected a finite forecast at cutoff {format_time(CUTOFF)}"
     ):
         dataclasses.replace(by_hand(), **{name: with_value((3, 0, 1), value)})
 
 
 @pytest.mark.parametrize(("level", "value"), [(0, 105.1), (2, 104.9)], ids=["lowest", "highest"])
-def test_quantiles_rise_with_their_level(level, value):
+def test_quantiles_increase_with_their_level(level, value):
     with pytest.raises(
-        InvalidContext, match=r"^forecast: expected quantiles that rise with their level, found falling ones$"
+        InvalidArgument, match=r"^forecast: expected quantiles that increase with their level, found decreasing ones$"
     ):
         dataclasses.replace(by_hand(), values_FHQ=with_value((3, 1, level), value))
 
@@ -70,7 +71,7 @@ def test_fields_agree_at_every_level(field, value):
     values = with_value((FIELDS.index(field), 0), [value, 120.0, 125.0] if value > 100 else [value, 100.0, 110.0])
 
     with pytest.raises(
-        InvalidContext, match=r"^forecast: expected low ≤ open, close ≤ high at every level, found fields that cross$"
+        InvalidArgument, match=r"^forecast: expected low ≤ open, close ≤ high at every level, found fields that cross$"
     ):
         dataclasses.replace(by_hand(), values_FHQ=values)
 
@@ -97,14 +98,14 @@ def test_another_shape_is_refused(shape):
     prices = np.full(shape, 100.0)
     expected = (4, *shape[1:2], 3)
 
-    with pytest.raises(InvalidContext) as refused:
+    with pytest.raises(InvalidArgument) as refused:
         OHLCForecast(make_key(), CUTOFF, TENS, prices, prices, make_provenance())
 
     assert str(refused.value) == f"forecast: expected shape {expected}, found {shape} and {shape}"
 
 
 def test_raw_and_repaired_have_one_shape():
-    with pytest.raises(InvalidContext, match="forecast: expected shape"):
+    with pytest.raises(InvalidArgument, match="forecast: expected shape"):
         dataclasses.replace(by_hand(), values_FHQ=by_hand().values_FHQ[:, :1])
 
 
@@ -113,12 +114,12 @@ def test_raw_and_repaired_have_one_shape():
     [(0.5, 0.1, 0.9), (0.1, 0.1, 0.9), (0.0, 0.5, 0.9), (0.1, 0.5, 1.0), (10.0, 50.0, 90.0)],
     ids=["falling", "twice", "zero", "one", "per cent"],
 )
-def test_levels_rise_inside_0_and_1(levels):
+def test_levels_increase_inside_0_and_1(levels):
     """Reading between levels is wrong without a word when they are not in order."""
-    with pytest.raises(InvalidContext) as refused:
+    with pytest.raises(InvalidArgument) as refused:
         dataclasses.replace(by_hand(), quantile_levels=levels)
 
-    assert str(refused.value) == f"quantile_levels: expected levels that rise inside (0, 1), found {levels}"
+    assert str(refused.value) == f"quantile_levels: expected levels that increase inside (0, 1), found {levels}"
 
 
 def test_a_forecast_cannot_be_changed():
@@ -298,13 +299,13 @@ def test_a_quantile_of_the_model_is_given_exactly():
 
     for q, level in enumerate(CHRONOS_LEVELS):
         for f, field in enumerate(FIELDS):
-            assert forecast.quantile(field, level).tolist() == forecast.values_FHQ[f, :, q].tolist()
+            assert forecast.quantile(level, field).tolist() == forecast.values_FHQ[f, :, q].tolist()
 
 
 def test_a_quantile_between_levels_is_on_the_line():
     """0.2 lies a quarter of the way from 0.1 to 0.5."""
-    np.testing.assert_allclose(by_hand().quantile("close", 0.2), [92.5, 97.5], rtol=1e-12)
-    np.testing.assert_allclose(by_hand().quantile("low", 0.7), [85.0, 90.0], rtol=1e-12)
+    np.testing.assert_allclose(by_hand().quantile(0.2), [92.5, 97.5], rtol=1e-12)
+    np.testing.assert_allclose(by_hand().quantile(0.7, "low"), [85.0, 90.0], rtol=1e-12)
 
 
 def test_quantiles_give_every_field():
@@ -313,25 +314,25 @@ def test_quantiles_give_every_field():
     quantiles = forecast.quantiles(0.33)
 
     assert quantiles.shape == (4, 3)
-    assert quantiles.tolist() == [forecast.quantile(field, 0.33).tolist() for field in FIELDS]
+    assert quantiles.tolist() == [forecast.quantile(0.33, field).tolist() for field in FIELDS]
 
 
 @pytest.mark.parametrize("level", [0.0, 0.09, 0.91, 1.0, -0.5, 50.0, np.nan])
 def test_a_level_outside_the_outermost_ones_is_refused(level):
     """The model said nothing about the tails, so neither does the forecast."""
-    with pytest.raises(InvalidContext, match=rf"^level: expected 0\.1 to 0\.9, found {level}$"):
-        by_hand().quantile("close", level)
+    with pytest.raises(InvalidArgument, match=rf"^level: expected 0\.1 to 0\.9, found {level}$"):
+        by_hand().quantile(level)
 
 
 @pytest.mark.parametrize("field", ["Close", "volume", "", "c"])
 def test_an_unknown_field_is_refused_with_those_known(field):
     for ask in (
-        lambda: by_hand().quantile(field, 0.5),
+        lambda: by_hand().quantile(0.5, field),
         lambda: by_hand().median(field),
         lambda: by_hand().interval(0.8, field),
         lambda: by_hand().prob_above(100.0, field=field),
     ):
-        with pytest.raises(InvalidContext, match=f"^field: expected one of open, high, low, close, found {field!r}$"):
+        with pytest.raises(InvalidArgument, match=f"^field: expected one of open, high, low, close, found {field!r}$"):
             ask()
 
 
@@ -354,8 +355,8 @@ def test_an_interval_ends_at_the_models_own_levels(coverage):
 
     lower, upper = forecast.interval(coverage, "high")
 
-    assert lower.tolist() == forecast.quantile("high", round(0.5 - coverage / 2, 3)).tolist()
-    assert upper.tolist() == forecast.quantile("high", round(0.5 + coverage / 2, 3)).tolist()
+    assert lower.tolist() == forecast.quantile(round(0.5 - coverage / 2, 3), "high").tolist()
+    assert upper.tolist() == forecast.quantile(round(0.5 + coverage / 2, 3), "high").tolist()
 
 
 def test_an_interval_of_nothing_is_the_median():
@@ -372,7 +373,7 @@ def test_an_interval_of_nothing_is_the_median():
 )
 def test_an_interval_that_cannot_be_is_refused(coverage, message):
     """Wider than the outermost levels, per cents, or less than nothing: its ends would change places."""
-    with pytest.raises(InvalidContext) as refused:
+    with pytest.raises(InvalidArgument) as refused:
         by_hand().interval(coverage)
 
     assert str(refused.value) == message
@@ -395,21 +396,63 @@ def test_the_probability_of_a_step_and_a_field():
     assert by_hand().prob_above(105.0, step=2, field="low") == pytest.approx(0.1)
 
 
+@pytest.mark.parametrize(("price", "probability"), [(99.0, 0.9), (100.0, 0.3), (105.0, 0.2), (110.0, 0.1)])
+def test_levels_that_share_a_price_are_not_above_it(price, probability):
+    """Levels 0.1 to 0.7 all say 100: that probability lies on 100, and only the rest above it."""
+    values_FHQ = np.tile([100.0, 100.0, 100.0, 100.0, 110.0], (4, 1, 1))
+    levels = (0.1, 0.3, 0.5, 0.7, 0.9)
+    forecast = OHLCForecast(make_key(), CUTOFF, levels, values_FHQ, values_FHQ, make_provenance())
+
+    assert forecast.prob_above(price) == pytest.approx(probability, abs=1e-12)
+
+
+def test_the_probability_above_nan_is_refused():
+    with pytest.raises(InvalidArgument, match=r"^price: expected a number, found nan$"):
+        by_hand().prob_above(float("nan"))
+
+
+@pytest.mark.parametrize("field", FIELDS)
+def test_a_field_is_a_view(field):
+    forecast = by_hand()
+    view = getattr(forecast, field)
+
+    assert view.median.tolist() == forecast.median(field).tolist()
+    assert view.quantile(0.3).tolist() == forecast.quantile(0.3, field).tolist()
+    assert [bound.tolist() for bound in view.interval(0.5)] == [b.tolist() for b in forecast.interval(0.5, field)]
+    assert view.prob_above(100.0, 2) == forecast.prob_above(100.0, field, 2)
+
+
+def test_repr_is_one_line():
+    assert repr(by_hand()) == (
+        f"<OHLCForecast {by_hand().key} at {format_time(by_hand().cutoff)}: 2 steps, "
+        f"close 100 (80 % 90 to 110) at {format_time(by_hand().target_time())}>"
+    )
+
+
+def test_a_notebook_shows_a_chart():
+    """Well-formed, with the prices of the interval, and safe whatever the symbol is called."""
+    shown = dataclasses.replace(by_hand(), last_close=99.5)._repr_html_()
+
+    figure = ET.fromstring(shown)  # noqa: S314 - our own text
+    assert [one.tag for one in figure.find("svg")][-3:] == ["polyline", "text", "text"]
+    assert format_time(by_hand().cutoff) in figure.find("figcaption").text
+
+
 @settings(derandomize=True, deadline=None, max_examples=100)
 @given(st.floats(0.01, 0.99), st.sampled_from(FIELDS), st.integers(1, 3))
 def test_probability_is_the_inverse_of_the_quantile(level, field, step):
     forecast = make_forecast()
 
-    price = forecast.quantile(field, level)[step - 1]
+    price = forecast.quantile(level, field)[step - 1]
 
-    assert forecast.prob_above(price, step, field) == pytest.approx(1 - level, abs=1e-6)
+    assert forecast.prob_above(price, field, step) == pytest.approx(1 - level, abs=1e-6)
 
 
 @pytest.mark.parametrize("step", [0, 3, -1])
 def test_a_step_outside_the_horizon_is_refused(step):
     """Step 0 would read the last one, as Python counts from behind."""
-    for ask in (lambda: by_hand().prob_above(100.0, step), lambda: by_hand().target_time(step)):
-        with pytest.raises(InvalidContext, match=f"^step: expected 1 to 2, found {step}$"):
+    for ask in (lambda: by_hand().prob_above(100.0, step=step), lambda: by_hand().target_time(step)):
+        with pytest.raises(InvalidArgument, match=f"^step: expected 1 to 2, found {step}$"):
             ask()
 
 
@@ -494,7 +537,7 @@ def test_the_frame_holds_what_is_served():
 
     for field in FIELDS:
         for level in CHRONOS_LEVELS:
-            assert frame[field, level].tolist() == forecast.quantile(field, level).tolist()
+            assert frame[field, level].tolist() == forecast.quantile(level, field).tolist()
 
 
 def test_the_engine_is_the_one_that_made_it():

@@ -12,7 +12,7 @@ from rich.console import Console
 from forecaster.accuracy.scores import Scores
 from forecaster.cli import printing
 from forecaster.daemon.live_view import CycleView
-from forecaster.sources.inspect import BarFacts
+from forecaster.sources.summary import BarsSummary
 from tests.builders import make_bars, make_key
 from tests.cli import forecaster
 from tests.test_engine import make_forecaster
@@ -72,7 +72,7 @@ def test_a_very_long_name_is_cut(shown):
 @pytest.mark.parametrize("name", [*HOSTILE, "x" * 10_000])
 def test_blocks_and_tables_show_names(shown, monkeypatch, name, count, width):
     monkeypatch.setenv("COLUMNS", width)
-    facts = BarFacts(name, make_key(exchange=name), 0, rejected={name: 1}, understood={"form": name})
+    facts = BarsSummary(name, make_key(exchange=name), 0, rejected={name: 1}, parsed_as={"format": name})
 
     text = shown(printing.print_facts, [facts] * count)
 

@@ -13,10 +13,10 @@ import pandas as pd
 import pytest
 
 from forecaster.bars import COLUMNS, Bars
-from forecaster.calendars import UNWRITTEN, Labels
 from forecaster.errors import BadPayload, InvalidBars
 from forecaster.sources.files import FileSource
 from forecaster.timeframe import Timeframe
+from forecaster.zones import UNWRITTEN, Labels
 from strategies.adapters.align import closes_of
 from tests.benchmarks import labels
 from tests.benchmarks.labels import OFFSETS, ZONES, Judge, check, landed, read_rows
@@ -67,7 +67,7 @@ def test_the_grid_of_all_labels(monkeypatch, capsys, fault):
     monkeypatch.setattr(labels, "ZONES", ())
     monkeypatch.setattr("sys.argv", ["labels", "XTKS", "24/7", "--years", "1"])
     if fault:
-        monkeypatch.setattr("forecaster.calendars._Sessions.opens_of_labels", utc_dates)
+        monkeypatch.setattr("forecaster.sessions.SessionCalendar.opens_of_labels", utc_dates)
 
     code = labels.main()
     *told, record = capsys.readouterr().out.splitlines()
@@ -224,9 +224,9 @@ def test_an_intraday_label_is_an_instant(tmp_path, name):
 
 
 def test_labels_are_taken_from_times_as_they_are_written():
-    eastern = Labels.of(pd.DatetimeIndex(["2024-05-14"], tz=timezone(timedelta(hours=9))))
-    naive = Labels.of(pd.DatetimeIndex(["2024-05-14"]))
-    epoch = Labels.of_epochs(np.array([utc_ms("2024-05-14")]))
+    eastern = Labels.from_index(pd.DatetimeIndex(["2024-05-14"], tz=timezone(timedelta(hours=9))))
+    naive = Labels.from_index(pd.DatetimeIndex(["2024-05-14"]))
+    epoch = Labels.from_epochs(np.array([utc_ms("2024-05-14")]))
 
     assert (eastern.instant.tolist(), eastern.written.tolist()) == (
         [utc_ms("2024-05-13 15:00")],
@@ -269,4 +269,4 @@ def test_a_time_of_day_on_two_dates_is_refused(calendar, label):
     key = make_key("file", "A/USD", "1d", calendar)
     opens = key.opens_of(pd.DatetimeIndex([label]))
 
-    assert key.sessions.closes_of(key.timeframe, opens).tolist() == [-1]
+    assert key.trading_calendar.closes_of(key.timeframe, opens).tolist() == [-1]

@@ -17,6 +17,7 @@ CLOCK = "forecaster.clock"
 CLOCK_READERS = (
     "forecaster.cli",
     "forecaster.daemon",
+    "forecaster.client",
     "forecaster.engine",
     "forecaster.replay.replay",
     "forecaster.sources.exchange.breaker",

@@ -26,18 +26,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from forecaster.log import (
-    HIDDEN,
-    MOST_CHARACTERS,
-    MOST_OF_A_LINE,
-    Outlet,
     configure_logging,
     get_logger,
-    harmless,
-    harmless_values,
-    lines_shown_by,
-    lines_written_behind,
-    log_crashes,
+    log_uncaught_exceptions,
+    redirect_lines,
+    sanitize,
+    sanitize_event,
+    write_lines_in_background,
 )
+from forecaster.log.redaction import HIDDEN, MAX_LINE_CHARACTERS, MAX_VALUE_CHARACTERS
+from forecaster.log.sink import LogSink
 
 ROOT = Path(__file__).parents[1]
 START = """
@@ -253,7 +251,7 @@ def test_setting_up_takes_warnings_of_python_over(monkeypatch):
 def test_a_live_display_shows_lines_in_place_of_the_stream(shown):
     """Ours and those of libraries; afterwards they are written again."""
     kept = []
-    with lines_shown_by(kept.append):
+    with redirect_lines(kept.append):
         log.warning("ours")
         logging.getLogger("apscheduler.scheduler").warning("theirs")
     meanwhile = shown.getvalue()
@@ -273,12 +271,12 @@ def test_a_live_display_that_fails_stops_nobody(shown):
             raise faults.pop()
         kept.extend(line.splitlines())
 
-    with lines_shown_by(show):
+    with redirect_lines(show):
         for name in ("one", "two", "three"):
             log.warning(name)
     lost, three = map(json.loads, kept)
 
-    assert (lost["event"], lost["lines"]) == ("log.lost", 2)
+    assert (lost["event"], lost["lines"]) == ("log.lines_lost", 2)
     assert three["event"] == "three"
 
 
@@ -481,20 +479,20 @@ def test_a_key_named_like_a_secret_is_hidden(key):
     for value in ("geheim", b"geheim", ["geheim"], {"a": "geheim"}, 1234):
         expected = 1234 if (key, value) == ("tokens", 1234) else HIDDEN
 
-        assert harmless_values({key: value, "event": "e"}) == {"event": "e", key: expected}
+        assert sanitize_event({key: value, "event": "e"}) == {"event": "e", key: expected}
 
 
 def test_another_key_is_shown():
     others = dict.fromkeys(["series", "event", "key", "seconds", "as_of", "engine", "token_file", "author"], "plain")
 
-    assert harmless_values(others) == others
+    assert sanitize_event(others) == others
 
 
 def test_a_secret_at_any_depth_is_hidden():
     """Headers and options of an exchange come as dictionaries, in lists and by themselves."""
     event = {"tries": [({"headers": {"Authorization": "geheim", "Accept": "json"}},), {"x": [{"apiKey": "geheim"}]}]}
 
-    hidden = harmless_values(event)
+    hidden = sanitize_event(event)
 
     assert hidden["tries"] == [[{"headers": {"Authorization": HIDDEN, "Accept": "json"}}], {"x": [{"apiKey": HIDDEN}]}]
 
@@ -524,8 +522,8 @@ def test_a_secret_at_any_depth_is_hidden():
 )
 def test_a_secret_in_a_text_is_hidden(text, shown):
     """Addresses, queries, JSON, headers and settings, as they stand in what libraries say."""
-    assert harmless(text) == shown
-    assert "geheim" not in harmless(text)
+    assert sanitize(text) == shown
+    assert "geheim" not in sanitize(text)
 
 
 @pytest.mark.parametrize(
@@ -540,7 +538,7 @@ def test_a_secret_in_a_text_is_hidden(text, shown):
     ],
 )
 def test_another_text_stays_as_it_is(text):
-    assert harmless(text) == text
+    assert sanitize(text) == text
 
 
 @given(st.text(max_size=200), st.from_regex(r"[A-Za-z0-9]{12,40}", fullmatch=True))
@@ -548,14 +546,14 @@ def test_another_text_stays_as_it_is(text):
 def test_a_secret_stays_hidden_in_any_company(text, secret):
     """Around it anything may stand; a query and an address are still what they are."""
     for shape in (urlencode({"token": secret}), f'"apiKey": "{secret}"', f"redis://:{secret}@cache/0"):
-        assert secret not in harmless(f"{text} {shape} {text}", 10_000)
+        assert secret not in sanitize(f"{text} {shape} {text}", 10_000)
 
 
 @given(st.recursive(st.none() | st.text() | st.floats() | st.integers() | st.binary(), st.lists, max_leaves=20))
 @settings(max_examples=200, deadline=None)
 def test_any_value_makes_one_line(value):
     """Of plain characters, that reads back as JSON without NaN."""
-    line = Outlet(io.StringIO()).render(None, "", {"event": "e", "value": value, str(value): 1})
+    line = LogSink(io.StringIO()).render(None, "", {"event": "e", "value": value, str(value): 1})
 
     assert line.isascii()
     assert line.isprintable()
@@ -576,7 +574,7 @@ def test_any_value_makes_one_line(value):
     ],
 )
 def test_a_value_is_what_json_has_for_it(value, shown):
-    assert harmless_values({"value": value})["value"] == shown
+    assert sanitize_event({"value": value})["value"] == shown
 
 
 def test_lengths_are_bounded():
@@ -585,13 +583,13 @@ def test_lengths_are_bounded():
     for _ in range(100_000):
         deep = [deep]
     event = {"x": ["y" * 100_000] * 100_000, "deep": deep, "many": dict.fromkeys(range(10**6)), "event": "e"}
-    line = Outlet(io.StringIO()).render(None, "", event)
-    one = harmless_values({"x": "y" * 100_000})["x"]
+    line = LogSink(io.StringIO()).render(None, "", event)
+    one = sanitize_event({"x": "y" * 100_000})["x"]
 
     assert json.loads(line)["event"] == "e"
-    assert len(line) < 2 * MOST_OF_A_LINE
-    assert one == "y" * (MOST_CHARACTERS - 1) + "…"
-    assert len(json.dumps(harmless_values({"deep": deep}))) < 100
+    assert len(line) < 2 * MAX_LINE_CHARACTERS
+    assert one == "y" * (MAX_VALUE_CHARACTERS - 1) + "…"
+    assert len(json.dumps(sanitize_event({"deep": deep}))) < 100
 
 
 @pytest.mark.parametrize(
@@ -607,7 +605,7 @@ def test_a_text_that_is_made_to_be_slow_is_not(text):
         spent = []
         for _ in range(7):
             started = time.process_time()
-            harmless(text[:length])
+            sanitize(text[:length])
             spent.append(time.process_time() - started)
         return min(spent)
 
@@ -661,18 +659,18 @@ def test_lines_that_were_lost_are_counted_and_told(fault):
     """By the first line that can be written, and once."""
     stream = Full()
     stream.fault = fault
-    outlet = Outlet(stream)
+    sink = LogSink(stream)
     for _ in range(3):
-        outlet.write("lost\n")
+        sink.write("lost\n")
     stream.fault = None
-    outlet.write("one\n")
-    outlet.write("two\n")
+    sink.write("one\n")
+    sink.write("two\n")
     told, *rest = stream.getvalue().splitlines()
 
     assert json.loads(told) | {"timestamp": ""} == {
         "timestamp": "",
         "level": "warning",
-        "event": "log.lost",
+        "event": "log.lines_lost",
         "lines": 3,
     }
     assert rest == ["one", "two"]
@@ -720,7 +718,7 @@ def test_program_without_standard_error_runs(tmp_path):
 def test_half_a_line_does_not_spoil_the_next(monkeypatch, tmp_path):
     """A disk may fill in the middle of one."""
     with (tmp_path / "log").open("w") as stream:
-        outlet = Outlet(stream)
+        sink = LogSink(stream)
         room, write = [4], os.write
 
         def write_what_fits(descriptor, content):
@@ -731,10 +729,10 @@ def test_half_a_line_does_not_spoil_the_next(monkeypatch, tmp_path):
             return written
 
         monkeypatch.setattr(os, "write", write_what_fits)
-        outlet.write("first\n")
+        sink.write("first\n")
         room[0] = 10_000
-        outlet.write("second\n")
-        outlet.close()
+        sink.write("second\n")
+        sink.close()
     half, told, whole = (tmp_path / "log").read_text().splitlines()
 
     assert (half, json.loads(told)["lines"], whole) == ("firs", 1, "second")
@@ -745,8 +743,8 @@ def test_crash_is_one_line_without_secrets():
     """Of the program and of a thread; leaving on purpose is none."""
     program = """
 import threading
-from forecaster.log import log_crashes
-log_crashes()
+from forecaster.log import log_uncaught_exceptions
+log_uncaught_exceptions()
 def fail(error):
     raise error
 for error in (ValueError("postgresql://bot:geheim@db"), SystemExit(3)):
@@ -769,7 +767,7 @@ def test_ctrl_c_is_no_crash(monkeypatch, shown):
     """It ends a program as Python ends it: no event is made of it; anything else is one."""
     seen = []
     monkeypatch.setattr(sys, "__excepthook__", lambda *raised: seen.append(raised[0]))
-    log_crashes()
+    log_uncaught_exceptions()
     sys.excepthook(KeyboardInterrupt, KeyboardInterrupt(), None)
     before = list(shown.events)
     sys.excepthook(ValueError, ValueError("bad"), None)
@@ -841,19 +839,19 @@ def pipe(monkeypatch):
     yield made
     made.close()
     for one in ours():
-        one.outlet.close()
+        one.sink.close()
 
 
 def test_pipe_that_nobody_reads_stops_nobody(pipe, monkeypatch):
     """Lines beyond those that may wait are counted, a library's too: each line is written, in order, or counted."""
-    monkeypatch.setattr("forecaster.log.PATIENCE_SECONDS", 0.0)
-    with lines_written_behind():
+    monkeypatch.setattr("forecaster.log.sink.FLUSH_SECONDS", 0.0)
+    with write_lines_in_background():
         threads = [threading.Thread(target=log_many, args=[f"thread.{i}"]) for i in range(4)]
         for one in threads:
             one.start()
         for one in threads:
             one.join()
-    first = pipe.events("log.lost")
+    first = pipe.events("log.lines_lost")
     lost = first.pop()["lines"]
     waiting = [pipe.lines.readline() for _ in range(4 * 2 * MANY - lost - len(first))]
     told = first + [json.loads(line) for line in waiting]
@@ -879,7 +877,7 @@ def test_lines_that_wait_are_written_at_the_end(pipe):
     """The end of the block waits for them, and they keep their order."""
     reader = ThreadPoolExecutor(1)
     read = reader.submit(pipe.events, "over")
-    with lines_written_behind():
+    with write_lines_in_background():
         for number in range(500):
             log.info("one", number=number)
         log.info("over")
@@ -901,7 +899,7 @@ def test_handler_of_a_signal_may_log_while_a_line_is_written(pipe):
 
     before = signal.signal(signal.SIGALRM, handle)
     try:
-        with lines_written_behind(), ThreadPoolExecutor(1) as reader:
+        with write_lines_in_background(), ThreadPoolExecutor(1) as reader:
             read = reader.submit(pipe.events, "over")
             signal.setitimer(signal.ITIMER_REAL, 0.0005)
             for _ in range(1_000):
@@ -921,8 +919,8 @@ def test_fork_logs_by_itself():
     """It has neither the thread nor the lock of its parent."""
     program = """
 import os
-from forecaster.log import lines_written_behind
-with lines_written_behind():
+from forecaster.log import write_lines_in_background
+with write_lines_in_background():
     log.info("parent")
     if os.fork() == 0:
         log.info("child")
@@ -942,9 +940,9 @@ with lines_written_behind():
 def test_program_whose_lines_nobody_reads_ends():
     """A crash is told if somebody reads it, and the program ends within a moment in any case."""
     program = START + (
-        "from forecaster.log import lines_written_behind, log_crashes\n"
-        "log_crashes()\n"
-        "with lines_written_behind():\n"
+        "from forecaster.log import write_lines_in_background, log_uncaught_exceptions\n"
+        "log_uncaught_exceptions()\n"
+        "with write_lines_in_background():\n"
         "    for _ in range(5_000): log.info('one')\n"
         "    raise RuntimeError('nobody knows')\n"
     )

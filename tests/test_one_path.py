@@ -61,8 +61,8 @@ def ledger(forecaster, key, run_id="live"):
     ]
 
 
-def only_run(forecaster, door):
-    (run,) = (run for run in forecaster.store.runs() if run.door == door)
+def only_run(forecaster, kind):
+    (run,) = (run for run in forecaster.store.runs() if run.kind == kind)
     return run.id
 
 
@@ -119,8 +119,8 @@ def test_batches_do_not_matter(config, models, bars):
         np.testing.assert_allclose(one.raw_Q, other.raw_Q, rtol=tolerance)
 
 
-@pytest.mark.parametrize("poison", ["deleted", "times a million", "reversed", "shuffled"])
-def test_bars_after_the_cutoff_do_not_matter(config, models, bars, poison):
+@pytest.mark.parametrize("perturbation", ["deleted", "times a million", "reversed", "shuffled"])
+def test_bars_after_the_cutoff_do_not_matter(config, models, bars, perturb):
     """Whatever comes after a cutoff, its forecast stays bit-identical."""
     cutoff = int(bars.close_time[99])
     later = bars[100:].ohlcv_TF.copy()
@@ -129,7 +129,7 @@ def test_bars_after_the_cutoff_do_not_matter(config, models, bars, poison):
         "times a million": later * 1e6,
         "reversed": later[::-1],
         "shuffled": np.random.default_rng(0).permutation(later),
-    }[poison]
+    }[perturb]
     other = Bars(
         bars.key,
         bars.open_time[: 100 + len(changed)],

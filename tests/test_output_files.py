@@ -11,7 +11,7 @@ import pytest
 
 from forecaster.cli.printing import write_frames
 from forecaster.errors import ConfigError
-from forecaster.output_files import new_file, write_text
+from forecaster.output_files import atomic_write, write_text
 from tests.cli import refused
 
 FRAME = pd.DataFrame({"symbol": ["A/USD"], "q0.5": [-1.5]})
@@ -25,7 +25,7 @@ def test_a_file_is_whole_or_what_it_was(tmp_path):
     """A writer that fails in the middle leaves the older file, and nothing beside it."""
     path = tmp_path / "a.txt"
     path.write_text("older")
-    with suppress(RuntimeError), new_file(path) as file:
+    with suppress(RuntimeError), atomic_write(path) as file:
         file.write(b"half")
         raise RuntimeError
 
@@ -34,7 +34,7 @@ def test_a_file_is_whole_or_what_it_was(tmp_path):
 
 
 def test_a_full_disk_is_an_error_with_the_path(tmp_path):
-    with pytest.raises(ConfigError, match=r"a\.txt: No space left"), new_file(tmp_path / "a.txt"):
+    with pytest.raises(ConfigError, match=r"a\.txt: No space left"), atomic_write(tmp_path / "a.txt"):
         raise OSError(28, os.strerror(28))
 
     assert left(tmp_path) == []
@@ -43,7 +43,7 @@ def test_a_full_disk_is_an_error_with_the_path(tmp_path):
 def test_what_is_being_written_has_a_name_that_nobody_can_foresee(tmp_path):
     names = []
     for _ in range(2):
-        with new_file(tmp_path / "a.txt"):
+        with atomic_write(tmp_path / "a.txt"):
             names += [path for path in left(tmp_path) if path != "a.txt"]
 
     assert len(set(names)) == 2

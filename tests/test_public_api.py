@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import subprocess
 import sys
+import tomllib
 from contextlib import closing
 from dataclasses import make_dataclass
 from pathlib import Path
@@ -13,7 +15,9 @@ from typing import NamedTuple
 import pytest
 
 import forecaster
+from forecaster import errors
 from forecaster.bars import Bars
+from forecaster.errors import ForecasterError
 from forecaster.ledger import LIVE, Run
 from forecaster.store.sql import SqlStore
 from tests.accuracy.report.test_page import BEFORE, make_lognormal
@@ -56,10 +60,22 @@ def is_documented(cls):
 
 
 def test_all_is_sorted_and_whole():
-    assert forecaster.__all__ == sorted(forecaster._HOMES)
+    assert forecaster.__all__ == sorted([*forecaster._MODULE_OF, "__version__"])
 
 
-@pytest.mark.parametrize("name", forecaster.__all__)
+def test_every_error_is_public():
+    classes = dict(inspect.getmembers(errors, inspect.isclass))
+
+    assert {name for name, one in classes.items() if issubclass(one, ForecasterError)} <= set(forecaster.__all__)
+
+
+def test_version_is_that_of_the_project():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+
+    assert forecaster.__version__ == project["version"]
+
+
+@pytest.mark.parametrize("name", forecaster._MODULE_OF)
 def test_name_can_be_imported(name):
     assert getattr(forecaster, name).__name__ == name
 
@@ -147,7 +163,7 @@ def test_reading_needs_no_model_and_no_exchange(config):
 import json, sys
 from forecaster import Forecaster
 with Forecaster.from_config({str(config)!r}) as reading:
-    assert reading.latest("x", "A/B", "1h") is not None
+    assert reading.latest(("x", "A/B", "1h"), max_age="any") is not None
 from tests.cli import forecaster
 for command in {commands!r}:
     done = forecaster(*command)

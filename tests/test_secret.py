@@ -12,14 +12,15 @@ import pytest
 import structlog
 from pydantic import ValidationError
 
-from forecaster.config import AlertsConfig, Config, ExchangeConfig, HealthConfig, StoreConfig, load_config
+from forecaster.config import AlertsConfig, Config, ExchangeConfig, HealthConfig, StoreConfig
+from forecaster.config_file import load_config
 from forecaster.errors import ConfigError
-from forecaster.log import harmless_values
-from forecaster.secret import Address, Secret
+from forecaster.log import sanitize_event
+from forecaster.secret import Secret, SecretUrl
 
 TEXT = "geheim"
 URL = f"postgresql://me:{TEXT}@host/ledger?sslpassword={TEXT}"
-SECRETS = [Secret(TEXT), Address(URL), Address(f"http://u:{TEXT}@proxy:80/api")]
+SECRETS = [Secret(TEXT), SecretUrl(URL), SecretUrl(f"http://u:{TEXT}@proxy:80/api")]
 SERIES = '[[series]]\nexchange = "x"\nsymbol = "A/B"\ntimeframe = "1h"\n'
 EXCHANGE = (
     f'[exchanges.x]\nid = "kraken"\napi_urls.public = "http://u:{TEXT}@proxy:80/api?token={TEXT}"\n'
@@ -50,7 +51,7 @@ def load(tmp_path):
         lambda secret: "%s %r" % (secret, secret),  # noqa: UP031 - as old code does
         lambda secret: json.dumps({"url": secret}, default=str),
         lambda secret: str([secret, {"url": secret}]),
-        lambda secret: str(harmless_values({"event": "x", "where": secret, "inside": [{"url": secret}]})),
+        lambda secret: str(sanitize_event({"event": "x", "where": secret, "inside": [{"url": secret}]})),
         lambda secret: structlog.processors.JSONRenderer()(None, "", {"event": "x", "where": secret}),
         lambda secret: logging.makeLogRecord({"msg": "to %s", "args": (secret,)}).getMessage(),
         lambda secret: str(ConfigError("key", "something", secret)),
@@ -63,14 +64,14 @@ def test_no_rendering_shows_it(secret, show):
 
 def test_what_may_be_shown_is():
     assert str(Secret(TEXT)) == "***"
-    assert str(Address(URL)) == "postgresql://me:***@host/ledger?sslpassword=***"
+    assert str(SecretUrl(URL)) == "postgresql://me:***@host/ledger?sslpassword=***"
     assert [one.reveal() for one in SECRETS[:2]] == [TEXT, URL]
 
 
 @pytest.mark.parametrize("secret", SECRETS, ids=["text", "database", "web"])
 def test_it_does_not_leave_its_process(secret):
     """Neither alone nor in a configuration."""
-    for thing in (secret, StoreConfig(url=Address(URL))):
+    for thing in (secret, StoreConfig(url=SecretUrl(URL))):
         with pytest.raises(TypeError, match="no secret leaves its process") as refused:
             pickle.dumps(thing)
 
@@ -79,9 +80,9 @@ def test_it_does_not_leave_its_process(secret):
 
 def test_two_of_one_text_are_equal():
     """So that a configuration that was read again is seen to be the same."""
-    assert Address(URL) == Address(URL)
-    assert Address(URL) != Address("memory:")
-    assert copy.deepcopy(StoreConfig(url=Address(URL))) == StoreConfig(url=Address(URL))
+    assert SecretUrl(URL) == SecretUrl(URL)
+    assert SecretUrl(URL) != SecretUrl("memory:")
+    assert copy.deepcopy(StoreConfig(url=SecretUrl(URL))) == StoreConfig(url=SecretUrl(URL))
 
 
 def test_a_configuration_shows_none(load):

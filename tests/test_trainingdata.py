@@ -60,7 +60,7 @@ def test_there_is_one_bar_for_each_session(name, symbol):
 
     fetched = FileSource(FOLDER / name).fetch(key, None, utc_ms("2020-01-01"))
 
-    sessions = key.sessions.opens_between(key.timeframe, utc_ms(FIRST), utc_ms("2019-01-01"))
+    sessions = key.trading_calendar.opens_between(key.timeframe, utc_ms(FIRST), utc_ms("2019-01-01"))
     assert fetched.rejected == []
     assert len(sessions) == 5031
     assert fetched.bars.open_time.tolist() == sessions.tolist()

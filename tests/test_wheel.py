@@ -70,7 +70,7 @@ def test_wheel_has_all_that_is_needed(wheel):
 
 def test_programs_are_those_of_the_wheel(installed, tmp_path):
     """And not of the checkout, which the environment that runs the tests has installed."""
-    program = "import forecaster, strategies; print(forecaster.__file__, strategies.__file__, sep='\\n')"
+    program = "import forecaster, strategies.trend; print(forecaster.__file__, strategies.trend.__file__, sep='\\n')"
     found = run(installed / "python", "-c", program, cwd=tmp_path).splitlines()
 
     assert len(found) == 2

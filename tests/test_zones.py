@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from forecaster.errors import ConfigError
-from forecaster.zones import clock
+from forecaster.zones import get_clock
 from tests.builders import DAY_MS, HOUR_MS, utc_ms
 
 NEW_YORK = "America/New_York"
@@ -32,7 +32,7 @@ def walls(*times):
 
 def read(name, *times):
     """Give instants as texts, None where the clock does not tell."""
-    instants, unreadable = clock(name).instants(walls(*times))
+    instants, unreadable = get_clock(name).to_utc(walls(*times))
     shown = [str(np.datetime64(int(instant), "ms").astype("datetime64[m]")).replace("T", " ") for instant in instants]
     return [None if row in unreadable else text for row, text in enumerate(shown)]
 
@@ -55,10 +55,10 @@ def read(name, *times):
 )
 def test_a_clock_comes_by_its_name(name, shown, ahead):
     """A name of IANA's wins over a name and a shift, which is added to what the clock of the name shows."""
-    found = clock(name)
+    found = get_clock(name)
 
     assert found.name == shown
-    assert found.wall(walls("2024-07-01")) - walls("2024-07-01") == ahead * HOUR_MS
+    assert found.to_wall(walls("2024-07-01")) - walls("2024-07-01") == ahead * HOUR_MS
 
 
 @pytest.mark.parametrize(
@@ -72,14 +72,14 @@ def test_a_clock_comes_by_its_name(name, shown, ahead):
 )
 def test_near_names_are_shown(name, near):
     with pytest.raises(ConfigError, match=rf"timezone: expected an IANA name .* \(near: {near}\), found '"):
-        clock(name)
+        get_clock(name)
 
 
 @pytest.mark.parametrize("name", ["", "EDT", "+25", "America", "localtime", "../UTC", "a\0b", "Factory"])
 def test_other_names_are_refused(name):
     """The clock of a machine is none: it would be another one elsewhere."""
     with pytest.raises(ConfigError, match="timezone"):
-        clock(name)
+        get_clock(name)
 
 
 @pytest.mark.parametrize(
@@ -90,7 +90,7 @@ def test_a_clock_shows_what_pandas_says(zone):
 
     expected = pd.DatetimeIndex(instants.astype("datetime64[ms]"), tz="UTC").tz_convert(zone).tz_localize(None)
 
-    assert (clock(zone).wall(instants).astype("datetime64[ms]") == expected.to_numpy()).all()
+    assert (get_clock(zone).to_wall(instants).astype("datetime64[ms]") == expected.to_numpy()).all()
 
 
 def some_seconds(name):
@@ -104,14 +104,14 @@ def some_seconds(name):
 def test_every_zone_is_read_in_both_directions(letter):
     """In years without a jump too: offsets have changed since 1970."""
     for name in (one for one in ZONES if one[0] == letter):
-        found = clock(name)
+        found = get_clock(name)
         for instants in some_seconds(name):
             shown = [dt.datetime.fromtimestamp(time / 1000, zoneinfo.ZoneInfo(name)) for time in instants.tolist()]
             is_once = [one.utcoffset() == one.replace(fold=1 - one.fold).utcoffset() for one in shown]
-            wall = found.wall(instants)
+            wall = found.to_wall(instants)
 
             assert wall.tolist() == [utc_ms(one.replace(tzinfo=None).isoformat()) for one in shown], name
-            assert (found.instants(wall)[0][is_once] == instants[is_once]).all(), name
+            assert (found.to_utc(wall)[0][is_once] == instants[is_once]).all(), name
 
 
 @pytest.mark.parametrize("year", [-5000, 1, 9999, 200_000])
@@ -119,9 +119,9 @@ def test_every_zone_is_read_in_both_directions(letter):
 def test_a_year_that_no_calendar_has_is_read_as_its_neighbours(name, year):
     times = np.array([f"{year:05}-06-01"], "datetime64[ms]").astype(np.int64)
 
-    found = clock(name)
+    found = get_clock(name)
 
-    assert found.wall(found.instants(times)[0]) == times
+    assert found.to_wall(found.to_utc(times)[0]) == times
 
 
 @pytest.mark.parametrize("step", [1, 5, 15, 30, 60, 120, 180, 360, 720])
@@ -135,9 +135,9 @@ def test_rows_without_a_gap_are_read_back(name, step, direction):
             for month in (3, 10)
         ]
     )[::direction]
-    found = clock(name)
+    found = get_clock(name)
 
-    read_back, unreadable = found.instants(found.wall(instants))
+    read_back, unreadable = found.to_utc(found.to_wall(instants))
 
     assert (read_back == instants).all()
     assert not unreadable
@@ -186,9 +186,9 @@ def test_bars_of_an_hour_with_gaps_are_no_longer_ones(seed, kept):
     instants = instants[np.random.default_rng(seed).random(len(instants)) < kept]
     instants = np.unique(np.append(instants, utc_ms("2024-11-03 06:00")))
     instants = instants[instants != utc_ms("2024-11-03 05:00")]
-    found = clock(NEW_YORK)
+    found = get_clock(NEW_YORK)
 
-    read_back, unreadable = found.instants(found.wall(instants))
+    read_back, unreadable = found.to_utc(found.to_wall(instants))
 
     assert len(unreadable) == 1
     assert (np.delete(read_back, list(unreadable)) == np.delete(instants, list(unreadable))).all()
@@ -201,16 +201,16 @@ def test_few_rows_tell_no_step():
 
 
 def test_the_reason_says_which_time():
-    _, unreadable = clock(NEW_YORK).instants(walls("2024-11-03 00:30", "2024-11-03 01:30", "2024-11-03 02:30"))
+    _, unreadable = get_clock(NEW_YORK).to_utc(walls("2024-11-03 00:30", "2024-11-03 01:30", "2024-11-03 02:30"))
 
-    assert unreadable == {1: "01:30 comes twice on this clock, and the row does not say which"}
+    assert unreadable == {1: "01:30 occurs twice on this clock, and the row does not say which"}
 
 
 @pytest.mark.parametrize("step", [2 * HOUR_MS, 4 * HOUR_MS, DAY_MS])
 def test_the_first_is_meant_where_rows_are_farther_apart_than_the_jump(step):
     times = utc_ms("2024-11-03 01:00") + step * np.arange(-5, 6)
 
-    instants, unreadable = clock(NEW_YORK).instants(times)
+    instants, unreadable = get_clock(NEW_YORK).to_utc(times)
 
     assert instants[5] == utc_ms("2024-11-03 05:00")
     assert not unreadable
@@ -225,7 +225,7 @@ def test_at_the_end_of_a_file_distances_tell_nothing():
 def test_a_time_that_is_left_out_is_told():
     times = walls("2024-03-10 01:59", "2024-03-10 02:00", "2024-03-10 02:59", "2024-03-10 03:00")
 
-    assert clock(NEW_YORK).skips(times).tolist() == [False, True, True, False]
+    assert get_clock(NEW_YORK).nonexistent(times).tolist() == [False, True, True, False]
 
 
 def test_a_midnight_that_is_left_out_is_the_first_moment_after():
@@ -233,6 +233,6 @@ def test_a_midnight_that_is_left_out_is_the_first_moment_after():
 
 
 def test_no_times_are_no_instants():
-    instants, unreadable = clock(NEW_YORK).instants(np.array([], np.int64))
+    instants, unreadable = get_clock(NEW_YORK).to_utc(np.array([], np.int64))
 
     assert len(instants) == len(unreadable) == 0

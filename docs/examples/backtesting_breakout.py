@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from backtesting import Backtest, Strategy
 
-from strategies.adapters.align import Wanted
+from strategies.adapters.align import ForecastQuery
 from strategies.adapters.backtesting_py import add_forecasts
 
 if TYPE_CHECKING:
@@ -35,5 +35,5 @@ class ForecastBreakout(Strategy):
 
 def backtest(frame: pd.DataFrame, key: SeriesKey, ledger: Ledger, shift: int = 1) -> pd.Series:
     """Run the strategy on bars (Open, High, Low, Close, Volume by open time) and the live forecasts of a ledger."""
-    with_forecasts = add_forecasts(frame, key, ledger, Wanted(model="nano"), shift=shift)
+    with_forecasts = add_forecasts(frame, key, ledger, ForecastQuery(model="nano"), shift=shift)
     return Backtest(with_forecasts, ForecastBreakout, cash=1_000_000).run()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from freqtrade.strategy import IStrategy
 
 from forecaster import Forecaster
-from strategies.adapters.align import Wanted
+from strategies.adapters.align import ForecastQuery
 from strategies.adapters.freqtrade import add_forecasts
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ class ForecastBreakout(IStrategy):
 
     def populate_indicators(self, frame: DataFrame, metadata: dict[str, str]) -> DataFrame:
         """Put forecasts beside the bars."""
-        wanted = Wanted(model="nano", run_id=self.config.get("forecast_run", "live"))
+        wanted = ForecastQuery(model="nano", run_id=self.config.get("forecast_run", "live"))
         exchange = self.config["exchange"]["name"]
         return add_forecasts(frame, metadata, self.ledger, wanted, exchange=exchange, timeframe=self.timeframe)
 

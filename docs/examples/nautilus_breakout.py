@@ -15,7 +15,7 @@ from nautilus_trader.model.identifiers import ClientId
 from nautilus_trader.model.objects import Money
 from nautilus_trader.trading.strategy import Strategy
 
-from strategies.adapters.align import Wanted
+from strategies.adapters.align import ForecastQuery
 from strategies.adapters.nautilus import bar_records, forecast_records
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ def backtest(frame: pd.DataFrame, key: SeriesKey, ledger: Ledger, instrument: In
     engine.add_instrument(instrument)
     bar_type = BarType.from_str(f"{instrument.id}-1-HOUR-LAST-EXTERNAL")
     engine.add_data([bar_of(record, bar_type, instrument) for record in bar_records(frame, key)])
-    records = forecast_records(frame, key, ledger, Wanted(model="nano"))
+    records = forecast_records(frame, key, ledger, ForecastQuery(model="nano"))
     engine.add_data([CustomData(FORECASTS, Forecast(record)) for record in records], client_id=FORECASTER)
     engine.add_strategy(ForecastBreakout(instrument))
     engine.run()

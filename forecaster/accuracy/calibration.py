@@ -35,7 +35,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, Self
 import numpy as np
 
 from forecaster.bars import FIELDS
-from forecaster.errors import InvalidContext, utc_text
+from forecaster.errors import InvalidArgument, format_time
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -123,7 +123,7 @@ class Calibrator:
             seen: the bars that the model was shown.
 
         Raises:
-            InvalidContext: for a forecast of another shape.
+            InvalidArgument: for a forecast of another shape.
         """
         self._check(target_opens_H, raw_FHQ)
         if self._cutoff is not None and cutoff < self._cutoff:
@@ -141,11 +141,11 @@ class Calibrator:
         """Let a forecast that was calibrated before `to_bytes` wait again for the outcomes it had not met by then.
 
         Raises:
-            InvalidContext: for a forecast of another shape, or one from after `self.cutoff`.
+            InvalidArgument: for a forecast of another shape, or one from after `self.cutoff`.
         """
         self._check(target_opens_H, raw_FHQ)
         if self._cutoff is None or cutoff > self._cutoff:
-            raise InvalidContext("cutoff", f"one up to {utc_text(self._cutoff)}", utc_text(cutoff))
+            raise InvalidArgument("cutoff", f"one up to {format_time(self._cutoff)}", format_time(cutoff))
         self._wait(target_opens_H, raw_FHQ, last_close)
 
     def to_bytes(self) -> bytes:
@@ -161,15 +161,15 @@ class Calibrator:
         """Make a calibrator of what `to_bytes` gave.
 
         Raises:
-            InvalidContext: for damaged bytes, or those of something else.
+            InvalidArgument: for damaged bytes, or those of something else.
         """
         if len(stored) < _HEADER.size or stored[:4] != _MAGIC:
-            raise InvalidContext("state of a calibrator", f"bytes that begin with {_MAGIC!r}", stored[:4])
+            raise InvalidArgument("state of a calibrator", f"bytes that begin with {_MAGIC!r}", stored[:4])
         _, version, horizon, count, cutoff = _HEADER.unpack_from(stored)
         if version != _VERSION:
-            raise InvalidContext("state of a calibrator", f"version {_VERSION}", version)
+            raise InvalidArgument("state of a calibrator", f"version {_VERSION}", version)
         if _CHECKSUM.pack(zlib.crc32(stored[: -_CHECKSUM.size])) != stored[-_CHECKSUM.size :]:
-            raise InvalidContext("state of a calibrator", "the bytes that were stored", f"{len(stored)} damaged ones")
+            raise InvalidArgument("state of a calibrator", "the bytes that were stored", f"{len(stored)} damaged ones")
         made = cls(horizon, tuple(np.frombuffer(stored, "<f8", count, _HEADER.size).tolist()))
         learned = np.frombuffer(stored[_HEADER.size + 8 * count : -_CHECKSUM.size], "<f4").astype(np.float32)
         made._cutoff = None if cutoff == _NEVER else cutoff
@@ -180,7 +180,7 @@ class Calibrator:
     def _check(self, target_opens_H: NDArray[np.int64], raw_FHQ: NDArray[np.float64]) -> None:
         expected = (len(FIELDS), self.horizon, len(self.levels))
         if raw_FHQ.shape != expected or target_opens_H.shape != (self.horizon,):
-            raise InvalidContext("forecast", f"shape {expected}", f"{raw_FHQ.shape}, targets {target_opens_H.shape}")
+            raise InvalidArgument("forecast", f"shape {expected}", f"{raw_FHQ.shape}, targets {target_opens_H.shape}")
 
     def _wait(
         self, target_opens_H: NDArray[np.int64], raw_FHQ: NDArray[np.float64], last_close: float

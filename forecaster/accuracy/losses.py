@@ -138,12 +138,12 @@ def _before(cutoff_N: NDArray[np.int64], bars: Bars) -> tuple[NDArray[np.float64
     """Last close and naive scale at each cutoff, (N,) each: NaN where the bar, or any change, is not there."""
     cutoff_U, place_N = np.unique(cutoff_N, return_inverse=True)
     key = bars.key
-    first = int(key.sessions.last_opens(key.timeframe, int(cutoff_U[0]), SCALE_BARS + 1)[0])
-    opens_T = key.sessions.opens_between(key.timeframe, first, int(cutoff_U[-1]))
+    first = int(key.trading_calendar.last_opens(key.timeframe, int(cutoff_U[0]), SCALE_BARS + 1)[0])
+    opens_T = key.trading_calendar.opens_between(key.timeframe, first, int(cutoff_U[-1]))
     closes_T = np.full(len(opens_T), np.nan)
     known = (bars.open_time >= first) & (bars.open_time < cutoff_U[-1])
     closes_T[np.searchsorted(opens_T, bars.open_time[known])] = bars.close[known]
-    last_U = np.searchsorted(key.sessions.closes_of(key.timeframe, opens_T), cutoff_U, side="right") - 1
+    last_U = np.searchsorted(key.trading_calendar.closes_of(key.timeframe, opens_T), cutoff_U, side="right") - 1
     place_UT = last_U[:, None] + np.arange(-SCALE_BARS, 1)
     closes_UT = np.where(place_UT >= 0, closes_T[place_UT], np.nan)  # a calendar may begin within them
     return closes_T[last_U][place_N], metrics.naive_scale(closes_UT)[place_N]

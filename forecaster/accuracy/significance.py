@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
 
-from forecaster.errors import InvalidContext
+from forecaster.errors import InvalidArgument
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -62,7 +62,7 @@ def diebold_mariano(loss_N: NDArray[np.float64], other_N: NDArray[np.float64], l
     that overlap vary less at higher frequencies, and would seem surer than they are.
 
     Raises:
-        InvalidContext: for rows of different length, fewer cases than `fewest_cases(lag)`, or losses not finite.
+        InvalidArgument: for rows of different length, fewer cases than `fewest_cases(lag)`, or losses not finite.
     """
     from scipy.special import stdtr  # noqa: PLC0415 - the daemon scores every cycle and seldom tests
 
@@ -88,7 +88,7 @@ def skill_interval(
     Fieller, 1954, "Some problems in interval estimation".
 
     Raises:
-        InvalidContext: as `diebold_mariano`.
+        InvalidArgument: as `diebold_mariano`.
     """
     from scipy.special import stdtrit  # noqa: PLC0415 - the daemon scores every cycle and seldom tests
 
@@ -115,7 +115,7 @@ def confidence_set(losses: Mapping[str, NDArray[np.float64]], lag: int, size: fl
     set"; their bootstrap does not keep it where losses overlap.
 
     Raises:
-        InvalidContext: as `diebold_mariano`.
+        InvalidArgument: as `diebold_mariano`.
     """
     tests = {pair: diebold_mariano(losses[pair[0]], losses[pair[1]], lag) for pair in permutations(losses, 2)}
     at_most = 2 * size / max(len(tests), 1)
@@ -156,12 +156,12 @@ def _check(loss_N: NDArray[np.float64], other_N: NDArray[np.float64], lag: int) 
     """Refuse what cannot be compared."""
     n, needed = len(loss_N), fewest_cases(lag)
     if len(other_N) != n:
-        raise InvalidContext("losses", f"{n} cases of both", len(other_N))
+        raise InvalidArgument("losses", f"{n} cases of both", len(other_N))
     if n < needed:
-        raise InvalidContext("losses", f"{needed} cases or more", n)
+        raise InvalidArgument("losses", f"{needed} cases or more", n)
     finite = int(np.isfinite(loss_N + other_N).sum())
     if finite < n:
-        raise InvalidContext("losses", f"{n} finite numbers", finite)
+        raise InvalidArgument("losses", f"{n} finite numbers", finite)
 
 
 def _waves(row_N: NDArray[np.float64], lag: int) -> NDArray[np.complex128]:

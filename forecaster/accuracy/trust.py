@@ -26,7 +26,7 @@ from forecaster.accuracy.loss_series import in_common
 from forecaster.accuracy.losses import RANDOM_WALK
 from forecaster.accuracy.scores import SERVED
 from forecaster.accuracy.significance import confidence_set, diebold_mariano, fewest_cases, skill_interval, verdict
-from forecaster.errors import InvalidContext
+from forecaster.errors import InvalidArgument
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -131,10 +131,10 @@ def trust(traces: Traces, key: SeriesKey, model_id: ModelId, step: int, *, is_fr
     """Say how far a model can be trusted on a series at a step, from the newest 500 cutoffs in `traces`.
 
     Raises:
-        InvalidContext: for a step that is below 1.
+        InvalidArgument: for a step that is below 1.
     """
     if step < 1:
-        raise InvalidContext("step", "1 or more", step)
+        raise InvalidArgument("step", "1 or more", step)
     found = judge(traces, (key, model_id), step=step)
     trace = traces.of(key, model_id)
     drifts = tuple(Watch().look(trace))

@@ -16,7 +16,7 @@ from forecaster.cli.alerts import alerts_app
 from forecaster.cli.bars import bars_app, pull
 from forecaster.cli.health import ask_health
 from forecaster.cli.holds import holds_app
-from forecaster.cli.model import bench_app, model_app
+from forecaster.cli.model import model_app
 from forecaster.cli.options import AsOfOption, ConfigOption, JsonOption, SeriesOption, StoreOption, as_of_ms, read_files
 from forecaster.cli.printing import (
     SKIPPED,
@@ -36,7 +36,7 @@ from forecaster.cli.replay import replay
 from forecaster.cli.start import start
 from forecaster.cli.store import store_app
 from forecaster.cli.strategy import live_signal
-from forecaster.errors import ConfigError, ForecasterError, StoreTaken, StoreUnavailable, utc_text
+from forecaster.errors import ConfigError, ForecasterError, StoreTaken, StoreUnavailable, format_time
 from forecaster.urls import sqlite_path, sqlite_url, with_path
 
 if TYPE_CHECKING:
@@ -81,7 +81,6 @@ app.command("signal")(live_signal)
 app.add_typer(alerts_app, name="alerts")
 app.add_typer(holds_app, name="holds")
 app.add_typer(model_app, name="model")
-app.add_typer(bench_app, name="bench")
 app.add_typer(store_app, name="store")
 app.add_typer(verify_app, name="verify")
 
@@ -105,7 +104,7 @@ def demo(
     """
     from rich.console import Console
 
-    from forecaster.config import EMBEDDED, load_config, with_store
+    from forecaster.config_file import EMBEDDED, load_config, with_store
     from forecaster.daemon.demo import Demo
     from forecaster.engine import Forecaster
 
@@ -137,12 +136,12 @@ def run(config: ConfigOption = None) -> None:
     over when that one ends. SIGTERM and Ctrl-C let the cycles in hand finish; a second one leaves at once, with code 1.
     SIGHUP has the configuration read again.
     """
-    from forecaster.config import default_config_path
+    from forecaster.config_file import default_config_path
     from forecaster.daemon.service import Service
-    from forecaster.log import log_crashes
+    from forecaster.log import log_uncaught_exceptions
 
     log_to_stderr()
-    log_crashes()
+    log_uncaught_exceptions()
     Service(config or default_config_path()).run()
 
 
@@ -158,7 +157,7 @@ def once(
 
     Exchanges are asked for their newest final bars, forecasts are recorded, and whatever met its bar
     settles. `settled` counts ledger rows, `skipped` the series that were skipped: the reasons are on standard error, or
-    in the JSON by series. There `rejected` counts refused rows of files by reason, and `later` rows that had not closed
+    in the JSON by series. There `rejected` counts refused rows of files by reason, and `unclosed` rows that had not closed
     yet.
     A file that has ended is told, with the --as-of that gives its last forecast. Code 2 when every series was skipped.
     """
@@ -196,8 +195,8 @@ def latest(
 
     until = None if as_of is None else as_of_ms(as_of, now_ms())
     with Forecaster.from_config(config, store) as forecaster:
-        names = {key: (key.exchange, key.symbol, str(key.timeframe)) for key in forecaster.chosen(series)}
-        found = {key: forecaster.latest(*name, as_of=until) for key, name in names.items()}
+        names = {key: (key.exchange, key.symbol, str(key.timeframe)) for key in forecaster.select(series)}
+        found = {key: forecaster.latest(name, as_of=until) for key, name in names.items()}
     if json_:
         typer.echo(json.dumps({"forecasts": [_describe(*one) for one in found.items()]}))
         return
@@ -206,7 +205,7 @@ def latest(
             say(f"{key}: no forecast")
         else:
             print_forecast(forecast, (0.1, 0.5, 0.9))
-            say(f"available since {utc_text(forecast.available_at)}, engine {forecast.engine}")
+            say(f"available since {format_time(forecast.available_at)}, engine {forecast.engine}")
             if forecast.revised:
                 say(revised_text(forecast.revised), fg="yellow")
 
@@ -243,7 +242,7 @@ def config_check(
     before its hold is over, or lifted: `forecaster holds`.
     """
     from forecaster.cli.check import check_and_leave
-    from forecaster.config import default_config_path
+    from forecaster.config_file import default_config_path
 
     check_and_leave(config or default_config_path(), ask=probe, json_=json_)
 
@@ -251,7 +250,7 @@ def config_check(
 @config_app.command("show")
 def config_show(config: ConfigOption = None) -> None:
     """Print a configuration with all its defaults, as JSON."""
-    from forecaster.config import default_config_path, load_config
+    from forecaster.config_file import default_config_path, load_config
 
     typer.echo(json.dumps(load_config(config or default_config_path()).model_dump(mode="json"), indent=2))
 
@@ -277,14 +276,14 @@ def _demo_ledger(url: str, out: Path, *, replace: bool) -> str:
 def _remove_ledger(path: Path) -> None:
     """Remove a ledger and what SQLite keeps beside it, and nothing else: copies and the file of its lock stay."""
     from forecaster.store.database import Database
-    from forecaster.store.lease import lock_of
+    from forecaster.store.lock import lock_of
     from forecaster.store.sqlite import is_ledger
 
     if path.is_file() and path.stat().st_size and not is_ledger(path):
         raise ConfigError("--out", f"a folder without a {path.name} of something else", str(path))
     with closing(Database(sqlite_url(path))) as database:
         lock = lock_of(database)
-        if not lock.try_take():
+        if not lock.try_acquire():
             expected = "expected a demo's ledger that no process writes; stop the one that does, or use another --out"
             raise StoreTaken(database.url, expected)
         try:

@@ -38,11 +38,11 @@ if TYPE_CHECKING:
 
     from rich.progress import Progress, TaskID
 
+    from forecaster.accuracy.assess import Assessment
     from forecaster.accuracy.losses import Losses
     from forecaster.accuracy.report.content import Scope, Section
     from forecaster.accuracy.trust import Verdict
     from forecaster.bars import SeriesKey
-    from forecaster.cycle.settle import Assessment
     from forecaster.engine import Forecaster
     from forecaster.ledger import AccuracyReport
     from forecaster.store import Reader
@@ -64,7 +64,7 @@ def accuracy(  # noqa: PLR0913, PLR0917 - one parameter for each option
     ] = None,
     detail: Annotated[bool, typer.Option("--detail", help="Every step and field, and not the verdicts alone.")] = False,
     rebuild_: Annotated[
-        bool, typer.Option("--rebuild", help="Score each cutoff alone as well; code 2 unless that gives the same.")
+        bool, typer.Option("--rescore", help="Score each cutoff alone as well; code 2 unless that gives the same.")
     ] = False,
     run_id: RunOption = "live",
     store: StoreOption = None,
@@ -82,7 +82,7 @@ def accuracy(  # noqa: PLR0913, PLR0917 - one parameter for each option
 
     asked = Asked(as_of_ms(as_of, now_ms()), run_id, window, field, step, model, rival, check=rebuild_)
     with Forecaster.from_config(config, store) as forecaster:
-        answer = _assess(forecaster, forecaster.chosen(series), asked)
+        answer = _assess(forecaster, forecaster.select(series), asked)
     if json_:
         _print_json(answer, asked)
     else:
@@ -129,8 +129,10 @@ def _assess(forecaster: Forecaster, keys: list[SeriesKey], asked: Asked) -> Answ
     Raises:
         ConfigError: for a run, a model, a rival or a step that nobody knows.
     """
+    from forecaster.accuracy.assess import assess
     from forecaster.accuracy.scores import Scores
-    from forecaster.cycle.settle import assess, rebuild, start_of, with_cutoffs
+    from forecaster.client import window_start
+    from forecaster.cycle.settle import rescore, with_cutoffs
 
     _check_models(forecaster, {"--model": asked.model, "--rival": asked.rival})
     found = {
@@ -145,8 +147,8 @@ def _assess(forecaster: Forecaster, keys: list[SeriesKey], asked: Asked) -> Answ
     _check_step(found, asked.step, forecaster.config.model.horizon)
     difference = None
     if asked.check:
-        since = start_of(asked.window, asked.as_of)
-        again = rebuild(forecaster.reader, keys, asked.as_of, since, asked.run_id)
+        since = window_start(asked.window, asked.as_of)
+        again = rescore(forecaster.reader, keys, asked.as_of, since, asked.run_id)
         difference = Scores.together(one.scores for one in found.values()).difference(again)
     chosen = {era: _choose(one, asked) for era, one in found.items()}
     return Answer(
@@ -255,7 +257,7 @@ def report(  # noqa: PLR0913, PLR0917 - one parameter for each option
     until = as_of_ms(as_of, now_ms())
     with Forecaster.from_config(config, store) as forecaster:
         scope = _scope(forecaster, model, run_id, window, until)
-        found = list(_sections(forecaster.reader, forecaster.chosen(series), scope))
+        found = list(_sections(forecaster.reader, forecaster.select(series), scope))
         url = str(forecaster.config.store.url)
     if all(one.newest is None and one.evidence is None for one in found):
         raise StoreUnavailable(url, f"expected forecasts of {scope.model_name} in run {run_id!r}, found none")
@@ -283,25 +285,25 @@ def _scope(forecaster: Forecaster, model: str | None, run_id: str, window: str |
         ConfigError: for a run or a model that nobody knows.
     """
     from forecaster.accuracy.report.content import Scope
-    from forecaster.cycle.settle import check_run, start_of
+    from forecaster.client import check_run, window_start
     from forecaster.ledger import LIVE, RunId
 
     check_run(forecaster.reader, run_id)
     _check_models(forecaster, {"--model": model})
     recorded = RunId(run_id).recorded
-    door = next((one.door for one in forecaster.reader.runs() if one.id == recorded), LIVE)
-    return Scope(model or forecaster.model_name, run_id, until, start_of(window, until), door)
+    kind = next((one.kind for one in forecaster.reader.runs() if one.id == recorded), LIVE)
+    return Scope(model or forecaster.model_name, run_id, until, window_start(window, until), kind)
 
 
 def _sections(reader: Reader, keys: list[SeriesKey], scope: Scope) -> Iterator[Section]:
     """Gather each series under a progress bar, which follows its bars through time."""
-    from forecaster.cycle.settle import section
+    from forecaster.client import report_section
 
     with progress_bar(transient=True) as progress:
         for key in keys:
-            first, last = (open_of(key, scope.run_id) or 0 for open_of in (reader.oldest_open, reader.newest_open))
+            first, last = (open_of(key, scope.run_id) or 0 for open_of in (reader.earliest_open, reader.latest_open))
             task = progress.add_task(str(key), total=max(last - first, 1))
-            yield section(reader, key, scope, partial(_follow, progress, task, first))
+            yield report_section(reader, key, scope, partial(_follow, progress, task, first))
             progress.update(task, completed=max(last - first, 1))
 
 

@@ -24,9 +24,9 @@ def try_alerts(config: ConfigOption = None, json_: JsonOption = False) -> None:
     the service tries again for an hour. Code 2 when one did not take it.
     """
     from forecaster.clock import now_ms
-    from forecaster.config import default_config_path, load_config
+    from forecaster.config_file import default_config_path, load_config
     from forecaster.daemon.alert_sender import open_receivers, try_once
-    from forecaster.daemon.alerts import trial
+    from forecaster.daemon.alerts import make_test_alert
 
     log_to_stderr(verbose=False)
     settings = load_config(config or default_config_path()).alerts
@@ -34,9 +34,9 @@ def try_alerts(config: ConfigOption = None, json_: JsonOption = False) -> None:
     if not receivers:
         found = "no such table" if settings is None else "neither"
         raise ConfigError("alerts", "a table [alerts] with webhook_file or apprise_file", found)
-    alert = trial(now_ms())
+    alert = make_test_alert(now_ms())
     replies = {receiver.name: try_once(receiver, alert) for receiver in receivers}
-    said = {name: f"{'sent' if reply.sent else 'not sent'}: {reply.said}" for name, reply in replies.items()}
+    said = {name: f"{'sent' if reply.sent else 'not sent'}: {reply.detail}" for name, reply in replies.items()}
     print_record({"receivers": said} if json_ else said, json_=json_)
     if not all(reply.sent for reply in replies.values()):
         raise typer.Exit(2)

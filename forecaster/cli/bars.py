@@ -42,9 +42,9 @@ if TYPE_CHECKING:
 
     from rich.progress import Progress
 
-    from forecaster.bars import SeriesKey, Sifted
+    from forecaster.bars import SeriesKey, ValidatedRows
     from forecaster.engine import Forecaster
-    from forecaster.sources.inspect import BarFacts
+    from forecaster.sources.summary import BarsSummary
 
 bars_app = typer.Typer(no_args_is_help=True, help="Look into files of bars and into the store; export.")
 
@@ -64,12 +64,12 @@ def inspect(
     Then `forecaster start` with the same files and options writes a configuration and makes the first forecast.
     """
     from forecaster.clock import now_ms
-    from forecaster.sources.inspect import inspect_series
+    from forecaster.sources.summary import summarize_file
 
     now = now_ms()
-    found: list[BarFacts] = []
+    found: list[BarsSummary] = []
     errors = for_each_series(
-        files, how, lambda one: found.append(inspect_series(str(one.path), one.source, one.guess, now))
+        files, how, lambda one: found.append(summarize_file(str(one.path), one.source, one.inferred, now))
     )
     if json_:
         records = [dataclasses.asdict(one) for one in errors]
@@ -87,17 +87,18 @@ def show(config: ConfigOption = None, series: SeriesOption = None, json_: JsonOp
     """
     from forecaster.clock import now_ms
     from forecaster.engine import Forecaster
-    from forecaster.sources.inspect import count_bars
+    from forecaster.sources.summary import summarize_bars
 
     now = now_ms()
     with Forecaster.from_config(config) as forecaster:
-        keys = forecaster.chosen(series)
+        keys = forecaster.select(series)
         found = []
         for key in keys:
             bars = forecaster.reader.bars(key)
-            rejected = forecaster.reader.rejected(key)
-            found.append(count_bars(key.exchange, bars, rejected, int(bars.revision.sum())))
-        until = {key.exchange: forecaster.reader.held_until(key.exchange) or 0 for key in keys}
+            rejected = forecaster.reader.rejected_rows(key)
+            found.append(summarize_bars(key.exchange, bars, rejected, int(bars.revision.sum())))
+        exchanges = {key.exchange for key in keys}
+        until = {hold.exchange: hold.until for hold in forecaster.reader.holds() if hold.exchange in exchanges}
     held = {exchange: time for exchange, time in until.items() if time > now}
     if json_:
         typer.echo(json.dumps({"series": [_record(one) for one in found], "held_until": held}))
@@ -118,7 +119,7 @@ def export(
     from forecaster.engine import Forecaster
 
     with Forecaster.from_config(config) as forecaster:
-        keys = forecaster.chosen(series)
+        keys = forecaster.select(series)
         if len(keys) != 1:
             raise ConfigError("--series", f"one of {', '.join(map(str, keys))}", series)
         bars = forecaster.reader.bars(keys[0])
@@ -154,7 +155,7 @@ def pull(
         raise ConfigError("--anew", "--since with it: from when on", None)
     as_of = now_ms()
     with Forecaster.from_config(config) as forecaster:
-        keys = forecaster.chosen(series)
+        keys = forecaster.select(series)
         if since is None:
             added, skipped = forecaster.pull(keys, as_of)
         else:
@@ -169,7 +170,7 @@ def pull(
     print_cycle(as_of, {"series": len(keys), "bars_added": added}, reasons, json_=json_)
 
 
-def _print_unstored(forecaster: Forecaster, read: Mapping[SeriesKey, Sifted]) -> None:
+def _print_unstored(forecaster: Forecaster, read: Mapping[SeriesKey, ValidatedRows]) -> None:
     """Say which files have older bars that are not stored, since no forecast of today needs them."""
     for key, sifted in read.items():
         bars = sifted.bars
@@ -201,6 +202,6 @@ def _backfill(
     return added, skipped
 
 
-def _record(facts: BarFacts) -> dict[str, object]:
+def _record(facts: BarsSummary) -> dict[str, object]:
     """What a script wants to know of one series."""
     return dataclasses.asdict(facts) | {"series": str(facts.series), "calendar": facts.series.calendar}

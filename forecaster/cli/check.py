@@ -24,11 +24,12 @@ from forecaster.cli.printing import (
 )
 from forecaster.cli.probe import idle_keys, probe
 from forecaster.clock import now_ms
-from forecaster.config import EMBEDDED, HUB, NANO, faults_of, load_config
+from forecaster.config import HUB, NANO
+from forecaster.config_file import EMBEDDED, faults_of, load_config
 from forecaster.doctor import Finding
 from forecaster.errors import ConfigError, ForecasterError
-from forecaster.log import harmless
-from forecaster.model.baselines.simple import baseline
+from forecaster.log import sanitize
+from forecaster.model.baselines import BASELINES, create_baseline
 from forecaster.model.chronos2.checkpoint_files import examine_checkpoint
 from forecaster.model.chronos2.private_folder import ArtifactsRefused, check_folder
 from forecaster.urls import sqlite_path
@@ -85,7 +86,7 @@ def _load(path: str) -> Config:
         cause = error.__cause__
         faults = faults_of(path, cause) if isinstance(cause, ValidationError) else [error]
         for fault in faults:
-            say(harmless(f"ConfigError: {fault}{_near_exchanges(fault)}"), fg="red", err=True)
+            say(sanitize(f"ConfigError: {fault}{_near_exchanges(fault)}"), fg="red", err=True)
         raise typer.Exit(2) from error
 
 
@@ -128,24 +129,21 @@ def _model(model: ModelConfig) -> Iterator[Finding]:
     yield Finding("model", ok=True, finding=f"{model.id}: sha256 {checkpoint.weights_sha256[:12]}, {limits}")
     if model.horizon > most:
         yield _wrong("model.horizon", ConfigError("model.horizon", f"at most {most} for {model.id}", model.horizon))
-    longest = max([seen, *(_slots(name) for name in model.baselines)])
+    longest = max([seen, *(_max_context(name) for name in model.baselines)])
     if model.context > longest:
         yield _wrong("model.context", ConfigError("model.context", f"at most {longest} for {model.id}", model.context))
     elif model.context > seen:
         yield Finding("model.context", ok=True, finding=f"{model.context} for the baselines; {model.id} sees {seen}")
 
 
-def _slots(name: str) -> int:
-    """How many bars a baseline can use; 0 where that is not known."""
-    try:
-        return int(getattr(baseline(name), "slots", 0))
-    except ConfigError:
-        return 0
+def _max_context(name: str) -> int:
+    """Return the most bars that a baseline uses; 0 for no limit, and for an unknown name."""
+    return (BASELINES[name]().max_context or 0) if name in BASELINES else 0
 
 
 def _baselines(model: ModelConfig) -> Iterator[Finding]:
     for name, count in Counter(model.baselines).items():
-        found = _tried("model.baselines", lambda name=name: baseline(name), name)  # type: ignore[misc]
+        found = _tried("model.baselines", lambda name=name: create_baseline(name), name)  # type: ignore[misc]
         yield dataclasses.replace(found, notes=(f"{name} stands there {count} times",) if count > 1 else ())
 
 
@@ -226,4 +224,4 @@ def _tried(subject: str, look: Callable[[], object], well: str) -> Finding:
 
 
 def _wrong(subject: str, error: Exception, hint: str = "") -> Finding:
-    return Finding(subject, ok=False, finding=harmless(str(error).removeprefix(f"{subject}: ") + hint))
+    return Finding(subject, ok=False, finding=sanitize(str(error).removeprefix(f"{subject}: ") + hint))

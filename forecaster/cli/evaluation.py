@@ -1,24 +1,24 @@
-"""What `model eval` reports of a file: the figures of an evaluation as records, and the verdict in words."""
+"""The report of `model eval`: the figures of an evaluation as records, and the verdict in words."""
 
 from __future__ import annotations
 
 import datetime as dt
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from forecaster.accuracy.significance import SIGNIFICANT
 from forecaster.bars import FIELDS
 from forecaster.replay.evaluate import SIMULATION, WALK, evaluate
-from forecaster.sources.inspect import count_reasons
+from forecaster.sources.summary import count_reasons
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from forecaster.bars import Sifted
+    from forecaster.bars import ValidatedRows
     from forecaster.model import Model
     from forecaster.replay.evaluate import Evaluation, EvaluationPlan
-    from forecaster.sources.inspect import FileError
-
-_SURE = 0.05
+    from forecaster.sources.summary import FileError
 
 
 @dataclass(frozen=True)
@@ -43,9 +43,8 @@ class SeriesResult:
     """One file. Losses are in units of the last close; coverage is by field, over all steps.
 
     `pinball_ratio` and `pinball_p` compare with the filtered historical simulation, `pinball_ratio_walk` and
-    `mae_close_*` with the random walk; below 1 the model is better. p-values are two-sided, by Diebold-Mariano.
-    `rejected` counts rows of the file that are no bars of its series, `reasons` says why; `later` counts rows that had
-    not closed yet.
+    `mae_close_*` with the random walk; a ratio below 1 is better. p-values are two-sided (Diebold-Mariano).
+    `rejected` counts invalid rows of the file by `reasons`; `later` counts rows that had not closed yet.
     """
 
     name: str
@@ -56,7 +55,7 @@ class SeriesResult:
     calendar: str
     rejected: int
     reasons: dict[str, int]
-    later: int
+    unclosed: int
     pinball_ratio: float | None
     pinball_p: float | None
     pinball_ratio_walk: float | None
@@ -67,13 +66,12 @@ class SeriesResult:
     coverage90: dict[str, float]
     coverage98: dict[str, float]
     invalid_before_repair: float
-    invalid_after_repair: float
     steps: list[StepResult]
 
 
 @dataclass(frozen=True)
 class EvaluationReport:
-    """All files of a call, and the mean of their `pinball_ratio`s, None when there are none."""
+    """All files of a call, and the mean of their `pinball_ratio`s; None if there are none."""
 
     model: str
     series: list[SeriesResult]
@@ -82,85 +80,94 @@ class EvaluationReport:
 
     @property
     def verdict(self) -> str:
-        """What the figures come to, in words."""
-        rated = [(one.pinball_ratio, one.pinball_p) for one in self.series if one.pinball_ratio is not None]
+        """The result in words."""
+        rated = [(file.pinball_ratio, file.pinball_p) for file in self.series if file.pinball_ratio is not None]
         if not rated or self.mean_pinball_ratio is None:
-            return "nothing was evaluated"
-        better = sum(ratio < 1 and _is_sure(p) for ratio, p in rated)
-        worse = sum(ratio > 1 and _is_sure(p) for ratio, p in rated)
+            return "no series was evaluated"
+        better = sum(ratio < 1 and _is_significant(p) for ratio, p in rated)
+        worse = sum(ratio > 1 and _is_significant(p) for ratio, p in rated)
         gain = 1 - self.mean_pinball_ratio
-        word = "less" if gain > 0 else "more"
+        word = "lower" if gain > 0 else "higher"
         return (
-            f"{self.model} loses {abs(gain):.1%} {word} than the filtered historical simulation: surely better on "
-            f"{better} of {len(rated)} series, surely worse on {worse}, not to be told apart on "
-            f"{len(rated) - better - worse} (pinball loss, p below {_SURE})"
+            f"{self.model}: {abs(gain):.1%} {word} pinball loss than the filtered historical simulation, "
+            f"on {len(rated)} series: significantly better on {better}, significantly worse on {worse}, "
+            f"no significant difference on {len(rated) - better - worse} (p < {SIGNIFICANT})"
         )
 
 
 def report_of(model: str, series: list[SeriesResult], errors: list[FileError]) -> EvaluationReport:
-    """Put files together."""
-    ratios = [one.pinball_ratio for one in series if one.pinball_ratio is not None]
+    """Combine the results of all files."""
+    ratios = [file.pinball_ratio for file in series if file.pinball_ratio is not None]
     return EvaluationReport(model, series, sum(ratios) / len(ratios) if ratios else None, errors)
 
 
 def evaluate_series(
-    sifted: Sifted, model: Model, plan: EvaluationPlan, on_batch: Callable[[int], None]
+    sifted: ValidatedRows, model: Model, plan: EvaluationPlan, on_batch: Callable[[int], None]
 ) -> SeriesResult:
     """Evaluate a model on the bars of one series of a file.
 
     Raises:
-        ForecasterError: when there are too few bars, or they cannot be forecast.
+        ForecasterError: if there are too few bars, or they cannot be forecast.
     """
-    return _result(sifted, evaluate([model], sifted.bars, plan, on_batch))
-
-
-def _result(sifted: Sifted, evaluation: Evaluation) -> SeriesResult:
-    model = evaluation.model
-    first, last = (_iso_date(int(evaluation.cutoffs_N[at])) for at in (0, -1))
+    evaluation = evaluate(model, sifted.bars, plan, on_batch)
+    key, cutoffs_N = evaluation.key, evaluation.cutoffs_N
+    verdict = evaluation.verdict(SIMULATION)
     return SeriesResult(
-        name=evaluation.key.symbol,
-        cutoffs=len(evaluation.cutoffs_N),
-        start=first,
-        end=last,
-        timeframe=str(evaluation.key.timeframe),
-        calendar=evaluation.key.calendar,
+        name=key.symbol,
+        cutoffs=len(cutoffs_N),
+        start=_iso_date(int(cutoffs_N[0])),
+        end=_iso_date(int(cutoffs_N[-1])),
+        timeframe=str(key.timeframe),
+        calendar=key.calendar,
         rejected=len(sifted.rejected),
         reasons=count_reasons(sifted.rejected),
-        later=sifted.later,
-        pinball_ratio=evaluation.pinball_ratio(model, SIMULATION),
-        pinball_p=evaluation.p_value(model, SIMULATION),
-        pinball_ratio_walk=evaluation.pinball_ratio(model, WALK),
-        mae_close_ratio=evaluation.mae_ratio("close", model, WALK),
-        mae_close_p=evaluation.mae_p_value("close", model, WALK),
-        coverage50=evaluation.coverage(model, 0.5),
-        coverage80=evaluation.coverage(model, 0.8),
-        coverage90=evaluation.coverage(model, 0.9),
-        coverage98=evaluation.coverage(model, 0.98),
-        invalid_before_repair=evaluation.invalid_before_repair(model),
-        invalid_after_repair=evaluation.invalid_after_repair(model),
+        unclosed=sifted.unclosed,
+        pinball_ratio=_ratio(verdict.skill),
+        pinball_p=verdict.p_value,
+        pinball_ratio_walk=_ratio(evaluation.verdict(WALK).skill),
+        mae_close_ratio=_ratio(evaluation.totals("close").skill("absolute_error")),
+        mae_close_p=evaluation.close_error_p_value(),
+        coverage50=_coverages(evaluation, 50),
+        coverage80=_coverages(evaluation, 80),
+        coverage90=_coverages(evaluation, 90),
+        coverage98=_coverages(evaluation, 98),
+        invalid_before_repair=evaluation.invalid_before_repair,
         steps=[_step(evaluation, field, step) for field in FIELDS for step in range(1, evaluation.horizon + 1)],
     )
 
 
+def _coverages(evaluation: Evaluation, percent: int) -> dict[str, float]:
+    return {field: _or_nan(evaluation.totals(field).coverage(percent)) for field in FIELDS}
+
+
 def _step(evaluation: Evaluation, field: str, step: int) -> StepResult:
-    model = evaluation.model
+    totals, verdict = evaluation.totals(field, step), evaluation.verdict(SIMULATION, field, step)
     return StepResult(
         field=field,
         step=step,
-        pinball=evaluation.pinball(model, field, step),
-        pinball_ratio=evaluation.pinball_ratio(model, SIMULATION, field, step),
-        pinball_p=evaluation.p_value(model, SIMULATION, field, step),
-        mae=evaluation.mae(field, model, step),
-        mae_ratio=evaluation.mae_ratio(field, model, WALK, step),
-        coverage50=evaluation.coverage(model, 0.5, step)[field],
-        coverage80=evaluation.coverage(model, 0.8, step)[field],
-        coverage90=evaluation.coverage(model, 0.9, step)[field],
-        coverage98=evaluation.coverage(model, 0.98, step)[field],
+        pinball=_or_nan(totals.mean("common_pinball", "common_n")),
+        pinball_ratio=_ratio(verdict.skill),
+        pinball_p=verdict.p_value,
+        mae=_or_nan(totals.mean("common_absolute_error", "common_n")),
+        mae_ratio=_ratio(totals.skill("absolute_error")),
+        coverage50=_or_nan(totals.coverage(50)),
+        coverage80=_or_nan(totals.coverage(80)),
+        coverage90=_or_nan(totals.coverage(90)),
+        coverage98=_or_nan(totals.coverage(98)),
     )
 
 
-def _is_sure(p_value: float | None) -> bool:
-    return p_value is not None and p_value < _SURE
+def _ratio(skill: float | None) -> float | None:
+    """Return the loss as a multiple of the reference's, from the skill."""
+    return None if skill is None else 1 - skill
+
+
+def _or_nan(value: float | None) -> float:
+    return math.nan if value is None else value
+
+
+def _is_significant(p_value: float | None) -> bool:
+    return p_value is not None and p_value < SIGNIFICANT
 
 
 def _iso_date(time_ms: int) -> str:

@@ -17,7 +17,7 @@ from forecaster.cli.options import ConfigOption, JsonOption
 from forecaster.cli.printing import print_record, say
 from forecaster.errors import ConfigError
 from forecaster.secret import Secret
-from forecaster.urls import shown
+from forecaster.urls import redact_url
 
 _SECONDS: Final = 5.0
 _LONGEST_ANSWER: Final = 1 << 20
@@ -127,7 +127,7 @@ def _connection(place: Place) -> HTTPConnection:
 
 def _configured(config: str | None, token_file: Path | None, certificate: Path | None) -> Place:
     """The place that a configuration names, as this machine reaches it."""
-    from forecaster.config import default_config_path, load_config
+    from forecaster.config_file import default_config_path, load_config
 
     told = load_config(config or default_config_path()).health
     if told is None:
@@ -144,13 +144,13 @@ def _place(url: str, token_file: Path | None, certificate: Path | None) -> Place
         parts = urlsplit(url.rstrip("/"))
         usable = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port is not None
     except ValueError as error:
-        raise ConfigError("--url", expected, shown(url)) from error
+        raise ConfigError("--url", expected, redact_url(url)) from error
     if not usable or parts.path or parts.query or parts.username:
-        raise ConfigError("--url", expected, shown(url))
+        raise ConfigError("--url", expected, redact_url(url))
     if token_file is None:
         return Place(parts, None, certificate)
     if parts.scheme == "http" and parts.hostname not in _LOOPBACK:
-        raise ConfigError("--url", "https, since others could read the token on its way", shown(url))
+        raise ConfigError("--url", "https, since others could read the token on its way", redact_url(url))
     try:
         return Place(parts, Secret(token_file.read_text(encoding="ascii").strip()), certificate)
     except (OSError, UnicodeDecodeError) as error:

@@ -56,7 +56,7 @@ def lift(
     that is made during it: lift one only when you know that it is over.
     """
     from forecaster.clock import now_ms
-    from forecaster.config import default_config_path, load_config
+    from forecaster.config_file import default_config_path, load_config
     from forecaster.store.holds import lift as lift_in
 
     now = now_ms()
@@ -74,31 +74,31 @@ def lift(
 
 def _holds(config: str | None, store: str | None) -> tuple[str, dict[str, Hold]]:
     """The URL of the ledger, and the newest hold of each exchange in it."""
-    from forecaster.config import default_config_path, load_config
+    from forecaster.config_file import default_config_path, load_config
     from forecaster.store import open_reader
-    from forecaster.urls import url_of
+    from forecaster.urls import ledger_url
 
-    url = load_config(config or default_config_path()).store.url.reveal() if store is None else url_of(store)
+    url = load_config(config or default_config_path()).store.url.reveal() if store is None else ledger_url(store)
     with closing(open_reader(url)) as reader:
         return url, {one.exchange: one for one in reader.holds()}
 
 
 def hold_text(hold: Hold, now: int) -> str:
     """Say until when an exchange is on hold, and why."""
-    from forecaster.errors import utc_text
+    from forecaster.errors import format_time
     from forecaster.ledger import LIMIT
 
     kind, reason = hold.kind, hold.reason.removeprefix(f"{hold.kind.name}: ")
-    left = f"on hold until {utc_text(hold.until)} ({left_text(hold.until - now)} left)"
+    left = f"on hold until {format_time(hold.until)} ({left_text(hold.until - now)} left)"
     return f"{hold.exchange}: {left}, {'rate limit' if kind is LIMIT else kind.name}: {reason}"
 
 
 def _more_text(hold: Hold) -> str:
     """Say since when, and what ends it."""
-    from forecaster.errors import utc_text
+    from forecaster.errors import format_time
 
-    probe = f"next probe from {utc_text(hold.probe_at)} on" if hold.probe_at < hold.until else "no probe before that"
-    since = utc_text(hold.seen_at if hold.since is None else hold.since)
+    probe = f"next probe from {format_time(hold.probe_at)} on" if hold.probe_at < hold.until else "no probe before that"
+    since = format_time(hold.seen_at if hold.since is None else hold.since)
     return f"since {since}, {probe}; `forecaster holds lift {hold.exchange}` ends it"
 
 

@@ -1,4 +1,4 @@
-"""The model's own commands: train one, evaluate it, prepare its compiled code, and measure how quick it is here."""
+"""The model's own commands: train one, evaluate it, and prepare its compiled code."""
 
 from __future__ import annotations
 
@@ -24,7 +24,6 @@ from forecaster.cli.options import (
 from forecaster.cli.printing import (
     leave_with_errors,
     log_to_stderr,
-    print_bench,
     print_evaluation,
     print_record,
     print_refused,
@@ -36,11 +35,9 @@ from forecaster.errors import ConfigError
 
 if TYPE_CHECKING:
     from forecaster.config import ModelConfig
-    from forecaster.model.bench_report import BenchReport
 
 model_app = typer.Typer(no_args_is_help=True, help="Train a model; evaluate it; prepare its compiled code.")
 model_app.add_typer(tuning_app)
-bench_app = typer.Typer(no_args_is_help=True, help="Measure how quick this machine is.")
 
 
 @model_app.command("train")
@@ -52,7 +49,7 @@ def model_train(
     """Train a small Chronos-2 on simulated bars; stop and resume at will, the result is the same.
 
     The defaults train the bundled model again: 50 minutes on two cores, on a GPU where there is one.
-    Weights, loss.csv and loss.png are written every 200 batches. Until the learning rate falls, --steps may change.
+    Weights and loss.csv are written every 200 batches. Until the learning rate falls, --steps may change.
     """
     from forecaster.model.training.pretrain import TrainingPlan, train
 
@@ -114,7 +111,7 @@ def model_eval(  # noqa: PLR0913, PLR0917 - one parameter for each option
     with progress_bar() as progress:
 
         def evaluate_one(one: FileSeries) -> None:
-            sifted = one.source.sift(one.guess.key, now)
+            sifted = one.source.validate_rows(one.inferred.key, now)
             print_refused(one.name, sifted)
             task = progress.add_task(one.name, total=cutoffs)
             result = evaluate_series(sifted, loaded, plan, partial(progress.advance, task))
@@ -137,7 +134,7 @@ def model_compile(config: ConfigOption = None, json_: JsonOption = False) -> Non
     One piece for each number of series that are forecast together, as long as none has gaps; 20 to 60 s each.
     What is kept already is only checked. Code 2 when a piece failed; forecasts are then eager, and nothing is lost.
     """
-    from forecaster.config import default_config_path, load_config
+    from forecaster.config_file import default_config_path, load_config
     from forecaster.model import load_model
 
     log_to_stderr(verbose=False)
@@ -160,68 +157,10 @@ def model_compile(config: ConfigOption = None, json_: JsonOption = False) -> Non
         raise typer.Exit(2)
 
 
-@bench_app.command("model")
-def bench_model(
-    config: ConfigOption = None,
-    size: Annotated[
-        Literal["nano", "base"],
-        typer.Option(
-            help="nano: the configured model, nano by default. base: random weights of amazon/chronos-2's size."
-        ),
-    ] = "nano",
-    compile_: Annotated[
-        Literal["auto", "on", "off"],
-        typer.Option("--compile", help="on: time all compiled code that is right. auto: only what serves. off: none."),
-    ] = "on",
-    folder: Annotated[
-        Path | None, typer.Option(help="Where compiled code is kept; the configured folder when left out.")
-    ] = None,
-    quick: Annotated[bool, typer.Option("--quick", help="Fewest rounds, nothing compiled, no fresh process.")] = False,
-    json_: JsonOption = False,
-) -> None:
-    """Time eager and compiled forecasts of simulated bars beside chronos-forecasting's own pipeline.
-
-    Rows are series × 4: 4 and 64 rows of 512 bars, 64 and 1,024 rows of 64 bars, 16 bars ahead. Who is
-    compared takes turns, with the same model and bars; times are medians. Then: what a row costs more among
-    1,024 rows than among 64, what the wrapper adds to the bare model, what `auto` adds to the first forecast
-    of a fresh process, and how soon after a restart compiled code serves.
-
-    nano takes about 3 minutes, base about 8, and the first time up to a minute more for each of 5 pieces of
-    code that are built. Other work on the machine spoils the times: let it be idle.
-    """
-    from forecaster.config import default_config_path, load_config
-    from forecaster.model.bench import BenchPlan, run
-    from forecaster.model.chronos2.compilers import CompileSettings
-
-    log_to_stderr(verbose=False)
-    model = load_config(config or default_config_path()).model
-    settings = CompileSettings("off" if quick else compile_, model.compiler, folder or model.compiled_folder)
-    with progress_bar() as progress:
-        task = progress.add_task("")
-
-        def show(what: str, done: float, total: float) -> None:
-            progress.update(task, description=what, completed=done, total=total)
-
-        report = run(BenchPlan(model, settings, size, quick), show)
-    if json_:
-        typer.echo(json.dumps(_record(report)))
-    else:
-        print_bench(report)
-
-
-def _record(report: BenchReport) -> dict[str, object]:
-    """The report in one flat record, its cases and fresh processes each in one of their own."""
-    starts = report.starts
-    return dataclasses.asdict(report) | {
-        "first_forecast_ratio": None if starts is None else starts.first_forecast_ratio,
-        "restart_to_compiled_s": None if starts is None else starts.restart_to_compiled_s,
-        "restart_mode": None if starts is None else starts.restart_mode,
-    }
-
-
 def _to_evaluate(config: str | None, given: dict[str, str | int | None]) -> ModelConfig:
     """The model to evaluate: what is given, else what the configuration says, else the defaults."""
-    from forecaster.config import ModelConfig, absolute_model_id, load_config
+    from forecaster.config import ModelConfig
+    from forecaster.config_file import absolute_model_id, load_config
 
     base = ModelConfig() if config is None else load_config(config).model
     changes = {name: value for name, value in given.items() if value is not None}

@@ -12,16 +12,16 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, NamedTuple
 import typer
 
 from forecaster.errors import ConfigError, ForecasterError, UnknownSymbol
-from forecaster.tables import COLUMNS, Reading
+from forecaster.tables import COLUMNS, ParseOptions
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Mapping
     from pathlib import Path
 
-    from forecaster.bars import SeriesKey, Sifted
+    from forecaster.bars import SeriesKey, ValidatedRows
     from forecaster.config import Config
-    from forecaster.sources.files import FileSource, Guess
-    from forecaster.sources.inspect import FileError
+    from forecaster.sources.files import FileSource, InferredSeries
+    from forecaster.sources.summary import FileError
 
 ConfigOption = Annotated[str | None, typer.Option("--config", "-c", help="TOML file; see config/*.toml.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line.")]
@@ -51,14 +51,14 @@ class FileOptions:
         timeframe: distance between bars, such as `1h`.
         calendar: `24/7` or the code of an exchange.
         day_anchor: time of day at which the bars of a venue that never closes begin.
-        reading: how their cells are read.
+        parse_options: how their cells are read.
         symbol: of a file that does not say it, or the one that is meant of several.
     """
 
     timeframe: str | None = None
     calendar: str | None = None
     day_anchor: str | None = None
-    reading: Reading = field(default_factory=Reading)
+    parse_options: ParseOptions = field(default_factory=ParseOptions)
     symbol: str | None = None
 
 
@@ -70,7 +70,7 @@ class FileSeries(NamedTuple):
 
     path: Path
     source: FileSource
-    guess: Guess
+    inferred: InferredSeries
     name: str
 
 
@@ -82,15 +82,15 @@ def open_file(path: Path, how: FileOptions) -> list[FileSeries]:
     """
     from forecaster.sources.files import FileSource
 
-    source = FileSource(path, how.reading)
-    guesses = source.guess(how.timeframe, how.calendar, how.day_anchor)
+    source = FileSource(path, how.parse_options)
+    guesses = source.infer_series(how.timeframe, how.calendar, how.day_anchor)
     if how.symbol is not None:
         guesses = [_called(path, guesses, how.symbol)]
     names = [path.stem if len(guesses) == 1 else f"{path.stem} {one.key.symbol}" for one in guesses]
     return [FileSeries(path, source, *one) for one in zip(guesses, names, strict=True)]
 
 
-def _called(path: Path, guesses: list[Guess], symbol: str) -> Guess:
+def _called(path: Path, guesses: list[InferredSeries], symbol: str) -> InferredSeries:
     """Give the one series of a file the name that was said, or take it out of several.
 
     Raises:
@@ -98,46 +98,46 @@ def _called(path: Path, guesses: list[Guess], symbol: str) -> Guess:
     """
     from forecaster.bars import SeriesKey
 
-    name = SeriesKey.of("", symbol, "1d").symbol
+    name = SeriesKey("", symbol, "1d").symbol
     among = {one.key.symbol: one for one in guesses}
     if len(guesses) > 1:
         if name not in among:
             raise UnknownSymbol(str(path), name, among)
         return among[name]
     (guess,) = guesses
-    return replace(guess, key=replace(guess.key, symbol=name), reasons={**guess.reasons, "symbol": "as said"})
+    return replace(guess, key=replace(guess.key, symbol=name), reasons={**guess.reasons, "symbol": "as given"})
 
 
 def for_each_series(files: Iterable[Path], how: FileOptions, work: Callable[[FileSeries], None]) -> list[FileError]:
     """Do `work` with each series of each file; gives what could not be used, after all others have been."""
-    from forecaster.sources.inspect import FileError
+    from forecaster.sources.summary import FileError
 
     errors = []
     for path in files:
         try:
             opened = open_file(path, how)
         except ForecasterError as error:
-            errors.append(FileError.of(path, error))
+            errors.append(FileError.from_exception(path, error))
             continue
         for one in opened:
             try:
                 work(one)
             except ForecasterError as error:
-                errors.append(FileError.of(path, error, str(one.guess.key) if len(opened) > 1 else ""))
+                errors.append(FileError.from_exception(path, error, str(one.inferred.key) if len(opened) > 1 else ""))
     return errors
 
 
-def read_files(config: Config, keys: Iterable[SeriesKey], as_of: int) -> dict[SeriesKey, Sifted]:
+def read_files(config: Config, keys: Iterable[SeriesKey], as_of: int) -> dict[SeriesKey, ValidatedRows]:
     """Read what files hold of these series at `as_of` (UTC ms); one that cannot be read is not among the answers."""
-    from forecaster.replay.histories import Histories
+    from forecaster.replay.histories import HistoryLoader
 
     in_files = {one.key for one in config.series if one.file is not None}
-    with Histories(config) as histories:
+    with HistoryLoader(config) as histories:
         for key in keys:
             if key in in_files:
                 with suppress(ForecasterError):
-                    histories.of(key, as_of)
-    return histories.read
+                    histories.load(key, as_of)
+    return histories.from_files
 
 
 def with_file_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -200,8 +200,8 @@ def _file_options(  # noqa: PLR0913, PLR0917 - one parameter for each option
 ) -> FileOptions:
     """Make one record of all options that say how files are read."""
     named = None if columns is None else parse_columns(columns)
-    reading = Reading(timezone, named, decimal, dayfirst, symbol_column)
-    return FileOptions(timeframe, calendar, day_anchor, reading, symbol)
+    parse_options = ParseOptions(timezone, named, decimal, dayfirst, symbol_column)
+    return FileOptions(timeframe, calendar, day_anchor, parse_options, symbol)
 
 
 def parse_columns(text: str) -> tuple[str, ...] | Mapping[str, str]:

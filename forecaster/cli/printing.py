@@ -14,8 +14,8 @@ from typing import IO, TYPE_CHECKING, Any, Final, Literal
 
 import typer
 
-from forecaster.errors import ConfigError, duration_text, printable, utc_text
-from forecaster.output_files import new_file
+from forecaster.errors import ConfigError, format_duration, format_time, printable
+from forecaster.output_files import atomic_write
 from forecaster.tables import FIELDS
 
 if TYPE_CHECKING:
@@ -26,17 +26,15 @@ if TYPE_CHECKING:
     from rich.progress import Progress, ProgressColumn
     from rich.table import Table
 
+    from forecaster.accuracy.assess import Assessment
     from forecaster.accuracy.scores import Scores
     from forecaster.accuracy.trust import Verdict
-    from forecaster.bars import SeriesKey, Sifted
+    from forecaster.bars import SeriesKey, ValidatedRows
     from forecaster.cli.evaluation import EvaluationReport, SeriesResult
-    from forecaster.cycle.settle import Assessment
     from forecaster.doctor import Finding
     from forecaster.forecast import OHLCForecast
     from forecaster.ledger import AccuracyReport
-    from forecaster.model.bench_report import BenchReport
-    from forecaster.model.bench_start import StartTimes
-    from forecaster.sources.inspect import BarFacts, FileError
+    from forecaster.sources.summary import BarsSummary, FileError
 
 _WIDTH_OF_A_FILE: Final = 160
 _WIDTH_OF_A_BLOCK: Final = 100
@@ -83,7 +81,7 @@ def print_cycle(as_of: int, record: dict[str, object], skipped: dict[str, str], 
     if json_:
         print_record({"as_of": as_of} | record | {"skipped": skipped}, json_=True)
     else:
-        print_record({"as_of": utc_text(as_of)} | record | {"skipped": len(skipped)}, json_=False)
+        print_record({"as_of": format_time(as_of)} | record | {"skipped": len(skipped)}, json_=False)
         for name, reason in skipped.items():
             say(reason if name in reason else f"{name}: {reason}", fg="red", err=True)
     if len(skipped) == record["series"]:
@@ -113,7 +111,7 @@ def write_frames(frames: Iterable[pd.DataFrame], out: Path) -> int:
     writers = {".parquet": _write_parquet, ".feather": _write_feather, ".csv": _write_csv}
     if out.suffix not in writers:
         raise ConfigError("out", "a file that ends in .parquet, .feather or .csv", str(out))
-    with new_file(out) as file:
+    with atomic_write(out) as file:
         return writers[out.suffix](frames, file)
 
 
@@ -202,7 +200,7 @@ def end_text(last_close: int) -> str:
     """Say when a file ends (UTC ms) that has no bar for today's forecast, and what can be made of it."""
     when = option_time(last_close)
     return (
-        f"the file ends on {utc_text(last_close)}: no forecast today; "
+        f"the file ends on {format_time(last_close)}: no forecast today; "
         f"`--as-of {when}` gives its last one, `forecaster replay` its past"
     )
 
@@ -216,42 +214,42 @@ def leave_with_errors(errors: Sequence[FileError], *, json_: bool) -> None:
         raise typer.Exit(2)
 
 
-def print_refused(name: str, sifted: Sifted) -> None:
+def print_refused(name: str, sifted: ValidatedRows) -> None:
     """Say on standard error what a file holds of a series that is not used, and why."""
-    from forecaster.sources.inspect import count_reasons
+    from forecaster.sources.summary import count_reasons
 
     rows = len(sifted.bars) + sifted.replaced + len(sifted.rejected)
     if sifted.rejected:
         text = f"{name}: {len(sifted.rejected):,} of {rows:,} rows are refused"
         print_reasons(text, count_reasons(sifted.rejected))
-    if sifted.later:
-        say(f"{name}: {later_text(sifted.later)}", fg="yellow", err=True)
+    if sifted.unclosed:
+        say(f"{name}: {unclosed_text(sifted.unclosed)}", fg="yellow", err=True)
 
 
-def print_files(read: Mapping[SeriesKey, Sifted], as_of: int) -> None:
+def print_files(read: Mapping[SeriesKey, ValidatedRows], as_of: int) -> None:
     """Say on standard error what of files is not used, and which of them end before the newest bar of `as_of`.
 
     Series that end at the same time share a line.
     """
-    from forecaster.sources.inspect import is_current
+    from forecaster.sources.summary import is_up_to_date
 
     ends: dict[str, list[str]] = {}
     for key, sifted in read.items():
         print_refused(str(key), sifted)
-        if len(sifted.bars) and not is_current(sifted.bars, as_of):
+        if len(sifted.bars) and not is_up_to_date(sifted.bars, as_of):
             ends.setdefault(end_text(int(sifted.bars.close_time[-1])), []).append(str(key))
     for text, names in ends.items():
         more = f" and {len(names) - 1:,} more" if len(names) > 1 else ""
         say(f"{names[0]}{more}: {text}", fg="yellow", err=True)
 
 
-def refused_of(read: Mapping[SeriesKey, Sifted]) -> dict[str, object]:
+def refused_of(read: Mapping[SeriesKey, ValidatedRows]) -> dict[str, object]:
     """What of files is not used, and why, for scripts."""
-    from forecaster.sources.inspect import count_reasons
+    from forecaster.sources.summary import count_reasons
 
     return {
         "rejected": {str(key): count_reasons(one.rejected) for key, one in read.items() if one.rejected},
-        "later": {str(key): one.later for key, one in read.items() if one.later},
+        "unclosed": {str(key): one.unclosed for key, one in read.items() if one.unclosed},
     }
 
 
@@ -263,7 +261,7 @@ def print_reasons(text: str, reasons: Mapping[str, int]) -> None:
 
 def revised_text(open_times: Sequence[int]) -> str:
     """Say which bars behind a forecast were revised after it was made."""
-    first = ", ".join(map(utc_text, open_times[:_MOST_NAMED]))
+    first = ", ".join(map(format_time, open_times[:_MOST_NAMED]))
     more = len(open_times) - _MOST_NAMED
     named = f"{first} and {more:,} more" if more > 0 else first
     bars, were = ("1 bar", "was") if len(open_times) == 1 else (f"{len(open_times):,} bars", "were")
@@ -272,35 +270,35 @@ def revised_text(open_times: Sequence[int]) -> str:
 
 def left_text(ms: int) -> str:
     """Write how much time is left, in its two largest units: `1d 3h`, `59m 40s`."""
-    return " ".join(duration_text(ms // 1000 * 1000).split()[:2])
+    return " ".join(format_duration(ms // 1000 * 1000).split()[:2])
 
 
-def print_facts(found: Sequence[BarFacts]) -> None:
+def print_facts(found: Sequence[BarsSummary]) -> None:
     """Print what files or the store hold: a block for each series, or for each file and a table where they are many."""
     if len(found) <= _MOST_BLOCKS:
         for one in found:
             _print_block(Path(one.place).name, _facts_lines(one))
         return
-    files = {one.place: one.understood for one in found if one.understood}
+    files = {one.place: one.parsed_as for one in found if one.parsed_as}
     if len(files) <= _MOST_BLOCKS:
-        for place, understood in files.items():
-            _print_block(Path(place).name, understood.items())
+        for place, parsed_as in files.items():
+            _print_block(Path(place).name, parsed_as.items())
     else:
         say("--json says how each file is read, as do fewer files")
     _print_facts_table(found)
 
 
-def _facts_lines(one: BarFacts) -> list[tuple[str, str]]:
+def _facts_lines(one: BarsSummary) -> list[tuple[str, str]]:
     """What is known of a series, as names and texts; a name that is empty goes on with the one above it."""
     key, reasons = one.series, one.reasons
-    lines = [("series", _because(f"{key.exchange} {key.symbol}", reasons.get("symbol"))), *one.understood.items()]
+    lines = [("series", _because(f"{key.exchange} {key.symbol}", reasons.get("symbol"))), *one.parsed_as.items()]
     lines += [
         ("timeframe", _because(str(key.timeframe), reasons.get("spacing"))),
         ("calendar", _because(key.calendar, reasons.get("calendar"))),
         ("bars", f"{one.bars:,}"),
     ]
     if one.first_open is not None and one.last_close is not None:
-        lines += [("from", utc_text(one.first_open)), ("to", utc_text(one.last_close))]
+        lines += [("from", format_time(one.first_open)), ("to", format_time(one.last_close))]
     longest = f" slots without a bar, {one.longest_gap:,} in a row at most" if one.gaps else ""
     lines += [("gaps", f"{one.gaps:,}{longest}"), ("revised", f"{one.revised:,}")]
     lines += [("refused", f"{sum(one.rejected.values()):,}")]
@@ -308,17 +306,17 @@ def _facts_lines(one: BarFacts) -> list[tuple[str, str]]:
     return lines + [("note", text) for text in _remarks(one)]
 
 
-def _remarks(one: BarFacts) -> list[str]:
+def _remarks(one: BarsSummary) -> list[str]:
     """What a reader of a file should know beside the counts."""
     remarks = [*one.notes]
-    if one.later:
-        remarks.append(later_text(one.later))
+    if one.unclosed:
+        remarks.append(unclosed_text(one.unclosed))
     if not one.is_current and one.last_close is not None:
         remarks.append(end_text(one.last_close))
     return remarks
 
 
-def _print_facts_table(found: Sequence[BarFacts]) -> None:
+def _print_facts_table(found: Sequence[BarsSummary]) -> None:
     """Print one line for each series, and below it why rows were refused."""
     table = _table(
         "a gap is a slot without a bar; the longest run of them is in brackets",
@@ -357,14 +355,14 @@ def _because(value: str, reason: str | None) -> str:
     return f"{value} ({reason})" if reason else value
 
 
-def later_text(count: int) -> str:
+def unclosed_text(count: int) -> str:
     """Say that rows of a file had not closed yet."""
     return f"{count:,} {'row' if count == 1 else 'rows'} had not closed yet: left out"
 
 
 def print_forecast(forecast: OHLCForecast, levels: Sequence[float]) -> None:
     """Print a forecast as a table: for each target bar, quantiles of its prices."""
-    say(f"{forecast.key}: after the bar that closed at {utc_text(forecast.cutoff)}", bold=True)
+    say(f"{forecast.key}: after the bar that closed at {format_time(forecast.cutoff)}", bold=True)
     table = _table(
         "",
         ("bar opens (UTC)", "price", *(f"{level:.0%}" for level in levels)),
@@ -424,32 +422,6 @@ def print_verdicts(verdicts: Sequence[Verdict], found: Assessment, era: str = "a
         words = "" if name == one.rival and one.form == "served" else one.words
         _add(table, str(one.key), f"{star} {name}", one.form, str(one.n), _signed(one.skill), interval, inside, words)
     _print(table)
-
-
-def print_bench(report: BenchReport) -> None:
-    """Print times beside upstream's as a table, and below it what they come to."""
-    table = _table(
-        "milliseconds; × is upstream's time, with its rows in a batch, over ours",
-        ("model", "rows", "bars", "in a batch", "upstream", "eager", "×", "compiled", "×", "max diff"),
-        left={"model"},
-    )
-    for one in report.cases:
-        asked = {one.rows: one.upstream_s}
-        if one.upstream_best_rows is not None and one.upstream_best_s is not None:
-            asked.setdefault(one.upstream_best_rows, one.upstream_best_s)
-        for rows, upstream_s in asked.items():
-            ours = [text for s in (one.eager_s, one.compiled_s) for text in _time_and_ratio(s, upstream_s)]
-            where = (one.size, f"{one.rows:,}", str(one.bars), f"{rows:,}", f"{1e3 * upstream_s:.4g}")
-            _add(table, *where, *ours, f"{one.max_rel_diff:.0e}")
-    _print(table)
-    for reason in dict.fromkeys(one.reason for one in report.cases if one.compiled_s is None):
-        say(f"eager, not compiled: {reason}")
-    say(f"a row among 1,024 takes {report.growth:.2f} times as long as among 64")
-    say(f"the wrapper takes at most {report.batch_overhead:.3f} times as long as the bare model")
-    if report.starts is not None:
-        _print_starts(report.starts)
-    say(f"{report.hardware}, {report.threads} threads, {report.versions}")
-    say(report.recommendation, bold=True)
 
 
 def print_evaluation(report: EvaluationReport, *, steps: bool) -> None:
@@ -520,20 +492,6 @@ def _percent(share: float | None) -> str:
 
 def _number(value: float | None) -> str:
     return "–" if value is None else f"{value:.3f}"
-
-
-def _print_starts(starts: StartTimes) -> None:
-    say(
-        f"a process's first forecast takes {1e3 * starts.auto_s:.4g} ms with compile = auto and no code built yet, "
-        f"{1e3 * starts.off_s:.4g} ms with off: {starts.first_forecast_ratio:.2f} times as long"
-    )
-    if starts.restart_to_compiled_s is not None:
-        mode, seconds = starts.restart_mode, starts.restart_to_compiled_s
-        say(f"after a restart with compile = {mode}, compiled code serves {seconds:.2f} s after the model is loaded")
-
-
-def _time_and_ratio(seconds: float | None, upstream_s: float) -> tuple[str, str]:
-    return ("–", "–") if seconds is None else (f"{1e3 * seconds:.4g}", f"{upstream_s / seconds:.2f}")
 
 
 def _table(title: str, columns: Collection[str], left: Collection[str], folded: Collection[str] = ()) -> Table:

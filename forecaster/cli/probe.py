@@ -16,17 +16,26 @@ from typing import TYPE_CHECKING, Final, cast
 
 import numpy as np
 
-from forecaster.calendars import ALWAYS_OPEN, WEEKDAYS, is_weekend
-from forecaster.cli.printing import end_text, later_text
-from forecaster.errors import BadPayload, ForecasterError, InvalidBars, MissingBars, NotEnoughBars, StoreError, utc_text
+from forecaster.calendars import ALWAYS_OPEN, WEEKDAYS
+from forecaster.cli.printing import end_text, unclosed_text
+from forecaster.errors import (
+    BadPayload,
+    ForecasterError,
+    InvalidBars,
+    MissingBars,
+    NotEnoughBars,
+    StoreError,
+    format_time,
+)
+from forecaster.sessions import is_weekend
 from forecaster.sources import Fetched
-from forecaster.sources.inspect import count_reasons, is_current
+from forecaster.sources.summary import count_reasons, is_up_to_date
 from forecaster.timeframe import DAY_MS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
-    from forecaster.bars import Bars, SeriesKey, Sifted
+    from forecaster.bars import Bars, SeriesKey, ValidatedRows
     from forecaster.config import Config, SeriesConfig
     from forecaster.ledger import Hold
     from forecaster.sources import BarSource
@@ -114,10 +123,10 @@ def _holds(config: Config, as_of: int) -> dict[str, Hold]:
 def _held(one: SeriesConfig, hold: Hold, as_of: int) -> Probed:
     """Say of a series that its exchange is on hold, and what ends that."""
     from forecaster.cli.holds import hold_text
-    from forecaster.log import harmless
+    from forecaster.log import sanitize
 
     text = f"{hold_text(hold, as_of)}; wait, or run `forecaster holds lift {hold.exchange}`"
-    return Probed(str(one.key), ok=False, error=harmless(text))
+    return Probed(str(one.key), ok=False, error=sanitize(text))
 
 
 def _probe_place(config: Config, alike: list[SeriesConfig], as_of: int) -> list[Probed]:
@@ -139,7 +148,7 @@ def _probe_place(config: Config, alike: list[SeriesConfig], as_of: int) -> list[
 def _probe_file(config: Config, source: FileSource, one: SeriesConfig, as_of: int, *, is_alone: bool) -> Probed:
     """Read a series of a file; one that is alone in its file is compared with what the file would be taken for."""
     try:
-        sifted = source.sift(one.key, as_of)
+        sifted = source.validate_rows(one.key, as_of)
     except ForecasterError as error:
         is_number = isinstance(error, BadPayload) and error.expected.startswith("a number")
         doubt = f"`decimal` is {one.decimal!r}: is that right?"
@@ -185,10 +194,10 @@ def _judged(
 
 
 def _wrong(one: SeriesConfig, fault: Exception, reasons: Mapping[str, int] | None = None, halted: str = "") -> Probed:
-    from forecaster.log import harmless
+    from forecaster.log import sanitize
 
     reasons = reasons or {}
-    text = harmless(f"{halted and f'{halted}: '}{type(fault).__name__}: {fault}")
+    text = sanitize(f"{halted and f'{halted}: '}{type(fault).__name__}: {fault}")
     return Probed(str(one.key), ok=False, rejected=sum(reasons.values()), error=text, reasons=reasons)
 
 
@@ -225,29 +234,29 @@ def _is_stale(config: Config, one: SeriesConfig, bars: Bars, as_of: int) -> bool
     if one.file is not None:
         return False
     key, opens = one.key, bars.open_time
-    slots = key.sessions.opens_between(key.timeframe, int(opens[0]), int(opens[-1]) + 1)
+    slots = key.trading_calendar.opens_between(key.timeframe, int(opens[0]), int(opens[-1]) + 1)
     longest = int(np.diff(np.searchsorted(slots, opens)).max(initial=0))
-    recent = key.sessions.last_opens(key.timeframe, as_of, max(_BEHIND, longest) + 1)
-    closes, newest = key.sessions.closes_of(key.timeframe, recent), int(bars.close_time[-1])
+    recent = key.trading_calendar.last_opens(key.timeframe, as_of, max(_BEHIND, longest) + 1)
+    closes, newest = key.trading_calendar.closes_of(key.timeframe, recent), int(bars.close_time[-1])
     late_ms = config.exchanges[one.exchange].late_after * 1000
     return bool(len(closes)) and newest < closes[0] and closes[-1] - newest > late_ms
 
 
-def _file_notes(sifted: Sifted, as_of: int) -> Iterator[str]:
+def _file_notes(sifted: ValidatedRows, as_of: int) -> Iterator[str]:
     """What should be known of the bars of a file."""
     yield from sifted.notes
     if sifted.replaced:
         yield f"{sifted.replaced:,} rows replaced by later rows of the same time"
-    if sifted.later:
-        yield later_text(sifted.later)
-    if len(sifted.bars) and not is_current(sifted.bars, as_of):
+    if sifted.unclosed:
+        yield unclosed_text(sifted.unclosed)
+    if len(sifted.bars) and not is_up_to_date(sifted.bars, as_of):
         yield end_text(int(sifted.bars.close_time[-1]))
 
 
 def _name_notes(source: FileSource, one: SeriesConfig) -> Iterator[str]:
     """Say so when the name of a file says another symbol."""
     try:
-        (guess,) = source.guess(one.timeframe, ALWAYS_OPEN)
+        (guess,) = source.infer_series(one.timeframe, ALWAYS_OPEN)
     except (ForecasterError, ValueError):  # or several
         return
     said, name = guess.key.symbol, re.sub(r"[\W_]", "", str(one.file and one.file.name).upper())
@@ -256,10 +265,10 @@ def _name_notes(source: FileSource, one: SeriesConfig) -> Iterator[str]:
         yield f"`symbol`: the file's name says {said}"
 
 
-def idle_keys(one: SeriesConfig, sifted: Sifted | None = None) -> Iterator[str]:
+def idle_keys(one: SeriesConfig, sifted: ValidatedRows | None = None) -> Iterator[str]:
     """Name the keys of a series that change nothing; `sifted` is what its file holds."""
     idle = {name for name in ("day_anchor", "timezone") if one.model_copy(update={name: None}).key == one.key}
-    zone = "" if sifted is None else sifted.understood.get("timezone", "")
+    zone = "" if sifted is None else sifted.parsed_as.get("timezone", "")
     if one.day_anchor is not None and "day_anchor" in idle:
         yield f"`day_anchor` changes nothing: bars of {one.timeframe} open at the same times without it"
     if one.timezone is not None and "timezone" in idle and zone.endswith("is not used"):
@@ -282,18 +291,18 @@ def _weekday_notes(bars: Bars, guess: Callable[[], str] | None = None) -> Iterat
 def _guessed_calendar(source: FileSource, one: SeriesConfig) -> str:
     """The calendar that a file would be taken for, other than 24/7; empty when there is none, or more than one."""
     try:
-        (guess,) = source.guess(one.timeframe)
+        (guess,) = source.infer_series(one.timeframe)
     except (ForecasterError, ValueError):
         return ""
     return guess.key.calendar if guess.key.calendar.partition("@")[0] != ALWAYS_OPEN else ""
 
 
 def _expected_close(key: SeriesKey, as_of: int) -> int:
-    return int(key.sessions.closes_of(key.timeframe, key.sessions.last_opens(key.timeframe, as_of, 1))[0])
+    return int(key.trading_calendar.closes_of(key.timeframe, key.trading_calendar.last_opens(key.timeframe, as_of, 1))[0])
 
 
 def _closed(time_ms: int, age_seconds: float) -> str:
     """Write a time that has passed for people: `2026-10-20 00:00 UTC, 40 days ago`."""
     least, unit, name = next((one for one in _AGES if age_seconds >= one[0]), (0, 1, "s"))
     del least
-    return f"{utc_text(time_ms)}, {age_seconds // unit:,.0f} {name} ago"
+    return f"{format_time(time_ms)}, {age_seconds // unit:,.0f} {name} ago"

@@ -1,4 +1,4 @@
-"""`forecaster replay`: history through the same path, scored, exported, traded on."""
+"""`forecaster replay`: forecast history by the live path, score it, export it, backtest a strategy on it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from forecaster.cli.printing import (
     write_frames,
 )
 from forecaster.cli.strategy import TradePlan, load_strategy, print_trades, trade_replay
-from forecaster.errors import ConfigError, StoreTaken, utc_text
+from forecaster.errors import ConfigError, StoreTaken, format_time
 from forecaster.output_files import check_target
 
 if TYPE_CHECKING:
@@ -33,10 +33,10 @@ if TYPE_CHECKING:
     from forecaster.accuracy.scores import Scores
     from forecaster.bars import SeriesKey
     from forecaster.engine import Forecaster
-    from forecaster.replay.cutoffs import Chosen
-    from forecaster.replay.histories import Histories
+    from forecaster.replay.cutoffs import ReplaySeries
+    from forecaster.replay.histories import HistoryLoader
     from forecaster.replay.replay import ReplayPlan
-    from forecaster.replay.strategy import Rules
+    from forecaster.replay.strategy import TradingRules
 
 _SECONDS: Final = 1000
 _KINDS: Final = (".parquet", ".feather", ".csv")
@@ -51,129 +51,122 @@ def replay(  # noqa: PLR0913, PLR0917 - one parameter for each option
     ] = None,
     end: Annotated[str | None, typer.Option(help="Last cutoff, a date (UTC), not included.")] = None,
     every: Annotated[int, typer.Option(min=1, help="Take every n-th cutoff.")] = 1,
-    batch: Annotated[int, typer.Option(min=1, help="Cutoffs that go through the model at once.")] = 256,
-    latency: Annotated[float, typer.Option(min=0, help="Seconds from a cutoff until its forecast is there.")] = 0.0,
+    batch: Annotated[int, typer.Option(min=1, help="Cutoffs per batch of the model.")] = 256,
+    latency: Annotated[float, typer.Option(min=0, help="Seconds from a cutoff until its forecast is available.")] = 0.0,
     known_within: Annotated[
         float | None,
-        typer.Option(
-            min=0, help="Bars as they were known so many seconds after each cutoff; as they are now if left out."
-        ),
+        typer.Option(min=0, help="Use the bars known so many seconds after each cutoff. Default: the bars of today."),
     ] = None,
-    workers: Annotated[int, typer.Option(min=0, help="Forecast in so many processes by Ray; 0: in this one.")] = 0,
-    address: Annotated[str | None, typer.Option(help="Of a Ray cluster, such as ray://host:10001.")] = None,
-    out: Annotated[
-        Path | None, typer.Option(help="Write the forecasts, and what came: .parquet, .feather or .csv.")
-    ] = None,
-    strategy: Annotated[
-        str | None, typer.Option(help="Let it trade on the forecasts, such as strategies.trend.")
-    ] = None,
-    fee_bps: Annotated[float, typer.Option(min=0, help="Fee of a trade, in hundredths of a percent.")] = 10.0,
-    slippage_bps: Annotated[float, typer.Option(min=0, help="Slippage against you, in the same.")] = 2.0,
-    max_share: Annotated[float, typer.Option(help="Largest share of the equity that is held, above 0.")] = 1.0,
-    long_only: Annotated[bool, typer.Option("--long-only", help="Never hold less than nothing.")] = False,
+    workers: Annotated[int, typer.Option(min=0, help="Number of Ray processes that forecast; 0: this process.")] = 0,
+    address: Annotated[str | None, typer.Option(help="Address of a Ray cluster, such as ray://host:10001.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Export forecasts and actuals: .parquet, .feather or .csv.")] = None,
+    strategy: Annotated[str | None, typer.Option(help="Backtest this strategy, such as strategies.trend.")] = None,
+    fee_bps: Annotated[float, typer.Option(min=0, help="Fee of a trade, in basis points.")] = 10.0,
+    slippage_bps: Annotated[float, typer.Option(min=0, help="Slippage of a trade, in basis points.")] = 2.0,
+    max_weight: Annotated[float, typer.Option(help="Largest position, as a fraction of the equity.")] = 1.0,
+    long_only: Annotated[bool, typer.Option("--long-only", help="No short positions.")] = False,
     close_after: Annotated[
-        int | None, typer.Option(help="Close the position after so many bars without a forecast; kept if left out.")
+        int | None, typer.Option(help="Close the position after so many bars without a forecast. Default: keep it.")
     ] = None,
-    page: Annotated[Path | None, typer.Option(help="Page about the trades to write, .html.")] = None,
-    png: Annotated[Path | None, typer.Option(help="The same as one picture, .png.")] = None,
+    page: Annotated[Path | None, typer.Option(help="Write a page about the backtest, .html.")] = None,
+    png: Annotated[Path | None, typer.Option(help="Write the page as a picture, .png.")] = None,
     store: StoreOption = None,
     json_: JsonOption = False,
 ) -> None:
-    """Forecast from every cutoff in history, thousands per batch, and score it under a run of its own.
+    """Forecast from every cutoff in history, thousands per batch, and score the forecasts under a run of their own.
 
-    The run is named by its bars, models, settings, cutoffs and code: the same call goes on where it was when it is
-    stopped, and adds nothing when it is repeated. Its bars and forecasts enter no live series. With --store, it is
-    recorded in a ledger of its own, so it can run beside a daemon. Nothing that a cutoff sees is from after it:
-    `forecaster verify lookahead` proves that.
+    Replays are resumable and idempotent: the run is identified by its bars, models, settings, cutoffs and code. Its
+    bars and forecasts enter no live series. With --store it is recorded in another ledger, so it can run beside a
+    daemon. A cutoff sees nothing from after it: `forecaster verify lookahead` tests that.
 
-    Rows of files that are refused are counted on standard error. In the JSON, `windows` are the cutoffs of the run, of
-    which `windows_added` are new, and the rate is of those; `left_out` counts cutoffs that could not be forecast from,
-    `rejected` rows of files that were refused, and `later` rows that had not closed yet.
+    Rejected rows of files are counted on standard error. In the JSON, `cutoffs` are those of the run, of which
+    `cutoffs_added` are new; the rate is of the new ones. `left_out` counts cutoffs that could not be forecast,
+    `rejected` the rejected rows of files, and `unclosed` the rows that had not closed.
     """
     from forecaster.accuracy.scores import Scores
     from forecaster.clock import now_ms
-    from forecaster.config import default_config_path, load_config
+    from forecaster.config_file import default_config_path, load_config
     from forecaster.engine import Forecaster
     from forecaster.export import frames
-    from forecaster.replay.histories import Histories
+    from forecaster.replay.histories import HistoryLoader
     from forecaster.replay.replay import ReplayPlan
-    from forecaster.replay.strategy import Rules
+    from forecaster.replay.strategy import TradingRules
 
     log_to_stderr(verbose=False)
     started, now = time.perf_counter(), now_ms()
     span = (utc_ms(start, 0), utc_ms(end, now))
     within = None if known_within is None else round(known_within * _SECONDS)
     if address is not None and not workers:
-        raise ConfigError("--address", "--workers beside it: how many processes there", address)
+        raise ConfigError("--address", "--workers as well: the number of processes", address)
     _check_files({"--out": out, "--page": page, "--png": png})
-    rules = Rules(fee_bps, slippage_bps, max_share, shorting=not long_only, close_after=close_after)
+    rules = TradingRules(fee_bps, slippage_bps, max_weight, shorting=not long_only, close_after=close_after)
     trading = _trade_plan(strategy, rules, span, page, png)
     configured = load_config(config or default_config_path())
-    with Forecaster.from_config(config, store) as forecaster, Histories(configured) as histories:
-        keys = forecaster.chosen(series)
-        chosen = [_choose(histories, key, (start, end), every, now) for key in keys]
-        _check_span(chosen, (start, end))
+    with Forecaster.from_config(config, store) as forecaster, HistoryLoader(configured) as histories:
+        keys = forecaster.select(series)
+        selected = [_choose(histories, key, (start, end), every, now) for key in keys]
+        _check_span(selected, (start, end))
         known_from = None if store is None or within is None else histories.reader
         plan = ReplayPlan(None, batch, round(latency * _SECONDS), within, known_from, now)
-        prepared = _prepare(forecaster, chosen, plan, is_apart=store is not None)
+        prepared = _prepare(forecaster, selected, plan, is_apart=store is not None)
         run_id, added = _replay(forecaster, prepared, plan, workers, address)
         keys = [one.key for one in prepared if len(one.cutoffs)]
-        seconds, windows = time.perf_counter() - started, _windows(forecaster, keys, run_id)
-        scores = Scores(forecaster.losses(as_of=now, run_id=run_id, keys=keys))
+        seconds, count = time.perf_counter() - started, _count_cutoffs(forecaster, keys, run_id)
+        scores = Scores(forecaster.losses(as_of=now, run=run_id, keys=keys))
         figures = {str(key): _figures(scores, forecaster.model_name, key) for key in keys}
         record = {"run": run_id, **_joined(figures)}
         if out is not None:
             write_frames(frames(forecaster.reader, keys, run_id), out)
             record["file"] = str(out)
-        traded = None if trading is None else trade_replay(forecaster, keys, run_id, trading, now)
+        backtest = None if trading is None else trade_replay(forecaster, keys, run_id, trading, now)
         share = None if workers else _model_share(forecaster, seconds)
-    record |= _pace(windows, added, seconds) | {"model_share": share}
+    record |= _throughput(count, added, seconds) | {"model_share": share}
     left_out = {str(one.key): dict(one.left_out) for one in prepared if one.left_out}
     if json_:
-        record |= {"series": figures, "left_out": left_out, **refused_of(histories.read)}
-        print_record(record if traded is None else record | {"strategy": traded}, json_=True)
+        record |= {"series": figures, "left_out": left_out, **refused_of(histories.from_files)}
+        print_record(record if backtest is None else record | {"strategy": backtest}, json_=True)
         return
     print_scores(scores)
-    if traded is not None:
-        print_trades(traded)
+    if backtest is not None:
+        print_trades(backtest)
     _print_left_out(left_out)
     print_record(record, json_=False)
     if len(keys) > 1:
-        say("each figure of several series is the mean of theirs; a loss in price has none")
+        say("figures of several series are means over the series; mae_close, in price, has no mean")
 
 
 def _replay(
-    forecaster: Forecaster, prepared: Sequence[Chosen], plan: ReplayPlan, workers: int, address: str | None
+    forecaster: Forecaster, prepared: Sequence[ReplaySeries], plan: ReplayPlan, workers: int, address: str | None
 ) -> tuple[str, int]:
-    """Forecast and record, here or in workers, and show how far it has come; gives the run and how many are new."""
+    """Forecast and record, here or in workers, and show the progress; return the run and the number of new cutoffs."""
     from contextlib import nullcontext
 
-    from forecaster.replay.ray import Workers
+    from forecaster.replay.ray import RayWorkers
     from forecaster.replay.replay import replay_all
 
-    asker = Workers(forecaster.config, workers, address) if workers else nullcontext()
-    with asker as ask, _progress() as progress:
+    workers_or_none = RayWorkers(forecaster.config, workers, address) if workers else nullcontext()
+    with workers_or_none as predictor, _progress() as progress:
         advance = _Advance(progress, {one.key: len(one.cutoffs) for one in prepared})
-        run = replay_all(forecaster, prepared, plan=plan, on_batch=advance, ask=ask)
+        run = replay_all(forecaster, prepared, plan=plan, on_batch=advance, predictor=predictor)
     return str(run.id), advance.added
 
 
-def _pace(windows: int, added: int, seconds: float) -> dict[str, object]:
-    """How much was done, how quickly, and in how much memory."""
+def _throughput(cutoffs: int, added: int, seconds: float) -> dict[str, object]:
+    """Return amounts, time, rate and memory."""
     return {
-        "windows": windows,
-        "windows_added": added,
+        "cutoffs": cutoffs,
+        "cutoffs_added": added,
         "seconds": round(seconds, 2),
-        "windows_per_second": round(added / seconds, 1),
+        "cutoffs_per_second": round(added / seconds, 1),
         "peak_rss_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),
     }
 
 
 def _check_files(files: Mapping[str, Path | None]) -> None:
-    """Refuse files that could not be written: better now than after hours of work."""
+    """Refuse files that cannot be written, before hours of work."""
     for option, path in files.items():
         if path is not None and not path.absolute().parent.is_dir():
-            raise ConfigError(option, "a file in a folder that is there", str(path))
+            raise ConfigError(option, "a file in an existing folder", str(path))
         if path is not None:
             check_target(path, option)
     out = files["--out"]
@@ -182,42 +175,41 @@ def _check_files(files: Mapping[str, Path | None]) -> None:
 
 
 def _trade_plan(
-    strategy: str | None, rules: Rules, span: tuple[int, int], page: Path | None, png: Path | None
+    strategy: str | None, rules: TradingRules, span: tuple[int, int], page: Path | None, png: Path | None
 ) -> TradePlan | None:
-    """Who trades; a slip in its name is told now as well."""
+    """Return the strategy and its rules; an unknown strategy is refused before the work."""
     if strategy is not None:
         load_strategy(strategy)
         return TradePlan(strategy, rules, span, page, png)
     for option, path in (("--page", page), ("--png", png)):
         if path is not None:
-            raise ConfigError(option, "--strategy beside it: whose trades it shows", str(path))
+            raise ConfigError(option, "--strategy as well: the strategy whose trades it shows", str(path))
     return None
 
 
-def _choose(histories: Histories, key: SeriesKey, dates: tuple[str | None, str | None], every: int, now: int) -> Chosen:
-    """The history of a series that has closed by now, and every n-th cutoff between two dates.
-
-    Says what of a file was refused: before the work, not after it.
-    """
+def _choose(
+    histories: HistoryLoader, key: SeriesKey, dates: tuple[str | None, str | None], every: int, now: int
+) -> ReplaySeries:
+    """Load the history of a series and choose every n-th cutoff between two dates; report rejected rows of its file."""
     from forecaster.replay.cutoffs import choose_cutoffs
 
-    bars = histories.of(key, now)
-    if key in histories.read:
-        print_refused(str(key), histories.read[key])
+    bars = histories.load(key, now)
+    if key in histories.from_files:
+        print_refused(str(key), histories.from_files[key])
     span = (utc_ms(dates[0], 0), utc_ms(dates[1], now))
-    chosen = choose_cutoffs(bars, histories.config.model, *span, every)
-    if len(chosen.cutoffs) or chosen.left_out:
-        return chosen
+    series = choose_cutoffs(bars, histories.config.model, *span, every)
+    if len(series.cutoffs) or series.left_out:
+        return series
     fewest = histories.config.model.min_context
     if len(bars) < fewest:
-        why = f"{len(bars):,} bars, of {fewest} that a forecast needs"
+        why = f"{len(bars):,} bars; a forecast needs {fewest}"
     else:
-        first, last = (utc_text(int(bars.close_time[at])) for at in (fewest - 1, -1))
+        first, last = (format_time(int(bars.close_time[at])) for at in (fewest - 1, -1))
         why = f"its cutoffs are from {first} to {last}"
-    return dataclasses.replace(chosen, left_out={why: 0})
+    return dataclasses.replace(series, left_out={why: 0})
 
 
-def _check_span(chosen: Sequence[Chosen], dates: tuple[str | None, str | None]) -> None:
+def _check_span(chosen: Sequence[ReplaySeries], dates: tuple[str | None, str | None]) -> None:
     """Refuse a span in which no series has a cutoff.
 
     Raises:
@@ -230,11 +222,13 @@ def _check_span(chosen: Sequence[Chosen], dates: tuple[str | None, str | None]) 
         raise ConfigError("replay", f"a cutoff{' and'.join(span)}", why)
 
 
-def _prepare(forecaster: Forecaster, chosen: Sequence[Chosen], plan: ReplayPlan, *, is_apart: bool) -> list[Chosen]:
-    """Open the ledger to write, and see what was known at each cutoff, where that is asked for.
+def _prepare(
+    forecaster: Forecaster, chosen: Sequence[ReplaySeries], plan: ReplayPlan, *, is_apart: bool
+) -> list[ReplaySeries]:
+    """Open the ledger for writing, and look up what was known at each cutoff if the plan asks for it.
 
     Raises:
-        StoreTaken: when another process writes it; says how a replay can live apart from it.
+        StoreTaken: if another process writes it; the message names `--store`.
     """
     from forecaster.replay.replay import prepare
 
@@ -242,22 +236,22 @@ def _prepare(forecaster: Forecaster, chosen: Sequence[Chosen], plan: ReplayPlan,
         _ = forecaster.store
     except StoreTaken as error:
         if not is_apart:
-            error.args = (f"{error}; or add --store replays.db: a replay can have a ledger of its own",)
+            error.args = (f"{error}; or add --store replays.db to record into another ledger",)
         raise
     prepared = [prepare(forecaster, one, plan) for one in chosen]
     if not any(len(one.cutoffs) for one in prepared):
         within = (plan.known_within_ms or 0) / _SECONDS
-        raise ConfigError("--known-within", "bars that were there so soon", f"none within {within} s")
+        raise ConfigError("--known-within", "bars that were known so soon", f"none within {within} s")
     return prepared
 
 
-def _windows(forecaster: Forecaster, keys: Sequence[SeriesKey], run_id: str) -> int:
-    """How many cutoffs a run has forecast."""
+def _count_cutoffs(forecaster: Forecaster, keys: Sequence[SeriesKey], run_id: str) -> int:
+    """Count the cutoffs of a run."""
     return sum(len(forecaster.reader.cutoffs(key, run_id)) for key in keys)
 
 
 def _figures(scores: Scores, model_name: str, key: SeriesKey) -> dict[str, float | None]:
-    """What the run came to on a series: the next close, and the distribution over all steps.
+    """Return the figures of the run on a series: of the next close, and of the distribution over all steps.
 
     `skill_crps` leaves out fields that are known in advance, such as the open of a market without pauses.
     """
@@ -272,7 +266,7 @@ def _figures(scores: Scores, model_name: str, key: SeriesKey) -> dict[str, float
 
 
 def _joined(figures: Mapping[str, Mapping[str, float | None]]) -> dict[str, object]:
-    """Figures over all series: means over series, each counting once; a loss in price is told of a single one alone."""
+    """Return the means over series, each counting once; a loss in price only for a single series."""
     joined: dict[str, object] = {}
     for name in next(iter(figures.values())):
         known = [value for one in figures.values() if (value := one[name]) is not None]
@@ -288,7 +282,7 @@ def _print_left_out(left_out: Mapping[str, Mapping[str, int]]) -> None:
 
 
 class _Advance:
-    """Shows how far each series has come, at what rate, and how long it will take; counts cutoffs that are new."""
+    """Shows progress, rate and remaining time of each series; counts new cutoffs."""
 
     def __init__(self, progress: Progress, totals: Mapping[SeriesKey, int]) -> None:
         self._progress = progress
@@ -310,6 +304,8 @@ def _progress() -> Progress:
 
 
 def _model_share(forecaster: Forecaster, seconds: float) -> float | None:
-    """Share of the time that was spent in the model's forward pass; None for a model that does not measure it."""
-    spent = getattr(forecaster.models[0], "forward_seconds", None)
-    return None if spent is None else round(spent / seconds, 3)
+    """Return the share of the time in the model's forward pass; None for a model that does not measure it."""
+    from forecaster.model import CompilableModel
+
+    model = forecaster.models.primary
+    return round(model.forward_seconds / seconds, 3) if isinstance(model, CompilableModel) else None

@@ -20,15 +20,15 @@ from forecaster.cli.printing import (
     say,
 )
 from forecaster.errors import Ambiguous, ConfigError, ForecasterError
-from forecaster.output_files import new_file
+from forecaster.output_files import atomic_write
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from forecaster.bars import Bars, SeriesKey, Sifted
+    from forecaster.bars import Bars, SeriesKey, ValidatedRows
     from forecaster.cli.options import FileSeries
     from forecaster.forecast import OHLCForecast
-    from forecaster.tables import Reading
+    from forecaster.tables import ParseOptions
 
 _CONTEXT: Final = 256
 _MIN_CONTEXT: Final = 64
@@ -63,11 +63,11 @@ class _Ready(NamedTuple):
     """One series of a file, with its bars."""
 
     series: FileSeries
-    sifted: Sifted
+    sifted: ValidatedRows
 
     @property
     def key(self) -> SeriesKey:
-        return self.series.guess.key
+        return self.series.inferred.key
 
     @property
     def bars(self) -> Bars:
@@ -92,20 +92,20 @@ def start(
     the past, and how to record a forecast. A series with too few bars is named and left out.
     """
     from forecaster.clock import now_ms
-    from forecaster.config import load_config
+    from forecaster.config_file import load_config
     from forecaster.engine import Forecaster
-    from forecaster.sources.files.guess import stem_of
+    from forecaster.sources.files.inference import base_name
 
     log_to_stderr(verbose=False)
-    target = out or files[0].with_name(f"{stem_of(files[0])}.toml")
+    target = out or files[0].with_name(f"{base_name(files[0])}.toml")
     if target.exists() and not force:
         raise ConfigError("--out", "a name that is free, or --force to overwrite the file", str(target))
     if not target.absolute().parent.is_dir():
         raise ConfigError("--out", "a file in a folder that is there", str(target))
     now = now_ms()
     ready, skipped = _read(files, how, now)
-    with new_file(target, "--out") as file:
-        file.write(_configuration(ready, target, how.reading, horizon).encode())
+    with atomic_write(target, "--out") as file:
+        file.write(_configuration(ready, target, how.parse_options, horizon).encode())
         file.flush()
         with Forecaster(load_config(file.name)) as forecaster:
             forecasts = [forecaster.predict(one.bars) for one in ready]
@@ -117,15 +117,15 @@ def start(
     _print(forecasts, target, steps)
 
 
-def _check_clock(one: FileSeries, sifted: Sifted) -> None:
+def _check_clock(one: FileSeries, sifted: ValidatedRows) -> None:
     """Refuse times that are taken for UTC, and are still to come: the newest bars would stand at other times.
 
     Raises:
         Ambiguous: names `timezone`.
     """
-    is_assumed = sifted.understood.get("timezone", "").startswith("UTC, as no zone")
-    if is_assumed and sifted.ahead and not one.guess.key.timeframe.is_daily:
-        found = f"times without a zone, {sifted.ahead} of which are still to come if they are UTC"
+    is_assumed = sifted.parsed_as.get("timezone", "").startswith("UTC, as no zone")
+    if is_assumed and sifted.future_opens and not one.inferred.key.timeframe.is_daily:
+        found = f"times without a zone, {sifted.future_opens} of which are still to come if they are UTC"
         raise Ambiguous(one.name, "timezone", "its IANA name, such as Asia/Seoul, or UTC if they are", found)
 
 
@@ -138,13 +138,13 @@ def _read(files: Sequence[Path], how: FileOptions, now: int) -> tuple[list[_Read
     ready, failed = [], {}
     for one in [one for path in files for one in open_file(path, how)]:
         try:
-            sifted = one.source.sift(one.guess.key, now)
+            sifted = one.source.validate_rows(one.inferred.key, now)
             print_refused(one.name, sifted)
             _check_clock(one, sifted)
             _real_bars(sifted.bars)
             ready.append(_Ready(one, sifted))
         except ForecasterError as error:
-            failed[one.guess.key] = error
+            failed[one.inferred.key] = error
     if not ready:
         raise next(iter(failed.values()))
     skipped = {str(key): f"{type(error).__name__}: {error}" for key, error in failed.items()}
@@ -161,8 +161,8 @@ def _real_bars(bars: Bars) -> int:
     """
     import numpy as np
 
-    from forecaster.bars import Context
     from forecaster.config import SHORTEST_CONTEXT
+    from forecaster.context import Context
     from forecaster.errors import NotEnoughBars
 
     if not len(bars):
@@ -171,7 +171,7 @@ def _real_bars(bars: Bars) -> int:
     return int(np.isfinite(context.ohlc_CT[-1]).sum())
 
 
-def _configuration(ready: Sequence[_Ready], target: Path, reading: Reading, horizon: int) -> str:
+def _configuration(ready: Sequence[_Ready], target: Path, parse_options: ParseOptions, horizon: int) -> str:
     """Write the configuration as TOML, a comment beside each key."""
     from forecaster.config import SHORTEST_CONTEXT
     from forecaster.urls import sqlite_url
@@ -187,23 +187,23 @@ def _configuration(ready: Sequence[_Ready], target: Path, reading: Reading, hori
     }
     parts = [
         "# Written by `forecaster start`. After a change: forecaster config check -c FILE",
-        *(_table("[[series]]", _series(one, target, reading)) for one in ready),
+        *(_table("[[series]]", _series(one, target, parse_options)) for one in ready),
         _table("[model]", model),
         _table("[store]", {"url": sqlite_url(Path(f"{target.stem}.db"))}),
     ]
     return "\n\n".join(parts) + "\n"
 
 
-def _series(one: _Ready, target: Path, reading: Reading) -> dict[str, object]:
+def _series(one: _Ready, target: Path, parse_options: ParseOptions) -> dict[str, object]:
     """The keys of a series; what was said of its file among them."""
-    from forecaster.calendars import ALWAYS_OPEN, WEEKDAYS, anchored
+    from forecaster.calendars import ALWAYS_OPEN, WEEKDAYS, anchored_name
 
     key, file = one.key, one.series.path
     calendar, _, anchor = key.calendar.partition("@")
     has_days = not anchor and calendar in (ALWAYS_OPEN, WEEKDAYS)
-    if has_days and anchored(None, reading.timezone, key.timeframe, calendar) != calendar:
+    if has_days and anchored_name(None, parse_options.timezone, key.timeframe, calendar) != calendar:
         anchor = "00:00 UTC"
-    said = {name: getattr(reading, name) for name in reading.names()}
+    said = {name: getattr(parse_options, name) for name in parse_options.names()}
     keys = {
         "exchange": key.exchange,
         "symbol": key.symbol,
@@ -232,14 +232,14 @@ def _toml(value: object) -> str:
 
 def _next_steps(ready: Sequence[_Ready], target: Path, now: int) -> dict[str, str]:
     """Commands that fit the files, with what they do."""
-    from forecaster.sources.inspect import is_current
+    from forecaster.sources.summary import is_up_to_date
 
     config = shlex.quote(str(target))
     fewest, total = _REPLAYED
     cutoffs = max(fewest, total // len(ready))
     since = option_time(min(int(one.bars.close_time[-cutoffs:][0]) for one in ready))[:10]
     steps = {f"forecaster replay -c {config} --since {since}": "forecast the recent past again, and score it"}
-    if all(is_current(one.bars, now) for one in ready):
+    if all(is_up_to_date(one.bars, now) for one in ready):
         steps[f"forecaster once -c {config}"] = "record a forecast in the ledger, before its outcome"
     else:
         ends = Counter(int(one.bars.close_time[-1]) for one in ready)
@@ -253,16 +253,16 @@ def _next_steps(ready: Sequence[_Ready], target: Path, now: int) -> dict[str, st
 def _record(one: _Ready, forecast: OHLCForecast) -> dict[str, object]:
     """What a script wants to know of a series and its forecast: quantiles by field and level, one price each step."""
     from forecaster.bars import FIELDS
-    from forecaster.sources.inspect import count_reasons
+    from forecaster.sources.summary import count_reasons
 
-    quantiles = {field: {str(level): forecast.quantile(field, level).tolist() for level in _LEVELS} for field in FIELDS}
+    quantiles = {field: {str(level): forecast.quantile(level, field).tolist() for level in _LEVELS} for field in FIELDS}
     return {
         "series": str(one.key),
         "calendar": one.key.calendar,
         "file": str(one.series.path),
         "bars": len(one.bars),
         "rejected": count_reasons(one.sifted.rejected),
-        "later": one.sifted.later,
+        "unclosed": one.sifted.unclosed,
         "cutoff": forecast.cutoff,
         "target_opens": forecast.target_opens().tolist(),
         "quantiles": quantiles,

@@ -68,7 +68,7 @@ def restore(
     The ledger that is there is kept beside it, with the time in its name. --dry-run may be done beside a daemon.
     """
     from forecaster.clock import now_ms
-    from forecaster.errors import utc_text
+    from forecaster.errors import format_time
     from forecaster.store import restore as restoring
 
     url = _url(config, store)
@@ -76,7 +76,7 @@ def restore(
         on_rows, on_portion = _rows(progress, "check"), _pages(progress, "copy")
         done = restoring.restore(url, copy, now_ms(), dry_run=dry_run, on_rows=on_rows, on_portion=on_portion)
     record = dataclasses.asdict(done) | {"dry_run": dry_run}
-    print_record(record if json_ else record | {"last_cutoff": utc_text(done.last_cutoff)}, json_=json_)
+    print_record(record if json_ else record | {"last_cutoff": format_time(done.last_cutoff)}, json_=json_)
     if not json_:
         say("the copy is whole; nothing was changed" if dry_run else "the copy is the ledger now: start the service")
 
@@ -119,7 +119,7 @@ def runs(config: ConfigOption = None, store: StoreOption = None, json_: JsonOpti
 
     --json adds what decided each run's forecasts.
     """
-    from forecaster.errors import utc_text
+    from forecaster.errors import format_time
     from forecaster.store import maintenance as upkeep
 
     found = upkeep.runs(_url(config, store))
@@ -128,7 +128,7 @@ def runs(config: ConfigOption = None, store: StoreOption = None, json_: JsonOpti
         return
     for one in found:
         held = f"{one.forecasts:,} forecasts, {one.bars:,} bars"
-        say(f"{one.id:32} {one.door:8} {utc_text(one.started_at)}  {held}")
+        say(f"{one.id:32} {one.kind:8} {format_time(one.started_at)}  {held}")
 
 
 @store_app.command("delete")
@@ -161,13 +161,13 @@ def export(
 ) -> None:
     """Write a run's forecasts to a file: a line for each field of each step, all quantiles, and what came."""
     from forecaster.cli.printing import write_frames
-    from forecaster.cycle.settle import check_run
+    from forecaster.client import check_run
     from forecaster.engine import Forecaster
     from forecaster.export import frames
 
     with Forecaster.from_config(config, store) as forecaster:
         check_run(forecaster.reader, run_id)
-        count = write_frames(frames(forecaster.reader, forecaster.chosen(series), run_id), out)
+        count = write_frames(frames(forecaster.reader, forecaster.select(series), run_id), out)
     print_record({"run": run_id, "rows": count, "file": str(out)}, json_=json_)
 
 
@@ -229,7 +229,7 @@ def _pages(progress: Progress, name: str) -> Callable[[int, int], None]:
 
 def _url(config: str | None, store: str | None) -> str:
     """The URL of the ledger that is meant: the configured one, unless another is named."""
-    from forecaster.config import default_config_path, load_config
-    from forecaster.urls import url_of
+    from forecaster.config_file import default_config_path, load_config
+    from forecaster.urls import ledger_url
 
-    return load_config(config or default_config_path()).store.url.reveal() if store is None else url_of(store)
+    return load_config(config or default_config_path()).store.url.reveal() if store is None else ledger_url(store)

@@ -1,4 +1,4 @@
-"""What commands need of strategies: one by its dotted name, its decision now, and what it would have come to."""
+"""Strategies in commands: load one by its dotted name, get its signal now, and backtest it on a replay."""
 
 from __future__ import annotations
 
@@ -24,40 +24,44 @@ if TYPE_CHECKING:
 
     from forecaster.bars import SeriesKey
     from forecaster.engine import Forecaster
-    from forecaster.replay.backtest import Account, Trading
-    from forecaster.replay.strategy import Rules, Strategy
+    from forecaster.replay.backtest import Account, BacktestResult
+    from forecaster.replay.strategy import Strategy, TradingRules
 
 StrategyOption = Annotated[
     str, typer.Option("--strategy", help="Dotted name, such as strategies.trend or package.module:function.")
 ]
 _EXPECTED = "a module with a function of its own name, or package.module:function; known are"
 _IMPORTABLE = "a module that can be imported"
-_ARGUMENTS = "a function of forecast, position and outlook"
+_ARGUMENTS = "a function of forecast, position and context"
 
 
 @dataclasses.dataclass(frozen=True)
 class TradePlan:
-    """Who trades on a replay's forecasts, and how.
+    """A strategy to backtest on a replay.
 
     Args:
         strategy: dotted name.
-        rules: what trading costs and allows.
+        rules: costs and limits.
         span: cutoffs in [start, end), UTC ms.
-        out: the page to write; None writes none. `png` in the same way.
+        out: the page to write, if any.
+        png: the picture to write, if any.
     """
 
     strategy: str
-    rules: Rules
+    rules: TradingRules
     span: tuple[int, int]
     out: Path | None = None
     png: Path | None = None
 
 
 def load_strategy(name: str) -> Strategy:
-    """Find a strategy by its dotted name, in what is installed or in the folder where the command runs.
+    """Load a strategy by its dotted name, from the installed packages or the current folder.
+
+    `strategies` is a namespace package: modules of a folder `strategies` in the current folder are found beside those
+    that are installed.
 
     Raises:
-        ConfigError: when there is none of that name, or its module cannot be imported.
+        ConfigError: if there is none of that name, or its module cannot be imported.
     """
     module_name, _, function = name.partition(":")
     function = function or module_name.rpartition(".")[2]
@@ -67,17 +71,17 @@ def load_strategy(name: str) -> Strategy:
         module = importlib.import_module(module_name)
     except (ImportError, SyntaxError, ValueError, TypeError) as error:
         raise ConfigError("--strategy", _expected_module(module_name, error), f"{name}: {error}") from error
-    found = getattr(module, function, None)
-    if not callable(found):
-        there = listed(function, _deciders(module)) or "none"
-        raise ConfigError("--strategy", f"a function {function} in {module_name}; there is {there}", name)
-    if not _decides(found):
+    strategy = getattr(module, function, None)
+    if not callable(strategy):
+        candidates = listed(function, _deciders(module)) or "none"
+        raise ConfigError("--strategy", f"a function {function} in {module_name}; there is {candidates}", name)
+    if not _decides(strategy):
         raise ConfigError("--strategy", _ARGUMENTS, name)
-    return cast("Strategy", found)
+    return cast("Strategy", strategy)
 
 
 def _expected_module(name: str, error: Exception) -> str:
-    """What was expected where importing a module of this name failed: another name, or a module without a fault."""
+    """Say what was expected when the import failed: another name, or a module without a fault."""
     missing = error.name if isinstance(error, ModuleNotFoundError) else None
     is_there = isinstance(error, ImportError | SyntaxError) and (
         missing is None or not f"{name}.".startswith(f"{missing}.")
@@ -86,7 +90,7 @@ def _expected_module(name: str, error: Exception) -> str:
 
 
 def known_strategies() -> list[str]:
-    """Dotted names of the strategies that can be found: modules of `strategies` with a function of their own name.
+    """Return the dotted names of the available strategies: modules of `strategies` with a function of their own name.
 
     Modules are read, not imported.
     """
@@ -99,7 +103,7 @@ def known_strategies() -> list[str]:
 
 
 def _has_own_function(module: pkgutil.ModuleInfo) -> bool:
-    """Whether a module's text defines a function of the module's name."""
+    """Return whether a module's text defines a function of the module's name."""
     spec = module.module_finder.find_spec(module.name, None)
     if spec is None or spec.origin is None:
         return False
@@ -108,14 +112,14 @@ def _has_own_function(module: pkgutil.ModuleInfo) -> bool:
 
 
 def _deciders(module: ModuleType) -> list[str]:
-    """Names of a module's own functions that take forecast, position and outlook."""
-    own = {name: found for name, found in inspect.getmembers(module, inspect.isfunction) if name[0] != "_"}
-    return [name for name, found in own.items() if found.__module__ == module.__name__ and _decides(found)]
+    """Return the names of a module's own functions that take forecast, position and context."""
+    public = [pair for pair in inspect.getmembers(module, inspect.isfunction) if pair[0][0] != "_"]
+    return [name for name, function in public if function.__module__ == module.__name__ and _decides(function)]
 
 
-def _decides(found: Callable[..., object]) -> bool:
+def _decides(function: Callable[..., object]) -> bool:
     try:
-        inspect.signature(found).bind(None, None, None)
+        inspect.signature(function).bind(None, None, None)
     except (TypeError, ValueError):
         return False
     return True
@@ -125,52 +129,52 @@ def live_signal(  # noqa: PLR0913, PLR0917 - one parameter for each option
     strategy: StrategyOption,
     config: ConfigOption = None,
     series: SeriesOption = None,
-    share: Annotated[float, typer.Option(min=-1, max=1, help="Share of the equity that is held now.")] = 0.0,
+    weight: Annotated[float, typer.Option(min=-1, max=1, help="Current position, as a fraction of the equity.")] = 0.0,
     as_of: AsOfOption = None,
     store: StoreOption = None,
     json_: JsonOption = False,
 ) -> None:
-    """Say what a strategy holds next, from the newest forecast of each series: no network, no model, no order.
+    """Print a strategy's signal from the latest forecast of each series: no network, no model, no order.
 
-    With --as-of, from the newest forecast that was there at that time, with the close and the trust as known then.
-    `state` is `fresh`, or `stale` when the first bar that was forecast has closed and a newer forecast should exist, or
-    `missing`. Then the strategy is not asked, and `share` stays what is held.
+    With --as-of, from the latest forecast that was available at that time, with the close and the trust as known then.
+    `state` is `fresh`, or `stale` if the first target bar has closed and a newer forecast should exist, or `missing`.
+    If it is not `fresh`, the strategy is not called and `weight` keeps the current position.
     """
     from forecaster.clock import now_ms
     from forecaster.engine import Forecaster
 
     chosen, until = load_strategy(strategy), as_of_ms(as_of, now_ms())
     with Forecaster.from_config(config, store) as forecaster:
-        found = [_signal(forecaster, key, chosen, share, until) for key in forecaster.chosen(series)]
+        signals = [_signal(forecaster, key, chosen, weight, until) for key in forecaster.select(series)]
     if json_:
-        typer.echo(json.dumps({"strategy": strategy, "as_of": until, "signals": found}))
+        typer.echo(json.dumps({"strategy": strategy, "as_of": until, "signals": signals}))
         return
-    for record in found:
+    for record in signals:
         print_record(record, json_=False)
 
 
 def trade_replay(
     forecaster: Forecaster, keys: Sequence[SeriesKey], run_id: str, plan: TradePlan, as_of: int
 ) -> dict[str, object]:
-    """Let a strategy trade on the forecasts of a replay, write page and picture, and say what it came to.
+    """Backtest a strategy on the forecasts of a replay, write page and picture, and return the figures.
 
-    Each series begins with the same capital; of several, `portfolio` is the whole. Figures are those of
-    `performance.Figures`, for the strategy and for buy-and-hold at the same costs.
+    Each series starts with the same capital; `portfolio` combines several. The figures are those of
+    `performance.Performance`, for the strategy and for buy-and-hold at the same costs.
 
     Raises:
-        ConfigError: for a strategy that is not there, or files that cannot be written.
-        InvalidContext: for a series without a forecast in the span.
+        ConfigError: for an unknown strategy, or files that cannot be written.
+        InvalidArgument: for a series without a forecast in the span.
     """
-    from forecaster.replay.backtest import together
+    from forecaster.replay.backtest import combine_accounts
     from forecaster.replay.backtest_report import TradeReport, draw_trades, write_trade_report
 
     strategy = load_strategy(plan.strategy)
-    traded = [_trade(forecaster, key, run_id, (strategy, plan), as_of) for key in keys]
-    report = TradeReport(plan.strategy, run_id, plan.rules, traded)
-    accounts = {one.account.name: (one.account, one.holding) for one in traded}
-    if len(traded) > 1:
-        whole = (together([one.account for one in traded]), together([one.holding for one in traded]))
-        accounts["portfolio"] = whole
+    results = [_trade(forecaster, key, run_id, (strategy, plan), as_of) for key in keys]
+    report = TradeReport(plan.strategy, run_id, plan.rules, results)
+    accounts = {result.account.name: (result.account, result.benchmark) for result in results}
+    if len(results) > 1:
+        own = combine_accounts([result.account for result in results])
+        accounts["portfolio"] = (own, combine_accounts([result.benchmark for result in results]))
     if plan.out is not None:
         write_trade_report(report, plan.out)
     if plan.png is not None:
@@ -186,21 +190,23 @@ def trade_replay(
 
 
 def print_trades(record: dict[str, object]) -> None:
-    """Print what `trade_replay` says, one paragraph for each account."""
+    """Print the figures of `trade_replay`, one paragraph per account."""
     accounts = cast("dict[str, dict[str, object]]", record["accounts"])
-    for name, told in accounts.items():
-        own, held = (cast("dict[str, float | None]", told[who]) for who in ("strategy", "buy_and_hold"))
-        say(f"{name}: {told['verdict']}", bold=True)
+    for name, account in accounts.items():
+        own, benchmark = (cast("dict[str, float | None]", account[key]) for key in ("strategy", "buy_and_hold"))
+        say(f"{name}: {account['verdict']}", bold=True)
         for figure, value in own.items():
-            say(f"  {figure:16} {_number(value):>14}   buy and hold {_number(held[figure]):>14}")
+            say(f"  {figure:16} {_number(value):>14}   buy and hold {_number(benchmark[figure]):>14}")
     for what in ("report", "picture"):
         if record[what] is not None:
             say(f"{what}: {record[what]}")
 
 
-def _trade(forecaster: Forecaster, key: SeriesKey, run_id: str, by: tuple[Strategy, TradePlan], as_of: int) -> Trading:
+def _trade(
+    forecaster: Forecaster, key: SeriesKey, run_id: str, by: tuple[Strategy, TradePlan], as_of: int
+) -> BacktestResult:
     from forecaster.replay.backtest import trade
-    from forecaster.replay.recorded import Trusted, recorded
+    from forecaster.replay.run_forecasts import TrustHistory, read_forecasts
 
     strategy, plan = by
     reader, name = forecaster.reader, forecaster.model_name
@@ -208,47 +214,47 @@ def _trade(forecaster: Forecaster, key: SeriesKey, run_id: str, by: tuple[Strate
     if not len(bars):
         raise MissingBars(key, plan.span[0], None)
     span = (max(plan.span[0], int(bars.close_time[0])), min(plan.span[1], int(bars.close_time[-1]) + 1))
-    trust = Trusted(reader.settled(key, as_of, run_id=run_id), bars, name)
-    return trade(strategy, recorded(reader, key, name, run_id, span), bars, plan.rules, trust.at)
+    trust = TrustHistory(reader.settled(key, as_of, run_id=run_id), bars, name)
+    return trade(strategy, read_forecasts(reader, key, name, run_id, span), bars, plan.rules, trust.at)
 
 
-def _figures(account: Account, holding: Account) -> dict[str, object]:
-    from forecaster.replay.performance import figures_of, verdict
+def _figures(account: Account, benchmark: Account) -> dict[str, object]:
+    from forecaster.replay.performance import compute_performance, verdict
 
-    own, held = figures_of(account), figures_of(holding)
+    own, benchmark_figures = compute_performance(account), compute_performance(benchmark)
     return {
         "verdict": verdict(own),
         "strategy": dataclasses.asdict(own),
-        "buy_and_hold": dataclasses.asdict(held),
+        "buy_and_hold": dataclasses.asdict(benchmark_figures),
         "ruined_at": account.ruined_at,
     }
 
 
-def _signal(forecaster: Forecaster, key: SeriesKey, strategy: Strategy, share: float, as_of: int) -> dict[str, object]:
-    """The decision on one series as a record."""
-    from forecaster.replay.strategy import Outlook, Position, Signal
+def _signal(forecaster: Forecaster, key: SeriesKey, strategy: Strategy, weight: float, as_of: int) -> dict[str, object]:
+    """Return the signal of one series as a record."""
+    from forecaster.replay.strategy import Position, Signal, StrategyContext, call_strategy
 
     name = (key.exchange, key.symbol, str(key.timeframe))
-    newest = forecaster.latest(*name, as_of=as_of)
-    if newest is None:
-        state, found = "missing", Signal(share, "there is no forecast: what is held is kept")
-    elif newest.is_stale(as_of):
-        state, found = "stale", Signal(share, "the newest forecast is stale: what is held is kept")
+    latest = forecaster.latest(name, as_of=as_of)
+    if latest is None:
+        state, signal = "missing", Signal(weight, "no forecast: the position is kept")
+    elif latest.is_stale(as_of):
+        state, signal = "stale", Signal(weight, "the latest forecast is stale: the position is kept")
     else:
-        open_time = int(key.sessions.last_opens(key.timeframe, newest.cutoff, 1)[0])
+        open_time = int(key.trading_calendar.last_opens(key.timeframe, latest.cutoff, 1)[0])
         bars = forecaster.reader.bars(key, open_time, open_time + 1, as_of)
         if not len(bars):
-            raise MissingBars(key, newest.cutoff, None)
-        outlook = Outlook(float(bars.close[-1]), forecaster.trust(*name, as_of=as_of))
-        state, found = "fresh", strategy(newest, Position(share), outlook)
+            raise MissingBars(key, latest.cutoff, None)
+        context = StrategyContext(float(bars.close[-1]), forecaster.trust(name, as_of=as_of))
+        state, signal = "fresh", call_strategy(strategy, latest, Position(weight), context)
     return {
         "series": str(key),
         "state": state,
-        "share": found.share,
-        "reason": found.reason,
-        "cutoff": None if newest is None else newest.cutoff,
-        "available_at": None if newest is None else newest.available_at,
-        "revised": [] if newest is None else list(newest.revised),
+        "weight": signal.weight,
+        "reason": signal.reason,
+        "cutoff": None if latest is None else latest.cutoff,
+        "available_at": None if latest is None else latest.available_at,
+        "revised": [] if latest is None else list(latest.revised),
     }
 
 

@@ -1,4 +1,4 @@
-"""`model finetune` and `model info`: a model of one's own, and what any checkpoint is."""
+"""`model finetune` and `model info`: fine-tune a model, and describe a checkpoint."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from forecaster.cli.printing import (
     progress_bar,
     say,
 )
-from forecaster.errors import ConfigError, InvalidContext, NonFiniteForecast
+from forecaster.errors import ConfigError, InvalidArgument, NonFiniteForecast
 from forecaster.output_files import write_text
 
 if TYPE_CHECKING:
@@ -33,15 +33,15 @@ if TYPE_CHECKING:
 
 REJECTED = "rejected"
 REPORT = "report.json"
-TRAINING_SHARE = 0.7
-FEWEST_BARS = 64
+TRAINING_FRACTION = 0.7
+MIN_BARS = 64
 
 tuning_app = typer.Typer()
 
 
 @dataclasses.dataclass(frozen=True)
 class SeriesTuning:
-    """One file: what was trained on, and the comparison on bars behind all training."""
+    """One file: the training span, and the comparison on bars after all training."""
 
     file: str
     series: str
@@ -55,10 +55,10 @@ class SeriesTuning:
 
 @dataclasses.dataclass(frozen=True)
 class TuningReport:
-    """What a fine-tuning came to: whether it is offered, where it lies, and why."""
+    """Result of a fine-tuning: whether it is accepted, where it is, and why."""
 
     model: str
-    offered: bool
+    accepted: bool
     folder: str
     verdict: str
     baselines: str
@@ -71,7 +71,7 @@ class TuningReport:
 def model_finetune(  # noqa: PLR0913, PLR0917 - one parameter for each option
     files: Annotated[list[Path], typer.Argument(help="csv, Parquet, feather or json files, one series each.")],
     out: Annotated[Path, typer.Option(help="New or empty folder for the model and its report.")],
-    model: Annotated[str, typer.Option(help="What to start from: nano, a folder, or hub:OWNER/NAME.")] = "nano",
+    model: Annotated[str, typer.Option(help="Model to start from: nano, a folder, or hub:OWNER/NAME.")] = "nano",
     revision: Annotated[str | None, typer.Option(help="Commit of hub:OWNER/NAME.")] = None,
     mode: Annotated[
         Literal["full", "lora"],
@@ -79,26 +79,25 @@ def model_finetune(  # noqa: PLR0913, PLR0917 - one parameter for each option
     ] = "full",
     steps: Annotated[int, typer.Option(min=1, help="Steps of 32 windows each.")] = 500,
     learning_rate: Annotated[
-        float | None, typer.Option(help="Of the first step; one that suits the mode when left out.")
+        float | None, typer.Option(help="Learning rate of the first step. Default: by mode.")
     ] = None,
     context: Annotated[int, typer.Option(min=16, max=8192, help="Bars that the model sees.")] = 256,
     horizon: Annotated[int, typer.Option(min=1, max=1024, help="Bars that it learns to forecast.")] = 8,
     train_until: Annotated[
-        dt.datetime | None, typer.Option(help="Train on bars closed by then (UTC); 70 % of each file when left out.")
+        dt.datetime | None, typer.Option(help="Train on bars closed by then (UTC). Default: 70 % of each file.")
     ] = None,
-    cutoffs: Annotated[int, typer.Option(min=10, help="How many to compare at for each file.")] = 200,
-    seed: Annotated[int, typer.Option(min=0, help="Decides which windows are drawn, and in which order.")] = 0,
+    cutoffs: Annotated[int, typer.Option(min=10, help="Number of cutoffs for the comparison, per file.")] = 200,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the training windows and their order.")] = 0,
     how: FileOptions = FILES_AS_THEY_ARE,
     json_: JsonOption = False,
 ) -> None:
-    """Fine-tune a model on your own bars, and offer it only where it is surely better than before.
+    """Fine-tune a model on your own bars, and accept it only if it is significantly better than the original.
 
-    It trains on the older bars of each file. Then it and the original forecast from the same cutoffs behind the
-    newest bar trained on, of whichever file, and pinball losses decide: it is offered, in --out, if it lost less
-    with p below 0.05 (Diebold-Mariano); else it is kept in --out/rejected. --out/report.json says which, and why.
-    Either way the code is 0.
+    It trains on the older bars of each file. Then both models forecast from the same cutoffs after the last training
+    bar of any file. It is accepted, in --out, if its pinball loss is lower with p < 0.05 (Diebold-Mariano); otherwise
+    it is kept in --out/rejected. --out/report.json has the reason. The exit code is 0 in both cases.
 
-    p holds for one try. Settings that were chosen by it have to prove themselves on bars that came later.
+    p is valid for one attempt. If you choose settings by it, test them again on later bars.
     """
     from forecaster.clock import now_ms
     from forecaster.model.training.finetune import FinetunePlan, finetune, require_empty
@@ -109,21 +108,21 @@ def model_finetune(  # noqa: PLR0913, PLR0917 - one parameter for each option
     plan = FinetunePlan(mode, steps, learning_rate, context=context, horizon=horizon, seed=seed)
     require_empty(out)
     histories = [_read(file, how, now_ms(), train_until) for file in files]
-    # Markets move together: no file is compared at a time that another was trained on.
-    behind = max(int(one.older.close_time[-1]) for one in histories)
-    comparing = EvaluationPlan(cutoffs, horizon, context, behind, min_context=min(context, FEWEST_BARS))
+    # Series move together: no file is compared at a time that another was trained on.
+    trained_until = max(int(history.older.close_time[-1]) for history in histories)
+    comparing = EvaluationPlan(cutoffs, horizon, context, trained_until, min_context=min(context, MIN_BARS))
     _check_cutoffs(histories, comparing)
     with progress_bar() as progress:
         before = _evaluate((model, revision), histories, comparing, progress)
-        compare(before, before)  # refuses here what could not be compared after the work
+        compare(before, before)  # refuse before the training what cannot be compared after it
         on_step = _show_steps(progress, steps)
-        folder = finetune(model, [one.older for one in histories], plan, out / REJECTED, on_step, revision)
+        folder = finetune(model, [history.older for history in histories], plan, out / REJECTED, on_step, revision)
         try:
             after = _evaluate((str(folder), None), histories, comparing, progress)
         except NonFiniteForecast as error:
-            expected = f"one whose model, kept in {folder}, makes finite forecasts"
+            expected = f"a rate whose model makes finite forecasts; this one is kept in {folder}"
             raise ConfigError("--learning-rate", expected, str(error)) from error
-    report = _conclude(model, out, histories, before, after)
+    report = _finish(model, out, histories, before, after)
     write_text(json.dumps(dataclasses.asdict(report), indent=2) + "\n", out / REPORT)
     if json_:
         typer.echo(json.dumps(dataclasses.asdict(report)))
@@ -136,10 +135,10 @@ def model_info(
     model: Annotated[str, typer.Argument(help="nano, or the folder of a checkpoint.")],
     json_: JsonOption = False,
 ) -> None:
-    """Say what a checkpoint is: architecture, limits, weights, and how it was made.
+    """Describe a checkpoint: architecture, limits, weights, and how it was made.
 
-    It is loaded as a server would: a folder that is damaged, or not a Chronos-2 that can be served here, ends
-    with code 2 and the reason. `sums` tells whether the files are those that SHA256SUMS names.
+    It is loaded as a server would load it. A folder that is damaged, or that cannot be served here, ends with code 2
+    and the reason. `sums` says whether the files match SHA256SUMS.
     """
     from forecaster.model.chronos2.describe import describe
 
@@ -154,7 +153,7 @@ def model_info(
 
 
 class _History(NamedTuple):
-    """The bars of a file, and the older ones to train on."""
+    """The bars of a file, and the older ones for training."""
 
     file: Path
     bars: Bars
@@ -162,38 +161,38 @@ class _History(NamedTuple):
 
 
 def _read(file: Path, how: FileOptions, as_of: int, until: dt.datetime | None) -> _History:
-    """Read a file, say what was refused of it, and take the older bars apart."""
-    found = open_file(file, how)
-    if len(found) > 1:
-        raise ConfigError("file", "bars of one series", ", ".join(one.guess.key.symbol for one in found))
-    sifted = found[0].source.sift(found[0].guess.key, as_of)
+    """Read a file, report its invalid rows, and separate the older bars."""
+    series = open_file(file, how)
+    if len(series) > 1:
+        raise ConfigError("file", "bars of one series", ", ".join(one.inferred.key.symbol for one in series))
+    sifted = series[0].source.validate_rows(series[0].inferred.key, as_of)
     bars = sifted.bars
     print_refused(str(file), sifted)
     if until is None:
-        older = bars[: int(len(bars) * TRAINING_SHARE)]
+        older = bars[: int(len(bars) * TRAINING_FRACTION)]
     else:
-        older = bars.known_at(round(until.replace(tzinfo=dt.UTC).timestamp() * 1000))
+        older = bars.closed_by(round(until.replace(tzinfo=dt.UTC).timestamp() * 1000))
     if not len(older):
-        raise ConfigError("--train-until", f"a time behind some bars of {file}", until and until.isoformat())
+        raise ConfigError("--train-until", f"a time after some bars of {file}", until and until.isoformat())
     return _History(file, bars, older)
 
 
 def _check_cutoffs(histories: Sequence[_History], plan: EvaluationPlan) -> None:
-    """Refuse a file that leaves too little to compare at, before any work is done."""
+    """Refuse a file with too few cutoffs for the comparison, before the training."""
     from forecaster.replay.evaluate import choose_spread_cutoffs
 
-    for one in histories:
+    for history in histories:
         try:
-            choose_spread_cutoffs(one.bars, plan)
-        except InvalidContext as error:
-            expected = f"a time that leaves bars of {one.file} behind the newest trained on, of whichever file"
+            choose_spread_cutoffs(history.bars, plan)
+        except InvalidArgument as error:
+            expected = f"a time that leaves bars of {history.file} after the last training bar of any file"
             raise ConfigError("--train-until", expected, str(error)) from error
 
 
 def _evaluate(
     model: tuple[str, str | None], histories: Sequence[_History], plan: EvaluationPlan, progress: Progress
 ) -> list[Evaluation]:
-    """Forecast every file with a model and its revision; cutoffs depend on bars and plan alone."""
+    """Evaluate a model, given by name and revision, on every file; cutoffs depend only on bars and plan."""
     from forecaster.config import ModelConfig
     from forecaster.model import load_model
     from forecaster.replay.evaluate import evaluate
@@ -201,13 +200,14 @@ def _evaluate(
     name, revision = model
     loaded = load_model(ModelConfig(id=name, revision=revision, compile="off"))
     task = progress.add_task(f"{name} forecasts", total=None)
-    made = [evaluate([loaded], one.bars, plan, partial(progress.advance, task)) for one in histories]
-    progress.update(task, total=sum(len(one.cutoffs_N) for one in made))
-    return made
+    advance = partial(progress.advance, task)
+    evaluations = [evaluate(loaded, history.bars, plan, advance) for history in histories]
+    progress.update(task, total=sum(len(evaluation.cutoffs_N) for evaluation in evaluations))
+    return evaluations
 
 
 def _show_steps(progress: Progress, steps: int) -> Callable[[int, float], None]:
-    """What to call after each step."""
+    """Return the callback of each step."""
     task = progress.add_task("tuning", total=steps)
 
     def on_step(step: int, loss: float) -> None:
@@ -216,36 +216,36 @@ def _show_steps(progress: Progress, steps: int) -> Callable[[int, float], None]:
     return on_step
 
 
-def _conclude(
+def _finish(
     model: str,
     out: Path,
     histories: Sequence[_History],
     before: Sequence[Evaluation],
     after: Sequence[Evaluation],
 ) -> TuningReport:
-    """Compare, move the weights to `out` where they win, and say why."""
+    """Compare, move accepted weights to `out`, and report."""
     from forecaster.model.training.finetune import PUBLISHED
     from forecaster.replay.compare import compare
 
-    found = compare(after, before)
+    comparison = compare(after, before)
     folder = out / REJECTED
-    if found.wins:
+    if comparison.is_better:
         for name in PUBLISHED:
             (folder / name).rename(out / name)
         folder.rmdir()
         folder = out
     return TuningReport(
         model=model,
-        offered=found.wins,
+        accepted=comparison.is_better,
         folder=str(folder),
-        verdict=_verdict(model, folder, found),
-        baselines=_beside_baselines(model, found),
-        comparison=found,
-        series=[_about(*one) for one in zip(histories, before, after, strict=True)],
+        verdict=_verdict(model, folder, comparison),
+        baselines=_compare_baselines(model, comparison),
+        comparison=comparison,
+        series=[_describe(*rows) for rows in zip(histories, before, after, strict=True)],
     )
 
 
-def _about(history: _History, before: Evaluation, after: Evaluation) -> SeriesTuning:
+def _describe(history: _History, before: Evaluation, after: Evaluation) -> SeriesTuning:
     from forecaster.replay.compare import compare
 
     return SeriesTuning(
@@ -260,28 +260,27 @@ def _about(history: _History, before: Evaluation, after: Evaluation) -> SeriesTu
     )
 
 
-def _verdict(model: str, folder: Path, found: Comparison) -> str:
+def _verdict(model: str, folder: Path, comparison: Comparison) -> str:
     """Say whether to use it, and why."""
-    figures = f"pinball {found.ratio:.3f} of it (p = {found.p_value:.2g}) at {found.cutoffs} cutoffs"
-    if found.wins:
-        return f'better than {model}: {figures}. Use it: set model.id = "{folder.absolute()}"'
-    luck = " by more than luck" if found.ratio < 1 else ""
-    return f"no better than {model}{luck}: {figures}: not offered, kept in {folder}"
+    figures = f"pinball ratio {comparison.ratio:.3f} (p = {comparison.p_value:.2g}) at {comparison.cutoffs} cutoffs"
+    if comparison.is_better:
+        return f'significantly better than {model}: {figures}. Use it: set model.id = "{folder.absolute()}"'
+    return f"not significantly better than {model}: {figures}. Not accepted; kept in {folder}"
 
 
-def _beside_baselines(model: str, found: Comparison) -> str:
-    """Say which baseline has been beaten, and by whom; beaten by neither is no skill."""
-    by = {(True, True): "both", (True, False): "the tuned model alone", (False, True): f"{model} alone"}
-    beaten = []
-    for name, ratio in found.to_baselines.items():
-        other = found.original_to_baselines[name]
-        winners = (ratio is not None and ratio < 1, other is not None and other < 1)
-        beaten.append(f"{name} is beaten by {by.get(winners, 'neither')}")
-    return "; ".join(beaten)
+def _compare_baselines(model: str, comparison: Comparison) -> str:
+    """Say which model beats which baseline; one that beats none has no skill."""
+    words = {(True, True): "both", (True, False): "the tuned model only", (False, True): f"{model} only"}
+    sentences = []
+    for name, ratio in comparison.to_baselines.items():
+        original = comparison.original_to_baselines[name]
+        better = (ratio is not None and ratio < 1, original is not None and original < 1)
+        sentences.append(f"lower loss than {name}: {words.get(better, 'neither')}")
+    return "; ".join(sentences)
 
 
 def _print(report: TuningReport) -> None:
-    """Print each file, then what all come to."""
+    """Print each file, then all files."""
     for one in report.series:
         trained = f"{one.trained_bars:,} bars until {one.trained_until}"
         compared = f"{one.comparison.cutoffs} cutoffs, {one.first_cutoff} to {one.last_cutoff}"
@@ -294,12 +293,12 @@ def _print(report: TuningReport) -> None:
     say(report.verdict, bold=True)
 
 
-def _ratios(model: str, found: Comparison) -> dict[str, str]:
-    """Pinball losses over others, below 1 is better, under names for people."""
-    rows = {f"tuned / {model}": f"{found.ratio:.3f} (p = {found.p_value:.2g})"}
-    for name, ratio in found.to_baselines.items():
-        other = found.original_to_baselines[name]
-        rows[name] = f"tuned {_number(ratio)} of it, {model} {_number(other)}"
+def _ratios(model: str, comparison: Comparison) -> dict[str, str]:
+    """Format the ratios of pinball losses; below 1 is better."""
+    rows = {f"tuned / {model}": f"{comparison.ratio:.3f} (p = {comparison.p_value:.2g})"}
+    for name, ratio in comparison.to_baselines.items():
+        original = comparison.original_to_baselines[name]
+        rows[f"ratio to {name}"] = f"tuned {_number(ratio)}, {model} {_number(original)}"
     return rows
 
 

@@ -1,11 +1,11 @@
-"""Work owed: which closes are to be forecast, and what became of each. The store has the truth after any crash."""
+"""Pending forecasts: which closes must be forecast, and what became of each. The store has the state after a crash."""
 
 from __future__ import annotations
 
 import dataclasses
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from forecaster.ledger import Slot
+from forecaster.ledger import PendingForecast
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -15,136 +15,142 @@ if TYPE_CHECKING:
     from forecaster.store import Reader, Store
 
 CATCH_UP: Final = 24
-"""How many bars back what was missed is caught up on."""
+"""How many missed bars are caught up on."""
 
-_DIED: Final = "whoever began it died, and nobody ran for too long"
+_CRASHED: Final = "the process that claimed it ended, and none ran in time to catch up"
 
 
-class Owed(NamedTuple):
-    """The forecasts that are due and not there, by series; and how many closes passed while nobody ran."""
+class ClaimedWork(NamedTuple):
+    """The forecasts that are due and not recorded, by series; and how many closes passed while no process ran."""
 
-    slots: dict[SeriesKey, list[Slot]]
+    by_series: dict[SeriesKey, list[PendingForecast]]
     missed: int
 
 
-def lease_owed(store: Store, keys: Iterable[SeriesKey], model_name: str, as_of: int) -> Owed:
-    """Find what is due of each series: the newest close, and those that were missed before it.
+def claim_due(store: Store, keys: Iterable[SeriesKey], model_name: str, as_of: int) -> ClaimedWork:
+    """Claim what is due of each series: the latest close, and missed closes before it.
 
-    What was missed is caught up on as far back as `CATCH_UP` bars: each from the bars up to its own cutoff, and
-    flagged late. What lies further back is written down as missed, one slot for a whole span. All is written down
-    before anything else is done, so that a process that dies leaves a trace.
+    The last `CATCH_UP` missed closes are caught up on: each from the bars up to its own cutoff, flagged late. Older
+    ones are recorded as missed, one row per span. Everything is written before any other work, so that a process
+    that crashes leaves a trace.
     """
-    with store.together():
-        found = {key: _look(store, key, model_name, as_of) for key in keys}
-        spans = [span for one in found.values() for span in one.missed]
-        store.set_slots([slot for slot, _ in spans] + [slot for one in found.values() for slot in one.all], as_of)
-    slots = {key: [slot for slot in one.all if slot.state == "leased"] for key, one in found.items()}
-    return Owed(slots, sum(count for _, count in spans))
+    with store.transaction():
+        plans = {key: _plan(store, key, model_name, as_of) for key in keys}
+        spans = [span for plan in plans.values() for span in plan.missed]
+        changed = [pending for pending, _ in spans] + [pending for plan in plans.values() for pending in plan.changed]
+        store.set_pending(changed, as_of)
+    by_series = {key: [one for one in plan.changed if one.state == "claimed"] for key, plan in plans.items()}
+    return ClaimedWork(by_series, sum(count for _, count in spans))
 
 
-def end_owed(
+def complete(
     store: Store,
-    owed: Mapping[SeriesKey, Sequence[Slot]],
-    made: Sequence[OHLCForecast],
+    work: Mapping[SeriesKey, Sequence[PendingForecast]],
+    forecasts: Sequence[OHLCForecast],
     skipped: Mapping[SeriesKey, str],
     as_of: int,
 ) -> None:
-    """Write down what became of the work: done, failed for a reason, or a gap where no bar came in time."""
-    done = {(one.key, one.cutoff) for one in made}
-    ended = []
-    for key, slots in owed.items():
-        for slot in slots:
-            state = "done" if (key, slot.cutoff) in done else "failed" if key in skipped else "gap"
+    """Record the result of claimed work: done, failed with a reason, or a gap where no bar arrived in time."""
+    done = {(forecast.key, forecast.cutoff) for forecast in forecasts}
+    completed = []
+    for key, claimed in work.items():
+        for pending in claimed:
+            state = "done" if (key, pending.cutoff) in done else "failed" if key in skipped else "gap"
             reason = "" if state == "done" else skipped.get(key, "no bars to forecast from")
-            ended.append(dataclasses.replace(slot, state=state, reason=reason, leased_until=0))
-    store.set_slots(ended, as_of)
+            completed.append(dataclasses.replace(pending, state=state, reason=reason, claimed_until=0))
+    store.set_pending(completed, as_of)
 
 
-class _Found(NamedTuple):
-    """Slots of a series that change, and spans of closes that were missed, with their lengths."""
+class _Plan(NamedTuple):
+    """Rows of a series that change, and spans of missed closes with their lengths."""
 
-    all: list[Slot]
-    missed: list[tuple[Slot, int]]
+    changed: list[PendingForecast]
+    missed: list[tuple[PendingForecast, int]]
 
 
-def _look(reader: Reader, key: SeriesKey, model_name: str, as_of: int) -> _Found:
+def _plan(reader: Reader, key: SeriesKey, model_name: str, as_of: int) -> _Plan:
     closes = _closes(key, as_of, CATCH_UP)
     if not closes:
-        return _Found([], [])
-    newest = _newest(reader, key, as_of, 2 * CATCH_UP)
-    known = {slot.cutoff: slot for slot in newest if slot.cutoff >= closes[0]}
-    before = None if _is_over(known.get(closes[0])) else reader.slot_before(key, closes[0])
-    first = closes[0] if before is not None else _first(reader, key, model_name, closes, known)
-    slots = [known.get(cutoff, Slot(key, cutoff)) for cutoff in closes if cutoff >= first]
-    spans = [] if before is None else _missed(key, _end_of(before), closes[0])
-    older = newest if before is None else _newest(reader, key, before.cutoff, CATCH_UP)
-    left = _ended(reader, [slot for slot in older if slot.cutoff < closes[0]], model_name)
-    for slot in slots:
-        if slot.state == "missed":  # by a clock that was ahead: of that span only these closes have come
-            spans += [(rest, 0) for rest, _ in _missed(key, closes[-1], slot.leased_until + 1)]
-    return _Found(left + [_leased(reader, slot, model_name, as_of) for slot in slots if not _is_over(slot)], spans)
+        return _Plan([], [])
+    latest = _latest_rows(reader, key, as_of, 2 * CATCH_UP)
+    known = {row.cutoff: row for row in latest if row.cutoff >= closes[0]}
+    before = None if _is_complete(known.get(closes[0])) else reader.pending_before(key, closes[0])
+    first = closes[0] if before is not None else _first_due(reader, key, model_name, closes, known)
+    due = [known.get(cutoff, PendingForecast(key, cutoff)) for cutoff in closes if cutoff >= first]
+    spans = [] if before is None else _missed_span(key, _last_close_of(before), closes[0])
+    older = latest if before is None else _latest_rows(reader, key, before.cutoff, CATCH_UP)
+    abandoned = _completed_after_crash(reader, [row for row in older if row.cutoff < closes[0]], model_name)
+    for row in due:
+        if row.state == "missed":  # by a clock that was ahead: of that span only these closes have happened
+            spans += [(rest, 0) for rest, _ in _missed_span(key, closes[-1], row.claimed_until + 1)]
+    return _Plan(abandoned + [_claimed(reader, row, model_name, as_of) for row in due if not _is_complete(row)], spans)
 
 
 def _closes(key: SeriesKey, as_of: int, count: int) -> list[int]:
-    """The newest closes of a series at `as_of`."""
-    opens = key.sessions.last_opens(key.timeframe, as_of, count)
-    closes: list[int] = key.sessions.closes_of(key.timeframe, opens).tolist()
+    """Return the last closes of a series at `as_of`."""
+    opens = key.trading_calendar.last_opens(key.timeframe, as_of, count)
+    closes: list[int] = key.trading_calendar.closes_of(key.timeframe, opens).tolist()
     return closes
 
 
-def _newest(reader: Reader, key: SeriesKey, as_of: int, count: int) -> list[Slot]:
-    """What is known of the newest closes at `as_of`."""
+def _latest_rows(reader: Reader, key: SeriesKey, as_of: int, count: int) -> list[PendingForecast]:
+    """Return the stored rows of the last closes at `as_of`."""
     closes = _closes(key, as_of, count)
-    return reader.slots(key, closes[0], closes[-1] + 1)
+    return reader.pending_forecasts(key, closes[0], closes[-1] + 1)
 
 
-def _is_over(slot: Slot | None) -> bool:
-    return slot is not None and slot.state in {"done", "gap"}
+def _is_complete(pending: PendingForecast | None) -> bool:
+    return pending is not None and pending.state in {"done", "gap"}
 
 
-def _first(reader: Reader, key: SeriesKey, model_name: str, closes: Sequence[int], known: Mapping[int, Slot]) -> int:
-    """The oldest close that is owed of a series without older work: one that is new owes its newest alone."""
+def _first_due(
+    reader: Reader, key: SeriesKey, model_name: str, closes: Sequence[int], known: Mapping[int, PendingForecast]
+) -> int:
+    """Return the oldest close that is due of a series without older rows; of a new series, only the latest is."""
     if known:
         return min(known)
     return closes[-1] if reader.latest(key, model_name) is None else closes[0]
 
 
-def _leased(reader: Reader, slot: Slot, model_name: str, as_of: int) -> Slot:
-    """A slot about to be worked on; done, if whoever died over it had written its forecast."""
-    if slot.attempts and _is_written(reader, slot, model_name):
-        return dataclasses.replace(slot, state="done", reason="", leased_until=0)
-    until = as_of + slot.key.timeframe.ms
-    return dataclasses.replace(slot, state="leased", attempts=slot.attempts + 1, reason="", leased_until=until)
+def _claimed(reader: Reader, pending: PendingForecast, model_name: str, as_of: int) -> PendingForecast:
+    """Claim a row; it is done if a process that crashed had recorded its forecast."""
+    if pending.attempts and _is_recorded(reader, pending, model_name):
+        return dataclasses.replace(pending, state="done", reason="", claimed_until=0)
+    until = as_of + pending.key.timeframe.ms
+    return dataclasses.replace(pending, state="claimed", attempts=pending.attempts + 1, reason="", claimed_until=until)
 
 
-def _ended(reader: Reader, older: Sequence[Slot], model_name: str) -> list[Slot]:
-    """Slots that somebody who died had begun, and nobody can catch up on any more, as they ended.
+def _completed_after_crash(
+    reader: Reader, older: Sequence[PendingForecast], model_name: str
+) -> list[PendingForecast]:
+    """Complete rows that a crashed process had claimed and that are too old to catch up on.
 
-    Whoever died worked on closes up to his newest, so whoever is next finds them in as many before his own.
+    A crashed process worked on the closes up to its latest, so its rows are among as many before the current ones.
     """
-    begun = [slot for slot in older if slot.state == "leased"]
-    written = [_is_written(reader, slot, model_name) for slot in begun]
+    claimed = [row for row in older if row.state == "claimed"]
+    recorded = [_is_recorded(reader, row, model_name) for row in claimed]
     return [
-        dataclasses.replace(slot, state="done" if there else "failed", reason="" if there else _DIED, leased_until=0)
-        for slot, there in zip(begun, written, strict=True)
+        dataclasses.replace(row, state="done" if there else "failed", reason="" if there else _CRASHED, claimed_until=0)
+        for row, there in zip(claimed, recorded, strict=True)
     ]
 
 
-def _is_written(reader: Reader, slot: Slot, model_name: str) -> bool:
-    rows = reader.history(slot.key, slot.cutoff, slot.cutoff + 1)
+def _is_recorded(reader: Reader, pending: PendingForecast, model_name: str) -> bool:
+    rows = reader.history(pending.key, pending.cutoff, pending.cutoff + 1)
     return any(row.model_id.name == model_name for row in rows)
 
 
-def _end_of(slot: Slot) -> int:
-    """The last close that a slot stands for."""
-    return slot.leased_until if slot.state == "missed" else slot.cutoff
+def _last_close_of(pending: PendingForecast) -> int:
+    """Return the last close that a row stands for."""
+    return pending.claimed_until if pending.state == "missed" else pending.cutoff
 
 
-def _missed(key: SeriesKey, after: int, before: int) -> list[tuple[Slot, int]]:
-    """The closes between two times: one slot for all of them, and how many they are."""
-    closes = key.sessions.closes_of(key.timeframe, key.sessions.opens_between(key.timeframe, after, before))
+def _missed_span(key: SeriesKey, after: int, before: int) -> list[tuple[PendingForecast, int]]:
+    """Return one row for all closes between two times, and their number; empty where there are none."""
+    calendar = key.trading_calendar
+    closes = calendar.closes_of(key.timeframe, calendar.opens_between(key.timeframe, after, before))
     closes = closes[(closes > after) & (closes < before)]
     if not len(closes):
         return []
-    reason = f"{len(closes)} closes in a row: nobody ran"
-    return [(Slot(key, int(closes[0]), "missed", 0, reason, int(closes[-1])), len(closes))]
+    reason = f"{len(closes)} closes in a row: no process ran"
+    return [(PendingForecast(key, int(closes[0]), "missed", 0, reason, int(closes[-1])), len(closes))]

@@ -1,4 +1,4 @@
-"""Asking models: all contexts in one batch; and where that fails, in halves, so that one does not spoil the others."""
+"""Calling models: all contexts in one batch, and in halves where that fails, so that one failure stays isolated."""
 
 from __future__ import annotations
 
@@ -10,96 +10,96 @@ from forecaster.log import get_logger
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from forecaster.bars import Context, SeriesKey
+    from forecaster.bars import SeriesKey
+    from forecaster.context import Context
     from forecaster.forecast import OHLCForecast
-    from forecaster.model import Model
+    from forecaster.model import Model, ModelSuite
 
 _log = get_logger(__name__)
 
 
-class Answers(NamedTuple):
-    """What models gave for contexts, before it is recorded: a list for each model, in the order of the contexts.
+class Predictions(NamedTuple):
+    """Forecasts that are not yet recorded: one list per model, in the order of the contexts.
 
-    The first model answered all of them; a baseline may have fewer.
+    `by_model[0]` is the primary model's and covers all contexts. A baseline may cover fewer.
     """
 
     contexts: list[Context]
-    made: list[list[OHLCForecast]]
+    by_model: list[list[OHLCForecast]]
 
 
-class Spared(NamedTuple):
-    """Answers, the series that the first model could not forecast, and the baselines that failed; with reasons."""
+class PartialPredictions(NamedTuple):
+    """Predictions, the series that the primary model could not forecast, and the baselines that failed; with reasons."""
 
-    answers: Answers
+    predictions: Predictions
     skipped: dict[SeriesKey, str]
-    sat_out: dict[str, str]
+    failed_baselines: dict[str, str]
 
 
-def ask_all(models: Sequence[Model], contexts: Sequence[Context], steps: int) -> Answers:
-    """Ask every model for every context.
+def predict_all(models: ModelSuite, contexts: Sequence[Context], horizon: int) -> Predictions:
+    """Call every model for every context.
 
     Raises:
         ModelError: when one fails.
     """
-    return Answers(list(contexts), [model.predict(contexts, steps) for model in models])
+    return Predictions(list(contexts), [model.predict(contexts, horizon) for model in models])
 
 
-def ask_first(models: Sequence[Model], contexts: Sequence[Context], steps: int) -> Answers:
-    """Ask every model for every context, and leave out those of which a baseline says that it cannot answer them.
+def predict_where_possible(models: ModelSuite, contexts: Sequence[Context], horizon: int) -> Predictions:
+    """Call every model for every context; leave out contexts that a baseline refuses as too short or invalid.
 
     Raises:
-        ModelError: when the first model fails, or a baseline for a reason that may pass.
+        ModelError: when the primary model fails, or a baseline for another reason.
     """
-    first, *baselines = models
-    made = [first.predict(contexts, steps)]
-    return Answers(list(contexts), made + [_answered(one, contexts, steps, InvalidContext)[0] for one in baselines])
+    primary = models.primary.predict(contexts, horizon)
+    baselines = [_predict_baseline(one, contexts, horizon, InvalidContext)[0] for one in models.baselines]
+    return Predictions(list(contexts), [primary, *baselines])
 
 
-def ask_sparing(models: Sequence[Model], contexts: Sequence[Context], steps: int) -> Spared:
-    """Ask every model for every context, and leave out what fails: a series, or part of what a baseline was asked."""
-    first, *baselines = models
+def predict_isolating_failures(models: ModelSuite, contexts: Sequence[Context], horizon: int) -> PartialPredictions:
+    """Call every model for every context; leave out the series and the baselines that fail."""
     failed: dict[int, str] = {}
-    made = [_spared(first, contexts, steps, failed)]
-    skipped = {contexts[place].key: reason for place, reason in failed.items()}
+    by_model = [_predict_or_split(models.primary, contexts, horizon, failed)]
+    skipped = {contexts[index].key: reason for index, reason in failed.items()}
     kept = [context for i, context in enumerate(contexts) if i not in failed]
-    sat_out: dict[str, str] = {}
-    for baseline in baselines:
-        answers, reason = _answered(baseline, kept, steps)
-        made.append(answers)
+    failed_baselines: dict[str, str] = {}
+    for baseline in models.baselines:
+        forecasts, reason = _predict_baseline(baseline, kept, horizon)
+        by_model.append(forecasts)
         if reason:
-            sat_out[baseline.name] = reason
-    return Spared(Answers(kept, made), skipped, sat_out)
+            failed_baselines[baseline.name] = reason
+    return PartialPredictions(Predictions(kept, by_model), skipped, failed_baselines)
 
 
-def _answered(
-    baseline: Model, contexts: Sequence[Context], steps: int, spared: type[Exception] = Exception
+def _predict_baseline(
+    baseline: Model, contexts: Sequence[Context], horizon: int, tolerated: type[Exception] = Exception
 ) -> tuple[list[OHLCForecast], str]:
-    """What a baseline can answer, and why it cannot answer the rest; faults that are not to be spared are raised."""
+    """Return the forecasts of a baseline, and the first reason where it failed; other errors are raised."""
     failed: dict[int, str] = {}
-    made = _spared(baseline, contexts, steps, failed, spared=spared)
+    forecasts = _predict_or_split(baseline, contexts, horizon, failed, tolerated=tolerated)
     reason = next(iter(failed.values()), "")
     if failed:
         _log.warning("baseline.failed", model=baseline.name, contexts=len(failed), reason=reason)
-    return made, reason
+    return forecasts, reason
 
 
-def _spared(
+def _predict_or_split(
     model: Model,
     contexts: Sequence[Context],
-    steps: int,
+    horizon: int,
     failed: dict[int, str],
     first: int = 0,
-    spared: type[Exception] = Exception,  # a model is anybody's code, and the other series have done nothing
+    tolerated: type[Exception] = Exception,  # a model may be third-party code; its error must not stop other series
 ) -> list[OHLCForecast]:
-    """Forecasts of the contexts that a model can answer; the places of the others, from `first` on, with reasons."""
+    """Return forecasts of the contexts that succeed; add the indices of the others, from `first` on, to `failed`."""
     if not contexts:
         return []
     try:
-        return model.predict(contexts, steps)
-    except spared as error:
+        return model.predict(contexts, horizon)
+    except tolerated as error:
         if len(contexts) == 1:
             failed[first] = f"{type(error).__name__}: {error}"
             return []
     half = len(contexts) // 2
-    before = _spared(model, contexts[:half], steps, failed, first, spared)
-    return before + _spared(model, contexts[half:], steps, failed, first + half, spared)
+    before = _predict_or_split(model, contexts[:half], horizon, failed, first, tolerated)
+    return before + _predict_or_split(model, contexts[half:], horizon, failed, first + half, tolerated)

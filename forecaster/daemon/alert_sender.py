@@ -1,7 +1,7 @@
-"""Where alerts go: a webhook, and whatever apprise knows; each receiver has a courier of its own.
+"""Send alerts to a webhook or through apprise; each receiver has its own sender.
 
-Addresses are secrets. They come from files that only their owner can read, and stand in no message, log or traceback of
-ours: what is told of a failure is its class, or the status that came back.
+Addresses are secrets. They are read from files that only their owner can read, and appear in no message, log line or
+traceback: a failure is reported by its class, or by the status that came back.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import stat
 import threading
 import time
 from collections import deque
+from itertools import count
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 from urllib.parse import urlsplit
 
@@ -30,208 +31,210 @@ if TYPE_CHECKING:
     from forecaster.config import AlertsConfig
     from forecaster.daemon.conditions import Alert
 
-MOST_WAITING: Final = 32
-"""Alerts that wait for one receiver; one more, and the oldest is dropped."""
-GIVEN_UP_AFTER: Final = 3_600.0
-"""Seconds for which one alert is brought to a receiver that does not take it."""
+MAX_QUEUED: Final = 32
+"""Alerts queued for one receiver; the oldest is dropped for a newer one."""
+GIVE_UP_AFTER_SECONDS: Final = 3_600.0
+"""Seconds after which an alert that a receiver does not accept is dropped."""
 
-_SECONDS: Final = 10.0
-_LONGEST_WAIT: Final = 60.0
-_LONGEST_FILE: Final = 1 << 16
-_TRIED_AGAIN: Final = frozenset({408, 425, 429})
+_TIMEOUT_SECONDS: Final = 10.0
+_MAX_BACKOFF_SECONDS: Final = 60.0
+_MAX_BACKOFF_EXPONENT: Final = 20
+_MAX_FILE_BYTES: Final = 1 << 16
+_RETRYABLE_STATUSES: Final = frozenset({408, 425, 429})
 
 _log = get_logger(__name__)
 
 
-class Reply(NamedTuple):
-    """What came of one try: whether it was taken, whether another try may help, and what was answered."""
+class SendResult(NamedTuple):
+    """Whether a receiver accepted an alert, whether a retry may help, and its answer."""
 
     sent: bool
-    may_repeat: bool
-    said: str
+    retryable: bool
+    detail: str
 
 
 class Receiver(Protocol):
-    """Takes alerts; `name` says which it is without telling where."""
+    """Accepts alerts; `name` identifies it without its address."""
 
     name: str
 
-    def send(self, alert: Alert) -> Reply:
-        """Try once, and wait for the answer."""
+    def send(self, alert: Alert) -> SendResult:
+        """Send once, and wait for the answer."""
 
 
-class Courier:
-    """Brings alerts to one receiver, in a thread of its own: nobody waits for it.
+class AlertSender:
+    """Sends alerts to one receiver on its own thread, so that no caller waits.
 
-    What is not taken is brought again, after waits that grow to a minute, for an hour. Each alert ends as `sent` or
-    `failed`, also one that was dropped for newer ones.
+    A failed alert is retried for an hour, with backoff up to a minute. Each alert ends as `sent` or `failed`; so does
+    one that was dropped for newer ones.
 
     Args:
-        receiver: who takes them.
-        counted: called with the kind of each alert and how it ended, in the courier's thread or in that of `bring`.
-        first_wait: seconds before the second try.
+        receiver: where to send.
+        on_outcome: called with the kind and the outcome of each alert, on the sender's thread or that of `send`.
+        first_wait: seconds before the first retry.
     """
 
-    def __init__(self, receiver: Receiver, counted: Callable[[str, str], None], first_wait: float = 1.0) -> None:
+    def __init__(self, receiver: Receiver, on_outcome: Callable[[str, str], None], first_wait: float = 1.0) -> None:
         self._receiver = receiver
-        self._counted = counted
+        self._on_outcome = on_outcome
         self._first_wait = first_wait
-        self._waiting: deque[Alert] = deque()
+        self._queued: deque[Alert] = deque()
         self._changed = threading.Condition()
-        self._ends = False
+        self._stopping = False
         self._thread = threading.Thread(target=self._run, name=f"alerts to {receiver.name}", daemon=True)
 
     def start(self) -> None:
         """Start the thread."""
         self._thread.start()
 
-    def bring(self, alert: Alert) -> None:
-        """Take an alert to be brought; returns at once."""
+    def send(self, alert: Alert) -> None:
+        """Queue an alert; returns at once."""
         with self._changed:
-            dropped = self._waiting.popleft() if len(self._waiting) >= MOST_WAITING else None
-            self._waiting.append(alert)
+            dropped = self._queued.popleft() if len(self._queued) >= MAX_QUEUED else None
+            self._queued.append(alert)
             self._changed.notify()
         if dropped is not None:
-            self._ended(dropped, Reply(sent=False, may_repeat=False, said="dropped for newer ones"))
+            self._report(dropped, SendResult(sent=False, retryable=False, detail="dropped for newer alerts"))
 
-    def end(self) -> None:
-        """Try what waits once more, without waits between, and then end the thread."""
+    def stop(self) -> None:
+        """Try each queued alert once more, then end the thread."""
         with self._changed:
-            self._ends = True
+            self._stopping = True
             self._changed.notify()
 
     def join(self, within: float) -> None:
-        """Wait until the thread has ended, for so many seconds."""
+        """Wait up to so many seconds for the thread to end."""
         if self._thread.ident is not None:
             self._thread.join(within)
 
     def _run(self) -> None:
         while (alert := self._next()) is not None:
-            self._ended(alert, self._brought(alert))
+            self._report(alert, self._send_with_retries(alert))
 
     def _next(self) -> Alert | None:
         with self._changed:
-            self._changed.wait_for(lambda: self._waiting or self._ends)
-            return self._waiting.popleft() if self._waiting else None
+            self._changed.wait_for(lambda: self._queued or self._stopping)
+            return self._queued.popleft() if self._queued else None
 
-    def _brought(self, alert: Alert) -> Reply:
-        """Try until it is taken, refused for good, too old, or we are to end."""
-        until = time.monotonic() + GIVEN_UP_AFTER
-        for wait in _growing(self._first_wait):
-            reply = try_once(self._receiver, alert)
-            if reply.sent or not reply.may_repeat or time.monotonic() >= until:
+    def _send_with_retries(self, alert: Alert) -> SendResult:
+        """Try until the alert is accepted, refused for good or too old, or the sender stops."""
+        until = time.monotonic() + GIVE_UP_AFTER_SECONDS
+        for wait in _backoff_delays(self._first_wait):
+            result = try_once(self._receiver, alert)
+            if result.sent or not result.retryable or time.monotonic() >= until:
                 break
             with self._changed:
-                if self._changed.wait_for(lambda: self._ends, wait):
+                if self._changed.wait_for(lambda: self._stopping, wait):
                     break
-        return reply
+        return result
 
-    def _ended(self, alert: Alert, reply: Reply) -> None:
-        said = {"receiver": self._receiver.name, "state": alert.state, "kind": alert.kind, "said": reply.said}
-        if reply.sent:
-            _log.info("alert.sent", **said)
+    def _report(self, alert: Alert, result: SendResult) -> None:
+        values = {"receiver": self._receiver.name, "state": alert.state, "kind": alert.kind, "detail": result.detail}
+        if result.sent:
+            _log.info("alert.sent", **values)
         else:
-            _log.warning("alert.failed", **said)
-        self._counted(alert.kind, "sent" if reply.sent else "failed")
+            _log.warning("alert.failed", **values)
+        self._on_outcome(alert.kind, "sent" if result.sent else "failed")
 
 
 class Webhook:
-    """Posts alerts as JSON to one address.
+    """Posts alerts as JSON to one URL.
 
     Args:
-        address: http or https.
+        url: http or https.
 
     Raises:
-        ConfigError: for another address, without showing it.
+        ConfigError: for another kind of URL, which is not shown.
     """
 
     name = "webhook"
 
-    def __init__(self, address: Secret) -> None:
-        if not _is_web_address(address.reveal()):
+    def __init__(self, url: Secret) -> None:
+        if not _is_http_url(url.reveal()):
             raise ConfigError("alerts.webhook_file", "a file with one http or https address", "another text")
-        self._address = address
+        self._url = url
 
-    def send(self, alert: Alert) -> Reply:
-        """Post once; an answer is its status, and whatever comes behind that is not read."""
+    def send(self, alert: Alert) -> SendResult:
+        """Post once. The answer is its status; the body is not read."""
         try:
             status = asyncio.run(self._post(alert))
         except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
-            return Reply(sent=False, may_repeat=True, said=type(error).__name__)
-        taken = 200 <= status < 300  # noqa: PLR2004 - the statuses of success
-        return Reply(taken, may_repeat=status >= 500 or status in _TRIED_AGAIN, said=str(status))  # noqa: PLR2004
+            return SendResult(sent=False, retryable=True, detail=type(error).__name__)
+        is_success = 200 <= status < 300  # noqa: PLR2004 - the statuses of success
+        is_retryable = status >= 500 or status in _RETRYABLE_STATUSES  # noqa: PLR2004 - the statuses of server errors
+        return SendResult(is_success, is_retryable, detail=str(status))
 
     async def _post(self, alert: Alert) -> int:
-        limit = aiohttp.ClientTimeout(total=_SECONDS)
-        # A redirect is refused: what an address stands for, nobody else is to be told.
+        timeout = aiohttp.ClientTimeout(total=_TIMEOUT_SECONDS)
+        # Redirects are refused: the alert must not reach another host.
         async with (
-            aiohttp.ClientSession(timeout=limit) as session,
-            session.post(self._address.reveal(), json=alert.record(), allow_redirects=False) as response,
+            aiohttp.ClientSession(timeout=timeout) as session,
+            session.post(self._url.reveal(), json=alert.record(), allow_redirects=False) as response,
         ):
             return response.status
 
 
 class Apprise:
-    """Sends alerts through apprise, to one of its addresses.
+    """Sends alerts through apprise, to one of its URLs.
 
     Args:
-        address: as apprise writes them, such as `json://HOST/PATH`.
-        line: where it stands in its file.
+        url: as apprise writes them, such as `json://HOST/PATH`.
+        line: its line number in the file.
 
     Raises:
-        ConfigError: when apprise is not installed, or does not know such an address.
+        ConfigError: when apprise is not installed, or does not know such a URL.
     """
 
-    def __init__(self, address: Secret, line: int) -> None:
+    def __init__(self, url: Secret, line: int) -> None:
         self.name = f"apprise, line {line}"
-        self._apprise = _imported_apprise()
-        # Its own messages name hosts, and addresses that it cannot read whole.
+        self._apprise = _import_apprise()
+        # Apprise's own messages name hosts, and URLs that it cannot parse.
         logging.getLogger("apprise").disabled = True
         asset = self._apprise.AppriseAsset()
         asset.http_redirects = False
         self._target = self._apprise.Apprise(asset=asset)
-        if not self._target.add(address.reveal()):
+        if not self._target.add(url.reveal()):
             raise ConfigError("alerts.apprise_file", f"an address that apprise knows in line {line}", "another text")
 
-    def send(self, alert: Alert) -> Reply:
-        """Send once; apprise says no more than whether it was taken."""
+    def send(self, alert: Alert) -> SendResult:
+        """Send once; apprise says only whether it was accepted."""
         kinds = self._apprise.NotifyType
-        kind = {"over": kinds.SUCCESS, "test": kinds.INFO}.get(alert.state, kinds.WARNING)
-        taken = bool(self._target.notify(body=alert.body, title=alert.title, notify_type=kind, body_format="text"))
-        return Reply(taken, may_repeat=True, said="taken" if taken else "not taken")
+        kind = {"resolved": kinds.SUCCESS, "test": kinds.INFO}.get(alert.state, kinds.WARNING)
+        sent = bool(self._target.notify(body=alert.body, title=alert.title, notify_type=kind, body_format="text"))
+        return SendResult(sent, retryable=True, detail="accepted" if sent else "not accepted")
 
 
 def open_receivers(config: AlertsConfig) -> list[Receiver]:
-    """Open what the configuration names.
+    """Open the configured receivers.
 
     Raises:
         ConfigError: for a file that cannot be read, that others can read, or that holds no address,
             which is not shown.
     """
-    found: list[Receiver] = []
+    receivers: list[Receiver] = []
     if config.webhook_file is not None:
-        addresses = _read_secret("alerts.webhook_file", config.webhook_file)
-        if len(addresses) != 1:
-            raise ConfigError("alerts.webhook_file", "a file with one address", f"one with {len(addresses)}")
-        found += [Webhook(address) for address in addresses.values()]
+        urls = _read_secrets("alerts.webhook_file", config.webhook_file)
+        if len(urls) != 1:
+            raise ConfigError("alerts.webhook_file", "a file with one address", f"one with {len(urls)}")
+        receivers += [Webhook(url) for url in urls.values()]
     if config.apprise_file is not None:
-        addresses = _read_secret("alerts.apprise_file", config.apprise_file)
-        if not addresses:
+        urls = _read_secrets("alerts.apprise_file", config.apprise_file)
+        if not urls:
             raise ConfigError("alerts.apprise_file", "a file with one address on each line", "one with none")
-        found += [Apprise(address, line) for line, address in addresses.items()]
-    return found
+        receivers += [Apprise(url, line) for line, url in urls.items()]
+    return receivers
 
 
-def try_once(receiver: Receiver, alert: Alert) -> Reply:
-    """Send an alert once; a fault is told by its class alone, since its text may hold the address."""
+def try_once(receiver: Receiver, alert: Alert) -> SendResult:
+    """Send an alert once; an exception is reported by its class alone, since its text may hold the address."""
     try:
         return receiver.send(alert)
-    except Exception as error:  # noqa: BLE001 - whatever a receiver's library raises, the next alert goes out
-        return Reply(sent=False, may_repeat=False, said=type(error).__name__)
+    except Exception as error:  # noqa: BLE001 - whatever a receiver's library raises, the next alert must go out
+        return SendResult(sent=False, retryable=False, detail=type(error).__name__)
 
 
-def _read_secret(key: str, path: Path) -> dict[int, Secret]:
-    """The lines of a file that only its owner can read, by their number; empty ones and comments are none."""
+def _read_secrets(key: str, path: Path) -> dict[int, Secret]:
+    """Read the lines of a file that only its owner can read, by number, without empty lines and comments."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError as error:
@@ -241,26 +244,26 @@ def _read_secret(key: str, path: Path) -> dict[int, Secret]:
         if not stat.S_ISREG(mode):
             raise ConfigError(key, "a regular file", str(path))
         if mode & 0o077:
-            found = f"{stat.S_IMODE(mode):o} {path}"
-            raise ConfigError(key, "a file of mode 600, which only its owner can read", found)
-        lines = os.read(descriptor, _LONGEST_FILE).decode().splitlines()
+            actual = f"{stat.S_IMODE(mode):o} {path}"
+            raise ConfigError(key, "a file of mode 600, which only its owner can read", actual)
+        text = os.read(descriptor, _MAX_FILE_BYTES).decode()
     except UnicodeDecodeError:
         raise ConfigError(key, "a file of UTF-8 text", str(path)) from None
     finally:
         os.close(descriptor)
-    told = {i: line.strip() for i, line in enumerate(lines, 1)}
-    return {i: Secret(line) for i, line in told.items() if line and not line.startswith("#")}
+    lines = {number: line.strip() for number, line in enumerate(text.splitlines(), 1)}
+    return {number: Secret(line) for number, line in lines.items() if line and not line.startswith("#")}
 
 
-def _is_web_address(address: str) -> bool:
+def _is_http_url(url: str) -> bool:
     try:
-        parts = urlsplit(address)
-        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0 and address.isprintable()
+        parts = urlsplit(url)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0 and url.isprintable()
     except ValueError:
         return False
 
 
-def _imported_apprise() -> Any:
+def _import_apprise() -> Any:
     try:
         return importlib.import_module("apprise")
     except ImportError as error:
@@ -268,9 +271,6 @@ def _imported_apprise() -> Any:
         raise ConfigError("alerts.apprise_file", expected, None) from error
 
 
-def _growing(first: float) -> Iterator[float]:
-    """Seconds to wait, each twice the one before, up to a minute."""
-    wait = first
-    while True:
-        yield min(wait, _LONGEST_WAIT)
-        wait = min(2 * wait, _LONGEST_WAIT)
+def _backoff_delays(first: float) -> Iterator[float]:
+    """Seconds to wait, doubling up to a minute."""
+    return (min(first * 2 ** min(retry, _MAX_BACKOFF_EXPONENT), _MAX_BACKOFF_SECONDS) for retry in count())

@@ -1,7 +1,7 @@
-"""Alerts: looks at what is wrong every few seconds, and tells it once, again while it lasts, and when it is over.
+"""Alerts: check the conditions every few seconds, and report each when it starts, while it lasts, and when it ends.
 
-Outside the path of a forecast: it only looks, in a thread of its own, and couriers do the sending. What it has told is
-forgotten with the process: what is still wrong after a start is told again.
+Alerts are independent of forecasting: they only read the health state, on their own thread. Their state is not stored:
+after a restart, a lasting condition fires again.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from forecaster.clock import now_ms
-from forecaster.daemon.alert_sender import Courier, open_receivers
+from forecaster.daemon.alert_sender import AlertSender, open_receivers
 from forecaster.daemon.conditions import Alert, Condition
 from forecaster.log import get_logger
 
@@ -23,26 +23,26 @@ if TYPE_CHECKING:
     from forecaster.config import AlertsConfig
     from forecaster.daemon.conditions import State
 
-LOOK_SECONDS: Final = 5.0
-BEGINS_AFTER: Final = 3
-"""Looks in a row that have found a condition before it is told."""
-OVER_AFTER: Final = 12
-"""Looks in a row that have not found it before it is over, the first time."""
-REMEMBERED: Final = 720
-"""Looks for which it is known that a condition was there; so many it may have to be gone before it is over."""
+CHECK_SECONDS: Final = 5.0
+FIRING_AFTER: Final = 3
+"""Consecutive checks with a condition before it fires."""
+RESOLVED_AFTER: Final = 12
+"""Consecutive checks without a condition before it is resolved, the first time."""
+REMEMBERED_CHECKS: Final = 720
+"""Checks for which a resolved condition is remembered; also the maximum of `resolved_after`."""
 
 _log = get_logger(__name__)
 
 
-class Alerts:
-    """Tells an operator what is wrong; the log always, and whom the configuration names.
+class AlertManager:
+    """Reports conditions to the log, and to the configured receivers.
 
     Args:
-        config: whom to tell, and how often again.
-        look: gives what is wrong now; quick, and safe to call from another thread.
-        counted: called with the kind of each alert and `sent` or `failed`, from other threads.
-        now: the wall clock, UTC ms.
-        every: seconds between looks.
+        config: the receivers, and the interval of repeated alerts.
+        current_conditions: returns what is wrong now; quick and thread-safe.
+        on_outcome: called with the kind of each alert and `sent` or `failed`, from other threads.
+        now: the wall clock in UTC ms.
+        every: seconds between checks.
 
     Raises:
         ConfigError: when a receiver cannot be opened.
@@ -51,143 +51,148 @@ class Alerts:
     def __init__(
         self,
         config: AlertsConfig,
-        look: Callable[[], list[Condition]],
-        counted: Callable[[str, str], None],
+        current_conditions: Callable[[], list[Condition]],
+        on_outcome: Callable[[str, str], None],
         now: Callable[[], int] = now_ms,
-        every: float = LOOK_SECONDS,
+        every: float = CHECK_SECONDS,
     ) -> None:
-        self._look = look
+        self._current_conditions = current_conditions
         self._now = now
         self._every = every
-        self._book = Book(max(1, math.ceil(config.repeat_hours * 3600 / every)))
-        self._couriers = [Courier(receiver, counted) for receiver in open_receivers(config)]
-        self._ends = threading.Event()
+        self._states = AlertStates(max(1, math.ceil(config.repeat_hours * 3600 / every)))
+        self._senders = [AlertSender(receiver, on_outcome) for receiver in open_receivers(config)]
+        self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="alerts", daemon=True)
-        self._can_look = True
+        self._check_failed = False
 
     def start(self) -> None:
-        """Begin to look, and to send."""
-        for courier in self._couriers:
-            courier.start()
+        """Start checking and sending."""
+        for sender in self._senders:
+            sender.start()
         self._thread.start()
 
     def close(self, within: float = 2.0) -> None:
-        """End within so many seconds; what could not be sent by then stays unsent."""
+        """Stop within so many seconds; alerts that could not be sent by then are lost."""
         until = time.monotonic() + within
-        self._ends.set()
+        self._stopping.set()
         if self._thread.ident is not None:
             self._thread.join(within)
-        for courier in self._couriers:
-            courier.end()
-        for courier in self._couriers:
-            courier.join(max(0.0, until - time.monotonic()))
+        for sender in self._senders:
+            sender.stop()
+        for sender in self._senders:
+            sender.join(max(0.0, until - time.monotonic()))
 
     def _run(self) -> None:
         while True:
-            self._look_once()
-            if self._ends.wait(self._every):
+            self._check()
+            if self._stopping.wait(self._every):
                 return
 
-    def _look_once(self) -> None:
-        """Look, and tell what is to be told; a fault of the looking is told once, and does not end it."""
+    def _check(self) -> None:
+        """Check once. A check that raises is logged once, and the next check is made all the same."""
         try:
-            found = self._look()
-        except Exception:  # noqa: BLE001 - whatever the looking trips over, alerts go on
-            if self._can_look:
-                _log.exception("alerts.look_failed")
-            self._can_look = False
+            conditions = self._current_conditions()
+        except Exception:  # noqa: BLE001 - alerts must go on
+            if not self._check_failed:
+                _log.exception("alerts.check_failed")
+            self._check_failed = True
             return
-        self._can_look = True
-        for alert in self._book.read(found, self._now()):
-            subjects = [one.subject for one in alert.conditions]
-            _log.warning("alert.told", state=alert.state, kind=alert.kind, subjects=subjects, since=alert.since)
-            for courier in self._couriers:
-                courier.bring(alert)
+        self._check_failed = False
+        for alert in self._states.update(conditions, self._now()):
+            subjects = [condition.subject for condition in alert.conditions]
+            _log.warning("alert.fired", state=alert.state, kind=alert.kind, subjects=subjects, since=alert.since)
+            for sender in self._senders:
+                sender.send(alert)
 
 
-class Book:
-    """What was found, and what of it was told; a function of the looks alone.
+class AlertStates:
+    """The states of all conditions; a function of the checks alone.
 
-    A condition is told when three looks in a row have found it, and is over when twelve in a row have not. If it comes
-    back within an hour of that, it must be gone for twice as long before it is over again, up to an hour: what comes
-    and goes is told a few times, and then as one that lasts. What is to be told of one kind is told together.
+    A condition fires after three checks in a row with it, and is resolved after twelve without it. If it comes back
+    within an hour, the number of checks without it doubles before it is resolved again, up to an hour. So a flapping
+    condition is reported a few times, then as one that lasts. Conditions of one kind share an alert.
 
     Args:
-        repeat: looks after which a condition that lasts is told again.
+        repeat: checks after which a lasting condition is repeated.
     """
 
     def __init__(self, repeat: int) -> None:
         self._repeat = repeat
-        self._pages: dict[tuple[str, str], _Page] = {}
+        self._tracked: dict[tuple[str, str], _Tracked] = {}
 
-    def read(self, found: Iterable[Condition], now: int) -> list[Alert]:
-        """Take in one look, made at `now` (UTC ms); gives what is to be told."""
-        here = {(one.kind, one.subject): one for one in found}
-        for name, condition in here.items():
-            self._pages.setdefault(name, _Page(condition, now)).found(condition, now)
-        for name in self._pages.keys() - here.keys():
-            self._pages[name].gone += 1
-            self._pages[name].seen = 0
-        alerts = list(_together([(page.told(self._repeat), page) for page in self._pages.values()], now))
-        self._pages = {name: page for name, page in self._pages.items() if not page.can_be_forgotten}
+    def update(self, conditions: Iterable[Condition], now: int) -> list[Alert]:
+        """Take the conditions of one check at `now` (UTC ms); return the alerts to send."""
+        active = {(condition.kind, condition.subject): condition for condition in conditions}
+        for name, condition in active.items():
+            self._tracked.setdefault(name, _Tracked(condition, now)).mark_present(condition, now)
+        for name in self._tracked.keys() - active.keys():
+            self._tracked[name].mark_absent()
+        alerts = list(_grouped([(tracked.next_state(self._repeat), tracked) for tracked in self._tracked.values()], now))
+        self._tracked = {name: tracked for name, tracked in self._tracked.items() if not tracked.is_forgettable}
         return alerts
 
 
 @dataclass
-class _Page:
-    """One condition through the looks: how many in a row found it, or did not; `untold` since it was last told."""
+class _Tracked:
+    """One condition: consecutive checks with it and without it, and checks since it was last reported."""
 
     condition: Condition
     since: int
-    seen: int = 0
-    gone: int = 0
-    is_told: bool = False
-    untold: int = 0
-    over_after: int = OVER_AFTER
-    was_over: bool = False
+    present: int = 0
+    absent: int = 0
+    is_firing: bool = False
+    unreported: int = 0
+    resolved_after: int = RESOLVED_AFTER
+    was_resolved: bool = False
 
-    def found(self, condition: Condition, now: int) -> None:
-        """Note that a look has found it."""
-        if not self.seen and not self.is_told:
+    def mark_present(self, condition: Condition, now: int) -> None:
+        """Count a check with the condition."""
+        if not self.present and not self.is_firing:
             self.since = now
         self.condition = condition
-        self.seen += 1
-        self.gone = 0
+        self.present += 1
+        self.absent = 0
 
-    def told(self, repeat: int) -> State | None:
-        """What is to be told of it after this look."""
-        self.untold += 1
-        if not self.is_told and self.seen >= BEGINS_AFTER:
-            if self.was_over:
-                self.over_after = min(2 * self.over_after, REMEMBERED)
-            self.is_told, self.untold = True, 0
-            return "began"
-        if self.is_told and self.gone >= self.over_after:
-            self.is_told, self.was_over = False, True
-            return "over"
-        if self.is_told and self.seen and self.untold >= repeat:
-            self.untold = 0
-            return "lasts"
+    def mark_absent(self) -> None:
+        """Count a check without the condition."""
+        self.absent += 1
+        self.present = 0
+
+    def next_state(self, repeat: int) -> State | None:
+        """Return the state to report after this check, or None."""
+        self.unreported += 1
+        if not self.is_firing and self.present >= FIRING_AFTER:
+            if self.was_resolved:
+                self.resolved_after = min(2 * self.resolved_after, REMEMBERED_CHECKS)
+            self.is_firing, self.unreported = True, 0
+            return "firing"
+        if self.is_firing and self.absent >= self.resolved_after:
+            self.is_firing, self.was_resolved = False, True
+            return "resolved"
+        if self.is_firing and self.present and self.unreported >= repeat:
+            self.unreported = 0
+            return "repeated"
         return None
 
     @property
-    def can_be_forgotten(self) -> bool:
-        """Whether nothing depends on its having been there."""
-        return not self.is_told and self.gone >= (REMEMBERED + self.over_after if self.was_over else 1)
+    def is_forgettable(self) -> bool:
+        """Whether the condition has been absent for so long that its history has no effect."""
+        needed = REMEMBERED_CHECKS + self.resolved_after if self.was_resolved else 1
+        return not self.is_firing and self.absent >= needed
 
 
-def trial(now: int) -> Alert:
-    """An alert about nothing, to see whether alerts arrive."""
+def make_test_alert(now: int) -> Alert:
+    """Return an alert that tests whether alerts arrive."""
     condition = Condition("test", "alerts", "This is a test. Nothing is wrong: alerts arrive here.")
     return Alert("test", "test", (condition,), now, now)
 
 
-def _together(told: Iterable[tuple[State | None, _Page]], now: int) -> Iterator[Alert]:
-    """One alert for all conditions of a kind of which the same is to be told."""
-    pages: dict[tuple[State, str], list[_Page]] = {}
-    for state, page in told:
+def _grouped(changes: Iterable[tuple[State | None, _Tracked]], now: int) -> Iterator[Alert]:
+    """Yield one alert for all conditions of the same kind and state."""
+    groups: dict[tuple[State, str], list[_Tracked]] = {}
+    for state, tracked in changes:
         if state is not None:
-            pages.setdefault((state, page.condition.kind), []).append(page)
-    for (state, kind), alike in pages.items():
-        conditions = tuple(page.condition for page in alike)
-        yield Alert(state, kind, conditions, min(page.since for page in alike), now)
+            groups.setdefault((state, tracked.condition.kind), []).append(tracked)
+    for (state, kind), group in groups.items():
+        conditions = tuple(tracked.condition for tracked in group)
+        yield Alert(state, kind, conditions, min(tracked.since for tracked in group), now)

@@ -1,7 +1,7 @@
-"""What is to be done next: cycles that are due, the most urgent first, and no two of one exchange at once.
+"""A queue of due cycles: most urgent first, never two cycles of one exchange at the same time.
 
-It holds what a clock has called for, and nothing that must survive: which forecasts are owed is in the store. So a
-cycle that waits stands for all that have become due meanwhile.
+The queue holds nothing that must survive a restart: pending forecasts are derived from the store. So one queued cycle
+covers every close that has passed since it was queued.
 """
 
 from __future__ import annotations
@@ -16,111 +16,114 @@ if TYPE_CHECKING:
     from forecaster.timeframe import Timeframe
 
 
-class Due(NamedTuple):
-    """A cycle of one exchange's series of one timeframe, called for at `at` (UTC ms).
+class ScheduledCycle(NamedTuple):
+    """A cycle over one exchange's series of one timeframe, scheduled at `scheduled_at` (UTC ms).
 
-    `cause` is why: bars have closed; what sat out is tried again; bars have come that a cycle did not wait for.
+    `cause` is `close` (bars have closed), `retry` (failed or skipped series are tried again) or `arrival` (bars have
+    arrived that an earlier cycle did not wait for).
     """
 
     exchange: str
     timeframe: Timeframe
-    at: int
-    cause: Literal["close", "again", "arrived"] = "close"
+    scheduled_at: int
+    cause: Literal["close", "retry", "arrival"] = "close"
 
     @property
-    def name(self) -> tuple[str, Timeframe, str]:
-        """What waits at most once."""
+    def key(self) -> tuple[str, Timeframe, str]:
+        """Exchange, timeframe and cause: at most one cycle of each is queued."""
         return self.exchange, self.timeframe, self.cause
 
     @property
     def deadline(self) -> int:
-        """When the next bar closes, roughly: from then on this cycle's forecasts are late (UTC ms)."""
-        return self.at + self.timeframe.ms
+        """Approximate close of the next bar (UTC ms); later forecasts are late."""
+        return self.scheduled_at + self.timeframe.ms
 
 
 class _Entry(NamedTuple):
-    due: Due
+    cycle: ScheduledCycle
     not_before: float
 
 
-class Agenda:
-    """Cycles that wait; at most one of each exchange, timeframe and cause. Safe to use from several threads.
+class CycleQueue:
+    """Queued cycles, at most one for each exchange, timeframe and cause. Thread-safe.
 
     Args:
-        monotonic: seconds of a clock that nobody sets.
+        monotonic: monotonic clock in seconds.
     """
 
     def __init__(self, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._monotonic = monotonic
         self._changed = threading.Condition()
-        self._waiting: dict[tuple[str, Timeframe, str], _Entry] = {}
+        self._entries: dict[tuple[str, Timeframe, str], _Entry] = {}
         self._busy: set[str] = set()
         self._closed = False
 
-    def put(self, due: Due, after: float = 0.0) -> None:
-        """Call for a cycle, in `after` seconds; one that waits already stays the older of both, and the sooner."""
+    def put(self, cycle: ScheduledCycle, delay: float = 0.0) -> None:
+        """Queue a cycle for `delay` seconds from now. A queued duplicate keeps the earlier times of both."""
         with self._changed:
-            entry = _Entry(due, self._monotonic() + after)
-            there = self._waiting.get(due.name, entry)
-            older = min(there.due, due, key=lambda one: one.at)
-            self._waiting[due.name] = _Entry(older, min(there.not_before, entry.not_before))
+            entry = _Entry(cycle, self._monotonic() + delay)
+            queued = self._entries.get(cycle.key, entry)
+            earlier = min(queued.cycle, cycle, key=lambda entry: entry.scheduled_at)
+            self._entries[cycle.key] = _Entry(earlier, min(queued.not_before, entry.not_before))
             self._changed.notify_all()
 
-    def take(self, timeout: float = 0.0) -> Due | None:
-        """Take the cycle whose deadline comes first, of an exchange that nobody is busy with; `done` gives it back.
+    def take(self, timeout: float = 0.0) -> ScheduledCycle | None:
+        """Take the cycle with the earliest deadline among exchanges that are not busy; call `task_done` afterwards.
 
-        Waits for one up to `timeout` seconds; None when there is none, and for everybody once it is closed.
+        Waits up to `timeout` seconds. Returns None when there is none in time, and always after `close`.
         """
-        give_up = self._monotonic() + timeout
+        until = self._monotonic() + timeout
         with self._changed:
             while not self._closed:
                 ready = self._ready()
                 if ready:
-                    due = min(ready, key=lambda one: (one.deadline, one.exchange, one.timeframe.ms))
-                    del self._waiting[due.name]
-                    self._busy.add(due.exchange)
-                    return due
-                left = give_up - self._monotonic()
-                if left <= 0:
+                    cycle = min(ready, key=lambda entry: (entry.deadline, entry.exchange, entry.timeframe.ms))
+                    del self._entries[cycle.key]
+                    self._busy.add(cycle.exchange)
+                    return cycle
+                remaining = until - self._monotonic()
+                if remaining <= 0:
                     return None
-                self._changed.wait(min(left, self._next_in()))
+                self._changed.wait(min(remaining, self._next_in()))
         return None
 
-    def done(self, due: Due) -> None:
-        """Let others be busy with the exchange of a cycle that was taken."""
+    def task_done(self, cycle: ScheduledCycle) -> None:
+        """Mark the exchange of a taken cycle as free."""
         with self._changed:
-            self._busy.discard(due.exchange)
+            self._busy.discard(cycle.exchange)
             self._changed.notify_all()
 
     def waiting(self) -> int:
-        """How many cycles wait."""
+        """Count the queued cycles."""
         with self._changed:
-            return len(self._waiting)
+            return len(self._entries)
 
     def unfinished(self) -> int:
-        """How many cycles wait or are being worked on."""
+        """Count the cycles that are queued or running."""
         with self._changed:
-            return len(self._waiting) + len(self._busy)
+            return len(self._entries) + len(self._busy)
 
     @property
     def is_closed(self) -> bool:
-        """Whether it gives nothing more out."""
+        """Whether the queue was closed."""
         return self._closed
 
     def close(self) -> None:
-        """Give nothing more out: what waits is owed, and the store knows it."""
+        """Stop handing out cycles. Their forecasts stay pending in the store."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
 
-    def _ready(self) -> list[Due]:
+    def _ready(self) -> list[ScheduledCycle]:
         now = self._monotonic()
         return [
-            due for due, not_before in self._waiting.values() if not_before <= now and due.exchange not in self._busy
+            entry.cycle
+            for entry in self._entries.values()
+            if entry.not_before <= now and entry.cycle.exchange not in self._busy
         ]
 
     def _next_in(self) -> float:
-        """Seconds until another entry may be taken by time alone."""
+        """Seconds until the next delayed entry becomes ready."""
         now = self._monotonic()
-        ahead = [not_before - now for _, not_before in self._waiting.values() if not_before > now]
-        return min(ahead, default=threading.TIMEOUT_MAX)
+        delays = [entry.not_before - now for entry in self._entries.values() if entry.not_before > now]
+        return min(delays, default=threading.TIMEOUT_MAX)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections import defaultdict, deque
-from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -16,18 +14,18 @@ from forecaster.bars import FIELDS
 from forecaster.daemon.daemon import Daemon
 from forecaster.daemon.live_view import CycleView, next_closes
 from forecaster.daemon.scheduler import schedules_of
-from forecaster.daemon.time_source import SpedUpClock
+from forecaster.daemon.time_source import SimulatedClock
 from forecaster.errors import ConfigError
-from forecaster.log import lines_shown_by
+from forecaster.log import redirect_lines
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
     from rich.console import Console
 
     from forecaster.bars import SeriesKey
-    from forecaster.engine import CycleReport, Forecaster
+    from forecaster.cycle.run import CycleReport
+    from forecaster.engine import Forecaster
     from forecaster.forecast import OHLCForecast
     from forecaster.ledger import SettledRow
 
@@ -74,9 +72,9 @@ class Demo:
             ConfigError: when no series could be forecast in any cycle, with the last reason.
         """
         started = time.perf_counter()
-        clock = SpedUpClock(_midnight(self._plan.start), schedules_of(self._forecaster.config))
+        clock = SimulatedClock(_midnight(self._plan.start), schedules_of(self._forecaster.config))
         view = CycleView(console, self._forecaster, self.scores, self._plan.cycles)
-        with view, lines_shown_by(view.show_line), _without_overlaps():
+        with view, redirect_lines(view.show_line):
 
             def on_cycle(report: CycleReport) -> None:
                 self._count(report)
@@ -105,7 +103,7 @@ class Demo:
             self._next_closes[one.row.key].append(one)
 
     def _summary(self, cycles: int, seconds: float) -> DemoSummary:
-        model = self._forecaster.models[0]
+        model = self._forecaster.models.primary
         totals = self.scores.total(model.name, "close")
         return DemoSummary(
             cycles=cycles,
@@ -125,7 +123,7 @@ class Demo:
         return Chart(self._forecaster.store.bars(key), self._recent[key][0], self._next_closes[key])
 
     def _page(self, summary: DemoSummary) -> Page:
-        model = self._forecaster.models[0]
+        model = self._forecaster.models.primary
         return Page(
             title="What was forecast, and what came",
             lead=f"{summary.cycles} bar closes of {', '.join(map(str, self._forecaster.series))}, forecast by "
@@ -142,21 +140,6 @@ class Demo:
                 "Point skill near zero is what honest scoring of prices shows; look at the intervals, high and low."
             ],
         )
-
-
-@contextmanager
-def _without_overlaps() -> Iterator[None]:
-    """Leave out what APScheduler says of calls that overlap: a sped-up clock asks many times before a cycle is done."""
-
-    def is_news(record: logging.LogRecord) -> bool:
-        return not str(record.msg).startswith("Execution of job")
-
-    scheduler = logging.getLogger("apscheduler.scheduler")
-    scheduler.addFilter(is_news)
-    try:
-        yield
-    finally:
-        scheduler.removeFilter(is_news)
 
 
 def _midnight(date: str) -> int:

@@ -1,10 +1,10 @@
-"""What the daemon has seen and done: written by its threads, read by health, metrics, alerts and the service manager.
+"""The health of the daemon: written by its threads, read by health endpoint, metrics, alerts and service manager.
 
-Two questions are kept apart. *Alive*: does every organ (the scheduler, a worker) still make progress, and do cycles end
-where closes are due? If not, a restart helps. *Ready*: is there a fresh forecast of every series, and a ledger that is
-whole and can be written? If not, a restart need not help, but a strategy should know.
+*Alive* asks: does every component (scheduler, workers, main thread) make progress, and do cycles end where closes are
+due? If not, a restart helps. *Ready* asks: does every series have a fresh forecast, and is the ledger whole and
+writable? If not, a restart need not help, but strategies should know.
 
-Answers come from what was reported here alone, and from clocks: nothing is fetched, and the ledger is not asked.
+Answers come from what was recorded here and from clocks. Nothing is fetched, and the ledger is not read.
 """
 
 from __future__ import annotations
@@ -17,10 +17,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from forecaster.clock import now_ms
-from forecaster.config import AlertsConfig, HealthConfig
-from forecaster.daemon.conditions import LONGEST_REASON, Condition, banned, by_place, failing, plain, resting
+from forecaster.config import AlertsConfig
+from forecaster.daemon import conditions
+from forecaster.daemon.conditions import MAX_REASON_CHARACTERS, Condition
+from forecaster.daemon.freshness import Freshness, StaleSeries, nth_last_close
 from forecaster.daemon.prometheus import Metrics
-from forecaster.errors import utc_text
+from forecaster.errors import format_time
 from forecaster.urls import sqlite_path
 
 if TYPE_CHECKING:
@@ -29,26 +31,26 @@ if TYPE_CHECKING:
     from forecaster.accuracy.trust import Trust
     from forecaster.bars import SeriesKey
     from forecaster.config import Config
-    from forecaster.engine import CycleReport
+    from forecaster.cycle.run import CycleReport
     from forecaster.ledger import Hold
     from forecaster.model.chronos2.compiled import ModelStatus
     from forecaster.timeframe import Timeframe
 
-DRIFT_TOLD_SECONDS: Final = 24 * 3600.0
-"""How long a change of skill, coverage or stored bars is a condition: it is found at a moment, and has no end."""
+DRIFT_ACTIVE_SECONDS: Final = 24 * 3600.0
+"""How long a detected change of skill or coverage stays a condition: it has a start, but no end."""
 
-REVISED_TOLD_SECONDS: Final = 3600.0
-"""The same of revised bars, so that those of another hour are told anew."""
+REVISED_ACTIVE_SECONDS: Final = 3600.0
+"""The same for revised bars, so that later revisions fire again."""
 
-CLOSES_MISSED: Final = 3
-"""Closes of a place without the end of a cycle, after which a restart may help."""
+MISSED_CLOSES: Final = 3
+"""Closes of an exchange and timeframe without an ended cycle, after which the daemon is not alive."""
 
 IDLE_SECONDS: Final = 1200.0
-"""How long no cycle of a place may end at least: another and its own take 10 minutes each before a worker is stuck."""
+"""Minimum time without an ended cycle before the daemon is not alive: two cycles of at most 10 minutes each."""
 
 
 class Phase(StrEnum):
-    """How far the daemon has come."""
+    """The phases of the daemon, in order."""
 
     STARTING = "starting"
     WAITING = "waiting"
@@ -62,49 +64,42 @@ class Phase(StrEnum):
 _WORKING: Final = frozenset({Phase.CATCHING_UP, Phase.READY})
 
 
-class _Organ(NamedTuple):
-    """What must beat at least every `within` seconds, and when it did last (monotonic seconds)."""
+class _Component(NamedTuple):
+    """A component that must send a heartbeat every `timeout` seconds, and its last one (monotonic seconds)."""
 
-    within: float
+    timeout: float
     at: float
 
 
 class _Failing(NamedTuple):
-    """Cycles of one place that failed in a row."""
+    """Consecutive failed cycles of one exchange and timeframe."""
 
     times: int
     since: int
     reason: str
 
 
-class _Ended(NamedTuple):
-    """When the last cycle of a place ended, however it did: UTC ms, and monotonic seconds."""
+class _Moment(NamedTuple):
+    """UTC ms and monotonic seconds of one moment."""
 
     at: int
     seconds: float
 
 
-class _Drifted(NamedTuple):
-    """A change, and the monotonic seconds at which it was told."""
+class _Change(NamedTuple):
+    """A detected change, and when it was recorded (monotonic seconds)."""
 
-    words: str
+    text: str
     at: float
 
 
-class _Stale(NamedTuple):
-    """A series without a fresh forecast, and why that is so."""
-
-    key: SeriesKey
-    reason: str
-
-
-class Vitals:
-    """What the daemon knows of itself. Every method may be called from any thread, and none waits for anything.
+class HealthState:
+    """What the daemon knows about itself. Every method is thread-safe and returns at once.
 
     Args:
-        config: the series that are to be forecast.
-        now: UTC ms.
-        monotonic: seconds of a clock that nobody sets.
+        config: the series that must be forecast.
+        now: the wall clock in UTC ms.
+        monotonic: monotonic clock in seconds.
     """
 
     def __init__(
@@ -113,330 +108,272 @@ class Vitals:
         self._now = now
         self._monotonic = monotonic
         self._lock = threading.Lock()
-        self._counting = threading.Lock()
+        self._metrics_lock = threading.Lock()
         self._metrics = Metrics(config)
+        self._freshness = Freshness()
         self._phase = Phase.STARTING
-        self._organs: dict[str, _Organ] = {}
-        self._newest: dict[SeriesKey, int] = {}
-        self._seconds: dict[tuple[str, str], float] = {}
+        self._components: dict[str, _Component] = {}
         self._failing: dict[tuple[str, str], _Failing] = {}
         self._holds: dict[str, Hold] = {}
-        self._drifts: dict[tuple[SeriesKey, str], _Drifted] = {}
-        self._revised: dict[SeriesKey, _Drifted] = {}
-        self._unskilled: dict[SeriesKey, str] = {}
-        self._forward: ModelStatus | None = None
-        self._ended: dict[tuple[str | None, Timeframe], _Ended] = {}
-        self._ledger: dict[str, str] = {}
+        self._drifts: dict[tuple[SeriesKey, str], _Change] = {}
+        self._revised: dict[SeriesKey, _Change] = {}
+        self._without_skill: dict[SeriesKey, str] = {}
+        self._model_status: ModelStatus | None = None
+        self._cycle_ends: dict[tuple[str | None, Timeframe], _Moment] = {}
+        self._ledger_faults: dict[str, str] = {}
         self._last_cycle = "none yet"
-        self.adopt(config)
+        self.reconfigure(config)
 
-    def adopt(self, config: Config) -> None:
-        """Go on under another configuration: series that it has no more are forgotten."""
-        with self._counting:
-            self._metrics.adopt(config)
+    def reconfigure(self, config: Config) -> None:
+        """Use a configuration from now on; forget series that it does not have."""
+        with self._metrics_lock:
+            self._metrics.configure(config)
         with self._lock:
             self._config = config
-            self._keys = dict.fromkeys(one.key for one in config.series)
-            places = {place for key in self._keys for place in self._places_of(key)}
-            self._newest = {key: at for key, at in self._newest.items() if key in self._keys}
-            self._unskilled = {key: words for key, words in self._unskilled.items() if key in self._keys}
-            self._drifts = {about: one for about, one in self._drifts.items() if about[0] in self._keys}
-            self._revised = {key: one for key, one in self._revised.items() if key in self._keys}
-            self._failing = {place: one for place, one in self._failing.items() if place in places}
-            self._seconds = {place: one for place, one in self._seconds.items() if place in places}
-            self._holds = {name: one for name, one in self._holds.items() if name in self._exchanges()}
+            self._freshness.configure(config)
+            self._keys = keys = dict.fromkeys(series.key for series in config.series)
+            self._exchanges = {key.exchange for key in keys}
+            groups = {self._metrics.labels(name, key.timeframe) for key in keys for name in (key.exchange, None)}
+            self._without_skill = {key: text for key, text in self._without_skill.items() if key in keys}
+            self._drifts = {about: change for about, change in self._drifts.items() if about[0] in keys}
+            self._revised = {key: change for key, change in self._revised.items() if key in keys}
+            self._failing = {group: failing for group, failing in self._failing.items() if group in groups}
+            self._holds = {name: hold for name, hold in self._holds.items() if name in self._exchanges}
 
     @property
     def phase(self) -> Phase:
-        """How far the daemon has come."""
+        """The current phase."""
         return self._phase
 
-    def enter(self, phase: Phase) -> None:
-        """Go on to a phase; from the one that catches up on, cycles are expected to end."""
+    def enter_phase(self, phase: Phase) -> None:
+        """Enter a phase. From `CATCHING_UP` on, cycles are expected to end."""
         with self._lock:
             self._phase = phase
             if phase is Phase.CATCHING_UP:
-                self._ended = {(key.exchange, key.timeframe): self._moment() for key in self._keys}
+                self._cycle_ends = {(key.exchange, key.timeframe): self._moment() for key in self._keys}
 
-    def expect(self, organ: str, within: float) -> None:
-        """From now on this organ must beat at least every `within` seconds."""
+    def register(self, component: str, timeout: float) -> None:
+        """Expect a heartbeat of this component at least every `timeout` seconds from now on."""
         with self._lock:
-            self._organs[organ] = _Organ(within, self._monotonic())
+            self._components[component] = _Component(timeout, self._monotonic())
 
-    def beat(self, organ: str) -> None:
-        """Tell that this organ made real progress."""
+    def heartbeat(self, component: str) -> None:
+        """Record that this component made progress."""
         with self._lock:
-            if organ in self._organs:
-                self._organs[organ] = self._organs[organ]._replace(at=self._monotonic())
+            if component in self._components:
+                self._components[component] = self._components[component]._replace(at=self._monotonic())
 
-    def rest(self, organ: str) -> None:
-        """Expect this organ no more."""
+    def unregister(self, component: str) -> None:
+        """Expect no more heartbeats of this component."""
         with self._lock:
-            self._organs.pop(organ, None)
+            self._components.pop(component, None)
 
-    def cycle(self, report: CycleReport, forward: ModelStatus | None, holds: Iterable[Hold]) -> None:
-        """Take in a cycle that was completed.
+    def record_cycle(self, report: CycleReport, status: ModelStatus | None, holds: Iterable[Hold]) -> None:
+        """Record a completed cycle.
 
         Args:
-            report: what it did.
-            forward: which engines serve; None for a model that has none to choose from.
-            holds: the newest one of each exchange that has ever refused requests.
+            report: what the cycle did.
+            status: the engines that serve; None for a model without a choice of engines.
+            holds: the latest hold of each exchange that has ever refused requests.
         """
-        place = self._metrics.place(report.exchange, report.timeframe)
+        labels = self._metrics.labels(report.exchange, report.timeframe)
         with self._lock:
-            self._ended[report.exchange, report.timeframe] = self._moment()
-            for one in report.forecasts:
-                self._take(one.key, one.cutoff)
-            for key, opens in report.revised.items():
-                words = f"{key}, {len(opens)} bars, the first of {utc_text(opens[0])}"
-                self._revised[key] = _Drifted(words, self._monotonic())
-            self._seconds[place] = report.seconds
-            self._failing.pop(place, None)
-            self._holds |= {one.exchange: one for one in holds if one.exchange in self._exchanges()}
-            self._last_cycle = f"{' '.join(place)} as of {utc_text(report.as_of)}, {len(report.forecasts)} forecasts"
-            self._forward = forward or self._forward
-        with self._counting:
-            self._metrics.cycle(report)
-            if forward is not None:
-                self._metrics.engines(forward)
+            self._cycle_ends[report.exchange, report.timeframe] = self._moment()
+            for forecast in report.forecasts:
+                self._freshness.record_forecast(forecast.key, forecast.cutoff)
+            for key, opens in report.revised_bars.items():
+                text = f"{key}, {len(opens)} bars, the first of {format_time(opens[0])}"
+                self._revised[key] = _Change(text, self._monotonic())
+            self._freshness.record_seconds(report.exchange, report.timeframe, report.seconds)
+            self._failing.pop(labels, None)
+            self._holds |= {hold.exchange: hold for hold in holds if hold.exchange in self._exchanges}
+            as_of = format_time(report.as_of)
+            self._last_cycle = f"{' '.join(labels)} as of {as_of}, {len(report.forecasts)} forecasts"
+            self._model_status = status or self._model_status
+        with self._metrics_lock:
+            self._metrics.count_cycle(report)
+            if status is not None:
+                self._metrics.count_fallbacks(status)
 
-    def cycle_failed(self, exchange: str | None, timeframe: Timeframe, error: BaseException) -> None:
-        """Take in a cycle that ended in a fault."""
-        place = self._metrics.place(exchange, timeframe)
+    def record_cycle_failure(self, exchange: str | None, timeframe: Timeframe, error: BaseException) -> None:
+        """Record a cycle that ended with an exception."""
+        labels = self._metrics.labels(exchange, timeframe)
         with self._lock:
-            before = self._failing.get(place, _Failing(0, self._now(), ""))
-            self._ended[exchange, timeframe] = self._moment()
-            reason = f"{type(error).__name__}: {error}"[:LONGEST_REASON]
-            self._failing[place] = _Failing(before.times + 1, before.since, reason)
-            self._metrics.add("forecaster_cycles_total", *place, "failed")
+            before = self._failing.get(labels, _Failing(0, self._now(), ""))
+            self._cycle_ends[exchange, timeframe] = self._moment()
+            reason = f"{type(error).__name__}: {error}"[:MAX_REASON_CHARACTERS]
+            self._failing[labels] = _Failing(before.times + 1, before.since, reason)
+            self._metrics.add("forecaster_cycles_total", *labels, "failed")
 
-    def served(self, key: SeriesKey, cutoff: int) -> None:
-        """Tell of the newest forecast of a series in the ledger."""
+    def record_latest_forecast(self, key: SeriesKey, cutoff: int) -> None:
+        """Record the latest forecast of a series in the ledger."""
         with self._lock:
-            self._take(key, cutoff)
+            self._freshness.record_forecast(key, cutoff)
 
-    def queue(self, waiting: int) -> None:
-        """Tell how many cycles wait for a worker."""
+    def set_queue_length(self, waiting: int) -> None:
+        """Set the number of queued cycles."""
         self._metrics.set("forecaster_queue_length", waiting)
 
-    def lease(self, held: bool, epoch: int) -> None:  # noqa: FBT001 - it is held, or it is not
-        """Tell whether this process may write the ledger."""
+    def set_lease(self, held: bool, epoch: int) -> None:  # noqa: FBT001 - always passed by name
+        """Set whether this process may write the ledger."""
         self._metrics.set("forecaster_lease_held", held)
         self._metrics.set("forecaster_lease_epoch", epoch)
 
-    def ledger(self, kind: str, reason: str | None) -> None:
-        """Tell why the ledger is `ledger_unavailable` or `ledger_damaged`; None when it is not."""
+    def set_ledger_fault(self, kind: str, reason: str | None) -> None:
+        """Set why the ledger is `ledger_unavailable` or `ledger_damaged`; None clears it."""
         with self._lock:
-            self._ledger.pop(kind, None)
+            self._ledger_faults.pop(kind, None)
             if reason is not None:
-                self._ledger[kind] = reason
-            self._metrics.set("forecaster_ledger_present", not self._ledger)
+                self._ledger_faults[kind] = reason
+            self._metrics.set("forecaster_ledger_healthy", not self._ledger_faults)
 
-    def scheduler_fault(self) -> None:
-        """Tell of a fault that the scheduler outlived."""
+    def record_scheduler_fault(self) -> None:
+        """Count an exception that the scheduler survived."""
         self._metrics.add("forecaster_scheduler_faults_total")
 
-    def drifted(self, key: SeriesKey, of: str, before: float, now: float) -> None:
-        """Tell that skill or coverage of the model on a series has changed."""
+    def record_drift(self, key: SeriesKey, measure: str, before: float, now: float) -> None:
+        """Record a change of the model's skill or coverage on a series."""
         with self._lock:
-            self._drifts[key, of] = _Drifted(f"{key}, {of} {before:.3f} → {now:.3f}", self._monotonic())
-            self._metrics.add("forecaster_drifts_total", of)
+            self._drifts[key, measure] = _Change(f"{key}, {measure} {before:.3f} → {now:.3f}", self._monotonic())
+            self._metrics.add("forecaster_drifts_total", measure)
 
-    def trusted(self, key: SeriesKey, trust: Trust | None) -> None:
-        """Tell what the past proves of the model on a series; None where nothing has settled."""
+    def record_trust(self, key: SeriesKey, trust: Trust | None) -> None:
+        """Record the verdict on the model's skill on a series; None where nothing has settled."""
         with self._lock:
-            self._unskilled.pop(key, None)
-            if trust is not None and trust.verdict.words.startswith("worse"):
-                self._unskilled[key] = f"{key}, {trust.verdict.words}, {trust.verdict.n} closes"
+            self._without_skill.pop(key, None)
+            if trust is not None and "worse than" in trust.verdict.words:
+                self._without_skill[key] = f"{key}, {trust.verdict.words}, {trust.verdict.n} closes"
 
-    def alerted(self, kind: str, outcome: str) -> None:
-        """Count an alert of a kind that was `sent`, or `failed` to be."""
-        self._metrics.alert(kind, outcome)
+    def record_alert(self, kind: str, outcome: str) -> None:
+        """Count an alert of a kind that was `sent` or has `failed`."""
+        self._metrics.count_alert(kind, outcome)
 
-    def dead(self) -> list[str]:
-        """Why the daemon is not alive: organs that are overdue, places whose cycles do not end. Empty when it is."""
-        return [f"{subject}: {words}" for subject, words in self._hanging().items()]
+    def unhealthy(self) -> list[str]:
+        """Return why the daemon is not alive; empty when it is."""
+        return [f"{subject}: {reason}" for subject, reason in self._hanging().items()]
 
-    def unready(self) -> list[str]:
-        """Why the daemon is not ready: phase, ledger, what is not alive, each stale series. Empty when it is."""
+    def not_ready_reasons(self) -> list[str]:
+        """Return why the daemon is not ready: phase, ledger, what is not alive, stale series; empty when it is."""
         phase = [] if self._phase is Phase.READY else [f"phase: {self._phase}"]
         with self._lock:
-            ledger = [f"{kind}: {reason}" for kind, reason in self._ledger.items()]
-        return [*phase, *ledger, *self.dead(), *(f"{one.key}: {one.reason}" for one in self._stale())]
+            ledger = [f"{kind}: {reason}" for kind, reason in self._ledger_faults.items()]
+        return [*phase, *ledger, *self.unhealthy(), *(f"{stale.key}: {stale.reason}" for stale in self._stale())]
 
     def conditions(self) -> list[Condition]:
-        """What an operator should be told now; series are told of together, by exchange and timeframe."""
-        found = [
-            Condition("not_alive", name, f"{name}: {words}", "critical") for name, words in self._hanging().items()
+        """Return what an operator should know now; series are grouped by exchange and timeframe."""
+        active = [
+            Condition("not_alive", subject, f"{subject}: {reason}", "critical")
+            for subject, reason in self._hanging().items()
         ]
-        if self._phase is Phase.READY:  # before, staleness is what is being mended; a standby need not be fresh
-            stale = [(one.key, f"{one.key}, {one.reason}") for one in self._stale()]
-            found += by_place("stale_series", "no fresh forecast", stale, "critical")
+        if self._phase is Phase.READY:  # during catch-up and standby, stale series are expected
+            stale = [(stale.key, f"{stale.key}, {stale.reason}") for stale in self._stale()]
+            active += conditions.by_group("stale_series", "no fresh forecast", stale, "critical")
         with self._lock:
-            now, since = self._now(), self._monotonic() - DRIFT_TOLD_SECONDS
-            found += [Condition(kind, "ledger", reason, "critical") for kind, reason in self._ledger.items()]
-            if self._phase in _WORKING:
-                found += [failing(place, *one) for place, one in self._failing.items()]
-            found += [banned(one) for one in self._holds.values() if one.until > now]
-            self._drifts = {about: one for about, one in self._drifts.items() if one.at > since}
-            recent = self._monotonic() - REVISED_TOLD_SECONDS
-            self._revised = {key: one for key, one in self._revised.items() if one.at > recent}
-            revised = [(key, one.words) for key, one in self._revised.items()]
-            found += by_place("revised", "bars were revised after they were taken for final", revised)
-            drifts = [(key, one.words) for (key, _), one in self._drifts.items()]
-            found += by_place("drift", "skill or coverage changed", drifts)
-            found += by_place("no_skill", "worse than the random walk", self._unskilled.items())
-            forward = self._forward
-        found += resting(forward) if forward is not None else []
-        return [plain(one) for one in found + self._scarce()]
+            active += self._recorded_conditions()
+            status = self._model_status
+        active += conditions.fallback(status) if status is not None else []
+        return [conditions.sanitized(condition) for condition in active + self._low_disk()]
 
-    def exposition(self) -> bytes:
-        """Give everything as Prometheus text."""
-        with self._counting:
-            self._show()
+    def _recorded_conditions(self) -> list[Condition]:
+        now, seconds = self._now(), self._monotonic()
+        active = [Condition(kind, "ledger", reason, "critical") for kind, reason in self._ledger_faults.items()]
+        if self._phase in _WORKING:
+            active += [conditions.failing_cycle(labels, *failing) for labels, failing in self._failing.items()]
+        active += [conditions.ban(hold) for hold in self._holds.values() if hold.until > now]
+        self._drifts = {about: drift for about, drift in self._drifts.items() if drift.at > seconds - DRIFT_ACTIVE_SECONDS}
+        self._revised = {key: rev for key, rev in self._revised.items() if rev.at > seconds - REVISED_ACTIVE_SECONDS}
+        revised = [(key, revision.text) for key, revision in self._revised.items()]
+        active += conditions.by_group("revised", "bars were revised after they were final", revised)
+        drifts = [(key, drift.text) for (key, _), drift in self._drifts.items()]
+        active += conditions.by_group("drift", "skill or coverage changed", drifts)
+        return active + conditions.by_group("no_skill", "worse than the random walk", self._without_skill.items())
+
+    def metrics_text(self) -> bytes:
+        """Return all metrics in Prometheus' text format."""
+        with self._metrics_lock:
+            self._update_gauges()
             return self._metrics.text()
 
     def summary(self) -> str:
-        """Give phase, series and the last cycle in one line; it changes only when one of them does."""
-        words = f"{len(self._keys)} series, {len(self._stale())} stale"
-        return f"{self._phase}; {words}; last cycle: {self._last_cycle}"
-
-    def _take(self, key: SeriesKey, cutoff: int) -> None:
-        """Note a forecast of a series, with the lock in hand; one that was caught up on is older than another."""
-        if key in self._keys:
-            self._newest[key] = max(cutoff, self._newest.get(key, cutoff))
-
-    def _exchanges(self) -> set[str]:
-        return {key.exchange for key in self._keys}
-
-    def _places_of(self, key: SeriesKey) -> list[tuple[str, str]]:
-        return [self._metrics.place(exchange, key.timeframe) for exchange in (key.exchange, None)]
-
-    def _overdue(self) -> dict[str, str]:
-        with self._lock:
-            now = self._monotonic()
-            return {
-                name: f"no progress for {now - one.at:.0f} s, expected within {one.within:g} s"
-                for name, one in sorted(self._organs.items())
-                if now - one.at > one.within
-            }
+        """Return phase, series and the last cycle in one line; it changes only when one of them does."""
+        series = f"{len(self._keys)} series, {len(self._stale())} stale"
+        return f"{self._phase}; {series}; last cycle: {self._last_cycle}"
 
     def _hanging(self) -> dict[str, str]:
         return self._overdue() | self._idle()
 
+    def _overdue(self) -> dict[str, str]:
+        """Components whose last heartbeat is too long ago."""
+        with self._lock:
+            now = self._monotonic()
+            return {
+                name: f"no progress for {now - component.at:.0f} s, expected within {component.timeout:g} s"
+                for name, component in sorted(self._components.items())
+                if now - component.at > component.timeout
+            }
+
     def _idle(self) -> dict[str, str]:
-        """Places of which no cycle has ended, however it might have, while several closes have passed.
+        """Exchanges and timeframes without an ended cycle, failed or not, while several closes have passed.
 
-        An exchange that is down ends its cycles, with every series skipped. Where the calendar has no close, no cycle
-        is due. A standby runs none.
+        While an exchange is down its cycles still end, with every series skipped. Without a close in the calendar no
+        cycle is due. A standby runs none.
         """
+        idle = {}
         with self._lock:
-            ended = self._ended if self._phase in _WORKING else {}
-            found = {}
+            ends = self._cycle_ends if self._phase in _WORKING else {}
             for key in self._keys:
-                last = ended.get((key.exchange, key.timeframe))
-                patience = max(CLOSES_MISSED * key.timeframe.ms / 1000, IDLE_SECONDS)
-                if last is None or self._monotonic() - last.seconds <= patience:
+                last = ends.get((key.exchange, key.timeframe))
+                allowed = max(MISSED_CLOSES * key.timeframe.ms / 1000, IDLE_SECONDS)
+                if last is None or self._monotonic() - last.seconds <= allowed:
                     continue
-                due_by = self._now() - self._patience_ms(key)
-                opens = key.sessions.last_opens(key.timeframe, due_by, CLOSES_MISSED)
-                if len(opens) == CLOSES_MISSED and key.sessions.closes_of(key.timeframe, opens)[0] > last.at:
-                    words = f"no cycle has ended for {self._monotonic() - last.seconds:.0f} s"
-                    found[f"{key.exchange} {key.timeframe}"] = f"{words}, though {CLOSES_MISSED} closes have passed"
-        return found
+                if nth_last_close(key, self._now() - self._freshness.grace_ms(key), MISSED_CLOSES) > last.at:
+                    reason = f"no cycle has ended for {self._monotonic() - last.seconds:.0f} s"
+                    idle[f"{key.exchange} {key.timeframe}"] = f"{reason}, though {MISSED_CLOSES} closes have passed"
+        return idle
 
-    def _moment(self) -> _Ended:
-        return _Ended(self._now(), self._monotonic())
+    def _moment(self) -> _Moment:
+        return _Moment(self._now(), self._monotonic())
 
-    def _stale(self) -> list[_Stale]:
-        """Series without a forecast of the close that is due, or of one of the few before it that may still serve.
-
-        A close is due once its bar has settled and the cycle has had its time. The calendar says which closes there
-        are, so nothing is due while an exchange sleeps.
-        """
+    def _stale(self) -> list[StaleSeries]:
         with self._lock:
-            now, newest = self._now(), dict(self._newest)
-            oldest = {(key.exchange, key.timeframe, key.calendar): key for key in self._keys}
-            oldest_close = {about: self._oldest_fresh(key, now) for about, key in oldest.items()}
-            keys = list(self._keys)
-        found = []
-        for key in keys:
-            expected = oldest_close[key.exchange, key.timeframe, key.calendar]
-            if key not in newest:
-                found.append(_Stale(key, "no forecast yet"))
-            elif newest[key] < expected:
-                reason = f"newest forecast of {utc_text(newest[key])}, expected {utc_text(expected)} or later"
-                found.append(_Stale(key, reason))
-        return found
+            return self._freshness.stale(self._now())
 
-    def _oldest_fresh(self, key: SeriesKey, now: int) -> int:
-        """The oldest cutoff (UTC ms) that a series' newest forecast may have at `now`."""
-        bars = (self._config.health or HealthConfig()).stale_bars + 1
-        opens = key.sessions.last_opens(key.timeframe, now - self._patience_ms(key), bars)
-        return int(key.sessions.closes_of(key.timeframe, opens)[0]) if len(opens) == bars else 0
-
-    def _patience_ms(self, key: SeriesKey) -> int:
-        """How long its forecast is waited for: bars settle, and the cycle takes its time, but a bar at most."""
-        exchange = self._config.exchanges.get(key.exchange)
-        taken = [self._seconds.get(place, 0.0) for place in self._places_of(key)]
-        seconds = max(*taken, 0.0 if exchange is None else exchange.deadline)
-        return round(self._config.settle_seconds * 1000) + min(round(seconds * 1000), key.timeframe.ms)
-
-    def _scarce(self) -> list[Condition]:
-        """Whether the disk is about to be full."""
+    def _low_disk(self) -> list[Condition]:
         needed = (self._config.alerts or AlertsConfig()).disk_free_mib << 20
         free = self._disk_free()
         if free is None or free >= needed:
             return []
-        text = f"{self._folder()}: {free >> 20} MiB free, expected {needed >> 20} MiB or more"
+        text = f"{_ledger_folder(self._config)}: {free >> 20} MiB free, expected {needed >> 20} MiB or more"
         return [Condition("disk", "ledger", text, "critical")]
 
     def _disk_free(self) -> int | None:
-        """Bytes that are free beside the ledger; None where nobody can tell."""
+        """Free bytes beside the ledger; None when the system cannot say."""
         try:
-            return shutil.disk_usage(self._folder()).free
+            return shutil.disk_usage(_ledger_folder(self._config)).free
         except OSError:
             return None
 
-    def _folder(self) -> Path:
-        """The folder of an SQLite ledger, or what there is of the way to it; else the working folder."""
-        place = (sqlite_path(self._config.store.url.reveal()) or Path()).absolute()
-        return next(one for one in (place.parent, *place.parents) if one.exists())
-
-    def _show(self) -> None:
-        """Bring the gauges to how things stand."""
-        metrics, free, ready = self._metrics, self._disk_free(), not self.unready()
-        stale = [self._metrics.place(one.key.exchange, one.key.timeframe) for one in self._stale()]
+    def _update_gauges(self) -> None:
+        metrics, free, ready = self._metrics, self._disk_free(), not self.not_ready_reasons()
+        stale = [(stale.key.exchange, stale.key.timeframe) for stale in self._stale()]
         with self._lock:
-            metrics.forget()
+            metrics.clear_gauges()
             metrics.set("forecaster_ready", ready)
             metrics.set("forecaster_disk_free_bytes", float("nan") if free is None else free)
-            for name in self._exchanges():
+            for name in self._exchanges:
                 hold = self._holds.get(name)
                 metrics.set("forecaster_breaker_open", hold is not None and hold.until > self._now(), name)
-            for place, lag in self._lags().items():
-                metrics.set("forecaster_stale_series", stale.count(place), *place)
-                if lag is not None:
-                    metrics.set("forecaster_bar_lag_seconds", lag / 1000, *place)
-            if self._forward is not None:
-                metrics.show_engines(self._forward)
-            metrics.show_accuracy()
-
-    def _lags(self) -> dict[tuple[str, str], int | None]:
-        """The largest lag (ms) of any series' latest forecast behind the last close; None where there is none."""
-        now = self._now()
-        closes: dict[tuple[Timeframe, str], int] = {}
-        lags: dict[tuple[str, str], int | None] = {}
-        for key in self._keys:
-            about = (key.timeframe, key.calendar)
-            if about not in closes:
-                closes[about] = _last_close(key, now)
-            place = self._metrics.place(key.exchange, key.timeframe)
-            behind = max(closes[about] - self._newest[key], 0) if key in self._newest else None
-            lags[place] = max((one for one in (lags.get(place), behind) if one is not None), default=None)
-        return lags
+            for group, lag_ms in self._freshness.lags_ms(self._now()).items():
+                labels = metrics.labels(*group)
+                metrics.set("forecaster_stale_series", stale.count(group), *labels)
+                if lag_ms is not None:
+                    metrics.set("forecaster_forecast_lag_seconds", lag_ms / 1000, *labels)
+            if self._model_status is not None:
+                metrics.set_engines(self._model_status)
+            metrics.set_accuracy()
 
 
-def _last_close(key: SeriesKey, now: int) -> int:
-    opens = key.sessions.last_opens(key.timeframe, now, 1)
-    return int(key.sessions.closes_of(key.timeframe, opens)[0]) if len(opens) else 0
+def _ledger_folder(config: Config) -> Path:
+    """The nearest existing folder of an SQLite ledger; the working folder for another database."""
+    path = (sqlite_path(config.store.url.reveal()) or Path()).absolute()
+    return next(folder for folder in (path.parent, *path.parents) if folder.exists())

@@ -1,4 +1,4 @@
-"""Looks whether an SQLite ledger is whole while the service runs: once a day, on a thread beside the cycles."""
+"""A scheduled integrity check of an SQLite ledger while the service runs, on its own thread."""
 
 from __future__ import annotations
 
@@ -13,47 +13,47 @@ from forecaster.store.integrity import Wholeness
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from forecaster.daemon.health_state import Vitals
+    from forecaster.daemon.health_state import HealthState
 
 DAMAGED: Final = "ledger_damaged"
-_PATIENCE_SECONDS: Final = 5.0
+_STOP_SECONDS: Final = 5.0
 _log = get_logger(__name__)
 
 
 class LedgerCheck:
-    """Checks a ledger every so many seconds, the first time after as many.
+    """Checks a ledger every `seconds`, the first time after `seconds`.
 
-    The service goes on with a damaged ledger as long as it can write: what it adds meanwhile is what a copy would lack.
-    It is not ready, and its next start refuses the ledger.
+    With a damaged ledger the service is not ready and refuses to start again, but keeps writing while it can: these
+    rows would be missing from a backup.
 
     Args:
-        path: of the ledger.
-        seconds: between two checks.
-        vitals: hears whether it is damaged.
+        path: path of the ledger.
+        seconds: interval between checks.
+        health: receives the result.
     """
 
-    def __init__(self, path: Path, seconds: float, vitals: Vitals) -> None:
+    def __init__(self, path: Path, seconds: float, health: HealthState) -> None:
         self._wholeness = Wholeness(path)
         self._seconds = seconds
-        self._vitals = vitals
-        self._ending = threading.Event()
-        self._thread = threading.Thread(target=self._live, name="ledger-check", daemon=True)
+        self._health = health
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="ledger-check", daemon=True)
 
     def start(self) -> None:
-        """Begin to check, on a thread of its own."""
+        """Start the thread."""
         self._thread.start()
 
     def stop(self) -> None:
-        """End the check in hand, and the thread."""
-        self._ending.set()
+        """Stop a running check and the thread."""
+        self._stopping.set()
         self._wholeness.end()
-        self._thread.join(_PATIENCE_SECONDS)
-
-    def _live(self) -> None:
-        while not self._ending.wait(self._seconds):
-            self._run()
+        self._thread.join(_STOP_SECONDS)
 
     def _run(self) -> None:
+        while not self._stopping.wait(self._seconds):
+            self._check()
+
+    def _check(self) -> None:
         started = time.monotonic()
         try:
             faults, left_out = self._wholeness.look()
@@ -63,7 +63,8 @@ class LedgerCheck:
         seconds = round(time.monotonic() - started, 3)
         if faults:
             _log.error("ledger.damaged", faults=faults, seconds=seconds)
-            self._vitals.ledger(DAMAGED, f"{self._wholeness.url}: expected a whole file, found {'; '.join(faults)}")
-        elif not self._ending.is_set():
+            reason = f"{self._wholeness.url}: expected an undamaged file, found {'; '.join(faults)}"
+            self._health.set_ledger_fault(DAMAGED, reason)
+        elif not self._stopping.is_set():
             _log.info("ledger.checked", seconds=seconds, left_out=left_out)
-            self._vitals.ledger(DAMAGED, None)
+            self._health.set_ledger_fault(DAMAGED, None)

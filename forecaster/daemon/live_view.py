@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
     from forecaster.accuracy.scores import Scores
     from forecaster.bars import SeriesKey
-    from forecaster.engine import CycleReport, Forecaster
+    from forecaster.cycle.run import CycleReport
+    from forecaster.engine import Forecaster
     from forecaster.ledger import SettledRow
 
 
@@ -122,7 +123,7 @@ def _interval(lower: float, middle: float, upper: float) -> str:
 
 
 def _open_of_last(key: SeriesKey, cutoff: int) -> int:
-    return int(key.sessions.last_opens(key.timeframe, cutoff, 1)[0])
+    return int(key.trading_calendar.last_opens(key.timeframe, cutoff, 1)[0])
 
 
 def _when(time_ms: int) -> str:

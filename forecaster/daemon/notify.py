@@ -1,7 +1,7 @@
-"""Tells systemd how the daemon is: ready, alive, stopping, and in a line what it does.
+"""Report to systemd over sd_notify(3): ready, alive, stopping, and a status line.
 
-The protocol of sd_notify(3), a datagram of `NAME=value` lines to a UNIX socket, on a thread that belongs to no organ:
-it looks at `Vitals`, and is silent about a daemon that is not alive, so that systemd ends it and starts it again.
+The thread belongs to no component. It reads `HealthState` and stays silent while the daemon is not alive, so that
+systemd restarts it.
 """
 
 from __future__ import annotations
@@ -15,91 +15,91 @@ from forecaster.daemon.health_state import Phase
 from forecaster.log import get_logger
 
 if TYPE_CHECKING:
-    from forecaster.config import ServiceManager
-    from forecaster.daemon.health_state import Vitals
+    from forecaster.config_file import ServiceManager
+    from forecaster.daemon.health_state import HealthState
 
 _log = get_logger(__name__)
-_LOOK_SECONDS: Final = 0.5
-_MORE_TIME_SECONDS: Final = 60
+_CHECK_SECONDS: Final = 0.5
+_EXTEND_SECONDS: Final = 60
 
 
 class Notifier:
-    """Tells the service manager, until it is stopped. Does nothing where there is no socket.
+    """Reports to the service manager until stopped. Does nothing without a socket.
 
     Args:
-        vitals: what there is to tell.
+        health: what to report.
         manager: the socket, a path or `@` and an abstract name, and the interval of the watchdog; see
             `config.service_manager`.
     """
 
-    def __init__(self, vitals: Vitals, manager: ServiceManager) -> None:
-        self._vitals = vitals
+    def __init__(self, health: HealthState, manager: ServiceManager) -> None:
+        self._health = health
         self._address = manager.address
         self._watchdog_seconds = manager.watchdog_seconds
-        self._told: dict[str, str] = {}
-        self._sent: dict[str, float] = {}
-        self._fault = ""
-        self._ending = threading.Event()
+        self._reported: dict[str, str] = {}
+        self._sent_at: dict[str, float] = {}
+        self._last_error = ""
+        self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="notifier", daemon=True)
 
     def start(self) -> None:
-        """Begin to tell, on a thread of its own."""
+        """Start the thread."""
         if self._address is not None:
             self._thread.start()
 
     def stop(self) -> None:
-        """Tell what is left to tell, and end the thread."""
-        self._ending.set()
+        """Report the last changes, and end the thread."""
+        self._stopping.set()
         if self._thread.is_alive():
             self._thread.join()
 
     def _run(self) -> None:
-        every = _LOOK_SECONDS if self._watchdog_seconds is None else min(_LOOK_SECONDS, self._watchdog_seconds / 8)
-        self._look()
-        while not self._ending.wait(every):
-            self._look()
-        self._tell_changes()
+        every = _CHECK_SECONDS if self._watchdog_seconds is None else min(_CHECK_SECONDS, self._watchdog_seconds / 8)
+        self._check()
+        while not self._stopping.wait(every):
+            self._check()
+        self._report_changes()
 
-    def _look(self) -> None:
-        """Tell what has changed, and at each half of the interval that the daemon is alive, if it is."""
-        self._tell_changes()
-        if self._vitals.dead():
+    def _check(self) -> None:
+        """Report changes, and twice per watchdog interval that the daemon is alive, if it is."""
+        self._report_changes()
+        if self._health.unhealthy():
             return
         if self._watchdog_seconds is not None:
-            self._repeat("WATCHDOG=1", self._watchdog_seconds / 2)
-        if "READY" not in self._told:  # a standby may wait for months
-            self._repeat(f"EXTEND_TIMEOUT_USEC={_MORE_TIME_SECONDS * 1_000_000}", _MORE_TIME_SECONDS / 4)
+            self._send_every(self._watchdog_seconds / 2, "WATCHDOG=1")
+        if "READY" not in self._reported:  # a standby may wait for months
+            self._send_every(_EXTEND_SECONDS / 4, f"EXTEND_TIMEOUT_USEC={_EXTEND_SECONDS * 1_000_000}")
 
-    def _repeat(self, message: str, seconds: float) -> None:
-        """Send it, unless that was done so shortly ago."""
+    def _send_every(self, seconds: float, message: str) -> None:
+        """Send a message unless it was sent less than `seconds` ago."""
         now = time.monotonic()
-        if now - self._sent.get(message, -seconds) >= seconds and self._send(message):
-            self._sent[message] = now
+        if now - self._sent_at.get(message, -seconds) >= seconds and self._send(message):
+            self._sent_at[message] = now
 
-    def _tell_changes(self) -> None:
-        phase = self._vitals.phase
-        self._tell("STATUS", " ".join(self._vitals.summary().split()))
+    def _report_changes(self) -> None:
+        phase = self._health.phase
+        self._report("STATUS", " ".join(self._health.summary().split()))
         if phase is Phase.READY:
-            self._tell("READY", "1")
-        if phase is Phase.STOPPED:  # not while it drains: it may go on with another configuration
-            self._tell("STOPPING", "1")
+            self._report("READY", "1")
+        if phase is Phase.STOPPED:  # not while draining: a reload drains too
+            self._report("STOPPING", "1")
 
-    def _tell(self, name: str, value: str) -> None:
-        """Tell it unless it was told already."""
-        if self._told.get(name) != value and self._send(f"{name}={value}"):
-            self._told[name] = value
+    def _report(self, name: str, value: str) -> None:
+        """Send a value unless it was the last one sent."""
+        if self._reported.get(name) != value and self._send(f"{name}={value}"):
+            self._reported[name] = value
 
     def _send(self, message: str) -> bool:
-        """Send one datagram; what cannot be sent is sent again at the next look."""
+        """Send one datagram; after a failure the next check sends it again."""
         address = self._address or ""
         try:
             with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as channel:
-                channel.settimeout(_LOOK_SECONDS)
+                channel.settimeout(_CHECK_SECONDS)
                 channel.sendto(message.encode(), f"\0{address[1:]}" if address.startswith("@") else address)
         except OSError as error:
-            if self._fault != str(error):
+            if self._last_error != str(error):
                 _log.warning("notify.failed", error=str(error))
-            self._fault = str(error)
+            self._last_error = str(error)
             return False
-        self._fault = ""
+        self._last_error = ""
         return True

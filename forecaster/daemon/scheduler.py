@@ -1,14 +1,16 @@
-"""APScheduler behind a guard: it calls for cycles, and neither a fault nor a clock that jumps ends that.
+"""Queue a cycle at every close, with APScheduler made safe against exceptions and clock jumps.
 
-Jobs only call, in well under a millisecond, and know nothing of the work: which closes are owed is derived from
-calendar and ledger. So the job store is memory, a call too many does no harm, and one too few is made up for by the
-next. Left to itself APScheduler would end in silence at one exception in its loop, sleep through a clock that was set
-forward, and stand still for as long as one was set back. A trigger that fails would keep all jobs after it from being
-looked at; here a fault of one schedule stays its own, and that one is called for again and again until it is mended.
+Jobs only queue a cycle, in well under a millisecond. Which closes need a forecast is derived from calendar and ledger,
+so the job store is memory: an extra call does no harm, and a missed call is covered by the next one.
+
+APScheduler alone would stop silently at an exception in its loop, sleep through a forward jump of the clock, and stand
+still for the length of a backward jump. A trigger that raises would also keep later jobs from running. Here an
+exception stays with its schedule, which is retried until it works again.
 """
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from contextlib import contextmanager, suppress
@@ -33,25 +35,26 @@ if TYPE_CHECKING:
 
 SCHEDULER: Final = "scheduler"
 WAKE_SECONDS: Final = 5.0
-WEDGED_AFTER: Final = 6 * WAKE_SECONDS
-"""Seconds without a turn of the scheduler's loop after which it counts as wedged."""
+STALLED_AFTER_SECONDS: Final = 6 * WAKE_SECONDS
+"""Seconds without a turn of the scheduler's loop after which it counts as stalled."""
 
-JUMP_MS: Final = 2000
+CLOCK_JUMP_MS: Final = 2000
 _JOB_DEFAULTS: Final = {"misfire_grace_time": None, "coalesce": True, "max_instances": 1}
 _RETRY_SECONDS: Final = 1.0
-_LONGEST_RETRY_SECONDS: Final = 60.0
+_MAX_RETRY_SECONDS: Final = 60.0
+_APSCHEDULER_LOGGER: Final = logging.getLogger("apscheduler")
 _log = get_logger(__name__)
 
 
 class Scheduler:
-    """Calls for a cycle at every close of every schedule, from `start` to `stop`.
+    """Calls `call` at every close of every schedule, from `start` to `stop`.
 
     Args:
-        schedules: what to call for.
-        clock: real or sped up.
-        call: what is called, on a thread of APScheduler's; it must not wait.
-        on_turn: called at each turn of the loop that went well.
-        on_fault: called at each fault, which the scheduler outlives, and the other schedules do not notice.
+        schedules: the closes to call at.
+        clock: real or simulated.
+        call: called on a thread of APScheduler; must return at once.
+        on_tick: called after each successful turn of the loop.
+        on_fault: called with each exception that the scheduler survives.
     """
 
     def __init__(
@@ -59,86 +62,89 @@ class Scheduler:
         schedules: list[Schedule],
         clock: Clock,
         call: Callable[[Schedule], None],
-        on_turn: Callable[[], None] = lambda: None,
+        on_tick: Callable[[], None] = lambda: None,
         on_fault: Callable[[BaseException], None] = lambda _: None,
     ) -> None:
         self._schedules = schedules
         self._clock = clock
         self._call = call
         self._on_fault = on_fault
-        self._loop = _GuardedScheduler(on_turn, self._faulted)
-        self._ended = threading.Event()
-        self._waker = threading.Thread(target=self._keep_awake, name="scheduler-waker", daemon=True)
+        self._loop = _GuardedScheduler(on_tick, self._report_fault)
+        self._stopped = threading.Event()
+        self._previous_log_level = _APSCHEDULER_LOGGER.level
+        self._clock_watcher = threading.Thread(target=self._watch_clock, name="scheduler-clock-watcher", daemon=True)
 
     def start(self) -> None:
-        """Begin to call."""
-        self._loop.add_listener(self._told, EVENT_JOB_ERROR)
+        """Start calling. APScheduler's own log lines are off until `stop`: ours report every fault."""
+        _APSCHEDULER_LOGGER.setLevel(logging.CRITICAL)
+        self._loop.add_listener(self._on_job_error, EVENT_JOB_ERROR)
         self._add_jobs()
         self._loop.start()
-        self._waker.start()
+        self._clock_watcher.start()
 
     def stop(self) -> None:
-        """Call no more; a call under way is not waited for."""
-        self._ended.set()
+        """Stop calling, without waiting for a call in progress."""
+        self._stopped.set()
         if self._loop.running:
             self._loop.shutdown(wait=False)
+        _APSCHEDULER_LOGGER.setLevel(self._previous_log_level)
 
     def _add_jobs(self) -> None:
         for schedule in self._schedules:
-            faulted = partial(self._faulted, schedule=str(schedule))
-            trigger = _GuardedTrigger(partial(self._clock.trigger, schedule), faulted)
-            with self._outliving(schedule):
+            on_fault = partial(self._report_fault, schedule=str(schedule))
+            trigger = _GuardedTrigger(partial(self._clock.trigger, schedule), on_fault)
+            with self._isolated(schedule):
                 self._loop.add_job(self._call, trigger, args=[schedule], id=str(schedule), replace_existing=True)
 
     @contextmanager
-    def _outliving(self, schedule: Schedule) -> Iterator[None]:
-        """Tell what one schedule raises, and go on with the next."""
+    def _isolated(self, schedule: Schedule) -> Iterator[None]:
+        """Report an exception of one schedule and go on with the next."""
         try:
             yield
-        except BaseException as error:  # noqa: BLE001 - as in APScheduler's jobs: whatever it is, others must go on
-            self._faulted(error, schedule=str(schedule))
+        except BaseException as error:  # noqa: BLE001 - as in APScheduler's jobs: the other schedules must go on
+            self._report_fault(error, schedule=str(schedule))
 
-    def _faulted(self, error: BaseException, **about: str) -> None:
-        with suppress(Exception):  # a log that cannot be written must not end what it tells of
-            _log.error("scheduler.faulted", exc_info=error, **about)
+    def _report_fault(self, error: BaseException, **context: str) -> None:
+        with suppress(Exception):  # a log that cannot be written must not stop the scheduler
+            _log.error("scheduler.faulted", exc_info=error, **context)
         with suppress(Exception):
             self._on_fault(error)
 
-    def _told(self, event: JobExecutionEvent) -> None:
-        """Tell of a call that raised; any `BaseException`, `SystemExit` too, stays that call's."""
+    def _on_job_error(self, event: JobExecutionEvent) -> None:
+        """Report a call that raised any `BaseException`, `SystemExit` included."""
         self._on_fault(event.exception)
         _log.error("scheduler.call_failed", schedule=event.job_id, reason=repr(event.exception))
 
-    def _keep_awake(self) -> None:
-        """Have the clock looked at every few seconds, and begin anew when it has jumped."""
-        apart = _apart()
-        while not self._ended.wait(WAKE_SECONDS):
-            jumped = _apart() - apart
-            apart += jumped
+    def _watch_clock(self) -> None:
+        """Wake the loop every few seconds, and rebuild the jobs after a jump of the wall clock."""
+        offset = _wall_clock_offset_ms()
+        while not self._stopped.wait(WAKE_SECONDS):
+            jump_ms = _wall_clock_offset_ms() - offset
+            offset += jump_ms
             try:
-                if abs(jumped) > JUMP_MS:
-                    _log.warning("clock.jumped", seconds=round(jumped / 1000, 3))
+                if abs(jump_ms) > CLOCK_JUMP_MS:
+                    _log.warning("clock.jumped", seconds=round(jump_ms / 1000, 3))
                     self._add_jobs()
                     for schedule in self._schedules:
-                        with self._outliving(schedule):
+                        with self._isolated(schedule):
                             self._call(schedule)
                 self._loop.wakeup()
-            except Exception as error:  # noqa: BLE001 - whatever it is, closes must go on
-                self._faulted(error)
+            except Exception as error:  # noqa: BLE001 - scheduling must go on
+                self._report_fault(error)
 
 
 class _GuardedScheduler(BackgroundScheduler):  # type: ignore[misc]  # APScheduler is not typed
-    """APScheduler whose loop outlives a fault: one exception in `_process_jobs` would end it in silence."""
+    """APScheduler whose loop survives an exception in `_process_jobs`, which would end it silently."""
 
-    def __init__(self, on_turn: Callable[[], None], on_fault: Callable[[BaseException], None]) -> None:
+    def __init__(self, on_tick: Callable[[], None], on_fault: Callable[[BaseException], None]) -> None:
         super().__init__(job_defaults=_JOB_DEFAULTS, timezone="UTC")
-        self._on_turn = on_turn
+        self._on_tick = on_tick
         self._on_fault = on_fault
 
     def _process_jobs(self) -> float | None:
         try:
             seconds: float | None = super()._process_jobs()
-            self._on_turn()
+            self._on_tick()
         except Exception as error:  # noqa: BLE001 - as above
             self._on_fault(error)
             return _RETRY_SECONDS
@@ -146,41 +152,41 @@ class _GuardedScheduler(BackgroundScheduler):  # type: ignore[misc]  # APSchedul
 
 
 class _GuardedTrigger(BaseTrigger):  # type: ignore[misc]  # as above
-    """A trigger that never raises: one that fails fires within a minute instead, since a call too many does no harm.
+    """A trigger that never raises: after an exception it fires within a minute, since an extra call does no harm.
 
     Args:
-        make: makes the trigger; it may fail as well.
-        on_fault: called at each fault.
+        make: makes the trigger; it may raise too.
+        on_fault: called with each exception.
     """
 
     def __init__(self, make: Callable[[], BaseTrigger], on_fault: Callable[[BaseException], None]) -> None:
         self._make = make
         self._on_fault = on_fault
         self._trigger: BaseTrigger | None = None
-        self._faults = 0
+        self._fault_count = 0
 
     def get_next_fire_time(self, previous_fire_time: datetime | None, now: datetime) -> datetime | None:
-        """When the trigger fires next; after a fault soon, and later each time."""
+        """Return the trigger's next time; after exceptions, a time that backs off from 1 s to 60 s."""
         try:
             if self._trigger is None:
                 self._trigger = self._make()
-            fires: datetime | None = self._trigger.get_next_fire_time(previous_fire_time, now)
+            next_time: datetime | None = self._trigger.get_next_fire_time(previous_fire_time, now)
         except Exception as error:  # noqa: BLE001 - as above
             self._on_fault(error)
-            self._faults += 1
-            seconds = min(_RETRY_SECONDS * 2 ** min(self._faults - 1, 10), _LONGEST_RETRY_SECONDS)
+            self._fault_count += 1
+            seconds = min(_RETRY_SECONDS * 2 ** min(self._fault_count - 1, 10), _MAX_RETRY_SECONDS)
             return now + timedelta(seconds=seconds)
-        self._faults = 0
-        return fires
+        self._fault_count = 0
+        return next_time
 
 
 def schedules_of(config: Config) -> list[Schedule]:
-    """One schedule for each exchange, timeframe and calendar that the series need."""
-    settle_ms = round(config.settle_seconds * 1000)
-    keys = [one.key for one in config.series]
-    return list(dict.fromkeys(Schedule(key.exchange, key.timeframe, key.calendar, settle_ms) for key in keys))
+    """Return one schedule for each exchange, timeframe and calendar of the configured series."""
+    fetch_delay_ms = round(config.fetch_delay_seconds * 1000)
+    keys = [series.key for series in config.series]
+    return list(dict.fromkeys(Schedule(key.exchange, key.timeframe, key.calendar, fetch_delay_ms) for key in keys))
 
 
-def _apart() -> int:
-    """How far the wall clock is from the monotonic one, in ms: it changes only when somebody sets the clock."""
+def _wall_clock_offset_ms() -> int:
+    """Wall clock minus monotonic clock, in ms: it changes only when the wall clock is set."""
     return now_ms() - time.monotonic_ns() // 1_000_000

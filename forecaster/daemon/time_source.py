@@ -1,6 +1,6 @@
-"""When bar closes are due: by the wall clock, or by a simulated one that never waits.
+"""When bar closes are due: by the wall clock, or by a simulated clock that never waits.
 
-A clock makes the trigger of a schedule, and names the time as of which its next cycle runs.
+A clock makes the trigger of a schedule and gives the as-of time of its next cycle.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 from apscheduler.triggers.base import BaseTrigger
 from apscheduler.triggers.interval import IntervalTrigger
 
-from forecaster.calendars import calendar
+from forecaster.calendars import get_calendar
 from forecaster.clock import now_ms
 from forecaster.errors import CalendarEnds
 from forecaster.log import get_logger
@@ -29,58 +29,58 @@ _log = get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """The closes of one exchange's series of a timeframe, on a calendar; `settle_ms` after each, bars are asked for."""
+    """The closes of one exchange's series of a timeframe on a calendar; bars are fetched `fetch_delay_ms` after each."""
 
     exchange: str
     timeframe: Timeframe
     calendar: str
-    settle_ms: int
+    fetch_delay_ms: int
 
     def next_due(self, after: int) -> int:
-        """First time later than `after` at which a cycle is due.
+        """Return the first time after `after` (UTC ms) at which a cycle is due.
 
         Raises:
-            CalendarEnds: when the calendar is not known so far ahead.
+            CalendarEnds: when the calendar is not recorded that far ahead.
         """
-        return calendar(self.calendar).next_close(self.timeframe, after - self.settle_ms) + self.settle_ms
+        return get_calendar(self.calendar).next_close(self.timeframe, after - self.fetch_delay_ms) + self.fetch_delay_ms
 
 
 class Clock(Protocol):
-    """Tells the daemon when, and as of what time."""
+    """Gives the daemon its current time and its triggers."""
 
     def now(self) -> int:
-        """UTC ms."""
+        """Return the current time in UTC ms."""
 
     def trigger(self, schedule: Schedule) -> BaseTrigger:
-        """What makes APScheduler fire for this schedule."""
+        """Return the APScheduler trigger of a schedule."""
 
     def due(self, schedule: Schedule, pending: int) -> int | None:
-        """As-of time of the cycle to queue now, with `pending` cycles not finished yet; None for none."""
+        """Return the as-of time of the cycle to queue now, or None. `pending` is the number of unfinished cycles."""
 
 
 class WallClock:
     """Real time: fires at every close of the calendar."""
 
     def now(self) -> int:
-        """UTC ms."""
+        """Return the current time in UTC ms."""
         return now_ms()
 
     def trigger(self, schedule: Schedule) -> BaseTrigger:
-        """Fire at each due time."""
+        """Return a trigger that fires at each due time."""
         return _CloseTrigger(schedule)
 
     def due(self, schedule: Schedule, pending: int) -> int | None:
-        """Now: the cycle finds the newest close by itself."""
+        """Return the current time; the cycle finds the latest close itself."""
         del schedule, pending
         return now_ms()
 
 
-class SpedUpClock:
-    """Simulated time that jumps from close to close, as soon as the cycle before is done.
+class SimulatedClock:
+    """Simulated time that jumps from close to close as soon as the previous cycle is done.
 
     Args:
-        start: UTC ms from which closes count.
-        schedules: all that will be asked for; closes of several come in the order of time.
+        start: UTC ms; only later closes are used.
+        schedules: all schedules; their closes come in time order.
     """
 
     def __init__(self, start: int, schedules: Sequence[Schedule]) -> None:
@@ -88,16 +88,16 @@ class SpedUpClock:
         self._next = {schedule: _due_or_never(schedule, start) for schedule in schedules}
 
     def now(self) -> int:
-        """Simulated UTC ms."""
+        """Return the simulated time in UTC ms."""
         return self._now
 
     def trigger(self, schedule: Schedule) -> BaseTrigger:
-        """Ask again every few milliseconds of real time."""
+        """Return a trigger that fires every few milliseconds of real time."""
         del schedule
         return IntervalTrigger(seconds=TICK_SECONDS, timezone=UTC)
 
     def due(self, schedule: Schedule, pending: int) -> int | None:
-        """Advance to the next close, unless work is pending or another schedule's close comes first."""
+        """Advance to the next close and return it, unless work is pending or another schedule comes first."""
         due = self._next[schedule]
         if pending or due == _NEVER or due > min(self._next.values()):
             return None
@@ -107,19 +107,19 @@ class SpedUpClock:
 
 
 class _CloseTrigger(BaseTrigger):  # type: ignore[misc]  # APScheduler is not typed
-    """Fires when a schedule is due, computed from its calendar each time: it cannot drift, and knows no DST.
+    """Fires when a schedule is due, computed from its calendar each time: no drift, no DST.
 
-    Where the calendar ends it never fires again, and the other schedules go on.
+    It never fires again once the calendar ends; the other schedules go on.
 
-    What it missed it does not make up for: after a jump of the clock APScheduler would ask for every close in between,
-    one by one and with its lock held, 14 s for each year of minutes.
+    It skips missed times. After a clock jump APScheduler would otherwise enumerate every close in between with its lock
+    held, 14 s for each year of minutes.
     """
 
     def __init__(self, schedule: Schedule) -> None:
         self._schedule = schedule
 
     def get_next_fire_time(self, previous_fire_time: datetime | None, now: datetime) -> datetime | None:
-        """First due time after the previous one, and after `now`."""
+        """Return the first due time after both `previous_fire_time` and `now`."""
         after = round(max(previous_fire_time or now, now).timestamp() * 1000)
         due = _due_or_never(self._schedule, after)
         return None if due == _NEVER else datetime.fromtimestamp(due / 1000, UTC)
@@ -129,7 +129,7 @@ class _CloseTrigger(BaseTrigger):  # type: ignore[misc]  # APScheduler is not ty
 
 
 def _due_or_never(schedule: Schedule, after: int) -> int:
-    """First time later than `after` at which a cycle is due; it is told when there will be none."""
+    """Return the first due time after `after`, or `_NEVER` with a log line when the calendar ends."""
     try:
         return schedule.next_due(after)
     except CalendarEnds as error:

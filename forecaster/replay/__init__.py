@@ -1,6 +1,6 @@
-"""Replay: years of history through the very same path, thousands of cutoffs per batch."""
+"""Replay history through the path that runs live, thousands of cutoffs per batch."""
 
-from forecaster.replay.histories import Histories
+from forecaster.replay.histories import HistoryLoader
 from forecaster.replay.replay import ReplayPlan, replay
 
-__all__ = ["Histories", "ReplayPlan", "replay"]
+__all__ = ["HistoryLoader", "ReplayPlan", "replay"]

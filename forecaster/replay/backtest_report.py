@@ -34,9 +34,9 @@ from forecaster.accuracy.report.figures import (
 )
 from forecaster.accuracy.report.page import Card, json_of
 from forecaster.accuracy.report.pictures import draw_candles, label_times
-from forecaster.output_files import new_file, write_text
-from forecaster.replay.backtest import together
-from forecaster.replay.performance import drawdown_of, figures_of, verdict
+from forecaster.output_files import atomic_write, write_text
+from forecaster.replay.backtest import combine_accounts
+from forecaster.replay.performance import compute_performance, drawdown_of, verdict
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -46,9 +46,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from forecaster.bars import Bars
-    from forecaster.replay.backtest import Account, Fill, Trading
-    from forecaster.replay.performance import Figures
-    from forecaster.replay.strategy import Rules
+    from forecaster.replay.backtest import Account, BacktestResult, Fill
+    from forecaster.replay.performance import Performance
+    from forecaster.replay.strategy import TradingRules
 
 STRATEGY: Final = "strategy"
 HOLDING: Final = "buy and hold"
@@ -65,8 +65,8 @@ class TradeReport:
 
     strategy: str
     run_id: str
-    rules: Rules
-    traded: Sequence[Trading]
+    rules: TradingRules
+    traded: Sequence[BacktestResult]
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,7 +74,7 @@ class _Part:
     """One account beside its buy-and-hold; `bars` of a series, None of the portfolio."""
 
     account: Account
-    holding: Account
+    benchmark: Account
     bars: Bars | None = None
 
 
@@ -117,11 +117,11 @@ def draw_trades(report: TradeReport, path: Path) -> None:
         held.set_title("held, % of the equity", loc="left")
         for axes, one in zip(candles, report.traded, strict=True):
             _draw_fills(axes, one)
-        with new_file(path, "png") as file:
+        with atomic_write(path, "png") as file:
             figure.savefig(file, dpi=110, format="png")
 
 
-def notes(account: Account, figures: Figures, rules: Rules) -> list[str]:
+def notes(account: Account, figures: Performance, rules: TradingRules) -> list[str]:
     """What a reader has to know before believing the figures."""
     found = [
         f"Every trade pays {rules.fee_bps:g} bps and is {rules.slippage_bps:g} bps worse than the open.",
@@ -133,31 +133,31 @@ def notes(account: Account, figures: Figures, rules: Rules) -> list[str]:
     ]
     if figures.years < 1:
         found.insert(4, "Less than a year: figures of a year say little.")
-    if figures.waited:
-        found.append(f"{figures.waited} fills waited for a bar that was missing.")
+    if figures.delayed_fills:
+        found.append(f"{figures.delayed_fills} fills waited for a bar that was missing.")
     if account.ruined_at is not None:
         found.insert(0, f"At {instant(account.ruined_at)} nothing was left.")
     return found
 
 
-def _limits(rules: Rules) -> str:
+def _limits(rules: TradingRules) -> str:
     """What the rules let the strategy hold, and what happens when no forecast comes."""
     side = "long or short" if rules.shorting else "never short"
     bars = "a bar" if rules.close_after == 1 else f"{rules.close_after} bars"
     silence = "kept" if rules.close_after is None else f"closed after {bars}"
-    return f"At most {rules.max_share:.0%} of the equity is held, {side}; without a new forecast it is {silence}."
+    return f"At most {rules.max_weight:.0%} of the equity is held, {side}; without a new forecast it is {silence}."
 
 
 def _parts(report: TradeReport) -> list[_Part]:
     """The portfolio first, where there is more than one series."""
-    parts = [_Part(one.account, one.holding, one.bars) for one in report.traded]
+    parts = [_Part(one.account, one.benchmark, one.bars) for one in report.traded]
     if len(parts) == 1:
         return parts
-    return [_Part(together([one.account for one in parts]), together([one.holding for one in parts])), *parts]
+    return [_Part(combine_accounts([one.account for one in parts]), combine_accounts([one.benchmark for one in parts])), *parts]
 
 
 def _named(part: _Part) -> dict[str, Account]:
-    return {HOLDING: part.holding, STRATEGY: part.account}
+    return {HOLDING: part.benchmark, STRATEGY: part.account}
 
 
 def _held(account: Account) -> NDArray[np.float64]:
@@ -167,9 +167,9 @@ def _held(account: Account) -> NDArray[np.float64]:
     return share_T
 
 
-def _shown(part: _Part, rules: Rules) -> dict[str, Any]:
+def _shown(part: _Part, rules: TradingRules) -> dict[str, Any]:
     """What the template shows of an account."""
-    own, held = figures_of(part.account), figures_of(part.holding)
+    own, held = compute_performance(part.account), compute_performance(part.benchmark)
     drawings = [_equity(part), _drawdown(part), _exposure(part)]
     if part.bars is not None:
         drawings.append(_fills(part.bars, part.account))
@@ -183,7 +183,7 @@ def _shown(part: _Part, rules: Rules) -> dict[str, Any]:
     }
 
 
-def _cards(own: Figures, held: Figures) -> list[Card]:
+def _cards(own: Performance, held: Performance) -> list[Card]:
     words = verdict(own)
     short = words.partition(":")[0].partition(" (")[0]
     mood = "better" if words.startswith("earns") else "worse" if words.startswith("loses") else ""
@@ -200,9 +200,9 @@ def _cards(own: Figures, held: Figures) -> list[Card]:
     ]
 
 
-def _rows(own: Figures, held: Figures) -> list[tuple[str, str, str]]:
+def _rows(own: Performance, held: Performance) -> list[tuple[str, str, str]]:
     """The table: a figure's name, the strategy's, and that of buy-and-hold."""
-    shown: dict[str, Callable[[Figures], str]] = {
+    shown: dict[str, Callable[[Performance], str]] = {
         "return": lambda one: share(one.total_return),
         "return of a year (CAGR)": lambda one: share(one.cagr),
         "volatility of a year": lambda one: share(one.volatility),
@@ -273,7 +273,7 @@ def _fills(bars: Bars, account: Account) -> Drawing:
     place = {time: i for i, time in enumerate(some.open_time.tolist())}
     traces = [candles(some, list(place.values()))]
     for name, symbol, sign in (("bought", "triangle-up", 1), ("sold", "triangle-down", -1)):
-        chosen = [one for one in fills if (one.share_after - one.share_before) * sign > 0]
+        chosen = [one for one in fills if (one.weight_after - one.weight_before) * sign > 0]
         traces.append(
             go.Scatter(
                 x=[place[one.open_time] for one in chosen], y=[one.price for one in chosen], mode="markers", name=name,
@@ -290,20 +290,20 @@ def _fills(bars: Bars, account: Account) -> Drawing:
 
 def _fill_text(fill: Fill) -> str:
     """What a fill says under the pointer; a reason is text alone."""
-    waited = f"<br>waited for {fill.waited} missing bars" if fill.waited else ""
+    missing_bars = f"<br>waited for {fill.missing_bars} missing bars" if fill.missing_bars else ""
     return (
-        f"<b>{instant(fill.open_time)}</b><br>{fill.share_before:+.0%} → {fill.share_after:+.0%} at {price(fill.price)}"
-        f"<br>cost {fill.cost:,.2f}<br>{escape(fill.reason)}{waited}"
+        f"<b>{instant(fill.open_time)}</b><br>{fill.weight_before:+.0%} → {fill.weight_after:+.0%} at {price(fill.price)}"
+        f"<br>cost {fill.cost:,.2f}<br>{escape(fill.reason)}{missing_bars}"
     )
 
 
-def _draw_fills(axes: Axes, one: Trading) -> None:
+def _draw_fills(axes: Axes, one: BacktestResult) -> None:
     some, fills = _newest(one.bars, one.account)
     place = {time: i for i, time in enumerate(some.open_time.tolist())}
     x_T = np.arange(len(some))
     draw_candles(axes, some, x_T)
     for marker, sign, colour in (("^", 1, BLUE), ("v", -1, _COLOURS[HOLDING])):
-        chosen = [fill for fill in fills if (fill.share_after - fill.share_before) * sign > 0]
+        chosen = [fill for fill in fills if (fill.weight_after - fill.weight_before) * sign > 0]
         x, y = [place[fill.open_time] for fill in chosen], [fill.price for fill in chosen]
         axes.scatter(x, y, marker=marker, s=36, color=colour, zorder=4, label="bought" if sign > 0 else "sold")
     axes.set_title(f"{one.account.name}: fills on the last {len(some)} bars", loc="left", parse_math=False)

@@ -1,8 +1,7 @@
-"""What proofs have in common, and the proof that a forecast does not depend on its company.
+"""The report of a verification, and the test that a forecast does not depend on its batch.
 
-A proof makes the same forecasts again under other circumstances and compares every number. `lookahead` changes what
-came later, `parity` begins with what the ledger has kept, and `verify_batch`, here, changes what is asked for at the
-same time.
+A verification makes the same forecasts again under other conditions and compares every number. `lookahead` changes the
+later bars, `parity` starts from what the ledger holds, and `verify_batch`, here, changes the rest of the batch.
 
 Shapes: N contexts, F fields, H steps, Q quantile levels, C price fields, T slots.
 """
@@ -13,109 +12,110 @@ import multiprocessing
 import os
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 
 import numpy as np
 
-from forecaster.bars import Context
-from forecaster.errors import InvalidContext
-from forecaster.model import load_baselines, load_model
+from forecaster.context import Context
+from forecaster.errors import InvalidArgument
+from forecaster.model import load_suite
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from forecaster.config import ModelConfig
     from forecaster.forecast import OHLCForecast
-    from forecaster.model import Model
+    from forecaster.model import Model, ModelSuite
 
-    Ask: TypeAlias = Callable[[Sequence[Context]], Sequence[Sequence[OHLCForecast]]]
-    """Forecasts of every model, in the order of the models, for contexts, in the order of the contexts."""
-    OnCheck: TypeAlias = Callable[[int, int], object]
-    """Hears how much was done, and how much there is to do."""
+    Predict: TypeAlias = Callable[[Sequence[Context]], Sequence[Sequence[OHLCForecast]]]
+    """Returns the forecasts of every model for contexts, in the order of models and contexts."""
+    OnProgress: TypeAlias = Callable[[int, int], object]
+    """Called with the number of cases done and the total."""
 
-COMPANY_NOISE: Final = 1e-5
-"""Largest difference that a batch may make to a model in float32, as a share of the forecast's spread."""
+BATCH_TOLERANCE: Final = 1e-5
+"""Largest difference that a batch may make to a float32 model, as a fraction of the forecast's spread."""
 NUMPY: Final = "numpy"
-"""The engine that has no noise: its numbers are compared bit by bit."""
+"""The engine without rounding noise: its numbers are compared bit by bit."""
 
 _SMALL_BATCH: Final = 7
 _GAPS, _SHORTER = 0.1, 16
 
 
-def silent(done: int, total: int) -> None:
-    """Tell nobody."""
+def no_progress(done: int, total: int) -> None:
+    """Ignore progress."""
 
 
 class Failure(NamedTuple):
-    """One thing that was not as it should be.
+    """One difference.
 
     Args:
-        what: who is to blame: `source FileSource`, `context`, `model nano`, `calibration of nano`, `strategy NAME`.
+        component: the cause: `source FileSource`, `context`, `model nano`, `calibration of nano`, `strategy NAME`.
         series: the name of the series.
         cutoff: UTC ms.
-        poison: what had been done to its surroundings.
-        difference: what came of it, in words.
+        perturbation: the changed condition.
+        difference: what differed, in words.
     """
 
-    what: str
+    component: str
     series: str
     cutoff: int
-    poison: str
+    perturbation: str
     difference: str
 
 
 @dataclass
-class ProofReport:
-    """How many cases were made again, how many were the same, and what was not.
+class VerificationReport:
+    """Numbers of cases that were checked and that were identical, and the differences.
 
-    `left_out` counts what could not be judged, by reason. `largest` is the largest difference between two forecasts
-    that should be the same, as a share of the forecast's spread, by model.
+    `left_out` counts cases that could not be checked, by reason. `largest_differences` holds the largest difference
+    between two forecasts that should be equal, as a fraction of the forecast's spread, by model.
     """
 
     checked: int = 0
     identical: int = 0
     failures: list[Failure] = field(default_factory=list)
     left_out: dict[str, int] = field(default_factory=dict)
-    largest: dict[str, float] = field(default_factory=dict)
+    largest_differences: dict[str, float] = field(default_factory=dict)
 
     @property
     def ok(self) -> bool:
-        """Whether something was checked, and nothing was wrong."""
+        """Whether something was checked and nothing differed."""
         return self.checked > 0 and not self.failures
 
     def add(self, failures: Sequence[Failure]) -> None:
-        """Count one case, and what was wrong with it."""
+        """Count one case and its failures."""
         self.checked += 1
         self.identical += not failures
         self.failures += failures
 
-    def merge(self, other: ProofReport) -> None:
-        """Add what another report says, about other cases."""
+    def merge(self, other: VerificationReport) -> None:
+        """Add a report of other cases."""
         self.checked += other.checked
         self.identical += other.identical
         self.failures += other.failures
         for reason, count in other.left_out.items():
             self.leave_out(reason, count)
-        for model, share in other.largest.items():
-            self.largest[model] = max(share, self.largest.get(model, 0.0))
+        for model, fraction in other.largest_differences.items():
+            self.largest_differences[model] = max(fraction, self.largest_differences.get(model, 0.0))
 
     def leave_out(self, reason: str, count: int = 1) -> None:
-        """Count what cannot be judged."""
+        """Count cases that cannot be checked."""
         if not count:
             return
         self.left_out[reason] = self.left_out.get(reason, 0) + count
 
     def compare(self, model: str, one: OHLCForecast, other: OHLCForecast, noise: float) -> str:
-        """Say how two raw forecasts differ by more than `noise`, a share of the spread; nothing when they do not."""
+        """Describe a difference of raw forecasts above `noise`, a fraction of the spread; empty if there is none."""
         if one.raw_FHQ.shape != other.raw_FHQ.shape:
             return f"expected shape {one.raw_FHQ.shape}, found {other.raw_FHQ.shape}"
-        share = largest_share(one, other)
-        self.largest[model] = max(share, self.largest.get(model, 0.0))
-        return f"{share:.3g} of the spread" if share > noise else ""
+        fraction = largest_difference(one, other)
+        self.largest_differences[model] = max(fraction, self.largest_differences.get(model, 0.0))
+        return f"{fraction:.3g} of the spread" if fraction > noise else ""
 
 
-def largest_share(one: OHLCForecast, other: OHLCForecast) -> float:
-    """Give the largest difference between the raw prices of two forecasts, as a share of the spread of its field."""
+def largest_difference(one: OHLCForecast, other: OHLCForecast) -> float:
+    """Return the largest difference of the raw prices of two forecasts, as a fraction of the spread of its field."""
     away_F = np.abs(one.raw_FHQ - other.raw_FHQ).max(axis=(1, 2))
     spread_F = np.maximum(np.ptp(one.raw_FHQ, axis=(1, 2)), np.finfo(np.float64).tiny)
     with np.errstate(over="ignore"):
@@ -123,103 +123,103 @@ def largest_share(one: OHLCForecast, other: OHLCForecast) -> float:
 
 
 def verify_batch(
-    models: Sequence[Model],
+    models: Iterable[Model],
     contexts: Sequence[Context],
     horizon: int,
     *,
     seed: int = 0,
-    elsewhere: Mapping[str, Ask] | None = None,
-    on_check: OnCheck = silent,
-) -> ProofReport:
-    """Ask for forecasts one by one, then in company, and compare: bits for numpy, `COMPANY_NOISE` for other engines.
+    extra: Mapping[str, Predict] | None = None,
+    on_progress: OnProgress = no_progress,
+) -> VerificationReport:
+    """Forecast contexts one by one, then in batches, and compare: bits for numpy, `BATCH_TOLERANCE` for other engines.
 
-    Company is: all at once, the same permuted, batches of seven, and among strangers, whose prices are a million times
-    as high, and run backwards, have gaps, or begin later.
+    The batches are: all at once, the same permuted, batches of seven, and mixed with distractors. These have prices a
+    million times as high, and are reversed, have gaps, or start later.
 
     Args:
-        models: all that are to be asked.
-        contexts: of several series, if there are several.
+        models: models to test.
+        contexts: of one or several series.
         horizon: bars to forecast.
         seed: of the permutation and the gaps.
-        elsewhere: further ways to ask the same models, by name, such as `ask_elsewhere`.
-        on_check: hears how many forecasts were made, and how many are to be.
+        extra: further ways to forecast with the same models, by name, such as `predict_in_subprocess`.
+        on_progress: called with the number of forecasts made and the total.
 
     Raises:
-        InvalidContext: for no contexts.
+        InvalidArgument: without contexts.
     """
     if not contexts:
-        raise InvalidContext("contexts", "at least one", 0)
-    random = np.random.default_rng(seed)
-    report = ProofReport()
-    companies = _companies(models, horizon, random) | dict(elsewhere or {})
-    total = len(models) * len(contexts) * (1 + len(companies))
+        raise InvalidArgument("contexts", "at least one", 0)
+    models, random = list(models), np.random.default_rng(seed)
+    report = VerificationReport()
+    compositions = _compositions(models, horizon, random) | dict(extra or {})
+    total = len(models) * len(contexts) * (1 + len(compositions))
     alone = [[model.predict([context], horizon)[0] for context in contexts] for model in models]
-    on_check(len(models) * len(contexts), total)
-    for company, ask in companies.items():
-        for of_alone, of_company in zip(alone, ask(contexts), strict=True):
-            for one, other in zip(of_alone, of_company, strict=True):
-                report.add(_compared(report, one, other, company))
-        on_check(report.checked + len(models) * len(contexts), total)
+    on_progress(len(models) * len(contexts), total)
+    for composition, predict in compositions.items():
+        for of_alone, of_batch in zip(alone, predict(contexts), strict=True):
+            for one, other in zip(of_alone, of_batch, strict=True):
+                report.add(_compared(report, one, other, composition))
+        on_progress(report.checked + len(models) * len(contexts), total)
     return report
 
 
-def ask_elsewhere(config: ModelConfig, contexts: Sequence[Context], threads: int) -> list[list[OHLCForecast]]:
-    """Ask the configured models in a process of its own that computes with so many threads."""
+def predict_in_subprocess(config: ModelConfig, contexts: Sequence[Context], threads: int) -> list[list[OHLCForecast]]:
+    """Forecast with the configured models in a new process with so many threads."""
     with thread_pool(threads) as pool:
-        return pool.submit(_ask_loaded, config, list(contexts)).result()
+        return pool.submit(_load_and_predict, config, list(contexts)).result()
 
 
 def thread_pool(threads: int) -> ProcessPoolExecutor:
-    """Give a pool of one process that begins with nothing loaded and computes with so many threads."""
+    """Return a pool of one process, started afresh, that computes with so many threads."""
     # Libraries read it when they are loaded, which is after the initializer; the parent's environment stays as it is.
     return ProcessPoolExecutor(
         1, multiprocessing.get_context("spawn"), initializer=os.putenv, initargs=("OMP_NUM_THREADS", str(threads))
     )
 
 
-def load_models(config: ModelConfig) -> list[Model]:
-    """Load the configured model and its baselines; uncompiled, since engines change while they serve.
+def load_models(config: ModelConfig) -> ModelSuite:
+    """Load the configured model and its baselines; uncompiled, since a served engine may change.
 
     Raises:
-        ModelLoadError: when its weights cannot be had.
+        ModelLoadError: if the weights cannot be loaded.
     """
-    eager = config.model_copy(update={"compile": "off"})
-    return [load_model(eager), *load_baselines(eager)]
+    return load_suite(config.model_copy(update={"compile": "off"}))
 
 
-def _ask_loaded(config: ModelConfig, contexts: Sequence[Context]) -> list[list[OHLCForecast]]:
+def _load_and_predict(config: ModelConfig, contexts: Sequence[Context]) -> list[list[OHLCForecast]]:
     return [model.predict(contexts, config.horizon) for model in load_models(config)]
 
 
-def _companies(models: Sequence[Model], horizon: int, random: np.random.Generator) -> dict[str, Ask]:
-    """The companies in which contexts are asked for, by name."""
+def _compositions(models: Sequence[Model], horizon: int, random: np.random.Generator) -> dict[str, Predict]:
+    """Return the batch compositions by name."""
 
-    def together(contexts: Sequence[Context]) -> list[list[OHLCForecast]]:
+    def one_batch(contexts: Sequence[Context]) -> list[list[OHLCForecast]]:
         return [model.predict(contexts, horizon) for model in models]
 
     def permuted(contexts: Sequence[Context]) -> list[list[OHLCForecast]]:
         order = random.permutation(len(contexts))
         back = np.argsort(order)
-        return [[made[i] for i in back] for made in together([contexts[i] for i in order])]
+        return [[made[i] for i in back] for made in one_batch([contexts[i] for i in order])]
 
     def in_parts(contexts: Sequence[Context]) -> list[list[OHLCForecast]]:
-        parts = [together(contexts[i : i + _SMALL_BATCH]) for i in range(0, len(contexts), _SMALL_BATCH)]
-        return [[one for made in of_model for one in made] for of_model in zip(*parts, strict=True)]
+        parts = [one_batch(contexts[i : i + _SMALL_BATCH]) for i in range(0, len(contexts), _SMALL_BATCH)]
+        return [list(chain.from_iterable(of_model)) for of_model in zip(*parts, strict=True)]
 
-    def among_strangers(contexts: Sequence[Context]) -> list[list[OHLCForecast]]:
-        mixed = [one for context in contexts for one in (_stranger(context, random), context)]
-        return [made[1::2] for made in together(mixed)]
+    def with_distractors(contexts: Sequence[Context]) -> list[list[OHLCForecast]]:
+        pairs = [(_distractor(context, random), context) for context in contexts]
+        mixed = [context for pair in pairs for context in pair]
+        return [made[1::2] for made in one_batch(mixed)]
 
     return {
-        "together": together,
+        "one batch": one_batch,
         "permuted": permuted,
         f"batches of {_SMALL_BATCH}": in_parts,
-        "among strangers": among_strangers,
+        "with distractors": with_distractors,
     }
 
 
-def _stranger(context: Context, random: np.random.Generator) -> Context:
-    """Another series of the same cutoff: a million times as high, and backwards, with gaps, or shorter."""
+def _distractor(context: Context, random: np.random.Generator) -> Context:
+    """Make another series of the same cutoff: prices a million times as high, and reversed, with gaps, or shorter."""
     ohlc_CT = context.ohlc_CT * 1e6
     kind = random.integers(3)
     slots = ohlc_CT.shape[1]
@@ -230,13 +230,13 @@ def _stranger(context: Context, random: np.random.Generator) -> Context:
     else:
         ohlc_CT = ohlc_CT[:, min(_SHORTER, slots // 6) :]
     ohlc_CT[:, [0, -1]] = context.ohlc_CT[:, [-1, -1]] * 1e6
-    return Context(replace(context.key, symbol="STRANGER/USD"), context.cutoff, ohlc_CT)
+    return Context(replace(context.key, symbol="DISTRACTOR/USD"), context.cutoff, ohlc_CT)
 
 
-def _compared(report: ProofReport, one: OHLCForecast, other: OHLCForecast, company: str) -> list[Failure]:
+def _compared(report: VerificationReport, one: OHLCForecast, other: OHLCForecast, composition: str) -> list[Failure]:
     name = one.provenance.model_id
-    noise = 0.0 if one.engine == NUMPY else COMPANY_NOISE
+    noise = 0.0 if one.engine == NUMPY else BATCH_TOLERANCE
     difference = report.compare(name, one, other, noise)
     if not difference:
         return []
-    return [Failure(f"model {name}", str(one.key), one.cutoff, company, difference)]
+    return [Failure(f"model {name}", str(one.key), one.cutoff, composition, difference)]

@@ -1,65 +1,74 @@
-"""How good models are on one series: cutoffs spread over its history, every loss kept, baselines beside them.
+"""Score a model on one series beside baselines, at cutoffs spread over its history.
 
-Forecasts go through `Forecaster.forecast` into a ledger in memory, and what is scored is what would be served:
-the repaired values, in units of the close at the cutoff, so that years of different prices count alike.
+The forecasts take the one path: `Forecaster.forecast` records them in a ledger in memory, and `accuracy` scores what
+settled there. The served values count, in units of the close at the cutoff. Left to this module are the choice of
+cutoffs and two figures that `accuracy` does not have: the p-value of absolute errors, and the share of impossible bars.
 
-Shapes: N cutoffs, F fields, H steps, Q quantile levels, T bars, W widths of intervals.
+Shapes: N cutoffs, F fields, H steps, Q quantile levels, T bars, U cutoffs that settled.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from forecaster.accuracy.metrics import absolute_error, covered, pinball
+from forecaster.accuracy.loss_series import Traces
+from forecaster.accuracy.losses import PLACE, SCORED
+from forecaster.accuracy.scores import SERVED, Scores, Totals
 from forecaster.accuracy.significance import FEWEST_CASES, diebold_mariano, fewest_cases
-from forecaster.bars import FIELDS, Context
+from forecaster.accuracy.trust import judge
+from forecaster.arguments import check_integer
 from forecaster.config import Config
+from forecaster.context import Context
+from forecaster.cycle.settle import settled_losses
 from forecaster.engine import Forecaster
-from forecaster.errors import InvalidContext, NotEnoughBars
+from forecaster.errors import InvalidArgument, NotEnoughBars
 from forecaster.forecast import CHRONOS_LEVELS
 from forecaster.ledger import Run
-from forecaster.model.baselines.returns import whole
-from forecaster.model.baselines.simple import FilteredHistoricalSimulation, RandomWalk
-from forecaster.replay.replay import CUTOFFS_PER_BATCH
+from forecaster.model import ModelSuite
+from forecaster.model.baselines.historical_simulation import FilteredHistoricalSimulation
+from forecaster.model.baselines.random_walk import RandomWalk
+from forecaster.replay.cutoffs import bars_in_context
+from forecaster.replay.replay import CUTOFFS_PER_BATCH, open_run
 from forecaster.store.memory import MemoryStore
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
 
+    from forecaster.accuracy.loss_series import Course
+    from forecaster.accuracy.losses import Losses
+    from forecaster.accuracy.trust import Verdict
     from forecaster.bars import Bars, SeriesKey
-    from forecaster.forecast import OHLCForecast
+    from forecaster.forecast import ModelId, OHLCForecast
     from forecaster.model import Model
 
-WIDTHS: Final = (0.5, 0.8, 0.9, 0.98)
-BASELINE_CONTEXT: Final = FilteredHistoricalSimulation.slots
+BASELINE_CONTEXT: Final = FilteredHistoricalSimulation.max_context
 WALK: Final = RandomWalk.name
 SIMULATION: Final = FilteredHistoricalSimulation.name
 
-_LEVELS_Q = np.array(CHRONOS_LEVELS)
 _NEVER = 2**62
 
 
 @dataclass(frozen=True)
 class EvaluationPlan:
-    """Which cutoffs, and what is asked at each.
+    """Number and span of the cutoffs, and the input of each.
 
     Args:
-        cutoffs: how many; all there are where a series has fewer.
+        cutoffs: how many; all that are eligible if a series has fewer.
         horizon: bars to forecast.
-        context: bars that the models see; the baselines always see 500.
+        context: bars that the model sees; the baselines always see 500.
         start: UTC ms; no cutoff before it.
         end: UTC ms; every cutoff is before it.
-        min_context: bars before a cutoff that will do where too few cutoffs have 500.
+        min_context: bars needed before a cutoff if too few cutoffs have 500.
 
     Raises:
-        InvalidContext: for a count that is not a whole number above 0.
+        InvalidArgument: for a count that is not a whole number above 0.
     """
 
     cutoffs: int = 200
@@ -72,270 +81,154 @@ class EvaluationPlan:
     def __post_init__(self) -> None:
         """Check the counts."""
         for name in ("cutoffs", "horizon", "context", "min_context"):
-            whole(name, getattr(self, name))
-
-
-@dataclass(frozen=True, eq=False)
-class Losses:
-    """What one model's forecasts cost, cutoff by cutoff; NaN where no bar came.
-
-    Args:
-        pinball_NFH: mean over the 21 levels, in units of the last close.
-        absolute_error_NFH: of the median, in units of the last close.
-        covered_WNFH: 1.0 where the outcome lay inside the central interval of each of `WIDTHS`, else 0.0.
-        invalid_NH: whether the bar was impossible before repair: quantiles that fall, or fields that cross.
-        invalid_after_NH: the same after repair; never.
-    """
-
-    pinball_NFH: NDArray[np.float64]
-    absolute_error_NFH: NDArray[np.float64]
-    covered_WNFH: NDArray[np.float64]
-    invalid_NH: NDArray[np.bool_]
-    invalid_after_NH: NDArray[np.bool_]
+            check_integer(name, getattr(self, name))
 
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """Losses of several models at the same cutoffs. `field` and `step` narrow a figure; all when left out.
+    """Losses of a model and the baselines at the same cutoffs. `field` and `step` narrow a figure; None means all.
 
     Args:
         key: the series.
         cutoffs_N: close times, UTC ms.
-        lag: how many further cutoffs have target bars in common with one.
-        losses: by the model's name, the model under test first, then further ones, then the baselines.
+        horizon: number of steps.
+        model: name of the model under test.
+        losses: of all models, in the order of cutoffs.
+        invalid_before_repair: share of the model's bars, cutoff × step, that were impossible before repair: quantiles
+            fall with their level, or fields cross.
     """
 
     key: SeriesKey
     cutoffs_N: NDArray[np.int64]
-    lag: int
-    losses: Mapping[str, Losses]
+    horizon: int
+    model: str
+    losses: Sequence[Losses]
+    invalid_before_repair: float
 
-    @property
-    def model(self) -> str:
-        """Name of the model under test."""
-        return next(iter(self.losses))
+    def totals(self, field: str | None = None, step: int | None = None) -> Totals:
+        """Sum the losses and hits of the model."""
+        return self._scores.total(self.model, field, step)
 
-    @property
-    def horizon(self) -> int:
-        """Number of steps."""
-        return int(self.losses[self.model].pinball_NFH.shape[2])
+    def verdict(self, reference: str, field: str | None = None, step: int | None = None) -> Verdict:
+        """Compare the model's pinball loss with that of a baseline."""
+        return judge(self._history, self._named(self.model), SERVED, field, step, self._named(reference)[1])
 
-    def pinball(self, model: str, field: str | None = None, step: int | None = None) -> float:
-        """Mean pinball loss, in units of the last close."""
-        return float(np.nanmean(_part(self.losses[model].pinball_NFH, field, step)))
+    def loss_series(self, name: str) -> Course:
+        """Return the mean pinball loss of a model at each cutoff that settled."""
+        return self._history.of(*self._named(name)).of()
 
-    def mae(self, field: str, model: str, step: int | None = None) -> float:
-        """Mean absolute error of the median, in units of the last close."""
-        return float(np.nanmean(_part(self.losses[model].absolute_error_NFH, field, step)))
+    def close_error_p_value(self) -> float | None:
+        """Test the absolute errors of the close against the random walk's; None with too few cutoffs.
 
-    def pinball_ratio(self, model: str, other: str, field: str | None = None, step: int | None = None) -> float | None:
-        """Pinball loss of `model` / that of `other`: below 1 is better; None when `other` made no error."""
-        return ratio(self.pinball(model, field, step), self.pinball(other, field, step))
-
-    def mae_ratio(self, field: str, model: str, other: str, step: int | None = None) -> float | None:
-        """Absolute error of `model` / that of `other`: below 1 is better; None when `other` made no error."""
-        return ratio(self.mae(field, model, step), self.mae(field, other, step))
-
-    def coverage(self, model: str, width: float, step: int | None = None) -> dict[str, float]:
-        """Share of outcomes inside the central interval of `width`, by field.
-
-        Raises:
-            InvalidContext: for a width that is not one of `WIDTHS`.
+        By Diebold and Mariano, on the mean error of each cutoff.
         """
-        if width not in WIDTHS:
-            raise InvalidContext("width", f"one of {', '.join(map(str, WIDTHS))}", width)
-        covered_NFH = self.losses[model].covered_WNFH[WIDTHS.index(width)]
-        return {field: float(np.nanmean(_part(covered_NFH, field, step))) for field in FIELDS}
+        close = SCORED.index("close")
+        columns = [PLACE["common_absolute_error"], PLACE["walk_absolute_error"]]
+        chosen = [(one, one.steps.model_N == one.steps.models.index(self._named(self.model)[1])) for one in self.losses]
+        cutoff_N = np.concatenate([one.steps.cutoff_N[own] for one, own in chosen])
+        error_N2 = np.concatenate([one.served_NGC[own, close][:, columns] for one, own in chosen])
+        _, start_U, count_U = np.unique(cutoff_N, return_index=True, return_counts=True)
+        own_U, walk_U = (np.add.reduceat(error_N2, start_U) / count_U[:, None]).T
+        lag = self.loss_series(self.model).lag
+        return diebold_mariano(own_U, walk_U, lag).p_value if len(own_U) >= fewest_cases(lag) else None
 
-    def p_value(self, model: str, other: str, field: str | None = None, step: int | None = None) -> float | None:
-        """Chance of pinball losses so different, or more, if the two models were equally good (Diebold-Mariano).
+    @cached_property
+    def _scores(self) -> Scores:
+        return Scores(self.losses)
 
-        Taken on the mean loss of each cutoff; None where too few of their bars came.
-        """
-        return self._p_value(
-            _part(self.losses[model].pinball_NFH, field, step), _part(self.losses[other].pinball_NFH, field, step)
-        )
+    @cached_property
+    def _history(self) -> Traces:
+        return Traces(self.losses)
 
-    def mae_p_value(self, field: str, model: str, other: str, step: int | None = None) -> float | None:
-        """Say the same of absolute errors."""
-        return self._p_value(
-            _part(self.losses[model].absolute_error_NFH, field, step),
-            _part(self.losses[other].absolute_error_NFH, field, step),
-        )
-
-    def invalid_before_repair(self, model: str) -> float:
-        """Share of forecast bars, cutoff × step, that were impossible as the model gave them."""
-        return float(self.losses[model].invalid_NH.mean())
-
-    def invalid_after_repair(self, model: str) -> float:
-        """The same of the bars as served: 0."""
-        return float(self.losses[model].invalid_after_NH.mean())
-
-    def _p_value(self, loss_NFH: NDArray[np.float64], other_NFH: NDArray[np.float64]) -> float | None:
-        came_N = ~np.isnan(loss_NFH).all(axis=(1, 2))
-        if came_N.sum() < fewest_cases(self.lag):
-            return None
-        loss_N, other_N = (np.nanmean(one[came_N], axis=(1, 2)) for one in (loss_NFH, other_NFH))
-        return diebold_mariano(loss_N, other_N, self.lag).p_value
+    def _named(self, name: str) -> tuple[SeriesKey, ModelId]:
+        return next(pair for pair in self._history.names if pair[1].name == name)
 
 
 def evaluate(
-    models: Sequence[Model],
-    bars: Bars,
-    plan: EvaluationPlan,
-    on_batch: Callable[[int], None] | None = None,
+    model: Model, bars: Bars, plan: EvaluationPlan, on_batch: Callable[[int], None] | None = None
 ) -> Evaluation:
-    """Forecast from cutoffs spread over `bars`, and score every forecast beside the baselines'.
+    """Forecast from cutoffs spread over `bars`, and score the model beside the baselines.
 
     Args:
-        models: the one under test first; all have names of their own. The baselines need not be given.
-        bars: the history, and its outcomes.
-        plan: which cutoffs, and what is asked.
+        model: the model under test; it has another name than the baselines.
+        bars: the history and its outcomes.
+        plan: cutoffs, context and horizon.
         on_batch: called with the number of cutoffs done after each batch.
 
     Raises:
-        NotEnoughBars: when fewer than twice `horizon`, or 10, cutoffs have enough bars around them.
-        InvalidContext: when the plan leaves so few; for two models of one name; for levels that are not Chronos-2's;
-            by a model, for bars that it cannot use.
+        NotEnoughBars: if fewer than twice `horizon`, or 10, cutoffs have enough bars around them.
+        InvalidArgument: if the plan leaves so few; for a model with the name of a baseline; for levels that are not
+            Chronos-2's.
+        InvalidContext: by a model, for bars that it cannot use.
     """
-    entrants = _entrants(models, bars.key, plan)
-    chosen = choose_spread_cutoffs(bars, plan)
-    cutoffs_N = bars.close_time[chosen]
-    run = Run("evaluation", "evaluate", 0)  # of a store that ends with the evaluation
-    parts: dict[str, list[Losses]] = defaultdict(list)
+    baselines = ModelSuite(FilteredHistoricalSimulation(), [RandomWalk()])
+    if model.name in {baseline.name for baseline in baselines}:
+        raise InvalidArgument("model", "another name than a baseline's", model.name)
+    cutoffs_N = bars.close_time[choose_spread_cutoffs(bars, plan)]
+    store, config = MemoryStore(), _config(bars.key)
+    run = open_run(store, Run("evaluation", "evaluate", 0), [bars])
+    pairs = [(Forecaster(config, store, models=ModelSuite(model)), plan.context)]
+    pairs.append((Forecaster(config, store, models=baselines), BASELINE_CONTEXT))
+    invalid = 0
     for first in range(0, len(cutoffs_N), CUTOFFS_PER_BATCH):
-        some = cutoffs_N[first : first + CUTOFFS_PER_BATCH].tolist()
-        for forecaster, length in entrants:
-            contexts = [Context.ending_at(bars, cutoff, length, min(plan.min_context, length)) for cutoff in some]
-            made = forecaster.forecast(contexts, issued_at=some, run=run, horizon=plan.horizon, is_replay=True)
-            last_N = np.array([context.last_close for context in contexts])
-            parts[forecaster.model_name].append(_score(made, last_N, bars))
+        batch = cutoffs_N[first : first + CUTOFFS_PER_BATCH].tolist()
+        for forecaster, length in pairs:
+            contexts = [Context.ending_at(bars, cutoff, length, min(plan.min_context, length)) for cutoff in batch]
+            made = forecaster.forecast(contexts, issued_at=batch, run=run, horizon=plan.horizon, is_replay=True)
+            if forecaster.models.primary is model:
+                invalid += sum(map(_count_impossible, made))
         if on_batch is not None:
-            on_batch(len(some))
-    lag = _shared_targets(_slots(bars)[chosen], plan.horizon)
-    return Evaluation(bars.key, cutoffs_N, lag, {name: _joined(some) for name, some in parts.items()})
+            on_batch(len(batch))
+    as_of = int(bars.close_time[-1])
+    losses = list(settled_losses(store, [bars.key], as_of, run_id=run.id))
+    share = invalid / (len(cutoffs_N) * plan.horizon)
+    return Evaluation(bars.key, cutoffs_N, plan.horizon, model.name, losses, share)
 
 
 def choose_spread_cutoffs(bars: Bars, plan: EvaluationPlan) -> NDArray[np.int64]:
-    """Give positions of bars whose closes are cutoffs, spread evenly over those that will do, first and last included.
+    """Return the positions of bars whose closes are cutoffs, spread evenly over the eligible ones, ends included.
 
-    They close in [start, end), have `horizon` bars after them and 500 before, themselves counted. Where too few
-    have 500, later ones come first and `min_context` bars will do.
+    An eligible bar closes in [start, end) and has `horizon` bars after it and 500 up to it. If too few have 500,
+    `min_context` bars are enough, and the latest are taken.
 
     Raises:
-        NotEnoughBars: when fewer than twice `horizon`, or 10, have enough bars around them.
-        InvalidContext: when the plan leaves so few.
+        NotEnoughBars: if fewer than twice `horizon`, or 10, have enough bars around them.
+        InvalidArgument: if the plan leaves so few.
     """
     position_T = np.arange(len(bars))
-    slots_T = _slots(bars)
-    seen_T = position_T + 1 - np.searchsorted(slots_T, slots_T - plan.context, side="right")
     inside_T = (bars.close_time >= plan.start) & (bars.close_time < plan.end)
-    inside_T &= (position_T + plan.horizon < len(bars)) & (seen_T >= min(plan.min_context, plan.context))
-    able = np.flatnonzero(inside_T & (position_T + 1 >= plan.min_context))
-    best = able[able + 1 >= BASELINE_CONTEXT]
-    eligible = best if len(best) >= plan.cutoffs else able[max(0, len(able) - plan.cutoffs) :]
+    inside_T &= position_T + plan.horizon < len(bars)
+    inside_T &= bars_in_context(bars, plan.context) >= min(plan.min_context, plan.context)
+    short = np.flatnonzero(inside_T & (position_T + 1 >= plan.min_context))
+    full = short[short + 1 >= BASELINE_CONTEXT]
+    eligible = full if len(full) >= plan.cutoffs else short[max(0, len(short) - plan.cutoffs) :]
     fewest = max(2 * plan.horizon, FEWEST_CASES)
     needed = plan.min_context + plan.horizon + fewest - 1
     if len(bars) < needed:
         raise NotEnoughBars(bars.key, needed, len(bars))
     count = min(plan.cutoffs, len(eligible))
     if count < fewest:
-        raise InvalidContext(f"cutoffs of {bars.key}", f"{fewest} or more, both asked for and there", count)
+        raise InvalidArgument(f"cutoffs of {bars.key}", f"{fewest} or more, both asked for and there", count)
     return eligible[np.linspace(0, len(eligible) - 1, count).round().astype(np.int64)]
 
 
-def _entrants(models: Sequence[Model], key: SeriesKey, plan: EvaluationPlan) -> list[tuple[Forecaster, int]]:
-    """The models, each with a path and a ledger of its own, and how many bars it sees."""
-    baselines: list[Model] = [RandomWalk(), FilteredHistoricalSimulation()]
-    names = [one.name for one in (*models, *baselines)]
-    if len(set(names)) < len(names):
-        raise InvalidContext("models", "each name once, the baselines' included", ", ".join(names))
-    lengths = [plan.context] * len(models) + [BASELINE_CONTEXT] * len(baselines)
-    # The bars are in hand, so the file that a series must name is never opened.
+def _config(key: SeriesKey) -> Config:
+    """Configure one series without calibration. Its bars are in memory: the file that it must name is not opened."""
     series = {"exchange": key.exchange, "symbol": key.symbol, "timeframe": str(key.timeframe), "file": Path()}
-    config = Config.model_validate({"series": [series | {"calendar": key.calendar}], "model": {"calibrate": False}})
-    paths = [Forecaster(config, MemoryStore(), models=[one]) for one in (*models, *baselines)]
-    return list(zip(paths, lengths, strict=True))
+    return Config.model_validate({"series": [series | {"calendar": key.calendar}], "model": {"calibrate": False}})
 
 
-def _slots(bars: Bars) -> NDArray[np.int64]:
-    """Position of each bar on the calendar's grid, (T,), from the first bar on."""
-    if not len(bars):
-        return np.empty(0, np.int64)
-    first, last = int(bars.open_time[0]), int(bars.open_time[-1])
-    return np.searchsorted(bars.key.sessions.opens_between(bars.key.timeframe, first, last + 1), bars.open_time)
+def _count_impossible(forecast: OHLCForecast) -> int:
+    """Count the steps whose raw quantiles fall, or whose low or high lies on the wrong side of open or close.
 
-
-def _shared_targets(slots_N: NDArray[np.int64], horizon: int) -> int:
-    """Most further cutoffs that lie less than `horizon` bars after one: their target bars overlap."""
-    within_N = np.searchsorted(slots_N, slots_N + horizon) - 1
-    return int((within_N - np.arange(len(slots_N))).max())
-
-
-def _score(made: Sequence[OHLCForecast], last_N: NDArray[np.float64], bars: Bars) -> Losses:
-    """Score forecasts by the bars that came, found by their open times."""
-    for one in made:
-        if one.quantile_levels != CHRONOS_LEVELS:
-            raise InvalidContext(f"levels of {one.provenance.model_id}", str(CHRONOS_LEVELS), one.quantile_levels)
-    unit_N11 = last_N[:, None, None]
-    actual_NFH = _outcomes(bars, np.stack([one.target_opens() for one in made])) / unit_N11
-    raw_NFHQ = np.stack([one.raw_FHQ for one in made])
-    served_NFHQ = np.stack([one.values_FHQ for one in made])
-    values_NFHQ = served_NFHQ / unit_N11[..., None]
-    cases = actual_NFH.shape
-    flat_N, flat_NQ = actual_NFH.reshape(-1), values_NFHQ.reshape(-1, len(_LEVELS_Q))
-    median_N = flat_NQ[:, CHRONOS_LEVELS.index(0.5)]
-    inside_WN = np.stack([covered(*_ends(flat_NQ, width), flat_N) for width in WIDTHS]).astype(np.float64)
-    return Losses(
-        pinball_NFH=pinball(flat_NQ, _LEVELS_Q, flat_N).reshape(cases),
-        absolute_error_NFH=absolute_error(median_N, flat_N).reshape(cases),
-        covered_WNFH=np.where(np.isnan(flat_N), np.nan, inside_WN).reshape(len(WIDTHS), *cases),
-        invalid_NH=_impossible(raw_NFHQ),
-        invalid_after_NH=_impossible(served_NFHQ),
-    )
-
-
-def _outcomes(bars: Bars, opens_NH: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Prices of the bars that opened at these times, (N, F, H); NaN where there is none."""
-    at_NH = np.minimum(np.searchsorted(bars.open_time, opens_NH), len(bars) - 1)
-    prices_NHF = bars.ohlcv_TF[at_NH, : len(FIELDS)]
-    came_NH1 = (bars.open_time[at_NH] == opens_NH)[..., None]
-    return np.moveaxis(np.where(came_NH1, prices_NHF, np.nan), 2, 1)
-
-
-def _ends(values_NQ: NDArray[np.float64], width: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Lower and upper end of the central interval: all of `WIDTHS` end at levels that are there."""
-    lower = CHRONOS_LEVELS.index(round((1 - width) / 2, 12))
-    return values_NQ[:, lower], values_NQ[:, -1 - lower]
-
-
-def _impossible(prices_NFHQ: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Whether quantiles fall with their level, or at one level low is above or high below open or close, (N, H)."""
-    open_NHQ, high_NHQ, low_NHQ, close_NHQ = np.moveaxis(prices_NFHQ, 1, 0)
-    falls_NH = (np.diff(prices_NFHQ, axis=3) < 0).any(axis=(1, 3))
-    crosses_NHQ = (low_NHQ > np.minimum(open_NHQ, close_NHQ)) | (high_NHQ < np.maximum(open_NHQ, close_NHQ))
-    impossible_NH: NDArray[np.bool_] = falls_NH | crosses_NHQ.any(axis=2)
-    return impossible_NH
-
-
-def _joined(parts: Sequence[Losses]) -> Losses:
-    """One after the other."""
-    return Losses(
-        pinball_NFH=np.concatenate([one.pinball_NFH for one in parts]),
-        absolute_error_NFH=np.concatenate([one.absolute_error_NFH for one in parts]),
-        covered_WNFH=np.concatenate([one.covered_WNFH for one in parts], axis=1),
-        invalid_NH=np.concatenate([one.invalid_NH for one in parts]),
-        invalid_after_NH=np.concatenate([one.invalid_after_NH for one in parts]),
-    )
-
-
-def _part(values_NFH: NDArray[np.float64], field: str | None, step: int | None) -> NDArray[np.float64]:
-    """Narrow to a field and a step; every axis stays."""
-    fields = slice(None) if field is None else slice(FIELDS.index(field), FIELDS.index(field) + 1)
-    steps = slice(None) if step is None else slice(step - 1, step)
-    return values_NFH[:, fields, steps]
-
-
-def ratio(loss: float, other: float) -> float | None:
-    """Give loss / other; None when `other` made no error."""
-    return None if other == 0 else loss / other
+    Raises:
+        InvalidArgument: for other levels than Chronos-2's: a mean over other levels is another loss.
+    """
+    if forecast.quantile_levels != CHRONOS_LEVELS:
+        raise InvalidArgument(
+            f"levels of {forecast.provenance.model_id}", str(CHRONOS_LEVELS), forecast.quantile_levels
+        )
+    open_HQ, high_HQ, low_HQ, close_HQ = forecast.raw_FHQ
+    falls_H = (np.diff(forecast.raw_FHQ, axis=2) < 0).any(axis=(0, 2))
+    crosses_HQ = (low_HQ > np.minimum(open_HQ, close_HQ)) | (high_HQ < np.maximum(open_HQ, close_HQ))
+    return int((falls_H | crosses_HQ.any(axis=1)).sum())

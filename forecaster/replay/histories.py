@@ -1,4 +1,4 @@
-"""Where a replay has its bars from: the file of a series, or what the ledger has of an exchange's.
+"""Load the bars of a replay: from the file of a series, or from the ledger for a series of an exchange.
 
 Nothing is fetched over the network and nothing is written, so a replay can run beside a daemon.
 """
@@ -14,46 +14,50 @@ from forecaster.sources.files import FileSource
 from forecaster.store import open_reader
 
 if TYPE_CHECKING:
-    from forecaster.bars import SeriesKey, Sifted
+    from forecaster.bars import SeriesKey, ValidatedRows
     from forecaster.config import Config
     from forecaster.store import Reader
 
 
-class Histories:
-    """All bars of the configured series; use it in a `with` block. What is read of files is kept in `read`.
+class HistoryLoader:
+    """Loads all bars of the configured series; use it in a `with` block.
 
     Args:
         config: names files and the ledger.
+
+    Attributes:
+        from_files: the validated rows of each file that was loaded.
     """
 
     def __init__(self, config: Config) -> None:
         self.config = config
-        self.read: dict[SeriesKey, Sifted] = {}
+        self.from_files: dict[SeriesKey, ValidatedRows] = {}
         self._sources: dict[SeriesKey, FileSource] = {}
         files: dict[object, FileSource] = {}
-        for one in config.series:
-            if one.file is not None:
-                self._sources[one.key] = files.setdefault(one.place, FileSource(one.file, one.reading))
+        for series in config.series:
+            if series.file is not None:
+                source = FileSource(series.file, series.parse_options)
+                self._sources[series.key] = files.setdefault(series.place, source)
 
     @cached_property
     def reader(self) -> Reader:
-        """The configured ledger, to be read beside whoever writes it."""
+        """The configured ledger; reading does not disturb its writer."""
         return open_reader(self.config.store.url.reveal())
 
-    def of(self, key: SeriesKey, now: int) -> Bars:
-        """Give the bars of a series that have closed by now (UTC ms).
+    def load(self, key: SeriesKey, now: int) -> Bars:
+        """Load the bars of a series that have closed by `now` (UTC ms).
 
         Raises:
             BadPayload: for a file that cannot be read.
-            InvalidBars: for a file of which too many rows are refused.
-            ConfigError: when the ledger has too few bars of an exchange's series.
+            InvalidBars: for a file with too many invalid rows.
+            ConfigError: if the ledger has too few bars of an exchange's series.
         """
         source = self._sources.get(key)
         if source is not None:
-            self.read[key] = source.sift(key, now)
-            return self.read[key].bars
+            self.from_files[key] = source.validate_rows(key, now)
+            return self.from_files[key].bars
         try:
-            bars = self.reader.bars(key).known_at(now)
+            bars = self.reader.bars(key).closed_by(now)
         except LedgerMissing:
             bars = Bars.empty(key)
         if len(bars) < self.config.model.min_context:

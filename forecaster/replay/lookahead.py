@@ -1,12 +1,11 @@
-"""Proof that nothing looks ahead: whatever becomes of the bars after a cutoff, no bit before it changes.
+"""Test for look-ahead bias: changes to the bars after a cutoff must not change a bit before it.
 
-Each check has two worlds, alike up to a cutoff. In one the later bars are what came; in the other they are poisoned
-at the source's own rows. Both go the whole way, through the source, the store, a replay and a live cycle, to the
-strategy. The later bars lie in the store by then, and where a poison leaves them their times, their own cutoffs are
-forecast in the same batch: whoever reaches for them finds them, and gives itself away by what it answers.
+Each check compares two scenarios that are equal up to a cutoff. One has the true later bars, the other perturbed ones,
+changed in the rows of the source. Both go the whole way: source, store, replay, live cycle, strategy. The later bars
+are in the store by then. If a perturbation keeps their times, two later cutoffs are also forecast in the same batch.
 
-The first stage that differs is blamed, by name: the source, the context cut from the store, a model, the calibration.
-The strategy is judged by itself: it gets the same forecast in both worlds.
+The first stage that differs is reported: the source, the context cut from the store, a model, or the calibration. The
+strategy is tested separately: it receives the same forecasts in both scenarios.
 
 Shapes: T bars, N cutoffs.
 """
@@ -16,7 +15,7 @@ from __future__ import annotations
 import sys
 from contextvars import ContextVar
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, wraps
 from pathlib import Path
 from traceback import walk_tb
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
@@ -24,12 +23,12 @@ from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 import numpy as np
 
 from forecaster.bars import Bars
-from forecaster.cycle.predict import ask_all
+from forecaster.cycle.predict import predict_all
 from forecaster.engine import Forecaster
-from forecaster.errors import InvalidContext, NotEnoughBars, utc_text
-from forecaster.replay.batch_invariance import Failure, ProofReport, largest_share, silent
+from forecaster.errors import InvalidArgument, NotEnoughBars, format_time
+from forecaster.replay.batch_invariance import Failure, VerificationReport, largest_difference, no_progress
 from forecaster.replay.replay import replay
-from forecaster.replay.strategy import decisions
+from forecaster.replay.strategy import run_strategy
 from forecaster.store.memory import MemoryStore
 
 if TYPE_CHECKING:
@@ -37,74 +36,74 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from forecaster.bars import Context
     from forecaster.config import Config
-    from forecaster.cycle.predict import Answers
+    from forecaster.context import Context
+    from forecaster.cycle.predict import Predictions
     from forecaster.forecast import OHLCForecast
     from forecaster.ledger import CalibrationState
-    from forecaster.model import Model
-    from forecaster.replay.batch_invariance import OnCheck
-    from forecaster.replay.strategy import Outlook, Position, Signal, Strategy
+    from forecaster.model import ModelSuite
+    from forecaster.replay.batch_invariance import OnProgress
+    from forecaster.replay.strategy import Position, Signal, Strategy, StrategyContext
     from forecaster.sources import BarSource
     from forecaster.store import Store
 
-    Poison: TypeAlias = Callable[[NDArray[np.float64], np.random.Generator], NDArray[np.float64]]
+    Perturbation: TypeAlias = Callable[[NDArray[np.float64], np.random.Generator], NDArray[np.float64]]
 
 _SLOTS_WITH_HOLES: Final = 8
-_COMPANY: Final = 2
-_GONE: Final = 0.5
+_LATER_CUTOFFS: Final = 2
+_MISSING_SHARE: Final = 0.5
 
 
 def _gaps(later_TF: NDArray[np.float64], random: np.random.Generator) -> NDArray[np.float64]:
-    return np.where(random.random((len(later_TF), 1)) < _GONE, np.nan, later_TF)
+    return np.where(random.random((len(later_TF), 1)) < _MISSING_SHARE, np.nan, later_TF)
 
 
-POISONS: Final[Mapping[str, Poison]] = {
+PERTURBATIONS: Final[Mapping[str, Perturbation]] = {
     "deleted": lambda later_TF, _: np.full_like(later_TF, np.nan),
     "gaps": _gaps,
     "x1e6": lambda later_TF, _: later_TF * 1e6,
     "shuffled": lambda later_TF, random: random.permutation(later_TF),
     "reversed": lambda later_TF, _: later_TF[::-1],
 }
-"""What is done to the rows after a cutoff. Bars cannot be NaN: a row that is, is not there."""
+"""Changes to the rows after a cutoff, by name. A row of NaN is a missing bar."""
 
 
 @dataclass(frozen=True)
 class LookaheadPlan:
-    """How many checks, and how far each reaches.
+    """Number and reach of the checks.
 
     Args:
-        cutoffs: how many, drawn at random from the history; all there are where it has fewer.
-        seed: of the cutoffs and the poisons.
+        cutoffs: number of cutoffs, drawn at random from the history; at most those that it has.
+        seed: of the cutoffs and the perturbations.
         warm_up: forecasts before each cutoff, from which its calibration learns.
-        later: bars after a cutoff that are there to be seen.
-        poisons: names of `POISONS`.
+        bars_after: bars after a cutoff in both scenarios.
+        perturbations: names of `PERTURBATIONS`.
     """
 
     cutoffs: int = 1000
     seed: int = 0
     warm_up: int = 4
-    later: int = 64
-    poisons: tuple[str, ...] = tuple(POISONS)
+    bars_after: int = 64
+    perturbations: tuple[str, ...] = tuple(PERTURBATIONS)
 
 
 class Subject(NamedTuple):
-    """What is to be proven in one world: its models, first the one that is calibrated, and its strategy, if any."""
+    """The models and the strategy, if any, that are tested in one scenario."""
 
-    models: Sequence[Model]
+    models: ModelSuite
     strategy: Strategy | None = None
     strategy_name: str = ""
 
 
 @dataclass(frozen=True)
-class Setting:
-    """How the worlds of one series are made.
+class LookaheadSetup:
+    """How the scenarios of one series are made.
 
     Args:
         config: the configuration; its store and sources are not used.
-        open_source: makes the source of a world from its rows.
-        build: makes what is to be proven in a world, given its source and its store. What a model or strategy reaches
-            for beside its arguments must come from these two, or no poison reaches it.
+        open_source: makes the source of a scenario from its rows.
+        build: makes the subject of a scenario from its source and store. Whatever else a model or strategy reads must
+            come from these two: other inputs are not perturbed.
     """
 
     config: Config
@@ -112,74 +111,78 @@ class Setting:
     build: Callable[[BarSource, Store], Subject]
 
 
-def verify_lookahead(setting: Setting, bars: Bars, plan: LookaheadPlan, on_check: OnCheck = silent) -> ProofReport:
-    """Compare two worlds for each cutoff and poison. `on_check` hears how many were compared, and how many are to be.
+def verify_lookahead(
+    setup: LookaheadSetup, bars: Bars, plan: LookaheadPlan, on_progress: OnProgress = no_progress
+) -> VerificationReport:
+    """Compare two scenarios for each cutoff and perturbation.
 
     Raises:
-        NotEnoughBars: when the history has no cutoff with enough bars on both sides.
-        ForecasterError: when a forecast cannot be made although nothing was poisoned.
+        NotEnoughBars: if the history has no cutoff with enough bars before and after it.
+        ForecasterError: if a forecast fails although nothing was perturbed.
     """
-    model = setting.config.model
-    report = ProofReport()
-    places = choose_places(bars, model.min_context, plan).tolist()
-    for i in places:
+    model = setup.config.model
+    report = VerificationReport()
+    positions = draw_positions(bars, model.min_context, plan).tolist()
+    for i in positions:
         random = np.random.default_rng((plan.seed, i))
-        window = bars[max(0, i - plan.warm_up - model.context + 1) : i + plan.later + 1]
+        window = bars[max(0, i - plan.warm_up - model.context + 1) : i + plan.bars_after + 1]
         case = _case_at(bars.close_time, i, int(window.close_time[-1]), plan, random)
-        true: dict[bool, _Observed] = {}
-        for name in plan.poisons:
-            other = _World(setting, poison(window, case.cutoff, name, random), case)
-            if other.in_company not in true:
-                true[other.in_company] = _observe(_World(setting, window, case, in_company=other.in_company))
-            found = _differences(true[other.in_company], other)
-            report.add([Failure(who, str(bars.key), case.cutoff, name, how) for who, how in found])
-        on_check(report.checked, len(places) * len(plan.poisons))
+        expected: dict[bool, _Observed] = {}
+        for name in plan.perturbations:
+            perturbed = _Scenario(setup, perturb(window, case.cutoff, name, random), case)
+            with_later = perturbed.with_later_cutoffs
+            if with_later not in expected:
+                expected[with_later] = _observe(_Scenario(setup, window, case, with_later_cutoffs=with_later))
+            differences = _differences(expected[with_later], perturbed)
+            report.add([Failure(component, str(bars.key), case.cutoff, name, how) for component, how in differences])
+        on_progress(report.checked, len(positions) * len(plan.perturbations))
     return report
 
 
-def choose_places(bars: Bars, min_context: int, plan: LookaheadPlan) -> NDArray[np.int64]:
-    """Draw the positions of the bars whose closes are the cutoffs, rising.
+def draw_positions(bars: Bars, min_context: int, plan: LookaheadPlan) -> NDArray[np.int64]:
+    """Draw the positions of the bars whose closes are the cutoffs, in time order.
 
     Raises:
-        NotEnoughBars: when there are none.
+        NotEnoughBars: if there are none.
     """
-    first, last = min_context - 1 + plan.warm_up, len(bars) - plan.later
+    first, last = min_context - 1 + plan.warm_up, len(bars) - plan.bars_after
     if first >= last:
-        raise NotEnoughBars(bars.key, first + plan.later + 1, len(bars))
+        raise NotEnoughBars(bars.key, first + plan.bars_after + 1, len(bars))
     count = min(plan.cutoffs, last - first)
     return np.sort(np.random.default_rng(plan.seed).choice(np.arange(first, last), count, replace=False))
 
 
-def poison(bars: Bars, cutoff: int, name: str, random: np.random.Generator) -> Bars:
-    """Give the bars with those that close after `cutoff` poisoned; what is no bar then, is not there."""
-    known = len(bars.known_at(cutoff))
-    changed_TF = POISONS[name](bars.ohlcv_TF[known:], random)
-    return Bars.sift(bars.key, bars.open_time, np.concatenate([bars.ohlcv_TF[:known], changed_TF]))[0]
+def perturb(bars: Bars, cutoff: int, name: str, random: np.random.Generator) -> Bars:
+    """Return the bars with those that close after `cutoff` perturbed; rows that are no valid bars are dropped."""
+    known = len(bars.closed_by(cutoff))
+    changed_TF = PERTURBATIONS[name](bars.ohlcv_TF[known:], random)
+    return Bars.validate_rows(bars.key, bars.open_time, np.concatenate([bars.ohlcv_TF[:known], changed_TF]))[0]
 
 
-def shut_in(strategy: Strategy, name: str, paths: Iterable[Path]) -> Strategy:
-    """Give the strategy, unable to open these files: what it reads by itself no poison reaches.
+def forbid_files(strategy: Strategy, name: str, paths: Iterable[Path]) -> Strategy:
+    """Return the strategy, unable to open these files: what it reads from them is not perturbed.
 
-    It raises InvalidContext where it tries. Seen is what Python opens and what its SQLite does, while the strategy is
-    called; not what a library opens by itself, and not what was read before.
+    It raises InvalidArgument if it opens one during a call. Detected are files opened by Python and by its SQLite; not
+    files opened by a library's own code, and not what was read before.
     """
-    _listen()
+    _install_audit_hook()
     forbidden = _Forbidden(name, frozenset(str(path.resolve()) for path in paths))
 
-    def decide(forecast: OHLCForecast, position: Position, outlook: Outlook, /) -> Signal:
+    @wraps(strategy)
+    def call(forecast: OHLCForecast, position: Position, context: StrategyContext, /) -> Signal:
         token = _FORBIDDEN.set(forbidden)
         try:
-            return strategy(forecast, position, outlook)
+            return strategy(forecast, position, context)
         finally:
             _FORBIDDEN.reset(token)
 
-    return decide
+    return call
 
 
 class _Forbidden(NamedTuple):
-    """Files that must stay closed, and who is being watched."""
+    """Files that a strategy must not open, and its name."""
 
-    who: str
+    strategy: str
     paths: frozenset[str]
 
 
@@ -187,8 +190,8 @@ _FORBIDDEN: ContextVar[_Forbidden | None] = ContextVar("_FORBIDDEN", default=Non
 
 
 @cache
-def _listen() -> None:
-    """Hear of every file that Python opens, from now on: an audit hook cannot be taken away."""
+def _install_audit_hook() -> None:
+    """Watch every file that Python opens, from now on: an audit hook cannot be removed."""
     sys.addaudithook(_refuse)
 
 
@@ -198,11 +201,13 @@ def _refuse(event: str, arguments: tuple[object, ...]) -> None:
         return
     path = str(Path(str(arguments[0]).removeprefix("file:").partition("?")[0]).resolve())
     if path in forbidden.paths:
-        raise InvalidContext(f"strategy {forbidden.who}", "one that decides from what it is given", f"it opened {path}")
+        raise InvalidArgument(
+            f"strategy {forbidden.strategy}", "decisions from its arguments alone", f"it opened {path}"
+        )
 
 
-class _Witness(MemoryStore):
-    """A store that keeps every forecast at hand, in the order in which it was recorded."""
+class _RecordingStore(MemoryStore):
+    """A store that also keeps every forecast in the order of recording."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -216,13 +221,13 @@ class _Witness(MemoryStore):
 
 
 class _Case(NamedTuple):
-    """What is asked of a world.
+    """The cutoffs of one check.
 
     Args:
-        cutoffs_N: what is forecast and compared; the last one is the cutoff.
-        later_N: cutoffs after it, in whose company the others are forecast.
-        end: UTC ms at which everything has come.
-        holes_T: which of the last rows before the cutoff are missing in the source's second trial.
+        cutoffs_N: cutoffs that are forecast and compared; the last one is the cutoff of the check.
+        later_N: later cutoffs, forecast in the same batch.
+        end: UTC ms at which all bars have closed.
+        holes_T: which of the last rows before the cutoff are missing in the second source.
     """
 
     cutoffs_N: NDArray[np.int64]
@@ -236,119 +241,123 @@ class _Case(NamedTuple):
 
 
 def _case_at(close_T: NDArray[np.int64], i: int, end: int, plan: LookaheadPlan, random: np.random.Generator) -> _Case:
-    holes_T = random.random(_SLOTS_WITH_HOLES) < _GONE
+    holes_T = random.random(_SLOTS_WITH_HOLES) < _MISSING_SHARE
     holes_T[-1] = True
-    later_N = close_T[i + 1 : i + 1 + min(_COMPANY, plan.later)]
+    later_N = close_T[i + 1 : i + 1 + min(_LATER_CUTOFFS, plan.bars_after)]
     return _Case(close_T[i - plan.warm_up : i + 1], later_N, end, holes_T)
 
 
-class _Strict:
-    """Has all models answer all contexts: what a baseline cannot answer without later bars is no reason to go on."""
+class _StrictPredictor:
+    """Requires a forecast of every model for every context: a baseline that fails without later bars is an error."""
 
     def __init__(self, forecaster: Forecaster) -> None:
         self._forecaster = forecaster
-        self.model_ids = [one.id for one in forecaster.models]
+        self.model_ids = [model.id for model in forecaster.models]
 
-    def __call__(self, batches: Iterable[list[Context]]) -> Iterator[Answers]:
+    def __call__(self, batches: Iterable[list[Context]]) -> Iterator[Predictions]:
         horizon = self._forecaster.config.model.horizon
-        return (ask_all(self._forecaster.models, contexts, horizon) for contexts in batches)
+        return (predict_all(self._forecaster.models, contexts, horizon) for contexts in batches)
 
 
-class _World:
-    """A source with rows of its own, and a program on it.
+class _Scenario:
+    """A source with its own rows, and a program on it.
 
     Args:
-        setting: how it is made.
-        rows: what the source has.
-        case: what is asked of it.
-        in_company: whether later cutoffs are forecast in the same batch; where their bars are there, when left out.
+        setup: how it is made.
+        rows: rows of the source.
+        case: cutoffs.
+        with_later_cutoffs: whether later cutoffs are forecast in the same batch; by default, if their bars exist.
     """
 
-    def __init__(self, setting: Setting, rows: Bars, case: _Case, *, in_company: bool | None = None) -> None:
-        self.in_company = bool(np.isin(case.later_N, rows.close_time).all()) if in_company is None else in_company
+    def __init__(
+        self, setup: LookaheadSetup, rows: Bars, case: _Case, *, with_later_cutoffs: bool | None = None
+    ) -> None:
+        has_later = bool(np.isin(case.later_N, rows.close_time).all())
+        self.with_later_cutoffs = has_later if with_later_cutoffs is None else with_later_cutoffs
         self._case = case
-        known = len(rows.known_at(case.cutoff))
-        there_T = np.ones(len(rows), bool)
-        there_T[known - len(case.holes_T) : known] = ~case.holes_T
-        self.source = setting.open_source(rows)
-        self._source_with_holes = setting.open_source(rows[there_T])
-        store = _Witness()
-        self.subject = setting.build(self.source, store)
-        config = setting.config
-        ours = config.model_copy(update={"series": tuple(one for one in config.series if one.key == rows.key)})
+        known = len(rows.closed_by(case.cutoff))
+        kept_T = np.ones(len(rows), bool)
+        kept_T[known - len(case.holes_T) : known] = ~case.holes_T
+        self.source = setup.open_source(rows)
+        self._source_with_holes = setup.open_source(rows[kept_T])
+        store = _RecordingStore()
+        self.subject = setup.build(self.source, store)
+        series = tuple(one for one in setup.config.series if one.key == rows.key)
+        config = setup.config.model_copy(update={"series": series})
         self._made = store.made
-        self._forecaster = Forecaster(ours, store, {rows.key: self.source}, self.subject.models)
+        self._forecaster = Forecaster(config, store, {rows.key: self.source}, self.subject.models)
         self._rows = rows
 
     def bars(self) -> list[Bars]:
-        """What the source gives as of the cutoff, and of the bars before it as of the end; both with holes as well.
+        """Return the source's bars as of the cutoff, and the same bars as of the end; each without and with holes.
 
-        A source may only fill a hole from what it knew; those right before the cutoff tell whether it does.
+        A source may fill a hole only from what it knew: the holes right before the cutoff test that.
         """
         cutoff = self._case.cutoff
         return [
-            one
+            bars
             for source in (self.source, self._source_with_holes)
-            for one in (self._fetch(source, cutoff), self._fetch(source, self._case.end).known_at(cutoff))
+            for bars in (self._fetch(source, cutoff), self._fetch(source, self._case.end).closed_by(cutoff))
         ]
 
     def forecasts(self) -> list[OHLCForecast]:
-        """What all models record in a replay of all cutoffs, and in a live cycle at the last of them."""
+        """Return what all models record in a replay of all cutoffs and in a live cycle at the last of them."""
         cutoffs_N, later_N, end, _ = self._case
         history = self._fetch(self.source, end)
-        self._forecaster.store.add_bars(history)  # a live ledger knows what came later, and no model may ask it
-        cutoffs_N = np.append(cutoffs_N, later_N) if self.in_company else cutoffs_N
-        replay(self._forecaster, history, cutoffs_N, ask=_Strict(self._forecaster))
+        self._forecaster.store.add_bars(history)  # the ledger holds later bars, which no model may use
+        cutoffs_N = np.append(cutoffs_N, later_N) if self.with_later_cutoffs else cutoffs_N
+        replay(self._forecaster, history, cutoffs_N, predictor=_StrictPredictor(self._forecaster))
         self._forecaster.run_cycle(self._rows.key.timeframe, self._case.cutoff)
-        return [one for one in self._made if one.cutoff <= self._case.cutoff]
+        return [forecast for forecast in self._made if forecast.cutoff <= self._case.cutoff]
 
     def decisions(self, forecasts: Sequence[OHLCForecast]) -> list[str]:
-        """What the strategy makes of the first model's forecasts, one after the other."""
+        """Return the strategy's decisions on the primary model's forecasts."""
         if self.subject.strategy is None:
             return []
-        name = self.subject.models[0].name
+        name = self.subject.models.primary.name
         replayed = {one.cutoff: one for one in reversed(forecasts) if one.provenance.model_id == name}
-        made = decisions(self.subject.strategy, [replayed[cutoff] for cutoff in sorted(replayed)], self._rows)
-        return [f"{one.share:+.6g} at {one.made_at}: {one.reason}" for one in made]
+        made = run_strategy(self.subject.strategy, [replayed[cutoff] for cutoff in sorted(replayed)], self._rows)
+        return [f"{one.weight:+.6g} at {one.decided_at}: {one.reason}" for one in made]
 
     def _fetch(self, source: BarSource, as_of: int) -> Bars:
         return source.fetch(self._rows.key, None, as_of).bars
 
 
 class _Observed(NamedTuple):
-    """What a world showed that was not poisoned."""
+    """The results of an unperturbed scenario."""
 
     bars: list[Bars]
     forecasts: list[OHLCForecast]
     decisions: list[str]
 
 
-def _observe(world: _World) -> _Observed:
-    bars, forecasts = world.bars(), world.forecasts()
-    return _Observed(bars, forecasts, world.decisions(forecasts))
+def _observe(scenario: _Scenario) -> _Observed:
+    bars, forecasts = scenario.bars(), scenario.forecasts()
+    return _Observed(bars, forecasts, scenario.decisions(forecasts))
 
 
-def _differences(true: _Observed, world: _World) -> Iterator[tuple[str, str]]:
-    """Who answered otherwise in a poisoned world, and how. A fault is an answer too."""
-    source = f"source {type(world.source).__name__}"
+def _differences(expected: _Observed, perturbed: _Scenario) -> Iterator[tuple[str, str]]:
+    """Yield the components that differ in a perturbed scenario, and how. An error is a difference too."""
+    source = f"source {type(perturbed.source).__name__}"
     try:
-        changed = [text for text in map(_bars_differ, true.bars, world.bars()) if text]
-    except Exception as error:  # noqa: BLE001 - what a source raises only when later rows are poisoned is the finding
+        changed = [text for text in map(_bars_differ, expected.bars, perturbed.bars()) if text]
+    except Exception as error:  # noqa: BLE001 - an error that only perturbed rows cause is the finding
         changed = [_described(error)]
     if changed:
         yield source, changed[0]
         return
     try:
-        yield from _forecasts_differ(true.forecasts, world.forecasts())
+        yield from _forecasts_differ(expected.forecasts, perturbed.forecasts())
     except Exception as error:  # noqa: BLE001 - the same, of models
-        yield _raised_by(error, world.subject.models), _described(error)
+        yield _raised_by(error, perturbed.subject.models), _described(error)
     try:
-        decided = world.decisions(true.forecasts)
+        decisions = perturbed.decisions(expected.forecasts)
     except Exception as error:  # noqa: BLE001 - the same, of strategies
-        decided = [_described(error)]
-    if decided != true.decisions:
-        was, now = next(pair for pair in zip(true.decisions, decided, strict=False) if pair[0] != pair[1])
-        yield f"strategy {world.subject.strategy_name}", f"{was} became {now}"
+        decisions = [_described(error)]
+    if decisions != expected.decisions:
+        pairs = zip(expected.decisions, decisions, strict=False)
+        before, after = next(pair for pair in pairs if pair[0] != pair[1])
+        yield f"strategy {perturbed.subject.strategy_name}", f"{before} became {after}"
 
 
 def _bars_differ(one: Bars, other: Bars) -> str:
@@ -358,32 +367,32 @@ def _bars_differ(one: Bars, other: Bars) -> str:
         return ""
     row = int((one.ohlcv_TF.view(np.int64) != other.ohlcv_TF.view(np.int64)).any(axis=1).argmax())
     was, became = (bars.ohlcv_TF[row].tolist() for bars in (one, other))
-    return f"bar of {utc_text(int(one.open_time[row]))}: {was} became {became}"
+    return f"bar of {format_time(int(one.open_time[row]))}: {was} became {became}"
 
 
-def _forecasts_differ(true: Sequence[OHLCForecast], found: Sequence[OHLCForecast]) -> Iterator[tuple[str, str]]:
-    """The first difference of each that is to blame. What a model is given, and what it gives, excuse what follows."""
-    if len(true) != len(found):
-        yield "path", f"expected {len(true)} forecasts, found {len(found)}"
+def _forecasts_differ(expected: Sequence[OHLCForecast], actual: Sequence[OHLCForecast]) -> Iterator[tuple[str, str]]:
+    """Yield the first difference of each component. A changed input or raw forecast explains what follows from it."""
+    if len(expected) != len(actual):
+        yield "path", f"expected {len(expected)} forecasts, found {len(actual)}"
         return
-    blamed = set()
-    for one, other in zip(true, found, strict=True):
+    reported = set()
+    for one, other in zip(expected, actual, strict=True):
         name = one.provenance.model_id
         if one.provenance.input_sha256 != other.provenance.input_sha256:
-            yield "context", f"{utc_text(other.cutoff)}: another input"
+            yield "context", f"{format_time(other.cutoff)}: another input"
             return
-        if name not in blamed and one.raw_FHQ.tobytes() != other.raw_FHQ.tobytes():
-            blamed.add(name)
-            yield f"model {name}", f"{utc_text(one.cutoff)}: {largest_share(one, other):.3g} of the spread"
-    for one, other in zip(true, found, strict=True):
+        if name not in reported and one.raw_FHQ.tobytes() != other.raw_FHQ.tobytes():
+            reported.add(name)
+            yield f"model {name}", f"{format_time(one.cutoff)}: {largest_difference(one, other):.3g} of the spread"
+    for one, other in zip(expected, actual, strict=True):
         name = one.provenance.model_id
-        if name not in blamed and one.values_FHQ.tobytes() != other.values_FHQ.tobytes():
-            blamed.add(name)
-            yield f"calibration of {name}", f"{utc_text(one.cutoff)}: other values of the same raw ones"
+        if name not in reported and one.values_FHQ.tobytes() != other.values_FHQ.tobytes():
+            reported.add(name)
+            yield f"calibration of {name}", f"{format_time(one.cutoff)}: other values of the same raw ones"
 
 
-def _raised_by(error: Exception, models: Sequence[Model]) -> str:
-    """The model in whose call an error was raised."""
+def _raised_by(error: Exception, models: ModelSuite) -> str:
+    """Return the model in whose call an error was raised."""
     for frame, _ in walk_tb(error.__traceback__):
         for model in models:
             if frame.f_locals.get("self") is model:

@@ -1,9 +1,8 @@
-"""Proof that live forecasts can be made again from what the ledger itself has kept.
+"""Test that live forecasts can be reproduced from what the ledger holds.
 
-A forecast's input is cut from the bars as they were known when it was issued; revisions that came later do not count.
-Its digest, the model's raw numbers on it, and the values that calibration made of them must be those of the ledger. For
-the calibration, all forecasts of a series are folded again in the order in which they were written, from their own raw
-numbers, by the calibration that serves.
+The input of a forecast is cut from the bars as they were known when it was issued; later revisions do not count. Its
+digest, the model's raw numbers on it, and the calibrated values must equal those in the ledger. For the calibration,
+all forecasts of a series are calibrated again from their raw numbers, in the order in which they were written.
 
 Shapes: F fields, H steps, Q quantile levels.
 """
@@ -16,15 +15,14 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
 
-from forecaster.bars import Context
+from forecaster.context import Context
 from forecaster.cycle.calibrate import Calibrations
-from forecaster.errors import ConfigError, ForecasterError, InvalidContext, utc_text
+from forecaster.errors import ConfigError, ForecasterError, InvalidArgument, format_time
 from forecaster.forecast import ENGINE_NOISE, ModelId, repair
 from forecaster.ledger import LIVE
-from forecaster.replay.batch_invariance import NUMPY, Failure, ProofReport, silent
+from forecaster.replay.batch_invariance import NUMPY, Failure, VerificationReport, no_progress
 from forecaster.store.memory import MemoryStore
-from forecaster.store.queries import SERIES, STEPS, Reading, series_names
-from forecaster.store.records import read_forecast
+from forecaster.store.queries import LedgerQueries
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -34,27 +32,24 @@ if TYPE_CHECKING:
     from forecaster.bars import SeriesKey
     from forecaster.config import Config
     from forecaster.forecast import OHLCForecast
-    from forecaster.model import Model
-    from forecaster.replay.batch_invariance import OnCheck
-    from forecaster.store.queries import Asked
+    from forecaster.model import ModelSuite
+    from forecaster.replay.batch_invariance import OnProgress
+    from forecaster.store.queries import QueryRunner
 
-_LINES: Final = """
-SELECT id, seq, cutoff, model_id, late FROM forecast WHERE series_id = :series AND run_id = :run ORDER BY seq"""
-_ONE: Final = "SELECT cutoff, quantile_levels, issued_at, available_at, provenance FROM forecast WHERE id = :id"
 _AT_ONCE: Final = 64
 _LATE_SHARE: Final = 4
 
 
 @dataclass(frozen=True)
 class ParityPlan:
-    """How many forecasts are made again, drawn by `seed`; up to a quarter of them late ones."""
+    """Number of forecasts to reproduce, drawn by `seed`; up to a quarter of them are late ones."""
 
     forecasts: int = 200
     seed: int = 0
 
 
-class _Line(NamedTuple):
-    """A forecast in the ledger: enough to find it."""
+class _Entry(NamedTuple):
+    """A forecast in the ledger: where to find it."""
 
     key: SeriesKey
     id: int
@@ -73,129 +68,126 @@ class _Line(NamedTuple):
 
 
 class _Case(NamedTuple):
-    """A forecast as the ledger has it, and what it was made from."""
+    """A forecast as recorded, and its input."""
 
-    line: _Line
+    entry: _Entry
     forecast: OHLCForecast
     context: Context
 
 
 def verify_parity(
-    database: Asked, config: Config, models: Sequence[Model], plan: ParityPlan, on_check: OnCheck = silent
-) -> ProofReport:
-    """Make live forecasts of the configured series again: their raw numbers, and of the first model the calibration.
+    database: QueryRunner, config: Config, models: ModelSuite, plan: ParityPlan, on_progress: OnProgress = no_progress
+) -> VerificationReport:
+    """Reproduce live forecasts of the configured series: the raw numbers, and the primary model's calibration.
 
-    A forecast and its calibration are two cases. Where the past of a series does not fit any more, that is one failure,
-    and the calibrations behind it are left out; so are forecasts by models and weights that are not configured.
+    A forecast and its calibration are two cases. If the history of a series cannot be reproduced, that is one failure,
+    and the later calibrations are left out; so are forecasts by models and weights that are not configured.
 
     Args:
         database: a ledger; nothing is written.
-        config: names the series, how long contexts are, and whether the first model is calibrated.
-        models: as configured, the first one first.
-        plan: how many.
-        on_check: hears how many forecasts have been read, and how many are to be.
+        config: names the series, the context length, and whether the primary model is calibrated.
+        models: as configured.
+        plan: number of forecasts.
+        on_progress: called with the number of forecasts read and the total.
 
     Raises:
-        ConfigError: when no forecast is there to be made again.
-        StoreUnavailable: when the ledger cannot be read.
+        ConfigError: if the ledger has no such forecast.
+        StoreUnavailable: if the ledger cannot be read.
     """
-    ledger, report = _Ledger(database, config), ProofReport()
+    ledger, report = _Ledger(database, config), VerificationReport()
     names = {model.name for model in models}
-    known = []
-    for line in ledger.lines():
-        if line.model in names:
-            known.append(line)
+    configured = []
+    for entry in ledger.entries():
+        if entry.model in names:
+            configured.append(entry)
         else:
-            report.leave_out(f"model {line.model_id} is not configured")
-    drawn = _draw(known, plan)
+            report.leave_out(f"model {entry.model_id} is not configured")
+    drawn = _draw(configured, plan)
     if not drawn:
         raise ConfigError("store.url", "a ledger with live forecasts of the configured models", "none")
-    pasts = _pasts(known, drawn, models[0].name) if config.model.calibrate else []
-    total, done = len(drawn) + sum(map(len, pasts)), 0
-    for some in [drawn[i : i + _AT_ONCE] for i in range(0, len(drawn), _AT_ONCE)]:
-        _check_raw(ledger, some, models, report)
-        done += len(some)
-        on_check(done, total)
-    for past in pasts:
-        for i in _check_calibration(ledger, past, {line.id for line in drawn}, report):
-            on_check(done + i, total)
-        done += len(past)
+    histories = _histories(configured, drawn, models.primary.name) if config.model.calibrate else []
+    total, done = len(drawn) + sum(map(len, histories)), 0
+    for part in [drawn[i : i + _AT_ONCE] for i in range(0, len(drawn), _AT_ONCE)]:
+        _check_raw(ledger, part, models, report)
+        done += len(part)
+        on_progress(done, total)
+    for history in histories:
+        for i in _check_calibration(ledger, history, {entry.id for entry in drawn}, report):
+            on_progress(done + i, total)
+        done += len(history)
     return report
 
 
 class _Ledger:
-    """What is asked of a ledger."""
+    """Reads forecasts and their inputs."""
 
-    def __init__(self, database: Asked, config: Config) -> None:
-        self._ask = database.ask
-        self._reading = Reading(database)
+    def __init__(self, database: QueryRunner, config: Config) -> None:
+        self._queries = LedgerQueries(database)
         self._config = config
 
-    def is_calibrated(self, model: str, models: Sequence[Model]) -> bool:
-        """Whether forecasts of this model are served calibrated: those of the first one."""
-        return self._config.model.calibrate and model == models[0].name
+    def is_calibrated(self, model: str, models: ModelSuite) -> bool:
+        """Return whether forecasts of this model are served calibrated: only the primary model's are."""
+        return self._config.model.calibrate and model == models.primary.name
 
-    def lines(self) -> Iterable[_Line]:
-        """All live forecasts of the configured series, by series, in the order in which they were written."""
+    def entries(self) -> Iterable[_Entry]:
+        """Yield all live forecasts of the configured series, by series, in the order of writing."""
         for key in (one.key for one in self._config.series):
-            for series in self._ask(SERIES, {**series_names(key), "run": LIVE}):
-                for row in self._ask(_LINES, {"series": series.id, "run": LIVE}):
-                    yield _Line(key, row.id, row.seq, row.cutoff, ModelId(row.model_id), bool(row.late))
+            for row in self._queries.forecast_index(key):
+                yield _Entry(key, row.id, row.seq, row.cutoff, ModelId(row.model_id), bool(row.late))
 
-    def rebuilt(self, line: _Line) -> _Case | Failure:
-        """A forecast, and its input as the bars were known when it was issued; or why it cannot be had."""
+    def rebuilt(self, entry: _Entry) -> _Case | Failure:
+        """Return a forecast and its input, from the bars known when it was issued; or a failure."""
         try:
-            (row,) = self._ask(_ONE, {"id": line.id})
-            forecast = read_forecast(line.key, row, self._ask(STEPS, {"id": line.id}))
+            forecast = self._queries.forecast_by_id(entry.key, entry.id)
         except (ForecasterError, ValueError, TypeError, KeyError) as error:
-            return line.failure("row", f"cannot be read: {error}")
+            return entry.failure("row", f"cannot be read: {error}")
         try:
-            return _Case(line, forecast, self._context(forecast))
+            return _Case(entry, forecast, self._context(forecast))
         except ForecasterError as error:
-            return line.failure("input", str(error))
+            return entry.failure("input", str(error))
 
     def _context(self, forecast: OHLCForecast) -> Context:
         key, cutoff, length = forecast.key, forecast.cutoff, self._config.model.context
-        start = int(key.sessions.last_opens(key.timeframe, cutoff, length)[0])
-        context = Context.ending_at(self._reading.bars(key, start, cutoff, forecast.issued_at), cutoff, length, 1)
+        start = int(key.trading_calendar.last_opens(key.timeframe, cutoff, length)[0])
+        context = Context.ending_at(self._queries.bars(key, start, cutoff, forecast.issued_at), cutoff, length, 1)
         expected = forecast.provenance.input_sha256
         if context.sha256 != expected:
-            found = f"{context.sha256[:12]} of the {length} slots known at {utc_text(forecast.issued_at)}"
-            raise InvalidContext("input", f"digest {expected[:12]}", found)
+            found = f"{context.sha256[:12]} of the {length} slots known at {format_time(forecast.issued_at)}"
+            raise InvalidArgument("input", f"digest {expected[:12]}", found)
         return context
 
 
-def _draw(known: Sequence[_Line], plan: ParityPlan) -> list[_Line]:
-    """Some forecasts, in the order of the ledger, late ones among them where there are any."""
-    order = np.random.default_rng(plan.seed).permutation(len(known)).tolist()
-    late = [i for i in order if known[i].late][: max(1, plan.forecasts // _LATE_SHARE)]
+def _draw(entries: Sequence[_Entry], plan: ParityPlan) -> list[_Entry]:
+    """Draw forecasts, in the order of the ledger; late ones among them if there are any."""
+    order = np.random.default_rng(plan.seed).permutation(len(entries)).tolist()
+    late = [i for i in order if entries[i].late][: max(1, plan.forecasts // _LATE_SHARE)]
     rest = [i for i in order if i not in set(late)][: plan.forecasts - len(late)]
-    return [known[i] for i in sorted(late + rest)]
+    return [entries[i] for i in sorted(late + rest)]
 
 
-def _pasts(known: Sequence[_Line], drawn: Sequence[_Line], model: str) -> list[list[_Line]]:
-    """All forecasts of each series and weights of a model, up to the last one that was drawn."""
-    last = {(line.key, line.model_id): line.seq for line in drawn if line.model == model}
-    pasts: dict[tuple[SeriesKey, str], list[_Line]] = defaultdict(list)
-    for line in known:
-        if line.seq <= last.get((line.key, line.model_id), -1):
-            pasts[line.key, line.model_id].append(line)
-    return list(pasts.values())
+def _histories(entries: Sequence[_Entry], drawn: Sequence[_Entry], model: str) -> list[list[_Entry]]:
+    """Return all forecasts of each series and weights of a model, up to the last one that was drawn."""
+    last = {(entry.key, entry.model_id): entry.seq for entry in drawn if entry.model == model}
+    histories: dict[tuple[SeriesKey, str], list[_Entry]] = defaultdict(list)
+    for entry in entries:
+        if entry.seq <= last.get((entry.key, entry.model_id), -1):
+            histories[entry.key, entry.model_id].append(entry)
+    return list(histories.values())
 
 
-def _check_raw(ledger: _Ledger, lines: Sequence[_Line], models: Sequence[Model], report: ProofReport) -> None:
-    """Ask the models again, many contexts at once."""
-    together: dict[tuple[str, int], list[_Case]] = defaultdict(list)
-    for case in map(ledger.rebuilt, lines):
+def _check_raw(ledger: _Ledger, entries: Sequence[_Entry], models: ModelSuite, report: VerificationReport) -> None:
+    """Call the models again, with many contexts at once."""
+    batches: dict[tuple[str, int], list[_Case]] = defaultdict(list)
+    for case in map(ledger.rebuilt, entries):
         if isinstance(case, Failure):
             report.add([case])
         else:
-            together[case.line.model, case.forecast.horizon].append(case)
+            batches[case.entry.model, case.forecast.horizon].append(case)
     by_name = {model.name: model for model in models}
-    for (name, horizon), cases in together.items():
-        for case, made in zip(cases, by_name[name].predict([one.context for one in cases], horizon), strict=True):
-            if made.provenance.ledger_id != case.line.model_id:
-                report.leave_out(f"weights of {case.line.model_id} are not configured")
+    for (name, horizon), cases in batches.items():
+        for case, made in zip(cases, by_name[name].predict([case.context for case in cases], horizon), strict=True):
+            if made.provenance.ledger_id != case.entry.model_id:
+                report.leave_out(f"weights of {case.entry.model_id} are not configured")
             else:
                 differs = _raw_differs(case, made, report)
                 if not ledger.is_calibrated(name, models):
@@ -203,34 +195,36 @@ def _check_raw(ledger: _Ledger, lines: Sequence[_Line], models: Sequence[Model],
                 report.add(differs)
 
 
-def _raw_differs(case: _Case, made: OHLCForecast, report: ProofReport) -> list[Failure]:
+def _raw_differs(case: _Case, made: OHLCForecast, report: VerificationReport) -> list[Failure]:
     """Compare bit by bit where numpy of the same version made both, else as engines are compared."""
     then, now = case.forecast.provenance, made.provenance
     exact = then.engine == NUMPY and then.library_versions == now.library_versions
-    difference = report.compare(case.line.model, made, case.forecast, 0.0 if exact else ENGINE_NOISE)
+    difference = report.compare(case.entry.model, made, case.forecast, 0.0 if exact else ENGINE_NOISE)
     if not difference:
         return []
     versions = "" if then.library_versions == now.library_versions else f"; {then.library_versions} had made it"
-    return [case.line.failure(f"model {case.line.model}", difference + versions)]
+    return [case.entry.failure(f"model {case.entry.model}", difference + versions)]
 
 
-def _check_calibration(ledger: _Ledger, past: Sequence[_Line], wanted: set[int], report: ProofReport) -> Iterator[int]:
-    """Fold the calibration of one series and model again, up to where it does not fit any more; yields how far."""
+def _check_calibration(
+    ledger: _Ledger, history: Sequence[_Entry], drawn: set[int], report: VerificationReport
+) -> Iterator[int]:
+    """Calibrate the forecasts of one series and model again, up to the first difference; yield the number done."""
     calibrations = Calibrations(MemoryStore)
-    for i, line in enumerate(past):
-        case = ledger.rebuilt(line)
+    for i, entry in enumerate(history):
+        case = ledger.rebuilt(entry)
         if isinstance(case, Failure):
-            found = [case]
+            failures = [case]
         else:
             (values_FHQ,), _ = calibrations.apply([case.context], [case.forecast], LIVE)
-            found = _served_differs(case, values_FHQ, "calibration")
-        if line.id in wanted:
-            report.add(found)
+            failures = _served_differs(case, values_FHQ, "calibration")
+        if entry.id in drawn:
+            report.add(failures)
         else:
-            report.failures += found
-        if found:
-            left = sum(one.id in wanted for one in past[i + 1 :])
-            report.leave_out(f"calibration of {line.key} by {line.model_id}: its past does not fit", left)
+            report.failures += failures
+        if failures:
+            remaining = sum(later.id in drawn for later in history[i + 1 :])
+            report.leave_out(f"calibration of {entry.key} by {entry.model_id}: its history differs", remaining)
             return
         yield i + 1
 
@@ -239,4 +233,4 @@ def _served_differs(case: _Case, values_FHQ: NDArray[np.float64], what: str) -> 
     if values_FHQ.tobytes() == case.forecast.values_FHQ.tobytes():
         return []
     largest = float(np.abs(values_FHQ / case.forecast.values_FHQ - 1).max())
-    return [case.line.failure(f"{what} of {case.line.model}", f"up to {largest:.3g} of the price")]
+    return [case.entry.failure(f"{what} of {case.entry.model}", f"up to {largest:.3g} of the price")]

@@ -1,8 +1,8 @@
-"""The same replay on many machines: batches of contexts go through Ray's actors, one model each, and keep their order.
+"""Forecast a replay on many machines: Ray actors, one model each, take batches of contexts and keep their order.
 
-Only forecasting leaves this process. What is calibrated, stamped and written is written here, once and in the order of
-cutoffs, so the result is that of a replay without Ray. A worker that dies is started again by Ray, and what it had not
-answered is asked again. Needs the extra `ray`.
+Only forecasting leaves this process. Calibration, stamping and writing happen here, in the order of cutoffs, so the
+result equals that of a replay without Ray. Ray restarts a worker that dies and repeats its open batches. Needs the
+extra `ray`.
 """
 
 from __future__ import annotations
@@ -21,26 +21,26 @@ from forecaster.store.memory import MemoryStore
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from forecaster.bars import Context
-    from forecaster.cycle.predict import Answers
+    from forecaster.context import Context
+    from forecaster.cycle.predict import Predictions
     from forecaster.forecast import ModelId
 
 _IN_FLIGHT = 2
 _RETRIES = 5
 
 
-class Workers:
-    """Forecasters in processes of their own, on this machine or a cluster; use it in a `with` block.
+class RayWorkers:
+    """Forecasters in other processes, on this machine or a cluster; use it in a `with` block.
 
-    Only what it has begun ends with the block: its workers, and Ray itself where nobody had begun it before.
+    On exit it stops its workers, and Ray itself if it was not running before.
 
     Args:
-        config: what they forecast with.
-        count: how many.
-        address: of a cluster, such as `ray://host:10001`; this machine when left out.
+        config: models and settings.
+        count: number of workers.
+        address: of a cluster, such as `ray://host:10001`; this machine by default.
 
     Raises:
-        ConfigError: when Ray is not installed.
+        ConfigError: if Ray is not installed.
     """
 
     def __init__(self, config: Config, count: int, address: str | None = None) -> None:
@@ -56,10 +56,10 @@ class Workers:
         self._is_ours = False
 
     def __enter__(self) -> Self:
-        """Begin a session of Ray, or join the one that the caller has begun, which is then left as it was.
+        """Start Ray, or use the caller's session and leave it running.
 
         Raises:
-            ConfigError: for an address while the caller has a session: it may be of another cluster.
+            ConfigError: for an address although Ray is running already: it may be another cluster.
         """
         self._is_ours = not self._ray.is_initialized()
         if self._is_ours:
@@ -67,9 +67,9 @@ class Workers:
         elif self._address is not None:
             raise ConfigError("address", "none, since this process is connected to Ray already", self._address)
         try:
-            told = self._config.model_dump_json()  # without secrets, which stay in this process
+            config = self._config.model_dump_json()  # without secrets, which stay in this process
             worker = self._ray.remote(num_cpus=1, max_restarts=_RETRIES, max_task_retries=_RETRIES)(_Worker)
-            self._actors = [worker.remote(told) for _ in range(self._count)]
+            self._actors = [worker.remote(config) for _ in range(self._count)]
         except BaseException:
             self.__exit__()
             raise
@@ -84,35 +84,35 @@ class Workers:
 
     @cached_property
     def model_ids(self) -> list[ModelId]:
-        """Who answers, told without loading the model's weights here."""
-        return [model_id_of(self._config.model), *(one.id for one in load_baselines(self._config.model))]
+        """Ids of the model and its baselines, without loading weights here."""
+        return [model_id_of(self._config.model), *(model.id for model in load_baselines(self._config.model))]
 
     def pids(self) -> list[int]:
-        """Process ids of the workers, on whichever machine each runs."""
-        return [int(pid) for pid in self._ray.get([one.pid.remote() for one in self._actors])]
+        """Process ids of the workers, each on its machine."""
+        return [int(pid) for pid in self._ray.get([actor.pid.remote() for actor in self._actors])]
 
-    def __call__(self, batches: Iterable[list[Context]]) -> Iterator[Answers]:
-        """Ask for each batch, a few ahead of the answers that have been taken."""
-        waiting: deque[Any] = deque()
+    def __call__(self, batches: Iterable[list[Context]]) -> Iterator[Predictions]:
+        """Forecast each batch, a few ahead of the predictions that were read."""
+        pending: deque[Any] = deque()
         for i, contexts in enumerate(batches):
-            waiting.append(self._actors[i % len(self._actors)].ask.remote(contexts))
-            if len(waiting) >= _IN_FLIGHT * len(self._actors):
-                yield self._ray.get(waiting.popleft())
-        while waiting:
-            yield self._ray.get(waiting.popleft())
+            pending.append(self._actors[i % len(self._actors)].predict.remote(contexts))
+            if len(pending) >= _IN_FLIGHT * len(self._actors):
+                yield self._ray.get(pending.popleft())
+        while pending:
+            yield self._ray.get(pending.popleft())
 
 
 class _Worker:
-    """One of the processes, with a thread for itself as Ray has it: a `Forecaster` that only asks its models."""
+    """A worker: a `Forecaster` of which only the models are used."""
 
     def __init__(self, config: str) -> None:
-        """Read a configuration from JSON, and load its models."""
+        """Read a configuration from JSON."""
         self._forecaster = Forecaster(Config.model_validate_json(config), MemoryStore())
 
     def pid(self) -> int:
-        """Which process this is."""
+        """Return the process id."""
         return os.getpid()
 
-    def ask(self, contexts: list[Context]) -> Answers:
-        """Answer a batch."""
-        return self._forecaster.ask(contexts)
+    def predict(self, contexts: list[Context]) -> Predictions:
+        """Forecast a batch."""
+        return self._forecaster.predict_contexts(contexts)

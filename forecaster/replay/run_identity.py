@@ -1,7 +1,7 @@
-"""What a replay is known by: all that decides its forecasts, as JSON, and a digest of it as the id of its run.
+"""The identity of a replay: everything that determines its forecasts, as JSON, and its digest as the id of the run.
 
-Models by their weights, settings, bars, cutoffs and the version of the code. How fast it went, in which batches, on
-which device and when is no part of it: the same forecasts come out. Nor is a latency, which moves no forecast.
+It holds the models by their weights, settings, bars, cutoffs and the version of the code. Speed, batches, device, time
+of the call and latency are no part of it: they change no forecast.
 """
 
 from __future__ import annotations
@@ -22,41 +22,41 @@ if TYPE_CHECKING:
     from forecaster.bars import Bars
     from forecaster.config import ModelConfig
     from forecaster.forecast import ModelId
-    from forecaster.replay.cutoffs import Chosen
+    from forecaster.replay.cutoffs import ReplaySeries
 
 DOOR: Final = "replay"
 _DIGITS: Final = 16
 
 
-def facts_of(
-    chosen: Sequence[Chosen], model: ModelConfig, models: Sequence[ModelId], known_within_ms: int | None
+def describe_plan(
+    series: Sequence[ReplaySeries], model: ModelConfig, models: Sequence[ModelId], known_within_ms: int | None
 ) -> str:
-    """Write what decides the forecasts of a replay: equal texts, equal forecasts."""
+    """Describe what determines the forecasts of a replay, as JSON: equal texts mean equal forecasts."""
     facts = {
         "models": list(models),
         "code": code_digest(),
         "settings": model.model_dump(mode="json", include={"context", "min_context", "horizon", "calibrate"}),
         "known_within_ms": known_within_ms,
-        "series": {str(one.key): _series(one) for one in chosen},
+        "series": {str(one.key): _describe_series(one) for one in series},
     }
     return json.dumps(facts, sort_keys=True)
 
 
-def named_run(run: Run | None, facts: str, started_at: int) -> Run:
-    """The run of a replay: under the caller's id where it gives one, else under the digest of `facts`.
+def make_run(run: Run | None, facts: str, started_at: int) -> Run:
+    """Make the run of a replay, with the caller's id or else the digest of `facts`.
 
     Raises:
-        ConfigError: for a name that is not a replay's to take.
+        ConfigError: for an id that a replay cannot have.
     """
     if run is None:
         return Run(RunId.of(DOOR, facts), DOOR, started_at, facts)
     if run.id == LIVE or RunId(run.id).recorded != run.id:
         raise ConfigError("run", "an id of its own, without a latency, such as replay-mine", run.id)
-    return Run(run.id, run.door, started_at, facts)
+    return Run(run.id, run.kind, started_at, facts)
 
 
-def check_same(known: Run, facts: str) -> None:
-    """Refuse to go on with a run that was made of something else.
+def check_same_plan(known: Run, facts: str) -> None:
+    """Refuse to resume a run that was made from something else.
 
     Raises:
         ConfigError: names the run and what differs.
@@ -66,17 +66,17 @@ def check_same(known: Run, facts: str) -> None:
         raise ConfigError("run", f"another id: {known.id} is in the ledger already", f"other {', '.join(different)}")
 
 
-def _series(chosen: Chosen) -> dict[str, Any]:
-    bars = chosen.bars
+def _describe_series(series: ReplaySeries) -> dict[str, Any]:
+    bars = series.bars
     return {
-        "calendar": chosen.key.calendar,
+        "calendar": series.key.calendar,
         "bars": _digest(bars),
         "bar_count": len(bars),
         "first_open": int(bars.open_time[0]) if len(bars) else None,
         "last_open": int(bars.open_time[-1]) if len(bars) else None,
-        "cutoffs": _sha256(chosen.cutoffs.astype("<i8").tobytes()),
-        "cutoff_count": len(chosen.cutoffs),
-        "known": None if chosen.known is None else _known_digest(chosen),
+        "cutoffs": _sha256(series.cutoffs.astype("<i8").tobytes()),
+        "cutoff_count": len(series.cutoffs),
+        "known": None if series.known is None else _known_digest(series),
     }
 
 
@@ -84,32 +84,31 @@ def _digest(bars: Bars) -> str:
     return _sha256(bars.open_time.astype("<i8").tobytes(), np.ascontiguousarray(bars.ohlcv_TF, "<f8").tobytes())
 
 
-def _known_digest(chosen: Chosen) -> str:
-    """Digest of every bar that a cutoff could see, in the version that it sees."""
-    return _sha256(*(text for bars, some in chosen.spans for text in (_digest(bars).encode(), some.tobytes())))
+def _known_digest(series: ReplaySeries) -> str:
+    """Digest the bars that each cutoff sees, in the version that it sees."""
+    parts = ((_digest(bars).encode(), cutoffs.tobytes()) for bars, cutoffs in series.spans)
+    return _sha256(*(part for pair in parts for part in pair))
 
 
 def _sha256(*parts: bytes) -> str:
     digest = hashlib.sha256()
-    for one in parts:
-        digest.update(one)
+    for part in parts:
+        digest.update(part)
     return digest.hexdigest()[:_DIGITS]
 
 
 def _differences(known: str, facts: str) -> list[str]:
-    """Name what two plans have not in common, for people."""
+    """Name the differences of two plans."""
     if known == facts:
         return []
     if not known:
         return ["inputs, perhaps: its plan was not recorded"]
-    ours, theirs = json.loads(facts), json.loads(known)
-    names = [name for name in ("models", "code", "settings", "known_within_ms") if ours[name] != theirs.get(name)]
-    series = theirs.get("series", {})
-    if ours["series"].keys() != series.keys():
+    new, old = json.loads(facts), json.loads(known)
+    names = [name for name in ("models", "code", "settings", "known_within_ms") if new[name] != old.get(name)]
+    old_series = old.get("series", {})
+    if new["series"].keys() != old_series.keys():
         return [*names, "series"]
-    for key, about in ours["series"].items():
-        other = series[key]
-        names += [
-            f"{name} of {key}" for name in ("calendar", "bars", "cutoffs", "known") if about[name] != other.get(name)
-        ]
+    for key, plan in new["series"].items():
+        parts = ("calendar", "bars", "cutoffs", "known")
+        names += [f"{name} of {key}" for name in parts if plan[name] != old_series[key].get(name)]
     return names or ["plan"]

@@ -57,7 +57,7 @@ def open_source(config: Config, series: SeriesConfig, holds: Holds) -> BarSource
     if series.file is not None:
         from forecaster.sources.files import FileSource  # noqa: PLC0415 - pandas only for who reads files
 
-        return FileSource(series.file, series.reading)
+        return FileSource(series.file, series.parse_options)
     from forecaster.sources.exchange.source import ExchangeSource  # noqa: PLC0415 - ccxt takes a second to import
 
     return ExchangeSource(series.exchange, config.exchanges[series.exchange], holds)

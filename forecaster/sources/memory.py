@@ -39,7 +39,7 @@ class MemorySource:
         """Add bars of one series; one that is there already is replaced, but for its volume where that is not known."""
         with self._adding:
             held = self._bars.get(bars.key, Bars.empty(bars.key))
-            joined, _ = Bars.sift(
+            joined, _ = Bars.validate_rows(
                 bars.key,
                 np.concatenate([held.open_time, bars.open_time]),
                 np.concatenate([held.ohlcv_TF, _with_known_volumes(held, bars)]),
@@ -54,7 +54,7 @@ class MemorySource:
         """
         if key not in self._bars:
             raise UnknownSymbol("memory", str(key), list(map(str, self._bars)))
-        closed = self._bars[key].known_at(as_of)
+        closed = self._bars[key].closed_by(as_of)
         asked = closed if since is None else closed[closed.open_time >= since]
         return Fetched(Bars(key, asked.open_time, asked.ohlcv_TF, np.full(1, as_of)))
 

@@ -16,6 +16,7 @@ from forecaster.errors import ConfigError, LedgerMissing, StoreUnavailable
 from forecaster.ledger import LIVE
 from forecaster.store import migrations, open_database, sqlite
 from forecaster.store import schema as t
+from forecaster.store.backup import copy_ledger
 from forecaster.store.database import Database
 from forecaster.store.lease import Lease
 from forecaster.store.sqlite import SCHEMA
@@ -34,18 +35,17 @@ _COUNTED: Final = (
     "run",
     "forecast",
     "forecast_step",
-    "delay",
-    "slot",
+    "availability_delay",
+    "pending_forecast",
     "calibration",
 )
 _RUNS: Final = """
-SELECT r.id, r.door, r.started_at, r.plan,
+SELECT r.id, r.kind, r.started_at, r.plan,
     (SELECT COUNT(*) FROM forecast f WHERE f.run_id = r.id) AS forecasts,
     (SELECT COUNT(*) FROM bar b JOIN series n ON n.id = b.series_id WHERE n.run_id = r.id) AS bars
 FROM run r ORDER BY r.started_at, r.id"""
-_OF_FORECASTS: Final = (t.forecast_step.c.forecast_id, t.delay.c.forecast_id)
-_OF_SERIES: Final = (t.bar, t.gap, t.quarantine, t.slot)
-_GUARDED: Final = ("series", "bar", "gap", "quarantine", "run", "forecast", "forecast_step", "delay")
+_OF_FORECASTS: Final = (t.forecast_step.c.forecast_id, t.availability_delay.c.forecast_id)
+_OF_SERIES: Final = (t.bar, t.gap, t.quarantine, t.pending_forecast)
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class RunFacts:
     """
 
     id: str
-    door: str
+    kind: str
     started_at: int
     plan: str
     forecasts: int
@@ -90,8 +90,8 @@ def facts(url: str) -> StoreFacts:
     database = Database(url)
     database.close()
     with closing(open_database(url)) as asked:
-        rows = {name: int(asked.ask(f"SELECT COUNT(*) AS n FROM {name}", {})[0].n) for name in _COUNTED}  # noqa: S608
-        by_run = asked.ask("SELECT run_id, COUNT(*) AS n FROM forecast GROUP BY run_id ORDER BY run_id", {})
+        rows = {name: int(asked.query(f"SELECT COUNT(*) AS n FROM {name}", {})[0].n) for name in _COUNTED}  # noqa: S608
+        by_run = asked.query("SELECT run_id, COUNT(*) AS n FROM forecast GROUP BY run_id ORDER BY run_id", {})
         size = _bytes_of(database.path) if database.path is not None else _bytes_on_server(asked)
     return StoreFacts(database.url, SCHEMA, size, rows, {row.run_id: int(row.n) for row in by_run})
 
@@ -105,8 +105,8 @@ def runs(url: str) -> list[RunFacts]:
     """
     with closing(open_database(url)) as asked:
         return [
-            RunFacts(row.id, row.door, int(row.started_at), row.plan, int(row.forecasts), int(row.bars))
-            for row in asked.ask(_RUNS, {})
+            RunFacts(row.id, row.kind, int(row.started_at), row.plan, int(row.forecasts), int(row.bars))
+            for row in asked.query(_RUNS, {})
         ]
 
 
@@ -139,7 +139,7 @@ def backup(url: str, to: Path, on_portion: Callable[[int, int], None] = lambda _
     database.close()
     if database.path is None:
         raise StoreUnavailable(database.url, "expected an SQLite ledger; use pg_dump for this one")
-    sqlite.copy(database.path, to, on_portion)
+    copy_ledger(database.path, to, on_portion)
 
 
 def vacuum(url: str) -> None:
@@ -226,7 +226,7 @@ class _Alone:
 
 def _delete(connection: sa.Connection, runs: Sequence[str]) -> None:
     """Delete whole runs; the triggers that forbid it stand aside until the transaction ends."""
-    guards = _guards(connection, _GUARDED) if runs else []
+    guards = _guards(connection, [table.name for table in t.APPEND_ONLY]) if runs else []
     for drop, _ in guards:
         connection.exec_driver_sql(drop)
     for run in runs:
@@ -259,4 +259,4 @@ def _bytes_of(path: Path) -> int:
 
 
 def _bytes_on_server(asked: Any) -> int:
-    return int(asked.ask("SELECT pg_database_size(current_database()) AS n", {})[0].n)
+    return int(asked.query("SELECT pg_database_size(current_database()) AS n", {})[0].n)

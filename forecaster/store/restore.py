@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from forecaster.errors import LedgerMissing, StoreTaken, StoreUnavailable
-from forecaster.output_files import keep_name, unfinished_name
+from forecaster.output_files import sync_directory, temporary_path
 from forecaster.store import sqlite
+from forecaster.store.backup import copy_ledger
 from forecaster.store.database import Database
-from forecaster.store.lease import lock_of
+from forecaster.store.lock import lock_of
 from forecaster.store.sqlite import SqliteFile
 from forecaster.store.verify import verify_ledger
 from forecaster.urls import sqlite_url
@@ -82,7 +83,7 @@ def restore(
 @contextmanager
 def _locked(database: Database) -> Iterator[None]:
     lock = lock_of(database)
-    if not lock.try_take():
+    if not lock.try_acquire():
         raise StoreTaken(database.url, "expected a ledger that no process writes: stop the daemon first")
     try:
         yield
@@ -97,7 +98,7 @@ def _check(path: Path, copy: Path, on_rows: Callable[[int], None]) -> tuple[int,
         raise StoreUnavailable(url, "expected a copy of the ledger, found the ledger itself")
     with closing(SqliteFile(copy)) as file:
         try:
-            found = [row[0] for row in file.ask("PRAGMA integrity_check(3)", {})]
+            found = [row[0] for row in file.query("PRAGMA integrity_check(3)", {})]
         except LedgerMissing:
             raise StoreUnavailable(url, "expected a copy that `forecaster store backup` made, found none") from None
         if found != ["ok"]:
@@ -105,7 +106,7 @@ def _check(path: Path, copy: Path, on_rows: Callable[[int], None]) -> tuple[int,
         checked = verify_ledger(file, on_rows)
         if not checked.ok:
             raise StoreUnavailable(url, f"expected a copy that is what was written, found {checked.errors[0]}")
-        (newest,) = file.ask("SELECT MAX(cutoff) AS cutoff FROM forecast WHERE run_id = 'live'", {})
+        (newest,) = file.query("SELECT MAX(cutoff) AS cutoff FROM forecast WHERE run_id = 'live'", {})
     return checked.rows, newest.cutoff
 
 
@@ -122,9 +123,9 @@ def _put(path: Path, copy: Path, aside: Path, on_portion: Callable[[int, int], N
     """
     if aside.exists():
         raise StoreUnavailable(sqlite_url(path), f"expected no file {aside}: try again in a second")
-    staged = unfinished_name(path)
+    staged = temporary_path(path)
     try:
-        sqlite.copy(copy, staged, on_portion)
+        copy_ledger(copy, staged, on_portion)
         _give_away(staged, path)
         if path.exists():
             sqlite.empty_log(path)
@@ -133,7 +134,7 @@ def _put(path: Path, copy: Path, aside: Path, on_portion: Callable[[int, int], N
         if path.exists():
             os.link(path, aside)
         staged.replace(path)
-        keep_name(path.parent)
+        sync_directory(path.parent)
     except OSError as error:
         raise StoreUnavailable(sqlite_url(path), f"expected to put {copy} in its place: {error}") from error
     finally:

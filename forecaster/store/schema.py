@@ -1,23 +1,25 @@
-"""The tables, in SQLAlchemy Core. Times are UTC ms; prices are 64-bit floats; a volume that is not known is null.
+"""The tables, views and triggers of a ledger, in SQLAlchemy Core. Times are UTC ms; prices are 64-bit floats.
 
-series ─┬─ bar            one row per revision of a bar; the bars of a replay have series of their own
-        ├─ gap            one row each time a slot was asked for and had no bar
-        ├─ quarantine     rows that were refused
-        ├─ slot           work owed: one row for each close that is to be forecast
-        └─ forecast ─┬── forecast_step    one row per step: all quantiles of its four fields
-model ───┘  │         └── delay            one row where the commit came later than `available_at` says
+series ─┬─ bar                 one row per revision of a bar; a replay has series of its own; an unknown volume is null
+        ├─ gap                 one row per request that returned no bar for an open time
+        ├─ quarantine          rejected rows
+        ├─ pending_forecast    one row per close to forecast, with its state
+        └─ forecast ─┬── forecast_step            one row per step: all quantiles of its four fields
+model ───┘  │         └── availability_delay       one row where the commit came later than `available_at`
 run ────────┘
 
-hold                      one row each time an exchange said not to ask, was probed, or was freed; the newest counts
-calibration               what was learned of a model on a series, in a run
-lease                     who writes
+hold                           one row per change of an exchange's hold; the latest row counts
+calibration                    calibration state of a model on a series, in a run
+lease                          the process that may write
 
-Only `slot`, `calibration` and `lease` are ever updated; triggers refuse to change or delete a row of the others. People
-query views: `forecast_value` has a row per step and field, `newest_bar` the newest revision of each bar, `settled` both
-together; all have the names of the series. What makes them all is in `migrations`; here is what the program writes to.
+Only `pending_forecast`, `calibration` and `lease` are updated; triggers reject updates and deletes in all other tables.
+The views are for queries by hand. They carry the names of the series: `forecast_value` has one row per step and field,
+`latest_bar` the latest revision of each bar, `settled` joins both.
 """
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
 
 from sqlalchemy import (
     BigInteger,
@@ -37,7 +39,11 @@ from sqlalchemy import (
     true,
 )
 
-from forecaster.store.records import TENS
+from forecaster.bars import FIELDS
+from forecaster.store.records import QUERYABLE_QUANTILES
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
 
 metadata = MetaData()
 
@@ -66,7 +72,7 @@ bar = Table(
     Column("volume", Double),
     Column("first_seen_at", BigInteger, nullable=False),
     Column("seq", Integer, nullable=False),
-    Column("link", LargeBinary, nullable=False),
+    Column("chain_hash", LargeBinary, nullable=False),
     UniqueConstraint("series_id", "seq"),
     CheckConstraint("0 < low AND low <= open AND low <= close", name="bar_low"),
     CheckConstraint("high >= open AND high >= close AND high < 1e15", name="bar_high"),
@@ -82,8 +88,8 @@ quarantine = Table(
     Column("open_time", BigInteger, nullable=False),
     Column("row", Text, nullable=False),
     Column("reason", Text, nullable=False),
-    Column("body", Text, nullable=False),
     Column("seen_at", BigInteger, nullable=False),
+    Column("body", Text, nullable=False, server_default=""),
     Index("quarantine_place", "series_id", "open_time"),
 )
 
@@ -92,7 +98,7 @@ gap = Table(
     metadata,
     Column("series_id", ForeignKey("series.id"), primary_key=True),
     Column("open_time", BigInteger, primary_key=True),
-    Column("asked_at", BigInteger, primary_key=True),
+    Column("requested_at", BigInteger, primary_key=True),
 )
 
 hold = Table(
@@ -118,7 +124,7 @@ run = Table(
     "run",
     metadata,
     Column("id", String, primary_key=True),
-    Column("door", String, nullable=False),
+    Column("kind", String, nullable=False),
     Column("started_at", BigInteger, nullable=False),
     Column("plan", Text, nullable=False, server_default=""),
 )
@@ -140,7 +146,7 @@ forecast = Table(
     Column("provenance", Text, nullable=False),
     Column("payload_sha256", String, nullable=False),
     Column("seq", Integer, nullable=False),
-    Column("link", LargeBinary, nullable=False),
+    Column("chain_hash", LargeBinary, nullable=False),
     UniqueConstraint("series_id", "run_id", "cutoff", "model_id"),
     UniqueConstraint("series_id", "run_id", "seq"),
     CheckConstraint("available_at >= issued_at", name="forecast_available"),
@@ -154,32 +160,32 @@ forecast_step = Table(
     Column("step", Integer, primary_key=True),
     Column("series_id", ForeignKey("series.id"), nullable=False),
     Column("target_open", BigInteger, nullable=False),
-    *(Column(name, Double, nullable=False) for name in TENS),
+    *(Column(name, Double, nullable=False) for name in QUERYABLE_QUANTILES),
     Column("raw", LargeBinary, nullable=False),
     Column("repaired", LargeBinary, nullable=False),
     Index("step_target", "series_id", "target_open"),
 )
 
-delay = Table(
-    "delay",
+availability_delay = Table(
+    "availability_delay",
     metadata,
     Column("forecast_id", ForeignKey("forecast.id"), primary_key=True),
     Column("available_at", BigInteger, nullable=False),
 )
 
-slot = Table(
-    "slot",
+pending_forecast = Table(
+    "pending_forecast",
     metadata,
     Column("series_id", ForeignKey("series.id"), primary_key=True),
     Column("cutoff", BigInteger, primary_key=True),
     Column("state", String, nullable=False),
     Column("epoch", Integer, nullable=False),
-    Column("leased_until", BigInteger, nullable=False),
+    Column("claimed_until", BigInteger, nullable=False),
     Column("attempts", Integer, nullable=False),
     Column("reason", Text, nullable=False),
     Column("changed_at", BigInteger, nullable=False),
-    CheckConstraint("state IN ('pending', 'leased', 'done', 'failed', 'gap', 'missed')", name="slot_state"),
-    Index("slot_owed", "state", "cutoff"),
+    CheckConstraint("state IN ('pending', 'claimed', 'done', 'failed', 'gap', 'missed')", name="pending_state"),
+    Index("pending_cutoff", "state", "cutoff"),
 )
 
 calibration = Table(
@@ -201,3 +207,65 @@ lease = Table(
     Column("expires_at", BigInteger, nullable=False),
     Column("locked", Boolean, nullable=False, server_default=true()),
 )
+
+APPEND_ONLY: Final = (
+    series, bar, gap, quarantine, hold, model, run, forecast, forecast_step, availability_delay,
+)  # fmt: skip
+
+_FIELD_VALUES: Final = """SELECT n.exchange, n.symbol, n.timeframe, n.calendar, s.forecast_id, f.series_id,
+    m.name AS model, f.model_id, f.run_id, f.cutoff, f.issued_at,
+    COALESCE(d.available_at, f.available_at) AS available_at, f.late, f.engine, s.step, s.target_open,
+    '{field}' AS field, s.{field}_q10 AS q10, s.{field}_q50 AS q50, s.{field}_q90 AS q90
+FROM forecast_step s
+JOIN forecast f ON f.id = s.forecast_id
+JOIN series n ON n.id = f.series_id
+JOIN model m ON m.id = f.model_id
+LEFT JOIN availability_delay d ON d.forecast_id = f.id"""
+
+VIEWS: Final = {
+    "latest_bar": """SELECT n.exchange, n.symbol, n.timeframe, n.calendar, n.run_id, b.*
+FROM bar b JOIN series n ON n.id = b.series_id WHERE b.revision =
+    (SELECT MAX(o.revision) FROM bar o WHERE o.series_id = b.series_id AND o.open_time = b.open_time)""",
+    "forecast_value": "\nUNION ALL ".join(_FIELD_VALUES.format(field=field) for field in FIELDS),
+    "settled": """SELECT v.*, b.revision, b.first_seen_at AS settled_at,
+    CASE v.field WHEN 'open' THEN b.open WHEN 'high' THEN b.high WHEN 'low' THEN b.low ELSE b.close END AS actual
+FROM forecast_value v
+JOIN latest_bar b ON b.series_id = v.series_id AND b.open_time = v.target_open""",
+}
+"""The views by name. `settled` reads the two before it."""
+
+_REFUSE_CHANGE: Final = """CREATE OR REPLACE FUNCTION refuse_change() RETURNS trigger LANGUAGE plpgsql AS
+$$ BEGIN RAISE EXCEPTION '% is append-only', TG_TABLE_NAME; END $$"""
+
+
+def create(connection: Connection) -> None:
+    """Create everything in an empty database."""
+    metadata.create_all(connection, checkfirst=False)
+    create_views(connection)
+    create_triggers(connection)
+
+
+def create_views(connection: Connection) -> None:
+    """Create the views."""
+    for name, query in VIEWS.items():
+        connection.exec_driver_sql(f"CREATE VIEW {name} AS {query}")
+
+
+def create_triggers(connection: Connection) -> None:
+    """Create the triggers that keep tables append-only."""
+    if connection.dialect.name != "sqlite":
+        connection.exec_driver_sql(_REFUSE_CHANGE)
+    for table in APPEND_ONLY:
+        for statement in _triggers(table.name, connection.dialect.name):
+            connection.exec_driver_sql(statement)
+
+
+def _triggers(table: str, dialect: str) -> list[str]:
+    if dialect == "sqlite":
+        return [
+            f"CREATE TRIGGER {table}_{change.lower()} BEFORE {change} ON {table} "
+            f"BEGIN SELECT RAISE(ABORT, '{table} is append-only'); END"
+            for change in ("UPDATE", "DELETE")
+        ]
+    refuse = "FOR EACH STATEMENT EXECUTE FUNCTION refuse_change()"
+    return [f"CREATE TRIGGER {table}_change BEFORE UPDATE OR DELETE OR TRUNCATE ON {table} {refuse}"]

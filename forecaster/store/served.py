@@ -70,7 +70,7 @@ class Served:
             return "another file beside its write-ahead log"
         try:
             with closing(open_database(url)) as database:
-                rows = database.ask(_LEASE, {})
+                rows = database.query(_LEASE, {})
         except StoreError as error:
             return f"a file that cannot be read as one ({error})"
         for lease in rows:

@@ -1,8 +1,8 @@
-"""Tables of bars as people write them: what a cell, a column and a time mean; files and frames alike.
+"""Tables of bars, from files and from frames: names and cells, and how they become rows.
 
-A table is names and cells. `columns` finds what each column is, `times` and `numbers` read cells, `reading` puts them
-together to rows. Nothing is guessed: what a table leaves open is refused with the option of `Reading` that settles it.
-Which rows are bars is left to `Bars`, what a date stands for to the calendar of the series.
+`columns` finds the role of each column. `dates`, `times` and `numbers` read cells. `rows` combines them. What a table
+leaves open raises `Ambiguous`, which names the option of `ParseOptions` that settles it. `Bars` decides which rows are
+bars; the calendar of the series decides what a date stands for.
 
 Shapes: T rows of a table, F fields of `Bars` (open, high, low, close, volume).
 """
@@ -21,28 +21,31 @@ if TYPE_CHECKING:
     import pandas as pd
     from numpy.typing import NDArray
 
-    from forecaster.calendars import Labels
+    from forecaster.zones import Labels
 
 FIELDS: Final = ("open", "high", "low", "close")
 COLUMNS: Final = (*FIELDS, "volume")
 
-ZoneKind: TypeAlias = Literal["written", "said", "assumed", "required"]
-"""Where the zone of times comes from: from the cells or the header, from `Reading.timezone`, from nowhere (then it is
-UTC), or it must be said, since whoever writes such tables writes local times."""
+ZoneSource: TypeAlias = Literal["written", "given", "assumed", "required"]
+"""Where the time zone comes from.
+
+`written`: the cells, the header or the table. `given`: `ParseOptions.timezone`. `assumed`: UTC, since nothing is
+written. `required`: the program that wrote the table writes local times, so the zone must be given.
+"""
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
-    """How to read a table where it does not say so itself; None leaves it to the table.
+class ParseOptions:
+    """How to read what a table leaves open; None decides it by the table.
 
     Args:
-        timezone: the clock of times that are written without a zone: an IANA name, `UTC`, `+02:00`, or a name and a
-            shift, such as `America/New_York+07:00`.
-        columns: the fields of unnamed columns, by place: `open_time`, `open`, `high`, `low`, `close`, `volume`, or ""
-            for one that is none of them; or the name of the column of each field.
-        decimal: the sign before decimals.
-        dayfirst: whether 01/02/2024 is the first of February.
-        symbol_column: the name of the column that tells whose row it is; "" if none does.
+        timezone: zone of times without one: an IANA name, `UTC`, `+02:00`, or a name and a shift, such as
+            `America/New_York+07:00`.
+        columns: fields by position: `open_time`, `open`, `high`, `low`, `close`, `volume`, or "" for other columns.
+            Or a mapping from field to column name.
+        decimal: the decimal sign.
+        dayfirst: whether 01/02/2024 is 1 February.
+        symbol_column: name of the column that holds the symbol; "" if none does.
     """
 
     timezone: str | None = None
@@ -53,63 +56,62 @@ class Reading:
 
     @classmethod
     def names(cls) -> tuple[str, ...]:
-        """The names of what can be said."""
-        return tuple(one.name for one in fields(cls))
+        """Return the names of all options."""
+        return tuple(option.name for option in fields(cls))
 
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A table as it stands.
+    """Names and cells of a table, before they are interpreted.
 
     Args:
-        source: what errors call it: a path, or `the frame`.
-        names: of its columns, as they are written; generated ones where it has no header.
-        cells: (T, columns); a text's cells are `str` or missing, a frame's are what they are. Its columns are numbered
-            from 0, its index counts lines or rows as people do.
-        place: what people call a row of it: `line` or `row`.
-        form: how it is written, for people: `csv, utf-8, separated by ;`.
-        has_header: whether names are the table's own.
-        symbol: whose rows it says they are, as a whole; empty when it does not.
-        timezone: what it says of its times, as a whole; empty when it does not.
+        source: its name in errors: a path, or `frame`.
+        names: column names as written; generated ones where it has no header.
+        cells: (T, columns). Cells of a text are `str` or missing; those of a frame keep their types. Columns are
+            numbered from 0; the index holds line or row numbers.
+        row_unit: what messages call a row: `line` or `row`.
+        format: the file format, for messages: `csv, utf-8, separated by semicolons`.
+        has_header: whether `names` come from the table.
+        symbol: the symbol of all rows; empty if the table names none.
+        timezone: the time zone of the whole table; empty if the table names none.
     """
 
     source: str
     names: list[str]
     cells: pd.DataFrame
-    place: str
-    form: str
+    row_unit: str
+    format: str
     has_header: bool = True
     symbol: str = ""
     timezone: str = ""
 
-    def fault(self, expected: str, row: int, found: object) -> BadPayload:
-        """Make the error for one cell; `row` is a position in `cells`."""
-        return BadPayload(self.source, f"{expected} in {self.place} {self.cells.index[row]}", found)
+    def cell_error(self, expected: str, row: int, found: object) -> BadPayload:
+        """Return the error for one cell; `row` is a position in `cells`."""
+        return BadPayload(self.source, f"{expected} in {self.row_unit} {self.cells.index[row]}", found)
 
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """What a table holds of one symbol, in its own order: T labels, and (T, 5) values.
+    """The rows of one symbol, in table order.
 
     Args:
-        labels: the times.
-        ohlcv_TF: the values; NaN where a cell says nothing.
-        lines: (T,) lines or rows of the table, as people count them.
-        zone: where the zone of the times comes from.
-        doubt: why times that are taken for UTC are probably not; empty when nothing speaks against it.
-        refused: rows that are none by their time, or by their own word, as the text of that time and the reason; they
-            are not among the T.
-        understood: how the table was read, for people: `columns`, `times`, `zone`, `decimal`, …, in this order.
+        labels: (T,) times.
+        ohlcv_TF: (T, 5) values; NaN for empty cells.
+        lines: (T,) line or row numbers.
+        zone_source: where the time zone comes from.
+        utc_conflict: why times assumed to be UTC are probably not; empty if nothing contradicts UTC.
+        rejected: time text and reason of rows that are not among the T: unreadable times, unfinished bars.
+        parsed_as: how the table was read, for messages: `format`, `columns`, `times`, `timezone`, …
     """
 
     labels: Labels
     ohlcv_TF: NDArray[np.float64]
     lines: NDArray[np.int64]
-    zone: ZoneKind = "written"
-    doubt: str = ""
-    refused: tuple[tuple[str, str], ...] = ()
-    understood: Mapping[str, str] = field(default_factory=dict)
+    zone_source: ZoneSource = "written"
+    utc_conflict: str = ""
+    rejected: tuple[tuple[str, str], ...] = ()
+    parsed_as: Mapping[str, str] = field(default_factory=dict)
 
     def __getitem__(self, rows: slice | NDArray[np.bool_]) -> Rows:
-        """Take some of the rows, by a slice or a mask."""
+        """Select rows by a slice or a mask."""
         return replace(self, labels=self.labels[rows], ohlcv_TF=self.ohlcv_TF[rows], lines=self.lines[rows])

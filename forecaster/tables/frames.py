@@ -1,7 +1,4 @@
-"""Frames of pandas as tables: levels of rows and columns become plain columns, and cells stay what they are.
-
-What a column means is left to `columns`.
-"""
+"""Convert pandas frames to tables: levels of rows and columns become plain columns; cells keep their types."""
 
 from __future__ import annotations
 
@@ -14,29 +11,28 @@ import pandas as pd
 
 from forecaster.errors import BadPayload
 from forecaster.tables import Table
-from forecaster.tables.columns import names_bars
+from forecaster.tables.columns import is_bar_header
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable, Sequence
 
 _Levels: TypeAlias = tuple[str, ...]
-"""What a column is called on each level."""
+"""The name of a column on each level."""
 
-_OTHER_KINDS: Final = "OV"  # of Arrow: lists, decimals and the like
-_LONGEST_NAME: Final = 1_000
-"""Characters of a text that is read as a tuple of Python: its parser may fail at more."""
-_SMALLEST_TIME: Final = 10_000_000  # whole numbers below count rows; 20240102 is a date
+_ARROW_OBJECT_KINDS: Final = "OV"  # lists, decimals and others
+_MAX_TUPLE_CHARS: Final = 1_000
+"""Characters of a text that Python parses as a tuple."""
+_MIN_TIME: Final = 10_000_000  # whole numbers below count rows; 20240102 is a date
 
 
-def frame_table(frame: pd.DataFrame, source: str, place: str = "row", form: str = "frame") -> Table:
-    """Make a table of a frame: the levels of its index first, then its columns.
+def table_from_frame(frame: pd.DataFrame, source: str, row_unit: str = "row", file_format: str = "frame") -> Table:
+    """Convert a frame to a table: the levels of its index first, then its columns.
 
-    An index that only counts rows is no column. Where columns have two levels, one of fields and one of symbols, the
-    names of several symbols are `AAPL:Close`; one symbol is the table's, and the names are plain. A frame whose columns
-    are numbered has no header.
+    An index that only counts rows is left out. Two column levels hold fields and symbols: names are `AAPL:Close` for
+    several symbols; one symbol becomes the table's. A frame with numbered columns has no header.
 
     Raises:
-        BadPayload: it is no frame.
+        BadPayload: for another type than a frame.
     """
     if not isinstance(frame, pd.DataFrame):
         raise BadPayload(source, "a pandas DataFrame", type(frame).__name__)
@@ -48,37 +44,39 @@ def frame_table(frame: pd.DataFrame, source: str, place: str = "row", form: str 
     cells = pd.concat([*levels.values(), frame.reset_index(drop=True)], axis="columns")
     cells.columns = pd.RangeIndex(len(cells.columns))
     for number in cells.columns:
-        cells[number] = _plain(cells[number])
-    return Table(source, [*levels, *names], cells, place, form, not is_numbered, symbol)
+        cells[number] = _to_plain_cells(cells[number])
+    return Table(source, [*levels, *names], cells, row_unit, file_format, not is_numbered, symbol)
 
 
-def _plain(cells: pd.Series) -> pd.Series:
-    """Write periods as the times of their beginnings, and without the NaN of `decimal` that raises when compared."""
+def _to_plain_cells(cells: pd.Series) -> pd.Series:
+    """Convert periods to their start times, and replace the signalling NaN of `decimal`, which raises when compared."""
     if isinstance(cells.dtype, pd.PeriodDtype):
         return pd.Series(pd.PeriodIndex(cells).to_timestamp())
-    if isinstance(cells.dtype, pd.ArrowDtype) and cells.dtype.kind in _OTHER_KINDS:
+    if isinstance(cells.dtype, pd.ArrowDtype) and cells.dtype.kind in _ARROW_OBJECT_KINDS:
         return cells.astype(object)
     if not pd.api.types.is_object_dtype(cells.dtype):
         return cells
-    is_loud = [isinstance(cell, Decimal) and cell.is_snan() for cell in cells]
-    if not any(is_loud):
+    is_signalling = [isinstance(cell, Decimal) and cell.is_snan() for cell in cells]
+    if not any(is_signalling):
         return cells
-    quiet = [None if loud else cell for cell, loud in zip(cells, is_loud, strict=True)]
+    quiet = [None if signalling else cell for cell, signalling in zip(cells, is_signalling, strict=True)]
     return pd.Series(quiet, index=cells.index, dtype=object)
 
 
 def join_levels(columns: Sequence[_Levels]) -> tuple[list[str], str]:
-    """Give one name to each column, and the symbol of all of them where there is only one.
+    """Return one name for each column, and the symbol if all columns have the same.
 
-    The level that names bars is the one of fields; the other levels name symbols.
+    The level whose names are fields is the level of fields; the others name symbols.
     """
     joined = [":".join(filter(None, levels)) for levels in columns]
     depth = max(map(len, columns), default=0)
     columns = [levels + ("",) * (depth - len(levels)) for levels in columns]
-    fields = [level for level in range(depth) if depth > 1 and names_bars(["time", *{one[level] for one in columns}])]
+    fields = [
+        level for level in range(depth) if depth > 1 and is_bar_header(["time", *{levels[level] for levels in columns}])
+    ]
     if len(fields) != 1:
         return joined, ""
-    named = [(one[fields[0]], ":".join(filter(None, _without(one, fields[0])))) for one in columns]
+    named = [(levels[fields[0]], ":".join(filter(None, _without(levels, fields[0])))) for levels in columns]
     symbols = {symbol for field, symbol in named if field and symbol}
     if len(symbols) > 1:
         return [f"{symbol}:{field}" if field and symbol else field or symbol for field, symbol in named], ""
@@ -90,8 +88,8 @@ def _without(levels: _Levels, level: int) -> _Levels:
 
 
 def _levels(column: Hashable) -> _Levels:
-    """Take a name apart: a tuple, or the text of one, such as "('Close', 'AAPL')", as pandas writes it to json."""
-    if isinstance(column, str) and column.startswith("('") and column.endswith(")") and len(column) < _LONGEST_NAME:
+    """Split a name: a tuple, or its text, such as "('Close', 'AAPL')", as pandas writes it to json."""
+    if isinstance(column, str) and column.startswith("('") and column.endswith(")") and len(column) < _MAX_TUPLE_CHARS:
         try:
             column = ast.literal_eval(column)
         except (SyntaxError, ValueError, RecursionError, MemoryError):
@@ -100,10 +98,10 @@ def _levels(column: Hashable) -> _Levels:
 
 
 def _index_columns(index: pd.Index, taken: Iterable[str]) -> dict[str, pd.Series]:
-    """Give the levels of an index that say something; one without a name is named by what it holds."""
+    """Return the levels of an index that hold values; one without a name is named by its content."""
     columns: dict[str, pd.Series] = {}
     for number, name in enumerate(index.names):
-        level = _plain(pd.Series(index.get_level_values(number)))
+        level = _to_plain_cells(pd.Series(index.get_level_values(number)))
         if name is None or isinstance(index, pd.RangeIndex):
             if _counts_rows(level):
                 continue
@@ -114,7 +112,7 @@ def _index_columns(index: pd.Index, taken: Iterable[str]) -> dict[str, pd.Series
 
 
 def _counts_rows(level: pd.Series) -> bool:
-    return pd.api.types.is_integer_dtype(level) and not (level.abs() >= _SMALLEST_TIME).any()
+    return pd.api.types.is_integer_dtype(level) and not (level.abs() >= _MIN_TIME).any()
 
 
 def _holds_times(level: pd.Series) -> bool:

@@ -1,7 +1,7 @@
-"""Cells as prices and volumes: decimal signs, thousands, currency signs and words for nothing.
+"""Read prices and volumes: decimal signs, thousands, currency signs and markers of missing values.
 
-The decimal sign is decided once for a table, by its own cells; where they leave it open, `decimal` of `Reading` has to
-say it. A value is the one that Python's `float` reads from the plain spelling, to the last bit.
+The decimal sign is decided once for a table, by its cells. If they leave it open, `ParseOptions.decimal` must give it.
+A value equals Python's `float` of the plain number, bit for bit.
 
 Shapes: T rows of a table, F fields of `Bars` (open, high, low, close, volume).
 """
@@ -26,41 +26,41 @@ from forecaster.tables import COLUMNS, FIELDS
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from forecaster.tables import Reading, Table
+    from forecaster.tables import ParseOptions, Table
 
-_Sign: TypeAlias = Literal[".", ","]
+_DecimalSign: TypeAlias = Literal[".", ","]
 
-_NOTHING: Final = frozenset(
+_MISSING_MARKERS: Final = frozenset(
     ("", "-", "--", "---", "–", "—", ".", "nan", "null", "none", "na", "n/a", "n.a.", "<na>", "#n/a", "#n/a n/a", "#nv")
 )
 _PLAIN: Final = re.compile(r"[-+]?[0-9]+(?:\.[0-9]*)?(?:[eE][-+]?[0-9]{1,4})?")
 _CURRENCY: Final = "[$€£¥₹₩]|US[$]|Rs\\.?|USD|EUR|GBP|JPY|CHF|CAD|AUD|CNY|HKD|INR|KRW|PLN"
-_SPELLED: Final = re.compile(
+_FORMATTED: Final = re.compile(
     rf"(?P<sign>[-+]?) ?(?:(?P<before>{_CURRENCY}) ?)?(?P<inner>[-+]?)"
     r"(?P<number>[0-9.,' ]*[0-9][.,]?)(?P<exponent>[eE][-+]?[0-9]{1,4})?"
     rf"(?: ?(?P<suffix>K|MN?|BN?|T|CR))?(?: ?(?P<after>{_CURRENCY}))?",
     re.IGNORECASE,
 )
-# Thousands are in groups of three by one sign, in India by two after the last three.
-_NUMBER: Final[dict[_Sign, re.Pattern[str]]] = {
+# One sign separates thousands; in India, groups of two digits before the last three.
+_NUMBER: Final[dict[_DecimalSign, re.Pattern[str]]] = {
     ".": re.compile(
         r"(?:[1-9][0-9]{0,2}(?P<by>[,' ])[0-9]{3}(?:(?P=by)[0-9]{3})*|[1-9][0-9]?(?:,[0-9]{2})+,[0-9]{3}|[0-9]+)"
         r"(?:\.[0-9]*)?|\.[0-9]+"
     ),
     ",": re.compile(r"(?:[1-9][0-9]{0,2}(?P<by>[.' ])[0-9]{3}(?:(?P=by)[0-9]{3})*|[0-9]+)(?:,[0-9]+)?|,[0-9]+"),
 }
-_BARE: Final[dict[_Sign, re.Pattern[str]]] = {".": _PLAIN, ",": re.compile(r"[-+]?[0-9]+(?:,[0-9]+)?")}
-_PLAINLY: Final[dict[_Sign, dict[int, int | None]]] = {
+_PLAIN_BY_SIGN: Final[dict[_DecimalSign, re.Pattern[str]]] = {".": _PLAIN, ",": re.compile(r"[-+]?[0-9]+(?:,[0-9]+)?")}
+_TO_PLAIN: Final[dict[_DecimalSign, dict[int, int | None]]] = {
     ".": str.maketrans("", "", ",' "),
     ",": str.maketrans(",", ".", ".' "),
 }
 _POWERS: Final = {"": "", "K": "e3", "M": "e6", "MN": "e6", "CR": "e7", "B": "e9", "BN": "e9", "T": "e12"}
 _SHORT_OR_GROUPED: Final = re.compile(r"(?:[-+]?(?:[1-9][0-9]{0,2}\.[0-9]{3}|[0-9]{1,3}))?")
 _POINTS_AND_32NDS: Final = re.compile(r"[0-9]{1,3}'(?:[0-2][0-9]|3[01])[0257]")
-_NOT_KNOWN: Final = -1.0  # a volume, as Interactive Brokers writes it
+_UNKNOWN_VOLUME: Final = -1.0  # as Interactive Brokers writes it
 _DOTTED_DATE: Final = re.compile(r"[0-9]{1,2}\.[0-9]{1,2}\.[0-9]{4}\b.*")
 _COMPACT_TIME: Final = re.compile(r"[0-9]{8} [0-9]{6}")
-_CONTINENTAL: Final = frozenset(  # words that name columns where a comma stands before decimals
+_DECIMAL_COMMA_WORDS: Final = frozenset(  # column names of languages with decimal commas
     (  # noqa: SIM905 - one word a line is a page
         "datum zeit uhrzeit eroffnung eroffnungskurs erster hoch tief tageshoch tagestief schluss schlusskurs letzter "
         "volumen stuck kurs data otwarcie najwyzszy najnizszy zamkniecie wolumen ostatnio fecha apertura maximo minimo "
@@ -75,20 +75,20 @@ class Numbers:
     """The values of a table.
 
     Args:
-        ohlcv_TF: (T, 5); NaN where a cell says nothing, and where a column is not there.
-        decimal_text: the sign before decimals, for people.
+        ohlcv_TF: (T, 5); NaN for empty cells and missing columns.
+        decimal_text: the decimal sign, for messages.
     """
 
     ohlcv_TF: NDArray[np.float64]
     decimal_text: str
 
 
-def read_numbers(table: Table, fields: dict[str, int], reading: Reading) -> Numbers:
-    """Read the columns at these places.
+def read_numbers(table: Table, fields: dict[str, int], options: ParseOptions) -> Numbers:
+    """Read the columns at these positions.
 
     Raises:
-        Ambiguous: the cells do not tell decimals from thousands; names `decimal`.
-        BadPayload: a cell is no number, or cells contradict each other; names the lines.
+        Ambiguous: if decimals and thousands cannot be distinguished; names `decimal`.
+        BadPayload: for a cell that is not a number, or cells that contradict each other; names the lines.
     """
     ohlcv_TF = np.full((len(table.cells), len(COLUMNS)), np.nan)
     columns = []
@@ -98,25 +98,27 @@ def read_numbers(table: Table, fields: dict[str, int], reading: Reading) -> Numb
             values[:] = cells.to_numpy(np.float64, na_value=np.nan)
         else:
             columns.append(_Column.of(table, field, cells, values))
-    _refuse_32nds(table, columns)
-    decimal, told_by = (reading.decimal, "") if reading.decimal else _decimal_of(table, columns, set(fields.values()))
+    _check_32nds(table, columns)
+    decimal, evidence = (
+        (options.decimal, "") if options.decimal else _find_decimal(table, columns, set(fields.values()))
+    )
     for column in columns:
         row = column.read(decimal, ohlcv_TF[:, COLUMNS.index(column.field)])
         if row is None:
             continue
-        if told_by and _spelling(column.texts[row], "," if decimal == "." else "."):
-            both = f"{_shown(table, columns, told_by)}, {_shown(table, columns, column.texts[row])}"
+        if evidence and _to_plain(column.texts[row], "," if decimal == "." else "."):
+            both = f"{_show_cell(table, columns, evidence)}, {_show_cell(table, columns, column.texts[row])}"
             raise BadPayload(table.source, "one sign before decimals", both)
-        raise table.fault(f"a number for {column.field}", row, table.cells[fields[column.field]].iloc[row])
-    ohlcv_TF[ohlcv_TF[:, -1] == _NOT_KNOWN, -1] = np.nan
+        raise table.cell_error(f"a number for {column.field}", row, table.cells[fields[column.field]].iloc[row])
+    ohlcv_TF[ohlcv_TF[:, -1] == _UNKNOWN_VOLUME, -1] = np.nan
     return Numbers(ohlcv_TF, decimal)
 
 
 @dataclass(frozen=True, slots=True)
 class _Column:
-    """The texts of a column, (T,): with plain spaces, empty where nothing is said; and which are plain numbers.
+    """The texts of a column, (T,), with single spaces and empty where a value is missing; and which are plain numbers.
 
-    `plain` has the values of a column whose cells all are.
+    `plain` holds the values if all cells are plain numbers.
     """
 
     field: str
@@ -126,7 +128,7 @@ class _Column:
 
     @classmethod
     def of(cls, table: Table, field: str, cells: pd.Series, values: NDArray[np.float64]) -> _Column:
-        """Take the texts of a column; cells that are numbers already go to `values`."""
+        """Return the texts of a column; write cells that are numbers already to `values`."""
         plain = _plain_values(cells)
         if plain is not None:
             return cls(field, cells.to_numpy(object), np.ones(len(cells), bool), plain)
@@ -135,17 +137,17 @@ class _Column:
         all_text = isinstance(cells.dtype, pd.StringDtype)
         is_text = ~is_missing if all_text else np.fromiter((isinstance(cell, str) for cell in mixed), bool, len(mixed))
         for row in np.flatnonzero(~is_text & ~is_missing).tolist():
-            values[row] = _number_of(mixed[row])
+            values[row] = _to_number(mixed[row])
             if np.isnan(values[row]):
-                is_date = isinstance(mixed[row], dt.date | np.datetime64)  # which may be one that cannot be written
-                raise table.fault(f"a number for {field}", row, "a date" if is_date else mixed[row])
+                is_date = isinstance(mixed[row], dt.date | np.datetime64)  # it may be too large to print
+                raise table.cell_error(f"a number for {field}", row, "a date" if is_date else mixed[row])
         mixed[~is_text] = ""
         is_plain = np.fromiter(map(bool, map(_PLAIN.fullmatch, mixed)), bool, len(mixed))
         mixed[~is_plain] = [_text(cell) for cell in mixed[~is_plain]]
         return cls(field, mixed, is_plain)
 
-    def read(self, decimal: _Sign, values: NDArray[np.float64]) -> int | None:
-        """Read the texts as numbers, into `values`; give the first row that is none."""
+    def read(self, decimal: _DecimalSign, values: NDArray[np.float64]) -> int | None:
+        """Read the texts as numbers into `values`; return the first row that is not a number."""
         if self.plain is not None and decimal == ".":
             values[:] = self.plain
             return None
@@ -154,14 +156,14 @@ class _Column:
         rows = np.flatnonzero(~is_plain)
         rows = rows[self.texts[rows] != ""]
         with_suffix = self.field == "volume"
-        values[rows] = [float(_spelling(cell, decimal, with_suffix=with_suffix) or "nan") for cell in self.texts[rows]]
+        values[rows] = [float(_to_plain(cell, decimal, with_suffix=with_suffix) or "nan") for cell in self.texts[rows]]
         rows = np.flatnonzero(is_plain) if is_plain.all() else np.flatnonzero(self.texts != "")
         is_bad = ~np.isfinite(values[rows])
         return int(rows[np.argmax(is_bad)]) if is_bad.any() else None
 
 
 def _plain_values(cells: pd.Series) -> NDArray[np.float64] | None:
-    """Read a column at once, to the last bit, if all its cells are plain numbers."""
+    """Read a column of plain numbers at once, to the last bit; None if a cell is not plain."""
     if not isinstance(cells.dtype, pd.StringDtype):
         return None
     texts = pa.array(cells)
@@ -174,8 +176,8 @@ def _plain_values(cells: pd.Series) -> NDArray[np.float64] | None:
     return values if np.isfinite(values).all() else None
 
 
-def _number_of(cell: object) -> float:
-    """Give a cell that is no text as a number; NaN where it is none."""
+def _to_number(cell: object) -> float:
+    """Return a cell that is not text as a number; NaN for other types."""
     if isinstance(cell, bool | np.bool_) or not isinstance(cell, int | float | np.integer | np.floating | Decimal):
         return np.nan
     try:
@@ -185,52 +187,52 @@ def _number_of(cell: object) -> float:
 
 
 def _text(cell: str) -> str:
-    """Write a cell with plain spaces and a plain minus, and the words for nothing as nothing."""
+    """Return a cell with single spaces and a plain minus; empty for markers of missing values."""
     text = " ".join(cell.replace("−", "-").replace("’", "'").split())
-    return "" if text.casefold() in _NOTHING else text
+    return "" if text.casefold() in _MISSING_MARKERS else text
 
 
-def _spelling(cell: str, decimal: _Sign, *, with_suffix: bool = True) -> str | None:
-    """Write a number as Python does: -1234.5e6; None where it is none with this sign before decimals."""
-    if _BARE[decimal].fullmatch(cell):
+def _to_plain(cell: str, decimal: _DecimalSign, *, with_suffix: bool = True) -> str | None:
+    """Return a number as Python writes it, such as -1234.5e6; None if it is not a number with this decimal sign."""
+    if _PLAIN_BY_SIGN[decimal].fullmatch(cell):
         return cell.replace(",", ".")
-    spelled = _SPELLED.fullmatch(cell)
-    number = spelled and _NUMBER[decimal].fullmatch(spelled["number"])
-    if not (spelled and number):
+    match = _FORMATTED.fullmatch(cell)
+    number = match and _NUMBER[decimal].fullmatch(match["number"])
+    if not (match and number):
         return None
-    exponent, suffix = spelled["exponent"] or "", spelled["suffix"] or ""
-    has_two = (spelled["sign"] and spelled["inner"]) or (exponent and suffix) or (number["by"] and exponent)
+    exponent, suffix = match["exponent"] or "", match["suffix"] or ""
+    has_two = (match["sign"] and match["inner"]) or (exponent and suffix) or (number["by"] and exponent)
     if has_two or (suffix and not with_suffix):
         return None
-    digits = number[0].translate(_PLAINLY[decimal])
-    return f"{spelled['sign']}{spelled['inner']}{digits}{exponent}{_POWERS[suffix.upper()]}"
+    digits = number[0].translate(_TO_PLAIN[decimal])
+    return f"{match['sign']}{match['inner']}{digits}{exponent}{_POWERS[suffix.upper()]}"
 
 
-def _decimal_of(table: Table, columns: list[_Column], places: set[int]) -> tuple[_Sign, str]:
-    """Decide which sign stands before decimals; and the cell that tells it, if one does."""
-    is_continental = _is_continental(table, places)
+def _find_decimal(table: Table, columns: list[_Column], places: set[int]) -> tuple[_DecimalSign, str]:
+    """Return the decimal sign, and the cell that shows it, if one does."""
+    suggests_comma = _suggests_decimal_comma(table, places)
     is_plain = all(column.is_plain.all() or (column.texts[~column.is_plain] == "").all() for column in columns)
-    if is_plain and not is_continental:
-        _refuse_thousands(table, columns)
+    if is_plain and not suggests_comma:
+        _check_thousands(table, columns)
         return ".", ""
-    either: dict[str, str] = {}
+    ambiguous: dict[str, str] = {}
     for cell in (cell for column in columns for cell in column.texts if "." in cell or "," in cell):
-        fits = [sign for sign in _NUMBER if _spelling(cell, sign)]
-        if len(fits) == 1:
-            return fits[0], cell
-        if fits:
-            either.setdefault("," if "," in cell else ".", cell)
-    cell = either.get(",") or (either.get(".") if is_continental else None)
+        signs = [sign for sign in _NUMBER if _to_plain(cell, sign)]
+        if len(signs) == 1:
+            return signs[0], cell
+        if signs:
+            ambiguous.setdefault("," if "," in cell else ".", cell)
+    cell = ambiguous.get(",") or (ambiguous.get(".") if suggests_comma else None)
     if cell:
-        found = f"{_shown(table, columns, cell)}, which may have decimals or thousands"
+        found = f"{_show_cell(table, columns, cell)}, which may have decimals or thousands"
         raise Ambiguous(table.source, "decimal", "',' or '.'", found)
     return ".", ""
 
 
-def _refuse_thousands(table: Table, columns: list[_Column]) -> None:
-    """Refuse prices of which some have a point before three digits, and the others are whole and below 1,000.
+def _check_thousands(table: Table, columns: list[_Column]) -> None:
+    """Raise Ambiguous if some prices have a point before three digits, and the others are whole and below 1,000.
 
-    So prices that cross 1,000 look where a point is between thousands.
+    Prices that cross 1,000 look so if the point separates thousands.
     """
     prices = [column.texts for column in columns if column.field in FIELDS]
     if not all(_SHORT_OR_GROUPED.fullmatch(cell) for texts in prices for cell in texts):
@@ -238,12 +240,13 @@ def _refuse_thousands(table: Table, columns: list[_Column]) -> None:
     grouped = next((cell for texts in prices for cell in texts if "." in cell), "")
     whole = next((cell for texts in prices for cell in texts if cell and "." not in cell), "")
     if grouped and whole:
-        found = f"{_shown(table, columns, grouped)} beside {_shown(table, columns, whole)}: a point before thousands?"
+        both = f"{_show_cell(table, columns, grouped)} beside {_show_cell(table, columns, whole)}"
+        found = f"{both}: a point before thousands?"
         raise Ambiguous(table.source, "decimal", "',' or '.'", found)
 
 
-def _refuse_32nds(table: Table, columns: list[_Column]) -> None:
-    """Refuse prices such as 110'165, which are points and 32nds, unless something shows thousands."""
+def _check_32nds(table: Table, columns: list[_Column]) -> None:
+    """Raise BadPayload for prices such as 110'165, in points and 32nds, unless the apostrophe separates thousands."""
     if all(column.is_plain.all() for column in columns):
         return
     prices = [cell for column in columns if column.field in FIELDS for cell in column.texts]
@@ -251,20 +254,20 @@ def _refuse_32nds(table: Table, columns: list[_Column]) -> None:
     if not marked or not all(map(_POINTS_AND_32NDS.fullmatch, marked)):
         return
     if not any("." in cell or "," in cell for cell in prices):
-        found = f"{_shown(table, columns, marked[0])}, which may be 32nds of a point"
+        found = f"{_show_cell(table, columns, marked[0])}, which may be 32nds of a point"
         raise BadPayload(table.source, "prices in decimals", found)
 
 
-def _shown(table: Table, columns: list[_Column], cell: str) -> str:
-    """Show a cell and the line of its first appearance."""
+def _show_cell(table: Table, columns: list[_Column], cell: str) -> str:
+    """Return a cell and the line of its first appearance."""
     row = min(int(np.argmax(column.texts == cell)) for column in columns if (column.texts == cell).any())
-    return f"{cell} in {table.place} {table.cells.index[row]}"
+    return f"{cell} in {table.row_unit} {table.cells.index[row]}"
 
 
-def _is_continental(table: Table, places: set[int]) -> bool:
-    """Whether something besides its numbers says that a table may have commas before decimals."""
-    words = {word for name in table.names for word in _plain_letters(name).split()}
-    if words & _CONTINENTAL:
+def _suggests_decimal_comma(table: Table, places: set[int]) -> bool:
+    """Return whether names, dates or separators suggest decimal commas."""
+    words = {word for name in table.names for word in _without_accents(name).split()}
+    if words & _DECIMAL_COMMA_WORDS:
         return True
     first = [
         str(cell)
@@ -275,9 +278,11 @@ def _is_continental(table: Table, places: set[int]) -> bool:
     if any(map(_DOTTED_DATE.match, first)):
         return True
     is_histdata = not table.has_header and any(map(_COMPACT_TIME.fullmatch, first))
-    return "separated by ;" in table.form and not is_histdata
+    return "separated by ;" in table.format and not is_histdata
 
 
-def _plain_letters(name: str) -> str:
-    """Write a name in small letters without accents."""
-    return "".join(one for one in unicodedata.normalize("NFKD", name.lower()) if not unicodedata.combining(one))
+def _without_accents(name: str) -> str:
+    """Return a name in lower case without accents."""
+    return "".join(
+        letter for letter in unicodedata.normalize("NFKD", name.lower()) if not unicodedata.combining(letter)
+    )

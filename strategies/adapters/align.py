@@ -54,7 +54,7 @@ class Ledger(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class ForecastQuery:
     """Which forecasts a strategy wants, and which columns of them.
 
     Args:
@@ -118,7 +118,7 @@ class _Known:
 def align(
     bars: Bars | pd.DataFrame,
     forecasts: Ledger | Sequence[OHLCForecast],
-    wanted: Wanted,
+    wanted: ForecastQuery,
     *,
     key: SeriesKey | None = None,
     shift: int = 0,
@@ -172,7 +172,7 @@ def closes_of(frame: pd.DataFrame, key: SeriesKey) -> NDArray[np.int64]:
     if not isinstance(times, pd.DatetimeIndex):
         raise _unexpected("frame", "open times in the column date or in the index", times.dtype)
     opens_T = key.opens_of(times)
-    closes_T = key.sessions.closes_of(key.timeframe, opens_T)
+    closes_T = key.trading_calendar.closes_of(key.timeframe, opens_T)
     if (closes_T < 0).any():
         raise _unexpected("frame", f"bars of {key} on the grid of {key.calendar}", times[closes_T < 0][0])
     if len(opens_T) > 1 and not _has_neighbours(opens_T, key):
@@ -182,7 +182,7 @@ def closes_of(frame: pd.DataFrame, key: SeriesKey) -> NDArray[np.int64]:
 
 def _has_neighbours(opens_T: NDArray[np.int64], key: SeriesKey) -> bool:
     """Whether any bar stands in the slot after that of another."""
-    grid = key.sessions.opens_between(key.timeframe, int(opens_T.min()), int(opens_T.max()) + 1)
+    grid = key.trading_calendar.opens_between(key.timeframe, int(opens_T.min()), int(opens_T.max()) + 1)
     return bool((np.diff(np.searchsorted(grid, np.unique(opens_T))) == 1).any())
 
 
@@ -195,7 +195,7 @@ def _closing_prices(frame: pd.DataFrame) -> NDArray[np.float64]:
 
 
 def _made(
-    forecasts: Ledger | Sequence[OHLCForecast], key: SeriesKey, wanted: Wanted, cutoff_T: NDArray[np.int64]
+    forecasts: Ledger | Sequence[OHLCForecast], key: SeriesKey, wanted: ForecastQuery, cutoff_T: NDArray[np.int64]
 ) -> Iterable[_Made]:
     """Give the forecasts that may belong to the bars."""
     if isinstance(forecasts, Sequence):
@@ -222,7 +222,9 @@ def _check_known(what: str, name: str | None, known: set[str]) -> None:
         raise _unexpected(what, f"one of {', '.join(sorted(known))}", name)
 
 
-def _made_between(ledger: Ledger, key: SeriesKey, wanted: Wanted, cutoff_T: NDArray[np.int64]) -> Iterator[_Made]:
+def _made_between(
+    ledger: Ledger, key: SeriesKey, wanted: ForecastQuery, cutoff_T: NDArray[np.int64]
+) -> Iterator[_Made]:
     """Read the span of the bars, some slots at a time: as rows, a year of minutes would fill the memory."""
     start, end = int(cutoff_T.min()), int(cutoff_T.max()) + 1
     portion = _SLOTS_PER_READ * key.timeframe.ms
@@ -232,7 +234,7 @@ def _made_between(ledger: Ledger, key: SeriesKey, wanted: Wanted, cutoff_T: NDAr
             yield _made_of_rows(list(of_one), wanted)
 
 
-def _made_of_rows(rows: list[LedgerRow], wanted: Wanted) -> _Made:
+def _made_of_rows(rows: list[LedgerRow], wanted: ForecastQuery) -> _Made:
     first, horizon = rows[0], max(row.step for row in rows)
     values_FHQ = None
     if horizon >= max(wanted.steps):
@@ -241,7 +243,7 @@ def _made_of_rows(rows: list[LedgerRow], wanted: Wanted) -> _Made:
     return _Made(first.model_id.name, first.cutoff, first.available_at, first.quantile_levels, horizon, values_FHQ)
 
 
-def _made_of(one: OHLCForecast, key: SeriesKey, wanted: Wanted) -> _Made:
+def _made_of(one: OHLCForecast, key: SeriesKey, wanted: ForecastQuery) -> _Made:
     if one.key != key:
         raise _unexpected("forecasts", f"those of {key}", one.key)
     if one.available_at is None:
@@ -256,7 +258,7 @@ def _made_of(one: OHLCForecast, key: SeriesKey, wanted: Wanted) -> _Made:
     return _Made(one.provenance.model_id, one.cutoff, one.available_at, one.quantile_levels, one.horizon, values_FHQ)
 
 
-def _known(made: Iterable[_Made], wanted: Wanted) -> _Known:
+def _known(made: Iterable[_Made], wanted: ForecastQuery) -> _Known:
     """Put the forecasts of the model into columns, but those that end before the last step asked for.
 
     Raises:
@@ -299,7 +301,7 @@ def _gather(values_N: NDArray[Any], at_T: NDArray[np.int64], otherwise: object) 
     return held[at_T]
 
 
-def _prices(known: _Known, wanted: Wanted, at_T: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
+def _prices(known: _Known, wanted: ForecastQuery, at_T: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
     """The columns of quantiles."""
     columns = {}
     for field in wanted.fields:
@@ -311,7 +313,7 @@ def _prices(known: _Known, wanted: Wanted, at_T: NDArray[np.int64]) -> dict[str,
 
 
 def _probabilities(
-    known: _Known, wanted: Wanted, at_T: NDArray[np.int64], price_T: NDArray[np.float64]
+    known: _Known, wanted: ForecastQuery, at_T: NDArray[np.int64], price_T: NDArray[np.float64]
 ) -> dict[str, NDArray[Any]]:
     """The columns of probabilities that a close is above the price of the row."""
     close_THQ = _gather(known.values_NFHQ[:, wanted.read_fields.index("close")], at_T, np.nan)

@@ -17,14 +17,14 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from forecaster import OHLCForecast, SeriesKey
-    from strategies.adapters.align import Ledger, Wanted
+    from strategies.adapters.align import ForecastQuery, Ledger
 
 
 def add_forecasts(
     frame: pd.DataFrame,
     key: SeriesKey,
     forecasts: Ledger | Sequence[OHLCForecast],
-    wanted: Wanted,
+    wanted: ForecastQuery,
     *,
     shift: int = 1,
 ) -> pd.DataFrame:

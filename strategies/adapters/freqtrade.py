@@ -17,14 +17,14 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from forecaster import OHLCForecast
-    from strategies.adapters.align import Ledger, Wanted
+    from strategies.adapters.align import ForecastQuery, Ledger
 
 
 def add_forecasts(
     frame: pd.DataFrame,
     metadata: Mapping[str, str],
     forecasts: Ledger | Sequence[OHLCForecast],
-    wanted: Wanted,
+    wanted: ForecastQuery,
     *,
     exchange: str,
     timeframe: str,
@@ -45,4 +45,4 @@ def add_forecasts(
     Raises:
         ValueError: as `align` does.
     """
-    return align(frame, forecasts, wanted, key=SeriesKey.of(exchange, metadata["pair"], timeframe))
+    return align(frame, forecasts, wanted, key=SeriesKey(exchange, metadata["pair"], timeframe))

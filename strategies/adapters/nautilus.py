@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from forecaster import OHLCForecast, SeriesKey
-    from strategies.adapters.align import Ledger, Wanted
+    from strategies.adapters.align import ForecastQuery, Ledger
 
 _NANOS_PER_MS: Final = 1_000_000
 _PRICES: Final = ["open", "high", "low", "close", "volume"]
@@ -40,7 +40,7 @@ def bar_records(frame: pd.DataFrame, key: SeriesKey) -> list[dict[str, Any]]:
 
 
 def forecast_records(
-    frame: pd.DataFrame, key: SeriesKey, forecasts: Ledger | Sequence[OHLCForecast], wanted: Wanted
+    frame: pd.DataFrame, key: SeriesKey, forecasts: Ledger | Sequence[OHLCForecast], wanted: ForecastQuery
 ) -> list[dict[str, Any]]:
     """Give a record for each bar's forecast that was there in time, with the columns of `align`.
 

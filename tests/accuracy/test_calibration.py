@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from forecaster.accuracy.calibration import Calibrator, Seen
-from forecaster.errors import InvalidContext, utc_text
+from forecaster.errors import InvalidArgument, format_time
 from forecaster.forecast import CHRONOS_LEVELS
 from tests.benchmarks.calibration import DRAWS, SEEDS, Played, coverage, loss_ratio, normal_quantiles, play, play_seeds
 
@@ -317,13 +317,13 @@ def test_a_forecast_of_the_future_is_not_restored():
     cases = make_cases(3)
     calibrator = Calibrator(HORIZON, LEVELS)
 
-    with pytest.raises(InvalidContext, match=f"cutoff: expected one up to none, found {utc_text(cases[0].cutoff)}"):
+    with pytest.raises(InvalidArgument, match=f"cutoff: expected one up to none, found {format_time(cases[0].cutoff)}"):
         calibrator.restore(*cases[0][:4])
 
     calibrate_all(cases[:2], calibrator)
 
     with pytest.raises(
-        InvalidContext, match=f"expected one up to {utc_text(cases[1].cutoff)}, found {utc_text(cases[2].cutoff)}"
+        InvalidArgument, match=f"expected one up to {format_time(cases[1].cutoff)}, found {format_time(cases[2].cutoff)}"
     ):
         calibrator.restore(*cases[2][:4])
 
@@ -365,7 +365,7 @@ def test_damaged_bytes_are_refused(at, change):
     damaged = bytearray(STORED)
     damaged[at] ^= change
 
-    with pytest.raises(InvalidContext, match="state of a calibrator: expected"):
+    with pytest.raises(InvalidArgument, match="state of a calibrator: expected"):
         Calibrator.from_bytes(bytes(damaged))
 
 
@@ -382,7 +382,7 @@ def test_damaged_bytes_are_refused(at, change):
     ],
 )
 def test_foreign_bytes_are_refused(stored, reason):
-    with pytest.raises(InvalidContext) as refused:
+    with pytest.raises(InvalidArgument) as refused:
         Calibrator.from_bytes(stored)
 
     assert str(refused.value) == f"state of a calibrator: expected {reason}"
@@ -393,16 +393,16 @@ def test_a_forecast_of_another_shape_is_refused(shape):
     case = make_cases(1)[0]._replace(raw_FHQ=np.ones(shape))
     calibrator = Calibrator(HORIZON, LEVELS)
 
-    with pytest.raises(InvalidContext, match=r"forecast: expected shape \(4, 3, 6\), found"):
+    with pytest.raises(InvalidArgument, match=r"forecast: expected shape \(4, 3, 6\), found"):
         calibrator.calibrate(*case)
-    with pytest.raises(InvalidContext, match=r"forecast: expected shape \(4, 3, 6\), found"):
+    with pytest.raises(InvalidArgument, match=r"forecast: expected shape \(4, 3, 6\), found"):
         calibrator.restore(*case[:4])
 
 
 def test_targets_of_another_number_are_refused():
     case = make_cases(1)[0]
 
-    with pytest.raises(InvalidContext, match=r"targets \(2,\)"):
+    with pytest.raises(InvalidArgument, match=r"targets \(2,\)"):
         Calibrator(HORIZON, LEVELS).calibrate(*case._replace(target_opens_H=case.target_opens_H[:2]))
 
 

@@ -19,7 +19,7 @@ from forecaster.accuracy.significance import (
     skill_interval,
     verdict,
 )
-from forecaster.errors import InvalidContext
+from forecaster.errors import InvalidArgument
 from tests.benchmarks.significance import equal_losses, false_alarms, intervals_that_hold, overlapping, whole_sets
 
 RUNS = 400
@@ -126,11 +126,11 @@ class TestRefusals:
 
     @pytest.mark.parametrize(("n", "lag", "needed"), [(9, 0, 10), (11, 2, 12), (31, 7, 32)])
     def test_too_few_cases(self, judge, n, lag, needed):
-        with pytest.raises(InvalidContext, match=f"losses: expected {needed} cases or more, found {n}"):
+        with pytest.raises(InvalidArgument, match=f"losses: expected {needed} cases or more, found {n}"):
             judge(np.arange(n), np.zeros(n), lag)
 
     def test_losses_of_other_cases(self, judge):
-        with pytest.raises(InvalidContext, match=r"losses: expected (20|19) cases of both, found (19|20)"):
+        with pytest.raises(InvalidArgument, match=r"losses: expected (20|19) cases of both, found (19|20)"):
             judge(np.arange(20.0), np.zeros(19), 0)
 
     @pytest.mark.parametrize("first", [True, False])
@@ -138,7 +138,7 @@ class TestRefusals:
         """One NaN would be a verdict of its own: no comparison with it is true."""
         good_N, bad_N = np.ones(20), np.r_[np.nan, np.ones(19)]
 
-        with pytest.raises(InvalidContext, match="losses: expected 20 finite numbers, found 19"):
+        with pytest.raises(InvalidArgument, match="losses: expected 20 finite numbers, found 19"):
             judge(*((bad_N, good_N) if first else (good_N, bad_N)), 0)
 
 

@@ -15,7 +15,7 @@ from forecaster.accuracy.metrics import share_interval
 from forecaster.accuracy.scores import RAW
 from forecaster.accuracy.significance import diebold_mariano, skill_interval
 from forecaster.accuracy.trust import judge, may_be_best, trust
-from forecaster.errors import InvalidContext
+from forecaster.errors import InvalidArgument
 from forecaster.forecast import ModelId
 from tests.builders import HOUR_MS, make_key
 from tests.forecast_builders import CUTOFF, make_past, make_steps
@@ -284,7 +284,7 @@ def test_trust_is_asked_for_a_step():
 
     assert trusted(losses, step=2).verdict.step == 2
     assert trusted(losses, step=3).value == 0.0
-    with pytest.raises(InvalidContext, match="expected 1 or more, found 0"):
+    with pytest.raises(InvalidArgument, match="expected 1 or more, found 0"):
         trusted(losses, step=0)
 
 

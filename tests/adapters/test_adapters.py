@@ -12,7 +12,7 @@ import pytest
 
 from forecaster.bars import COLUMNS
 from strategies.adapters import backtesting_py, freqtrade, nautilus
-from strategies.adapters.align import Wanted, align
+from strategies.adapters.align import ForecastQuery, align
 from tests.adapters.scene import KEY, make_scene
 from tests.builders import HOUR_MS, make_bars
 
@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 FRAMEWORKS = ("freqtrade", "nautilus_trader", "backtesting")
 HEAVY = (*FRAMEWORKS, "torch", "ccxt", "sqlalchemy")
 PAGE = (ROOT / "docs" / "adapters.md").read_text(encoding="utf-8")
-WANTED = Wanted(fields=("high", "close"))
+WANTED = ForecastQuery(fields=("high", "close"))
 NANOS_PER_MS = 1_000_000
 
 
@@ -79,7 +79,7 @@ def test_nautilus_forecasts_come_when_they_were_there(scene):
             "ts_event": one.cutoff * NANOS_PER_MS,
             "ts_init": one.available_at * NANOS_PER_MS,
             **{
-                f"fc_{field}_q{level:.0f}_1": one.quantile(field, level / 100)[0]
+                f"fc_{field}_q{level:.0f}_1": one.quantile(level / 100, field)[0]
                 for field in ("high", "close")
                 for level in (10, 50, 90)
             },

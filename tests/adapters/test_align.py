@@ -18,13 +18,13 @@ from forecaster.bars import FIELDS, Bars
 from forecaster.forecast import CHRONOS_LEVELS
 from forecaster.ledger import Run, RunId
 from forecaster.store import open_reader, open_store
-from strategies.adapters.align import Wanted, align
+from strategies.adapters.align import ForecastQuery, align
 from tests.adapters.scene import KEY, LAG_MS, forecast_of, make_scene, write_ledger
 from tests.builders import HOUR_MS, make_bars, make_key, utc_ms
 from tests.forecast_builders import make_forecast, make_provenance
 
-ALL = Wanted(fields=FIELDS, levels=(0.01, 0.07, 0.5, 0.99), steps=(1, 3))
-STEP_1 = Wanted()
+ALL = ForecastQuery(fields=FIELDS, levels=(0.01, 0.07, 0.5, 0.99), steps=(1, 3))
+STEP_1 = ForecastQuery()
 
 
 @pytest.fixture
@@ -70,8 +70,8 @@ def test_columns_are_what_the_forecast_says(bars):
         row = aligned.iloc[i]
         for field in FIELDS:
             for level, name in zip(ALL.levels, ("q1", "q7", "q50", "q99"), strict=True):
-                assert [row[f"fc_{field}_{name}_{h}"] for h in (1, 3)] == one.quantile(field, level)[[0, 2]].tolist()
-        assert [row[f"fc_prob_up_{h}"] for h in (1, 3)] == [one.prob_above(bars.close[i], h) for h in (1, 3)]
+                assert [row[f"fc_{field}_{name}_{h}"] for h in (1, 3)] == one.quantile(level, field)[[0, 2]].tolist()
+        assert [row[f"fc_prob_up_{h}"] for h in (1, 3)] == [one.prob_above(bars.close[i], step=h) for h in (1, 3)]
 
 
 @pytest.mark.parametrize("place", [*np.linspace(-0.3, 1.3, 9), "first", "last", "equal"])
@@ -86,7 +86,7 @@ def test_probabilities_of_any_price(bars, place):
     price = special.get(place) if isinstance(place, str) else values_Q[0] + place * np.ptp(values_Q)
     bar = Bars(KEY, bars.open_time[:1], np.array([[price, price, price, price, 1.0]]))
 
-    assert align(bar, [one], STEP_1)["fc_prob_up_1"].tolist() == [one.prob_above(price, 1)]
+    assert align(bar, [one], STEP_1)["fc_prob_up_1"].tolist() == [one.prob_above(price, step=1)]
 
 
 def test_last_moment(bars):
@@ -243,7 +243,7 @@ def test_ledger_and_hand_agree(tmp_path):
     bars, made = make_scene(1100)
     write_ledger(tmp_path, made)
     reader = open_reader(f"sqlite:///{tmp_path}/ledger.db")
-    wanted = Wanted(fields=FIELDS, steps=(1, 2), model="nano")
+    wanted = ForecastQuery(fields=FIELDS, steps=(1, 2), model="nano")
     in_hand = align(bars, made, wanted)
 
     assert (in_hand["fc_status"] == "ok").sum() > 800
@@ -257,23 +257,29 @@ def test_model_and_run(bars):
     walk = [replace(one, provenance=make_provenance("random_walk")) for one in forecasts_of(bars)]
     nano = [forecast_of(bars, i, 1, 0) for i in range(12)]
     store = in_store([*walk, *nano], "replay-1")
-    wanted = Wanted(model="nano", run_id="replay-1")
+    wanted = ForecastQuery(model="nano", run_id="replay-1")
 
     assert_same(align(bars, store, wanted), align(bars, nano, wanted))
-    assert set(align(bars, store, Wanted(model="nano"))["fc_status"]) == {"missing"}
+    assert set(align(bars, store, ForecastQuery(model="nano"))["fc_status"]) == {"missing"}
     with pytest.raises(ValueError, match="model: expected the name of one of nano, random_walk, found None"):
-        align(bars, store, Wanted(run_id="replay-1"))
+        align(bars, store, ForecastQuery(run_id="replay-1"))
 
 
 @pytest.mark.parametrize(
     ("wanted", "words"),
     [
-        (Wanted(model="nanoo", run_id="replay-1"), "model: expected one of nano, random_walk, found nanoo"),
-        (Wanted(model="nanoo"), "model: expected one of nano, random_walk, found nanoo"),
-        (Wanted(model="nano", run_id="replay-2"), "run_id: expected one of live, replay-1, found replay-2"),
-        (Wanted(model="nano", run_id="replay-2+50ms"), r"run_id: expected one of live, replay-1, found replay-2\+50ms"),
-        (Wanted(model="nano", run_id="replay-1", levels=(0.999,)), r"levels: expected 0.01 to 0.99, found 0.999"),
-        (Wanted(model="nano", run_id="replay-1", steps=(9,)), r"steps: expected 1 to 3, found \(9,\)"),
+        (ForecastQuery(model="nanoo", run_id="replay-1"), "model: expected one of nano, random_walk, found nanoo"),
+        (ForecastQuery(model="nanoo"), "model: expected one of nano, random_walk, found nanoo"),
+        (ForecastQuery(model="nano", run_id="replay-2"), "run_id: expected one of live, replay-1, found replay-2"),
+        (
+            ForecastQuery(model="nano", run_id="replay-2+50ms"),
+            r"run_id: expected one of live, replay-1, found replay-2\+50ms",
+        ),
+        (
+            ForecastQuery(model="nano", run_id="replay-1", levels=(0.999,)),
+            r"levels: expected 0.01 to 0.99, found 0.999",
+        ),
+        (ForecastQuery(model="nano", run_id="replay-1", steps=(9,)), r"steps: expected 1 to 3, found \(9,\)"),
     ],
 )
 @pytest.mark.parametrize("kept", ["memory", "sqlite"])
@@ -296,25 +302,25 @@ def test_a_series_that_the_ledger_does_not_know(bars, names):
     store.add_forecasts(forecasts_of(bars), "replay-1")
     other = make_key(**{"exchange": KEY.exchange, "symbol": KEY.symbol, "timeframe": str(KEY.timeframe)} | names)
     with pytest.raises(ValueError, match=f"key: expected one of {KEY} on {KEY.calendar}, found {other.exchange}"):
-        align(make_bars(other, 50), store, Wanted(model="nano", run_id="replay-1"))
+        align(make_bars(other, 50), store, ForecastQuery(model="nano", run_id="replay-1"))
 
 
 def test_a_model_that_no_forecast_in_hand_has(bars):
     with pytest.raises(ValueError, match="model: expected one of nano, found nanoo"):
-        align(bars, forecasts_of(bars), Wanted(model="nanoo"))
+        align(bars, forecasts_of(bars), ForecastQuery(model="nanoo"))
 
 
 def test_before_the_first_forecast_every_name_may_be_right(bars):
     """A bot may start before the service's first close: nothing is there, and nothing is refused."""
-    assert set(align(bars, MemoryStore(), Wanted(model="nano"))["fc_status"]) == {"missing"}
-    assert set(align(bars, [], Wanted(model="nano"))["fc_status"]) == {"missing"}
+    assert set(align(bars, MemoryStore(), ForecastQuery(model="nano"))["fc_status"]) == {"missing"}
+    assert set(align(bars, [], ForecastQuery(model="nano"))["fc_status"]) == {"missing"}
 
 
 @pytest.mark.parametrize(("latency_ms", "status"), [(0, "ok"), (4_000, "ok"), (LAG_MS, "ok"), (LAG_MS + 1, "late")])
 def test_a_replay_that_is_read_with_a_latency(bars, latency_ms, status):
     """The same forecasts, each there so much later: columns as of forecasts in hand that were."""
     store = in_store(forecasts_of(bars, 0), "replay-1")
-    wanted = Wanted(run_id=RunId("replay-1").delayed(latency_ms))
+    wanted = ForecastQuery(run_id=RunId("replay-1").delayed(latency_ms))
     aligned = align(bars, store, wanted)
 
     assert set(aligned["fc_status"]) == {status}
@@ -325,16 +331,16 @@ def test_a_replay_that_is_read_with_a_latency(bars, latency_ms, status):
 def test_a_name_that_holds_the_mark_of_digests(bars, name):
     """A folder's name may hold `@`: its forecasts are found by the whole name."""
     made = [replace(one, provenance=make_provenance(name)) for one in forecasts_of(bars)]
-    aligned = align(bars, in_store(made), Wanted(model=name))
+    aligned = align(bars, in_store(made), ForecastQuery(model=name))
 
     assert set(aligned["fc_status"]) == {"ok"}
-    assert_same(aligned, align(bars, made, Wanted(model=name)))
+    assert_same(aligned, align(bars, made, ForecastQuery(model=name)))
 
 
 def test_forecasts_that_end_too_soon(bars):
     """One that does not reach the last step asked for is as if it were not there; if none does, that is refused."""
     short, long = forecasts_of(bars, horizon=2), forecasts_of(bars, horizon=4)
-    wanted = Wanted(steps=(1, 4))
+    wanted = ForecastQuery(steps=(1, 4))
     for source in ([*short[:6], *long[6:]], in_store([*short[:6], *long[6:]])):
         assert align(bars, source, wanted)["fc_status"].tolist() == ["missing"] * 6 + ["ok"] * 6
     for source in (short, in_store(short)):
@@ -419,7 +425,7 @@ def test_frame_without_a_series(bars):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda one: replace(one, key=SeriesKey.of("kraken", "BTC/USDT", "1h")), "expected those of binance"),
+        (lambda one: replace(one, key=SeriesKey("kraken", "BTC/USDT", "1h")), "expected those of binance"),
         (lambda one: replace(one, available_at=None), "expected recorded ones"),
         (lambda one: make_forecast(KEY, one.cutoff, levels=(0.1, 0.5, 0.9)), "the same quantile levels in all"),
     ],
@@ -434,7 +440,7 @@ def test_forecasts_that_do_not_fit(bars, change, message):
 @pytest.mark.parametrize("level", [0.005, 0.995])
 def test_levels_outside_the_outermost(bars, level):
     with pytest.raises(ValueError, match=f"levels: expected {CHRONOS_LEVELS[0]} to {CHRONOS_LEVELS[-1]}"):
-        align(bars, forecasts_of(bars), Wanted(levels=(level,)))
+        align(bars, forecasts_of(bars), ForecastQuery(levels=(level,)))
 
 
 @pytest.mark.parametrize(
@@ -451,7 +457,7 @@ def test_levels_outside_the_outermost(bars, level):
 )
 def test_what_no_forecast_has(arguments):
     with pytest.raises(ValueError, match=next(iter(arguments))):
-        Wanted(**arguments)
+        ForecastQuery(**arguments)
 
 
 def test_shift_upwards(bars):

@@ -1,1 +1,1 @@
-"""Benchmarks, run by hand, each beside its real peer. Times are `forecaster bench model`."""
+"""Benchmarks, run by hand, each compared with its real peer; times of the model: `model_speed`."""

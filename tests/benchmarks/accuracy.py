@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING, Final
 
 from rich.progress import Progress
 
+from forecaster.accuracy.assess import assess
 from forecaster.accuracy.loss_series import Traces
 from forecaster.accuracy.scores import RAW, SERVED
 from forecaster.accuracy.trust import judge, may_be_best
 from forecaster.clock import now_ms
 from forecaster.config import Config
-from forecaster.cycle.settle import assess, settled_losses
+from forecaster.cycle.settle import settled_losses
 from forecaster.engine import Forecaster
 from forecaster.forecast import ModelId
 from forecaster.replay import replay

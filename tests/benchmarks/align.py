@@ -11,7 +11,7 @@ import sys
 import time
 
 from forecaster.model.chronos2.artifacts import hardware
-from strategies.adapters.align import Wanted, align
+from strategies.adapters.align import ForecastQuery, align
 from tests.adapters.scene import KEY, forecast_of
 from tests.builders import make_bars
 
@@ -23,7 +23,7 @@ def measure(count: int) -> float:
     taken = []
     for _ in range(3):
         started = time.perf_counter()
-        align(bars.frame, made, Wanted(), key=KEY)
+        align(bars.frame, made, ForecastQuery(), key=KEY)
         taken.append(time.perf_counter() - started)
     return min(taken)
 

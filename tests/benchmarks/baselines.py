@@ -19,10 +19,11 @@ import numpy as np
 from rich.console import Console
 from rich.progress import track
 
-from forecaster.bars import Context
+from forecaster.context import Context
 from forecaster.model.baselines.garch import Garch
 from forecaster.model.baselines.har import HarRange
-from forecaster.model.baselines.simple import FilteredHistoricalSimulation, RandomWalk
+from forecaster.model.baselines.historical_simulation import FilteredHistoricalSimulation
+from forecaster.model.baselines.random_walk import RandomWalk
 from forecaster.model.chronos2.artifacts import hardware
 from forecaster.model.training.synthetic import simulate_ohlc
 from tests.builders import HOUR_MS, make_key, utc_ms

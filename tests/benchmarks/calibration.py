@@ -22,9 +22,10 @@ from scipy import stats
 
 from forecaster.accuracy import metrics
 from forecaster.accuracy.calibration import Calibrator, Seen
-from forecaster.bars import FIELDS, Context
+from forecaster.bars import FIELDS
+from forecaster.context import Context
 from forecaster.forecast import CHRONOS_LEVELS, repair
-from forecaster.model.baselines.simple import baseline
+from forecaster.model.baselines import create_baseline
 from forecaster.model.chronos2.artifacts import hardware
 from forecaster.sources.files import FileSource
 
@@ -198,7 +199,7 @@ def _shares(outcome_NFH: NDArray[np.float64], values_NFHQ: NDArray[np.float64]) 
 def play_file(bars: Bars, model_name: str) -> Played:
     """Forecast the last cutoffs of real bars by a baseline, and calibrate as they come; in shares of the last close."""
     cutoffs = bars.close_time[CONTEXT:-HORIZON][-MOST_CUTOFFS:].tolist()
-    model, calibrator = baseline(model_name), Calibrator(HORIZON, CHRONOS_LEVELS)
+    model, calibrator = create_baseline(model_name), Calibrator(HORIZON, CHRONOS_LEVELS)
     parts: list[tuple[NDArray[np.float64], ...]] = []
     for cutoff in cutoffs:
         context = Context.ending_at(bars, cutoff, CONTEXT, CONTEXT // 2)

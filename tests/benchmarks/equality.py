@@ -30,13 +30,13 @@ from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress
 
 from forecaster.config import NANO
-from forecaster.model.bench import BASE
 from forecaster.model.chronos2.architecture import Chronos2
 from forecaster.model.chronos2.checkpoint import load_checkpoint
 from forecaster.model.chronos2.checkpoint_config import Architecture
 from forecaster.model.chronos2.checkpoint_files import NANO_FOLDER
 from forecaster.model.chronos2.core import grouped_forward
 from forecaster.model.training.pretrain import PATCH, TrainingPlan, build_model
+from tests.benchmarks.model_speed import BASE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -30,11 +30,11 @@ from rich.console import Console
 from rich.progress import Progress
 
 from forecaster.bars import SeriesKey
-from forecaster.calendars import Labels
 from forecaster.errors import ConfigError
 from forecaster.sources.files.load import load_tables
-from forecaster.tables import Reading
-from forecaster.tables.reading import read_table
+from forecaster.tables import ParseOptions
+from forecaster.tables.rows import read_table
+from forecaster.zones import Labels
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -98,12 +98,12 @@ class Judge:
         dates = pd.date_range(first, last, unit="ms")
         at = opened.reindex(dates)
         ms = np.where(at.isna(), -1, at.to_numpy().astype(np.int64))
-        return cls(SeriesKey.of("file", "A/USD", "1d", name), dates, ms, opened.to_numpy().astype(np.int64), known.tz)
+        return cls(SeriesKey("file", "A/USD", "1d", name), dates, ms, opened.to_numpy().astype(np.int64), known.tz)
 
 
 def landed(key: SeriesKey, times: pd.DatetimeIndex | Labels) -> NDArray[np.int64]:
     """The open times of the bars that labels stand for in the program; -1 for none."""
-    sessions = key.sessions
+    sessions = key.trading_calendar
     if isinstance(times, pd.DatetimeIndex):
         opens = key.opens_of(times)
     else:
@@ -114,7 +114,7 @@ def landed(key: SeriesKey, times: pd.DatetimeIndex | Labels) -> NDArray[np.int64
 def read_rows(path: Path) -> Rows:
     """The rows of a file of one series, of which none is judged yet."""
     (table,) = load_tables(path)
-    (rows,) = read_table(table, Reading()).values()
+    (rows,) = read_table(table, ParseOptions()).values()
     return rows
 
 
@@ -158,7 +158,7 @@ def _check_epochs(judge: Judge, found: Found) -> None:
     opens, dates = judge.opens[there], judge.dates[there]
     local = dates.tz_localize(judge.zone, ambiguous=np.ones(len(dates), bool), nonexistent="shift_forward")
     for times in (pd.to_datetime(opens, unit="ms"), dates, local.tz_convert(None)):
-        epochs = Labels.of_epochs(times.to_numpy().astype("datetime64[ms]").astype(np.int64))
+        epochs = Labels.from_epochs(times.to_numpy().astype("datetime64[ms]").astype(np.int64))
         found.add(f"{judge.key.calendar} epoch", landed(judge.key, epochs), opens, times)
 
 
@@ -167,7 +167,7 @@ def computable(names: Sequence[str]) -> Iterator[str]:
     for name in names:
         try:
             if name != "24/7":
-                SeriesKey.of("file", "A/USD", "1d", name).sessions  # noqa: B018 - whether it can be had is the question
+                SeriesKey("file", "A/USD", "1d", name).trading_calendar  # noqa: B018 - whether it can be had is the question
                 yield name
         except ConfigError as error:
             sys.stderr.write(f"left out: {error}\n")

@@ -24,9 +24,10 @@ import pandas as pd
 import torch
 from rich.progress import Progress
 
-from forecaster.bars import FIELDS, Context
+from forecaster.bars import FIELDS
 from forecaster.clock import now_ms
 from forecaster.config import Config
+from forecaster.context import Context
 from forecaster.engine import Forecaster
 from forecaster.model.chronos2.artifacts import hardware
 from forecaster.model.chronos2.checkpoint import load_checkpoint
@@ -70,14 +71,14 @@ class Contest:
         from chronos import Chronos2Pipeline  # it loads transformers
 
         self.upstream = Chronos2Pipeline(to_upstream(load_checkpoint("nano", None, "cpu")[0]))
-        rows_of = self.forecaster.models[0].rows_of
+        rows_of = self.forecaster.models.primary.rows_of
         rows_SCT = np.stack([rows_of(one) for one in self.contexts])
         self.rows_SCT = torch.from_numpy(rows_SCT.astype(np.float32))
         self.share: list[float] = []
 
     def warm_up(self, *, compiled: bool) -> None:
         """Forecast until the engine that will serve does."""
-        model, give_up = self.forecaster.models[0], time.monotonic() + WARM_UP_SECONDS
+        model, give_up = self.forecaster.models.primary, time.monotonic() + WARM_UP_SECONDS
         self.model_alone()
         while compiled and model.engine != "compiled" and time.monotonic() < give_up:
             time.sleep(1)
@@ -85,7 +86,7 @@ class Contest:
 
     def whole_path(self) -> float:
         """Windows a second, from bars to a ledger on disk."""
-        model = self.forecaster.models[0]
+        model = self.forecaster.models.primary
         with tempfile.TemporaryDirectory() as folder, closing(open_store(f"sqlite:///{folder}/ledger.db")) as store:
             own = Forecaster(self.config, store, models=self.forecaster.models)
             before, started = model.forward_seconds, time.perf_counter()
@@ -96,7 +97,7 @@ class Contest:
 
     def model_alone(self) -> float:
         """Windows a second of our wrapper, forecasts only."""
-        return self._rate(lambda: self.forecaster.models[0].predict(self.contexts, HORIZON), len(self.contexts))
+        return self._rate(lambda: self.forecaster.models.primary.predict(self.contexts, HORIZON), len(self.contexts))
 
     def predict(self, rows: int) -> float:
         """Windows a second of upstream's `predict`, so many rows in a batch, forecasts only."""
@@ -150,7 +151,7 @@ def contest(windows: int, rounds: int, compile_: str) -> dict[str, object]:
         "windows": windows,
         "rounds": rounds,
         "compile": compile_,
-        "engine": here.forecaster.models[0].engine,
+        "engine": here.forecaster.models.primary.engine,
         "windows_per_second": middle,
         "whole_path_over_predict_df_loop": round(middle["whole_path"] / middle["predict_df_loop"], 2),
         "model_alone_over_predict_at_its_best": round(middle["model_alone"] / best, 2),

@@ -24,7 +24,7 @@ from forecaster.sources.exchange.guard import pair_rows, read_body, read_rows
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-KEY: Final = SeriesKey.of("binance", "BTC/USDT", "1h")
+KEY: Final = SeriesKey("binance", "BTC/USDT", "1h")
 STEP: Final = KEY.timeframe.ms
 START: Final = 1_700_000_000_000 // STEP * STEP
 ROWS_OF_A_PAGE: Final = 100

@@ -25,7 +25,7 @@ from rich.progress import Progress
 from forecaster.accuracy.losses import SCALE_BARS
 from forecaster.accuracy.scores import Scores
 from forecaster.bars import FIELDS, Bars
-from forecaster.cycle.settle import arrived_losses
+from forecaster.cycle.settle import newly_settled_losses
 from forecaster.forecast import OHLCForecast, repair
 from forecaster.ledger import LIVE, Run
 from forecaster.model.chronos2.artifacts import hardware
@@ -54,7 +54,7 @@ from forecaster.bars import SeriesKey
 from forecaster.store import open_reader
 
 reader, traced = open_reader(sys.argv[1]), bool(int(sys.argv[2]))
-keys = [SeriesKey.of("binance", symbol, "1h") for symbol in sys.argv[3:]]
+keys = [SeriesKey("binance", symbol, "1h") for symbol in sys.argv[3:]]
 started = time.perf_counter()
 scores, traces = Scores(), Traces()
 for losses in settled_losses(reader, keys, 2**61):
@@ -146,7 +146,7 @@ def measure_close(url: str, keys: tuple[SeriesKey, ...]) -> dict[str, object]:
             owed = [(CUTOFF + i * HOUR_MS, STEPS - i) for i in range(STEPS)]
             store.add_forecasts([one for cutoff, steps in owed for one in forecasts(key, cutoff, steps)], LIVE)
         started, busy = time.perf_counter(), time.process_time()
-        losses = arrived_losses(store, close, since=close - 1)
+        losses = newly_settled_losses(store, close, since=close - 1)
         measured = time.perf_counter() - started
         scores = Scores(losses)
         seconds, busy = time.perf_counter() - started, time.process_time() - busy

@@ -22,7 +22,7 @@ from rich.progress import Progress
 
 from forecaster.accuracy.scores import Scores
 from forecaster.bars import FIELDS, Bars
-from forecaster.cycle.settle import arrived_losses
+from forecaster.cycle.settle import newly_settled_losses
 from forecaster.ledger import LIVE, Run
 from forecaster.model.chronos2.artifacts import hardware
 from forecaster.store.maintenance import facts
@@ -44,7 +44,7 @@ from forecaster.bars import SeriesKey
 from forecaster.store import open_reader
 
 reader, asked, series = open_reader(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
-keys = [SeriesKey.of("binance", f"COIN{i * 7919 % series}/USDT", "1h") for i in range(asked)]
+keys = [SeriesKey("binance", f"COIN{i * 7919 % series}/USDT", "1h") for i in range(asked)]
 seconds = []
 for key in keys:
     started = time.perf_counter()
@@ -87,7 +87,7 @@ def measure(store: SqlStore, url: str, number: int) -> dict[str, object]:
         store.add_bars(one)
     arrive, seen = time.perf_counter() - started, int(bars[0].close_time[-1])
     started = time.perf_counter()
-    losses = arrived_losses(store, seen, since=seen - 1)
+    losses = newly_settled_losses(store, seen, since=seen - 1)
     settle = time.perf_counter() - started
     started = time.perf_counter()
     reports = Scores(losses).reports()
@@ -100,7 +100,7 @@ def measure(store: SqlStore, url: str, number: int) -> dict[str, object]:
         "bars_arrive_seconds": round(arrive, 2),
         "settled": sum(len(one.steps) for one in losses) * len(FIELDS),
         "reports": len(reports),
-        "settle_seconds": round(settle, 2),
+        "fetch_delay_seconds": round(settle, 2),
         "score_seconds": round(score, 2),
         "bytes_per_row": round(size.bytes / rows),
     }
@@ -136,7 +136,7 @@ def plot(found: list[dict[str, object]], out: Path) -> None:
     panels = {
         "rows_per_second": "durable rows per second",
         "latest_ms_p99": "latest(), 99th percentile, ms",
-        "settle_seconds": "read and measure 96,000 settled rows, s",
+        "fetch_delay_seconds": "read and measure 96,000 settled rows, s",
         "score_seconds": "count 96,000 rows, s",
     }
     figure = Figure(figsize=(10, 6), layout="constrained")

@@ -181,16 +181,16 @@ class RealFile(NamedTuple):
 
 
 REAL_FILES = (
-    RealFile(BUNDLED, "SPX_USD_1d.csv", SeriesKey.of("index", "SPX/USD", "1d", "XNYS"), BEFORE_2014),
-    RealFile(BUNDLED, "IXIC_USD_1d.csv", SeriesKey.of("index", "IXIC/USD", "1d", "XNYS"), BEFORE_2014),
-    RealFile(SHARED, "AAPL_1d.csv", SeriesKey.of("stock", "AAPL/USD", "1d", "XNYS")),
-    RealFile(SHARED, "MSTR_1d.csv", SeriesKey.of("stock", "MSTR/USD", "1d", "XNYS")),
-    RealFile(SHARED, "AAPL_1h.csv", SeriesKey.of("stock", "AAPL/USD", "1h", "XNYS")),
-    RealFile(SHARED, "NVDA_1h.csv", SeriesKey.of("stock", "NVDA/USD", "1h", "XNYS")),
-    RealFile(SHARED, "BTCUSDT_1d.csv", SeriesKey.of("crypto", "BTC/USDT", "1d")),
-    RealFile(SHARED, "ETHUSDT_1d.csv", SeriesKey.of("crypto", "ETH/USDT", "1d")),
-    RealFile(SHARED, "SUIUSDT_1d.csv", SeriesKey.of("crypto", "SUI/USDT", "1d")),
-    RealFile(SHARED, "BTCUSD_1h_coinbase.csv", SeriesKey.of("crypto", "BTC/USD", "1h")),
+    RealFile(BUNDLED, "SPX_USD_1d.csv", SeriesKey("index", "SPX/USD", "1d", "XNYS"), BEFORE_2014),
+    RealFile(BUNDLED, "IXIC_USD_1d.csv", SeriesKey("index", "IXIC/USD", "1d", "XNYS"), BEFORE_2014),
+    RealFile(SHARED, "AAPL_1d.csv", SeriesKey("stock", "AAPL/USD", "1d", "XNYS")),
+    RealFile(SHARED, "MSTR_1d.csv", SeriesKey("stock", "MSTR/USD", "1d", "XNYS")),
+    RealFile(SHARED, "AAPL_1h.csv", SeriesKey("stock", "AAPL/USD", "1h", "XNYS")),
+    RealFile(SHARED, "NVDA_1h.csv", SeriesKey("stock", "NVDA/USD", "1h", "XNYS")),
+    RealFile(SHARED, "BTCUSDT_1d.csv", SeriesKey("crypto", "BTC/USDT", "1d")),
+    RealFile(SHARED, "ETHUSDT_1d.csv", SeriesKey("crypto", "ETH/USDT", "1d")),
+    RealFile(SHARED, "SUIUSDT_1d.csv", SeriesKey("crypto", "SUI/USDT", "1d")),
+    RealFile(SHARED, "BTCUSD_1h_coinbase.csv", SeriesKey("crypto", "BTC/USD", "1h")),
 )
 
 
@@ -416,7 +416,9 @@ def read(file: RealFile) -> Bars:
 
 def on_the_grid(bars: Bars) -> NDArray[np.float64]:
     """Give (4, T) prices in every slot of the calendar from the first bar to the last; NaN without a bar."""
-    slots = bars.key.sessions.opens_between(bars.key.timeframe, int(bars.open_time[0]), int(bars.open_time[-1]) + 1)
+    slots = bars.key.trading_calendar.opens_between(
+        bars.key.timeframe, int(bars.open_time[0]), int(bars.open_time[-1]) + 1
+    )
     ohlc_CT = np.full((len(FIELDS), len(slots)), np.nan)
     ohlc_CT[:, np.searchsorted(slots, bars.open_time)] = bars.ohlcv_TF[:, : len(FIELDS)].T
     return ohlc_CT

@@ -60,7 +60,7 @@ def walk(n_series, steps=50, seed=3):
     return [Series(ohlc) for ohlc in np.exp(np.stack(fields, axis=1))]
 
 
-def facts_of(series):
+def describe_plan(series):
     """Each fact by its name: the median of some series."""
     return dict(zip(map(str, FACTS), np.median(measure(series), axis=0), strict=True))
 
@@ -108,7 +108,7 @@ def test_a_season_explains_its_share_of_the_variance():
 
 def test_bars_of_a_random_walk_have_the_numbers_of_its_law():
     """Parkinson's volatility is that of the walk, a little less since it is seen in steps; nothing else is there."""
-    found = facts_of(walk(8))
+    found = describe_plan(walk(8))
 
     assert found["Parkinson / σ of returns"] == pytest.approx(0.93, abs=0.05)
     assert found["open is the close before"] == 1.0

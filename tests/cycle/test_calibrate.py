@@ -10,12 +10,14 @@ import pytest
 import structlog
 
 from forecaster import Forecaster, MemorySource, MemoryStore
-from forecaster.bars import Bars, Context
+from forecaster.bars import Bars
 from forecaster.config import Config
+from forecaster.context import Context
 from forecaster.errors import StoreUnavailable
 from forecaster.forecast import repair
 from forecaster.ledger import LIVE, Run
-from forecaster.model.baselines.simple import RandomWalk
+from forecaster.model import ModelSuite
+from forecaster.model.baselines.random_walk import RandomWalk
 from forecaster.replay import replay
 from forecaster.replay.replay import ReplayPlan
 from forecaster.store import open_store
@@ -35,7 +37,7 @@ def make_forecaster(store=None, **model):
             "model": {"context": 64, "min_context": 16, "horizon": HORIZON} | model,
         }
     )
-    return Forecaster(config, store or MemoryStore(), {KEY: MemorySource([BARS])}, [RandomWalk()])
+    return Forecaster(config, store or MemoryStore(), {KEY: MemorySource([BARS])}, ModelSuite(RandomWalk()))
 
 
 def context_at(i):

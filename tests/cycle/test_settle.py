@@ -8,16 +8,19 @@ import functools
 import numpy as np
 import pytest
 
+from forecaster.accuracy.assess import assess
 from forecaster.accuracy.loss_series import Traces
 from forecaster.accuracy.losses import measure
 from forecaster.accuracy.scores import RAW, SERVED, Scores
 from forecaster.accuracy.trust import judge, trust
-from forecaster.bars import Bars, Context
-from forecaster.cycle.settle import arrived_losses, assess, rebuild, settled_losses, start_of, trust_in
+from forecaster.bars import Bars
+from forecaster.client import trust_in, window_start
+from forecaster.context import Context
+from forecaster.cycle.settle import newly_settled_losses, rescore, settled_losses
 from forecaster.errors import ConfigError
 from forecaster.forecast import repair
 from forecaster.ledger import LIVE, Run
-from forecaster.model.baselines.simple import RandomWalk
+from forecaster.model.baselines.random_walk import RandomWalk
 from forecaster.store import open_store
 from tests.builders import HOUR_MS, make_bars, make_key, utc_ms
 from tests.forecast_builders import make_provenance
@@ -96,7 +99,7 @@ def test_what_arrived_is_what_one_close_settles(store):
     """Of each series and model, the steps of several cutoffs that were about one bar."""
     fill(store, (KEY, ETHER), range(FIRST, FIRST + 24))
     close = int(all_bars().close_time[FIRST + 20])
-    losses = arrived_losses(store, close, since=close - 1)
+    losses = newly_settled_losses(store, close, since=close - 1)
 
     assert {one.steps.key for one in losses} == {KEY, ETHER}
     for one in losses:
@@ -109,7 +112,7 @@ def test_what_arrived_is_what_one_close_settles(store):
 
 
 def arrived_at(store, close):
-    return arrived_losses(store, close, since=close - 1)
+    return newly_settled_losses(store, close, since=close - 1)
 
 
 @pytest.mark.parametrize("place", [0, 17, 79])
@@ -272,8 +275,8 @@ def test_scores_can_be_rebuilt(store, calibrated):
     for since in (None, int(all_bars().close_time[FIRST + 12])):
         whole = assess(settled_losses(store, [KEY, ETHER], EVER, since)).scores
 
-        assert whole.difference(rebuild(store, [KEY, ETHER], EVER, since)) <= 1e-12
-        assert rebuild(store, [KEY], EVER, since).difference(whole) == float("inf")
+        assert whole.difference(rescore(store, [KEY, ETHER], EVER, since)) <= 1e-12
+        assert rescore(store, [KEY], EVER, since).difference(whole) == float("inf")
 
 
 def as_of(i=FIRST + 79):
@@ -319,13 +322,13 @@ def test_trust_is_in_the_revision_that_forecast_last(store):
 def test_trust_looks_at_the_newest_500_bars(monkeypatch):
     """What settled before them is forgotten."""
     store = fill(open_store("memory:"))
-    monkeypatch.setattr("forecaster.cycle.settle.TRUSTED_CUTOFFS", 20)
+    monkeypatch.setattr("forecaster.client.TRUSTED_CUTOFFS", 20)
 
     assert trust_in(store, KEY, "nano", 1, as_of()).verdict.n == 20
 
 
 def test_window_begins_so_many_days_before():
-    assert start_of("3d", 10 * 24 * HOUR_MS) == 7 * 24 * HOUR_MS
-    assert start_of(None, 5) is None
+    assert window_start("3d", 10 * 24 * HOUR_MS) == 7 * 24 * HOUR_MS
+    assert window_start(None, 5) is None
     with pytest.raises(ConfigError, match="a number of days such as 30d"):
-        start_of("30", 0)
+        window_start("30", 0)

@@ -22,9 +22,16 @@ from hypothesis import strategies as st
 
 from forecaster.config import AlertsConfig
 from forecaster.daemon import alert_sender as receivers
-from forecaster.daemon.alert_sender import MOST_WAITING, Courier, Reply, Webhook, open_receivers, try_once
-from forecaster.daemon.alerts import BEGINS_AFTER, OVER_AFTER, REMEMBERED, Alerts, Book, trial
-from forecaster.daemon.conditions import WHAT_TO_DO, Alert, Condition
+from forecaster.daemon.alert_sender import MAX_QUEUED, AlertSender, SendResult, Webhook, open_receivers, try_once
+from forecaster.daemon.alerts import (
+    FIRING_AFTER,
+    REMEMBERED_CHECKS,
+    RESOLVED_AFTER,
+    AlertManager,
+    AlertStates,
+    make_test_alert,
+)
+from forecaster.daemon.conditions import REMEDIES, Alert, Condition
 from forecaster.errors import ConfigError
 from forecaster.secret import Secret
 from tests.builders import utc_ms
@@ -38,12 +45,12 @@ DISK = Condition("disk", "ledger", "12 MiB are free", "critical")
 START = utc_ms("2024-05-01")
 
 
-def told(book, looks, every=1):
-    """What a book tells over looks, each a list of conditions: (look, state, kind) of each alert."""
+def told(states, looks, every=1):
+    """What a states tells over looks, each a list of conditions: (look, state, kind) of each alert."""
     return [
         (look, alert.state, alert.kind)
         for look, found in enumerate(looks, 1)
-        for alert in book.read(found, START + look * every)
+        for alert in states.update(found, START + look * every)
     ]
 
 
@@ -51,18 +58,18 @@ def test_condition_is_told_once_and_when_it_is_over():
     """After three looks that found it, and twelve that did not."""
     looks = [[STALE]] * 50 + [[]] * 50
 
-    assert told(Book(1000), looks) == [(3, "began", "stale_series"), (62, "over", "stale_series")]
+    assert told(AlertStates(1000), looks) == [(3, "firing", "stale_series"), (62, "resolved", "stale_series")]
 
 
 def test_condition_that_lasts_is_told_again():
     """Each time so many looks have passed; not while it happens to be gone."""
     looks = [[STALE]] * 23 + [[]] * 11 + [[STALE]] * 5
 
-    assert told(Book(10), looks) == [
-        (3, "began", "stale_series"),
-        (13, "lasts", "stale_series"),
-        (23, "lasts", "stale_series"),
-        (35, "lasts", "stale_series"),
+    assert told(AlertStates(10), looks) == [
+        (3, "firing", "stale_series"),
+        (13, "repeated", "stale_series"),
+        (23, "repeated", "stale_series"),
+        (35, "repeated", "stale_series"),
     ]
 
 
@@ -73,48 +80,48 @@ def test_condition_that_lasts_is_told_again():
 )
 def test_condition_that_never_lasts_is_not_told(looks):
     """Three looks must find it in a row."""
-    assert told(Book(10), looks) == []
+    assert told(AlertStates(10), looks) == []
 
 
 def test_condition_that_is_gone_for_a_moment_lasts():
-    looks = [[STALE]] * 3 + ([[]] * (OVER_AFTER - 1) + [[STALE]]) * 20
+    looks = [[STALE]] * 3 + ([[]] * (RESOLVED_AFTER - 1) + [[STALE]]) * 20
 
-    assert told(Book(10**6), looks) == [(3, "began", "stale_series")]
+    assert told(AlertStates(10**6), looks) == [(3, "firing", "stale_series")]
 
 
 def test_condition_that_comes_and_goes_is_told_a_few_times():
     """A day of 15 s here and 5 minutes gone: each time it must be gone for twice as long, until it never is."""
-    looks = ([[STALE]] * BEGINS_AFTER + [[]] * 60) * 274
-    states = [state for _, state, _ in told(Book(10**6), looks)]
+    looks = ([[STALE]] * FIRING_AFTER + [[]] * 60) * 274
+    states = [state for _, state, _ in told(AlertStates(10**6), looks)]
 
-    assert states == ["began", "over"] * 3 + ["began"]
+    assert states == ["firing", "resolved"] * 3 + ["firing"]
 
 
 def test_condition_that_comes_back_late_is_told_as_at_first():
     """What was there an hour ago or more is forgotten."""
-    episode = [[STALE]] * BEGINS_AFTER + [[]] * (REMEMBERED + 2 * OVER_AFTER)
+    episode = [[STALE]] * FIRING_AFTER + [[]] * (REMEMBERED_CHECKS + 2 * RESOLVED_AFTER)
     looks = [look for _ in range(3) for look in episode]
-    places = [place for place, state, _ in told(Book(10**6), looks) if state == "over"]
+    places = [place for place, state, _ in told(AlertStates(10**6), looks) if state == "resolved"]
 
-    assert [place % len(episode) for place in places] == [BEGINS_AFTER + OVER_AFTER] * 3
+    assert [place % len(episode) for place in places] == [FIRING_AFTER + RESOLVED_AFTER] * 3
 
 
 def test_book_forgets():
     """What is over leaves nothing behind, however many series there were."""
-    book = Book(10)
+    states = AlertStates(10)
     for place in range(100):
-        book.read([Condition("stale_series", str(place), "x")], START)
-    for _ in range(REMEMBERED * 2):
-        book.read([], START)
+        states.update([Condition("stale_series", str(place), "x")], START)
+    for _ in range(REMEMBERED_CHECKS * 2):
+        states.update([], START)
 
-    assert book._pages == {}
+    assert states._tracked == {}
 
 
 def test_conditions_of_one_kind_are_told_together():
     """When an exchange is down, one message tells of all its series."""
     series = [STALE._replace(subject=f"kraken {i}") for i in range(200)]
-    book = Book(1000)
-    alerts = [alert for _ in range(3) for alert in book.read([*series, DISK], START)]
+    states = AlertStates(1000)
+    alerts = [alert for _ in range(3) for alert in states.update([*series, DISK], START)]
 
     assert [(alert.kind, len(alert.conditions), alert.severity) for alert in alerts] == [
         ("stale_series", 200, "warning"),
@@ -124,9 +131,9 @@ def test_conditions_of_one_kind_are_told_together():
 
 def test_times_of_an_alert():
     """Since the first look of those that found it; later the same, though it was gone for a moment; the newest text."""
-    book = Book(5)
+    states = AlertStates(5)
     looks = [[STALE], [], *[[STALE._replace(text=f"{i} bars old")] if i != 4 else [] for i in range(9)]]
-    alerts = [alert for look, found in enumerate(looks) for alert in book.read(found, START + look * 5000)]
+    alerts = [alert for look, found in enumerate(looks) for alert in states.update(found, START + look * 5000)]
     began, lasts = alerts
 
     assert (began.since, began.at) == (START + 10_000, START + 20_000)
@@ -138,24 +145,24 @@ def test_times_of_an_alert():
 @settings(max_examples=200, deadline=None)
 def test_what_is_told_alternates(found, repeat):
     """It begins before it lasts or is over, and is over at most as often as it began."""
-    states = [state for _, state, _ in told(Book(repeat), [[STALE] if one else [] for one in found])]
-    without = [state for state in states if state != "lasts"]
+    states = [state for _, state, _ in told(AlertStates(repeat), [[STALE] if one else [] for one in found])]
+    without = [state for state in states if state != "repeated"]
 
-    assert without == ["began", "over"] * (len(without) // 2) + ["began"] * (len(without) % 2)
-    assert "lasts" not in states[:1]
+    assert without == ["firing", "resolved"] * (len(without) // 2) + ["firing"] * (len(without) % 2)
+    assert "repeated" not in states[:1]
 
 
 def test_text_says_what_since_when_and_what_to_do():
-    alert = Alert("began", "disk", (DISK,), START, START + 15_000)
+    alert = Alert("firing", "disk", (DISK,), START, START + 15_000)
 
     assert alert.title == "forecaster: critical: disk: ledger"
     assert alert.body == (
         "12 MiB are free\nSince 2024-05-01 00:00 UTC.\n"
-        "Free space beside the ledger, or `forecaster store prune`: without space nothing is recorded. "
+        "Free space beside the ledger, or run `forecaster store prune`: without space nothing is recorded. "
         "See docs/operations.md#disk"
     )
     assert alert.record() == {
-        "state": "began",
+        "state": "firing",
         "kind": "disk",
         "severity": "critical",
         "subjects": ["ledger"],
@@ -167,16 +174,16 @@ def test_text_says_what_since_when_and_what_to_do():
 
 
 def test_text_of_what_is_over():
-    alert = Alert("over", "disk", (DISK,), START, START + 3_600_000)
+    alert = Alert("resolved", "disk", (DISK,), START, START + 3_600_000)
 
-    assert alert.title == "forecaster: over: disk: ledger"
-    assert alert.body.endswith("This was so since 2024-05-01 00:00 UTC, and is over at 2024-05-01 01:00 UTC.")
+    assert alert.title == "forecaster: resolved: disk: ledger"
+    assert alert.body.endswith("Started 2024-05-01 00:00 UTC, resolved 2024-05-01 01:00 UTC.")
 
 
 def test_text_has_an_end_and_no_line_of_others():
     """An exchange's error text is in it: it may be long, hold an escape, or a secret."""
     hostile = STALE._replace(subject="x\nforged", text="token=geheim\x1b[2J\n" + "y" * 10_000)
-    alert = Alert("began", "stale_series", (hostile,) * 300, START, START)
+    alert = Alert("firing", "stale_series", (hostile,) * 300, START, START)
     text = alert.record()["text"]
 
     assert len(text) < 8_000
@@ -191,7 +198,7 @@ def test_each_kind_has_advice():
     kinds = {"stale_series", "ban", "fallback", "drift", "no_skill", "disk", "failing_cycle", "not_alive"}
     kinds |= {"ledger_unavailable", "ledger_damaged", "revised"}
 
-    assert set(WHAT_TO_DO) == kinds
+    assert set(REMEDIES) == kinds
 
 
 class Inbox:
@@ -276,7 +283,7 @@ def address(inbox):
 @pytest.fixture
 def hasty(monkeypatch):
     """Do not wait ten seconds for a receiver that hangs."""
-    monkeypatch.setattr(receivers, "_SECONDS", 0.3)
+    monkeypatch.setattr(receivers, "_TIMEOUT_SECONDS", 0.3)
 
 
 @pytest.fixture
@@ -293,14 +300,14 @@ def secret_file(tmp_path):
 
 
 def test_webhook_posts_json(inbox, address):
-    reply = Webhook(Secret(address)).send(trial(START))
+    reply = Webhook(Secret(address)).send(make_test_alert(START))
 
-    assert reply == Reply(sent=True, may_repeat=False, said="200")
-    assert inbox.got == [(f"/services/{SECRET}?x=1", trial(START).record())]
+    assert reply == SendResult(sent=True, retryable=False, detail="200")
+    assert inbox.got == [(f"/services/{SECRET}?x=1", make_test_alert(START).record())]
 
 
 @pytest.mark.parametrize(
-    ("answer", "said", "may_repeat"),
+    ("answer", "said", "retryable"),
     [
         ("500", "500", True),
         ("429", "429", True),
@@ -310,12 +317,12 @@ def test_webhook_posts_json(inbox, address):
         ("garbage", "ClientResponseError", True),
     ],
 )
-def test_webhook_that_misbehaves(inbox, address, answer, said, may_repeat):
+def test_webhook_that_misbehaves(inbox, address, answer, said, retryable):
     """Says what came without where, and whether to try again; a redirect is not followed."""
     inbox.answer = answer
-    reply = Webhook(Secret(address)).send(trial(START))
+    reply = Webhook(Secret(address)).send(make_test_alert(START))
 
-    assert reply == Reply(sent=False, may_repeat=may_repeat, said=said)
+    assert reply == SendResult(sent=False, retryable=retryable, detail=said)
     assert len(inbox.got) == 1
 
 
@@ -325,13 +332,13 @@ def test_webhook_that_never_ends(inbox, address, answer):
     """It is given up, though bytes may come all the time, and tried again later."""
     inbox.answer = answer
 
-    assert Webhook(Secret(address)).send(trial(START)) == Reply(sent=False, may_repeat=True, said="TimeoutError")
+    assert Webhook(Secret(address)).send(make_test_alert(START)) == SendResult(sent=False, retryable=True, detail="TimeoutError")
 
 
 def test_webhook_where_nobody_listens():
-    reply = Webhook(Secret(f"http://127.0.0.1:{closed_port()}/{SECRET}")).send(trial(START))
+    reply = Webhook(Secret(f"http://127.0.0.1:{closed_port()}/{SECRET}")).send(make_test_alert(START))
 
-    assert reply == Reply(sent=False, may_repeat=True, said="ClientConnectorError")
+    assert reply == SendResult(sent=False, retryable=True, detail="ClientConnectorError")
 
 
 class Scripted:
@@ -354,23 +361,23 @@ class Scripted:
         return reply
 
 
-OK = Reply(sent=True, may_repeat=False, said="200")
-DOWN = Reply(sent=False, may_repeat=True, said="503")
-GONE = Reply(sent=False, may_repeat=False, said="404")
+OK = SendResult(sent=True, retryable=False, detail="200")
+DOWN = SendResult(sent=False, retryable=True, detail="503")
+GONE = SendResult(sent=False, retryable=False, detail="404")
 
 
 @contextmanager
 def carried(receiver, first_wait=0.01):
-    """A courier to a receiver, and how its alerts ended."""
+    """A sender to a receiver, and how its alerts ended."""
     ends = []
-    courier = Courier(receiver, lambda *end: ends.append(end), first_wait)
-    courier.start()
+    sender = AlertSender(receiver, lambda *end: ends.append(end), first_wait)
+    sender.start()
     try:
-        yield courier, ends
+        yield sender, ends
     finally:
         receiver.may_answer.set()
-        courier.end()
-        courier.join(300)
+        sender.stop()
+        sender.join(300)
 
 
 def until_true(condition, within=300.0):
@@ -388,12 +395,12 @@ def until_true(condition, within=300.0):
         ([DOWN, GONE], 2, "failed"),
         ([ValueError(f"http://x/{SECRET}")], 1, "failed"),
     ],
-    ids=["taken", "taken later", "refused", "raises"],
+    ids=["accepted", "taken later", "refused", "raises"],
 )
 def test_courier_tries_until_it_is_decided(replies, tries, end):
     receiver = Scripted(*replies)
-    with structlog.testing.capture_logs() as logs, carried(receiver) as (courier, ends):
-        courier.bring(trial(START))
+    with structlog.testing.capture_logs() as logs, carried(receiver) as (sender, ends):
+        sender.send(make_test_alert(START))
         until_true(lambda: ends)
 
     assert ends == [("test", end)]
@@ -406,23 +413,23 @@ def test_courier_waits_longer_each_time():
     """Twice as long as before: 0.05, 0.1 and 0.2 s."""
     receiver = Scripted(DOWN, DOWN, DOWN, OK)
     started = time.monotonic()
-    with carried(receiver, 0.05) as (courier, ends):
-        courier.bring(trial(START))
+    with carried(receiver, 0.05) as (sender, ends):
+        sender.send(make_test_alert(START))
         until_true(lambda: ends)
 
     assert time.monotonic() - started >= 0.35
 
 
 def test_waits_grow_to_a_minute():
-    waits = receivers._growing(1.0)
+    waits = receivers._backoff_delays(1.0)
 
     assert [next(waits) for _ in range(9)] == [1, 2, 4, 8, 16, 32, 60, 60, 60]
 
 
 def test_alert_that_nobody_takes_is_given_up(monkeypatch):
-    monkeypatch.setattr(receivers, "GIVEN_UP_AFTER", 0.1)
-    with carried(Scripted(DOWN)) as (courier, ends):
-        courier.bring(trial(START))
+    monkeypatch.setattr(receivers, "GIVE_UP_AFTER_SECONDS", 0.1)
+    with carried(Scripted(DOWN)) as (sender, ends):
+        sender.send(make_test_alert(START))
         until_true(lambda: ends)
 
     assert ends == [("test", "failed")]
@@ -432,29 +439,29 @@ def test_whoever_brings_never_waits_and_the_oldest_is_dropped():
     """One is with the receiver, which hangs; of the others the newest stay. Each one's end is counted."""
     receiver = Scripted(OK)
     receiver.may_answer.clear()
-    alerts = [Alert("began", str(i), (STALE,), START, START) for i in range(MOST_WAITING + 11)]
-    with carried(receiver) as (courier, ends):
-        courier.bring(alerts[0])
-        until_true(lambda: not courier._waiting)
+    alerts = [Alert("firing", str(i), (STALE,), START, START) for i in range(MAX_QUEUED + 11)]
+    with carried(receiver) as (sender, ends):
+        sender.send(alerts[0])
+        until_true(lambda: not sender._queued)
         for alert in alerts[1:]:
-            courier.bring(alert)
+            sender.send(alert)
         dropped = list(ends)
         receiver.may_answer.set()
         until_true(lambda: len(ends) == len(alerts))
 
     assert dropped == [(str(i), "failed") for i in range(1, 11)]
-    assert [alert.kind for alert in receiver.got] == ["0", *(str(i) for i in range(11, MOST_WAITING + 11))]
+    assert [alert.kind for alert in receiver.got] == ["0", *(str(i) for i in range(11, MAX_QUEUED + 11))]
 
 
 def test_courier_that_ends_tries_what_waits_once_more():
     """Without the hour between; so what went wrong last is told, if it can be."""
     receiver = Scripted(DOWN)
-    with carried(receiver, 3600.0) as (courier, ends):
+    with carried(receiver, 3600.0) as (sender, ends):
         for _ in range(3):
-            courier.bring(trial(START))
+            sender.send(make_test_alert(START))
         until_true(lambda: receiver.got)
-        courier.end()
-        courier.join(300)
+        sender.stop()
+        sender.join(300)
 
     assert len(receiver.got) == 3
     assert ends == [("test", "failed")] * 3
@@ -464,7 +471,7 @@ def test_courier_that_ends_tries_what_waits_once_more():
 def alerting(config, look, every=0.01):
     """Alerts at work, and how they ended."""
     ends = []
-    alerts = Alerts(config, look, lambda *end: ends.append(end), now=lambda: START, every=every)
+    alerts = AlertManager(config, look, lambda *end: ends.append(end), now=lambda: START, every=every)
     alerts.start()
     try:
         yield ends
@@ -473,23 +480,23 @@ def alerting(config, look, every=0.01):
 
 
 def test_condition_is_posted_when_it_begins_lasts_and_ends(inbox, address, secret_file):
-    """Through the whole of it: a thread that looks, a courier, and a server."""
+    """Through the whole of it: a thread that looks, a sender, and a server."""
     here = [[STALE]]
     config = AlertsConfig(webhook_file=secret_file(f"# for the bots\n\n{address}\n"), repeat_hours=0.5 / 3600)
     with alerting(config, lambda: here[0]) as ends:
         inbox.posts(2)
         here[0] = []
-        until_true(lambda: inbox.got[-1][1]["state"] == "over")
+        until_true(lambda: inbox.got[-1][1]["state"] == "resolved")
 
     states = [post["state"] for _, post in inbox.got]
-    assert (states[0], set(states[1:-1]), states[-1]) == ("began", {"lasts"}, "over")
+    assert (states[0], set(states[1:-1]), states[-1]) == ("firing", {"repeated"}, "resolved")
     assert ends == [("stale_series", "sent")] * len(states)
 
 
 @pytest.mark.parametrize("answer", ["hang", "500", "close", "drip"])
 def test_receiver_that_misbehaves_hurts_nobody(inbox, address, secret_file, monkeypatch, answer):
     """The looking goes on while the sending hangs, and so does whoever ends it: here nothing else would."""
-    monkeypatch.setattr(receivers, "_SECONDS", 10_000.0)
+    monkeypatch.setattr(receivers, "_TIMEOUT_SECONDS", 10_000.0)
     inbox.answer = answer
     looks = []
 
@@ -497,7 +504,7 @@ def test_receiver_that_misbehaves_hurts_nobody(inbox, address, secret_file, monk
         looks.append(None)
         return [STALE, DISK]
 
-    alerts = Alerts(AlertsConfig(webhook_file=secret_file(address)), look, lambda *_: None, every=0.02)
+    alerts = AlertManager(AlertsConfig(webhook_file=secret_file(address)), look, lambda *_: None, every=0.02)
     alerts.start()
     inbox.posts(1)
     before = len(looks)
@@ -523,7 +530,7 @@ def test_looking_that_fails_is_told_once_and_goes_on(inbox, address, secret_file
         fails[0] = False
         inbox.posts(1)
 
-    assert [one["event"] for one in logs][:2] == ["alerts.look_failed", "alert.told"]
+    assert [one["event"] for one in logs][:2] == ["alerts.check_failed", "alert.fired"]
 
 
 def test_log_tells_though_nobody_is_named():
@@ -531,9 +538,9 @@ def test_log_tells_though_nobody_is_named():
         until_true(lambda: logs)
 
     assert logs[0] == {
-        "event": "alert.told",
+        "event": "alert.fired",
         "log_level": "warning",
-        "state": "began",
+        "state": "firing",
         "kind": "stale_series",
         "subjects": ["kraken BTC/USD 1h"],
         "since": START,
@@ -541,7 +548,7 @@ def test_log_tells_though_nobody_is_named():
 
 
 def test_alerts_that_never_began_can_be_closed(secret_file, address):
-    Alerts(AlertsConfig(webhook_file=secret_file(address)), list, lambda *_: None).close()
+    AlertManager(AlertsConfig(webhook_file=secret_file(address)), list, lambda *_: None).close()
 
 
 def refusal(config):
@@ -620,14 +627,14 @@ def apprise():
 
 @pytest.mark.usefixtures("apprise")
 def test_apprise_sends_to_each_of_its_addresses(inbox, address, secret_file):
-    """Each line by a courier of its own, so that one that is down does not double what others get."""
+    """Each line by a sender of its own, so that one that is down does not double what others get."""
     text = f"# two\n{apprise_address(address)}\n\n{apprise_address(address)}\n"
     found = open_receivers(AlertsConfig(apprise_file=secret_file(text)))
-    replies = [receiver.send(trial(START)) for receiver in found]
-    alert = trial(START)
+    replies = [receiver.send(make_test_alert(START)) for receiver in found]
+    alert = make_test_alert(START)
 
     assert [receiver.name for receiver in found] == ["apprise, line 2", "apprise, line 4"]
-    assert replies == [Reply(sent=True, may_repeat=True, said="taken")] * 2
+    assert replies == [SendResult(sent=True, retryable=True, detail="accepted")] * 2
     assert [(post["title"], post["message"]) for _, post in inbox.got] == [(alert.title, alert.body)] * 2
 
 
@@ -638,9 +645,9 @@ def test_apprise_that_fails_tells_no_address(inbox, address, secret_file, caplog
     inbox.answer = answer
     (receiver,) = open_receivers(AlertsConfig(apprise_file=secret_file(apprise_address(address))))
     with caplog.at_level(logging.DEBUG, "apprise"):
-        reply = receiver.send(trial(START))
+        reply = receiver.send(make_test_alert(START))
 
-    assert reply == Reply(sent=False, may_repeat=True, said="not taken")
+    assert reply == SendResult(sent=False, retryable=True, detail="not accepted")
     assert len(inbox.got) == 1
     assert [one for one in caplog.records if one.name == "apprise"] == []
 
@@ -674,8 +681,8 @@ def test_apprise_that_is_not_installed_is_told(secret_file, monkeypatch):
 
 
 def test_fault_of_any_kind_is_told_by_its_class():
-    assert try_once(Scripted(RuntimeError(SECRET)), trial(START)) == Reply(
-        sent=False, may_repeat=False, said="RuntimeError"
+    assert try_once(Scripted(RuntimeError(SECRET)), make_test_alert(START)) == SendResult(
+        sent=False, retryable=False, detail="RuntimeError"
     )
 
 
@@ -686,14 +693,14 @@ def test_address_is_in_nothing_that_is_written(inbox, address, secret_file, tmp_
     apprise_file = secret_file(f"json://127.0.0.1:{closed_port()}/{SECRET}", name="apprise")
     program = f"""
 import logging, sys
-from forecaster.log import configure_logging, log_crashes
+from forecaster.log import configure_logging, log_uncaught_exceptions
 from forecaster.config import AlertsConfig
-from forecaster.daemon.alerts import Alerts
+from forecaster.daemon.alerts import AlertManager
 from forecaster.daemon.conditions import Condition
-configure_logging(); log_crashes()
+configure_logging(); log_uncaught_exceptions()
 logging.root.setLevel(logging.DEBUG)
 config = AlertsConfig(webhook_file={str(secret_file(address))!r}, apprise_file={str(apprise_file)!r})
-alerts = Alerts(config, lambda: [Condition("disk", "ledger", "full")], lambda *_: None, every=0.01)
+alerts = AlertManager(config, lambda: [Condition("disk", "ledger", "full")], lambda *_: None, every=0.01)
 alerts.start(); sys.stdin.readline(); alerts.close(60)
 """
     with subprocess.Popen(
@@ -709,7 +716,7 @@ alerts.start(); sys.stdin.readline(); alerts.close(60)
         said, logged = running.communicate("\n")
 
     assert running.returncode == 0, logged
-    assert "alert.told" in logged
+    assert "alert.fired" in logged
     assert "alert.failed" in logged
     assert "geheim" not in logged + said
 
@@ -748,7 +755,7 @@ def test_test_alert_that_does_not_arrive(inbox, address, secret_file, tmp_path):
     done = try_alerts(config_with(tmp_path, webhook_file=secret_file(address), apprise_file=gone), "--json")
 
     assert done.returncode == 2
-    assert done.record == {"receivers": {"webhook": "not sent: 404", "apprise, line 1": "not sent: not taken"}}
+    assert done.record == {"receivers": {"webhook": "not sent: 404", "apprise, line 1": "not sent: not accepted"}}
     assert "geheim" not in done.stdout + done.stderr
 
 
@@ -768,4 +775,4 @@ def test_sending_uses_no_proxy_of_the_environment(inbox, address, monkeypatch):
         nobody.bind(("127.0.0.1", 0))
         monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{nobody.getsockname()[1]}")
 
-        assert Webhook(Secret(address)).send(trial(START)).sent
+        assert Webhook(Secret(address)).send(make_test_alert(START)).sent

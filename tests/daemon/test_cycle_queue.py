@@ -1,4 +1,4 @@
-"""The agenda: the most urgent first, no two of one exchange at once, and nothing waits twice."""
+"""The queue: the most urgent first, no two of one exchange at once, and nothing waits twice."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from forecaster.daemon.cycle_queue import Agenda, Due
+from forecaster.daemon.cycle_queue import CycleQueue, ScheduledCycle
 from forecaster.timeframe import Timeframe
 from tests.builders import utc_ms
 
@@ -30,119 +30,119 @@ def clock():
 
 
 @pytest.fixture
-def agenda(clock):
-    return Agenda(clock)
+def queue(clock):
+    return CycleQueue(clock)
 
 
-def test_deadline_decides_and_not_the_order_of_calls(agenda):
+def test_deadline_decides_and_not_the_order_of_calls(queue):
     """A minute's close cannot wait for a day's."""
-    for due in (Due("a", DAY, NOON), Due("b", HOUR, NOON), Due("c", MINUTE, NOON)):
-        agenda.put(due)
+    for due in (ScheduledCycle("a", DAY, NOON), ScheduledCycle("b", HOUR, NOON), ScheduledCycle("c", MINUTE, NOON)):
+        queue.put(due)
 
-    assert [agenda.take().timeframe for _ in range(3)] == [MINUTE, HOUR, DAY]
-
-
-def test_older_of_two_alike_comes_first(agenda):
-    agenda.put(Due("late", HOUR, NOON))
-    agenda.put(Due("owed", HOUR, NOON - 1))
-
-    assert agenda.take().exchange == "owed"
+    assert [queue.take().timeframe for _ in range(3)] == [MINUTE, HOUR, DAY]
 
 
-def test_same_cycle_waits_once_since_it_was_called_for_first(agenda):
-    agenda.put(Due("a", HOUR, NOON))
-    agenda.put(Due("a", HOUR, NOON + 1))
+def test_older_of_two_alike_comes_first(queue):
+    queue.put(ScheduledCycle("late", HOUR, NOON))
+    queue.put(ScheduledCycle("owed", HOUR, NOON - 1))
 
-    assert agenda.take() == Due("a", HOUR, NOON)
-    assert agenda.take() is None
+    assert queue.take().exchange == "owed"
 
 
-def test_exchange_is_worked_on_by_one_at_a_time(agenda):
+def test_same_cycle_waits_once_since_it_was_called_for_first(queue):
+    queue.put(ScheduledCycle("a", HOUR, NOON))
+    queue.put(ScheduledCycle("a", HOUR, NOON + 1))
+
+    assert queue.take() == ScheduledCycle("a", HOUR, NOON)
+    assert queue.take() is None
+
+
+def test_exchange_is_worked_on_by_one_at_a_time(queue):
     """Another exchange's cycle overtakes, however urgent the first one's other timeframe is."""
-    for due in (Due("a", HOUR, NOON), Due("a", MINUTE, NOON), Due("b", DAY, NOON)):
-        agenda.put(due)
-    first, second = agenda.take(), agenda.take()
+    for due in (ScheduledCycle("a", HOUR, NOON), ScheduledCycle("a", MINUTE, NOON), ScheduledCycle("b", DAY, NOON)):
+        queue.put(due)
+    first, second = queue.take(), queue.take()
 
-    assert (first, second) == (Due("a", MINUTE, NOON), Due("b", DAY, NOON))
-    assert agenda.take() is None
-    agenda.done(first)
-    assert agenda.take() == Due("a", HOUR, NOON)
-
-
-def test_cycle_that_is_worked_on_may_be_called_for_again(agenda):
-    due = Due("a", HOUR, NOON)
-    agenda.put(due)
-    agenda.take()
-    agenda.put(due._replace(at=NOON + 1))
-    agenda.done(due)
-
-    assert agenda.take().at == NOON + 1
+    assert (first, second) == (ScheduledCycle("a", MINUTE, NOON), ScheduledCycle("b", DAY, NOON))
+    assert queue.take() is None
+    queue.task_done(first)
+    assert queue.take() == ScheduledCycle("a", HOUR, NOON)
 
 
-def test_later_means_not_before(agenda, clock):
-    agenda.put(Due("a", HOUR, NOON), after=30)
+def test_cycle_that_is_worked_on_may_be_called_for_again(queue):
+    due = ScheduledCycle("a", HOUR, NOON)
+    queue.put(due)
+    queue.take()
+    queue.put(due._replace(scheduled_at=NOON + 1))
+    queue.task_done(due)
 
-    assert agenda.take() is None
+    assert queue.take().scheduled_at == NOON + 1
+
+
+def test_later_means_not_before(queue, clock):
+    queue.put(ScheduledCycle("a", HOUR, NOON), delay=30)
+
+    assert queue.take() is None
     clock.now += 30
-    assert agenda.take() == Due("a", HOUR, NOON)
+    assert queue.take() == ScheduledCycle("a", HOUR, NOON)
 
 
-def test_call_makes_a_cycle_sooner_that_was_put_off(agenda):
-    agenda.put(Due("a", HOUR, NOON), after=3600)
-    agenda.put(Due("a", HOUR, NOON + 1))
+def test_call_makes_a_cycle_sooner_that_was_put_off(queue):
+    queue.put(ScheduledCycle("a", HOUR, NOON), delay=3600)
+    queue.put(ScheduledCycle("a", HOUR, NOON + 1))
 
-    assert agenda.take() == Due("a", HOUR, NOON)
+    assert queue.take() == ScheduledCycle("a", HOUR, NOON)
 
 
 def test_put_wakes_who_waits():
-    agenda, taken = Agenda(), []
-    waiting = threading.Thread(target=lambda: taken.append(agenda.take(20)))
+    queue, taken = CycleQueue(), []
+    waiting = threading.Thread(target=lambda: taken.append(queue.take(20)))
     waiting.start()
-    agenda.put(Due("a", HOUR, NOON))
+    queue.put(ScheduledCycle("a", HOUR, NOON))
     waiting.join(300)
 
-    assert taken == [Due("a", HOUR, NOON)]
+    assert taken == [ScheduledCycle("a", HOUR, NOON)]
 
 
 def test_time_wakes_who_waits():
     """Nobody calls when a cycle that was put off becomes due."""
-    agenda = Agenda()
-    agenda.put(Due("a", HOUR, NOON), after=0.1)
+    queue = CycleQueue()
+    queue.put(ScheduledCycle("a", HOUR, NOON), delay=0.1)
 
-    assert agenda.take(20) == Due("a", HOUR, NOON)
+    assert queue.take(20) == ScheduledCycle("a", HOUR, NOON)
 
 
 def test_end_of_the_exchange_wakes_who_waits():
-    agenda, taken = Agenda(), []
-    agenda.put(Due("a", HOUR, NOON))
-    first = agenda.take()
-    agenda.put(Due("a", DAY, NOON))
-    waiting = threading.Thread(target=lambda: taken.append(agenda.take(20)))
+    queue, taken = CycleQueue(), []
+    queue.put(ScheduledCycle("a", HOUR, NOON))
+    first = queue.take()
+    queue.put(ScheduledCycle("a", DAY, NOON))
+    waiting = threading.Thread(target=lambda: taken.append(queue.take(20)))
     waiting.start()
-    agenda.done(first)
+    queue.task_done(first)
     waiting.join(300)
 
-    assert taken == [Due("a", DAY, NOON)]
+    assert taken == [ScheduledCycle("a", DAY, NOON)]
 
 
 def test_closed_agenda_gives_nothing_and_wakes_everybody():
-    agenda = Agenda()
-    waiting = [threading.Thread(target=agenda.take, args=[20]) for _ in range(3)]
+    queue = CycleQueue()
+    waiting = [threading.Thread(target=queue.take, args=[20]) for _ in range(3)]
     for one in waiting:
         one.start()
-    agenda.close()
+    queue.close()
     for one in waiting:
         one.join(300)
-    agenda.put(Due("a", HOUR, NOON))
+    queue.put(ScheduledCycle("a", HOUR, NOON))
 
     assert not any(one.is_alive() for one in waiting)
-    assert (agenda.take(), agenda.is_closed, agenda.waiting()) == (None, True, 1)
+    assert (queue.take(), queue.is_closed, queue.waiting()) == (None, True, 1)
 
 
-def test_unfinished_counts_what_is_worked_on(agenda):
-    agenda.put(Due("a", HOUR, NOON))
-    due = agenda.take()
+def test_unfinished_counts_what_is_worked_on(queue):
+    queue.put(ScheduledCycle("a", HOUR, NOON))
+    due = queue.take()
 
-    assert (agenda.waiting(), agenda.unfinished()) == (0, 1)
-    agenda.done(due)
-    assert agenda.unfinished() == 0
+    assert (queue.waiting(), queue.unfinished()) == (0, 1)
+    queue.task_done(due)
+    assert queue.unfinished() == 0

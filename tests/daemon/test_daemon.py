@@ -8,7 +8,7 @@ import pytest
 
 from forecaster.daemon.daemon import Daemon
 from forecaster.daemon.scheduler import schedules_of
-from forecaster.daemon.time_source import SpedUpClock
+from forecaster.daemon.time_source import SimulatedClock
 from tests.builders import HOUR_MS, make_bars
 from tests.daemon.test_scheduler import FarClock, wait_until
 from tests.test_engine import make_forecaster
@@ -20,7 +20,7 @@ def bars():
 
 
 def make_daemon(forecaster, start):
-    return Daemon(forecaster, SpedUpClock(start, schedules_of(forecaster.config)))
+    return Daemon(forecaster, SimulatedClock(start, schedules_of(forecaster.config)))
 
 
 def test_cycles_follow_the_closes(bars):
@@ -46,7 +46,7 @@ def test_owe_all_calls_for_one_cycle_of_everything(bars):
     """What closed while nobody was there is forecast at the start."""
     reports = []
     daemon = make_daemon(make_forecaster(bars), int(bars.close_time[99]) + 1)
-    dues = daemon.owe_all()
+    dues = daemon.enqueue_all()
     daemon.run(1, reports.append)
 
     assert [(due.exchange, str(due.timeframe)) for due in dues] == [("binance", "1h")]

@@ -6,7 +6,6 @@ import io
 import json
 import logging
 import time
-from contextlib import contextmanager
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -15,13 +14,15 @@ from PIL import Image
 from rich.console import Console
 
 from forecaster import Forecaster
-from forecaster.config import StoreConfig, load_config
+from forecaster.config import StoreConfig
+from forecaster.config_file import load_config
 from forecaster.daemon.demo import Demo
 from forecaster.daemon.live_view import CycleView
-from forecaster.daemon.time_source import SpedUpClock
+from forecaster.daemon.time_source import SimulatedClock
 from forecaster.errors import ConfigError
 from forecaster.log import configure_logging
-from forecaster.model.baselines.simple import RandomWalk
+from forecaster.model import ModelSuite
+from forecaster.model.baselines.random_walk import RandomWalk
 from forecaster.store.sqlite_library import sqlite3
 from tests.cli import forecaster, told
 
@@ -132,8 +133,8 @@ def test_view_shows_each_part(done):
         assert text in done.stderr
 
 
-class Slow(SpedUpClock):
-    """A sped-up clock that is asked again before it has answered."""
+class Slow(SimulatedClock):
+    """A simulated clock that is called again before it has answered."""
 
     def due(self, schedule, pending):
         time.sleep(0.05)
@@ -141,21 +142,23 @@ class Slow(SpedUpClock):
 
 
 def test_nothing_writes_past_the_live_view(monkeypatch):
-    """What libraries log comes out of the console, above the table; that calls overlap is no news, and is left out."""
+    """Lines of libraries appear on the console, above the table; none of APScheduler's own do."""
     monkeypatch.setattr("forecaster.daemon.time_source.TICK_SECONDS", 0.005)
-    monkeypatch.setattr("forecaster.daemon.demo.SpedUpClock", Slow)
+    monkeypatch.setattr("forecaster.daemon.demo.SimulatedClock", Slow)
     raw, screen, overlaps = io.StringIO(), io.StringIO(), []
     monkeypatch.setattr("sys.stderr", raw)
     configure_logging(verbose=False)
     show = CycleView.show
 
     def show_and_warn(view, report):
-        logging.getLogger("apscheduler.executors.default").warning("late by [red]%d[/red] s", 3)
+        logging.getLogger("library").warning("late by [red]%d[/red] s", 3)
         show(view, report)
 
     monkeypatch.setattr(CycleView, "show", show_and_warn)
     scheduler = logging.getLogger("apscheduler.scheduler")
-    with watching(scheduler, overlaps), program() as forecaster:
+    warning = scheduler.warning
+    monkeypatch.setattr(scheduler, "warning", lambda *values: overlaps.append(values) or warning(*values))
+    with program() as forecaster:
         Demo(forecaster).run(Console(file=screen, force_terminal=True, width=80, height=24))
     scheduler.warning("Execution of job afterwards")
     lines = [json.loads(line)["event"] for line in raw.getvalue().splitlines()]
@@ -164,19 +167,6 @@ def test_nothing_writes_past_the_live_view(monkeypatch):
     assert screen.getvalue().count("late by [red]3[/red] s") == 3
     assert "Execution of job" not in screen.getvalue()
     assert lines == ["Execution of job afterwards"]
-
-
-@contextmanager
-def watching(logger, overlaps):
-    """Note overlaps of calls that APScheduler tells of, whoever leaves them out after that."""
-
-    def note(record):
-        overlaps.extend([record] * record.msg.startswith("Execution of job"))
-        return True
-
-    logger.addFilter(note)
-    yield
-    logger.removeFilter(note)
 
 
 def program():
@@ -190,7 +180,7 @@ def program():
         "demo": config.demo.model_copy(update={"cycles": 3}),
         "store": StoreConfig(url="memory:"),
     }
-    return Forecaster(config.model_copy(update=changed), models=[Walk(), RandomWalk()])
+    return Forecaster(config.model_copy(update=changed), models=ModelSuite(Walk(), ModelSuite(RandomWalk())))
 
 
 def test_numbers_are_the_same_again(folder, summary, tmp_path):

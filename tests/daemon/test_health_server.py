@@ -15,13 +15,14 @@ import pytest
 import structlog
 from prometheus_client.parser import text_string_to_metric_families
 
-from forecaster.config import HealthConfig, load_config
-from forecaster.daemon import health_server as door
-from forecaster.daemon.health_server import Health
-from forecaster.daemon.health_state import Phase, Vitals
+from forecaster.config import HealthConfig
+from forecaster.config_file import load_config
+from forecaster.daemon import health_server
+from forecaster.daemon.health_server import HealthServer
+from forecaster.daemon.health_state import HealthState, Phase
 from forecaster.errors import ConfigError
 from tests.builders import HOUR_MS
-from tests.daemon.test_health_state import Hands, make_config, make_vitals
+from tests.daemon.test_health_state import Hands, make_config, make_health_state
 from tests.daemon.test_scheduler import wait_until
 from tests.sources.exchange.test_source import self_signed
 
@@ -35,8 +36,8 @@ PATIENCE = 60.0
 @pytest.fixture(autouse=True)
 def _unhurried(monkeypatch):
     """Let no machine under load cut a connection, and no stop wait for the next look."""
-    monkeypatch.setattr(door, "PATIENCE_SECONDS", 3 * PATIENCE)
-    monkeypatch.setattr(door, "_POLL_SECONDS", 0.005)
+    monkeypatch.setattr(health_server, "CONNECTION_TIMEOUT_SECONDS", 3 * PATIENCE)
+    monkeypatch.setattr(health_server, "_POLL_SECONDS", 0.005)
 
 
 @pytest.fixture
@@ -44,9 +45,9 @@ def opened():
     """Give a function that starts a door on a free port of loopback; all are stopped."""
     started = []
 
-    def start(vitals=None, **config):
+    def start(health_state=None, **config):
         config = HealthConfig(**{"port": 0} | config)
-        started.append(Health(config, vitals or make_vitals()))
+        started.append(HealthServer(config, health_state or make_health_state()))
         started[-1].start()
         return started[-1]
 
@@ -92,15 +93,15 @@ def status_of(answer):
     return int(answer.split()[1])
 
 
-def threads_of_door():
+def server_threads():
     """Those that run a method of the door's server; other servers of this process have theirs."""
     owners = ((one, getattr(getattr(one, "_target", None), "__self__", None)) for one in threading.enumerate())
-    return [one for one, owner in owners if isinstance(owner, door._Server)]
+    return [one for one, owner in owners if isinstance(owner, health_server._Server)]
 
 
 def test_alive():
     """Nothing is expected of anybody yet."""
-    health = Health(HealthConfig(port=0), make_vitals(phase=Phase.STARTING))
+    health = HealthServer(HealthConfig(port=0), make_health_state(phase=Phase.STARTING))
     health.start()
     status, _, body = ask(health, "/livez")
     health.stop()
@@ -111,13 +112,13 @@ def test_alive():
 def test_not_alive(opened):
     """A scheduler that is wedged while the worker beats: 503, with one reason a line."""
     hands = Hands()
-    vitals = make_vitals(hands=hands)
+    health_state = make_health_state(hands=hands)
     for organ in ("scheduler", "sender", "worker"):
-        vitals.expect(organ, 30)
+        health_state.register(organ, 30)
     hands.seconds += 31
-    vitals.beat("worker")
+    health_state.heartbeat("worker")
 
-    assert ask(opened(vitals), "/livez")[::2] == (
+    assert ask(opened(health_state), "/livez")[::2] == (
         503,
         b"scheduler: no progress for 31 s, expected within 30 s\nsender: no progress for 31 s, expected within 30 s\n",
     )
@@ -133,14 +134,14 @@ def test_ready(opened):
 
 def test_not_ready(opened):
     hands = Hands()
-    vitals = make_vitals(hands=hands, phase=Phase.CATCHING_UP)
+    health_state = make_health_state(hands=hands, phase=Phase.CATCHING_UP)
     hands.now += 10 * HOUR_MS
-    status, _, body = ask(opened(vitals), "/readyz")
+    status, _, body = ask(opened(health_state), "/readyz")
     record = json.loads(body)
 
     assert status == 503
     assert (record["ready"], record["phase"]) == (False, "catching_up")
-    assert record["reasons"] == vitals.unready()
+    assert record["reasons"] == health_state.not_ready_reasons()
     assert len(record["reasons"]) == 2
 
 
@@ -262,7 +263,7 @@ def test_a_token_that_cannot_be_used_is_refused(tmp_path, content, mode, expecte
         file.write_text(content)
         file.chmod(mode)
     with pytest.raises(ConfigError) as refused:
-        Health(HealthConfig(token_file=file), make_vitals())
+        HealthServer(HealthConfig(token_file=file), make_health_state())
 
     assert refused.value.key == "health.token_file"
     assert expected in str(refused.value)
@@ -273,7 +274,7 @@ def test_a_certificate_whose_key_others_can_read_is_refused(tmp_path):
     file = tmp_path / "tls.pem"
     file.touch(0o640)
     with pytest.raises(ConfigError, match="a file for its owner alone: chmod 600 ") as refused:
-        Health(HealthConfig(certificate=file), make_vitals())
+        HealthServer(HealthConfig(certificate=file), make_health_state())
 
     assert refused.value.key == "health.certificate"
 
@@ -359,13 +360,13 @@ def test_a_certificate_that_cannot_be_used_is_refused(tmp_path, content):
         file.touch(0o600)
         file.write_text(content)
     with pytest.raises(ConfigError, match="a PEM file with a certificate and its key"):
-        Health(HealthConfig(certificate=file), make_vitals())
+        HealthServer(HealthConfig(certificate=file), make_health_state())
 
 
 def test_a_port_that_is_taken_is_refused(opened):
     """As where two services of one machine share a configuration."""
     _, port = opened().address
-    second = Health(HealthConfig(port=port), make_vitals())
+    second = HealthServer(HealthConfig(port=port), make_health_state())
     with pytest.raises(ConfigError, match=rf"health\.port: .* free, found '127\.0\.0\.1:{port}: "):
         second.start()
     second.stop()
@@ -380,7 +381,7 @@ def test_localhost_is_not_looked_up(opened, monkeypatch):
     monkeypatch.setattr(socket, "getfqdn", fail)
     monkeypatch.setattr(socket, "getaddrinfo", fail)
 
-    assert Health(HealthConfig(host="localhost", port=1), make_vitals()).address == ("127.0.0.1", 1)
+    assert HealthServer(HealthConfig(host="localhost", port=1), make_health_state()).address == ("127.0.0.1", 1)
     assert opened(host="localhost").address[0] == "127.0.0.1"
 
 
@@ -417,10 +418,10 @@ def test_a_head_is_bounded(opened, request_):
 
 def test_a_head_of_all_that_may_be_is_read(opened):
     head = b"GET /livez HTTP/1.1\r\nHost: localhost\r\nX: "
-    request = head + b"a" * (door.LONGEST_HEAD - len(head) - 4) + b"\r\n\r\n"
+    request = head + b"a" * (health_server.MAX_HEAD_BYTES - len(head) - 4) + b"\r\n\r\n"
 
     assert status_of(ask_raw(opened(), request)) == 200
-    assert len(request) == door.LONGEST_HEAD
+    assert len(request) == health_server.MAX_HEAD_BYTES
 
 
 def test_a_head_in_pieces_is_read(opened):
@@ -443,9 +444,9 @@ def test_slow_clients_do_not_stop_the_others(opened, monkeypatch, tmp_path, tls)
     """Four times as many as there is room for, each a byte now and then: who asks does not wait until they are done."""
     pem = key_file(tmp_path)
     health = opened(certificate=pem) if tls else opened()
-    monkeypatch.setattr(door, "_POLL_SECONDS", PATIENCE)  # which is also how long the oldest may take to give way
+    monkeypatch.setattr(health_server, "_POLL_SECONDS", PATIENCE)  # which is also how long the oldest may take to give way
     trusting = ssl.create_default_context(cafile=pem) if tls else None
-    slow = [socket.create_connection(health.address) for _ in range(4 * door.MOST_CONNECTIONS)]
+    slow = [socket.create_connection(health.address) for _ in range(4 * health_server.MAX_CONNECTIONS)]
     for i in range(5):
         for one in slow:
             with contextlib.suppress(OSError):
@@ -454,12 +455,12 @@ def test_slow_clients_do_not_stop_the_others(opened, monkeypatch, tmp_path, tls)
     for one in slow:
         one.close()
 
-    assert len(threads_of_door()) <= door.MOST_CONNECTIONS + 1
+    assert len(server_threads()) <= health_server.MAX_CONNECTIONS + 1
 
 
 def test_a_slow_client_has_its_time_and_no_more(opened, monkeypatch):
     """A byte now and then keeps a connection busy, but does not prolong it."""
-    monkeypatch.setattr(door, "PATIENCE_SECONDS", 0.3)
+    monkeypatch.setattr(health_server, "CONNECTION_TIMEOUT_SECONDS", 0.3)
     health = opened()
     started = time.monotonic()
     with socket.create_connection(health.address, timeout=PATIENCE) as connection:
@@ -477,32 +478,32 @@ def test_a_slow_client_has_its_time_and_no_more(opened, monkeypatch):
 
 def test_who_reads_nothing_holds_nobody_up(opened, monkeypatch):
     """An answer larger than all buffers on the way, that nobody takes."""
-    monkeypatch.setattr(door, "PATIENCE_SECONDS", 0.3)
-    vitals = make_vitals()
+    monkeypatch.setattr(health_server, "CONNECTION_TIMEOUT_SECONDS", 0.3)
+    health_state = make_health_state()
     asked = threading.Event()
-    monkeypatch.setattr(vitals, "exposition", lambda: asked.set() or b"#\n" * 20_000_000)
-    health = opened(vitals)
+    monkeypatch.setattr(health_state, "metrics_text", lambda: asked.set() or b"#\n" * 20_000_000)
+    health = opened(health_state)
     with socket.create_connection(health.address) as connection:
         connection.sendall(GET.replace(b"/livez", b"/metrics"))
         assert wait_until(asked.is_set)
-        assert wait_until(lambda: [one.name for one in threads_of_door()] == ["health"])
-    monkeypatch.setattr(door, "PATIENCE_SECONDS", 3 * PATIENCE)
+        assert wait_until(lambda: [one.name for one in server_threads()] == ["health"])
+    monkeypatch.setattr(health_server, "CONNECTION_TIMEOUT_SECONDS", 3 * PATIENCE)
     assert ask(health, "/livez")[0] == 200
 
 
 def test_stopping_leaves_no_thread_and_no_port(opened):
     """Also while somebody is being waited for."""
-    before = threads_of_door()
-    health = Health(HealthConfig(port=0), make_vitals())
+    before = server_threads()
+    health = HealthServer(HealthConfig(port=0), make_health_state())
     health.start()
     address = health.address
     with socket.create_connection(address, timeout=PATIENCE) as waiting:
         waiting.sendall(b"GET")
-        assert wait_until(lambda: len(threads_of_door()) == len(before) + 2)
+        assert wait_until(lambda: len(server_threads()) == len(before) + 2)
         health.stop()
 
         assert waiting.recv(10) == b""
-    assert wait_until(lambda: threads_of_door() == before)
+    assert wait_until(lambda: server_threads() == before)
     assert opened(port=address[1]).address == address
     health.stop()
 
@@ -514,8 +515,8 @@ def test_a_fault_of_ours_is_logged_and_costs_one_answer(opened):
         msg = "injected"
         raise RuntimeError(msg)
 
-    vitals = Vitals(make_config(), fail)
-    health = opened(vitals)
+    health_state = HealthState(make_config(), fail)
+    health = opened(health_state)
     with structlog.testing.capture_logs() as logs, pytest.raises(http.client.RemoteDisconnected):
         ask(health, "/readyz")
 
@@ -575,7 +576,7 @@ def test_random_requests(opened):
                 answer = connection.recv(65536)
                 statuses |= {status_of(answer)} if answer.startswith(b"HTTP/") else set()
         assert ask(health, "/livez")[0] == 200
-        assert wait_until(lambda: [one.name for one in threads_of_door()] == ["health"])
+        assert wait_until(lambda: [one.name for one in server_threads()] == ["health"])
 
     assert logs == []
     assert {200, 400, 404, 405, 421} <= statuses <= {200, 400, 404, 405, 414, 421, 431, 505}

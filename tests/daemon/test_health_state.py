@@ -22,10 +22,10 @@ from forecaster.accuracy.losses import measure
 from forecaster.accuracy.significance import verdict
 from forecaster.accuracy.trust import Trust, Verdict
 from forecaster.config import Config
-from forecaster.daemon.health_state import DRIFT_TOLD_SECONDS, REVISED_TOLD_SECONDS, Phase, Vitals
+from forecaster.cycle.run import CycleReport
+from forecaster.daemon.health_state import DRIFT_ACTIVE_SECONDS, REVISED_ACTIVE_SECONDS, HealthState, Phase
 from forecaster.daemon.live_view import next_closes
 from forecaster.daemon.prometheus import KINDS, NAMES
-from forecaster.engine import CycleReport
 from forecaster.ledger import Hold
 from forecaster.model.chronos2.bucket import BucketStatus
 from forecaster.model.chronos2.compiled import ModelStatus
@@ -42,28 +42,28 @@ SETTLE_MS = 5_000
 
 CONTRACT = {
     "forecaster_cycles_total": {"exchange", "timeframe", "outcome"},
-    "forecaster_cycle_seconds": {"exchange", "timeframe"},
-    "forecaster_waited_seconds_total": {"exchange", "timeframe"},
+    "forecaster_cycle_duration_seconds": {"exchange", "timeframe"},
+    "forecaster_source_wait_seconds_total": {"exchange", "timeframe"},
     "forecaster_model_seconds_total": {"exchange", "timeframe"},
-    "forecaster_close_to_stored_seconds": {"exchange", "timeframe"},
-    "forecaster_bar_lag_seconds": {"exchange", "timeframe"},
+    "forecaster_forecast_latency_seconds": {"exchange", "timeframe"},
+    "forecaster_forecast_lag_seconds": {"exchange", "timeframe"},
     "forecaster_stale_series": {"exchange", "timeframe"},
     "forecaster_fetch_errors_total": {"exchange", "error"},
     "forecaster_breaker_open": {"exchange"},
     "forecaster_engine_bucket": {"bucket", "engine"},
-    "forecaster_fallbacks_total": set(),
+    "forecaster_compile_fallbacks_total": set(),
     "forecaster_forecasts_total": {"exchange", "timeframe", "outcome"},
-    "forecaster_missed_total": {"exchange", "timeframe"},
+    "forecaster_missed_closes_total": {"exchange", "timeframe"},
     "forecaster_revised_bars_total": {"exchange", "timeframe"},
-    "forecaster_doubted_bars_total": {"exchange", "timeframe"},
-    "forecaster_waiting_series": {"exchange", "timeframe"},
-    "forecaster_exchange_clock_seconds": {"exchange"},
-    "forecaster_ledger_present": set(),
-    "forecaster_skipped_total": {"exchange", "timeframe", "error"},
+    "forecaster_unconfirmed_answers_total": {"exchange", "timeframe"},
+    "forecaster_series_awaiting_bars": {"exchange", "timeframe"},
+    "forecaster_exchange_clock_offset_seconds": {"exchange"},
+    "forecaster_ledger_healthy": set(),
+    "forecaster_skipped_series_total": {"exchange", "timeframe", "error"},
     "forecaster_baseline_failures_total": {"model"},
-    "forecaster_skill": {"exchange", "timeframe"},
-    "forecaster_coverage80": {"exchange", "timeframe"},
-    "forecaster_drifts_total": {"of"},
+    "forecaster_skill_ratio": {"exchange", "timeframe"},
+    "forecaster_coverage80_ratio": {"exchange", "timeframe"},
+    "forecaster_drifts_total": {"measure"},
     "forecaster_queue_length": set(),
     "forecaster_lease_held": set(),
     "forecaster_lease_epoch": set(),
@@ -99,14 +99,14 @@ def make_config(*keys, deadline=30.0, folder=".", **sections):
     )
 
 
-def make_vitals(*keys, hands=None, phase=Phase.READY, **config):
-    """Vitals of a daemon that has come so far; every series is as fresh as it can be at the start."""
+def make_health_state(*keys, hands=None, phase=Phase.READY, **config):
+    """HealthState of a daemon that has come so far; every series is as fresh as it can be at the start."""
     hands = hands or Hands()
-    vitals = Vitals(make_config(*keys, **config), lambda: hands.now, lambda: hands.seconds)
-    vitals.enter(phase)
+    health_state = HealthState(make_config(*keys, **config), lambda: hands.now, lambda: hands.seconds)
+    health_state.enter_phase(phase)
     for key in keys or (BITCOIN,):
-        vitals.served(key, hands.now)
-    return vitals
+        health_state.record_latest_forecast(key, hands.now)
+    return health_state
 
 
 def make_report(**changes):
@@ -120,8 +120,8 @@ def make_report(**changes):
         forecasts=[],
         settled=[],
         skipped={},
-        given_up=frozenset(),
-        sat_out={},
+        permanent_failures=frozenset(),
+        failed_baselines={},
         drifts=[],
         missed=0,
         seconds=2.0,
@@ -158,100 +158,100 @@ def make_trust(n, skill, p_value):
     return Trust(0.0, 0.0, 1.0, 1.0, 1.0, found, ())
 
 
-def samples(vitals):
+def samples(health_state):
     """Every sample of the exposition, by name and labels."""
-    families = text_string_to_metric_families(vitals.exposition().decode())
+    families = text_string_to_metric_families(health_state.metrics_text().decode())
     return {(one.name, frozenset(one.labels.items())): one.value for family in families for one in family.samples}
 
 
-def value(vitals, name, **labels):
-    return samples(vitals).get((name, frozenset(labels.items())))
+def value(health_state, name, **labels):
+    return samples(health_state).get((name, frozenset(labels.items())))
 
 
-def told(vitals, kind):
+def told(health_state, kind):
     """The conditions of a kind."""
-    return [one for one in vitals.conditions() if one.kind == kind]
+    return [one for one in health_state.conditions() if one.kind == kind]
 
 
 def test_an_organ_that_stops_is_named():
     hands = Hands()
-    vitals = make_vitals(hands=hands)
-    vitals.expect("worker", 60)
+    health_state = make_health_state(hands=hands)
+    health_state.register("worker", 60)
     hands.seconds += 60
-    before = vitals.dead()
+    before = health_state.unhealthy()
     hands.seconds += 1
 
     assert before == []
-    assert vitals.dead() == ["worker: no progress for 61 s, expected within 60 s"]
-    assert vitals.unready() == vitals.dead()
-    assert [(one.subject, one.severity) for one in told(vitals, "not_alive")] == [("worker", "critical")]
+    assert health_state.unhealthy() == ["worker: no progress for 61 s, expected within 60 s"]
+    assert health_state.not_ready_reasons() == health_state.unhealthy()
+    assert [(one.subject, one.severity) for one in told(health_state, "not_alive")] == [("worker", "critical")]
 
 
 @pytest.mark.parametrize("mend", ["beat", "expect", "rest"])
 def test_an_organ_that_goes_on_is_alive_again(mend):
     hands = Hands()
-    vitals = make_vitals(hands=hands)
-    vitals.expect("worker", 60)
+    health_state = make_health_state(hands=hands)
+    health_state.register("worker", 60)
     hands.seconds += 100
-    {"beat": vitals.beat, "rest": vitals.rest, "expect": lambda organ: vitals.expect(organ, 60)}[mend]("worker")
+    {"beat": health_state.heartbeat, "rest": health_state.unregister, "expect": lambda organ: health_state.register(organ, 60)}[mend]("worker")
 
-    assert vitals.dead() == []
+    assert health_state.unhealthy() == []
 
 
 def test_a_beat_counts_from_when_it_came():
     hands = Hands()
-    vitals = make_vitals(hands=hands)
-    vitals.expect("worker", 60)
+    health_state = make_health_state(hands=hands)
+    health_state.register("worker", 60)
     for _ in range(10):
         hands.seconds += 59
-        vitals.beat("worker")
-        assert vitals.dead() == []
+        health_state.heartbeat("worker")
+        assert health_state.unhealthy() == []
     hands.seconds += 61
 
-    assert len(vitals.dead()) == 1
+    assert len(health_state.unhealthy()) == 1
 
 
 def test_a_wedged_scheduler_shows_while_the_worker_beats():
     """Each organ is watched alone: one that is busy does not hide one that hangs."""
     hands = Hands()
-    vitals = make_vitals(hands=hands)
+    health_state = make_health_state(hands=hands)
     for organ in ("scheduler", "worker"):
-        vitals.expect(organ, 30)
+        health_state.register(organ, 30)
     for _ in range(4):
         hands.seconds += 10
-        vitals.beat("worker")
+        health_state.heartbeat("worker")
 
-    assert vitals.dead() == ["scheduler: no progress for 40 s, expected within 30 s"]
+    assert health_state.unhealthy() == ["scheduler: no progress for 40 s, expected within 30 s"]
 
 
 def test_the_wall_clock_says_nothing_about_life():
     hands = Hands()
-    vitals = make_vitals(hands=hands)
-    vitals.expect("worker", 30)
+    health_state = make_health_state(hands=hands)
+    health_state.register("worker", 30)
     hands.now += 365 * 24 * HOUR_MS
 
-    assert vitals.dead() == []
+    assert health_state.unhealthy() == []
 
 
 def test_who_was_never_expected_or_rests_is_not_missed():
     hands = Hands()
-    vitals = make_vitals(hands=hands)
-    vitals.beat("guest")
-    vitals.expect("worker", 30)
-    vitals.rest("worker")
-    vitals.rest("worker")
-    vitals.beat("worker")
+    health_state = make_health_state(hands=hands)
+    health_state.heartbeat("guest")
+    health_state.register("worker", 30)
+    health_state.unregister("worker")
+    health_state.unregister("worker")
+    health_state.heartbeat("worker")
     hands.seconds += 1000
 
-    assert vitals.dead() == []
+    assert health_state.unhealthy() == []
 
 
 def working(*keys, hands):
-    """Vitals of a daemon that has begun to work."""
-    vitals = make_vitals(*keys, hands=hands)
-    vitals.enter(Phase.CATCHING_UP)
-    vitals.enter(Phase.READY)
-    return vitals
+    """HealthState of a daemon that has begun to work."""
+    health_state = make_health_state(*keys, hands=hands)
+    health_state.enter_phase(Phase.CATCHING_UP)
+    health_state.enter_phase(Phase.READY)
+    return health_state
 
 
 def pass_time(hands, seconds):
@@ -259,114 +259,114 @@ def pass_time(hands, seconds):
     hands.now += round(1000 * seconds)
 
 
-def end_by_skipping(vitals):
+def end_by_skipping(health_state):
     """A cycle of an exchange that is down."""
-    vitals.cycle(make_report(skipped={BITCOIN: "SourceUnavailable: down"}), None, [])
+    health_state.record_cycle(make_report(skipped={BITCOIN: "SourceUnavailable: down"}), None, [])
 
 
-ENDS = {"skipped": end_by_skipping, "failed": lambda vitals: vitals.cycle_failed("kraken", HOUR, RuntimeError("odd"))}
+ENDS = {"skipped": end_by_skipping, "failed": lambda health_state: health_state.record_cycle_failure("kraken", HOUR, RuntimeError("odd"))}
 
 
 def test_a_place_whose_cycles_do_not_end_is_not_alive():
     """Three closes have passed, and every organ beats: a loop that turns makes no forecast."""
     hands = Hands()
-    vitals = working(BITCOIN, ELSEWHERE, hands=hands)
+    health_state = working(BITCOIN, ELSEWHERE, hands=hands)
     pass_time(hands, 3 * 3600 + 60)
-    vitals.cycle(make_report(exchange="binance"), None, [])
+    health_state.record_cycle(make_report(exchange="binance"), None, [])
     expected = ["kraken 1h: no cycle has ended for 10860 s, though 3 closes have passed"]
 
-    assert vitals.dead() == expected
-    assert expected[0] in vitals.unready()
-    assert [(one.subject, one.severity) for one in told(vitals, "not_alive")] == [("kraken 1h", "critical")]
-    vitals.cycle(make_report(), None, [])
-    assert vitals.dead() == []
+    assert health_state.unhealthy() == expected
+    assert expected[0] in health_state.not_ready_reasons()
+    assert [(one.subject, one.severity) for one in told(health_state, "not_alive")] == [("kraken 1h", "critical")]
+    health_state.record_cycle(make_report(), None, [])
+    assert health_state.unhealthy() == []
 
 
 @pytest.mark.parametrize("end", ENDS)
 def test_a_cycle_that_ends_in_whatever_way_is_progress(end):
     """An exchange that is down, or a fault that returns: a restart would not help."""
     hands = Hands()
-    vitals = working(BITCOIN, hands=hands)
+    health_state = working(BITCOIN, hands=hands)
     for _ in range(48):
         pass_time(hands, 3600)
-        ENDS[end](vitals)
-        assert vitals.dead() == []
+        ENDS[end](health_state)
+        assert health_state.unhealthy() == []
     pass_time(hands, 4 * 3600)
 
-    assert len(vitals.dead()) == 1
+    assert len(health_state.unhealthy()) == 1
 
 
 def test_bars_of_a_minute_have_time_for_two_slow_cycles():
     """One of the same exchange that is in hand, and their own."""
     hands = Hands()
-    vitals = working(make_key("kraken", "BTC/USD", "1m"), hands=hands)
+    health_state = working(make_key("kraken", "BTC/USD", "1m"), hands=hands)
     pass_time(hands, 1200)
-    before = vitals.dead()
+    before = health_state.unhealthy()
     pass_time(hands, 1)
 
     assert before == []
-    assert len(vitals.dead()) == 1
+    assert len(health_state.unhealthy()) == 1
 
 
 def test_a_market_that_sleeps_is_alive():
     """Nothing is due for a weekend; three sessions without the end of a cycle are another matter."""
     hands = Hands(utc_ms("2024-05-17 21:00"))
-    vitals = working(STOCK, hands=hands)
+    health_state = working(STOCK, hands=hands)
     pass_time(hands, 3.5 * 24 * 3600)
-    before = vitals.dead()
+    before = health_state.unhealthy()
     pass_time(hands, 2 * 24 * 3600)
 
     assert before == []
-    assert len(vitals.dead()) == 1
+    assert len(health_state.unhealthy()) == 1
 
 
 @pytest.mark.parametrize("phase", [Phase.WAITING, Phase.CHECKING, Phase.DRAINING])
 def test_who_runs_no_cycles_is_alive_without_them(phase):
     """A standby waits for months; a restart would change nothing."""
     hands = Hands()
-    vitals = working(BITCOIN, hands=hands)
-    vitals.enter(phase)
+    health_state = working(BITCOIN, hands=hands)
+    health_state.enter_phase(phase)
     pass_time(hands, 90 * 24 * 3600)
-    waited = vitals.dead()
-    vitals.enter(Phase.CATCHING_UP)
+    waited = health_state.unhealthy()
+    health_state.enter_phase(Phase.CATCHING_UP)
 
-    assert waited == vitals.dead() == []
+    assert waited == health_state.unhealthy() == []
 
 
 @pytest.mark.parametrize("kind", ["ledger_unavailable", "ledger_damaged"])
 def test_a_ledger_that_fails_ends_readiness_and_not_life(kind):
-    vitals = make_vitals()
-    vitals.ledger(kind, "store sqlite:////l.db: gone")
-    found = vitals.unready(), vitals.dead(), [(one.text, one.severity) for one in told(vitals, kind)]
-    gone = value(vitals, "forecaster_ledger_present")
-    vitals.ledger(kind, None)
+    health_state = make_health_state()
+    health_state.set_ledger_fault(kind, "store sqlite:////l.db: gone")
+    found = health_state.not_ready_reasons(), health_state.unhealthy(), [(one.text, one.severity) for one in told(health_state, kind)]
+    gone = value(health_state, "forecaster_ledger_healthy")
+    health_state.set_ledger_fault(kind, None)
 
     assert found == ([f"{kind}: store sqlite:////l.db: gone"], [], [("store sqlite:////l.db: gone", "critical")])
-    assert vitals.unready() == told(vitals, kind) == []
-    assert (gone, value(vitals, "forecaster_ledger_present")) == (0, 1)
+    assert health_state.not_ready_reasons() == told(health_state, kind) == []
+    assert (gone, value(health_state, "forecaster_ledger_healthy")) == (0, 1)
 
 
 @pytest.mark.parametrize("phase", [one for one in Phase if one is not Phase.READY])
 def test_only_one_phase_is_ready(phase):
-    vitals = make_vitals(phase=phase)
-    reasons = vitals.unready()
-    vitals.enter(Phase.READY)
+    health_state = make_health_state(phase=phase)
+    reasons = health_state.not_ready_reasons()
+    health_state.enter_phase(Phase.READY)
 
     assert reasons == [f"phase: {phase}"]
-    assert vitals.unready() == []
+    assert health_state.not_ready_reasons() == []
 
 
 def test_a_series_is_stale_when_more_than_the_tolerated_bars_are_behind():
     """With two tolerated bars, at the third close; bars settle for 5 s, and are asked for until 30 s behind that."""
     hands = Hands()
-    vitals = make_vitals(hands=hands)
+    health_state = make_health_state(hands=hands)
     hands.now = CUTOFF + 3 * HOUR_MS + SETTLE_MS + 30_000 - 1
-    before = vitals.unready()
+    before = health_state.not_ready_reasons()
     hands.now += 1
 
     assert before == []
-    assert vitals.unready() == [
-        "kraken BTC/USD 1h: newest forecast of 2024-01-05 00:00 UTC, expected 2024-01-05 01:00 UTC or later"
+    assert health_state.not_ready_reasons() == [
+        "kraken BTC/USD 1h: latest forecast of 2024-01-05 00:00 UTC, expected 2024-01-05 01:00 UTC or later"
     ]
 
 
@@ -378,14 +378,14 @@ def test_a_series_is_stale_when_more_than_the_tolerated_bars_are_behind():
 def test_the_time_of_the_cycle_is_allowed_for(seconds, exchange, patience_s):
     """But no more than a bar of it: a service that cannot keep up is late, however steadily."""
     hands = Hands()
-    vitals = make_vitals(hands=hands)
-    vitals.cycle(make_report(seconds=seconds, exchange=exchange), None, [])
+    health_state = make_health_state(hands=hands)
+    health_state.record_cycle(make_report(seconds=seconds, exchange=exchange), None, [])
     hands.now = CUTOFF + 3 * HOUR_MS + patience_s * 1000 - 1
-    before = vitals.unready()
+    before = health_state.not_ready_reasons()
     hands.now += 1
 
     assert before == []
-    assert len(vitals.unready()) == 1
+    assert len(health_state.not_ready_reasons()) == 1
 
 
 @settings(derandomize=True, deadline=None, max_examples=200)
@@ -396,11 +396,11 @@ def test_staleness_is_a_count_of_closes(timeframe, tolerated, behind, past):
     """The rule in two lines: how many closes came behind the forecast, as of the time that is allowed for."""
     key = make_key("files", "BTC/USD", timeframe)
     hands = Hands()
-    vitals = make_vitals(key, hands=hands, health={"stale_bars": tolerated})
+    health_state = make_health_state(key, hands=hands, health={"stale_bars": tolerated})
     hands.now = CUTOFF + behind * key.timeframe.ms + past % key.timeframe.ms
     closes = (hands.now - SETTLE_MS) // key.timeframe.ms - CUTOFF // key.timeframe.ms
 
-    assert bool(vitals.unready()) == (closes > tolerated)
+    assert bool(health_state.not_ready_reasons()) == (closes > tolerated)
 
 
 @pytest.mark.parametrize(
@@ -417,60 +417,60 @@ def test_staleness_is_a_count_of_closes(timeframe, tolerated, behind, past):
 def test_stocks_sleep_at_weekends(time, stale):
     """The forecast of the early close behind Thanksgiving serves until Tuesday, where one bar is tolerated."""
     hands = Hands(utc_ms("2018-11-23 18:00"))
-    vitals = make_vitals(STOCK, hands=hands, health={"stale_bars": 1})
+    health_state = make_health_state(STOCK, hands=hands, health={"stale_bars": 1})
     hands.now = utc_ms(time)
 
-    assert bool(vitals.unready()) == stale
+    assert bool(health_state.not_ready_reasons()) == stale
 
 
 def test_each_stale_series_is_named():
     hands = Hands()
-    vitals = make_vitals(BITCOIN, ETHER, DOGE, hands=hands)
+    health_state = make_health_state(BITCOIN, ETHER, DOGE, hands=hands)
     hands.now += 10 * HOUR_MS
-    vitals.served(ETHER, hands.now)
+    health_state.record_latest_forecast(ETHER, hands.now)
 
-    assert [one.split(":")[0] for one in vitals.unready()] == [str(BITCOIN), str(DOGE)]
+    assert [one.split(":")[0] for one in health_state.not_ready_reasons()] == [str(BITCOIN), str(DOGE)]
 
 
 def test_a_series_without_any_forecast_is_stale():
-    vitals = Vitals(make_config(BITCOIN), lambda: CUTOFF, lambda: 0.0)
-    vitals.enter(Phase.READY)
+    health_state = HealthState(make_config(BITCOIN), lambda: CUTOFF, lambda: 0.0)
+    health_state.enter_phase(Phase.READY)
 
-    assert vitals.unready() == ["kraken BTC/USD 1h: no forecast yet"]
+    assert health_state.not_ready_reasons() == ["kraken BTC/USD 1h: no forecast yet"]
 
 
 def test_what_is_caught_up_on_does_not_age_a_series():
     """Late forecasts of older cutoffs come behind the newest one, in one cycle or in the next."""
     hands = Hands()
-    vitals = make_vitals(hands=hands)
+    health_state = make_health_state(hands=hands)
     hands.now += 10 * HOUR_MS
     newest, older = (make_forecast(BITCOIN, hands.now - back * HOUR_MS) for back in (0, 7))
-    vitals.cycle(make_report(forecasts=[newest, older]), None, [])
-    vitals.served(BITCOIN, CUTOFF)
+    health_state.record_cycle(make_report(forecasts=[newest, older]), None, [])
+    health_state.record_latest_forecast(BITCOIN, CUTOFF)
 
-    assert vitals.unready() == []
+    assert health_state.not_ready_reasons() == []
 
 
 def test_a_series_that_is_not_configured_is_no_matter():
-    vitals = make_vitals(BITCOIN)
-    vitals.served(ETHER, CUTOFF)
-    vitals.cycle(make_report(forecasts=[make_forecast(ETHER)]), None, [])
+    health_state = make_health_state(BITCOIN)
+    health_state.record_latest_forecast(ETHER, CUTOFF)
+    health_state.record_cycle(make_report(forecasts=[make_forecast(ETHER)]), None, [])
 
-    assert ETHER not in vitals._newest
+    assert ETHER not in health_state._freshness._latest
 
 
 def test_stale_series_are_told_of_together():
     """One alert for a venue that is away, not one for each of its series; five are named."""
     keys = [make_key("kraken", f"A{i}/USD") for i in range(8)]
     hands = Hands()
-    vitals = make_vitals(*keys, ELSEWHERE, hands=hands)
+    health_state = make_health_state(*keys, ELSEWHERE, hands=hands)
     hands.now += 10 * HOUR_MS
-    vitals.served(keys[0], hands.now)
-    here, there = told(vitals, "stale_series")
+    health_state.record_latest_forecast(keys[0], hands.now)
+    here, there = told(health_state, "stale_series")
 
     assert (here.subject, there.subject) == ("kraken 1h", "binance 1h")
     assert here.text.startswith(
-        "no fresh forecast, 7 series: kraken A1/USD 1h, newest forecast of 2024-01-05 00:00 UTC"
+        "no fresh forecast, 7 series: kraken A1/USD 1h, latest forecast of 2024-01-05 00:00 UTC"
     )
     assert here.text.endswith("; and 2 more")
     assert "1 series: binance BTC/USDT 1h" in there.text
@@ -480,39 +480,39 @@ def test_stale_series_are_told_of_together():
 @pytest.mark.parametrize("phase", [one for one in Phase if one is not Phase.READY])
 def test_staleness_is_told_by_who_serves(phase):
     """A standby has old forecasts for months, and who catches up is about to mend it."""
-    vitals = Vitals(make_config(BITCOIN), lambda: CUTOFF, lambda: 0.0)
-    vitals.enter(phase)
+    health_state = HealthState(make_config(BITCOIN), lambda: CUTOFF, lambda: 0.0)
+    health_state.enter_phase(phase)
 
-    assert told(vitals, "stale_series") == []
+    assert told(health_state, "stale_series") == []
 
 
 def test_failing_cycles_are_told_until_one_is_completed():
     hands = Hands()
-    vitals = make_vitals(hands=hands)
+    health_state = make_health_state(hands=hands)
     for _ in range(3):
-        vitals.cycle_failed("kraken", HOUR, RuntimeError("no\nsuch \x1b[31mthing"))
+        health_state.record_cycle_failure("kraken", HOUR, RuntimeError("no\nsuch \x1b[31mthing"))
         hands.now += 60_000
-    (found,) = told(vitals, "failing_cycle")
-    vitals.cycle(make_report(timeframe=Timeframe("4h")), None, [])
-    others = told(vitals, "failing_cycle")
-    vitals.cycle(make_report(), None, [])
+    (found,) = told(health_state, "failing_cycle")
+    health_state.record_cycle(make_report(timeframe=Timeframe("4h")), None, [])
+    others = told(health_state, "failing_cycle")
+    health_state.record_cycle(make_report(), None, [])
 
     assert found.subject == "kraken 1h"
     assert found.text == (
         "3 cycles failed in a row, since 2024-01-05 00:00 UTC, the last with RuntimeError: no such  [31mthing"
     )
     assert len(others) == 1
-    assert told(vitals, "failing_cycle") == []
-    assert value(vitals, "forecaster_cycles_total", **PLACE, outcome="failed") == 3
-    assert value(vitals, "forecaster_cycles_total", **PLACE, outcome="completed") == 1
+    assert told(health_state, "failing_cycle") == []
+    assert value(health_state, "forecaster_cycles_total", **PLACE, outcome="failed") == 3
+    assert value(health_state, "forecaster_cycles_total", **PLACE, outcome="completed") == 1
 
 
 def test_a_standby_does_not_tell_of_cycles_that_failed_before():
-    vitals = make_vitals()
-    vitals.cycle_failed("kraken", HOUR, RuntimeError("lost"))
-    vitals.enter(Phase.WAITING)
+    health_state = make_health_state()
+    health_state.record_cycle_failure("kraken", HOUR, RuntimeError("lost"))
+    health_state.enter_phase(Phase.WAITING)
 
-    assert told(vitals, "failing_cycle") == []
+    assert told(health_state, "failing_cycle") == []
 
 
 def held(exchange, ms):
@@ -523,71 +523,71 @@ def held(exchange, ms):
 def test_a_hold_is_told_while_it_lasts():
     """With its reason: a limit is no ban."""
     hands = Hands()
-    vitals = make_vitals(BITCOIN, ELSEWHERE, hands=hands)
-    vitals.cycle(make_report(), None, [held("kraken", 1000), held("binance", 0), held("unknown", 1000)])
-    during = told(vitals, "ban")
-    open_ = [value(vitals, "forecaster_breaker_open", exchange=name) for name in ("kraken", "binance", "unknown")]
+    health_state = make_health_state(BITCOIN, ELSEWHERE, hands=hands)
+    health_state.record_cycle(make_report(), None, [held("kraken", 1000), held("binance", 0), held("unknown", 1000)])
+    during = told(health_state, "ban")
+    open_ = [value(health_state, "forecaster_breaker_open", exchange=name) for name in ("kraken", "binance", "unknown")]
     hands.now += 1000
 
     assert [(one.subject, one.text) for one in during] == [
         ("kraken", "kraken must not be asked until 2024-01-05 00:00:01 UTC: limit: 429 Too Many Requests")
     ]
     assert open_ == [1, 0, None]
-    assert told(vitals, "ban") == []
-    assert value(vitals, "forecaster_breaker_open", exchange="kraken") == 0
+    assert told(health_state, "ban") == []
+    assert value(health_state, "forecaster_breaker_open", exchange="kraken") == 0
 
 
 def test_a_fallback_is_told_while_compiled_code_rests():
-    vitals = make_vitals()
+    health_state = make_health_state()
     buckets = (make_bucket(8), make_bucket(16, "cooling", reason="compiled code gave NaN\nrests 300 s"))
-    vitals.cycle(make_report(), ModelStatus(buckets, 3, None), [])
-    during = told(vitals, "fallback")
-    vitals.cycle(make_report(), None, [])
-    still = told(vitals, "fallback")
-    vitals.cycle(make_report(), ModelStatus((make_bucket(8), make_bucket(16)), 3, None), [])
+    health_state.record_cycle(make_report(), ModelStatus(buckets, 3, None), [])
+    during = told(health_state, "fallback")
+    health_state.record_cycle(make_report(), None, [])
+    still = told(health_state, "fallback")
+    health_state.record_cycle(make_report(), ModelStatus((make_bucket(8), make_bucket(16)), 3, None), [])
 
     assert [one.text for one in during] == ["eager serves 1 of 2 shapes: compiled code gave NaN rests 300 s"]
     assert still == during
-    assert told(vitals, "fallback") == []
+    assert told(health_state, "fallback") == []
 
 
 def test_a_drift_is_told_for_a_day():
     hands = Hands()
-    vitals = make_vitals(hands=hands)
-    vitals.drifted(BITCOIN, "coverage", 0.8123, 0.6)
-    hands.seconds += DRIFT_TOLD_SECONDS - 1
-    during = told(vitals, "drift")
+    health_state = make_health_state(hands=hands)
+    health_state.record_drift(BITCOIN, "coverage", 0.8123, 0.6)
+    hands.seconds += DRIFT_ACTIVE_SECONDS - 1
+    during = told(health_state, "drift")
     hands.seconds += 1
 
     assert [(one.subject, one.text) for one in during] == [
         ("kraken 1h", "skill or coverage changed, 1 series: kraken BTC/USD 1h, coverage 0.812 → 0.600")
     ]
-    assert told(vitals, "drift") == []
-    assert value(vitals, "forecaster_drifts_total", of="coverage") == 1
+    assert told(health_state, "drift") == []
+    assert value(health_state, "forecaster_drifts_total", measure="coverage") == 1
 
 
 def test_bars_that_changed_are_told_for_an_hour():
     hands = Hands()
-    vitals = make_vitals(hands=hands)
-    vitals.cycle(make_report(revised={BITCOIN: [CUTOFF - HOUR.ms, CUTOFF]}, doubted={BITCOIN}), None, [])
-    during = told(vitals, "revised")
-    hands.seconds += REVISED_TOLD_SECONDS
+    health_state = make_health_state(hands=hands)
+    health_state.record_cycle(make_report(revised_bars={BITCOIN: [CUTOFF - HOUR.ms, CUTOFF]}, unconfirmed={BITCOIN}), None, [])
+    during = told(health_state, "revised")
+    hands.seconds += REVISED_ACTIVE_SECONDS
 
     assert [(one.subject, one.severity) for one in during] == [("kraken 1h", "warning")]
     assert "1 series: kraken BTC/USD 1h, 2 bars" in during[0].text
-    assert told(vitals, "revised") == []
-    assert value(vitals, "forecaster_revised_bars_total", exchange="kraken", timeframe="1h") == 2
-    assert value(vitals, "forecaster_doubted_bars_total", exchange="kraken", timeframe="1h") == 1
+    assert told(health_state, "revised") == []
+    assert value(health_state, "forecaster_revised_bars_total", exchange="kraken", timeframe="1h") == 2
+    assert value(health_state, "forecaster_unconfirmed_answers_total", exchange="kraken", timeframe="1h") == 1
 
 
 def test_series_that_are_waited_for_and_clocks_are_shown():
-    vitals = make_vitals()
-    vitals.cycle(make_report(waiting={BITCOIN}, clocks={"kraken": -90_500}), None, [])
-    during = value(vitals, "forecaster_waiting_series", exchange="kraken", timeframe="1h")
-    vitals.cycle(make_report(), None, [])
+    health_state = make_health_state()
+    health_state.record_cycle(make_report(awaiting_bars={BITCOIN}, exchange_clock_offsets_ms={"kraken": -90_500}), None, [])
+    during = value(health_state, "forecaster_series_awaiting_bars", exchange="kraken", timeframe="1h")
+    health_state.record_cycle(make_report(), None, [])
 
-    assert (during, value(vitals, "forecaster_waiting_series", exchange="kraken", timeframe="1h")) == (1, 0)
-    assert value(vitals, "forecaster_exchange_clock_seconds", exchange="kraken") == -90.5
+    assert (during, value(health_state, "forecaster_series_awaiting_bars", exchange="kraken", timeframe="1h")) == (1, 0)
+    assert value(health_state, "forecaster_exchange_clock_offset_seconds", exchange="kraken") == -90.5
 
 
 @pytest.mark.parametrize(
@@ -597,73 +597,73 @@ def test_series_that_are_waited_for_and_clocks_are_shown():
 )
 def test_what_is_surely_worse_than_the_walk_is_told(n, skill, p_value, is_told):
     """Skill that is not shown is the usual thing with prices, and no news."""
-    vitals = make_vitals()
-    vitals.trusted(BITCOIN, make_trust(n, skill, p_value))
+    health_state = make_health_state()
+    health_state.record_trust(BITCOIN, make_trust(n, skill, p_value))
 
-    assert bool(told(vitals, "no_skill")) == is_told
+    assert bool(told(health_state, "no_skill")) == is_told
 
 
 @pytest.mark.parametrize("trust", [None, make_trust(400, 0.1, 0.001)], ids=["nothing settled", "better"])
 def test_what_has_become_better_is_told_no_more(trust):
-    vitals = make_vitals()
-    vitals.trusted(BITCOIN, make_trust(400, -0.1, 0.001))
-    (before,) = told(vitals, "no_skill")
-    vitals.trusted(BITCOIN, trust)
+    health_state = make_health_state()
+    health_state.record_trust(BITCOIN, make_trust(400, -0.1, 0.001))
+    (before,) = told(health_state, "no_skill")
+    health_state.record_trust(BITCOIN, trust)
 
     assert before.text == (
         "worse than the random walk, 1 series: kraken BTC/USD 1h, worse than the random walk (p = 0.001), 400 closes"
     )
-    assert told(vitals, "no_skill") == []
+    assert told(health_state, "no_skill") == []
 
 
 @pytest.mark.parametrize(("needed", "is_told"), [(0, False), (1 << 40, True)])
 def test_a_disk_that_is_about_to_be_full_is_told(tmp_path, needed, is_told):
     """Also before the folder of the ledger is there."""
-    vitals = make_vitals(folder=tmp_path / "not" / "there", alerts={"disk_free_mib": needed})
-    found = told(vitals, "disk")
+    health_state = make_health_state(folder=tmp_path / "not" / "there", alerts={"disk_free_mib": needed})
+    found = told(health_state, "disk")
 
     assert bool(found) == is_told
     assert all(one.text.startswith(f"{tmp_path}: ") for one in found)
-    assert value(vitals, "forecaster_disk_free_bytes") > 0
+    assert value(health_state, "forecaster_disk_free_bytes") > 0
 
 
 def test_a_disk_that_nobody_can_ask_is_unknown(tmp_path, monkeypatch):
     def fail(_):
         raise OSError(5, "Input/output error")
 
-    vitals = make_vitals(folder=tmp_path)
+    health_state = make_health_state(folder=tmp_path)
     monkeypatch.setattr("shutil.disk_usage", fail)
 
-    assert told(vitals, "disk") == []
-    assert math.isnan(value(vitals, "forecaster_disk_free_bytes"))
+    assert told(health_state, "disk") == []
+    assert math.isnan(value(health_state, "forecaster_disk_free_bytes"))
 
 
 def test_every_kind_that_is_told_is_known():
     """So that alerts of each stand at 0 from the start; another is counted, but makes no label of its own."""
-    vitals = make_vitals()
+    health_state = make_health_state()
     for kind in KINDS:
-        assert value(vitals, "forecaster_alerts_total", kind=kind, outcome="sent") == 0
-    vitals.alerted("ban", "sent")
-    vitals.alerted("surprise", "failed")
+        assert value(health_state, "forecaster_alerts_total", kind=kind, outcome="sent") == 0
+    health_state.record_alert("ban", "sent")
+    health_state.record_alert("surprise", "failed")
 
-    assert value(vitals, "forecaster_alerts_total", kind="ban", outcome="sent") == 1
-    assert value(vitals, "forecaster_alerts_total", kind="other", outcome="failed") == 1
+    assert value(health_state, "forecaster_alerts_total", kind="ban", outcome="sent") == 1
+    assert value(health_state, "forecaster_alerts_total", kind="other", outcome="failed") == 1
 
 
 def full_vitals():
-    """Vitals that have seen one of everything."""
-    vitals = make_vitals(BITCOIN, ELSEWHERE, STOCK, model={"baselines": ["random_walk"]})
+    """HealthState that have seen one of everything."""
+    health_state = make_health_state(BITCOIN, ELSEWHERE, STOCK, model={"baselines": ["random_walk"]})
     steps = make_steps([90.0, 99.0, 105.0], 101.0, models=["nano@1", "random_walk@1"], key=BITCOIN)
     report = make_report(
         forecasts=[make_forecast(BITCOIN)],
         settled=[measure(steps, make_past([100.0, 100.0], BITCOIN))],
         skipped={BITCOIN: "Banned: kraken: go away"},
-        sat_out={"random_walk": "InferenceError: broken"},
+        failed_baselines={"random_walk": "InferenceError: broken"},
         missed=2,
     )
-    vitals.cycle(report, ModelStatus((make_bucket(),), 1, None), [held("kraken", 1)])
-    vitals.drifted(BITCOIN, "skill", 0.5, 0.4)
-    return vitals
+    health_state.record_cycle(report, ModelStatus((make_bucket(),), 1, None), [held("kraken", 1)])
+    health_state.record_drift(BITCOIN, "skill", 0.5, 0.4)
+    return health_state
 
 
 def test_the_exposition_has_every_metric_with_its_labels():
@@ -681,14 +681,14 @@ def test_the_exposition_has_every_metric_with_its_labels():
 
 def test_what_the_configuration_foresees_stands_at_zero():
     """A rate sees no first event of a series that begins with it."""
-    at_start = samples(Vitals(make_config(BITCOIN, ELSEWHERE)))
+    at_start = samples(HealthState(make_config(BITCOIN, ELSEWHERE)))
     expected = [
         ("forecaster_cycles_total", {**PLACE, "outcome": "failed"}),
         ("forecaster_forecasts_total", {**PLACE, "outcome": "late"}),
-        ("forecaster_missed_total", PLACE),
-        ("forecaster_cycle_seconds_count", PLACE),
+        ("forecaster_missed_closes_total", PLACE),
+        ("forecaster_cycle_duration_seconds_count", PLACE),
         ("forecaster_fetch_errors_total", {"exchange": "binance", "error": "Banned"}),
-        ("forecaster_fallbacks_total", {}),
+        ("forecaster_compile_fallbacks_total", {}),
         ("forecaster_scheduler_faults_total", {}),
     ]
 
@@ -700,65 +700,65 @@ def test_a_cycle_is_counted():
     report = make_report(
         forecasts=[make_forecast(BITCOIN, issued_at=CUTOFF + 7000), make_forecast(ETHER), late],
         skipped={DOGE: "NotEnoughBars: too few", ETHER: "RateLimited: later"},
-        sat_out={"random_walk": "InferenceError: broken"},
+        failed_baselines={"random_walk": "InferenceError: broken"},
         missed=3,
         seconds=2.5,
         waited_seconds=0.75,
         model_seconds=1.25,
     )
-    vitals = make_vitals(BITCOIN, ETHER, DOGE)
-    vitals.cycle(report, None, [])
-    vitals.cycle(report, None, [])
-    found = samples(vitals)
+    health_state = make_health_state(BITCOIN, ETHER, DOGE)
+    health_state.record_cycle(report, None, [])
+    health_state.record_cycle(report, None, [])
+    found = samples(health_state)
     expected = {
         ("forecaster_cycles_total", "outcome", "completed"): 2,
         ("forecaster_forecasts_total", "outcome", "on_time"): 4,
         ("forecaster_forecasts_total", "outcome", "late"): 2,
-        ("forecaster_skipped_total", "error", "NotEnoughBars"): 2,
-        ("forecaster_skipped_total", "error", "RateLimited"): 2,
+        ("forecaster_skipped_series_total", "error", "NotEnoughBars"): 2,
+        ("forecaster_skipped_series_total", "error", "RateLimited"): 2,
     }
 
     assert {about: found[about[0], frozenset({**PLACE, about[1]: about[2]}.items())] for about in expected} == expected
-    assert found["forecaster_missed_total", frozenset(PLACE.items())] == 6
-    assert found["forecaster_waited_seconds_total", frozenset(PLACE.items())] == 1.5
+    assert found["forecaster_missed_closes_total", frozenset(PLACE.items())] == 6
+    assert found["forecaster_source_wait_seconds_total", frozenset(PLACE.items())] == 1.5
     assert found["forecaster_model_seconds_total", frozenset(PLACE.items())] == 2.5
-    assert found["forecaster_cycle_seconds_sum", frozenset(PLACE.items())] == 5
-    assert found["forecaster_close_to_stored_seconds_count", frozenset(PLACE.items())] == 4
-    assert found["forecaster_close_to_stored_seconds_sum", frozenset(PLACE.items())] == pytest.approx(
+    assert found["forecaster_cycle_duration_seconds_sum", frozenset(PLACE.items())] == 5
+    assert found["forecaster_forecast_latency_seconds_count", frozenset(PLACE.items())] == 4
+    assert found["forecaster_forecast_latency_seconds_sum", frozenset(PLACE.items())] == pytest.approx(
         2 * (7 + 2 * LATENCY_MS / 1000)
     )
-    assert value(vitals, "forecaster_fetch_errors_total", exchange="kraken", error="RateLimited") == 2
-    assert value(vitals, "forecaster_fetch_errors_total", exchange="kraken", error="NotEnoughBars") is None
-    assert value(vitals, "forecaster_baseline_failures_total", model="random_walk") == 2
+    assert value(health_state, "forecaster_fetch_errors_total", exchange="kraken", error="RateLimited") == 2
+    assert value(health_state, "forecaster_fetch_errors_total", exchange="kraken", error="NotEnoughBars") is None
+    assert value(health_state, "forecaster_baseline_failures_total", model="random_walk") == 2
 
 
 def test_a_cycle_of_all_exchanges_has_a_label_of_its_own():
-    vitals = make_vitals(BITCOIN, ELSEWHERE)
-    vitals.cycle(make_report(exchange=None, forecasts=[make_forecast(ELSEWHERE)]), None, [])
+    health_state = make_health_state(BITCOIN, ELSEWHERE)
+    health_state.record_cycle(make_report(exchange=None, forecasts=[make_forecast(ELSEWHERE)]), None, [])
 
-    assert value(vitals, "forecaster_cycles_total", exchange="all", timeframe="1h", outcome="completed") == 1
-    assert value(vitals, "forecaster_forecasts_total", exchange="binance", timeframe="1h", outcome="on_time") == 1
+    assert value(health_state, "forecaster_cycles_total", exchange="all", timeframe="1h", outcome="completed") == 1
+    assert value(health_state, "forecaster_forecasts_total", exchange="binance", timeframe="1h", outcome="on_time") == 1
 
 
 def test_labels_are_bounded_whatever_is_given_for_one():
     """Ten thousand errors, baselines and exchanges that nobody foresaw make one label, `other`."""
-    vitals = make_vitals(BITCOIN)
+    health_state = make_health_state(BITCOIN)
 
     def cycle(names):
         report = make_report(
             exchange=f"venue{names}",
             skipped={make_key(f"venue{i}", f"S{i}/USD"): f"Error{i}: text" for i in names},
-            sat_out={f"model{i}": "broken" for i in names},
+            failed_baselines={f"model{i}": "broken" for i in names},
         )
-        vitals.cycle(report, None, [held(f"venue{i}", 1) for i in names])
-        vitals.cycle_failed(f"venue{names}", HOUR, RuntimeError(str(names)))
+        health_state.record_cycle(report, None, [held(f"venue{i}", 1) for i in names])
+        health_state.record_cycle_failure(f"venue{names}", HOUR, RuntimeError(str(names)))
 
     cycle(range(1))
-    before = len(samples(vitals))
+    before = len(samples(health_state))
     cycle(range(1, 10_000))
 
-    assert len(samples(vitals)) == before
-    assert len(vitals._holds) == 0
+    assert len(samples(health_state)) == before
+    assert len(health_state._holds) == 0
 
 
 def test_hostile_names_cannot_forge_a_sample():
@@ -766,18 +766,18 @@ def test_hostile_names_cannot_forge_a_sample():
     hostile = 'a"} 1\nforecaster_ready 1\n#\\'
     key = make_key(hostile, "ZZZ\x1b[2J\x9b/USD")
     hands = Hands()
-    vitals = make_vitals(key, hands=hands)
-    vitals.cycle(
+    health_state = make_health_state(key, hands=hands)
+    health_state.record_cycle(
         make_report(exchange=hostile, skipped={key: f"Banned: {hostile}"}), None, [held(hostile, 24 * HOUR_MS)]
     )
-    vitals.cycle_failed(hostile, HOUR, RuntimeError(hostile))
+    health_state.record_cycle_failure(hostile, HOUR, RuntimeError(hostile))
     hands.now += 10 * HOUR_MS
-    found = samples(vitals)
-    conditions = vitals.conditions()
+    found = samples(health_state)
+    conditions = health_state.conditions()
 
     assert found["forecaster_ready", frozenset()] == 0
     assert {dict(labels)["exchange"] for name, labels in found if name == "forecaster_stale_series"} == {hostile}
-    assert "ZZZ" not in vitals.exposition().decode()
+    assert "ZZZ" not in health_state.metrics_text().decode()
     assert {one.kind for one in conditions} >= {"stale_series", "ban", "failing_cycle"}
     assert all((one.subject + one.text).isprintable() for one in conditions)
 
@@ -800,10 +800,10 @@ def test_skill_and_coverage_are_of_the_next_close():
         late=np.tile(late_N, 2),
         key=BITCOIN,
     )
-    vitals = make_vitals()
+    health_state = make_health_state()
     losses = measure(steps, make_past(np.full(20, 100.0), BITCOIN, CUTOFF + 10 * HOUR_MS))
     for part in (steps.cutoff_N <= CUTOFF, steps.cutoff_N > CUTOFF):
-        vitals.cycle(make_report(settled=[losses[part]]), None, [])
+        health_state.record_cycle(make_report(settled=[losses[part]]), None, [])
     cases = [i for i in range(n) if step_N[i] == 1 and not late_N[i]]
     loss, walk = (
         sum(np.mean([2 * (level - (y < q)) * (y - q) for level, q in zip(TENS, qs, strict=True)]) for y, qs in rows)
@@ -814,18 +814,18 @@ def test_skill_and_coverage_are_of_the_next_close():
     )
     inside = [values_NQ[i][0] <= actual_N[i] <= values_NQ[i][2] for i in cases]
 
-    assert value(vitals, "forecaster_skill", **PLACE) == pytest.approx(1 - loss / walk)
-    assert value(vitals, "forecaster_coverage80", **PLACE) == pytest.approx(np.mean(inside))
+    assert value(health_state, "forecaster_skill_ratio", **PLACE) == pytest.approx(1 - loss / walk)
+    assert value(health_state, "forecaster_coverage80_ratio", **PLACE) == pytest.approx(np.mean(inside))
 
 
 @pytest.mark.parametrize("name", ["models/nano@2", "nano@2@3", "@"])
 def test_a_model_whose_name_holds_an_at_sign_has_skill(name):
     """Its folder may be called so; what stands behind the last `@` is the digest."""
     steps = make_steps([90.0, 99.0, 105.0], 101.0, models=[f"{name}@1", "random_walk@1"], key=BITCOIN)
-    vitals = make_vitals(model={"id": name})
-    vitals.cycle(make_report(settled=[measure(steps, make_past([100.0, 100.0], BITCOIN))]), None, [])
+    health_state = make_health_state(model={"id": name})
+    health_state.record_cycle(make_report(settled=[measure(steps, make_past([100.0, 100.0], BITCOIN))]), None, [])
 
-    assert value(vitals, "forecaster_coverage80", **PLACE) == 1
+    assert value(health_state, "forecaster_coverage80_ratio", **PLACE) == 1
 
 
 @pytest.mark.parametrize(("name", "found"), [("nano@2", [105.0]), ("nano", [])])
@@ -838,10 +838,10 @@ def test_the_live_view_knows_its_model_by_its_whole_name(name, found):
 
 def test_model_whose_name_begins_alike_is_another():
     steps = make_steps([90.0, 99.0, 105.0], 101.0, models=["nano@2@1", "random_walk@1"], key=BITCOIN)
-    vitals = make_vitals(model={"id": "nano"})
-    vitals.cycle(make_report(settled=[measure(steps, make_past([100.0, 100.0], BITCOIN))]), None, [])
+    health_state = make_health_state(model={"id": "nano"})
+    health_state.record_cycle(make_report(settled=[measure(steps, make_past([100.0, 100.0], BITCOIN))]), None, [])
 
-    assert ("forecaster_coverage80", frozenset(PLACE.items())) not in samples(vitals)
+    assert ("forecaster_coverage80_ratio", frozenset(PLACE.items())) not in samples(health_state)
 
 
 @pytest.mark.parametrize("end", ["", "?timeout=20"])
@@ -852,106 +852,106 @@ def test_disk_is_that_of_the_ledger_however_its_url_is_written(tmp_path, monkeyp
     asked = []
     monkeypatch.setattr("forecaster.daemon.health_state.shutil.disk_usage", lambda path: asked.append(path) or NO_DISK)
     url = f"sqlite:///{tmp_path}/a%20b/ledger.db{end}"
-    make_vitals(store={"url": url}).exposition()
+    make_health_state(store={"url": url}).exposition()
 
     assert set(asked) == {folder}
 
 
 def test_before_anything_has_settled_there_is_no_skill_to_tell():
-    vitals = make_vitals()
+    health_state = make_health_state()
 
-    assert value(vitals, "forecaster_skill", **PLACE) is None
-    assert value(vitals, "forecaster_coverage80", **PLACE) is None
+    assert value(health_state, "forecaster_skill_ratio", **PLACE) is None
+    assert value(health_state, "forecaster_coverage80_ratio", **PLACE) is None
 
 
 def test_lag_is_that_of_the_oldest_series():
     hands = Hands()
-    vitals = make_vitals(BITCOIN, ETHER, hands=hands)
+    health_state = make_health_state(BITCOIN, ETHER, hands=hands)
     hands.now = CUTOFF + 5 * HOUR_MS + 1
-    vitals.served(ETHER, CUTOFF + 4 * HOUR_MS)
+    health_state.record_latest_forecast(ETHER, CUTOFF + 4 * HOUR_MS)
 
-    assert value(vitals, "forecaster_bar_lag_seconds", **PLACE) == 5 * 3600
-    assert value(vitals, "forecaster_stale_series", **PLACE) == 1
-    assert value(vitals, "forecaster_ready") == 0
+    assert value(health_state, "forecaster_forecast_lag_seconds", **PLACE) == 5 * 3600
+    assert value(health_state, "forecaster_stale_series", **PLACE) == 1
+    assert value(health_state, "forecaster_ready") == 0
 
 
 def test_fallbacks_count_on_when_the_model_is_loaded_again():
-    vitals = make_vitals()
+    health_state = make_health_state()
     for total in (2, 5, 5, 1):
-        vitals.cycle(make_report(), ModelStatus((), total, None), [])
+        health_state.record_cycle(make_report(), ModelStatus((), total, None), [])
 
-    assert value(vitals, "forecaster_fallbacks_total") == 2 + 3 + 0 + 1
+    assert value(health_state, "forecaster_compile_fallbacks_total") == 2 + 3 + 0 + 1
 
 
 def test_the_engine_of_each_shape_is_shown_as_it_is_now():
-    vitals = make_vitals()
+    health_state = make_health_state()
     for state in ("building", "serving"):
-        vitals.cycle(make_report(), ModelStatus((make_bucket(8, state),), 0, None), [])
-        _ = vitals.exposition()
-    found = {labels: is_so for (name, labels), is_so in samples(vitals).items() if name == "forecaster_engine_bucket"}
+        health_state.record_cycle(make_report(), ModelStatus((make_bucket(8, state),), 0, None), [])
+        _ = health_state.metrics_text()
+    found = {labels: is_so for (name, labels), is_so in samples(health_state).items() if name == "forecaster_engine_bucket"}
 
     assert found == {frozenset({"bucket": "8x256x1 nothing in 4", "engine": "compiled"}.items()): 1}
 
 
 def test_shapes_are_bounded():
     """Those that are asked most are shown."""
-    vitals = make_vitals()
+    health_state = make_health_state()
     buckets = tuple(make_bucket(rows, calls=rows) for rows in range(1, 1001))
-    vitals.cycle(make_report(), ModelStatus(buckets, 0, None), [])
-    shown = {dict(labels)["bucket"] for name, labels in samples(vitals) if name == "forecaster_engine_bucket"}
+    health_state.record_cycle(make_report(), ModelStatus(buckets, 0, None), [])
+    shown = {dict(labels)["bucket"] for name, labels in samples(health_state) if name == "forecaster_engine_bucket"}
 
     assert len(shown) == 64
     assert "1000x256x1 nothing in 4" in shown
 
 
 def test_what_is_told_outright_is_shown():
-    vitals = make_vitals()
-    vitals.queue(7)
-    vitals.lease(held=True, epoch=12)
-    vitals.scheduler_fault()
-    held = [value(vitals, f"forecaster_{name}") for name in ("queue_length", "lease_held", "lease_epoch", "ready")]
-    vitals.lease(held=False, epoch=12)
+    health_state = make_health_state()
+    health_state.set_queue_length(7)
+    health_state.set_lease(held=True, epoch=12)
+    health_state.record_scheduler_fault()
+    held = [value(health_state, f"forecaster_{name}") for name in ("queue_length", "lease_held", "lease_epoch", "ready")]
+    health_state.set_lease(held=False, epoch=12)
 
     assert held == [7, 1, 12, 1]
-    assert value(vitals, "forecaster_lease_held") == 0
-    assert value(vitals, "forecaster_scheduler_faults_total") == 1
+    assert value(health_state, "forecaster_lease_held") == 0
+    assert value(health_state, "forecaster_scheduler_faults_total") == 1
 
 
 def test_another_configuration_is_adopted():
     """What it has no more is forgotten, what stays is kept, and what is new has no forecast yet."""
-    vitals = make_vitals(BITCOIN, ELSEWHERE)
+    health_state = make_health_state(BITCOIN, ELSEWHERE)
     for key in (BITCOIN, ELSEWHERE):
-        vitals.drifted(key, "skill", 0.5, 0.4)
-        vitals.cycle_failed(key.exchange, HOUR, RuntimeError("broken"))
-        vitals.trusted(key, make_trust(400, -0.1, 0.001))
-    vitals.cycle_failed("kraken", HOUR, RuntimeError("broken"))
-    vitals.cycle(make_report(exchange=None), None, [held("kraken", 1), held("binance", 1)])
-    vitals.adopt(make_config(BITCOIN, ETHER))
-    shown = {dict(labels)["exchange"] for name, labels in samples(vitals) if name == "forecaster_stale_series"}
+        health_state.record_drift(key, "skill", 0.5, 0.4)
+        health_state.record_cycle_failure(key.exchange, HOUR, RuntimeError("broken"))
+        health_state.record_trust(key, make_trust(400, -0.1, 0.001))
+    health_state.record_cycle_failure("kraken", HOUR, RuntimeError("broken"))
+    health_state.record_cycle(make_report(exchange=None), None, [held("kraken", 1), held("binance", 1)])
+    health_state.reconfigure(make_config(BITCOIN, ETHER))
+    shown = {dict(labels)["exchange"] for name, labels in samples(health_state) if name == "forecaster_stale_series"}
 
-    assert vitals.unready() == ["kraken ETH/USD 1h: no forecast yet"]
-    assert Counter(one.subject for one in vitals.conditions() if one.kind != "disk") == {"kraken 1h": 4, "kraken": 1}
+    assert health_state.not_ready_reasons() == ["kraken ETH/USD 1h: no forecast yet"]
+    assert Counter(one.subject for one in health_state.conditions() if one.kind != "disk") == {"kraken 1h": 4, "kraken": 1}
     assert shown == {"kraken"}
-    assert value(vitals, "forecaster_cycles_total", exchange="binance", timeframe="1h", outcome="failed") == 1
+    assert value(health_state, "forecaster_cycles_total", exchange="binance", timeframe="1h", outcome="failed") == 1
 
 
 def test_the_summary_changes_only_with_what_it_tells():
     hands = Hands()
-    vitals = make_vitals(BITCOIN, ETHER, hands=hands)
-    before = vitals.summary()
+    health_state = make_health_state(BITCOIN, ETHER, hands=hands)
+    before = health_state.summary()
     hands.now, hands.seconds = hands.now + 1000, hands.seconds + 1
-    same = vitals.summary()
-    vitals.cycle(make_report(forecasts=[make_forecast(BITCOIN)]), None, [])
+    same = health_state.summary()
+    health_state.record_cycle(make_report(forecasts=[make_forecast(BITCOIN)]), None, [])
 
     assert same == before == "ready; 2 series, 0 stale; last cycle: none yet"
-    assert vitals.summary() == (
+    assert health_state.summary() == (
         "ready; 2 series, 0 stale; last cycle: kraken 1h as of 2024-01-05 00:00 UTC, 1 forecasts"
     )
 
 
 def test_many_threads_lose_no_count():
     """Writers and readers at once, switched as often as can be."""
-    vitals = make_vitals(BITCOIN, ELSEWHERE)
+    health_state = make_health_state(BITCOIN, ELSEWHERE)
     steps = make_steps([90.0, 99.0, 105.0], 101.0, models=["nano@1", "random_walk@1"], key=BITCOIN)
     settled = [measure(steps, make_past([100.0, 100.0], BITCOIN))]
     faults: list[BaseException] = []
@@ -964,17 +964,17 @@ def test_many_threads_lose_no_count():
             faults.append(error)
 
     def write(i):
-        vitals.cycle(make_report(settled=settled), ModelStatus((make_bucket(i + 1),), 0, None), [held("kraken", i)])
-        vitals.cycle_failed("binance", HOUR, RuntimeError("broken"))
-        vitals.drifted(BITCOIN, f"{i % 2}", 0.5, 0.4)
-        vitals.expect(f"worker {i % 3}", 60)
-        vitals.rest(f"worker {i % 3}")
+        health_state.record_cycle(make_report(settled=settled), ModelStatus((make_bucket(i + 1),), 0, None), [held("kraken", i)])
+        health_state.record_cycle_failure("binance", HOUR, RuntimeError("broken"))
+        health_state.record_drift(BITCOIN, f"{i % 2}", 0.5, 0.4)
+        health_state.register(f"worker {i % 3}", 60)
+        health_state.unregister(f"worker {i % 3}")
 
     def read(_):
-        _ = vitals.conditions(), vitals.unready(), vitals.exposition(), vitals.summary()
+        _ = health_state.conditions(), health_state.not_ready_reasons(), health_state.metrics_text(), health_state.summary()
 
     def adopt(i):
-        vitals.adopt(make_config(BITCOIN, ELSEWHERE if i % 2 else ETHER))
+        health_state.reconfigure(make_config(BITCOIN, ELSEWHERE if i % 2 else ETHER))
 
     switching = sys.getswitchinterval()
     sys.setswitchinterval(1e-5)
@@ -986,5 +986,5 @@ def test_many_threads_lose_no_count():
     sys.setswitchinterval(switching)
 
     assert faults == []
-    assert value(vitals, "forecaster_cycles_total", **PLACE, outcome="completed") == 6 * 50
-    assert vitals._metrics._sums["kraken", "1h"][0] == 6 * 50
+    assert value(health_state, "forecaster_cycles_total", **PLACE, outcome="completed") == 6 * 50
+    assert health_state._metrics._sums["kraken", "1h"][0] == 6 * 50

@@ -12,12 +12,12 @@ from types import SimpleNamespace
 import pytest
 import structlog
 
-from forecaster.config import ServiceManager, service_manager
+from forecaster.config_file import ServiceManager, service_manager
 from forecaster.daemon import notify as module
 from forecaster.daemon.health_state import Phase
 from forecaster.daemon.notify import Notifier
 from tests.builders import make_key
-from tests.daemon.test_health_state import Hands, make_report, make_vitals
+from tests.daemon.test_health_state import Hands, make_health_state, make_report
 
 PATIENCE = 60.0
 MORE_TIME = "EXTEND_TIMEOUT_USEC=60000000"
@@ -74,14 +74,14 @@ class Looks:
 @pytest.fixture(autouse=True)
 def looks(monkeypatch):
     """Have notifiers look every few milliseconds."""
-    looks, look = Looks(), Notifier._look
+    looks, look = Looks(), Notifier._check
 
     def counted(notifier):
         look(notifier)
         looks.count += 1
 
-    monkeypatch.setattr(module, "_LOOK_SECONDS", 0.01)
-    monkeypatch.setattr(Notifier, "_look", counted)
+    monkeypatch.setattr(module, "_CHECK_SECONDS", 0.01)
+    monkeypatch.setattr(Notifier, "_check", counted)
     return looks
 
 
@@ -107,8 +107,8 @@ def notifying(systemd):
     """Give a function that starts a notifier; all are stopped."""
     started = []
 
-    def start(vitals, watchdog_seconds=None):
-        started.append(Notifier(vitals, ServiceManager(systemd.address, watchdog_seconds)))
+    def start(health_state, watchdog_seconds=None):
+        started.append(Notifier(health_state, ServiceManager(systemd.address, watchdog_seconds)))
         started[-1].start()
         return started[-1]
 
@@ -118,14 +118,14 @@ def notifying(systemd):
 
 
 def test_ready_is_told_once_and_not_before(systemd, notifying, looks):
-    vitals = make_vitals(phase=Phase.CATCHING_UP)
-    notifying(vitals)
+    health_state = make_health_state(phase=Phase.CATCHING_UP)
+    notifying(health_state)
     before = list(systemd.hear(until=MORE_TIME))
-    vitals.enter(Phase.READY)
+    health_state.enter_phase(Phase.READY)
     systemd.hear(until="READY=1")
-    vitals.enter(Phase.WAITING)
+    health_state.enter_phase(Phase.WAITING)
     looks.pass_()
-    vitals.enter(Phase.READY)
+    health_state.enter_phase(Phase.READY)
     looks.pass_()
     systemd.hear_all()
 
@@ -137,8 +137,8 @@ def test_ready_is_told_once_and_not_before(systemd, notifying, looks):
 def test_a_standby_is_given_more_time(systemd, notifying):
     """Otherwise systemd ends a start that takes long, and this one may take months; with a lost organ it is right."""
     hands = Hands()
-    vitals = make_vitals(hands=hands, phase=Phase.WAITING)
-    notifying(vitals)
+    health_state = make_health_state(hands=hands, phase=Phase.WAITING)
+    notifying(health_state)
 
     assert MORE_TIME in systemd.hear(until=MORE_TIME)
 
@@ -146,21 +146,21 @@ def test_a_standby_is_given_more_time(systemd, notifying):
 @pytest.mark.parametrize("cause", ["dead", "ready"])
 def test_nobody_else_is_given_more_time(systemd, notifying, looks, cause):
     hands = Hands()
-    vitals = make_vitals(hands=hands, phase=Phase.READY if cause == "ready" else Phase.WAITING)
+    health_state = make_health_state(hands=hands, phase=Phase.READY if cause == "ready" else Phase.WAITING)
     if cause == "dead":
-        vitals.expect("worker", 1)
+        health_state.register("worker", 1)
         hands.seconds += 2
-    notifying(vitals)
+    notifying(health_state)
     looks.pass_()
 
     assert MORE_TIME not in systemd.hear_all()
 
 
 def test_the_status_follows_what_happens(systemd, notifying, looks):
-    vitals = make_vitals()
-    notifying(vitals)
+    health_state = make_health_state()
+    notifying(health_state)
     looks.pass_()
-    vitals.cycle(make_report(), None, [])
+    health_state.record_cycle(make_report(), None, [])
     expected = "STATUS=ready; 1 series, 0 stale; last cycle: kraken 1h as of 2024-01-05 00:00 UTC, 0 forecasts"
     systemd.hear(until=expected)
 
@@ -170,9 +170,9 @@ def test_the_status_follows_what_happens(systemd, notifying, looks):
 def test_a_name_cannot_tell_systemd_anything(systemd, notifying, looks):
     """A message is lines of `NAME=value`, so a line break in a value would be a further message."""
     name = "kraken\nSTOPPING=1"
-    vitals = make_vitals(make_key(name))
-    vitals.cycle(make_report(exchange=name), None, [])
-    notifying(vitals)
+    health_state = make_health_state(make_key(name))
+    health_state.record_cycle(make_report(exchange=name), None, [])
+    notifying(health_state)
     looks.pass_()
 
     assert all("\n" not in one for one in systemd.hear_all())
@@ -181,11 +181,11 @@ def test_a_name_cannot_tell_systemd_anything(systemd, notifying, looks):
 
 def test_draining_is_no_end(systemd, notifying, looks):
     """A new configuration drains too; systemd would end for good what says that it stops."""
-    vitals = make_vitals(phase=Phase.DRAINING)
-    notifier = notifying(vitals)
+    health_state = make_health_state(phase=Phase.DRAINING)
+    notifier = notifying(health_state)
     looks.pass_()
     while_draining = list(systemd.hear_all())
-    vitals.enter(Phase.STOPPED)
+    health_state.enter_phase(Phase.STOPPED)
     notifier.stop()
     systemd.hear_all()
 
@@ -195,7 +195,7 @@ def test_draining_is_no_end(systemd, notifying, looks):
 
 def test_the_watchdog_is_fed_in_time(systemd, notifying, looks, clock):
     """At each half of the interval, so that one message may be lost."""
-    notifying(make_vitals(), watchdog_seconds=8.0)
+    notifying(make_health_state(), watchdog_seconds=8.0)
     fed = []
     for _ in range(8):
         looks.pass_()
@@ -209,26 +209,26 @@ def test_the_watchdog_is_fed_in_time(systemd, notifying, looks, clock):
 def test_the_watchdog_starves_when_an_organ_is_dead(systemd, notifying, looks, clock, organ):
     """However busy the others are; and is fed again if it comes back in time."""
     hands = Hands()
-    vitals = make_vitals(hands=hands)
+    health_state = make_health_state(hands=hands)
     for one in ("scheduler", "worker"):
-        vitals.expect(one, 10)
-    notifying(vitals, watchdog_seconds=0.2)
+        health_state.register(one, 10)
+    notifying(health_state, watchdog_seconds=0.2)
     systemd.hear(until="WATCHDOG=1")
     hands.seconds += 11
-    vitals.beat({"scheduler": "worker", "worker": "scheduler"}[organ])
+    health_state.heartbeat({"scheduler": "worker", "worker": "scheduler"}[organ])
     looks.pass_()
     systemd.hear_all().clear()
     clock.seconds += 100
     looks.pass_()
     starving = list(systemd.hear_all())
-    vitals.beat(organ)
+    health_state.heartbeat(organ)
 
     assert "WATCHDOG=1" not in starving
     assert "WATCHDOG=1" in systemd.hear(until="WATCHDOG=1")
 
 
 def test_without_a_watchdog_none_is_fed(systemd, notifying, looks, clock):
-    notifying(make_vitals())
+    notifying(make_health_state())
     looks.pass_()
     clock.seconds += 100
     looks.pass_()
@@ -238,7 +238,7 @@ def test_without_a_watchdog_none_is_fed(systemd, notifying, looks, clock):
 
 def test_without_a_socket_nothing_is_done():
     before = threading.active_count()
-    notifier = Notifier(make_vitals(), ServiceManager(None, 0.2))
+    notifier = Notifier(make_health_state(), ServiceManager(None, 0.2))
     notifier.start()
 
     assert threading.active_count() == before
@@ -248,7 +248,7 @@ def test_without_a_socket_nothing_is_done():
 def test_a_socket_that_is_not_there_is_told_once_and_tried_again(tmp_path, monkeypatch, looks):
     """The manager itself may be started anew; what it was not told is told then."""
     monkeypatch.chdir(tmp_path)
-    notifier = Notifier(make_vitals(), ServiceManager("late", 0.2))
+    notifier = Notifier(make_health_state(), ServiceManager("late", 0.2))
     with structlog.testing.capture_logs() as logs:
         notifier.start()
         looks.pass_()
@@ -264,7 +264,7 @@ def test_a_socket_that_is_not_there_is_told_once_and_tried_again(tmp_path, monke
 def test_a_socket_that_nobody_reads_holds_nothing_up(systemd, notifying):
     """Datagrams pile up until the kernel takes no more: then each is given up after a moment, and the thread ends."""
     with structlog.testing.capture_logs() as logs:
-        notifier = notifying(make_vitals(), watchdog_seconds=0.0001)
+        notifier = notifying(make_health_state(), watchdog_seconds=0.0001)
         give_up = time.monotonic() + PATIENCE
         while not logs and time.monotonic() < give_up:
             time.sleep(0.002)

@@ -15,7 +15,7 @@ from apscheduler.jobstores.memory import MemoryJobStore
 from apscheduler.schedulers.background import BackgroundScheduler
 from apscheduler.triggers.base import BaseTrigger
 
-from forecaster.calendars import calendar
+from forecaster.calendars import get_calendar
 from forecaster.clock import now_ms
 from forecaster.daemon import scheduler as module
 from forecaster.daemon.scheduler import Scheduler, _GuardedScheduler, _GuardedTrigger, schedules_of
@@ -332,7 +332,7 @@ def test_clock_that_is_slewed_is_no_jump(quick, monkeypatch):
     looks = count()
     monkeypatch.setattr(module, "now_ms", lambda: time.monotonic_ns() // 10**6 + 100 * next(looks))
     with Calls(FarClock()) as calls:
-        assert wait_until(lambda: calls.turns > 3 * module.JUMP_MS / 100)
+        assert wait_until(lambda: calls.turns > 3 * module.CLOCK_JUMP_MS / 100)
         assert calls.calls == []
 
 
@@ -440,6 +440,6 @@ def test_wedged_loop_is_known_by_its_turns(quick, monkeypatch):
 
 def test_calendar_is_extended_as_time_goes_on():
     """A process that runs for years does not run out of sessions."""
-    newest = calendar("XNYS").next_close(Timeframe("1d"), now_ms() + 3 * 365 * DAY_MS)
+    newest = get_calendar("XNYS").next_close(Timeframe("1d"), now_ms() + 3 * 365 * DAY_MS)
 
     assert newest > now_ms() + 3 * 365 * DAY_MS

@@ -17,9 +17,11 @@ import pytest
 import structlog
 
 from forecaster.daemon import service as module
-from forecaster.daemon.cycle_queue import Agenda, Due
-from forecaster.daemon.health_state import Phase, Vitals
-from forecaster.daemon.service import Service, Stint
+from forecaster.daemon import service_run
+from forecaster.daemon.cycle_queue import CycleQueue, ScheduledCycle
+from forecaster.daemon.health_state import HealthState, Phase
+from forecaster.daemon.service import Service
+from forecaster.daemon.service_run import ServiceRun
 from forecaster.daemon.time_source import WallClock
 from forecaster.engine import Forecaster
 from forecaster.errors import (
@@ -30,7 +32,7 @@ from forecaster.errors import (
     StoreUnavailable,
     UnknownSymbol,
 )
-from forecaster.model.baselines.simple import RandomWalk
+from forecaster.model.baselines.random_walk import RandomWalk
 from forecaster.sources.files import FileSource
 from forecaster.store import open_reader, open_store
 from forecaster.store.sql import SqlStore
@@ -87,7 +89,7 @@ class Home:
 
     def slots(self, exchange):
         with closing(open_reader(self.url)) as reader:
-            return [(slot.state, slot.reason) for slot in reader.slots(make_key(exchange, "A/B"), 0, 2**60)]
+            return [(slot.state, slot.reason) for slot in reader.pending_forecasts(make_key(exchange, "A/B"), 0, 2**60)]
 
 
 class Watch:
@@ -118,7 +120,8 @@ def home(tmp_path):
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch):
     monkeypatch.setattr(module, "_TICK_SECONDS", 0.05)
-    monkeypatch.setattr("forecaster.store.lease._PATIENCE_SECONDS", 0.1)
+    monkeypatch.setattr(service_run, "_TAKE_SECONDS", 0.05)
+    monkeypatch.setattr("forecaster.store.lease._ACQUIRE_TIMEOUT_SECONDS", 0.1)
 
 
 @pytest.fixture
@@ -128,19 +131,19 @@ def walks(monkeypatch):
     class Walk(RandomWalk):
         name = "nano"
 
-    monkeypatch.setattr("forecaster.engine.load_model", lambda _: Walk())
+    monkeypatch.setattr("forecaster.engine.load_suite", lambda _: ModelSuite(Walk()))
 
 
 @pytest.fixture
 def looks(monkeypatch):
     """How often the main thread of a service has looked for orders, as a list of one number."""
-    beat, count = Vitals.beat, [0]
+    beat, count = HealthState.heartbeat, [0]
 
-    def counted(vitals, organ):
+    def counted(health_state, organ):
         count[0] += organ == "main"
-        beat(vitals, organ)
+        beat(health_state, organ)
 
-    monkeypatch.setattr(Vitals, "beat", counted)
+    monkeypatch.setattr(HealthState, "heartbeat", counted)
     return count
 
 
@@ -184,7 +187,7 @@ def test_start_catches_up_before_it_is_ready(home, walks):
     """Lease, check, catch-up, readiness last; and the newest close is forecast."""
     watch = serve(home, lambda watch: watch.until("daemon.ready"))
     order = [one["event"] for one in watch.logs]
-    wanted = ["lease.taken", "ledger.checked", "daemon.started", "catch_up.began", "catch_up.completed"]
+    wanted = ["lease.acquired", "ledger.checked", "daemon.started", "catch_up.started", "catch_up.completed"]
     wanted += ["daemon.ready", "daemon.draining", "daemon.stopped"]
 
     assert [one for one in order if one in wanted] == wanted
@@ -204,7 +207,7 @@ def test_ledger_with_a_damaged_row_is_not_served(home, walks):
     serve(home, lambda watch: watch.until("daemon.ready"))
     with closing(sqlite3.connect(home.folder / "ledger.db")) as connection, connection:
         connection.execute("PRAGMA ignore_check_constraints=ON")
-        connection.execute("INSERT INTO slot VALUES (1, 1, 'lost', 0, 0, 0, '', 0)")
+        connection.execute("INSERT INTO pending_forecast VALUES (1, 1, 'lost', 0, 0, 0, '', 0)")
 
     with pytest.raises(StoreUnavailable, match="expected a whole file; restore a copy of it"):
         serve(home, lambda watch: watch.until("daemon.ready"))
@@ -218,7 +221,7 @@ def test_standby_waits_for_the_ledger(home, walks, looks):
         assert watch.until("lease.waiting")
         told = looks[0]
         assert watch.until_true(lambda: looks[0] > told + 3)
-        assert not watch.of("lease.taken")
+        assert not watch.of("lease.acquired")
         other.close()
         assert watch.until("daemon.ready")
 
@@ -234,8 +237,8 @@ def test_standby_can_be_stopped(home, walks):
 
 def test_lost_lease_is_noticed_and_waited_for(home, walks, monkeypatch):
     """Whoever was stopped too long writes nothing more, closes its ledger, and begins anew as a standby."""
-    monkeypatch.setattr(module, "SOONEST_RETRY", 0.05)
-    monkeypatch.setattr(module, "TRIES_PER_BAR", 10**9)
+    monkeypatch.setattr(service_run, "MIN_RETRY_SECONDS", 0.05)
+    monkeypatch.setattr(service_run, "RETRIES_PER_BAR", 10**9)
     (home.folder / "bars.csv").unlink()  # so there is always something to write
 
     def act(watch):
@@ -247,12 +250,12 @@ def test_lost_lease_is_noticed_and_waited_for(home, walks, monkeypatch):
     watch = serve(home, act)
 
     assert len(watch.of("lease.lost")) >= 1
-    assert [one["epoch"] for one in watch.of("lease.taken")] == [1, 3]
+    assert [one["epoch"] for one in watch.of("lease.acquired")] == [1, 3]
 
 
 def test_idle_service_notices_that_another_has_taken_over(home, walks, monkeypatch):
     """Nothing is to be written for an hour, and the lease is looked at all the same."""
-    monkeypatch.setattr(module, "_LOOK_SECONDS", 0.1)
+    monkeypatch.setattr(module, "_CHECK_SECONDS", 0.1)
 
     def act(watch):
         assert watch.until("daemon.ready")
@@ -265,26 +268,26 @@ def test_idle_service_notices_that_another_has_taken_over(home, walks, monkeypat
 
 @pytest.fixture
 def watchful(monkeypatch):
-    """The ledger is looked at ten times a second; gives the vitals of the service."""
-    monkeypatch.setattr(module, "_LOOK_SECONDS", 0.1)
-    made, make = [], Vitals.__init__
+    """The ledger is looked at ten times a second; gives the health_state of the service."""
+    monkeypatch.setattr(module, "_CHECK_SECONDS", 0.1)
+    made, make = [], HealthState.__init__
 
-    def keep(vitals, *given):
-        make(vitals, *given)
-        made.append(vitals)
+    def keep(health_state, *given):
+        make(health_state, *given)
+        made.append(health_state)
 
-    monkeypatch.setattr(Vitals, "__init__", keep)
+    monkeypatch.setattr(HealthState, "__init__", keep)
     return made
 
 
-def held(vitals):
+def held(health_state):
     """What the metric says of the lease."""
-    return [line for line in vitals.exposition().decode().splitlines() if line.startswith("forecaster_lease_held ")]
+    return [line for line in health_state.metrics_text().decode().splitlines() if line.startswith("forecaster_lease_held ")]
 
 
-def faults_of(vitals):
+def faults_of(health_state):
     """Why the service is not ready, as far as its ledger goes; by today's clock all series of these tests are stale."""
-    return [one for one in vitals.unready() if one.startswith("ledger_")]
+    return [one for one in health_state.not_ready_reasons() if one.startswith("ledger_")]
 
 
 def sever(home, what):
@@ -309,16 +312,16 @@ def test_ledger_that_is_moved_away_is_noticed_and_waited_for(home, walks, watchf
 
     def act(watch):
         assert watch.until("daemon.ready")
-        (vitals,) = watchful
+        (health_state,) = watchful
         _, bring_back = sever(home, what)
         assert watch.until("lease.waiting")
-        assert watch.until_true(lambda: vitals.phase is Phase.WAITING)
-        found["held"], found["dead"], found["reasons"] = held(vitals), vitals.dead(), faults_of(vitals)
-        found["told"] = [one for one in vitals.conditions() if one.kind == "ledger_unavailable"]
+        assert watch.until_true(lambda: health_state.phase is Phase.WAITING)
+        found["held"], found["dead"], found["reasons"] = held(health_state), health_state.unhealthy(), faults_of(health_state)
+        found["told"] = [one for one in health_state.conditions() if one.kind == "ledger_unavailable"]
         found["there"] = (home.folder / "ledgers" / "ledger.db").exists()
         bring_back()
         assert watch.until("daemon.ready", 2)
-        assert faults_of(vitals) == []
+        assert faults_of(health_state) == []
 
     watch = serve(home, act)
 
@@ -326,7 +329,7 @@ def test_ledger_that_is_moved_away_is_noticed_and_waited_for(home, walks, watchf
     assert [one.severity for one in found["told"]] == ["critical"]
     assert f"{home.folder}/ledgers/ledger.db" in found["told"][0].text
     assert len(found["reasons"]) == 1
-    assert [one["epoch"] for one in watch.of("lease.taken")] == [1, 2]
+    assert [one["epoch"] for one in watch.of("lease.acquired")] == [1, 2]
     assert home.cutoffs("one") == [CLOSE]
 
 
@@ -358,7 +361,7 @@ def test_other_file_in_the_place_of_the_ledger_is_not_written(home, walks, watch
 
     def act(watch):
         assert watch.until("daemon.ready")
-        (vitals,) = watchful
+        (health_state,) = watchful
         ledger.rename(old)
         put(ledger, home.folder / "other.db")
         before = ledger.read_bytes()
@@ -366,16 +369,16 @@ def test_other_file_in_the_place_of_the_ledger_is_not_written(home, walks, watch
         looked = looks[0]
         assert watch.until_true(lambda: looks[0] > looked + 3)
         told["same"] = ledger.read_bytes() == before
-        told["texts"] = [one.text for one in vitals.conditions() if one.kind == "ledger_unavailable"]
+        told["texts"] = [one.text for one in health_state.conditions() if one.kind == "ledger_unavailable"]
         old.replace(ledger)
         assert watch.until("daemon.ready", 2)
-        assert faults_of(vitals) == []
+        assert faults_of(health_state) == []
 
     watch = serve(home, act)
 
     assert told["same"]
     assert [found in one and "put that ledger back, or restart the service" in one for one in told["texts"]] == [True]
-    assert [one["epoch"] for one in watch.of("lease.taken")] == [1, 2]
+    assert [one["epoch"] for one in watch.of("lease.acquired")] == [1, 2]
     assert home.cutoffs("one") == [CLOSE]
 
 
@@ -392,7 +395,7 @@ def test_copy_of_the_ledger_is_taken_up_in_its_place(home, walks, watchful):
     watch = serve(home, act)
 
     assert not watch.of("lease.waiting")
-    assert [one["epoch"] for one in watch.of("lease.taken")] == [1, 2]
+    assert [one["epoch"] for one in watch.of("lease.acquired")] == [1, 2]
     assert len(watch.of("ledger.checked")) == 2
     assert home.cutoffs("one") == [CLOSE]
 
@@ -410,7 +413,7 @@ def test_second_name_of_the_ledger_is_told_once(home, walks, watchful, looks):
     watch = serve(home, act)
 
     assert [one["names"] for one in watch.of("ledger.linked")] == [2]
-    assert len(watch.of("lease.taken")) == 1
+    assert len(watch.of("lease.acquired")) == 1
 
 
 def test_new_stint_after_a_sound_look_has_no_damaged_ledger(home, walks, watchful):
@@ -418,11 +421,11 @@ def test_new_stint_after_a_sound_look_has_no_damaged_ledger(home, walks, watchfu
 
     def act(watch):
         assert watch.until("daemon.ready")
-        (vitals,) = watchful
-        vitals.ledger("ledger_damaged", "expected a whole file")
+        (health_state,) = watchful
+        health_state.set_ledger_fault("ledger_damaged", "expected a whole file")
         os.kill(os.getpid(), signal.SIGHUP)
         assert watch.until("daemon.ready", 2)
-        assert faults_of(vitals) == []
+        assert faults_of(health_state) == []
 
     serve(home, act)
 
@@ -439,13 +442,13 @@ def test_ledger_that_cannot_be_written_ends_readiness(home, walks, watchful, mon
 
     def act(watch):
         assert watch.until("daemon.ready")
-        (vitals,) = watchful
+        (health_state,) = watchful
         monkeypatch.setattr(SqlStore, "renew", fail)
-        assert watch.until_true(lambda: any("disk is full" in one for one in faults_of(vitals)))
+        assert watch.until_true(lambda: any("disk is full" in one for one in faults_of(health_state)))
         fault.clear()
-        assert watch.until_true(lambda: faults_of(vitals) == [])
+        assert watch.until_true(lambda: faults_of(health_state) == [])
 
-    assert len(serve(home, act).of("lease.taken")) == 1
+    assert len(serve(home, act).of("lease.acquired")) == 1
 
 
 def test_ledger_is_checked_on_a_schedule(home, walks, watchful):
@@ -454,16 +457,16 @@ def test_ledger_is_checked_on_a_schedule(home, walks, watchful):
 
     def act(watch):
         assert watch.until("ledger.checked", 3)
-        (vitals,) = watchful
+        (health_state,) = watchful
         with closing(sqlite3.connect(home.folder / "ledger.db", timeout=PATIENCE)) as connection, connection:
             connection.execute("PRAGMA ignore_check_constraints=ON")
-            connection.execute("INSERT INTO slot VALUES (1, 1, 'lost', 0, 0, 0, '', 0)")
+            connection.execute("INSERT INTO pending_forecast VALUES (1, 1, 'lost', 0, 0, 0, '', 0)")
         assert watch.until("ledger.damaged")
-        assert watch.until_true(lambda: any("CHECK constraint failed" in one for one in faults_of(vitals)))
-        assert vitals.dead() == []
+        assert watch.until_true(lambda: any("CHECK constraint failed" in one for one in faults_of(health_state)))
+        assert health_state.unhealthy() == []
         with closing(sqlite3.connect(home.folder / "ledger.db", timeout=PATIENCE)) as connection, connection:
-            connection.execute("DELETE FROM slot WHERE state = 'lost'")
-        assert watch.until_true(lambda: faults_of(vitals) == [])
+            connection.execute("DELETE FROM pending_forecast WHERE state = 'lost'")
+        assert watch.until_true(lambda: faults_of(health_state) == [])
 
     watch = serve(home, act)
 
@@ -484,7 +487,7 @@ def test_hangup_reads_the_configuration_again(home, walks):
     assert len(home.cutoffs("three")) == 1
 
 
-@pytest.mark.parametrize("broken", ["nonsense", "settle_seconds = -1\n"])
+@pytest.mark.parametrize("broken", ["nonsense", "fetch_delay_seconds = -1\n"])
 def test_bad_configuration_is_refused_and_the_old_one_goes_on(home, walks, looks, broken):
     def act(watch):
         assert watch.until("daemon.ready")
@@ -525,8 +528,8 @@ def listening():
 
 def test_exchange_that_fails_does_not_delay_another(home, walks, monkeypatch):
     """An exception that nobody knows ends the cycle of its exchange alone, and is tried again."""
-    monkeypatch.setattr(module, "SOONEST_RETRY", 0.05)
-    monkeypatch.setattr(module, "TRIES_PER_BAR", 10**9)
+    monkeypatch.setattr(service_run, "MIN_RETRY_SECONDS", 0.05)
+    monkeypatch.setattr(service_run, "RETRIES_PER_BAR", 10**9)
     fetch, left = FileSource.fetch, [2]
 
     def fail_for_one(source, key, since, as_of):
@@ -551,8 +554,8 @@ def test_exchange_that_fails_does_not_delay_another(home, walks, monkeypatch):
 
 def test_series_that_sat_out_is_asked_for_again_before_the_next_close(home, walks, monkeypatch):
     """An hour is long for a fault of a second."""
-    monkeypatch.setattr(module, "SOONEST_RETRY", 0.2)
-    monkeypatch.setattr(module, "TRIES_PER_BAR", 10**9)
+    monkeypatch.setattr(service_run, "MIN_RETRY_SECONDS", 0.2)
+    monkeypatch.setattr(service_run, "RETRIES_PER_BAR", 10**9)
     content = (home.folder / "bars.csv").read_text()
     (home.folder / "bars.csv").unlink()
 
@@ -580,8 +583,8 @@ def failing(monkeypatch, faults):
 
 def test_series_that_waiting_does_not_mend_is_not_asked_for_again(home, walks, monkeypatch):
     """A symbol that nobody lists sits out until the next close; an outage beside it is tried again."""
-    monkeypatch.setattr(module, "SOONEST_RETRY", 0.02)
-    monkeypatch.setattr(module, "TRIES_PER_BAR", 10**9)
+    monkeypatch.setattr(service_run, "MIN_RETRY_SECONDS", 0.02)
+    monkeypatch.setattr(service_run, "RETRIES_PER_BAR", 10**9)
     asked = failing(monkeypatch, {"one": UnknownSymbol("one", "A/B", ["C/D"]), "two": SourceUnavailable("two", "down")})
 
     def act(watch):
@@ -595,8 +598,8 @@ def test_series_that_waiting_does_not_mend_is_not_asked_for_again(home, walks, m
 
 def test_cycle_that_the_configuration_makes_fail_is_not_tried_again(home, walks, monkeypatch):
     """A timeframe that the exchange has not is no matter of time; an outage of unknown kind beside it may be."""
-    monkeypatch.setattr(module, "SOONEST_RETRY", 0.02)
-    monkeypatch.setattr(module, "TRIES_PER_BAR", 10**9)
+    monkeypatch.setattr(service_run, "MIN_RETRY_SECONDS", 0.02)
+    monkeypatch.setattr(service_run, "RETRIES_PER_BAR", 10**9)
     asked = failing(monkeypatch, {"one": ConfigError("timeframe", "one of 1m", "1h"), "two": RuntimeError("unknown")})
 
     def act(watch):
@@ -621,12 +624,12 @@ def test_series_whose_rows_cannot_be_read_stops_no_start(home, walks, monkeypatc
     monkeypatch.setattr(Forecaster, "latest", read)
     watch = serve(home, lambda watch: watch.until("daemon.ready"))
 
-    assert [one["series"] for one in watch.of("ledger.not_read")] == ["one A/B 1h"]
+    assert [one["series"] for one in watch.of("ledger.read_failed")] == ["one A/B 1h"]
     assert len(watch.of("daemon.ready")) == 1
 
 
 def test_series_whose_trust_cannot_be_told_stops_no_service(home, walks, monkeypatch):
-    monkeypatch.setattr(module, "_LOOK_SECONDS", 0.05)
+    monkeypatch.setattr(module, "_CHECK_SECONDS", 0.05)
     trust, looked = Forecaster.trust, []
 
     def judge(forecaster, exchange, *rest):
@@ -638,7 +641,7 @@ def test_series_whose_trust_cannot_be_told_stops_no_service(home, walks, monkeyp
     monkeypatch.setattr(Forecaster, "trust", judge)
     watch = serve(home, lambda watch: watch.until_true(lambda: looked.count("two") >= 2))
 
-    assert {one["series"] for one in watch.of("ledger.not_read")} == {"one A/B 1h"}
+    assert {one["series"] for one in watch.of("ledger.read_failed")} == {"one A/B 1h"}
     assert looked.count("two") >= 2
 
 
@@ -650,7 +653,7 @@ def test_models_are_kept_until_their_table_changes(home, monkeypatch, more, load
     class Walk(RandomWalk):
         name = "nano"
 
-    monkeypatch.setattr("forecaster.engine.load_model", lambda config: loaded.append(config) or Walk())
+    monkeypatch.setattr("forecaster.engine.load_suite", lambda config: loaded.append(config) or ModelSuite(Walk()))
 
     def act(watch):
         assert watch.until("daemon.ready")
@@ -682,23 +685,23 @@ class Hand:
 )
 def test_cycle_that_fails_is_tried_later_each_time(walks, timeframe, waits):
     """But 24 times a bar, though not more than every 15 s; and soon again after a cycle that went well."""
-    hand, due = Hand(), Due("binance", Timeframe(timeframe), CLOSE)
+    hand, due = Hand(), ScheduledCycle("binance", Timeframe(timeframe), CLOSE)
     forecaster = make_forecaster(make_bars(make_key(timeframe=timeframe), count=120))
-    stint = Stint(forecaster, Standing(), Vitals(forecaster.config))
-    stint._daemon.agenda = Agenda(hand)
+    run = ServiceRun(forecaster, Standing(), HealthState(forecaster.config))
+    run._daemon.queue = CycleQueue(hand)
 
     def wait(end):
         end()
         begun = hand.seconds
-        while stint._daemon.agenda.take() is None:
+        while run._daemon.queue.take() is None:
             hand.seconds += 0.5
-        stint._daemon.agenda.done(due)
+        run._daemon.queue.task_done(due)
         return hand.seconds - begun
 
     fault = RuntimeError("nobody knows")
-    found = [wait(lambda: stint._failed(due, fault)) for _ in waits]
-    stint._completed(due, forecaster.run_cycle(Timeframe(timeframe), CLOSE - 50 * HOUR_MS))
-    again = wait(lambda: stint._failed(due, fault))
+    found = [wait(lambda: run._on_failed(due, fault)) for _ in waits]
+    run._on_completed(due, forecaster.run_cycle(Timeframe(timeframe), CLOSE - 50 * HOUR_MS))
+    again = wait(lambda: run._on_failed(due, fault))
 
     assert found == waits
     assert again == 2
@@ -710,19 +713,19 @@ def test_hold_that_ends_has_its_series_tried_again_at_once():
     forecaster = make_forecaster(make_bars(make_key(timeframe="1d"), count=120))
     clock = Standing()
     clock.now = lambda: now[0]
-    stint = Stint(forecaster, clock, Vitals(forecaster.config))
-    stint._daemon.agenda = Agenda(hand)
+    run = ServiceRun(forecaster, clock, HealthState(forecaster.config))
+    run._daemon.queue = CycleQueue(hand)
     report = forecaster.run_cycle(day, CLOSE - 500 * 24 * HOUR_MS)
-    stint._completed(Due("binance", day, CLOSE), report)
+    run._on_completed(ScheduledCycle("binance", day, CLOSE), report)
     forecaster.store.hold("binance", CLOSE + 30_000, "outage: 503", CLOSE)
     taken = []
     for seconds in (0, 20, 40):
         now[0] = CLOSE + seconds * 1000
-        stint._look_at_holds()
-        taken.append(stint._daemon.agenda.take())
+        run._retry_released_exchanges()
+        taken.append(run._daemon.queue.take())
 
     assert report.skipped
-    assert taken == [None, None, Due("binance", day, CLOSE, "again")]
+    assert taken == [None, None, ScheduledCycle("binance", day, CLOSE, "retry")]
 
 
 def test_damaged_ledger_is_not_served(home, walks):
@@ -738,7 +741,7 @@ def test_damaged_ledger_is_not_served(home, walks):
 
 
 def test_first_start_with_a_bad_configuration_ends(home):
-    home.path.write_text("settle_seconds = -1\n")
+    home.path.write_text("fetch_delay_seconds = -1\n")
     with pytest.raises(ConfigError):
         Service(str(home.path)).run()
 
@@ -760,24 +763,24 @@ def test_draining_waits_for_the_cycle_in_hand(home, walks, monkeypatch):
     """What was begun is stored, and told so."""
     home.write("one", "two", more=f"daemon.drain_seconds = {PATIENCE}\n")
     begun, draining = threading.Event(), threading.Event()
-    record, enter = Forecaster.record, Vitals.enter
+    record, enter = Forecaster.record, HealthState.enter_phase
 
     def slowly(*given, **named):
         begun.set()
         assert draining.wait(PATIENCE)
         return record(*given, **named)
 
-    def tell(vitals, phase):
-        enter(vitals, phase)
+    def tell(health_state, phase):
+        enter(health_state, phase)
         if phase is Phase.DRAINING:
             draining.set()
 
     monkeypatch.setattr(Forecaster, "record", slowly)
-    monkeypatch.setattr(Vitals, "enter", tell)
+    monkeypatch.setattr(HealthState, "enter_phase", tell)
     watch = serve(home, lambda _: begun.wait(PATIENCE))
 
     assert len(watch.of("cycle.completed")) >= 1
-    assert not watch.of("daemon.drain_gave_up")
+    assert not watch.of("daemon.drain_timed_out")
     assert home.cutoffs("one") or home.cutoffs("two")
 
 
@@ -800,25 +803,25 @@ def test_draining_does_not_wait_for_ever(home, walks, monkeypatch):
     for worker in [one for one in threading.enumerate() if one.name.startswith("worker-")]:
         worker.join()
 
-    assert watch.of("daemon.drain_gave_up")
+    assert watch.of("daemon.drain_timed_out")
     assert watch.of("daemon.stopped")
     assert hung
 
 
 def test_series_that_is_under_way_at_a_stop_has_a_word(monkeypatch):
     """Nobody asks any more what it waited for: its close is owed, and the ledger says why it was not forecast."""
-    monkeypatch.setattr("forecaster.cycle.ingest._PATIENCE", {"all": PATIENCE, "most": 0.1, "nobody": 0.0})
+    monkeypatch.setattr("forecaster.cycle.ingest._PATIENCE", {"all": PATIENCE, "most": 0.1, "none": 0.0})
     run_last = Forecaster.run_last
     monkeypatch.setattr(Forecaster, "run_last", lambda forecaster, as_of: run_last(forecaster, as_of, seconds=0.0))
     hanging, venue = make_key(symbol="SLOW/USDT"), Venue()
     venue.gates[hanging] = threading.Event()
     forecaster = make_bulkhead(venue, make_key(), hanging)
-    with Stint(forecaster, At(closes(99)), Vitals(forecaster.config)) as stint:
-        stint.catch_up()
+    with ServiceRun(forecaster, At(closes(99)), HealthState(forecaster.config)) as run:
+        run.catch_up()
         give_up = time.monotonic() + PATIENCE
-        while not stint.has_caught_up and time.monotonic() < give_up:
+        while not run.has_caught_up and time.monotonic() < give_up:
             time.sleep(0.01)
-    found = [slot for key in (make_key(), hanging) for slot in forecaster.store.slots(key, closes(99), closes(100))]
+    found = [slot for key in (make_key(), hanging) for slot in forecaster.store.pending_forecasts(key, closes(99), closes(100))]
     venue.gates[hanging].set()
 
     assert [slot.state for slot in found] == ["done", "failed"]
@@ -835,7 +838,7 @@ def test_fault_of_what_is_finished_last_spoils_no_stop(home, walks, monkeypatch)
     monkeypatch.setattr(Forecaster, "run_last", fail)
     watch = serve(home, lambda watch: watch.until("daemon.ready"))
 
-    assert watch.of("daemon.last_failed")
+    assert watch.of("daemon.last_cycle_failed")
     assert watch.of("daemon.stopped")
 
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from forecaster.clock import now_ms
 from forecaster.daemon.scheduler import Scheduler
-from forecaster.daemon.time_source import Schedule, SpedUpClock, WallClock
+from forecaster.daemon.time_source import Schedule, SimulatedClock, WallClock
 from forecaster.errors import CalendarEnds
 from forecaster.timeframe import DAY_MS, Timeframe
 from tests.builders import utc_ms
@@ -24,8 +24,8 @@ SETTLE_MS = 5000
 NEW_YORK = ZoneInfo("America/New_York")
 
 
-def make_schedule(timeframe: str = "1h", calendar: str = "24/7", settle_ms: int = SETTLE_MS) -> Schedule:
-    return Schedule("binance", Timeframe(timeframe), calendar, settle_ms)
+def make_schedule(timeframe: str = "1h", calendar: str = "24/7", fetch_delay_ms: int = SETTLE_MS) -> Schedule:
+    return Schedule("binance", Timeframe(timeframe), calendar, fetch_delay_ms)
 
 
 def shown(time: int) -> str:
@@ -41,7 +41,7 @@ def fire_times(schedule: Schedule, start: str, count: int) -> list[str]:
     return [time.strftime("%Y-%m-%d %H:%M:%S") for time in times]
 
 
-def drain(clock: SpedUpClock, schedules: list[Schedule], count: int) -> list[tuple[str, str]]:
+def drain(clock: SimulatedClock, schedules: list[Schedule], count: int) -> list[tuple[str, str]]:
     """The next cycles, as a daemon gets them that asks every schedule again and again, with nothing pending."""
     cycles = []
     for schedule in itertools.cycle(schedules):
@@ -69,7 +69,7 @@ def test_a_cycle_is_due_shortly_after_the_close(after, due):
 
 
 def test_without_settling_the_close_itself_is_due():
-    schedule = make_schedule(settle_ms=0)
+    schedule = make_schedule(fetch_delay_ms=0)
 
     assert schedule.next_due(utc_ms("2024-01-01 10:00") - 1) == utc_ms("2024-01-01 10:00")
     assert schedule.next_due(utc_ms("2024-01-01 10:00")) == utc_ms("2024-01-01 11:00")
@@ -128,9 +128,9 @@ def test_daylight_saving_neither_skips_nor_repeats_an_hour(day):
     st.integers(utc_ms("2000-01-01"), utc_ms("2020-01-01")),
     st.sampled_from([UTC, NEW_YORK]),
 )
-def test_the_trigger_fires_strictly_later_than_before(timeframe, calendar, settle_ms, previous, zone):
+def test_the_trigger_fires_strictly_later_than_before(timeframe, calendar, fetch_delay_ms, previous, zone):
     """In whatever zone it is asked: the same close twice would be a cycle twice, one left out would be none."""
-    schedule = make_schedule(timeframe, calendar, settle_ms)
+    schedule = make_schedule(timeframe, calendar, fetch_delay_ms)
     trigger = WallClock().trigger(schedule)
     before = datetime.fromtimestamp(previous / 1000, zone)
 
@@ -176,7 +176,7 @@ def test_on_the_wall_clock_a_cycle_is_as_of_now(pending):
 def test_sped_up_time_jumps_from_close_to_close():
     schedule = make_schedule()
 
-    cycles = drain(SpedUpClock(utc_ms("2024-01-01 00:30"), [schedule]), [schedule], 3)
+    cycles = drain(SimulatedClock(utc_ms("2024-01-01 00:30"), [schedule]), [schedule], 3)
 
     assert cycles == [("1h", "2024-01-01 01:00:05"), ("1h", "2024-01-01 02:00:05"), ("1h", "2024-01-01 03:00:05")]
 
@@ -184,7 +184,7 @@ def test_sped_up_time_jumps_from_close_to_close():
 def test_sped_up_stocks_jump_holidays_and_weekends():
     schedule = make_schedule("1d", "XNYS", 0)
 
-    cycles = drain(SpedUpClock(utc_ms("2018-11-21"), [schedule]), [schedule], 3)
+    cycles = drain(SimulatedClock(utc_ms("2018-11-21"), [schedule]), [schedule], 3)
 
     assert [time for _, time in cycles] == ["2018-11-21 21:00:00", "2018-11-23 18:00:00", "2018-11-26 21:00:00"]
 
@@ -195,7 +195,7 @@ def test_closes_of_two_schedules_come_in_the_order_of_time():
     expected = [("1h", "01"), ("1h", "02"), ("2h", "02"), ("1h", "03"), ("1h", "04"), ("2h", "04"), ("1h", "05")]
 
     for asked in ([hourly, slow], [slow, hourly]):
-        cycles = drain(SpedUpClock(utc_ms("2024-01-01 00:30"), asked), asked, 7)
+        cycles = drain(SimulatedClock(utc_ms("2024-01-01 00:30"), asked), asked, 7)
 
         assert sorted(cycles, key=lambda one: (one[1], one[0])) == sorted(
             [(name, f"2024-01-01 {hour}:00:05") for name, hour in expected], key=lambda one: (one[1], one[0])
@@ -214,7 +214,7 @@ def test_a_calendar_that_ends_holds_up_no_other_schedule(monkeypatch):
         return next_due(schedule, after)
 
     monkeypatch.setattr(Schedule, "next_due", until_the_end)
-    cycles = drain(SpedUpClock(utc_ms("2024-01-01 00:00"), [stocks, hourly]), [stocks, hourly], 60)
+    cycles = drain(SimulatedClock(utc_ms("2024-01-01 00:00"), [stocks, hourly]), [stocks, hourly], 60)
 
     assert [time for name, time in cycles if name == "1d"] == ["2024-01-02 07:00:05"]
     assert cycles[-1] == ("1h", "2024-01-03 10:00:05")
@@ -222,7 +222,7 @@ def test_a_calendar_that_ends_holds_up_no_other_schedule(monkeypatch):
 
 def test_a_schedule_waits_for_the_earlier_close_of_another():
     hourly, stocks = make_schedule("1h"), make_schedule("1d", "XNYS")
-    clock = SpedUpClock(utc_ms("2018-11-23 16:30"), [hourly, stocks])
+    clock = SimulatedClock(utc_ms("2018-11-23 16:30"), [hourly, stocks])
 
     assert clock.due(stocks, 0) is None
     assert shown(clock.due(hourly, 0)) == "2018-11-23 17:00:05"
@@ -234,7 +234,7 @@ def test_a_schedule_waits_for_the_earlier_close_of_another():
 def test_time_stands_still_while_work_is_pending():
     """Otherwise a slow model would forecast with bars it could not have had."""
     schedule = make_schedule()
-    clock = SpedUpClock(utc_ms("2024-01-01 00:30"), [schedule])
+    clock = SimulatedClock(utc_ms("2024-01-01 00:30"), [schedule])
 
     assert clock.due(schedule, 1) is None
     assert clock.now() == utc_ms("2024-01-01 00:30")
@@ -246,7 +246,7 @@ def test_time_stands_still_while_work_is_pending():
 def test_a_sped_up_trigger_asks_again_at_once():
     """In real time, a few hundredths of a second later, whatever the timeframe."""
     schedule = make_schedule("1d")
-    trigger = SpedUpClock(utc_ms("2024-01-01 00:30"), [schedule]).trigger(schedule)
+    trigger = SimulatedClock(utc_ms("2024-01-01 00:30"), [schedule]).trigger(schedule)
     before = datetime.fromtimestamp(now_ms() / 1000, UTC)
 
     assert (trigger.get_next_fire_time(before, before) - before).total_seconds() < 0.1
@@ -304,8 +304,8 @@ class OneIsQuick(WallClock):
 
 def test_sped_up_time_goes_on_without_a_calendar_that_ends():
     """The close of the others comes next, and of it alone."""
-    ended, living = make_schedule("1d", "XSHG", 0), make_schedule("1d", settle_ms=0)
-    clock = SpedUpClock(utc_ms("2026-12-30 12:00"), [ended, living])
+    ended, living = make_schedule("1d", "XSHG", 0), make_schedule("1d", fetch_delay_ms=0)
+    clock = SimulatedClock(utc_ms("2026-12-30 12:00"), [ended, living])
 
     cycles = [(str(one.calendar), clock.due(one, 0)) for _ in range(3) for one in (ended, living)]
 
@@ -315,7 +315,7 @@ def test_sped_up_time_goes_on_without_a_calendar_that_ends():
         ("24/7", "2027-01-01"),
         ("24/7", "2027-01-02"),
     ]
-    assert SpedUpClock(utc_ms("2027-02-01"), [ended]).due(ended, 0) is None
+    assert SimulatedClock(utc_ms("2027-02-01"), [ended]).due(ended, 0) is None
 
 
 def test_schedules_that_are_equal_are_one():

@@ -1,7 +1,7 @@
 """What a ledger must show whatever was done to the service: nothing lost, doubled, backdated or left without a word.
 
 A close is accounted for when it is forecast, or in a state that names why it is not; `missed` names a span of them.
-What is still `leased` when the service has ended was left, and a `gap` is a lie where the exchange has every bar.
+What is still `claimed` when the service has ended was left, and a `gap` is a lie where the exchange has every bar.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from forecaster.bars import SeriesKey
-    from forecaster.ledger import Slot
+    from forecaster.ledger import PendingForecast
 
 _FORECASTS: Final = """
 SELECT exchange || ' ' || symbol || ' ' || timeframe AS name, cutoff, m.name AS model, issued_at, available_at, late,
@@ -46,7 +46,7 @@ def forecasts(url: str) -> dict[Name, list[Made]]:
     """All live forecasts: each name should have one."""
     found: dict[Name, list[Made]] = {}
     with closing(open_database(url)) as database:
-        for row in database.ask(_FORECASTS, {}):
+        for row in database.query(_FORECASTS, {}):
             made = Made(row.issued_at, row.available_at, bool(row.late), row.sha256)
             found.setdefault(Name(row.name, row.cutoff, row.model), []).append(made)
     return found
@@ -75,7 +75,7 @@ def faults(url: str, keys: Sequence[SeriesKey], until: int, model: str = "nano")
     with closing(open_reader(url)) as reader:
         for key in keys:
             step = key.timeframe.ms
-            slots = reader.slots(key, 0, 2**62)
+            slots = reader.pending_forecasts(key, 0, 2**62)
             of_key = {name.cutoff: all_[0] for name, all_ in made.items() if name[::2] == (str(key), model)}
             late = [cutoff for cutoff, one in of_key.items() if one.late != (one.issued_at >= cutoff + step)]
             wrong += [f"{key} {cutoff}: late is told wrongly" for cutoff in late]
@@ -83,7 +83,7 @@ def faults(url: str, keys: Sequence[SeriesKey], until: int, model: str = "nano")
     return wrong
 
 
-def _of_slots(slots: Sequence[Slot], made: Iterable[int], until: int, step: int) -> list[str]:
+def _of_slots(slots: Sequence[PendingForecast], made: Iterable[int], until: int, step: int) -> list[str]:
     """What is wrong with the work of one series: closes without a word, twice, or with a word that is not true."""
     forecast, wrong = set(made), []
     done = {slot.cutoff for slot in slots if slot.state == "done"}
@@ -99,13 +99,13 @@ def _of_slots(slots: Sequence[Slot], made: Iterable[int], until: int, step: int)
             wrong.append(f"{(slot.cutoff - expected) // step} closes without a word from {expected} on")
         elif slot.cutoff < expected:
             wrong.append(f"{slot.cutoff}: inside a span that was missed")
-        expected = (slot.leased_until if slot.state == "missed" else slot.cutoff) + step
+        expected = (slot.claimed_until if slot.state == "missed" else slot.cutoff) + step
     if expected <= until:
         wrong.append(f"{(until - expected) // step + 1} closes without a word at the end, from {expected} on")
     return wrong
 
 
-def _lacks_reason(slot: Slot) -> bool:
+def _lacks_reason(slot: PendingForecast) -> bool:
     return slot.state in {"failed", "missed"} and not slot.reason
 
 

@@ -30,10 +30,10 @@ from rich.progress import Progress
 from forecaster import Bars, Forecaster
 from forecaster.accuracy.report.content import Scope
 from forecaster.cli.strategy import _signal
+from forecaster.client import report_section
 from forecaster.config import Config
-from forecaster.cycle.settle import section
 from forecaster.errors import BarsError, ConfigError
-from forecaster.model.baselines.simple import RandomWalk
+from forecaster.model.baselines.random_walk import RandomWalk
 from forecaster.replay import replay
 from forecaster.sources import Fetched
 from forecaster.store.sql import SqlStore
@@ -43,7 +43,8 @@ from tests.builders import HOUR_MS, make_bars, make_key
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from forecaster.bars import Context, SeriesKey
+    from forecaster.bars import SeriesKey
+    from forecaster.context import Context
     from forecaster.forecast import OHLCForecast
 
 KEYS: Final = (make_key(symbol="BTC/USDT"), make_key("file", "ES/USD", "1h", "CMES"))
@@ -249,23 +250,19 @@ def digest_of(answer: object) -> str:
     return digest.hexdigest()
 
 
-def _names(key: SeriesKey) -> tuple[str, str, str]:
-    return key.exchange, key.symbol, str(key.timeframe)
-
-
 QUESTIONS: Final[dict[str, Callable[[Growing, Forecaster, SeriesKey, int], object]]] = {
     "Reader.bars": lambda _, f, key, at: f.reader.bars(key, as_of=at),
     "Reader.settled": lambda _, f, key, at: list(f.reader.settled(key, at)),
     "Reader.settled since": lambda _, f, key, at: list(f.reader.settled(key, at, at - _DAY_MS)),
-    "Reader.arrived": lambda _, f, __, at: f.reader.arrived(at, at - 3 * HOUR_MS),
-    "Forecaster.latest": lambda _, f, key, at: f.latest(*_names(key), as_of=at),
-    "Forecaster.history": lambda _, f, key, at: f.history(*_names(key), at - _DAY_MS, at, as_of=at),
+    "Reader.settled_between": lambda _, f, __, at: f.reader.settled_between(at, at - 3 * HOUR_MS),
+    "Forecaster.latest": lambda _, f, key, at: f.latest(key, as_of=at, max_age="any"),
+    "Forecaster.history": lambda _, f, key, at: f.history(key, at - _DAY_MS, at, as_of=at),
     "Forecaster.accuracy": lambda _, f, __, at: f.accuracy(as_of=at),
     "Forecaster.accuracy of 1d": lambda _, f, __, at: f.accuracy("1d", as_of=at),
-    "Forecaster.accuracy of a replay": lambda g, f, __, at: f.accuracy(as_of=at, run_id=g.replay),
+    "Forecaster.accuracy of a replay": lambda g, f, __, at: f.accuracy(as_of=at, run=g.replay),
     "Forecaster.losses": lambda _, f, key, at: list(f.losses(as_of=at, keys=[key])),
-    "Forecaster.trust": lambda _, f, key, at: f.trust(*_names(key), as_of=at),
-    "report": lambda _, f, key, at: section(f.reader, key, Scope(f.model_name, "live", at), lambda _: None),
+    "Forecaster.trust": lambda _, f, key, at: f.trust(key, as_of=at),
+    "report": lambda _, f, key, at: report_section(f.reader, key, Scope(f.model_name, "live", at)),
     "signal": lambda _, f, key, at: json.dumps(_signal(f, key, trend, 0.0, at)),
 }
 """Every read that takes a time."""

@@ -114,7 +114,7 @@ def crash(cycles: int, seed: int) -> dict[str, object]:
         with closing(open_database(url)) as database:
             wrong = writer.broken + verify_ledger(database).errors
             rows = "SELECT COUNT(*) AS n, COUNT(DISTINCT (series_id, cutoff)) AS d FROM forecast"
-            found = database.ask(rows, {})[0]
+            found = database.query(rows, {})[0]
         if found.n < writer.acknowledged * len(KEYS):
             wrong.append(f"{writer.acknowledged * len(KEYS) - found.n} acknowledged forecasts are lost")
         if found.n != found.d:

@@ -14,7 +14,7 @@ from zoneinfo import ZoneInfo
 
 import numpy as np
 
-from forecaster.calendars import calendar, canonical
+from forecaster.calendars import canonical_name, get_calendar
 from forecaster.timeframe import DAY_MS, MINUTE_MS, Timeframe
 
 if TYPE_CHECKING:
@@ -152,7 +152,7 @@ def make_market(rng: np.random.Generator, kind: str, count: int) -> Market:
     name = "24/5" if kind == "24/5" else pick(rng, list(EXCHANGES))
     timeframe = str(rng.choice(["5m", "15m", "30m", "1h"]))
     timeframe = "1d" if kind == "exchange daily" or (kind == "24/5" and rng.random() < 0.3) else timeframe
-    step, sessions = Timeframe(timeframe).ms, calendar(canonical(name))
+    step, sessions = Timeframe(timeframe).ms, get_calendar(canonical_name(name))
     first = _near_jump(rng, first, step if timeframe == "1d" else 3 * step, count)
     opens = sessions.next_opens(Timeframe(timeframe), first, count)
     closes = sessions.closes_of(Timeframe(timeframe), opens)

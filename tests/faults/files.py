@@ -26,10 +26,10 @@ from rich.progress import track
 from rich.table import Table
 
 from forecaster.bars import Bars, SeriesKey
-from forecaster.calendars import canonical, is_continuous
+from forecaster.calendars import canonical_name, is_continuous
 from forecaster.errors import ForecasterError
 from forecaster.sources.files import FileSource
-from forecaster.tables import Reading
+from forecaster.tables import ParseOptions
 from forecaster.timeframe import DAY_MS
 from tests.faults import file_faults
 from tests.faults.file_dialects import (
@@ -129,10 +129,10 @@ class Case:
     last: int | None = None
 
     @property
-    def reading(self) -> Reading:
+    def parse_options(self) -> ParseOptions:
         """What is said of the table."""
         names = ("timezone", "columns", "decimal", "dayfirst", "symbol_column")
-        return Reading(**{name: self.options[name] for name in names if name in self.options})
+        return ParseOptions(**{name: self.options[name] for name in names if name in self.options})
 
     def known_keys(self) -> list[SeriesKey]:
         """The keys of somebody who knows the series."""
@@ -140,7 +140,7 @@ class Case:
         name = options.get("calendar", market.calendar if "day_anchor" in options else "24/7")
         timeframe = options.get("timeframe", market.timeframe)
         symbols = sorted({row.symbol for row in self.sheet.rows})
-        return [SeriesKey.of("file", f"{symbol}/USD", timeframe, canonical(name)) for symbol in symbols]
+        return [SeriesKey("file", f"{symbol}/USD", timeframe, canonical_name(name)) for symbol in symbols]
 
 
 def make_case(seed: int, number: int, folder: Path, dialects: Sequence[str] = tuple(DIALECTS)) -> Case:
@@ -240,7 +240,7 @@ def _say(rng: np.random.Generator, form: Form, sheet: Sheet, fault: str) -> tupl
         options["timeframe"] = pick(rng, others)
     if fault == "wrong calendar":
         said = "wrong"
-        others = [name for name in EXCHANGES if canonical(name) != canonical(sheet.market.calendar)]
+        others = [name for name in EXCHANGES if canonical_name(name) != canonical_name(sheet.market.calendar)]
         options["calendar"] = pick(rng, others)
     return said, options
 
@@ -282,8 +282,8 @@ def _wrong_option(rng: np.random.Generator, name: str, value: Any) -> Any:
         "dayfirst": (True, False),
         "symbol_column": ("no such column",),
     }[name]
-    right = canonical(value) if name == "calendar" else value
-    return pick(rng, [one for one in others if (canonical(one) if name == "calendar" else one) != right])
+    right = canonical_name(value) if name == "calendar" else value
+    return pick(rng, [one for one in others if (canonical_name(one) if name == "calendar" else one) != right])
 
 
 def _write(case: Case, rng: np.random.Generator, folder: Path) -> None:
@@ -321,19 +321,19 @@ def _text(case: Case, rng: np.random.Generator) -> bytes:
 def read(case: Case) -> list[Outcome]:
     """Read a file as people do: by what it seems to hold, by a key, or as a frame."""
     if case.entry == "frame":
-        return [Outcome(key, Bars.from_frame(key, case.source, case.reading), None) for key in case.known_keys()]
-    source = FileSource(case.source, case.reading)
+        return [Outcome(key, Bars.from_frame(key, case.source, case.parse_options), None) for key in case.known_keys()]
+    source = FileSource(case.source, case.parse_options)
     if case.entry == "guess":
         said = {name: case.options.get(name) for name in ("timeframe", "calendar", "day_anchor")}
-        keys = [guess.key for guess in source.guess(**said)]
+        keys = [guess.key for guess in source.infer_series(**said)]
     else:
         keys = case.known_keys()
     return [Outcome(key, *_sift(source, key, case.sheet.as_of)) for key in keys]
 
 
 def _sift(source: FileSource, key: SeriesKey, as_of: int) -> tuple[Bars, int]:
-    sifted = source.sift(key, as_of)
-    return sifted.bars, len(sifted.rejected) + sifted.replaced + sifted.later
+    sifted = source.validate_rows(key, as_of)
+    return sifted.bars, len(sifted.rejected) + sifted.replaced + sifted.unclosed
 
 
 def play(case: Case, read: Callable[[Case], list[Outcome]] = read) -> Judged:
@@ -417,7 +417,7 @@ def _is_same(cells: list[float], true: tuple[float, ...]) -> bool:
 def _stands_for_date(case: Case, key: SeriesKey) -> bool:
     """Whether only dates can be judged: days of sessions without a calendar that was said."""
     market = case.sheet.market
-    is_said = "calendar" in case.options or key.calendar == canonical(market.calendar)
+    is_said = "calendar" in case.options or key.calendar == canonical_name(market.calendar)
     return market.is_daily and market.has_sessions and not is_said
 
 

@@ -246,7 +246,7 @@ def _look(url: str, keys: Sequence[SeriesKey], name: str, closes: Sequence[int])
     with closing(open_reader(url)) as reader:
         for number, key in enumerate(keys):
             mine = found[number == 0]
-            slots = {slot.cutoff: slot for slot in reader.slots(key, closes[0], closes[-1] + 1)}
+            slots = {slot.cutoff: slot for slot in reader.pending_forecasts(key, closes[0], closes[-1] + 1)}
             for cutoff in closes:
                 if one := made.get(Name(str(key), cutoff, MODEL)):
                     mine.seconds.append((one[0].available_at - cutoff) / 1000)

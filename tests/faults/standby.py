@@ -44,7 +44,7 @@ WATCHED_MS: Final = 20_000
 _OLD_ROWS: Final = """
 SELECT 'forecast ' || id AS row FROM forecast WHERE issued_at <= :stopped
 UNION ALL SELECT 'bar ' || series_id || ' ' || open_time || ' ' || revision FROM bar WHERE first_seen_at <= :stopped
-UNION ALL SELECT 'slot ' || series_id || ' ' || cutoff || ' ' || state || ' ' || changed_at FROM slot
+UNION ALL SELECT 'pending_forecast ' || series_id || ' ' || cutoff || ' ' || state || ' ' || changed_at FROM pending_forecast
 WHERE epoch <= :epoch"""
 
 
@@ -77,12 +77,12 @@ class Crowd:
 
     def taken(self) -> Counter[int]:
         """How often each has taken the lease, by its process."""
-        return Counter({one.pid: one.count("lease.taken") for one in self.services})
+        return Counter({one.pid: one.count("lease.acquired") for one in self.services})
 
     def hear_leader(self, among: Iterable[Service], before: Counter[int], seconds: float) -> Service:
         """Wait until one of them takes the lease once more than before."""
         wait_until(lambda: any(self.taken()[one.pid] > before[one.pid] for one in among), "a leader", seconds)
-        return next(one for one in among if one.count("lease.taken") > before[one.pid])
+        return next(one for one in among if one.count("lease.acquired") > before[one.pid])
 
     def epoch(self) -> int:
         """The number of leaders that there have been."""
@@ -91,7 +91,7 @@ class Crowd:
     def ask(self, query: str, values: dict[str, object]) -> list[Any]:
         """Put a question to the ledger."""
         with closing(open_database(self.world.url)) as database:
-            return list(database.ask(query, values))
+            return list(database.query(query, values))
 
 
 def take_turns(world: World, rounds: int, services: int, seed: int, within_ms: int = TAKEN_WITHIN_MS) -> Found:
@@ -213,7 +213,7 @@ def _old_rows(crowd: Crowd, stopped: int, epoch: int) -> set[str]:
 
 def _led_last(service: Service) -> int:
     """The number of its last term as the leader."""
-    return max((int(one["epoch"]) for one in service.events if one["event"] == "lease.taken"), default=0)
+    return max((int(one["epoch"]) for one in service.events if one["event"] == "lease.acquired"), default=0)
 
 
 if __name__ == "__main__":

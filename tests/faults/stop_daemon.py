@@ -70,7 +70,7 @@ class Play:
 
     def while_starting(self) -> float:
         """SIGTERM while it loads its model or catches up."""
-        self.service.hear("lease.taken")
+        self.service.hear("lease.acquired")
         time.sleep(self.chance.uniform(0, 3))
         return self._end(SPEED * DRAIN_SECONDS)
 

@@ -130,7 +130,7 @@ class _Play:
             self.case,
             len(self.exchange.requests),
             self.seconds,
-            len(self.store.rejected(self.service.series[0])),
+            len(self.store.rejected_rows(self.service.series[0])),
             self.broken,
         )
 

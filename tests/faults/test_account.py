@@ -6,7 +6,7 @@ from contextlib import closing, contextmanager
 
 import pytest
 
-from forecaster.ledger import LIVE, Run, Slot
+from forecaster.ledger import LIVE, PendingForecast, Run
 from forecaster.store.database import Database
 from forecaster.store.sql import SqlStore
 from tests.builders import HOUR_MS, make_key
@@ -26,11 +26,11 @@ def write(url, *, hours=range(HOURS), slots=(), issued_after=60_000):
         cutoffs = [CUTOFF + hour * HOUR_MS for hour in hours]
         store.add_forecasts([make_forecast(KEY, at, issued_at=at + issued_after) for at in cutoffs], LIVE)
         every = [CUTOFF + hour * HOUR_MS for hour in range(HOURS)]
-        store.set_slots([named.get(at) or Slot(KEY, at, "done") for at in every if named.get(at, 1)], LAST)
+        store.set_pending([named.get(at) or PendingForecast(KEY, at, "done") for at in every if named.get(at, 1)], LAST)
 
 
 def slot(hour, state, reason="said", until=0):
-    return Slot(KEY, CUTOFF + hour * HOUR_MS, state, 1, reason, until)
+    return PendingForecast(KEY, CUTOFF + hour * HOUR_MS, state, 1, reason, until)
 
 
 @pytest.fixture
@@ -58,7 +58,7 @@ def drop_slot(url, hour):
     from forecaster.store.database import Database
 
     with closing(Database(url)) as database, database.transaction() as connection:
-        connection.exec_driver_sql("DELETE FROM slot WHERE cutoff = ?", (CUTOFF + hour * HOUR_MS,))
+        connection.exec_driver_sql("DELETE FROM pending_forecast WHERE cutoff = ?", (CUTOFF + hour * HOUR_MS,))
 
 
 @pytest.mark.parametrize(
@@ -66,7 +66,7 @@ def drop_slot(url, hour):
     [
         ([0, 1, 3, 4], [], None, "2 * done without a forecast"),
         ([0, 1, 2, 3, 4], [slot(2, "failed")], None, "2 * forecast, and not done"),
-        ([0, 1, 3, 4], [slot(2, "leased")], None, "2 * left leased"),
+        ([0, 1, 3, 4], [slot(2, "claimed")], None, "2 * left claimed"),
         ([0, 1, 3, 4], [slot(2, "pending")], None, "2 * left pending"),
         ([0, 1, 3, 4], [slot(2, "gap")], None, "2 * left gap"),
         ([0, 1, 3, 4], [slot(2, "failed", "")], None, "2 * failed without a reason"),
@@ -98,7 +98,7 @@ def test_work_ahead_of_time_is_none_that_is_owed(url):
     """A clock that was ahead left a row for tomorrow: the hours up to it are yet to come."""
     write(url)
     with closing(SqlStore(url)) as store:
-        store.set_slots([slot(HOURS + 20, "failed")], LAST)
+        store.set_pending([slot(HOURS + 20, "failed")], LAST)
 
     assert faults(url, [KEY], LAST) == []
     assert any("16 closes without a word at the end" in text for text in faults(url, [KEY], LAST + 16 * HOUR_MS))

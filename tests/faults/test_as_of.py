@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from forecaster import engine
-from forecaster.cycle.ingest import Intake
+from forecaster.cycle.ingest import BarIngestor
 from forecaster.stopwatch import CommitTimes
-from forecaster.store.queries import Reading
+from forecaster.store.queries import LedgerQueries
 from tests.faults.as_of import play
 
 PAIRS = 120
@@ -25,21 +24,21 @@ def test_no_answer_changes_when_the_ledger_has_grown(tmp_path):
 def bars_seen_before_they_came(monkeypatch):
     """As if bars had been there when the cycle began."""
     monkeypatch.setattr(
-        Intake, "_in_time", lambda _, watch, write, stamps: [write(watch._start), stamps.append(watch._start)][0]
+        BarIngestor, "_write_in_time", lambda _, watch, write, stamps: [write(watch._start), stamps.append(watch._start)][0]
     )
 
 
 def forecasts_there_before_their_commit(monkeypatch):
     """Stamped when they were asked for."""
-    stamped = engine._stamped
-    monkeypatch.setattr(engine, "_stamped", lambda *given: stamped(*given[:3], 0))
+    stamp = record.stamp
+    monkeypatch.setattr(record, "stamp", lambda *given: stamp(*given[:3], 0))
     monkeypatch.setattr(CommitTimes, "allowance_ms", 0)
 
 
 def newest_forecast_whenever_it_is_asked(monkeypatch):
     """Whatever the time asked for."""
-    latest = Reading.latest
-    monkeypatch.setattr(Reading, "latest", lambda self, key, model, *_, as_of=None: latest(self, key, model))
+    latest = LedgerQueries.latest
+    monkeypatch.setattr(LedgerQueries, "latest", lambda self, key, model, *_, as_of=None: latest(self, key, model))
 
 
 FAULTS = [bars_seen_before_they_came, forecasts_there_before_their_commit, newest_forecast_whenever_it_is_asked]

@@ -9,8 +9,8 @@ from tests.faults.clocks import play, storms
 SPANS_ARE_NOT_WRITTEN = """
 from forecaster.store.sql import SqlStore
 
-set_slots = SqlStore.set_slots
-SqlStore.set_slots = lambda store, slots, at: set_slots(store, [one for one in slots if one.state != "missed"], at)
+set_pending = SqlStore.set_pending
+SqlStore.set_pending = lambda store, slots, at: set_pending(store, [one for one in slots if one.state != "missed"], at)
 """
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from forecaster.bars import Bars, SeriesKey
-from forecaster.calendars import calendar, canonical
+from forecaster.calendars import canonical_name, get_calendar
 from forecaster.timeframe import Timeframe
 from tests.builders import utc_ms
 from tests.faults.file_dialects import DIALECTS, Form, number_text, time_texts
@@ -19,7 +19,7 @@ SAMPLE = range(300)
 
 def _case(form, name="24/7", timeframe="15m", symbols=("ABC",), **options):
     """Make a case of 300 bars that nobody has written, with the options that are said of it."""
-    sessions = calendar(name)
+    sessions = get_calendar(name)
     opens = sessions.next_opens(Timeframe(timeframe), utc_ms("2024-06-03"), 300)
     kind, zone = ("crypto", "Asia/Tokyo") if name == "24/7" else ("exchange", EXCHANGES[name])
     market = Market(kind, name, timeframe, zone, "", opens, sessions.closes_of(Timeframe(timeframe), opens))
@@ -32,7 +32,7 @@ def _knowing(case):
     outcomes = []
     for symbol in sorted(case.sheet.true):
         market, true = case.sheet.market, case.sheet.true[symbol]
-        key = SeriesKey.of("file", f"{symbol}/USD", market.timeframe, canonical(market.calendar))
+        key = SeriesKey("file", f"{symbol}/USD", market.timeframe, canonical_name(market.calendar))
         opens = sorted(true)
         rows = [[np.nan if one is None else one for one in next(iter(true[at]))] for at in opens]
         rows_written = sum(row.symbol == symbol for row in case.sheet.rows[: case.last])
@@ -43,7 +43,7 @@ def _knowing(case):
 def _taking_for_utc(case):
     """Read a case as somebody who takes the clock of its venue for UTC."""
     [outcome] = _knowing(case)
-    key = SeriesKey.of("file", "ABC/USD", case.sheet.market.timeframe)
+    key = SeriesKey("file", "ABC/USD", case.sheet.market.timeframe)
     wall, _ = on_clock(outcome.bars.open_time, case.sheet.market.zone)
     return [Outcome(key, Bars(key, wall, outcome.bars.ohlcv_TF), 0)]
 
@@ -136,7 +136,7 @@ def test_bars_of_another_symbol_are_seen():
 def test_bars_of_a_timeframe_that_a_file_does_not_have_are_seen():
     def read(case):
         [outcome] = _knowing(case)
-        key = SeriesKey.of("file", "ABC/USD", "5m")
+        key = SeriesKey("file", "ABC/USD", "5m")
         return [Outcome(key, Bars(key, outcome.bars.open_time, outcome.bars.ohlcv_TF), 0)]
 
     assert play(_case(Form()), read).verdict.kind == "wrong"

@@ -25,10 +25,10 @@ compare = intake.compare
 intake.compare = lambda bars, there: Compared(compare(bars, there).changed, [])
 """
 LEAVES_ONE_OUT = """
-from forecaster.cycle.ingest import Intake
+from forecaster.cycle.ingest import BarIngestor
 
-ask = Intake._ask
-Intake._ask = lambda self, keys, as_of: ask(self, [key for key in keys if key.symbol != "COIN1/USDT"], as_of)
+ask = BarIngestor._request
+BarIngestor._request = lambda self, keys, as_of: ask(self, [key for key in keys if key.symbol != "COIN1/USDT"], as_of)
 """
 
 

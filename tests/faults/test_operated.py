@@ -25,7 +25,7 @@ TAKES_WHAT_HAS_CLOSED = """
 from forecaster.sources import Fetched, exchange
 
 def final_rows(page, cursor, clocks, _):
-    closed = page.bars.known_at(clocks.as_of)
+    closed = page.bars.closed_by(clocks.as_of)
     return Fetched(closed[closed.open_time >= cursor], page.rejected)
 
 exchange.final_rows = final_rows
@@ -39,7 +39,7 @@ WRITES_ITS_LINES_ITSELF = """
 import contextlib
 from forecaster import log
 
-log.lines_written_behind = contextlib.nullcontext
+log.write_lines_in_background = contextlib.nullcontext
 """
 READER = """
 import sys
@@ -104,7 +104,7 @@ def clock_seconds(service):
     port = service.hear("health.listening")["port"]
     with urlopen(f"http://127.0.0.1:{port}/metrics") as answer:
         lines = answer.read().decode().splitlines()
-    (told,) = (line for line in lines if line.startswith("forecaster_exchange_clock_seconds{"))
+    (told,) = (line for line in lines if line.startswith("forecaster_exchange_clock_offset_seconds{"))
     return float(told.split()[-1])
 
 

@@ -33,7 +33,7 @@ def test_every_fault_once(case):
 
 def test_bars_that_are_stored_wrong_would_be_seen(monkeypatch):
     """One of an answer's bars has another volume than it had."""
-    fetched = Bars.sift
+    fetched = Bars.validate_rows
 
     def spoil(key, opens, values, *more):
         bars, rejected = fetched(key, opens, values, *more)
@@ -50,7 +50,7 @@ def test_bars_that_are_stored_wrong_would_be_seen(monkeypatch):
 
 def test_bars_that_are_missing_would_be_seen(monkeypatch):
     """Every slot that was ever empty is taken for a gap at once."""
-    monkeypatch.setattr("forecaster.cycle.ingest._is_settled", lambda *_: True)
+    monkeypatch.setattr("forecaster.cycle.refetch._is_gap", lambda *_: True)
 
     assert any("are missing" in text for seed in range(4) for text in play(Case("binance", "gap", seed)).broken)
 

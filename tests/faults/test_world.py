@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from forecaster.config import load_config
+from forecaster.config_file import load_config
 from forecaster.timeframe import DAY_MS
 from tests.builders import utc_ms
 from tests.faults.world import Clock, World, compile_clock, wait_until

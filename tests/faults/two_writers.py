@@ -54,7 +54,7 @@ from tests.forecast_builders import CUTOFF, make_forecast
 
 lease.LEASE_MS = int(sys.argv[2])
 key = make_key(symbol=sys.argv[3])
-lease._PATIENCE_SECONDS = 60
+lease._ACQUIRE_TIMEOUT_SECONDS = 60
 print("ready", flush=True)
 database._POSTGRES["options"] = "-c statement_timeout=1000 -c idle_in_transaction_session_timeout=1000"
 batch = 0
@@ -197,7 +197,7 @@ def _count(url: str, symbol: str) -> int:
             + (SELECT COUNT(*) FROM forecast WHERE series_id = s.id) AS n
         FROM series s WHERE symbol = :symbol"""
     with closing(open_database(url)) as database:
-        return sum(int(row.n) for row in database.ask(query, {"symbol": symbol}))
+        return sum(int(row.n) for row in database.query(query, {"symbol": symbol}))
 
 
 def _is_locked(url: str) -> bool:

@@ -253,7 +253,7 @@ class World:
     @property
     def keys(self) -> list[SeriesKey]:
         """The series that are forecast."""
-        return [SeriesKey.of(VENUE, symbol, "1m") for symbol in sorted(self.exchange.symbols)]
+        return [SeriesKey(VENUE, symbol, "1m") for symbol in sorted(self.exchange.symbols)]
 
     def write_config(self, name: str = "live.toml", **sections: Mapping[str, object]) -> Path:
         """Write a configuration; `sections` are tables of it, and come on top of what is usual here.

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
-from forecaster.bars import Bars, Context
+from forecaster.bars import Bars
+from forecaster.context import Context
 from forecaster.cycle.calibrate import Calibrations
 from forecaster.forecast import repair
-from forecaster.model.baselines.simple import RandomWalk
+from forecaster.model.baselines.random_walk import RandomWalk
 from forecaster.replay.strategy import Signal
 from forecaster.sources import Fetched
 from forecaster.sources.memory import MemorySource
@@ -111,7 +112,7 @@ class BackFilled(_Rewritten):
 
     def rewrite(self, bars):
         key = bars.key
-        slots = key.sessions.opens_between(key.timeframe, int(bars.open_time[0]), int(bars.open_time[-1]) + 1)
+        slots = key.trading_calendar.opens_between(key.timeframe, int(bars.open_time[0]), int(bars.open_time[-1]) + 1)
         return Bars(key, slots, bars.ohlcv_TF[np.searchsorted(bars.open_time, slots)])
 
 
@@ -128,7 +129,7 @@ class ForwardFilled(MemorySource):
 
     def fetch(self, key, since, as_of):
         bars = super().fetch(key, None, as_of).bars
-        slots = key.sessions.opens_between(key.timeframe, int(bars.open_time[0]), as_of - key.timeframe.ms + 1)
+        slots = key.trading_calendar.opens_between(key.timeframe, int(bars.open_time[0]), as_of - key.timeframe.ms + 1)
         filled_TF = bars.ohlcv_TF[np.searchsorted(bars.open_time, slots, side="right") - 1]
         asked = slots >= (0 if since is None else since)
         return Fetched(Bars(key, slots[asked], filled_TF[asked], as_of))
@@ -160,19 +161,19 @@ class Clairvoyant:
     def __init__(self, bars):
         self._bars = bars
 
-    def __call__(self, forecast, position, outlook):
+    def __call__(self, forecast, position, context):
         later = self._bars.close[self._bars.open_time >= forecast.cutoff]
-        rises = len(later) > 0 and later[0] > outlook.last_close
+        rises = len(later) > 0 and later[0] > context.last_close
         return Signal(float(rises), "it will rise" if rises else "it will not rise")
 
 
-def file_reader(forecast, position, outlook):
+def file_reader(forecast, position, context):
     """Decide by the last line of a file of bars, `bars.csv` in the folder where it runs."""
     last = Path("bars.csv").read_text(encoding="utf-8").splitlines()[-1]
     return Signal(0.0, last)
 
 
-def ledger_reader(forecast, position, outlook):
+def ledger_reader(forecast, position, context):
     """Decide by what lies in a ledger, `ledger.db` in the folder where it runs."""
     connection = sqlite3.connect("file:ledger.db?mode=ro", uri=True)
     connection.close()
@@ -192,7 +193,7 @@ def late_cut(bars, cutoff, length, min_bars):
 
 def utc_dates(sessions, timeframe, labels):
     """Take the date of a daily label once it has become UTC: of a midnight east of Greenwich, the day before."""
-    opens, dates = sessions._times.opens, sessions._times.dates
+    opens, dates = sessions._table.opens, sessions._table.dates
     days = labels.instant - labels.instant % DAY_MS
     at = np.minimum(np.searchsorted(dates, days), len(dates) - 1)
     is_date = (dates[at] == days) & ~np.isin(labels.instant, opens)

@@ -11,13 +11,13 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from forecaster.bars import Bars
-from forecaster.errors import InvalidContext
-from forecaster.replay.backtest import hold, simulate, together, trade
-from forecaster.replay.strategy import Decision, Rules
+from forecaster.errors import InvalidArgument
+from forecaster.replay.backtest import combine_accounts, simulate, simulate_buy_and_hold, trade
+from forecaster.replay.strategy import Decision, TradingRules
 from tests.builders import HOUR_MS, make_bars, make_key, utc_ms
 from tests.replay.test_strategy import Planned, forecasts_of
 
-FREE = Rules(fee_bps=0, slippage_bps=0, threshold=0)
+FREE = TradingRules(fee_bps=0, slippage_bps=0, threshold=0)
 START = utc_ms("2024-01-01")
 OPENS = (100.0, 100.0, 110.0, 120.0, 90.0)
 CLOSES = (100.0, 110.0, 120.0, 96.0, 100.0)
@@ -33,9 +33,9 @@ def bars_of(opens, closes, start=START):
 def orders(bars, shares):
     """A decision for the open of each bar but the first; None for none."""
     return [
-        Decision(int(opens) - 1, int(opens), int(opens), share, f"aim at {share}")
-        for opens, share in zip(bars.open_time[1:], shares, strict=False)
-        if share is not None
+        Decision(int(opens) - 1, int(opens), int(opens), weight, f"aim at {weight}")
+        for opens, weight in zip(bars.open_time[1:], shares, strict=False)
+        if weight is not None
     ]
 
 
@@ -47,16 +47,16 @@ def five(shares=(1.0, 1.0, -0.5, 0.0), rules=FREE):
 def counted(bars, shares, rules):
     """Cash and units, bar by bar: how many units, is found by halving. Gives the equity at each close."""
     cash, units, equity = rules.capital, 0.0, []
-    for open_price, close, share in zip(bars.ohlcv_TF[1:, 0].tolist(), bars.close[1:].tolist(), shares, strict=True):
+    for open_price, close, weight in zip(bars.ohlcv_TF[1:, 0].tolist(), bars.close[1:].tolist(), shares, strict=True):
         worth = cash + units * open_price
         held = units * open_price / worth
-        if abs(share - held) > max(rules.threshold, 1e-9) or (held and share * held <= 0):
+        if abs(weight - held) > max(rules.threshold, 1e-9) or (held and weight * held <= 0):
             low, high = -2 * worth / open_price, 2 * worth / open_price
             for _ in range(200):
                 middle = (low + high) / 2
                 left = cash - paid(middle - units, open_price, rules) + middle * open_price
-                low, high = (middle, high) if middle * open_price < share * left else (low, middle)
-            low = low if share else 0.0
+                low, high = (middle, high) if middle * open_price < weight * left else (low, middle)
+            low = low if weight else 0.0
             cash, units = cash - paid(low - units, open_price, rules), low
         equity.append(cash + units * close)
     return equity
@@ -77,7 +77,7 @@ def test_five_bars_by_hand():
     np.testing.assert_allclose(account.equity_T, [11_000, 12_000, 13_200, 13_500], rtol=1e-12)
     np.testing.assert_allclose(account.net_T, [11_000, 12_000, -4_800, 0], rtol=1e-12)
     np.testing.assert_allclose(account.gross_T, [11_000, 12_000, 4_800, 0], rtol=1e-12)
-    assert [(fill.share_before, fill.share_after) for fill in account.fills] == [
+    assert [(fill.weight_before, fill.weight_after) for fill in account.fills] == [
         (0.0, 1.0),
         (pytest.approx(1.0), -0.5),
         (pytest.approx(-1 / 3), 0.0),
@@ -88,7 +88,7 @@ def test_five_bars_by_hand():
 
 def test_fees_and_slippage_to_the_cent():
     """Buying 10,000 at 100 with 20 bps of slippage and 10 bps of fees, selling it at 120."""
-    account = five((1.0, 1.0, 0.0, 0.0), Rules(fee_bps=10, slippage_bps=20))
+    account = five((1.0, 1.0, 0.0, 0.0), TradingRules(fee_bps=10, slippage_bps=20))
     units = Decimal(10_000) / (Decimal("100.2") * Decimal("1.001"))
     got = units * Decimal("119.76") * Decimal("0.999")
     bought, sold = account.fills
@@ -104,7 +104,7 @@ def test_fees_and_slippage_to_the_cent():
 
 def test_costs_of_going_short_to_the_cent():
     """Half the equity is sold at 100: 20 bps less come in, and the fee is on what comes in."""
-    account = five((-0.5, -0.5, 0.0, 0.0), Rules(fee_bps=10, slippage_bps=20, threshold=0.3))
+    account = five((-0.5, -0.5, 0.0, 0.0), TradingRules(fee_bps=10, slippage_bps=20, threshold=0.3))
     (sold, bought), rate = account.fills, Decimal("0.002") + Decimal("0.001") * Decimal("0.998")
     short = Decimal("-0.5") * 10_000 / (1 + rate / 2)
     left = 10_000 + short * rate + short / 100 * (120 - 100)
@@ -129,7 +129,7 @@ def test_against_a_loop_that_counts_cash(seed, fee, slippage, threshold):
     bars = make_bars(make_key(timeframe="1d"), count=30, seed=seed)
     random = np.random.default_rng(seed)
     shares = random.choice([-1.0, -0.3, 0.0, 0.2, 0.9, 1.0, *random.uniform(-1, 1, 3)], 29).tolist()
-    rules = Rules(fee_bps=fee, slippage_bps=slippage, threshold=threshold)
+    rules = TradingRules(fee_bps=fee, slippage_bps=slippage, threshold=threshold)
     account = simulate(orders(bars, shares), bars, rules)
 
     np.testing.assert_allclose(account.equity_T, counted(bars, shares, rules), rtol=1e-9)
@@ -141,7 +141,7 @@ def test_profits_add_up_to_what_was_earned(seed):
     """Every fee belongs to one trade, also where a single fill ends one and begins another."""
     bars = make_bars(make_key(timeframe="1d"), count=30, seed=seed)
     shares = np.random.default_rng(seed).choice([-1.0, -0.5, 0.0, 0.5, 1.0], 29).tolist()
-    account = simulate(orders(bars, shares), bars, Rules(fee_bps=30))
+    account = simulate(orders(bars, shares), bars, TradingRules(fee_bps=30))
     sides = np.sign(shares).tolist()
     entries = sum(side not in {0, before} for side, before in zip(sides, [0, *sides], strict=False))
 
@@ -151,9 +151,9 @@ def test_profits_add_up_to_what_was_earned(seed):
 
 def test_a_flip_is_the_end_of_one_trade_and_the_begin_of_another():
     """From all long to half short, two thirds of the cost are the first trade's: 12,000 of the 18,000 traded."""
-    free, account = five(), five(rules=Rules(fee_bps=10, slippage_bps=0, threshold=0))
+    free, account = five(), five(rules=TradingRules(fee_bps=10, slippage_bps=0, threshold=0))
     flip = account.fills[1]
-    long_part = abs(flip.share_before) * flip.equity / flip.notional
+    long_part = abs(flip.weight_before) * flip.equity / flip.notional
 
     assert len(account.profits) == len(free.profits) == 2
     assert long_part == pytest.approx(2 / 3, abs=1e-3)
@@ -163,17 +163,19 @@ def test_a_flip_is_the_end_of_one_trade_and_the_begin_of_another():
 def test_a_constant_share_is_buy_and_hold():
     """All of the equity, from the first decision on: one fill, the same equity, to the last bit."""
     bars = make_bars(count=200)
-    found = trade(Planned(1.0), forecasts_of(bars, 4000), bars, Rules())
+    found = trade(Planned(1.0), forecasts_of(bars, 4000), bars, TradingRules())
 
-    assert len(found.account.fills) == len(found.holding.fills) == 1
-    assert np.array_equal(found.account.equity_T, found.holding.equity_T)
-    assert found.account.fills[0].cost == found.holding.fills[0].cost > 0
+    assert len(found.account.fills) == len(found.benchmark.fills) == 1
+    assert np.array_equal(found.account.equity_T, found.benchmark.equity_T)
+    assert found.account.fills[0].cost == found.benchmark.fills[0].cost > 0
 
 
 def test_holding_is_bought_at_the_first_chance_and_kept():
     """It begins and ends with the strategy, whatever that does, and is not rebalanced."""
     bars = bars_of(OPENS, CLOSES)
-    held = hold(orders(bars, [0.0, -1.0, 0.5, 0.0]), bars, Rules(fee_bps=0, slippage_bps=0, max_share=0.5))
+    held = simulate_buy_and_hold(
+        orders(bars, [0.0, -1.0, 0.5, 0.0]), bars, TradingRules(fee_bps=0, slippage_bps=0, max_weight=0.5)
+    )
 
     np.testing.assert_allclose(held.equity_T, 5_000 + 5_000 * np.array(CLOSES[1:]) / 100)
     assert len(held.fills) == 1
@@ -182,7 +184,7 @@ def test_holding_is_bought_at_the_first_chance_and_kept():
 def test_the_span_ends_with_the_last_decision():
     """Bars behind it belong to nobody's decision."""
     bars = make_bars(count=50)
-    account = simulate(orders(bars, [None] * 9 + [1.0] + [None] * 4 + [0.5]), bars, Rules())
+    account = simulate(orders(bars, [None] * 9 + [1.0] + [None] * 4 + [0.5]), bars, TradingRules())
 
     assert account.start == bars.open_time[10]
     assert account.close_time_T.tolist() == bars.close_time[10:16].tolist()
@@ -192,10 +194,10 @@ def test_small_changes_are_left_alone():
     """0.5 to 0.52 is within the threshold; a way out and a change of side never are."""
     shares = [0.5, 0.52, 0.45, 0.6, 0.04, -0.03, 0.0]
     bars = bars_of([100.0] * 8, [100.0] * 8)
-    account = simulate(orders(bars, shares), bars, Rules(fee_bps=0, slippage_bps=0, threshold=0.06))
-    small = simulate(orders(bars, [0.05, 0.05]), bars, Rules(threshold=0.06))
+    account = simulate(orders(bars, shares), bars, TradingRules(fee_bps=0, slippage_bps=0, threshold=0.06))
+    small = simulate(orders(bars, [0.05, 0.05]), bars, TradingRules(threshold=0.06))
 
-    assert [fill.share_after for fill in account.fills] == [0.5, 0.6, 0.04, -0.03, 0.0]
+    assert [fill.weight_after for fill in account.fills] == [0.5, 0.6, 0.04, -0.03, 0.0]
     assert small.fills == ()
 
 
@@ -204,16 +206,16 @@ def test_a_share_that_drifts_is_brought_back():
     bars = bars_of([100.0, 100.0, 300.0], [100.0, 300.0, 300.0])
     account = simulate(orders(bars, [0.5, 0.5]), bars, FREE)
 
-    assert account.fills[1].share_before == pytest.approx(0.75)
+    assert account.fills[1].weight_before == pytest.approx(0.75)
     assert account.fills[1].notional == pytest.approx(5_000)
 
 
 def test_a_fill_says_that_it_waited():
     bars = make_bars(count=12)
     there = bars[np.delete(np.arange(12), [5, 6])]
-    found = trade(Planned(1.0), forecasts_of(bars, 0, [4]), there, Rules())
+    found = trade(Planned(1.0), forecasts_of(bars, 0, [4]), there, TradingRules())
 
-    assert [(fill.open_time, fill.waited) for fill in found.account.fills] == [(bars.open_time[7], 2)]
+    assert [(fill.open_time, fill.missing_bars) for fill in found.account.fills] == [(bars.open_time[7], 2)]
     assert found.account.fills[0].decided_at == bars.close_time[4]
     assert found.account.fills[0].reason == "plan 1"
 
@@ -252,8 +254,8 @@ def test_two_series_are_one_portfolio():
     """Each keeps its capital: before its first open it waits, after its last close it stays."""
     hours = make_bars(count=60)
     days = make_bars(make_key(symbol="ETH/USDT", timeframe="1d"), count=4, seed=3)
-    accounts = [simulate(orders(one, [1.0, None, -0.5]), one, Rules()) for one in (hours, days)]
-    whole = together(accounts)
+    accounts = [simulate(orders(one, [1.0, None, -0.5]), one, TradingRules()) for one in (hours, days)]
+    whole = combine_accounts(accounts)
     expected = []
     for at in whole.close_time_T.tolist():
         marks = [[10_000, *one.equity_T[one.close_time_T <= at].tolist()][-1] for one in accounts]
@@ -271,19 +273,20 @@ def test_two_series_are_one_portfolio():
 def test_nothing_to_fill():
     bars = make_bars(count=12)
 
-    with pytest.raises(InvalidContext, match="can fill"):
+    with pytest.raises(InvalidArgument, match="can fill"):
         trade(Planned(1.0), forecasts_of(bars, 0, [11]), bars)
-    with pytest.raises(InvalidContext, match="can fill"):
+    with pytest.raises(InvalidArgument, match="can fill"):
         trade(Planned(1.0), [], bars)
 
 
 def test_the_same_again():
     bars = make_bars(count=300)
     one, other = (
-        trade(Planned(0.3, -1.0, 0.0, 0.7), forecasts_of(bars, 4000), bars, Rules(close_after=2)) for _ in range(2)
+        trade(Planned(0.3, -1.0, 0.0, 0.7), forecasts_of(bars, 4000), bars, TradingRules(close_after=2))
+        for _ in range(2)
     )
 
-    assert one.decided == other.decided
+    assert one.decisions == other.decisions
     assert one.account.fills == other.account.fills
     assert np.array_equal(one.account.equity_T, other.account.equity_T)
 
@@ -293,9 +296,10 @@ def test_later_bars_do_not_change_what_was_there():
     bars = make_bars(count=60)
     values = bars.ohlcv_TF.copy()
     values[31:] *= 1e6
-    poisoned = Bars(bars.key, bars.open_time, values)
+    perturbed = Bars(bars.key, bars.open_time, values)
     one, other = (
-        trade(Planned(0.3, -1.0, 0.5), forecasts_of(bars, 0, range(30)), given, Rules()) for given in (bars, poisoned)
+        trade(Planned(0.3, -1.0, 0.5), forecasts_of(bars, 0, range(30)), given, TradingRules())
+        for given in (bars, perturbed)
     )
 
     assert np.array_equal(one.account.equity_T, other.account.equity_T)
@@ -315,7 +319,7 @@ def test_twice_the_bars_are_twice_the_work():
 
         sys.setprofile(tell)
         try:
-            trade(Planned(0.3, -1.0, 0.0, 0.7), forecasts, bars, Rules())
+            trade(Planned(0.3, -1.0, 0.0, 0.7), forecasts, bars, TradingRules())
         finally:
             sys.setprofile(None)
         return made[0]

@@ -9,10 +9,10 @@ import pytest
 from PIL import Image
 
 from forecaster.errors import ConfigError
-from forecaster.replay.backtest import together, trade
+from forecaster.replay.backtest import combine_accounts, trade
 from forecaster.replay.backtest_report import TradeReport, draw_trades, notes, write_trade_report
-from forecaster.replay.performance import drawdown_of, figures_of
-from forecaster.replay.strategy import Rules, Signal
+from forecaster.replay.performance import compute_performance, drawdown_of
+from forecaster.replay.strategy import Signal, TradingRules
 from tests.accuracy.report.test_page import HOSTILE, Opened
 from tests.builders import make_bars, make_key
 from tests.replay.test_backtest import five
@@ -21,8 +21,8 @@ from tests.replay.test_strategy import forecasts_of
 BARS = 400
 
 
-def alternate(forecast, position, outlook):
-    return Signal(-0.5 if position.share > 0 else 1.0, HOSTILE)
+def alternate(forecast, position, context):
+    return Signal(-0.5 if position.weight > 0 else 1.0, HOSTILE)
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +34,7 @@ def traded():
 
 
 def written(folder, traded, strategy="strategies.trend", rules=None):
-    report = TradeReport(strategy, "replay-0123", rules or Rules(), traded)
+    report = TradeReport(strategy, "replay-0123", rules or TradingRules(), traded)
     size = write_trade_report(report, folder / "trades.html")
 
     assert size == (folder / "trades.html").stat().st_size
@@ -48,7 +48,7 @@ def page(traded, tmp_path_factory):
 
 def test_equity_and_drawdown_beside_buy_and_hold(page, traded):
     """The lines are the accounts, bar by bar."""
-    for name, account in (("strategy", traded[0].account), ("buy and hold", traded[0].holding)):
+    for name, account in (("strategy", traded[0].account), ("buy and hold", traded[0].benchmark)):
         for title, marks_T in (
             ("Equity at each close, costs paid", account.equity_T),
             ("Drawdown", drawdown_of(account)),
@@ -67,14 +67,14 @@ def test_what_is_held_and_the_fills(page, traded):
 
     np.testing.assert_allclose(held["y"], account.net_T / account.equity_T, rtol=1e-12)
     assert len(candles["open"]) == 160
-    assert bought["y"] == [one.price for one in newest if one.share_after == 1.0]
-    assert sold["y"] == [one.price for one in newest if one.share_after == -0.5]
+    assert bought["y"] == [one.price for one in newest if one.weight_after == 1.0]
+    assert sold["y"] == [one.price for one in newest if one.weight_after == -0.5]
     assert len(bought["y"]) + len(sold["y"]) == 160
     assert all(traded[0].bars.ohlcv_TF[-160:, 0][x] < y for x, y in zip(bought["x"], bought["y"], strict=True))
 
 
 def test_the_table_says_what_the_figures_are(page, traded):
-    own, held = figures_of(traded[0].account), figures_of(traded[0].holding)
+    own, held = compute_performance(traded[0].account), compute_performance(traded[0].benchmark)
     place = page.texts.index("return")
 
     assert page.texts[place + 1 : place + 3] == [f"{100 * one.total_return:.1f} %" for one in (own, held)]
@@ -85,10 +85,10 @@ def test_the_table_says_what_the_figures_are(page, traded):
 def test_a_portfolio_comes_first(tmp_path, traded):
     page = written(tmp_path, traded)
     names = [text for text in page.texts if text in {"portfolio", *(one.account.name for one in traded)}]
-    whole = together([one.account for one in traded])
+    whole = combine_accounts([one.account for one in traded])
 
     assert names == ["portfolio", "binance BTC/USDT 1h", "binance ETH/USDT 1h"]
-    assert f"{100 * figures_of(whole).total_return:.1f} %" in page.texts
+    assert f"{100 * compute_performance(whole).total_return:.1f} %" in page.texts
 
 
 def test_names_and_reasons_are_text(tmp_path, traded):
@@ -108,7 +108,7 @@ def test_nothing_is_fetched(page):
 
 def test_long_lines_are_thinned(tmp_path):
     bars = make_bars(count=5000)
-    page = written(tmp_path, [trade(alternate, forecasts_of(bars), bars, Rules(threshold=0.99))])
+    page = written(tmp_path, [trade(alternate, forecasts_of(bars), bars, TradingRules(threshold=0.99))])
     line = page.figures["Drawdown"]["data"][0]
 
     assert len(line["y"]) == 1500
@@ -116,24 +116,24 @@ def test_long_lines_are_thinned(tmp_path):
 
 def test_what_has_to_be_known():
     """Costs, how few trades, how short a past, and what was not simulated; and when all was lost, that first."""
-    account, rules = five(), Rules(fee_bps=7.5, slippage_bps=3)
-    said = " ".join(notes(account, figures_of(account), rules))
-    lost = notes(dataclasses.replace(account, ruined_at=1_704_067_200_000), figures_of(account), rules)
-    waited = dataclasses.replace(figures_of(account), waited=3)
+    account, rules = five(), TradingRules(fee_bps=7.5, slippage_bps=3)
+    said = " ".join(notes(account, compute_performance(account), rules))
+    lost = notes(dataclasses.replace(account, ruined_at=1_704_067_200_000), compute_performance(account), rules)
+    missing_bars = dataclasses.replace(compute_performance(account), delayed_fills=3)
 
     assert "7.5 bps" in said
     assert "3 bps" in said
-    assert "too few trades to tell (2 of 30)" in said
+    assert "too few trades (2 of 30)" in said
     assert "Less than a year" in said
     assert "funding" in said
     assert "waited" not in said
     assert lost[0] == "At 2024-01-01 00:00 UTC nothing was left."
-    assert "3 fills waited" in " ".join(notes(account, waited, rules))
+    assert "3 fills waited" in " ".join(notes(account, missing_bars, rules))
 
 
 def test_the_picture(tmp_path, traded):
     """Three panels, and one for each series; a PNG under any name; written twice, it is the same picture."""
-    report = TradeReport("strategies.trend", "replay-0123", Rules(), traded)
+    report = TradeReport("strategies.trend", "replay-0123", TradingRules(), traded)
     pixels = []
     for name in ("one.png", "other.svg"):
         draw_trades(report, tmp_path / name)
@@ -149,13 +149,13 @@ def test_the_picture(tmp_path, traded):
 @pytest.mark.parametrize(
     ("rules", "told"),
     [
-        (Rules(), "At most 100% of the equity is held, long or short; without a new forecast it is kept."),
+        (TradingRules(), "At most 100% of the equity is held, long or short; without a new forecast it is kept."),
         (
-            Rules(max_share=0.5, shorting=False, close_after=1),
+            TradingRules(max_weight=0.5, shorting=False, close_after=1),
             "At most 50% of the equity is held, never short; without a new forecast it is closed after a bar.",
         ),
         (
-            Rules(close_after=3),
+            TradingRules(close_after=3),
             "At most 100% of the equity is held, long or short; without a new forecast it is closed after 3 bars.",
         ),
     ],
@@ -167,7 +167,7 @@ def test_the_limits_are_told(tmp_path, traded, rules, told):
 
 
 def test_files_that_cannot_be_written(tmp_path, traded):
-    report = TradeReport("strategies.trend", "replay-0123", Rules(), traded[:1])
+    report = TradeReport("strategies.trend", "replay-0123", TradingRules(), traded[:1])
 
     with pytest.raises(ConfigError, match="page"):
         write_trade_report(report, tmp_path / "missing" / "trades.html")

@@ -1,4 +1,4 @@
-"""Look-ahead and company: planted leaks are found by name, and what is honest is blamed for nothing."""
+"""Look-ahead bias and batches: planted leaks are found by name, honest components pass."""
 
 from __future__ import annotations
 
@@ -9,23 +9,24 @@ import sqlite3
 import numpy as np
 import pytest
 
-from forecaster.bars import Bars, Context
-from forecaster.errors import InferenceError, InvalidContext, NotEnoughBars
+from forecaster.bars import Bars
+from forecaster.context import Context
+from forecaster.errors import InferenceError, InvalidArgument, NotEnoughBars
 from forecaster.forecast import repair
-from forecaster.model import load_model
-from forecaster.model.baselines.simple import RandomWalk
-from forecaster.replay.batch_invariance import ProofReport, ask_elsewhere, thread_pool, verify_batch
+from forecaster.model import ModelSuite, load_model
+from forecaster.model.baselines.random_walk import RandomWalk
+from forecaster.replay.batch_invariance import VerificationReport, predict_in_subprocess, thread_pool, verify_batch
 from forecaster.replay.lookahead import (
-    POISONS,
+    PERTURBATIONS,
     LookaheadPlan,
-    Setting,
+    LookaheadSetup,
     Subject,
-    choose_places,
-    poison,
-    shut_in,
+    draw_positions,
+    forbid_files,
+    perturb,
     verify_lookahead,
 )
-from forecaster.replay.strategy import Outlook, Position, Signal
+from forecaster.replay.strategy import Position, Signal, StrategyContext
 from forecaster.sources.memory import MemorySource
 from strategies.quantile_breakout import quantile_breakout
 from tests.builders import make_bars, make_key
@@ -35,7 +36,7 @@ from tests.test_engine import make_config
 
 BARS = make_bars(count=160)
 KEY = BARS.key
-PLAN = LookaheadPlan(cutoffs=3, later=20)
+PLAN = LookaheadPlan(cutoffs=3, bars_after=20)
 COMPANY_POISONS = {"x1e6", "shuffled", "reversed"}
 
 
@@ -44,15 +45,15 @@ def in_memory(rows):
 
 
 def honest(source, store):
-    return Subject([leaks.NamedWalk(), RandomWalk()])
+    return Subject(ModelSuite(leaks.NamedWalk(), [RandomWalk()]))
 
 
 def prove(build=honest, open_source=in_memory, plan=PLAN, bars=BARS, **model):
-    return verify_lookahead(Setting(make_config(bars.key, **model), open_source, build), bars, plan)
+    return verify_lookahead(LookaheadSetup(make_config(bars.key, **model), open_source, build), bars, plan)
 
 
 def blamed(report):
-    return {one.what for one in report.failures}
+    return {one.component for one in report.failures}
 
 
 def contexts_of(bars, places):
@@ -60,8 +61,8 @@ def contexts_of(bars, places):
 
 
 def test_honest_ones_pass():
-    """Models, calibration, sources and a strategy: every poison at every cutoff."""
-    report = prove(lambda source, store: Subject([leaks.NamedWalk(), RandomWalk()], quantile_breakout, "breakout"))
+    """Models, calibration, sources and a strategy: every perturbation at every cutoff."""
+    report = prove(lambda source, store: Subject(ModelSuite(leaks.NamedWalk(), [RandomWalk()]), quantile_breakout, "breakout"))
 
     assert report.failures == []
     assert (report.checked, report.identical, report.ok) == (15, 15, True)
@@ -76,28 +77,28 @@ def test_gaps_in_the_history_are_no_leak(calibrate):
 
 def test_nano_knows_nothing_of_later_bars():
     model = load_model(make_config(KEY, compile="off").model)
-    report = prove(lambda source, store: Subject([model, RandomWalk()]), plan=LookaheadPlan(cutoffs=1, later=4))
+    report = prove(lambda source, store: Subject(ModelSuite(model, [RandomWalk()])), plan=LookaheadPlan(cutoffs=1, bars_after=4))
 
     assert (report.identical, report.failures) == (5, [])
 
 
 @pytest.mark.parametrize(
-    ("leak", "poisons"),
+    ("leak", "perturbations"),
     [
-        (lambda source, store: leaks.StoreReader(store), set(POISONS)),
+        (lambda source, store: leaks.StoreReader(store), set(PERTURBATIONS)),
         (lambda source, store: leaks.Normalised(source, KEY), {"deleted", "gaps", "x1e6"}),
         (lambda source, store: leaks.BatchNormalised(), COMPANY_POISONS),
-        (lambda source, store: leaks.AloneReader(store), set(POISONS)),
+        (lambda source, store: leaks.AloneReader(store), set(PERTURBATIONS)),
     ],
     ids=["store", "shared statistic", "batch", "alone"],
 )
-def test_leaking_model_is_named(leak, poisons):
+def test_leaking_model_is_named(leak, perturbations):
     """Beside honest ones, which are not; whichever way it learns of later bars."""
-    report = prove(lambda source, store: Subject([leaks.NamedWalk(), leak(source, store), RandomWalk()]))
+    report = prove(lambda source, store: Subject(ModelSuite(leaks.NamedWalk(), [leak(source, store), RandomWalk()])))
 
     assert blamed(report) == {"model leak"}
-    assert {one.poison for one in report.failures} >= poisons
-    assert {one.cutoff for one in report.failures} == {int(BARS.close_time[i]) for i in choose_places(BARS, 32, PLAN)}
+    assert {one.perturbation for one in report.failures} >= perturbations
+    assert {one.cutoff for one in report.failures} == {int(BARS.close_time[i]) for i in draw_positions(BARS, 32, PLAN)}
     assert {one.series for one in report.failures} == {str(KEY)}
     assert report.identical == report.checked - len(report.failures)
     assert not report.ok
@@ -109,19 +110,19 @@ def test_leaking_first_model_hides_no_other():
     class Second(leaks.BatchNormalised):
         name = "second leak"
 
-    report = prove(lambda source, store: Subject([leaks.StoreReader(store), Second()]))
+    report = prove(lambda source, store: Subject(ModelSuite(leaks.StoreReader(store), [Second()])))
 
     assert blamed(report) == {"model leak", "model second leak"}
 
 
 def test_model_that_fails_without_later_bars_is_named():
-    report = prove(lambda source, store: Subject([leaks.NamedWalk(), leaks.NextIndex(store)]))
-    deleted = [one for one in report.failures if one.poison == "deleted"]
+    report = prove(lambda source, store: Subject(ModelSuite(leaks.NamedWalk(), [leaks.NextIndex(store)])))
+    deleted = [one for one in report.failures if one.perturbation == "deleted"]
 
-    assert [(one.what, one.difference.partition(":")[0]) for one in deleted] == [("model leak", "IndexError")] * 3
+    assert [(one.component, one.difference.partition(":")[0]) for one in deleted] == [("model leak", "IndexError")] * 3
 
 
-def test_fault_of_an_honest_world_is_raised():
+def test_fault_of_an_honest_scenario_is_raised():
     """A model that cannot forecast at all has nothing to hide."""
 
     class Broken(RandomWalk):
@@ -129,7 +130,7 @@ def test_fault_of_an_honest_world_is_raised():
             raise InferenceError("no memory")
 
     with pytest.raises(InferenceError):
-        prove(lambda source, store: Subject([Broken()]))
+        prove(lambda source, store: Subject(ModelSuite(Broken())))
 
 
 @pytest.mark.parametrize(
@@ -170,38 +171,38 @@ def test_source_that_fails_is_named():
 
     report = prove(open_source=Fragile)
 
-    assert {(one.what, one.poison) for one in report.failures} == {("source Fragile", "x1e6")}
+    assert {(one.component, one.perturbation) for one in report.failures} == {("source Fragile", "x1e6")}
 
 
 def test_leaking_strategy_is_named():
     def build(source, store):
         later = source.fetch(KEY, None, 2**62).bars
-        return Subject([leaks.NamedWalk(), RandomWalk()], leaks.Clairvoyant(later), "clairvoyant")
+        return Subject(ModelSuite(leaks.NamedWalk(), [RandomWalk()]), leaks.Clairvoyant(later), "clairvoyant")
 
-    report = prove(build, plan=LookaheadPlan(cutoffs=10, later=20))
+    report = prove(build, plan=LookaheadPlan(cutoffs=10, bars_after=20))
 
     assert blamed(report) == {"strategy clairvoyant"}
     assert "it will rise" in report.failures[0].difference
 
 
 def test_strategy_is_judged_beside_a_leaking_model():
-    """It gets the same forecast in both worlds, so it answers for itself alone."""
-    report = prove(lambda source, store: Subject([leaks.StoreReader(store)], quantile_breakout, "breakout"))
+    """It gets the same forecast in both scenarios, so it is tested alone."""
+    report = prove(lambda source, store: Subject(ModelSuite(leaks.StoreReader(store)), quantile_breakout, "breakout"))
 
     assert blamed(report) == {"model leak"}
 
 
 def test_strategy_that_fails_is_named():
     class Careless(leaks.Clairvoyant):
-        def __call__(self, forecast, position, outlook):
+        def __call__(self, forecast, position, context):
             return Signal(0.0, str(self._bars.close[self._bars.open_time >= forecast.cutoff][0] > 0))
 
     def build(source, store):
-        return Subject([leaks.NamedWalk()], Careless(source.fetch(KEY, None, 2**62).bars), "careless")
+        return Subject(ModelSuite(leaks.NamedWalk()), Careless(source.fetch(KEY, None, 2**62).bars), "careless")
 
     report = prove(build)
 
-    assert {(one.what, one.poison) for one in report.failures} == {("strategy careless", "deleted")}
+    assert {(one.component, one.perturbation) for one in report.failures} == {("strategy careless", "deleted")}
 
 
 def test_context_that_is_cut_too_late_is_found(monkeypatch):
@@ -212,7 +213,7 @@ def test_context_that_is_cut_too_late_is_found(monkeypatch):
 
 def test_calibration_that_learns_too_much_is_found(monkeypatch):
     """From the third forecast of a replay on: the warm-up is there to bring that about."""
-    monkeypatch.setattr("forecaster.engine.Calibrations", leaks.LearnedTooMuch)
+    monkeypatch.setattr("forecaster.cycle.record.Calibrations", leaks.LearnedTooMuch)
 
     assert blamed(prove()) == {"calibration of nano"}
     assert prove(plan=dataclasses.replace(PLAN, warm_up=0)).failures == []
@@ -220,7 +221,7 @@ def test_calibration_that_learns_too_much_is_found(monkeypatch):
 
 def test_seed_decides_everything():
     def build(source, store):
-        return Subject([leaks.StoreReader(store)])
+        return Subject(ModelSuite(leaks.StoreReader(store)))
 
     first, again, other = (prove(build, plan=dataclasses.replace(PLAN, seed=seed)) for seed in (5, 5, 6))
 
@@ -230,17 +231,17 @@ def test_seed_decides_everything():
 
 def test_progress_ends_at_the_whole():
     heard = []
-    setting = Setting(make_config(KEY), in_memory, honest)
-    verify_lookahead(setting, BARS, PLAN, lambda done, total: heard.append((done, total)))
+    setup = LookaheadSetup(make_config(KEY), in_memory, honest)
+    verify_lookahead(setup, BARS, PLAN, lambda done, total: heard.append((done, total)))
 
     assert heard == [(5, 15), (10, 15), (15, 15)]
 
 
-@pytest.mark.parametrize("name", POISONS)
-def test_poison_leaves_the_past_and_changes_the_rest(name):
+@pytest.mark.parametrize("name", PERTURBATIONS)
+def test_perturbation_leaves_the_past_and_changes_the_rest(name):
     cutoff = int(BARS.close_time[99])
-    poisoned = poison(BARS, cutoff, name, np.random.default_rng(0))
-    before, after = poisoned.known_at(cutoff), poisoned[poisoned.close_time > cutoff]
+    perturbed = perturb(BARS, cutoff, name, np.random.default_rng(0))
+    before, after = perturbed.closed_by(cutoff), perturbed[perturbed.close_time > cutoff]
     kept = np.isin(BARS.open_time[100:], after.open_time)
 
     assert before.ohlcv_TF.tobytes() == BARS.ohlcv_TF[:100].tobytes()
@@ -252,17 +253,17 @@ def test_poison_leaves_the_past_and_changes_the_rest(name):
         assert (after.ohlcv_TF != BARS.ohlcv_TF[100:]).any(axis=1).mean() > 0.9
 
 
-def test_poison_that_is_no_bar_is_not_there():
+def test_perturbed_row_that_is_no_bar_is_dropped():
     """A million times a price that is near the highest a bar may have."""
     dear = Bars(KEY, BARS.open_time, BARS.ohlcv_TF * 1e5)
 
-    assert len(poison(dear, int(BARS.close_time[99]), "x1e6", np.random.default_rng(0))) == 100
+    assert len(perturb(dear, int(BARS.close_time[99]), "x1e6", np.random.default_rng(0))) == 100
 
 
 def test_cutoffs_are_spread_and_have_bars_on_both_sides():
-    plan = LookaheadPlan(cutoffs=1000, warm_up=4, later=20)
-    places = choose_places(BARS, 32, plan)
-    some = choose_places(BARS, 32, dataclasses.replace(plan, cutoffs=30))
+    plan = LookaheadPlan(cutoffs=1000, warm_up=4, bars_after=20)
+    places = draw_positions(BARS, 32, plan)
+    some = draw_positions(BARS, 32, dataclasses.replace(plan, cutoffs=30))
 
     assert places.tolist() == list(range(35, 140))
     assert len(set(some.tolist())) == 30
@@ -283,22 +284,22 @@ def test_strategy_that_opens_a_file_of_bars_is_stopped(tmp_path, monkeypatch, na
     monkeypatch.chdir(tmp_path)
     sqlite3.connect("ledger.db").close()
     (tmp_path / "bars.csv").write_text("1,2,3\n")
-    arguments = make_forecast(), Position(), Outlook(40_000.0)
-    with pytest.raises(InvalidContext, match=f"strategy reader: expected .* it opened .*{name}"):
-        shut_in(reader, "reader", [tmp_path / name])(*arguments)
+    arguments = make_forecast(), Position(), StrategyContext(40_000.0)
+    with pytest.raises(InvalidArgument, match=f"strategy reader: expected .* it opened .*{name}"):
+        forbid_files(reader, "reader", [tmp_path / name])(*arguments)
 
-    assert shut_in(reader, "reader", [tmp_path / "else.csv"])(*arguments) == reader(*arguments)
+    assert forbid_files(reader, "reader", [tmp_path / "else.csv"])(*arguments) == reader(*arguments)
 
 
-def test_company_changes_nothing():
+def test_batch_changes_nothing():
     models = [leaks.NamedWalk(), RandomWalk()]
     report = verify_batch(models, contexts_of(BARS, range(70, 90)), 3)
 
     assert (report.checked, report.identical, report.failures) == (2 * 20 * 4, 2 * 20 * 4, [])
-    assert report.largest == {"nano": 0.0, "random_walk": 0.0}
+    assert report.largest_differences == {"nano": 0.0, "random_walk": 0.0}
 
 
-def test_company_changes_nothing_of_nano():
+def test_batch_changes_nothing_of_nano():
     """Bars of several series, some with gaps, and float32."""
     model = load_model(make_config(KEY, compile="off").model)
     other = make_bars(make_key(symbol="ETH/USDT"), count=160, seed=3)
@@ -308,13 +309,13 @@ def test_company_changes_nothing_of_nano():
 
     assert report.failures == []
     assert report.identical == report.checked == 20 * 4
-    assert report.largest["nano"] < 1e-5
+    assert report.largest_differences["nano"] < 1e-5
 
 
-class Company(RandomWalk):
+class BatchDependent(RandomWalk):
     """A random walk that is moved by how many are asked for, by where it stands, or by its neighbours."""
 
-    name = "company"
+    name = "dependent"
 
     def __init__(self, by, away=1e-3, engine="numpy"):
         self._by = by
@@ -337,13 +338,13 @@ class Company(RandomWalk):
 
 
 @pytest.mark.parametrize(
-    ("by", "company"), [("number", "batches of 7"), ("place", "permuted"), ("neighbours", "among strangers")]
+    ("by", "composition"), [("number", "batches of 7"), ("place", "permuted"), ("neighbours", "with distractors")]
 )
-def test_model_that_depends_on_its_company_is_named(by, company):
-    report = verify_batch([RandomWalk(), Company(by)], contexts_of(BARS, range(70, 91)), 3)
+def test_model_that_depends_on_its_batch_is_named(by, composition):
+    report = verify_batch([RandomWalk(), BatchDependent(by)], contexts_of(BARS, range(70, 91)), 3)
 
-    assert {(one.what, one.poison) for one in report.failures} == {("model company", company)}
-    assert report.largest["company"] == pytest.approx(1e-3)
+    assert {(one.component, one.perturbation) for one in report.failures} == {("model dependent", composition)}
+    assert report.largest_differences["dependent"] == pytest.approx(1e-3)
 
 
 @pytest.mark.parametrize(
@@ -351,7 +352,7 @@ def test_model_that_depends_on_its_company_is_named(by, company):
 )
 def test_noise_that_an_engine_may_have(engine, away, ok):
     """1e-5 of the spread in float32; none in numpy."""
-    report = verify_batch([Company("number", away, engine)], contexts_of(BARS, range(70, 91)), 3)
+    report = verify_batch([BatchDependent("number", away, engine)], contexts_of(BARS, range(70, 91)), 3)
 
     assert report.ok is ok
 
@@ -363,33 +364,35 @@ def test_answers_in_another_order_are_found():
 
     report = verify_batch([Shuffled()], contexts_of(BARS, range(70, 80)), 3)
 
-    assert {"together", "permuted", "batches of 7", "among strangers"} >= {one.poison for one in report.failures}
+    assert {"one batch", "permuted", "batches of 7", "with distractors"} >= {
+        one.perturbation for one in report.failures
+    }
     assert report.identical < report.checked / 4
 
 
 def test_another_way_to_ask_is_named():
     contexts = contexts_of(BARS, range(70, 75))
 
-    def elsewhere(asked):
+    def extra(asked):
         return [leaks.BatchNormalised().predict(asked, 3)]
 
-    report = verify_batch([RandomWalk()], contexts, 3, elsewhere={"another machine": elsewhere})
+    report = verify_batch([RandomWalk()], contexts, 3, extra={"another machine": extra})
 
-    assert {one.poison for one in report.failures} == {"another machine"}
+    assert {one.perturbation for one in report.failures} == {"another machine"}
     assert len(report.failures) == 5
 
 
-def test_company_by_seed():
+def test_batch_by_seed():
     contexts = contexts_of(BARS, range(70, 91))
-    first, again = (verify_batch([Company("place")], contexts, 3, seed=seed) for seed in (1, 1))
-    other = verify_batch([Company("place")], contexts, 3, seed=2)
+    first, again = (verify_batch([BatchDependent("place")], contexts, 3, seed=seed) for seed in (1, 1))
+    other = verify_batch([BatchDependent("place")], contexts, 3, seed=2)
 
     assert first == again
     assert first.failures != other.failures
 
 
 def test_no_contexts():
-    with pytest.raises(InvalidContext, match="contexts: expected at least one"):
+    with pytest.raises(InvalidArgument, match="contexts: expected at least one"):
         verify_batch([RandomWalk()], [], 3)
 
 
@@ -404,7 +407,7 @@ def test_threads_of_another_process():
     for number in (1, 2):
         with thread_pool(number) as pool:
             threads.append(pool.submit(torch.get_num_threads).result())
-    nano, walk = ask_elsewhere(config, contexts, threads=1)
+    nano, walk = predict_in_subprocess(config, contexts, threads=1)
     here = [model.predict(contexts, config.horizon) for model in (load_model(config), RandomWalk())]
 
     assert threads == [1, min(2, os.cpu_count())]
@@ -414,11 +417,14 @@ def test_threads_of_another_process():
 
 
 def test_report_of_nothing_proves_nothing():
-    assert not ProofReport().ok
+    assert not VerificationReport().ok
 
 
 def test_reports_are_merged():
-    one, other = ProofReport(3, 3, largest={"nano": 1e-6}), ProofReport(2, 1, largest={"nano": 2e-6, "walk": 0.0})
+    one, other = (
+        VerificationReport(3, 3, largest_differences={"nano": 1e-6}),
+        VerificationReport(2, 1, largest_differences={"nano": 2e-6, "walk": 0.0}),
+    )
     one.leave_out("old", 2)
     other.leave_out("old")
     other.leave_out("none", 0)
@@ -426,4 +432,4 @@ def test_reports_are_merged():
 
     assert (one.checked, one.identical) == (5, 4)
     assert one.left_out == {"old": 3}
-    assert one.largest == {"nano": 2e-6, "walk": 0.0}
+    assert one.largest_differences == {"nano": 2e-6, "walk": 0.0}

@@ -7,27 +7,42 @@ import dataclasses
 import numpy as np
 import pytest
 
+from forecaster.accuracy.losses import COLUMNS, PLACE, SCORED, Losses
 from forecaster.accuracy.significance import diebold_mariano
-from forecaster.errors import InvalidContext
-from forecaster.model.baselines.simple import FilteredHistoricalSimulation, RandomWalk
+from forecaster.errors import InvalidArgument
+from forecaster.model.baselines.historical_simulation import FilteredHistoricalSimulation
+from forecaster.model.baselines.random_walk import RandomWalk
 from forecaster.replay.compare import compare
-from forecaster.replay.evaluate import SIMULATION, WALK, Evaluation, EvaluationPlan, Losses, evaluate
+from forecaster.replay.evaluate import SIMULATION, WALK, Evaluation, EvaluationPlan, evaluate
 from tests.builders import HOUR_MS, make_bars, make_key, utc_ms
+from tests.forecast_builders import TENS, make_steps
 
 START = utc_ms("2024-01-01")
 
 
 def evaluation(loss_N, name, symbol="A/B", start=START, *, every=1, walk=2.0):
-    """Evaluation of one model whose loss at each cutoff, for every field and step, is given."""
-
-    def losses(one_N):
-        pinball_NFH = np.broadcast_to(np.asarray(one_N, float)[:, None, None], (len(loss_N), 4, 2)).copy()
-        none_NH = np.zeros((len(loss_N), 2), bool)
-        return Losses(pinball_NFH, pinball_NFH, np.zeros((4, *pinball_NFH.shape)), none_NH, none_NH)
-
-    cutoffs_N = start + HOUR_MS * every * np.arange(len(loss_N))
-    baselines = {WALK: losses(np.full(len(loss_N), walk)), SIMULATION: losses(np.zeros(len(loss_N)))}
-    return Evaluation(make_key(symbol=symbol), cutoffs_N, 1, {name: losses(loss_N), **baselines})
+    """Evaluation of one model whose loss at each cutoff, for every field and step, is given; NaN did not settle."""
+    loss_N = np.asarray(loss_N, float)
+    count = len(loss_N)
+    cutoffs_N = start + HOUR_MS * every * np.arange(count)
+    by_model = {name: loss_N, WALK: np.full(count, walk), SIMULATION: np.zeros(count)}
+    names = list(by_model)
+    steps = make_steps(
+        np.zeros(len(TENS)),
+        1.0,
+        models=np.repeat([f"{one}@1" for one in names], 2 * count),
+        cutoff=np.tile(np.repeat(cutoffs_N, 2), 3),
+        step=np.tile([1, 2], 3 * count),
+        key=make_key(symbol=symbol),
+    )
+    terms_NGC = np.zeros((len(steps), len(SCORED), len(COLUMNS)))
+    at_N = np.searchsorted(cutoffs_N, steps.cutoff_N)
+    own_N = np.array([by_model[steps.models[m].name][at] for m, at in zip(steps.model_N, at_N, strict=True)])
+    terms_NGC[:, :, PLACE["common_n"]] = 1.0
+    terms_NGC[:, :, PLACE["common_pinball"]] = own_N[:, None]
+    terms_NGC[:, :, PLACE["walk_pinball"]] = walk
+    losses = Losses(steps, terms_NGC, terms_NGC, np.ones(len(steps)), np.full(len(steps), -1))
+    return Evaluation(steps.key, cutoffs_N, 2, name, [losses[~np.isnan(loss_N)[at_N]]], 0.0)
 
 
 def draw(count=60, seed=0):
@@ -41,27 +56,36 @@ def pair(loss_N, original_N, **where):
     return evaluation(loss_N, "tuned", **where), evaluation(original_N, "original", **where)
 
 
+class Wide(RandomWalk):
+    """The simulation under another name."""
+
+    name = "wide"
+
+    def predict(self, contexts, horizon):
+        return [
+            dataclasses.replace(one, provenance=dataclasses.replace(one.provenance, model_id=self.name))
+            for one in FilteredHistoricalSimulation().predict(contexts, horizon)
+        ]
+
+
 def test_one_series_is_judged_as_its_evaluation_does():
-    """Made apart, compared here: the ratio and p of one evaluation with both models."""
+    """Made apart, compared here: the ratio and p of the evaluation beside the baseline that the original is."""
     bars = make_bars(count=700)
-    plan = EvaluationPlan(cutoffs=100, horizon=3, context=64)
+    plan = EvaluationPlan(cutoffs=100, horizon=3, context=500)
+    wide = evaluate(Wide(), bars, plan)
+    found = compare([wide], [dataclasses.replace(wide, model=WALK)])
+    verdict = wide.verdict(WALK)
 
-    class Wide(RandomWalk):
-        name = "wide"
+    assert wide.loss_series("wide").lag > 0
+    assert found.ratio == pytest.approx(1 - verdict.skill)
+    assert found.p_value == pytest.approx(verdict.p_value)
 
-        def predict(self, contexts, horizon):
-            return FilteredHistoricalSimulation().predict(contexts, horizon)
 
-    class Narrow(RandomWalk):
-        name = "narrow"
+def test_the_same_forecasts_are_no_evidence():
+    evaluated = evaluate(Wide(), make_bars(count=600), EvaluationPlan(cutoffs=12, horizon=3, context=100))
+    found = compare([evaluated], [evaluated])
 
-    wide, narrow = (Wide(), Narrow())
-    both = evaluate([wide, narrow], bars, plan)
-    found = compare([evaluate([wide], bars, plan)], [evaluate([narrow], bars, plan)])
-
-    assert both.lag > 0
-    assert found.ratio == pytest.approx(both.pinball_ratio(both.model, next(iter(list(both.losses)[1:]))))
-    assert found.p_value == pytest.approx(both.p_value(*list(both.losses)[:2]))
+    assert (found.ratio, found.p_value) == (1, 1)
 
 
 def test_ratios_are_of_means():
@@ -109,13 +133,12 @@ def test_a_wild_series_counts_no_more_than_a_calm_one():
 
 def test_cutoffs_without_outcome_do_not_count():
     loss_N, original_N = draw()
+    loss_N[7] = original_N[7] = np.nan
     made, original = pair(loss_N, original_N)
-    for one in (*made.losses.values(), *original.losses.values()):
-        one.pinball_NFH[7] = np.nan
     found = compare([made], [original])
 
     assert found.cutoffs == 59
-    assert found.ratio == pytest.approx(np.delete(loss_N, 7).mean() / np.delete(original_N, 7).mean())
+    assert found.ratio == pytest.approx(np.nanmean(loss_N) / np.nanmean(original_N))
 
 
 @pytest.mark.parametrize(
@@ -127,20 +150,20 @@ def test_win_needs_both_sides(gain, wins):
     noise_N -= noise_N.mean()
     original_N = np.full(60, 1.0)
 
-    assert compare(*[[one] for one in pair(original_N - gain + noise_N, original_N)]).wins == wins
+    assert compare(*[[one] for one in pair(original_N - gain + noise_N, original_N)]).is_better == wins
 
 
 def test_other_cutoffs_are_refused():
     loss_N, original_N = draw()
     made, original = pair(loss_N, original_N)
     shifted = dataclasses.replace(original, cutoffs_N=original.cutoffs_N + HOUR_MS)
-    with pytest.raises(InvalidContext, match="the cutoffs of"):
+    with pytest.raises(InvalidArgument, match="the cutoffs of"):
         compare([made], [shifted])
-    with pytest.raises(InvalidContext, match="the cutoffs of"):
+    with pytest.raises(InvalidArgument, match="the cutoffs of"):
         compare([made], [evaluation(original_N, "original", symbol="C/D")])
 
 
 def test_nothing_to_divide_by_is_refused():
     made, original = pair(np.zeros(60), np.zeros(60))
-    with pytest.raises(InvalidContext, match="a mean above 0"):
+    with pytest.raises(InvalidArgument, match="a mean above 0"):
         compare([made], [original])

@@ -8,11 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from forecaster.bars import Bars, Context
+from forecaster.bars import Bars
 from forecaster.config import ModelConfig
-from forecaster.errors import BarsError, InvalidContext, MissingBars
+from forecaster.context import Context
+from forecaster.errors import BarsError, InvalidArgument, MissingBars
 from forecaster.replay import replay
-from forecaster.replay.cutoffs import as_known, bars_in_context, choose_cutoffs, named_cutoffs
+from forecaster.replay.cutoffs import bars_as_known, bars_in_context, check_cutoffs, choose_cutoffs
 from forecaster.store.memory import MemoryStore
 from tests.builders import DAY_MS, make_bars, make_key, utc_ms
 from tests.test_engine import make_forecaster
@@ -97,7 +98,7 @@ def test_where_the_calendar_ends():
     """Shanghai's is recorded to the end of a year: cutoffs whose horizon lies beyond it are left out and counted."""
     key = make_key("yahoo", "600000/CNY", "1d", "XSHG")
     end = exchange_calendars.get_calendar("XSHG").bound_max().value // 10**6 + DAY_MS
-    sessions = len(key.sessions.opens_between(key.timeframe, end - 100 * DAY_MS, end))
+    sessions = len(key.trading_calendar.opens_between(key.timeframe, end - 100 * DAY_MS, end))
     bars = make_bars(key, count=sessions - 1, start=end - 100 * DAY_MS)
     chosen = {n: choose_cutoffs(bars, ModelConfig(context=64, min_context=32, horizon=n)) for n in (1, 2, 10)}
 
@@ -109,12 +110,12 @@ def test_where_the_calendar_ends():
 
 @pytest.mark.parametrize(
     ("cutoffs", "error"),
-    [([int(BARS.close_time[40]) + 1], MissingBars), (BARS.close_time[[50, 40]], InvalidContext)],
+    [([int(BARS.close_time[40]) + 1], MissingBars), (BARS.close_time[[50, 40]], InvalidArgument)],
     ids=["no close", "falling"],
 )
 def test_named_cutoffs_that_cannot_be(cutoffs, error):
     with pytest.raises(error):
-        named_cutoffs(BARS, MODEL, cutoffs)
+        check_cutoffs(BARS, MODEL, cutoffs)
 
 
 def test_what_was_not_known_is_counted():
@@ -124,7 +125,7 @@ def test_what_was_not_known_is_counted():
     seen[180] += 10_000
     store = MemoryStore()
     store.add_bars(Bars(BARS.key, BARS.open_time, BARS.ohlcv_TF, seen))
-    chosen = as_known(named_cutoffs(BARS, MODEL, BARS.close_time[90:190]), store, 5_000, MODEL)
+    chosen = bars_as_known(check_cutoffs(BARS, MODEL, BARS.close_time[90:190]), store, 5_000, MODEL)
     kept = [*range(131, 180), *range(181, 190)]
 
     assert chosen.left_out == {"their bar was not known within 5 s": 11, "fewer than 32 bars known within 5 s": 31}

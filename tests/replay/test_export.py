@@ -10,7 +10,7 @@ from forecaster.bars import FIELDS, Bars
 from forecaster.export import CUTOFFS, frames
 from forecaster.ledger import Run, RunId
 from forecaster.replay import replay
-from forecaster.replay.cutoffs import named_cutoffs
+from forecaster.replay.cutoffs import check_cutoffs
 from forecaster.replay.replay import replay_all
 from forecaster.store.memory import MemoryStore
 from tests.builders import make_bars, make_key
@@ -89,7 +89,7 @@ def test_several_series_one_after_the_other():
     one, other = make_bars(count=40), make_bars(make_key(symbol="ETH/USDT"), count=40, seed=1)
     forecaster = make_forecaster(one, other)
     model = forecaster.config.model
-    run = replay_all(forecaster, [named_cutoffs(bars, model, bars.close_time[35:36]) for bars in (one, other)])
+    run = replay_all(forecaster, [check_cutoffs(bars, model, bars.close_time[35:36]) for bars in (one, other)])
     found = list(frames(forecaster.reader, [other.key, one.key], run.id))
     first = [frame[(frame.field == "close") & (frame.step == 1)].actual.tolist() for frame in found]
 

@@ -6,7 +6,7 @@ import pytest
 from rich.console import Console
 
 from forecaster import Forecaster
-from forecaster.config import load_config
+from forecaster.config_file import load_config
 from forecaster.daemon.demo import Demo
 from forecaster.forecast import ENGINE_NOISE
 from forecaster.replay import ReplayPlan, replay

@@ -13,7 +13,8 @@ from forecaster.bars import Bars
 from forecaster.engine import Forecaster
 from forecaster.errors import ConfigError
 from forecaster.forecast import repair
-from forecaster.model.baselines.simple import RandomWalk
+from forecaster.model import ModelSuite
+from forecaster.model.baselines.random_walk import RandomWalk
 from forecaster.replay.parity import ParityPlan, verify_parity
 from forecaster.sources.memory import MemorySource
 from forecaster.store import open_database, open_store
@@ -51,15 +52,17 @@ def live(url, places=CYCLES, models=None, bars=BARS, **model):
     """Run live cycles as a daemon does, and leave."""
     source = MemorySource([bars])
     with closing(open_store(url)) as store:
-        program = Forecaster(make_config(KEY, **model), store, {KEY: source}, models or [NamedWalk(), RandomWalk()])
+        program = Forecaster(
+            make_config(KEY, **model), store, {KEY: source}, models or ModelSuite(NamedWalk(), [RandomWalk()])
+        )
         for i in places:
             program.run_cycle(KEY.timeframe, int(bars.close_time[i]) + 1000)
 
 
-def prove(url, plan=ALL, models=None, on_check=None, **model):
+def prove(url, plan=ALL, models=None, on_progress=None, **model):
     with closing(open_database(url)) as database:
-        given = (database, make_config(KEY, **model), models or [NamedWalk(), RandomWalk()], plan)
-        return verify_parity(*given) if on_check is None else verify_parity(*given, on_check)
+        given = (database, make_config(KEY, **model), models or ModelSuite(NamedWalk(), [RandomWalk()]), plan)
+        return verify_parity(*given) if on_progress is None else verify_parity(*given, on_progress)
 
 
 def tamper(url, statement, *values):
@@ -81,7 +84,7 @@ def change_prices(url, column, place, model, change):
 
 
 def blamed(report):
-    return [(one.what, one.cutoff) for one in report.failures]
+    return [(one.component, one.cutoff) for one in report.failures]
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +106,7 @@ def test_everything_can_be_made_again(ledger):
     report = prove(ledger)
 
     assert (report.checked, report.identical, report.failures, report.left_out) == (90, 90, [], {})
-    assert report.largest == {"nano": 0.0, "random_walk": 0.0}
+    assert report.largest_differences == {"nano": 0.0, "random_walk": 0.0}
     assert report.ok
 
 
@@ -115,8 +118,8 @@ class AtHome(NamedWalk):
 
 def test_a_model_with_an_at_in_its_name(tmp_path):
     url = f"sqlite:///{tmp_path}/ledger.db"
-    live(url, models=[AtHome(), RandomWalk()])
-    report = prove(url, models=[AtHome(), RandomWalk()])
+    live(url, models=ModelSuite(AtHome(), [RandomWalk()]))
+    report = prove(url, models=ModelSuite(AtHome(), [RandomWalk()]))
 
     assert (report.checked, report.identical, report.left_out) == (90, 90, {})
 
@@ -129,17 +132,17 @@ def test_without_calibration(tmp_path):
 
     assert as_it_was.ok
     assert not calibrated.ok
-    assert {one.what for one in calibrated.failures} == {"calibration of nano"}
+    assert {one.component for one in calibrated.failures} == {"calibration of nano"}
 
 
 def test_late_ones_are_among_the_drawn(ledger, monkeypatch):
     """A quarter, though they are a sixth; and they say that they are late where they fail."""
     tamper(ledger, "UPDATE bar SET volume = volume, close = low")
     report = prove(ledger, ParityPlan(forecasts=16))
-    late = {one.cutoff for one in report.failures if one.poison == "recomputed, late"}
+    late = {one.cutoff for one in report.failures if one.perturbation == "recomputed, late"}
 
-    assert {one.what for one in report.failures} == {"input"}
-    assert len([one for one in report.failures if one.poison == "recomputed, late"]) >= 4
+    assert {one.component for one in report.failures} == {"input"}
+    assert len([one for one in report.failures if one.perturbation == "recomputed, late"]) >= 4
     assert late <= set(BARS.close_time[80:85].tolist())
 
 
@@ -216,7 +219,7 @@ def test_bar_that_was_changed_in_place_is_blamed(ledger):
     tamper(ledger, "UPDATE bar SET close = close + 0.01 WHERE open_time = ?", int(BARS.open_time[85]))
     report = prove(ledger)
 
-    assert {one.what for one in report.failures} == {"input"}
+    assert {one.component for one in report.failures} == {"input"}
     assert {one.cutoff for one in report.failures} == set(BARS.close_time[85:90].tolist())
     assert "expected digest" in report.failures[0].difference
 
@@ -248,12 +251,12 @@ def test_another_horizon_begins_anew(tmp_path):
 def test_noise_of_an_engine_is_no_difference(tmp_path):
     """1e-4 of the spread; a numpy model has none."""
     url = f"sqlite:///{tmp_path}/ledger.db"
-    live(url, range(60, 65), [Eager()])
-    (near, far) = (prove(url, models=[Eager(factor)]) for factor in (1 + 1e-8, 1.001))
+    live(url, range(60, 65), ModelSuite(Eager()))
+    (near, far) = (prove(url, models=ModelSuite(Eager(factor))) for factor in (1 + 1e-8, 1.001))
 
     assert near.failures == []
-    assert 0 < near.largest["nano"] < 1e-4
-    assert {one.what for one in far.failures} == {"model nano"}
+    assert 0 < near.largest_differences["nano"] < 1e-4
+    assert {one.component for one in far.failures} == {"model nano"}
 
 
 def test_numbers_of_another_numpy_may_differ_by_noise(tmp_path):
@@ -268,10 +271,10 @@ def test_numbers_of_another_numpy_may_differ_by_noise(tmp_path):
             ]
 
     url = f"sqlite:///{tmp_path}/ledger.db"
-    live(url, range(60, 65), [Older()])
-    far = [type("Far", (Eager,), {"engine": "numpy"})(1.001)]
+    live(url, range(60, 65), ModelSuite(Older()))
+    far = ModelSuite(type("Far", (Eager,), {"engine": "numpy"})(1.001))
 
-    assert prove(url, models=[NamedWalk()]).failures == []
+    assert prove(url, models=ModelSuite(NamedWalk())).failures == []
     assert prove(url, models=far).failures[0].difference.endswith("; numpy 1.0 had made it")
 
 
@@ -282,7 +285,7 @@ def test_models_and_weights_that_are_not_configured_are_left_out(ledger):
             about = [dataclasses.replace(one.provenance, revision="2") for one in made]
             return [dataclasses.replace(one, provenance=p) for one, p in zip(made, about, strict=True)]
 
-    report = prove(ledger, models=[Retrained()])
+    report = prove(ledger, models=ModelSuite(Retrained()))
 
     assert report.left_out == {
         "model random_walk@1 is not configured": 30,
@@ -302,7 +305,7 @@ def test_ledger_without_forecasts(tmp_path):
 def test_other_context_than_then_is_named(ledger):
     report = prove(ledger, context=48)
 
-    assert {one.what for one in report.failures} == {"input"}
+    assert {one.component for one in report.failures} == {"input"}
     assert "of the 48 slots known at" in report.failures[0].difference
 
 
@@ -320,7 +323,7 @@ def test_seed_decides_what_is_drawn(ledger):
 
 def test_progress_ends_at_the_whole(ledger):
     heard = []
-    prove(ledger, on_check=lambda done, total: heard.append((done, total)))
+    prove(ledger, on_progress=lambda done, total: heard.append((done, total)))
 
     assert heard[0] == (60, 90)
     assert heard[-1] == (90, 90)

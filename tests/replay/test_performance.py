@@ -11,15 +11,15 @@ import statsmodels.api as sm
 
 from forecaster.replay.backtest import Account, simulate
 from forecaster.replay.performance import (
-    FEWEST_TRADES,
+    MIN_TRADES,
+    compute_performance,
     drawdown_of,
     exposure_of,
-    figures_of,
     returns_of,
     sharpe_interval,
     verdict,
 )
-from forecaster.replay.strategy import Rules
+from forecaster.replay.strategy import TradingRules
 from tests.builders import DAY_MS, make_bars, make_key, utc_ms
 from tests.replay.test_backtest import CLOSES, FREE, OPENS, bars_of, five, orders
 
@@ -44,21 +44,21 @@ def wander(n=400, seed=0, drift=0.0005):
 
 def test_five_bars_by_hand():
     """Two trades, 32,500 traded; held are 1, 1, 0.3636 and 0 of the equity."""
-    found = figures_of(five())
+    found = compute_performance(five())
 
     assert found.bars == 4
     assert found.years == pytest.approx(4 / 365.25)
     assert found.total_return == pytest.approx(0.35)
     assert found.turnover == pytest.approx(32_500 / 12_425 * 365.25 / 4)
     assert found.exposure == pytest.approx((1 + 1 + 4_800 / 13_200 + 0) / 4)
-    assert (found.costs, found.fills, found.trades, found.hit_rate, found.waited) == (0.0, 3, 2, 1.0, 0)
+    assert (found.costs, found.fills, found.trades, found.hit_rate, found.delayed_fills) == (0.0, 3, 2, 1.0, 0)
     assert (found.max_drawdown, found.drawdown_days) == (0.0, 0.0)
     assert (found.cagr, found.sharpe_lower, found.sharpe_upper) == (None, None, None)
 
 
 def test_volatility_sharpe_and_sortino_by_hand():
     """Returns of +10, -10, +20 and -5 %, on 365.25 bars of a year."""
-    found = figures_of(account_of([110.0, 99.0, 118.8, 112.86]))
+    found = compute_performance(account_of([110.0, 99.0, 118.8, 112.86]))
     mean, a_year = 0.15 / 4, 365.25
     deviation = np.sqrt(sum((one - mean) ** 2 for one in (0.1, -0.1, 0.2, -0.05)) / 3)
     downside = np.sqrt((0.1**2 + 0.05**2) / 4)
@@ -72,8 +72,8 @@ def test_volatility_sharpe_and_sortino_by_hand():
 def test_costs_by_hand():
     """What fees and slippage took from 10,000 is a share of it."""
     bars = bars_of(OPENS, CLOSES)
-    account = simulate(orders(bars, [1.0, 1.0, 0.0, 0.0]), bars, Rules(fee_bps=10, slippage_bps=20))
-    found = figures_of(account)
+    account = simulate(orders(bars, [1.0, 1.0, 0.0, 0.0]), bars, TradingRules(fee_bps=10, slippage_bps=20))
+    found = compute_performance(account)
 
     assert found.costs == pytest.approx(sum(fill.cost for fill in account.fills) / 10_000)
     assert found.total_return == pytest.approx(0.192822, abs=1e-6)
@@ -82,7 +82,7 @@ def test_costs_by_hand():
 def test_growth_is_that_of_a_year():
     """Four years by the clock, doubled: 2 ** (1 / 4) - 1."""
     account = account_of(np.linspace(100, 200, 1461), step=DAY_MS)
-    found = figures_of(account)
+    found = compute_performance(account)
 
     assert found.years == pytest.approx(4.0)
     assert found.cagr == pytest.approx(2**0.25 - 1, rel=1e-12)
@@ -91,7 +91,7 @@ def test_growth_is_that_of_a_year():
 def test_a_year_has_its_own_bars():
     """The same returns on hours are 24 times as many in a year, and so is their variance."""
     equity = wander()[0].equity_T
-    daily, hourly = (figures_of(account_of(equity, step=step)) for step in (DAY_MS, DAY_MS // 24))
+    daily, hourly = (compute_performance(account_of(equity, step=step)) for step in (DAY_MS, DAY_MS // 24))
 
     assert hourly.volatility == pytest.approx(daily.volatility * np.sqrt(24))
     assert hourly.sharpe == pytest.approx(daily.sharpe * np.sqrt(24))
@@ -103,7 +103,7 @@ def test_against_pandas():
     series = pd.Series(account.equity_T)
     whole = pd.concat([pd.Series([100.0]), series], ignore_index=True)
     below = (whole / whole.cummax() - 1)[1:]
-    found = figures_of(account)
+    found = compute_performance(account)
 
     np.testing.assert_allclose(returns_of(account), returns, rtol=1e-9)
     np.testing.assert_allclose(drawdown_of(account), below, rtol=1e-9, atol=1e-15)
@@ -116,19 +116,19 @@ def test_the_deepest_drawdown_ends_when_its_peak_is_back():
     """From 120 down to 90 and up to 121: days 2 to 7. The longer but flatter one behind it does not count."""
     account = account_of([110, 120, 100, 90, 95, 119, 121, 120, 119, 120, 120, 120, 120, 120])
 
-    assert figures_of(account).drawdown_days == 5.0
-    assert figures_of(account).max_drawdown == pytest.approx(-0.25)
+    assert compute_performance(account).drawdown_days == 5.0
+    assert compute_performance(account).max_drawdown == pytest.approx(-0.25)
 
 
 def test_a_drawdown_from_the_first_capital_to_the_end():
     account = account_of([99, 80, 85])
 
-    assert figures_of(account).drawdown_days == 3.0
+    assert compute_performance(account).drawdown_days == 3.0
     assert drawdown_of(account).tolist() == pytest.approx([-0.01, -0.2, -0.15])
 
 
 def test_a_peak_that_is_met_twice_begins_at_the_second():
-    assert figures_of(account_of([120, 110, 120, 90, 130])).drawdown_days == 2.0
+    assert compute_performance(account_of([120, 110, 120, 90, 130])).drawdown_days == 2.0
 
 
 @pytest.mark.parametrize("n", [30, 99, 400, 1500])
@@ -176,7 +176,7 @@ def test_no_interval_where_nothing_can_be_said(returns):
 def test_nothing_held():
     """Figures that do not exist are None, and none of them warns."""
     bars = make_bars(make_key(timeframe="1d"), count=80)
-    found = figures_of(simulate(orders(bars, [0.0] * 79), bars, FREE))
+    found = compute_performance(simulate(orders(bars, [0.0] * 79), bars, FREE))
 
     assert (found.total_return, found.cagr, found.exposure, found.turnover, found.max_drawdown) == (0, 0, 0, 0, 0)
     assert (found.sharpe, found.sortino, found.hit_rate, found.sharpe_lower) == (None, None, None, None)
@@ -184,7 +184,7 @@ def test_nothing_held():
 
 
 def test_a_single_bar():
-    found = figures_of(account_of([101.0]))
+    found = compute_performance(account_of([101.0]))
 
     assert (found.bars, found.volatility, found.sharpe, found.cagr) == (1, None, None, None)
     assert found.total_return == pytest.approx(0.01)
@@ -193,7 +193,7 @@ def test_a_single_bar():
 def test_everything_lost():
     """Once nothing is left, no bar has a return, and nothing is held."""
     lost = account_of([50.0, 0.0, 0.0])
-    found = figures_of(lost)
+    found = compute_performance(lost)
 
     assert returns_of(lost).tolist() == [-0.5, -1.0, 0.0]
     assert exposure_of(lost).tolist() == [0.5, 0.0, 0.0]
@@ -201,23 +201,23 @@ def test_everything_lost():
 
 
 def test_gains_alone_have_no_sortino_ratio():
-    assert figures_of(account_of([101.0, 103.0, 104.0])).sortino is None
+    assert compute_performance(account_of([101.0, 103.0, 104.0])).sortino is None
 
 
 def test_hit_rate_counts_what_brought_something():
-    assert figures_of(account_of([101.0, 103.0], profits=(2.0, -1.0, 0.0, 5.0))).hit_rate == 0.5
+    assert compute_performance(account_of([101.0, 103.0], profits=(2.0, -1.0, 0.0, 5.0))).hit_rate == 0.5
 
 
 def test_verdicts():
-    """Few trades prove nothing, whatever they brought; else the interval decides."""
-    base = figures_of(wander()[0])
+    """Below 30 trades there is no verdict; above, the interval decides."""
+    base = compute_performance(wander()[0])
     cases = {
-        "too few trades": {"trades": FEWEST_TRADES - 1, "sharpe_lower": 1.0},
+        "too few trades": {"trades": MIN_TRADES - 1, "sharpe_lower": 1.0},
         "too few bars": {"sharpe_lower": None},
-        "earns": {"sharpe_lower": 0.1, "sharpe_upper": 2.0},
-        "loses": {"sharpe_lower": -2.0, "sharpe_upper": -0.1},
-        "no profit shown": {"sharpe_lower": -0.1, "sharpe_upper": 0.1},
+        "profitable": {"sharpe_lower": 0.1, "sharpe_upper": 2.0},
+        "unprofitable": {"sharpe_lower": -2.0, "sharpe_upper": -0.1},
+        "no significant profit": {"sharpe_lower": -0.1, "sharpe_upper": 0.1},
     }
 
     for words, changes in cases.items():
-        assert verdict(dataclasses.replace(base, **{"trades": FEWEST_TRADES} | changes)).startswith(words)
+        assert verdict(dataclasses.replace(base, **{"trades": MIN_TRADES} | changes)).startswith(words)

@@ -12,12 +12,13 @@ import numpy as np
 import pytest
 
 from forecaster import Forecaster
-from forecaster.bars import FIELDS, Context
+from forecaster.bars import FIELDS
 from forecaster.config import Config
+from forecaster.context import Context
 from forecaster.errors import ConfigError
 from forecaster.forecast import same_forecast
 from forecaster.replay import replay
-from forecaster.replay.ray import Workers
+from forecaster.replay.ray import RayWorkers
 from forecaster.replay.replay import ReplayPlan
 from forecaster.store import open_store
 from forecaster.store.memory import MemoryStore
@@ -59,7 +60,7 @@ def session():
 
 @pytest.fixture(scope="module")
 def workers(config, session):
-    with Workers(config, 2) as workers:
+    with RayWorkers(config, 2) as workers:
         yield workers
 
 
@@ -80,7 +81,7 @@ def assert_same(found, alone):
 def test_two_workers_give_what_one_process_gives(config, alone, workers):
     """Bit for bit for the baseline, within the engines' tolerance for the model."""
     forecaster = Forecaster(config, MemoryStore())
-    found = forecasts(forecaster, replay(forecaster, BARS, CUTOFFS, plan=PLAN, ask=workers))
+    found = forecasts(forecaster, replay(forecaster, BARS, CUTOFFS, plan=PLAN, predictor=workers))
 
     assert_same(found, alone)
     served = [abs(one.values_FHQ - found[name].values_FHQ).max() / np.ptp(one.raw_FHQ) for name, one in alone.items()]
@@ -98,9 +99,9 @@ def test_worker_that_is_killed_loses_nothing(config, alone, workers, tmp_path):
 
     with closing(open_store(f"sqlite:///{tmp_path}/ledger.db")) as store:
         forecaster = Forecaster(config, store)
-        run = replay(forecaster, BARS, CUTOFFS, plan=PLAN, on_batch=kill, ask=workers)
+        run = replay(forecaster, BARS, CUTOFFS, plan=PLAN, on_batch=kill, predictor=workers)
         rows = store.history(BARS.key, 0, 2**62, run.id)
-        counted = store._ask("SELECT COUNT(*) AS n FROM forecast", {})[0].n
+        counted = store._query("SELECT COUNT(*) AS n FROM forecast", {})[0].n
         errors = verify_ledger(store._asked).errors
 
     assert killed
@@ -118,7 +119,7 @@ def test_worker_that_is_killed_loses_nothing(config, alone, workers, tmp_path):
 
 def test_all_workers_work(config, workers):
     """Each has loaded the model: a worker that is never asked has no torch in its memory."""
-    replay(Forecaster(config, MemoryStore()), BARS, CUTOFFS[:40], plan=PLAN, ask=workers)
+    replay(Forecaster(config, MemoryStore()), BARS, CUTOFFS[:40], plan=PLAN, predictor=workers)
     pids = workers.pids()
 
     assert len(set(pids)) == 2
@@ -128,7 +129,7 @@ def test_all_workers_work(config, workers):
 def test_ray_that_somebody_else_has_begun_goes_on(config, session, workers):
     """The workers of the block end with it; those of others, their answers and Ray itself stay."""
     before = workers.pids()
-    with Workers(config, 1) as own:
+    with RayWorkers(config, 1) as own:
         (pid,) = own.pids()
         there = Path(f"/proc/{pid}").exists()
     ended = time.monotonic() + 60
@@ -143,7 +144,7 @@ def test_ray_that_somebody_else_has_begun_goes_on(config, session, workers):
 
 def test_an_address_beside_a_session_is_refused(config, workers):
     """It may be of another cluster than the one that this process is connected to."""
-    with pytest.raises(ConfigError, match="address: expected none"), Workers(config, 1, "ray://elsewhere:10001"):
+    with pytest.raises(ConfigError, match="address: expected none"), RayWorkers(config, 1, "ray://elsewhere:10001"):
         pass
 
 
@@ -171,6 +172,6 @@ def test_few_batches_are_cut_ahead(workers):
 def test_driver_loads_no_model(config, workers):
     """What records needs none."""
     forecaster = Forecaster(config, MemoryStore())
-    replay(forecaster, BARS, CUTOFFS[:10], plan=PLAN, ask=workers)
+    replay(forecaster, BARS, CUTOFFS[:10], plan=PLAN, predictor=workers)
 
     assert "models" not in forecaster.__dict__

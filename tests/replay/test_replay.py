@@ -11,7 +11,7 @@ import pytest
 
 from forecaster import Forecaster
 from forecaster.bars import Bars
-from forecaster.errors import BarNotClosed, InvalidContext, MissingBars, NotEnoughBars, StoreUnavailable, utc_text
+from forecaster.errors import BarNotClosed, InvalidArgument, MissingBars, NotEnoughBars, StoreUnavailable, format_time
 from forecaster.ledger import Run, RunId
 from forecaster.replay import ReplayPlan, replay
 from forecaster.store import maintenance as upkeep
@@ -48,13 +48,13 @@ def test_replay_never_passes_for_live(bars):
     replay(forecaster, bars)
 
     assert forecaster.store.history(bars.key, 0, 2**62) == []
-    assert forecaster.latest("binance", "BTC/USDT", "1h") is None
+    assert forecaster.latest(("binance", "BTC/USDT", "1h")) is None
 
 
 def test_scores_of_a_replay(bars):
     forecaster = make_forecaster(bars)
     run = replay(forecaster, bars)
-    reports = forecaster.accuracy(run_id=run.id)
+    reports = forecaster.accuracy(run=run.id)
 
     assert {one.n for one in reports if one.step == 1} == {80 - 32}
 
@@ -80,7 +80,7 @@ def test_a_cutoff_with_too_few_bars_is_named_before_anything_is_written(bars):
     forecaster = make_forecaster(bars)
     early = int(bars.close_time[20])
     with pytest.raises(
-        NotEnoughBars, match=f"expected at least 32 bars in the context of cutoff {utc_text(early)}, found 21"
+        NotEnoughBars, match=f"expected at least 32 bars in the context of cutoff {format_time(early)}, found 21"
     ):
         replay(forecaster, bars, [early, int(bars.close_time[50])])
 
@@ -91,7 +91,9 @@ def test_a_bar_that_has_not_closed_is_refused(bars):
     """Neither a cutoff nor an outcome lies in the future; the same bars a moment later are a replay."""
     forecaster = make_forecaster(bars)
     last = int(bars.close_time[-1])
-    with pytest.raises(BarNotClosed, match=f"closed by {utc_text(last - 1)}, the last one closes at {utc_text(last)}"):
+    with pytest.raises(
+        BarNotClosed, match=f"closed by {format_time(last - 1)}, the last one closes at {format_time(last)}"
+    ):
         replay(forecaster, bars, bars.close_time[40:45], plan=ReplayPlan(started_at=last - 1))
 
     assert forecaster.store.runs() == []
@@ -113,12 +115,12 @@ def test_no_bar_enters_a_live_series(bars, tmp_path, url):
     with closing(opened(url, tmp_path)) as store:
         store.add_bars(Bars(bars.key, bars.open_time[:70], bars.ohlcv_TF[:70], bars.close_time[:70] + 1_000))
         before = [all_of(store.bars(bars.key, as_of=as_of)) for as_of in [*times, None]]
-        versions = [one.tolist() for one in store.versions(bars.key)]
+        versions = [one.tolist() for one in store.bar_revisions(bars.key)]
         replay(keeping(other, store), other, other.close_time[40:45])
 
         assert [all_of(store.bars(bars.key, as_of=as_of)) for as_of in [*times, None]] == before
-        assert [one.tolist() for one in store.versions(bars.key)] == versions
-        assert store.newest_open(bars.key) == bars.open_time[69]
+        assert [one.tolist() for one in store.bar_revisions(bars.key)] == versions
+        assert store.latest_open(bars.key) == bars.open_time[69]
 
 
 @pytest.mark.parametrize("url", URLS)
@@ -126,11 +128,11 @@ def test_a_replay_settles_against_its_own_bars(bars, tmp_path, url):
     """Twice the prices beside the live ones: losses are those of a ledger that has nothing else."""
     other = Bars(bars.key, bars.open_time, bars.ohlcv_TF * 2)
     alone = make_forecaster(other)
-    expected = alone.accuracy(run_id=replay(alone, other).id)
+    expected = alone.accuracy(run=replay(alone, other).id)
     with closing(opened(url, tmp_path)) as store:
         store.add_bars(bars)
         forecaster = keeping(other, store)
-        reports = forecaster.accuracy(run_id=replay(forecaster, other).id)
+        reports = forecaster.accuracy(run=replay(forecaster, other).id)
 
     assert [(one.step, one.field, one.n, one.mae) for one in reports] == [
         (one.step, one.field, one.n, one.mae) for one in expected
@@ -176,7 +178,12 @@ def test_replay_that_was_stopped_goes_on(bars, tmp_path):
         forecaster = keeping(bars, store)
         done = []
         replay(
-            forecaster, bars, bars.close_time[40:70], plan=PLAN, on_batch=done.append, ask=Watched(forecaster, asked)
+            forecaster,
+            bars,
+            bars.close_time[40:70],
+            plan=PLAN,
+            on_batch=done.append,
+            predictor=Watched(forecaster, asked),
         )
         rows = bits(store.history(bars.key, 0, 2**62, RUN.id))
 
@@ -213,7 +220,7 @@ class Watched:
     def __call__(self, batches):
         for contexts in batches:
             self.asked += [one.cutoff for one in contexts]
-            yield self.forecaster.ask(contexts)
+            yield self.forecaster.predict_contexts(contexts)
 
 
 def bits(rows):
@@ -229,7 +236,9 @@ def test_a_latency_moves_times_and_adds_nothing(bars, tmp_path, url):
     with closing(opened(url, tmp_path)) as store:
         forecaster = keeping(bars, store)
         at_once = replay(forecaster, bars, cutoffs)
-        later = replay(forecaster, bars, cutoffs, plan=ReplayPlan(latency_ms=4_000), ask=Watched(forecaster, asked))
+        later = replay(
+            forecaster, bars, cutoffs, plan=ReplayPlan(latency_ms=4_000), predictor=Watched(forecaster, asked)
+        )
         rows = [store.history(bars.key, 0, 2**62, run.id) for run in (at_once, later)]
         runs = [run.id for run in store.runs()]
         before = store.history(bars.key, 0, 2**62, later.id, as_of=int(cutoffs[0]) + 3_999)
@@ -261,18 +270,18 @@ def test_each_batch_is_recorded_before_the_next_is_asked_for(bars):
     """What is killed loses one batch at most."""
     forecaster = keeping(bars, MemoryStore())
     there = []
-    replay(forecaster, bars, bars.close_time[40:52], plan=PLAN, ask=Counting(forecaster, there))
+    replay(forecaster, bars, bars.close_time[40:52], plan=PLAN, predictor=Counting(forecaster, there))
 
     assert there == [0, 4, 8]
 
 
 class Counting(Watched):
-    """Asks here, and notes how many cutoffs the ledger holds by then."""
+    """Forecasts here, and counts the cutoffs in the ledger before each batch."""
 
     def __call__(self, batches):
         for contexts in batches:
             self.asked.append(len(self.forecaster.store.cutoffs(contexts[0].key, RUN.id)))
-            yield self.forecaster.ask(contexts)
+            yield self.forecaster.predict_contexts(contexts)
 
 
 def test_bars_as_they_were_known(bars):
@@ -289,7 +298,7 @@ def test_bars_as_they_were_known(bars):
     asked = []
     forecaster = keeping(bars, store)
     plan = ReplayPlan(RUN, known_within_ms=5_000)
-    replay(forecaster, bars, bars.close_time[45:75], plan=plan, ask=Contexts(forecaster, asked))
+    replay(forecaster, bars, bars.close_time[45:75], plan=plan, predictor=Contexts(forecaster, asked))
     last = {one.cutoff: one.ohlc_CT for one in asked}
 
     assert int(bars.close_time[late]) not in last
@@ -301,12 +310,12 @@ def test_bars_as_they_were_known(bars):
 
 
 class Contexts(Watched):
-    """Asks here, and keeps the contexts."""
+    """Forecasts here, and keeps the contexts."""
 
     def __call__(self, batches):
         for contexts in batches:
             self.asked += contexts
-            yield self.forecaster.ask(contexts)
+            yield self.forecaster.predict_contexts(contexts)
 
 
 def test_known_in_another_ledger(bars):
@@ -367,7 +376,7 @@ def test_a_late_bar_is_known_from_the_very_moment(bars, after, is_there):
     asked = []
     forecaster = keeping(bars, store)
     plan = ReplayPlan(RUN, known_within_ms=5_000)
-    replay(forecaster, bars, bars.close_time[45:75], plan=plan, ask=Contexts(forecaster, asked))
+    replay(forecaster, bars, bars.close_time[45:75], plan=plan, predictor=Contexts(forecaster, asked))
     last = {one.cutoff: one.ohlc_CT for one in asked}
 
     assert np.isnan(last[int(bars.close_time[late + 2])][3, -3])
@@ -379,7 +388,7 @@ def test_a_late_bar_is_known_from_the_very_moment(bars, after, is_there):
 def test_plans_that_cannot_be_are_refused(wrong):
     """Times that run backwards, batches of nothing, and what is no whole number."""
     ((name, value),) = wrong.items()
-    with pytest.raises(InvalidContext, match=f"{name}: expected .* or more, found {value}"):
+    with pytest.raises(InvalidArgument, match=f"{name}: expected .* or more, found {value}"):
         ReplayPlan(**wrong)
 
 
@@ -388,7 +397,7 @@ def test_a_replay_of_nothing_is_refused():
     bars = make_bars(count=100)
     forecaster = make_forecaster(bars)
     forecaster.store.add_bars(replace(bars, first_seen_at=bars.close_time + DAY_MS))
-    with pytest.raises(InvalidContext, match="expected a cutoff of some series, whose bar was known in time"):
+    with pytest.raises(InvalidArgument, match="expected a cutoff of some series, whose bar was known in time"):
         replay(forecaster, bars, plan=ReplayPlan(known_within_ms=1000))
 
     assert forecaster.store.runs() == []

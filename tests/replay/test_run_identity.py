@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 
 from forecaster import Forecaster
-from forecaster.bars import Bars, Context
-from forecaster.errors import ConfigError, InvalidContext
+from forecaster.bars import Bars
+from forecaster.context import Context
+from forecaster.errors import ConfigError, InvalidArgument
 from forecaster.ledger import Run
-from forecaster.model.baselines.simple import RandomWalk
+from forecaster.model import ModelSuite
+from forecaster.model.baselines.random_walk import RandomWalk
 from forecaster.replay import ReplayPlan, replay
 from forecaster.replay.cutoffs import choose_cutoffs
 from forecaster.replay.replay import replay_all
@@ -66,8 +68,8 @@ OTHER = {
     "a volume": {"bars": changed(4, volume=1.0)},
     "fewer outcomes": {"bars": BARS[:-1]},
     "a cutoff": {"cutoffs": CUTOFFS[:-1]},
-    "weights": {"models": [OtherWeights(), RandomWalk()]},
-    "a baseline": {"models": [NamedWalk()]},
+    "weights": {"models": ModelSuite(OtherWeights(), [RandomWalk()])},
+    "a baseline": {"models": ModelSuite(NamedWalk())},
     "context": {"context": 48},
     "min_context": {"min_context": 40},
     "horizon": {"horizon": 2},
@@ -149,7 +151,7 @@ def test_doubled_prices_are_not_scored_by_forecasts_of_the_others():
     maes = []
     for bars in (BARS, double):
         forecaster = forecaster_with(store)
-        reports = forecaster.accuracy(run_id=replay(forecaster, bars, CUTOFFS).id)
+        reports = forecaster.accuracy(run=replay(forecaster, bars, CUTOFFS).id)
         maes.append({(one.model_id, one.step, one.field): one.mae for one in reports})
 
     assert maes[0].keys() == maes[1].keys()
@@ -216,7 +218,7 @@ def test_several_series_are_one_run():
     other = make_bars(make_key(symbol="ETH/USDT"), count=60, seed=1)
     config = make_config(BARS.key, other.key)
     store = MemoryStore()
-    forecaster = Forecaster(config, store, models=[NamedWalk(), RandomWalk()])
+    forecaster = Forecaster(config, store, models=ModelSuite(NamedWalk(), [RandomWalk()]))
     chosen = [choose_cutoffs(one, config.model) for one in (BARS, other)]
     done = []
     run = replay_all(forecaster, chosen, on_batch=lambda key, count, new: done.append((key, count, new)))
@@ -228,7 +230,7 @@ def test_several_series_are_one_run():
 
 
 class Elsewhere:
-    """Says that it has the models of `forecaster`, and asks others."""
+    """Claims to have the models of `forecaster`, and uses others."""
 
     def __init__(self, forecaster, others):
         self.model_ids = [one.id for one in forecaster.models]
@@ -237,15 +239,15 @@ class Elsewhere:
     def __call__(self, batches):
         for contexts in batches:
             assert isinstance(contexts[0], Context)
-            yield self.others.ask(contexts)
+            yield self.others.predict_contexts(contexts)
 
 
 def test_answers_of_other_weights_are_refused():
     """As a worker with another checkpoint of the same name would give them."""
     store = MemoryStore()
     forecaster = forecaster_with(store)
-    others = forecaster_with(MemoryStore(), models=[OtherWeights(), RandomWalk()])
-    with pytest.raises(InvalidContext, match=r"models of run replay-.*: expected nano@.*, found nano@other"):
-        replay(forecaster, BARS, CUTOFFS, ask=Elsewhere(forecaster, others))
+    others = forecaster_with(MemoryStore(), models=ModelSuite(OtherWeights(), [RandomWalk()]))
+    with pytest.raises(InvalidArgument, match=r"models of run replay-.*: expected nano@.*, found nano@other"):
+        replay(forecaster, BARS, CUTOFFS, predictor=Elsewhere(forecaster, others))
 
     assert len(store.cutoffs(BARS.key, store.runs()[0].id)) == 0

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
 
-from forecaster.bars import FIELDS, Context, SeriesKey
+from forecaster.bars import FIELDS, SeriesKey
+from forecaster.context import Context
 from forecaster.cycle.pending import CATCH_UP
 from forecaster.errors import BarsError
 from forecaster.ledger import LIVE
@@ -30,7 +31,8 @@ from tests.simulation.world import CONTEXT, HORIZON, KEYS, MIN_CONTEXT, MODEL, W
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from forecaster.engine import CycleReport, Forecaster
+    from forecaster.cycle.run import CycleReport
+    from forecaster.engine import Forecaster
     from forecaster.forecast import OHLCForecast
     from forecaster.store import Reader
 
@@ -43,11 +45,11 @@ _BY_NAME: Final = {(key.exchange, key.symbol, str(key.timeframe)): key for key i
 _FORECASTS: Final = """
 SELECT f.id, s.exchange, s.symbol, s.timeframe, f.model_id, f.cutoff, f.issued_at,
     COALESCE(d.available_at, f.available_at), f.late, f.provenance
-FROM forecast f JOIN series s ON s.id = f.series_id LEFT JOIN delay d ON d.forecast_id = f.id
+FROM forecast f JOIN series s ON s.id = f.series_id LEFT JOIN availability_delay d ON d.forecast_id = f.id
 WHERE f.id > ? ORDER BY f.id"""
 _STEPS: Final = "SELECT raw, repaired, target_open FROM forecast_step WHERE forecast_id = ? ORDER BY step"
 _SLOTS: Final = """
-SELECT o.cutoff, o.state, o.reason, o.changed_at, o.leased_until FROM slot o JOIN series s ON s.id = o.series_id
+SELECT o.cutoff, o.state, o.reason, o.changed_at, o.claimed_until FROM pending_forecast o JOIN series s ON s.id = o.series_id
 WHERE s.exchange = ? AND s.symbol = ? AND s.timeframe = ? AND o.cutoff >= ? ORDER BY o.cutoff"""
 
 
@@ -106,7 +108,7 @@ class Watch:
         for one in contexts:
             self._asked.setdefault((one.key, one.cutoff), clock.wall)
             told = self._world.truth[one.key].explains(one.open_time, one.ohlc_CT, clock.now)
-            closes = one.key.sessions.closes_of(one.key.timeframe, one.open_time[-1:])
+            closes = one.key.trading_calendar.closes_of(one.key.timeframe, one.open_time[-1:])
             if not told or closes[0] != one.cutoff:
                 self._break("leak", f"{one.key} at {one.cutoff}: {model} saw what nobody had told yet")
         self._last_asked = clock.wall
@@ -142,8 +144,8 @@ class Watch:
         self.look()
         keys = [key for key in KEYS if key.timeframe == report.timeframe and report.exchange in (None, key.exchange)]
         for key in keys:
-            opens = key.sessions.last_opens(key.timeframe, report.as_of, CATCH_UP)
-            closes = key.sessions.closes_of(key.timeframe, opens)
+            opens = key.trading_calendar.last_opens(key.timeframe, report.as_of, CATCH_UP)
+            closes = key.trading_calendar.closes_of(key.timeframe, opens)
             slots = {row[0]: row for row in self._slots(key, int(closes[0]))}
             self._judge_slots(key, closes.tolist(), slots, report.as_of)
             self._judge_isolation(key, int(opens[-1]), slots.get(int(closes[-1])), report)
@@ -236,7 +238,7 @@ class Watch:
     def _judge_input(self, reader: Reader, row: Row) -> None:
         """What a forecast was made from can be had again: the bars as they were known when it was issued."""
         key = row.key
-        start = int(key.sessions.last_opens(key.timeframe, row.cutoff, CONTEXT)[0])
+        start = int(key.trading_calendar.last_opens(key.timeframe, row.cutoff, CONTEXT)[0])
         bars = reader.bars(key, start, row.cutoff, row.issued_at)
         try:
             found = Context.ending_at(bars, row.cutoff, CONTEXT, MIN_CONTEXT).sha256
@@ -254,8 +256,8 @@ class Watch:
         if key not in self._first_close:
             return
         wall, first = self._world.clock.wall, self._first_close[key]
-        opens = key.sessions.opens_between(key.timeframe, first - DAY_MS, wall)
-        closes = key.sessions.closes_of(key.timeframe, opens)
+        opens = key.trading_calendar.opens_between(key.timeframe, first - DAY_MS, wall)
+        closes = key.trading_calendar.closes_of(key.timeframe, opens)
         closes = closes[(closes >= first) & (closes <= wall)].tolist()
         states = {row[0]: row[1] for row in rows}
         spans = [(row[0], row[4]) for row in rows if row[1] == "missed"]
@@ -330,8 +332,8 @@ WHERE b.first_seen_at <= ? ORDER BY b.open_time, b.revision"""
 
 
 def _first_target_close(row: Row) -> int:
-    opens = row.key.sessions.next_opens(row.key.timeframe, row.cutoff, HORIZON)
-    return int(row.key.sessions.closes_of(row.key.timeframe, opens[:1])[0])
+    opens = row.key.trading_calendar.next_opens(row.key.timeframe, row.cutoff, HORIZON)
+    return int(row.key.trading_calendar.closes_of(row.key.timeframe, opens[:1])[0])
 
 
 def _digest_of(made: OHLCForecast) -> str:

@@ -24,10 +24,10 @@ import structlog
 from rich.console import Console
 from rich.progress import track
 
-from forecaster.daemon.cycle_queue import Agenda
-from forecaster.daemon.health_state import Vitals
+from forecaster.daemon.cycle_queue import CycleQueue
+from forecaster.daemon.health_state import HealthState
 from forecaster.daemon.scheduler import schedules_of
-from forecaster.daemon.service import Stint
+from forecaster.daemon.service_run import ServiceRun
 from forecaster.engine import Forecaster
 from forecaster.errors import LeaseLost, StoreError, StoreTaken, StoreUnavailable
 from forecaster.store.sql import SqlStore
@@ -41,9 +41,9 @@ if TYPE_CHECKING:
     from apscheduler.triggers.base import BaseTrigger
 
     from forecaster.bars import SeriesKey
-    from forecaster.daemon.cycle_queue import Due
+    from forecaster.cycle.run import CycleReport
+    from forecaster.daemon.cycle_queue import ScheduledCycle
     from forecaster.daemon.time_source import Schedule
-    from forecaster.engine import CycleReport
     from forecaster.sources import BarSource
     from tests.simulation.world import Clock
 
@@ -62,7 +62,7 @@ class Parts(NamedTuple):
 
     forecaster: type[Forecaster] = Forecaster
     store: type[SqlStore] = SqlStore
-    stint: type[Stint] = Stint
+    run: type[ServiceRun] = ServiceRun
 
 
 class Outcome(NamedTuple):
@@ -112,12 +112,12 @@ class Life:
         given: dict[SeriesKey, BarSource] = {key: sources[key.exchange] for key in KEYS}
         self.forecaster = parts.forecaster(world.config, store, given, world.models())
         clock = world.clock
-        vitals = Vitals(world.config, lambda: clock.wall, lambda: clock.now / 1000)
-        store.check()
-        self.stint = parts.stint(self.forecaster, MachineClock(clock), vitals)
-        self.daemon = self.stint._daemon
-        self.agenda = self.daemon.agenda = Agenda(lambda: clock.now / 1000)
-        self.busy: dict[Due, int] = {}
+        health_state = HealthState(world.config, lambda: clock.wall, lambda: clock.now / 1000)
+        store.check_integrity()
+        self.run = parts.run(self.forecaster, MachineClock(clock), health_state)
+        self.daemon = self.run._daemon
+        self.queue = self.daemon.queue = CycleQueue(lambda: clock.now / 1000)
+        self.busy: dict[ScheduledCycle, int] = {}
         self._schedules = schedules_of(world.config)
         self.next_due: dict[Schedule, int] = {}
         self.plan(clock.wall)
@@ -125,7 +125,7 @@ class Life:
     def plan(self, wall: int) -> None:
         """Begin anew, as at a start and when the clock has jumped: everything is called for, and closes from now on."""
         self.next_due = {one: one.next_due(wall) for one in self._schedules}
-        self.daemon.owe_all()
+        self.daemon.enqueue_all()
 
     def call(self, wall: int) -> None:
         """Call for what is due."""
@@ -138,7 +138,7 @@ class Life:
         """Let go of what is done by now."""
         for due in [due for due, until in self.busy.items() if until <= at]:
             self.busy.pop(due)
-            self.agenda.done(due)
+            self.queue.task_done(due)
 
 
 class MachineClock:
@@ -209,7 +209,7 @@ class Play:
             return min(*times, self._start_at)
         times += [due - self._clock.offset for due in self._life.next_due.values()]
         times += self._life.busy.values()
-        times.append(self._clock.began + ceil(min(self._life.agenda._next_in() * 1000, _NEVER / 2)))
+        times.append(self._clock.began + ceil(min(self._life.queue._next_in() * 1000, _NEVER / 2)))
         return max(self._clock.began, min(times))
 
     def _step(self, at: int) -> None:
@@ -222,7 +222,7 @@ class Play:
         if self._life is not None:
             self._life.free(at)
             self._life.call(self._clock.wall)
-        while self._life is not None and (due := self._life.agenda.take()) is not None:
+        while self._life is not None and (due := self._life.queue.take()) is not None:
             self._work(self._life, due)
             self._clock.begin(at)
 
@@ -254,13 +254,13 @@ class Play:
             self._start_at = self._clock.now + _RESTART_MS
         return self._life
 
-    def _work(self, life: Life, due: Due) -> None:
+    def _work(self, life: Life, due: ScheduledCycle) -> None:
         """Run one cycle, and see what comes of it."""
         self._count["cycles"] += 1
         self._watch.begin()
         try:
-            report = life.daemon.cycle(due)
-            life.stint._completed(due, report)
+            report = life.daemon.run_cycle(due)
+            life.run._on_completed(due, report)
         except Killed:
             self._watch.look()
             delay = self._world.chance("restart", self._clock.now)
@@ -271,18 +271,18 @@ class Play:
             self._end(life, self._clock.now + _RESTART_MS, is_killed=False)
         except Exception as error:  # noqa: BLE001 - as the daemon's own door
             self._fail(due, error)
-            life.stint._failed(due, error)
+            life.run._on_failed(due, error)
         else:
             self._watch.after_cycle(report)
             self._tell(due, report)
         life.busy[due] = self._clock.now
 
-    def _fail(self, due: Due, error: Exception) -> None:
+    def _fail(self, due: ScheduledCycle, error: Exception) -> None:
         self._count["failed"] += 1
         self._world.tell("cycle.failed", exchange=due.exchange, timeframe=due.timeframe, error=type(error).__name__)
         self._watch.after_failure(due.exchange, error)
 
-    def _tell(self, due: Due, report: CycleReport) -> None:
+    def _tell(self, due: ScheduledCycle, report: CycleReport) -> None:
         """A line about a cycle, with a digest of what it forecast."""
         made = hashlib.sha256()
         for one in report.forecasts:
@@ -301,7 +301,7 @@ class Play:
             settled=report.settled_rows,
             missed=report.missed,
             skipped={str(key): reason for key, reason in report.skipped.items()},
-            sat_out=report.sat_out,
+            failed_baselines=report.failed_baselines,
         )
 
     def _end(self, life: Life, until: int, *, is_killed: bool) -> None:
@@ -358,14 +358,14 @@ class Play:
         if life is None:
             return
         for _ in range(2):
-            life.daemon.owe_all()
+            life.daemon.enqueue_all()
             self._work_off(life)
         self._watch.at_the_end(life.forecaster)
 
     def _work_off(self, life: Life) -> None:
         """Work until nothing waits that is due."""
         life.free(_NEVER)
-        while (due := life.agenda.take()) is not None:
+        while (due := life.queue.take()) is not None:
             self._clock.begin(self._clock.now)
             self._work(life, due)
             life.free(_NEVER)

@@ -18,8 +18,8 @@ import structlog
 
 from forecaster import Bars, Forecaster
 from forecaster.accuracy.scores import Scores
-from forecaster.bars import Context
-from forecaster.daemon.service import Stint
+from forecaster.context import Context
+from forecaster.daemon.service_run import ServiceRun
 from forecaster.errors import InferenceError, StoreUnavailable
 from forecaster.ledger import Run
 from forecaster.store.sql import SqlStore
@@ -73,7 +73,7 @@ def test_much_goes_wrong_at_once_and_nothing_is_broken():
 
 
 EVENTS = (
-    "no answer within 10 s", "418", "html", "MissingBars", "sat_out={'random_walk'", "nano: broken",
+    "no answer within 10 s", "418", "html", "MissingBars", "failed_baselines={'random_walk'", "nano: broken",
     "NonFiniteForecast",
     "where=before", "where=within", "where=behind", "error=Killed", "error=StoreUnavailable", "error=LeaseLost",
     "frozen", "woken", " wall begins=True",
@@ -85,7 +85,7 @@ def test_in_a_calm_world_every_forecast_is_on_time():
     outcome = play(0, 0.5, Rates())
     until = START + DAY_MS // 2
     closes = sum(
-        len(key.sessions.closes_of(key.timeframe, key.sessions.opens_between(key.timeframe, START, until)))
+        len(key.trading_calendar.closes_of(key.timeframe, key.trading_calendar.opens_between(key.timeframe, START, until)))
         for key in KEYS
         if key.calendar == "24/7"
     )
@@ -300,47 +300,47 @@ class Unlinked(Unguarded):
 class Stateless(SqlStore):
     """Does not write down that work has failed."""
 
-    def set_slots(self, slots, changed_at):
-        super().set_slots([one for one in slots if one.state != "failed"], changed_at)
+    def set_pending(self, slots, changed_at):
+        super().set_pending([one for one in slots if one.state != "failed"], changed_at)
 
 
 class Resigned(SqlStore):
     """Takes what has failed for a gap, so that nobody tries again."""
 
-    def slots(self, key, start, end):
-        found = super().slots(key, start, end)
+    def pending_forecasts(self, key, start, end):
+        found = super().pending_forecasts(key, start, end)
         return [dataclasses.replace(one, state="gap") if one.state == "failed" else one for one in found]
 
 
 class Growing(SqlStore):
     """Writes down a slot too many each time."""
 
-    def set_slots(self, slots, changed_at):
+    def set_pending(self, slots, changed_at):
         more = [dataclasses.replace(one, cutoff=one.cutoff + 1, state="gap") for one in slots]
-        super().set_slots([*slots, *more], changed_at)
+        super().set_pending([*slots, *more], changed_at)
 
 
 class Backdating(Forecaster):
     """Stamps forecasts with the close that they were made for."""
 
-    def record(self, answers, *, issued_at, run, latency, learned_in=None):
+    def record(self, answers, *, issued_at, run, latency, calibration_run_id=None):
         issued_at = [one.cutoff for one in answers.contexts]
-        return super().record(answers, issued_at=issued_at, run=run, latency=latency, learned_in=learned_in)
+        return super().record(answers, issued_at=issued_at, run=run, latency=latency, calibration_run_id=calibration_run_id)
 
 
 class Instant(Forecaster):
     """Takes no note of the time that models take."""
 
-    def record(self, answers, *, issued_at, run, latency, learned_in=None):
-        return super().record(answers, issued_at=issued_at, run=run, latency=lambda: 0, learned_in=learned_in)
+    def record(self, answers, *, issued_at, run, latency, calibration_run_id=None):
+        return super().record(answers, issued_at=issued_at, run=run, latency=lambda: 0, calibration_run_id=calibration_run_id)
 
 
 class Ahead(Forecaster):
     """Promises forecasts for a time to come."""
 
-    def record(self, answers, *, issued_at, run, latency, learned_in=None):
+    def record(self, answers, *, issued_at, run, latency, calibration_run_id=None):
         later = [one + 60_000 for one in issued_at]
-        return super().record(answers, issued_at=later, run=run, latency=latency, learned_in=learned_in)
+        return super().record(answers, issued_at=later, run=run, latency=latency, calibration_run_id=calibration_run_id)
 
 
 class Peeking(Forecaster):
@@ -370,7 +370,7 @@ class Flattering(Forecaster):
         return Scores(self.losses(window, as_of, run_id)).reports(late=True)
 
 
-class Impatient(Stint):
+class Impatient(ServiceRun):
     """Tries again at once."""
 
     def _wait(self, due):
@@ -393,7 +393,7 @@ PLANTED = {
     "leak": (Parts(forecaster=Peeking), Rates(outage=400), 0.6),
     "not isolated": (Parts(forecaster=Fragile), Rates(sick=200), 0.4),
     "accuracy": (Parts(forecaster=Flattering), Rates(), 0.3),
-    "storm": (Parts(stint=Impatient), Rates(outage=400), 0.2),
+    "storm": (Parts(run=Impatient), Rates(outage=400), 0.2),
 }
 
 

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
-    from forecaster.bars import Context
+    from forecaster.context import Context
     from forecaster.model import Model
     from forecaster.store.sql import SqlStore
 
@@ -59,14 +59,14 @@ _LATE_MS: Final = 120_000
 """The least that a late bar is late; the most is 150 times as much."""
 
 _FETCH_DEADLINE_MS: Final = 30_000
-WRITES: Final = ("add_bars", "quarantine", "add_gaps", "hold", "add_run", "add_forecasts", "set_slots", "together")
+WRITES: Final = ("add_bars", "quarantine", "add_gaps", "hold", "add_run", "add_forecasts", "set_pending", "transaction")
 
 WRITE_MS: Final = 1
 READ_MS: Final = 1
 """How long a call of the store takes."""
 
 KEYS: Final = tuple(
-    SeriesKey.of(exchange, f"{base}/USD", timeframe, calendar)
+    SeriesKey(exchange, f"{base}/USD", timeframe, calendar)
     for exchange, timeframe, calendar, names in (
         ("alpha", "1h", "24/7", "AB"),
         ("alpha", "4h", "24/7", "ABC"),
@@ -126,7 +126,7 @@ class Truth:
 
     def __init__(self, seed: int, key: SeriesKey, rates: Rates, end: int) -> None:
         random_ = np.random.default_rng([seed, KEYS.index(key)])
-        sessions, step = key.sessions, key.timeframe.ms
+        sessions, step = key.trading_calendar, key.timeframe.ms
         first = int(sessions.last_opens(key.timeframe, START, CONTEXT + 8)[0])
         self.open_T = sessions.opens_between(key.timeframe, first, end)
         self.close_T = sessions.closes_of(key.timeframe, self.open_T)
@@ -240,12 +240,12 @@ class ShakySource:
         opens, values_TF = world.truth[key].served(began, 0 if since is None else since)
         wrong = world.faults.at("clock", self._exchange, began)
         closed_by = min(as_of, began + (round(wrong.size) if wrong else 0))
-        closed = key.sessions.closes_of(key.timeframe, opens) <= closed_by
+        closed = key.trading_calendar.closes_of(key.timeframe, opens) <= closed_by
         opens, values_TF = opens[closed], values_TF[closed]
         world.asked[key] = Asked(began, int(opens[-1]) if len(opens) else None)
         if chance.random() < world.rates.garbage:
             opens, values_TF = _with_rubbish(opens, values_TF, chance)
-        return Fetched(*Bars.sift(key, opens, values_TF, as_of))
+        return Fetched(*Bars.validate_rows(key, opens, values_TF, as_of))
 
     def close(self) -> None:
         pass
@@ -311,26 +311,26 @@ class ShakyStore:
         store._lease._ending.set()  # no thread of ours: the lease is kept by writing
         self._is_together = False
         self._reader = SqliteFile(world.path)  # reads need no SQLAlchemy, and are ten times as fast without
-        store._ask = self._reader.ask
+        store._query = self._reader.query
         sa.event.listen(store._database.engine, "before_cursor_execute", self._burn)
 
     def __getattr__(self, name: str) -> Any:
         return partial(self._call, name)
 
     @contextmanager
-    def together(self, *, write: bool = True) -> Iterator[None]:
+    def transaction(self, *, write: bool = True) -> Iterator[None]:
         """One transaction for a whole block that writes; what is read in it is read through it."""
         if not write:
             self._begin("read", ("before",))
             yield
             return
-        fault = self._begin("together", ("before", "behind"))
-        self._store._ask, self._is_together = self._store._database.ask, True
+        fault = self._begin("transaction", ("before", "behind"))
+        self._store._query, self._is_together = self._store._database.query, True
         try:
-            with self._store.together():
+            with self._store.transaction():
                 yield
         finally:
-            self._store._ask, self._is_together = self._reader.ask, False
+            self._store._query, self._is_together = self._reader.query, False
         if fault is not None:  # all is done, and the caller does not know it
             raise fault
 

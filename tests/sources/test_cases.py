@@ -1,4 +1,4 @@
-"""Files and frames of the kinds that people have, each as a whole: all of its bars, or what it is refused for."""
+"""Common files and frames: all bars are read, or the file is rejected with a reason."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from forecaster.bars import Bars, SeriesKey, Sifted
-from forecaster.errors import Ambiguous, BadPayload, InvalidBars, InvalidContext, SourceError, UnknownSymbol
+from forecaster.bars import Bars, SeriesKey, ValidatedRows
+from forecaster.errors import Ambiguous, BadPayload, InvalidArgument, InvalidBars, SourceError, UnknownSymbol
 from forecaster.sources.files import FileSource
-from forecaster.tables import COLUMNS, FIELDS, Reading
+from forecaster.tables import COLUMNS, FIELDS, ParseOptions
 from tests.builders import HOUR_MS, make_key, utc_ms
 
 EVER = utc_ms("2100-01-01")
@@ -24,7 +24,7 @@ NAMES = "open,high,low,close,volume"
 
 
 def make_rows(count: int = COUNT, start: float = 2430.0, digits: int = 2) -> list[list[float]]:
-    """Make a random walk: open, high, low, close and volume of each row."""
+    """Return a random walk: open, high, low, close and volume of each row."""
     random = np.random.default_rng(count)
     close = (start * np.exp(np.cumsum(random.normal(0, 0.004, count)))).round(digits)
     open_ = np.concatenate([[start], close[:-1]])[:count]
@@ -34,38 +34,38 @@ def make_rows(count: int = COUNT, start: float = 2430.0, digits: int = 2) -> lis
 
 
 def make_csv(header: str, times, rows: list[list[object]], mark: str = ",") -> str:
-    """Write a text: a header if there is one, and then the time and the cells of each row."""
+    """Return a csv text: an optional header, then time and cells of each row."""
     lines = [mark.join(map(str, [time, *row])) for time, row in zip(times, rows, strict=True)]
     return "\n".join([*([header] if header else []), *lines, ""])
 
 
 @pytest.fixture
 def source(tmp_path):
-    """Write a file and open it; what the reading says, says the user."""
+    """Write a file and open it with these options."""
 
-    def source(content: str | bytes | pd.DataFrame, name: str = "BTCUSDT.csv", **reading) -> FileSource:
+    def source(content: str | bytes | pd.DataFrame, name: str = "BTCUSDT.csv", **options) -> FileSource:
         path = tmp_path / name
         if isinstance(content, pd.DataFrame):
             content.to_parquet(path)
         else:
             path.write_bytes(content.encode() if isinstance(content, str) else content)
-        return FileSource(path, Reading(**reading))
+        return FileSource(path, ParseOptions(**options))
 
     return source
 
 
-def inspect(source: FileSource, **said: str) -> Sifted:
-    """Read what is guessed to be in the file, as `bars inspect` does; of one series."""
-    (guess,) = source.guess(**said)
-    return source.sift(guess.key, EVER)
+def inspect(source: FileSource, **said: str) -> ValidatedRows:
+    """Read the inferred series of a file, as `bars inspect` does."""
+    (guess,) = source.infer_series(**said)
+    return source.validate_rows(guess.key, EVER)
 
 
-def read(source: FileSource, timeframe: str = "1h", calendar: str = "24/7", symbol: str = "BTC/USDT") -> Sifted:
-    return source.sift(make_key("any", symbol, timeframe, calendar), EVER)
+def read(source: FileSource, timeframe: str = "1h", calendar: str = "24/7", symbol: str = "BTC/USDT") -> ValidatedRows:
+    return source.validate_rows(make_key("any", symbol, timeframe, calendar), EVER)
 
 
 def opens(bars: Bars) -> list[str]:
-    """Open times, as people write them."""
+    """Return open times as text."""
     return [str(time)[:16].replace("T", " ") for time in bars.open_time.astype("datetime64[ms]")]
 
 
@@ -96,17 +96,17 @@ LOCAL = {
 
 @pytest.mark.parametrize("name", LOCAL)
 def test_local_times_of_trading_programs_need_a_zone(source, name):
-    """What MetaTrader and HistData write are times of a broker's clock, or of New York's without summer time."""
+    """MetaTrader writes broker time, HistData New York's winter time."""
     path, text = LOCAL[name]
 
     with pytest.raises(Ambiguous, match="--timezone") as refused:
         inspect(source(text, path))
     assert refused.value.option == "timezone"
 
-    sifted = inspect(source(text, path, timezone="EST"))
+    validated = inspect(source(text, path, timezone="EST"))
     first = "2024-01-02 22:00" if name == "histdata" else "2024-01-02 05:00"
-    assert (len(sifted.bars), opens(sifted.bars)[0], sifted.rejected) == (COUNT, first, [])
-    assert sifted.bars.ohlcv_TF[:, :4].tolist() == [row[:4] for row in FX]
+    assert (len(validated.bars), opens(validated.bars)[0], validated.rejected) == (COUNT, first, [])
+    assert validated.bars.ohlcv_TF[:, :4].tolist() == [row[:4] for row in FX]
 
 
 DIALECTS = {
@@ -160,14 +160,14 @@ DIALECTS = {
 
 
 @pytest.mark.parametrize("name", DIALECTS)
-def test_dialects_that_leave_nothing_open_are_read(source, name):
+def test_unambiguous_dialects_are_read(source, name):
     path, text = DIALECTS[name]
 
-    sifted = inspect(source(text, path))
+    validated = inspect(source(text, path))
 
-    assert (len(sifted.bars), sifted.rejected, sifted.replaced, sifted.later) == (COUNT, [], 0, 0)
-    assert opens(sifted.bars)[0] == "2024-01-02 00:00"
-    assert sifted.bars.ohlcv_TF[:, :4].tolist() == [row[:4] for row in BTC]
+    assert (len(validated.bars), validated.rejected, validated.replaced, validated.unclosed) == (COUNT, [], 0, 0)
+    assert opens(validated.bars)[0] == "2024-01-02 00:00"
+    assert validated.bars.ohlcv_TF[:, :4].tolist() == [row[:4] for row in BTC]
 
 
 # Shapes of json.
@@ -202,10 +202,10 @@ SHAPES = {
 
 @pytest.mark.parametrize("name", SHAPES)
 def test_shapes_of_json(source, name):
-    sifted = inspect(source(json.dumps(SHAPES[name]), "btc.json"))
+    validated = inspect(source(json.dumps(SHAPES[name]), "btc.json"))
 
-    assert (len(sifted.bars), opens(sifted.bars)[0], sifted.rejected) == (COUNT, "2024-01-01 00:00", [])
-    assert sifted.bars.ohlcv_TF.tolist() == BTC
+    assert (len(validated.bars), opens(validated.bars)[0], validated.rejected) == (COUNT, "2024-01-01 00:00", [])
+    assert validated.bars.ohlcv_TF.tolist() == BTC
 
 
 def test_json_of_one_object_a_line(source):
@@ -214,13 +214,13 @@ def test_json_of_one_object_a_line(source):
         for time, row in zip(EPOCHS, BTC, strict=True)
     ]
 
-    sifted = inspect(source("\n".join(lines), "btc.json"))
+    validated = inspect(source("\n".join(lines), "btc.json"))
 
-    assert (len(sifted.bars), opens(sifted.bars)[0]) == (COUNT, "2024-01-01 00:00")
+    assert (len(validated.bars), opens(validated.bars)[0]) == (COUNT, "2024-01-01 00:00")
 
 
 def test_an_archive_of_one_file(source):
-    """Binance's archive: twelve columns without names, microseconds, in a zip file."""
+    """Binance's archive: twelve unnamed columns, microseconds, in a zip file."""
     rows = [f"{1_000_000 * time},{','.join(map(str, row))},0,0,0,0,0,0" for time, row in zip(EPOCHS, BTC, strict=True)]
     one, two = io.BytesIO(), io.BytesIO()
     for packed, members in ((one, ["BTCUSDT-1h.csv"]), (two, ["a.csv", "b.csv"])):
@@ -228,9 +228,9 @@ def test_an_archive_of_one_file(source):
             for member in members:
                 archive.writestr(member, "\n".join(rows))
 
-    sifted = inspect(source(one.getvalue(), "BTCUSDT-1h-2024-01.zip"))
+    validated = inspect(source(one.getvalue(), "BTCUSDT-1h-2024-01.zip"))
 
-    assert (len(sifted.bars), opens(sifted.bars)[0], sifted.rejected) == (COUNT, "2024-01-01 00:00", [])
+    assert (len(validated.bars), opens(validated.bars)[0], validated.rejected) == (COUNT, "2024-01-01 00:00", [])
     with pytest.raises(BadPayload, match=r"a\.csv.*b\.csv"):
         inspect(source(two.getvalue(), "BTCUSDT.zip"))
 
@@ -241,7 +241,7 @@ def test_an_archive_of_one_file(source):
 @pytest.mark.parametrize(
     ("order", "rows"), [("low,high,open,close", [2, 1, 0, 3]), ("open,close,high,low", [0, 3, 1, 2])]
 )
-def test_rows_without_names_in_another_order_are_refused(source, order, rows):
+def test_rows_without_names_in_another_order_are_rejected(source, order, rows):
     """Coinbase's and Bitfinex's: newest first."""
     content = [[time, *(row[place] for place in rows), row[4]] for time, row in zip(EPOCHS, BTC, strict=True)]
 
@@ -256,33 +256,33 @@ def test_a_date_and_an_hour_are_joined(source):
     hours = pd.date_range("2024-05-01", periods=168, freq="h")
     times = [f"{time:%Y-%m-%d},{time.hour}" for time in hours]
 
-    sifted = inspect(source(make_csv("Date,Hour,Open,High,Low,Close,Volume", times, make_rows(168))))
+    validated = inspect(source(make_csv("Date,Hour,Open,High,Low,Close,Volume", times, make_rows(168))))
 
-    assert (len(sifted.bars), sifted.replaced, sifted.rejected) == (168, 0, [])
-    assert opens(sifted.bars)[-1] == "2024-05-07 23:00"
+    assert (len(validated.bars), validated.replaced, validated.rejected) == (168, 0, [])
+    assert opens(validated.bars)[-1] == "2024-05-07 23:00"
 
 
 @pytest.mark.parametrize("empty", ["", "NaN", "-", "null", "N/A"])
-def test_volume_that_is_not_known_costs_no_bar(source, empty):
+def test_an_unknown_volume_rejects_no_bar(source, empty):
     rows = [[*row[:4], empty] for row in BTC]
 
-    sifted = inspect(source(make_csv(f"time,{NAMES}", EPOCHS, rows), "TVC_INDEX, 60.csv"))
+    validated = inspect(source(make_csv(f"time,{NAMES}", EPOCHS, rows), "TVC_INDEX, 60.csv"))
 
-    assert (len(sifted.bars), sifted.rejected) == (COUNT, [])
-    assert np.isnan(sifted.bars.ohlcv_TF[:, 4]).all()
+    assert (len(validated.bars), validated.rejected) == (COUNT, [])
+    assert np.isnan(validated.bars.ohlcv_TF[:, 4]).all()
 
 
 def test_a_volume_of_null_in_rows_of_json(source):
     rows = [[time, *map(str, row[:4]), None, time] for time, row in zip(EPOCHS, BTC, strict=True)]
 
-    sifted = inspect(source(json.dumps(rows), "klines.json"))
+    validated = inspect(source(json.dumps(rows), "klines.json"))
 
-    assert len(sifted.bars) == COUNT
-    assert np.isnan(sifted.bars.ohlcv_TF[:, 4]).all()
+    assert len(validated.bars) == COUNT
+    assert np.isnan(validated.bars.ohlcv_TF[:, 4]).all()
 
 
 def test_several_symbols_in_one_file(source):
-    """Two series, told apart by a column; and no series of another name."""
+    """Two series, separated by a column; other symbols are an error."""
     days = pd.bdate_range("2023-03-01", periods=104)
     days = days[~days.isin(pd.to_datetime(["2023-04-07", "2023-05-29", "2023-06-19", "2023-07-04"]))]
     both = [("AAA", days, make_rows(len(days), 45)), ("ZZZ", days[10:], make_rows(len(days) - 10, 160))]
@@ -293,7 +293,7 @@ def test_several_symbols_in_one_file(source):
     ]
     stocks = source("\n".join([f"date,{NAMES},Name", *lines]), "all_stocks.csv")
 
-    guessed = [guess.key for guess in stocks.guess()]
+    guessed = [guess.key for guess in stocks.infer_series()]
     found = {symbol: read(stocks, "1d", "XNYS", f"{symbol}/USD").bars for symbol in ("AAA", "ZZZ")}
 
     assert [(key.symbol, key.calendar) for key in guessed] == [("AAA/USD", "XNYS"), ("ZZZ/USD", "XNYS")]
@@ -304,17 +304,17 @@ def test_several_symbols_in_one_file(source):
         read(stocks, "1d", "XNYS", "BBB/USD")
 
 
-def test_prices_apart_by_a_rounding_are_bars(source):
-    """Adjusted prices: the close is a bit of a float64 above the high."""
+def test_prices_within_rounding_are_bars(source):
+    """Adjusted prices: the close is above the high by the last bit."""
     rows = make_rows(120, 54.8)
     for row in rows[::4]:
         row[1] = max(row[0], row[3])
         row[3] = float(np.nextafter(row[1], np.inf))
 
-    sifted = read(source(make_csv(f"Date,{NAMES}", DAYS.date, rows)), "1d")
+    validated = read(source(make_csv(f"Date,{NAMES}", DAYS.date, rows)), "1d")
 
-    assert (len(sifted.bars), sifted.rejected) == (120, [])
-    assert any("rounding" in note for note in sifted.notes)
+    assert (len(validated.bars), validated.rejected) == (120, [])
+    assert any("rounding" in note for note in validated.notes)
 
 
 # Times.
@@ -324,18 +324,23 @@ def test_prices_apart_by_a_rounding_are_bars(source):
 def test_compact_digits_are_dates(source, form, frequency, timeframe):
     times = pd.date_range("2024-01-01", periods=120, freq=frequency)
 
-    sifted = inspect(source(make_csv(f"timestamp,{NAMES}", times.strftime(form), make_rows(120))))
+    validated = inspect(source(make_csv(f"timestamp,{NAMES}", times.strftime(form), make_rows(120))))
 
-    assert (str(sifted.bars.key.timeframe), len(sifted.bars), sifted.rejected, sifted.later) == (timeframe, 120, [], 0)
-    assert opens(sifted.bars)[0] == "2024-01-01 00:00"
+    assert (str(validated.bars.key.timeframe), len(validated.bars), validated.rejected, validated.unclosed) == (
+        timeframe,
+        120,
+        [],
+        0,
+    )
+    assert opens(validated.bars)[0] == "2024-01-01 00:00"
 
 
 def test_rows_that_have_not_closed_are_counted(source):
     content = make_csv(f"time,{NAMES}", HOURS, BTC)
 
-    sifted = source(content).sift(make_key(), EPOCHS[50] * 1000)
+    validated = source(content).validate_rows(make_key(), EPOCHS[50] * 1000)
 
-    assert (len(sifted.bars), sifted.later) == (50, 10)
+    assert (len(validated.bars), validated.unclosed) == (50, 10)
 
 
 @pytest.mark.parametrize("hour", [6, 16])
@@ -345,26 +350,26 @@ def test_days_that_begin_at_another_hour_need_the_anchor(source, hour):
     with pytest.raises((SourceError, InvalidBars), match=rf"{hour:02}:00.*day.anchor|day.anchor.*{hour:02}:00"):
         inspect(source(text))
 
-    sifted = inspect(source(text), day_anchor=f"{hour:02}:00")
-    assert (len(sifted.bars), sifted.bars.key.calendar, sifted.rejected) == (120, f"24/7@{hour:02}:00", [])
-    assert opens(sifted.bars)[0] == f"2024-01-01 {hour:02}:00"
+    validated = inspect(source(text), day_anchor=f"{hour:02}:00")
+    assert (len(validated.bars), validated.bars.key.calendar, validated.rejected) == (120, f"24/7@{hour:02}:00", [])
+    assert opens(validated.bars)[0] == f"2024-01-01 {hour:02}:00"
 
 
-def test_an_hour_that_comes_twice_needs_a_zone(source):
-    """Minutes of a night on which New York's clocks go back."""
+def test_a_repeated_hour_needs_a_zone(source):
+    """Minutes of a night in which New York's clocks go back."""
     times = pd.date_range("2024-11-03 04:00", periods=300, freq="min", tz="UTC").tz_convert("America/New_York")
     text = make_csv(f"time,{NAMES}", times.strftime("%Y-%m-%d %H:%M:%S"), make_rows(300, 68000.0))
 
     with pytest.raises(Ambiguous, match="--timezone"):
         inspect(source(text))
 
-    sifted = inspect(source(text, timezone="America/New_York"))
-    assert (len(sifted.bars), sifted.replaced, sifted.rejected) == (300, 0, [])
-    assert (opens(sifted.bars)[0], opens(sifted.bars)[-1]) == ("2024-11-03 04:00", "2024-11-03 08:59")
+    validated = inspect(source(text, timezone="America/New_York"))
+    assert (len(validated.bars), validated.replaced, validated.rejected) == (300, 0, [])
+    assert (opens(validated.bars)[0], opens(validated.bars)[-1]) == ("2024-11-03 04:00", "2024-11-03 08:59")
 
 
 def test_local_times_of_new_york_need_a_zone(source):
-    """Across the beginning of summer time."""
+    """Over the start of daylight saving time."""
     days = ["2025-03-06", "2025-03-07", "2025-03-10", "2025-03-11"]
     times = [time for day in days for time in pd.date_range(f"{day} 09:30", periods=78, freq="5min")]
     text = make_csv(f"datetime,{NAMES}", times, make_rows(312, 570.0))
@@ -374,17 +379,17 @@ def test_local_times_of_new_york_need_a_zone(source):
     with pytest.raises(Ambiguous, match="--timezone America/New_York"):
         inspect(source(text, "SPY_5min.csv"), calendar="XNYS")
 
-    sifted = inspect(source(text, "SPY_5min.csv", timezone="America/New_York"), calendar="XNYS")
-    assert (len(sifted.bars), sifted.rejected) == (312, [])
-    assert opens(sifted.bars)[0] == "2025-03-06 14:30"
-    assert opens(sifted.bars)[156] == "2025-03-10 13:30"
+    validated = inspect(source(text, "SPY_5min.csv", timezone="America/New_York"), calendar="XNYS")
+    assert (len(validated.bars), validated.rejected) == (312, [])
+    assert opens(validated.bars)[0] == "2025-03-06 14:30"
+    assert opens(validated.bars)[156] == "2025-03-10 13:30"
 
 
 # Calendars.
 
 
 def make_days(start: str, end: str, *holidays: str) -> pd.DatetimeIndex:
-    """Make weekdays without holidays."""
+    """Return weekdays without holidays."""
     days = pd.bdate_range(start, end)
     return days[~days.isin(pd.to_datetime(list(holidays)))]
 
@@ -406,8 +411,8 @@ def test_weekdays_with_holidays_that_are_not_new_york_s_need_the_calendar(source
     with pytest.raises(Ambiguous, match="--calendar"):
         inspect(source(text, "ABC.DE_1d.csv"))
 
-    sifted = inspect(source(text, "ABC.DE_1d.csv"), calendar="XFRA")
-    assert (len(sifted.bars), sifted.rejected) == (260, [])
+    validated = inspect(source(text, "ABC.DE_1d.csv"), calendar="XFRA")
+    assert (len(validated.bars), validated.rejected) == (260, [])
 
 
 def test_midnights_of_hong_kong_are_sessions_of_their_dates(source):
@@ -418,12 +423,12 @@ def test_midnights_of_hong_kong_are_sessions_of_their_dates(source):
     with pytest.raises(Ambiguous, match="--calendar"):
         inspect(source(text, "9999.HK_1d.csv"))
 
-    sifted = inspect(source(text, "9999.HK_1d.csv"), calendar="XHKG")
-    assert (len(sifted.bars), sifted.rejected) == (120, [])
-    assert opens(sifted.bars)[0] == "2023-01-03 01:30"
+    validated = inspect(source(text, "9999.HK_1d.csv"), calendar="XHKG")
+    assert (len(validated.bars), validated.rejected) == (120, [])
+    assert opens(validated.bars)[0] == "2023-01-03 01:30"
 
 
-def test_hours_by_the_clock_are_told_from_those_of_sessions(source):
+def test_full_hours_are_distinguished_from_session_hours(source):
     days = make_days("2024-01-02", "2024-03-06", "2024-01-15", "2024-02-19")
     times = [f"{day:%Y-%m-%d}T{hour}:00:00Z" for day in days for hour in range(14, 21)]
     text = make_csv(f"timestamp,{NAMES}", times, make_rows(len(times), 185.0))
@@ -437,22 +442,22 @@ def test_hours_by_the_clock_are_told_from_those_of_sessions(source):
 # Timeframes.
 
 
-def test_rows_that_change_their_timeframe_are_told(source):
+def test_a_change_of_timeframe_is_reported(source):
     days = pd.bdate_range("2000-03-01", periods=110)
     four_hours = pd.date_range("2000-08-02", periods=140 * 2, freq="4h")
     four_hours = four_hours[four_hours.day_of_week < 5][:140]
     times = days.append(four_hours)
     text = make_csv("time,open,high,low,close,tick_volume", times, make_rows(len(times), 0.93, 5))
 
-    sifted = read(source(text, "EURUSD_H4.csv"), "4h")
+    validated = read(source(text, "EURUSD_H4.csv"), "4h")
 
-    assert (len(sifted.bars), len(sifted.rejected)) == (140, 110)
-    assert {"4h" in row.reason for row in sifted.rejected} == {True}
-    assert any("2000-08-02" in note for note in sifted.notes)
+    assert (len(validated.bars), len(validated.rejected)) == (140, 110)
+    assert {"4h" in row.reason for row in validated.rejected} == {True}
+    assert any("2000-08-02" in note for note in validated.notes)
 
 
 @pytest.mark.parametrize("timeframe", ["4h", "1d", "15m"])
-def test_rows_of_another_timeframe_are_refused(source, timeframe):
+def test_rows_of_another_timeframe_are_rejected(source, timeframe):
     times = pd.date_range("2025-01-01", periods=288, freq="h")
 
     with pytest.raises(SourceError, match=rf"1h.*{timeframe}|{timeframe}.*1h"):
@@ -467,7 +472,7 @@ def test_rows_of_another_timeframe_are_refused(source, timeframe):
         (pd.date_range("2015-01-31", periods=120, freq="ME"), "1M"),
     ],
 )
-def test_weeks_and_months_are_refused_in_those_words(source, times, name):
+def test_weeks_and_months_are_rejected_by_name(source, times, name):
     with pytest.raises(SourceError, match=f"{name} is not supported"):
         inspect(source(make_csv(f",{NAMES}", times.date, make_rows(120, 33000.0))))
 
@@ -476,7 +481,7 @@ def test_weeks_and_months_are_refused_in_those_words(source, times, name):
 
 
 def make_yfinance() -> pd.DataFrame:
-    """Make what yfinance gives for one ticker: two levels of names, and New York's sessions in UTC."""
+    """Return a frame as yfinance does: two column levels, New York sessions in UTC."""
     times = [
         time for day in ("2025-07-16", "2025-07-17") for time in pd.date_range(f"{day} 13:30", periods=78, freq="5min")
     ]
@@ -490,11 +495,11 @@ def make_yfinance() -> pd.DataFrame:
 def test_yfinance_within_a_day(source, suffix):
     frame = make_yfinance()
 
-    sifted = inspect(source(frame.to_csv() if suffix == "csv" else frame, f"ABC_5m.{suffix}"))
+    validated = inspect(source(frame.to_csv() if suffix == "csv" else frame, f"ABC_5m.{suffix}"))
 
-    assert (str(sifted.bars.key), sifted.bars.key.calendar) == ("file ABC/USD 5m", "XNYS")
-    assert (len(sifted.bars), sifted.rejected) == (156, [])
-    assert sifted.bars.ohlcv_TF.tolist() == frame.to_numpy().tolist()
+    assert (str(validated.bars.key), validated.bars.key.calendar) == ("file ABC/USD 5m", "XNYS")
+    assert (len(validated.bars), validated.rejected) == (156, [])
+    assert validated.bars.ohlcv_TF.tolist() == frame.to_numpy().tolist()
 
 
 INDEX = pd.date_range("2025-01-01", periods=40, freq="h", tz="UTC")
@@ -506,7 +511,7 @@ FRAMES = {
     "yfinance, download": CAPITALS.set_axis(pd.MultiIndex.from_product([CAPITALS, ["BTC-USD"]]), axis="columns"),
     "newest first": PLAIN[::-1],
 }
-KEY = SeriesKey.of("any", "BTC/USDT", "1h")
+KEY = SeriesKey("any", "BTC/USDT", "1h")
 
 
 @pytest.mark.parametrize("name", FRAMES)
@@ -524,10 +529,10 @@ def test_a_frame_without_known_volume():
     assert np.isnan(bars.ohlcv_TF[:, 4]).all()
 
 
-def test_a_frame_of_another_timeframe_is_refused():
+def test_a_frame_of_another_timeframe_is_rejected():
     days = PLAIN.set_axis(pd.date_range("2024-01-01", periods=40, tz="UTC"))
 
-    with pytest.raises((InvalidContext, SourceError), match="1h"):
+    with pytest.raises((InvalidArgument, SourceError), match="1h"):
         Bars.from_frame(KEY, days)
 
 

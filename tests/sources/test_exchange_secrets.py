@@ -11,7 +11,7 @@ import pytest
 
 from forecaster.config import ExchangeConfig
 from forecaster.errors import ConfigError, SourceError
-from forecaster.secret import Address
+from forecaster.secret import SecretUrl
 from forecaster.sources.exchange.source import ExchangeSource
 from forecaster.store.memory import MemoryStore
 from tests.builders import make_key
@@ -51,7 +51,7 @@ def proxy(status, head):
 
 def fault_of(url):
     """The fault of asking kraken at this address, with its causes as a traceback shows them."""
-    config = ExchangeConfig(id="kraken", api_urls=Address(url), timeout=2, deadline=0.3)
+    config = ExchangeConfig(id="kraken", api_urls=SecretUrl(url), timeout=2, deadline=0.3)
     source = ExchangeSource("kraken", config, MemoryStore())
     try:
         with pytest.raises(SourceError) as raised:
@@ -89,6 +89,6 @@ def test_nobody_listening_shows_no_password():
 @pytest.mark.parametrize("url", [f"http://me:{SECRET}@[::1/api", f"me:{SECRET}@proxy/api", f"ftp://me:{SECRET}@h/"])
 def test_an_address_that_is_none_is_refused_without_its_password(url):
     with pytest.raises(ConfigError, match="expected addresses such as") as refused:
-        ExchangeSource("kraken", ExchangeConfig(id="kraken", api_urls=Address(url)), MemoryStore())
+        ExchangeSource("kraken", ExchangeConfig(id="kraken", api_urls=SecretUrl(url)), MemoryStore())
 
     assert SECRET not in str(refused.value)

@@ -1,4 +1,4 @@
-"""Files as a source of bars: what is asked of one, when a bar is shown, which symbol it is, and what is refused."""
+"""Files as a source of bars: spans, closes, symbols and rejected rows."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from forecaster.errors import BadPayload, UnknownSymbol
 from forecaster.sources import Fetched, open_source
 from forecaster.sources.files import FileSource
 from forecaster.store.memory import MemoryStore
-from forecaster.tables import Reading
+from forecaster.tables import ParseOptions
 from tests.builders import DAY_MS, HOUR_MS, make_bars, make_key, utc_ms
 
 DAILY = make_key(timeframe="1d")
@@ -40,7 +40,7 @@ def fetch(tmp_path):
 
 
 def opened(fetched: Fetched) -> list[str]:
-    """Open times, as people write them."""
+    """Return open times as text."""
     return [str(time)[:16].replace("T", " ") for time in fetched.bars.open_time.astype("datetime64[ms]")]
 
 
@@ -67,8 +67,8 @@ def test_rows_may_run_backwards(fetch):
 
 
 @pytest.mark.parametrize(("days", "expected"), [((1, 2, 2), [1, 3]), ((2, 2, 1), [3, 1])], ids=["rising", "falling"])
-def test_of_two_rows_for_one_time_the_later_written_stands(fetch, days, expected):
-    """A file that runs backwards grows at its top."""
+def test_the_later_row_of_one_time_wins(fetch, days, expected):
+    """In a file with the newest first, the upper row wins."""
     rows = [f"2024-01-0{day},2,4,1,3,{volume}\n" for day, volume in zip(days, (1, 2, 3), strict=True)]
 
     fetched = fetch(HEADER + "".join(rows))
@@ -85,7 +85,7 @@ def test_a_date_stands_for_the_open_of_its_session(fetch):
     assert [row.open_time for row in fetched.rejected] == [utc_ms("2018-11-22")]
 
 
-def test_rows_that_are_no_bars_are_returned_with_their_reason(fetch):
+def test_rejected_rows_are_returned_with_their_reason(fetch):
     fetched = fetch(f"{HEADER}2024-01-01,2,4,1,3,5\n2024-01-02,2,1,1,3,5\n2024-01-03,2,,1,3,5\n2024-01-04,2\n")
 
     assert opened(fetched) == ["2024-01-01 00:00"]
@@ -111,7 +111,7 @@ def test_since_is_included(tmp_path):
     assert len(source.fetch(make_key(), int(opens[4]) + 1, EVER).bars) == 5
 
 
-def test_a_bar_is_given_when_it_has_closed(tmp_path):
+def test_a_bar_is_returned_once_it_has_closed(tmp_path):
     source, opens = written(tmp_path)
     close = int(opens[4]) + HOUR_MS
 
@@ -121,7 +121,7 @@ def test_a_bar_is_given_when_it_has_closed(tmp_path):
 
 
 def test_an_early_close_counts(fetch):
-    """A session's date is no license to show it before its close."""
+    """A session is not returned before its close."""
     key = make_key(symbol="SPX/USD", timeframe="1d", calendar="XNYS")
     content = f"{HEADER}2018-11-23,2,4,1,3,5\n"
     close = utc_ms("2018-11-23 18:00")
@@ -153,8 +153,8 @@ def test_a_span_without_bars_gives_none(tmp_path):
         ("2024-01-04", "2024-01-05", 0),
     ],
 )
-def test_rejected_rows_are_those_of_the_asked_span(fetch, since, as_of, expected):
-    """One off the grid, which has no close, is shown once its length has passed."""
+def test_rejected_rows_are_those_of_the_span(fetch, since, as_of, expected):
+    """A row off the grid is returned once its length has passed."""
     good = "".join(f"2023-12-{day},2,4,1,3,5\n" for day in range(10, 31))
     content = f"{HEADER}{good}2024-01-01,2,1,1,3,5\n2024-01-02 12:00,2,4,1,3,5\n2024-01-03 12:00,2,4,1,3,5\n"
 
@@ -163,7 +163,7 @@ def test_rejected_rows_are_those_of_the_asked_span(fetch, since, as_of, expected
     assert len(fetched.rejected) == expected
 
 
-def test_the_same_question_has_the_same_answer(tmp_path):
+def test_the_same_call_returns_the_same_bars(tmp_path):
     path = tmp_path / "bars.csv"
     path.write_text(f"{HEADER}2024-01-01,2,4,1,3,5\n2024-01-02,2,1,1,3,5\n")
     source = FileSource(path)
@@ -174,7 +174,7 @@ def test_the_same_question_has_the_same_answer(tmp_path):
     assert first.rejected == second.rejected != []
 
 
-def test_the_file_is_read_at_the_first_question_and_kept(tmp_path):
+def test_the_file_is_read_at_the_first_call_and_kept(tmp_path):
     path = tmp_path / "bars.csv"
     source = FileSource(path)
     path.write_text(f"{HEADER}2024-01-01,2,4,1,3,5\n")
@@ -187,7 +187,7 @@ def test_the_file_is_read_at_the_first_question_and_kept(tmp_path):
     assert opened(first) == opened(second) == ["2024-01-01 00:00"]
 
 
-def test_a_file_that_was_mended_is_read(tmp_path):
+def test_a_repaired_file_is_read(tmp_path):
     path = tmp_path / "bars.csv"
     source = FileSource(path)
     with pytest.raises(BadPayload):
@@ -198,8 +198,8 @@ def test_a_file_that_was_mended_is_read(tmp_path):
     assert len(source.fetch(DAILY, None, EVER).bars) == 1
 
 
-def test_threads_may_ask_at_once(tmp_path, monkeypatch):
-    """And the file is read once for all of them."""
+def test_threads_may_fetch_at_once(tmp_path, monkeypatch):
+    """The file is read only once."""
     source, opens = written(tmp_path, 200)
     reads = []
     read_csv = pd.read_csv
@@ -232,8 +232,8 @@ def test_the_configuration_opens_it(tmp_path):
     ],
     ids=["no row", "other columns", "a word for a number", "no time", "a frame"],
 )
-def test_a_file_that_will_not_do_is_refused_by_name(fetch, content, expected):
-    """With the line or row, where there is one, counted as people do."""
+def test_an_unusable_file_is_rejected_by_name(fetch, content, expected):
+    """With the line or row number."""
     with pytest.raises(BadPayload) as refused:
         fetch(content)
 
@@ -258,7 +258,7 @@ PRICES = {"open": [2.0], "high": [4.0], "low": [1.0], "close": [3.0]}
     ids=["naive", "UTC", "zone", "text", "date", "seconds", "milliseconds"],
 )
 @pytest.mark.parametrize("place", ["column", "index", "nameless index"])
-def test_parquet_keeps_times_as_it_likes(fetch, times, place):
+def test_parquet_times_of_any_type_are_read(fetch, times, place):
     frame = pd.DataFrame(PRICES | {"Date": times})
     if place != "column":
         frame = frame.set_index("Date").rename_axis("Date" if place == "index" else None)
@@ -271,7 +271,7 @@ def test_parquet_keeps_times_as_it_likes(fetch, times, place):
 
 
 def exported_as(path: Path, frame: pd.DataFrame) -> Path:
-    """A file of this frame, in the shape that its name says."""
+    """Write a frame in the format of the suffix."""
     if path.name == "freqtrade.feather":
         frame.reset_index().rename(columns={"open_time": "date"}).to_feather(path)
     elif path.name == "ccxt.json":
@@ -286,8 +286,8 @@ def exported_as(path: Path, frame: pd.DataFrame) -> Path:
 
 
 @pytest.mark.parametrize("name", ["freqtrade.feather", "ccxt.json", "yfinance.csv"])
-def test_shapes_that_people_have(tmp_path, name):
-    """The same bars, to the last bit, from each of them."""
+def test_common_file_structures(tmp_path, name):
+    """The same bars, to the last bit."""
     bars = make_bars(DAILY, 30)
 
     fetched = FileSource(exported_as(tmp_path / name, bars.frame)).fetch(DAILY, None, EVER)
@@ -297,7 +297,7 @@ def test_shapes_that_people_have(tmp_path, name):
     assert fetched.rejected == []
 
 
-def test_symbols_side_by_side_begin_when_they_do(tmp_path):
+def test_symbols_in_wide_format_may_begin_later(tmp_path):
     source = FileSource(exported_as(tmp_path / "yfinance.csv", make_bars(DAILY, 30).frame))
 
     fetched = source.fetch(make_key("any", "SPY/USD", "1d"), None, EVER)
@@ -308,12 +308,12 @@ def test_symbols_side_by_side_begin_when_they_do(tmp_path):
 
 @pytest.fixture
 def named(tmp_path):
-    """Write a file of bars of each of these names, whose volume is their place; open it."""
+    """Write and open a file of bars with these symbol names; the volume is their position."""
 
-    def named(*names: str, **reading) -> FileSource:
+    def named(*names: str, **options) -> FileSource:
         frames = [make_bars(DAILY, 3).frame.assign(volume=place, symbol=name) for place, name in enumerate(names)]
         pd.concat(frames).to_csv(tmp_path / "bars.csv")
-        return FileSource(tmp_path / "bars.csv", Reading(**reading))
+        return FileSource(tmp_path / "bars.csv", ParseOptions(**options))
 
     return named
 
@@ -335,8 +335,8 @@ def named(tmp_path):
         (["ABC.US", "ABC.DE"], "ABC-DE/EUR", 1),
     ],
 )
-def test_a_symbol_has_the_names_of_venues(named, names, symbol, place):
-    """A dollar is called by many of them; a name as a whole wins over a part of one."""
+def test_names_of_venues_are_recognised(named, names, symbol, place):
+    """The dollar has many names; a full name wins over a part."""
     fetched = named(*names).fetch(make_key("any", symbol, "1d"), None, EVER)
 
     assert fetched.bars.ohlcv_TF[:, 4].tolist() == [place] * 3
@@ -352,12 +352,12 @@ def test_a_symbol_has_the_names_of_venues(named, names, symbol, place):
         (["ABC.US", "ABC.DE"], "ABC/USD"),
     ],
 )
-def test_a_symbol_that_is_not_there_is_refused(named, names, symbol):
-    with pytest.raises(UnknownSymbol, match=f"expected one of its {len(names)} symbols, found '{symbol}'; near ones"):
+def test_a_missing_symbol_is_rejected(named, names, symbol):
+    with pytest.raises(UnknownSymbol, match=f"expected one of its {len(names)} symbols, found '{symbol}'; similar"):
         named(*names).fetch(make_key("any", symbol, "1d"), None, EVER)
 
 
-def test_a_column_that_names_no_symbol_is_passed_over_when_that_is_said(named):
+def test_a_column_without_symbols_is_ignored_by_option(named):
     fetched = named("spot", symbol_column="").fetch(DAILY, None, EVER)
 
     assert len(fetched.bars) == 3

@@ -1,4 +1,4 @@
-"""Files as tables: the names and cells that they hold, however they are written, and what is said of the unreadable."""
+"""Files as tables: names and cells in many formats, and errors of unreadable files."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 
 from forecaster.errors import BadPayload
-from forecaster.sources.files import bounds
+from forecaster.sources.files import limits
 from forecaster.sources.files.load import load_tables
 
 NAMES = ["date", "open", "high", "low", "close", "volume"]
@@ -26,7 +26,7 @@ OBJECTS = [{"t": 1704067200000 + day, **OHLC} for day in range(3)]
 
 @pytest.fixture
 def tables_of(tmp_path):
-    """Write a file, load it."""
+    """Write a file and load it."""
 
     def tables_of(content, name="bars.csv"):
         path = tmp_path / name
@@ -40,7 +40,7 @@ def tables_of(tmp_path):
 
 @pytest.fixture
 def table_of(tables_of):
-    """Write a file that holds one table, load it."""
+    """Write a file with one table and load it."""
 
     def table_of(content, name="bars.csv"):
         (table,) = tables_of(content, name)
@@ -68,11 +68,11 @@ class TestText:
 
         assert (table.names, rows(table)) == (NAMES, ROWS)
         assert table.cells.index.tolist() == [2, 3, 4, 5, 6, 7]
-        assert (table.place, table.form, table.has_header) == ("line", "csv, utf-8, separated by commas", True)
+        assert (table.row_unit, table.format, table.has_header) == ("line", "csv, utf-8, separated by commas", True)
 
     @pytest.mark.parametrize("word", ["NaN", "null", "N/A", "-", "None", "nan", "1,000"])
-    def test_words_for_nothing_stay_text(self, table_of, word):
-        """What they mean is for numbers to know; only an empty cell is missing."""
+    def test_markers_of_missing_values_stay_text(self, table_of, word):
+        """`numbers` interprets them; only an empty cell is missing."""
         table = table_of(f'{HEADER}2024-01-01,2,4,1,"{word}",\n')
 
         assert rows(table) == [["2024-01-01", "2", "4", "1", word, None]]
@@ -87,20 +87,20 @@ class TestText:
         ("separator", "name"), [(",", "commas"), (";", "semicolons"), ("\t", "tabs"), ("|", "vertical bars")]
     )
     @pytest.mark.parametrize("suffix", [".csv", ".txt", ".tsv", ".CSV"])
-    def test_the_sign_between_cells_is_found(self, table_of, separator, name, suffix):
+    def test_the_separator_is_found(self, table_of, separator, name, suffix):
         table = table_of((HEADER + BODY).replace(",", separator), f"bars{suffix}")
 
         assert rows(table) == ROWS
-        assert table.form == f"{suffix[1:].lower()}, utf-8, separated by {name}"
+        assert table.format == f"{suffix[1:].lower()}, utf-8, separated by {name}"
 
     @pytest.mark.parametrize("header", ["Datum;Open;High;Low;Close;Volume\n", ""])
-    def test_decimal_commas_are_not_between_cells(self, table_of, header):
+    def test_decimal_commas_are_not_separators(self, table_of, header):
         """Without a header, commas split each line evenly as well."""
         table = table_of(header + "02.01.2024;2430,0;2432,85;2412,05;2426,98;2513\n" * 3)
 
         assert rows(table) == [["02.01.2024", "2430,0", "2432,85", "2412,05", "2426,98", "2513"]] * 3
 
-    def test_commas_in_quotes_are_not_between_cells(self, table_of):
+    def test_quoted_commas_are_not_separators(self, table_of):
         table = table_of('"Date","Price","Open","High","Low"\n' + '"01/02/2024","2,789.51","2,7","2,8","2,6"\n' * 3)
 
         assert rows(table)[0] == ["01/02/2024", "2,789.51", "2,7", "2,8", "2,6"]
@@ -112,7 +112,7 @@ class TestText:
         "encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32", "cp1250", "iso8859-2"]
     )
     def test_encodings(self, table_of, encoding):
-        """Marked or not; of the old ones, that in which the header names bars."""
+        """With a byte order mark or not; of legacy encodings, the one in which the header names bars."""
         header = "Data,Otwarcie,Najwyższy,Najniższy,Zamknięcie,Wolumen\n"
 
         table = table_of((header + BODY).encode(encoding))
@@ -126,7 +126,7 @@ class TestText:
         table = table_of((header + BODY).encode("gbk"))
 
         assert table.names == header.strip().split(",")
-        assert table.form == "csv, gb18030, separated by commas"
+        assert table.format == "csv, gb18030, separated by commas"
 
     def test_lines_above_the_header_are_skipped(self, table_of):
         banner = "All times are UTC,https://example.org\n\nopen, high and low are in USD\nDigits,5,Period,60\n"
@@ -136,8 +136,8 @@ class TestText:
         assert (table.names, rows(table)) == (NAMES, ROWS)
         assert table.cells.index[0] == 6
 
-    def test_a_header_is_not_looked_for_below_the_row_of_a_bar(self, table_of):
-        """Two files in one: the rows of the first are not a banner of the second."""
+    def test_no_header_is_searched_below_a_bar(self, table_of):
+        """Two concatenated files: the rows of the first are not a banner of the second."""
         table = table_of(BODY + HEADER + BODY)
 
         assert not table.has_header
@@ -150,7 +150,7 @@ class TestText:
         assert table.cells.index.tolist() == [3]
 
     def test_an_unknown_header_is_a_header(self, table_of):
-        """So that its columns can be named."""
+        """The user can then name its columns."""
         table = table_of("By hand\nWann,Erstes,Groesstes,Kleinstes,Ende\n2024-01-01,2,4,1,3\n")
 
         assert table.has_header
@@ -169,7 +169,7 @@ class TestText:
         ],
     )
     def test_a_first_row_with_numbers_is_no_header(self, table_of, row):
-        """Not one bar is taken for names."""
+        """No bar is read as a header."""
         table = table_of(f"# a comment\n{row}\n{row}\n")
 
         assert not table.has_header
@@ -178,7 +178,7 @@ class TestText:
         assert table.cells.index.tolist() == [2, 3]
 
     @pytest.mark.parametrize("index", [False, True])
-    def test_the_numbers_that_pandas_gives_to_columns_are_no_row(self, table_of, index):
+    def test_column_numbers_of_pandas_are_not_a_row(self, table_of, index):
         table = table_of(pd.DataFrame([[1704067200, 2.5, 4.5, 1.5, 3.5]] * 2).to_csv(index=index))
 
         assert not table.has_header
@@ -192,7 +192,7 @@ class TestText:
         assert table.symbol == ""
         assert len(rows(table)) == len(ROWS) + 1
 
-    def test_the_sign_of_the_end_of_a_file_is_no_row(self, table_of):
+    def test_the_end_of_file_mark_is_not_a_row(self, table_of):
         assert rows(table_of(HEADER + BODY + "\x1a")) == ROWS
 
     @pytest.mark.parametrize(
@@ -205,7 +205,7 @@ class TestText:
             ("Market data\n", ""),
         ],
     )
-    def test_a_zone_above_the_header_is_told(self, table_of, banner, zone):
+    def test_a_zone_above_the_header_is_read(self, table_of, banner, zone):
         assert table_of(banner + HEADER + BODY).timezone == zone
 
     @pytest.mark.parametrize(
@@ -218,7 +218,7 @@ class TestText:
         ],
         ids=["one line", "two lines", "spaces", "page"],
     )
-    def test_what_is_no_table_is_refused_by_its_first_line(self, table_of, content, found):
+    def test_other_text_is_rejected_with_its_first_line(self, table_of, content, found):
         with pytest.raises(BadPayload, match="expected a table of bars") as refused:
             table_of(content)
 
@@ -234,7 +234,7 @@ class TestText:
             (b"PAR1", "a Parquet file"),
         ],
     )
-    def test_another_file_under_the_name_of_a_text_is_named(self, table_of, content, kind):
+    def test_another_format_with_a_text_suffix_is_named(self, table_of, content, kind):
         with pytest.raises(BadPayload, match=f"expected a readable csv file, found '{kind}'"):
             table_of(content)
         with pytest.raises(BadPayload, match=f"expected a readable csv file, found '{kind}'"):
@@ -259,7 +259,7 @@ class TestText:
         ],
         ids=["one cell more", "three", "in the first row", "a quote over two lines", "a quote without end", "NUL"],
     )
-    def test_no_row_and_no_cell_is_lost_in_silence(self, table_of, content, expected):
+    def test_no_row_or_cell_is_dropped_silently(self, table_of, content, expected):
         with pytest.raises(BadPayload) as refused:
             table_of(HEADER + content)
 
@@ -270,7 +270,7 @@ FIELDS = ["Close", "High", "Low", "Open", "Volume"]
 
 
 def downloaded(*tickers: str, index: str | None = "Date", names=("Price", "Ticker")) -> pd.DataFrame:
-    """A frame as yfinance gives it: columns of two levels."""
+    """Return a frame as yfinance does, with two column levels."""
     columns = pd.MultiIndex.from_product([FIELDS, tickers], names=names)
     values = np.arange(2.0 * len(columns)).reshape(2, -1)
     return pd.DataFrame(values, index=pd.date_range("2024-01-01", periods=2, name=index), columns=columns)
@@ -281,7 +281,7 @@ def reset(frame: pd.DataFrame) -> str:
 
 
 class TestTwoLevels:
-    """Heads of fields and tickers, as yfinance and pandas write them."""
+    """Headers of fields and tickers, as yfinance and pandas write them."""
 
     @pytest.mark.parametrize(
         ("frame", "write", "time"),
@@ -313,7 +313,7 @@ class TestTwoLevels:
         ],
         ids=["by field", "by ticker", "old", "index reset"],
     )
-    def test_several_tickers_stand_in_the_names(self, table_of, frame, write):
+    def test_several_tickers_are_part_of_the_names(self, table_of, frame, write):
         table = table_of(write(frame))
 
         assert table.names == ["Date", *(f"{ticker}:{field}" for field in FIELDS for ticker in "AB")]
@@ -355,18 +355,18 @@ class TestPacked:
         assert len(table.cells) == (3 if "json" in name else 6)
 
     def test_a_zip_of_one_file(self, tmp_path):
-        """Folders and what macOS adds do not count."""
+        """Folders and entries of macOS do not count."""
         members = {"data/": "", "data/BTCUSDT-1h.csv": BODY, "__MACOSX/data/._BTCUSDT-1h.csv": "\0"}
 
         (table,) = load_tables(zipped(tmp_path / "bars.zip", members))
 
         assert rows(table) == ROWS
-        assert table.form == "csv in zip, utf-8, separated by commas"
+        assert table.format == "csv in zip, utf-8, separated by commas"
         assert table.source == str(tmp_path / "bars.zip")
 
     @pytest.mark.parametrize("other", [".DS_Store", "a.csv.CHECKSUM", "a.txt", "A/readme.pdf"])
     def test_a_zip_of_one_table_among_other_files(self, tmp_path, other):
-        """A checksum of the exchange, and HistData's report of gaps."""
+        """A checksum of the exchange, and HistData's report on gaps."""
         (table,) = load_tables(zipped(tmp_path / "bars.zip", {other: "other", "a.csv": BODY}))
 
         assert rows(table) == ROWS
@@ -381,15 +381,15 @@ class TestPacked:
             ({"a.pdf": ""}, "found '.pdf'"),
         ],
     )
-    def test_a_zip_of_something_else_is_refused_by_its_members(self, tmp_path, members, found):
+    def test_a_zip_of_other_files_is_rejected_with_its_list(self, tmp_path, members, found):
         with pytest.raises(BadPayload) as refused:
             load_tables(zipped(tmp_path / "bars.zip", members))
 
         assert found in str(refused.value)
 
     @pytest.mark.parametrize("name", ["bars.zip", "bars.csv.gz"])
-    def test_what_grows_too_large_is_refused(self, tmp_path, monkeypatch, name):
-        monkeypatch.setattr(bounds, "MOST_BYTES", 1 << 20)
+    def test_what_grows_too_large_is_rejected(self, tmp_path, monkeypatch, name):
+        monkeypatch.setattr(limits, "MAX_BYTES", 1 << 20)
         path = tmp_path / name
         content = "0" * ((1 << 20) + 1)
         if name.endswith("zip"):
@@ -401,7 +401,7 @@ class TestPacked:
             load_tables(path)
 
     @pytest.mark.parametrize("name", ["bars.xlsx", "bars", "bars.gz", "bars.xlsx.gz"])
-    def test_an_unknown_suffix_is_refused(self, table_of, name):
+    def test_an_unknown_suffix_is_rejected(self, table_of, name):
         with pytest.raises(BadPayload, match=r"expected a file that ends in \.csv, .*\.feather, .*\.zip, found '"):
             table_of(b"", name)
 
@@ -419,13 +419,13 @@ class TestPacked:
             ("bars.jsonl", b'{"t": 1}\n{"t": \n'),
         ],
     )
-    def test_a_damaged_file_is_refused_by_name(self, table_of, name, content):
+    def test_a_damaged_file_is_rejected_by_name(self, table_of, name, content):
         kind = name.removesuffix(".gz").rpartition(".")[2]
         with pytest.raises(BadPayload, match=rf"expected a readable {kind} file, found '|found \""):
             table_of(content, name)
 
     @pytest.mark.parametrize("name", ["absent.csv", "absent.zip", "absent.json.gz", "folder.csv", "folder.zip"])
-    def test_a_file_that_is_not_there_is_refused_by_name(self, tmp_path, name):
+    def test_a_missing_file_is_rejected_by_name(self, tmp_path, name):
         (tmp_path / "folder.csv").mkdir()
         (tmp_path / "folder.zip").mkdir()
 
@@ -436,7 +436,7 @@ class TestPacked:
 
 
 def av(*times: str) -> dict:
-    """An answer of Alpha Vantage."""
+    """A response of Alpha Vantage."""
     values = {"1. open": "2", "2. high": "4", "3. low": "1", "4. close": "3"}
     meta = {"1. Information": "x", "2. Symbol": "IBM", "6. Time Zone": "US/Eastern"}
     return {"Meta Data": meta, "Time Series (5min)": dict.fromkeys(times, values)}
@@ -491,12 +491,12 @@ class TestJson:
             *("Tiingo", "CryptoCompare", "arrays", "MongoDB", "a header", "one object", "split", "by time", "unknown"),
         ],
     )
-    def test_shapes_with_names(self, table_of, content, names, symbol):
+    def test_structures_with_names(self, table_of, content, names, symbol):
         table = table_of(content, "bars.json")
 
         assert [name.replace(" ", "") for name in table.names] == names.split()
-        assert (table.symbol, table.has_header, table.place) == (symbol, True, "row")
-        assert table.form == "json, utf-8"
+        assert (table.symbol, table.has_header, table.row_unit) == (symbol, True, "row")
+        assert table.format == "json, utf-8"
 
     @pytest.mark.parametrize(
         ("content", "symbol"),
@@ -511,7 +511,7 @@ class TestJson:
         ids=["Binance", "Bybit", "OKX"],
     )
     def test_rows_without_names(self, table_of, content, symbol):
-        """Which column is what is not known of them."""
+        """The meaning of their columns is unknown."""
         table = table_of(content, "bars.json")
 
         assert not table.has_header
@@ -521,8 +521,8 @@ class TestJson:
     @pytest.mark.parametrize("orient", ["columns", "index", "records", "split", "table"])
     @pytest.mark.parametrize("index", [True, False])
     @pytest.mark.parametrize("dates", ["epoch", "iso"])
-    def test_shapes_of_pandas(self, tmp_path, orient, index, dates):
-        """Times in the index, or in a column beside an index that counts rows."""
+    def test_structures_of_pandas(self, tmp_path, orient, index, dates):
+        """Times in the index, or in a column beside row numbers."""
         path = tmp_path / "bars.json"
         frame = FRAME.set_axis(FRAME.index.as_unit("ms").astype(np.int64)) if dates == "epoch" else FRAME
         frame = frame.rename_axis("date")
@@ -549,7 +549,7 @@ class TestJson:
         assert rows(table)[0][0] == first
 
     def test_krakens_rows_are_named(self, table_of):
-        """Their order is Kraken's alone, and the last of them still changes."""
+        """Kraken has its own order, and its last row is not final."""
         pair = [[time, "2", "4", "1", "3", "2.5", "7", 9] for time in (1704067200, 1704070800)]
 
         table = table_of({"error": [], "result": {"XXBTZUSD": pair, "last": 1704067200}}, "bars.json")
@@ -569,7 +569,7 @@ class TestJson:
             (OBJECTS, ""),
         ],
     )
-    def test_a_zone_that_is_written_is_told(self, table_of, content, zone):
+    def test_a_written_zone_is_read(self, table_of, content, zone):
         assert table_of(content, "bars.json").timezone == zone
 
     @pytest.mark.parametrize(
@@ -582,18 +582,18 @@ class TestJson:
         ],
     )
     def test_several_symbols_are_several_tables(self, tables_of, content):
-        """What stands beside them and is no bars is none of them."""
+        """Other content is ignored."""
         tables = tables_of(content, "bars.json")
 
         assert [(table.symbol, len(table.cells)) for table in tables] == [("aapl", 3), ("MSFT", 2)]
 
     @pytest.mark.parametrize("name", ["bars.jsonl", "bars.ndjson", "bars.json"])
     def test_lines_of_json(self, table_of, name):
-        """Counted as editors do, blank ones too."""
+        """Line numbers as in an editor, with blank lines."""
         table = table_of("\n\n".join(map(json.dumps, OBJECTS)) + "\n", name)
 
         assert table.names == ["t", "o", "h", "l", "c"]
-        assert (table.place, table.cells.index.tolist()) == ("line", [1, 3, 5])
+        assert (table.row_unit, table.cells.index.tolist()) == ("line", [1, 3, 5])
 
     def test_numbers_stay_exact(self, table_of):
         table = table_of([{"t": 2**53 + 1, "o": 0.1 + 0.2, "h": 2**80, "l": "0.10", "c": None}], "bars.json")
@@ -617,7 +617,7 @@ class TestJson:
             ([{"bars": OBJECTS}, {"bars": OBJECTS}], "expected rows of each symbol in one list"),
         ],
     )
-    def test_json_without_bars_is_refused_by_its_keys(self, table_of, content, found):
+    def test_json_without_bars_is_rejected_by_its_keys(self, table_of, content, found):
         with pytest.raises(BadPayload) as refused:
             table_of(content, "bars.json")
 
@@ -635,11 +635,11 @@ def test_frames_in_files(tmp_path, name):
 
     assert table.names == ["date", "open", "high", "low", "close"]
     assert table.cells[0].tolist() == frame.index.tolist()
-    assert (table.form, table.place) == (name.partition(".")[2], "row")
+    assert (table.format, table.row_unit) == (name.partition(".")[2], "row")
 
 
-def test_a_damaged_note_of_types_is_a_damaged_file(tmp_path):
-    """What pandas wrote into it about its columns, and not the columns."""
+def test_damaged_type_metadata_is_a_damaged_file(tmp_path):
+    """Metadata of pandas about the columns, not the columns."""
     path = tmp_path / "bars.feather"
     FRAME.reset_index().to_feather(path)
     path.write_bytes(path.read_bytes().replace(b"numpy_type", b"numpy_tipe"))
@@ -648,8 +648,8 @@ def test_a_damaged_note_of_types_is_a_damaged_file(tmp_path):
         load_tables(path)
 
 
-def test_a_first_row_that_has_a_time_alone_is_no_part_of_the_head(tmp_path):
-    """Its prices are missing; it is a row all the same."""
+def test_a_first_row_with_only_a_time_is_not_part_of_the_header(tmp_path):
+    """A row without prices is still a row."""
     path = tmp_path / "bars.csv"
     path.write_text("Local time,Open,High,Low,Close\n29.10.2017 17:00:00.000 GMT-0400,,,,\nx,1,2,1,2\n")
 

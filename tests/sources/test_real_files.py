@@ -1,4 +1,4 @@
-"""Real exports of bars, which lie beside the repository; `conftest.py` leaves this file out where they do not."""
+"""Real exports of bars beside the repository; without them, `conftest.py` skips this file."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from forecaster.sources.files import FileSource
 from tests.builders import make_key, utc_ms
 from tests.sources.conftest import REAL_BARS
 from tests.sources.test_files import EVER, opened
-from tests.sources.test_guess import guess_key
+from tests.sources.test_inference import guess_key
 
 
 @pytest.mark.parametrize(
@@ -26,13 +26,13 @@ from tests.sources.test_guess import guess_key
     ],
 )
 def test_real_files_are_read(name, symbol, span, count, missing):
-    """Every row is a bar, but for the hourly stocks' four rows without volume that open when a session closes."""
+    """Every row is a bar, except four hourly rows without volume at the close of a session."""
     stock = name.startswith(("AAPL", "MSTR", "NVDA"))
     key = make_key("any", symbol, "1h" if "_1h" in name else "1d", "XNYS" if stock else "24/7")
 
     fetched = FileSource(REAL_BARS / name).fetch(key, None, EVER)
 
-    slots = key.sessions.opens_between(key.timeframe, utc_ms(span[0]), utc_ms(span[1]) + 1)
+    slots = key.trading_calendar.opens_between(key.timeframe, utc_ms(span[0]), utc_ms(span[1]) + 1)
     surplus = [(row.reason, row.values[4]) for row in fetched.rejected]
     assert (opened(fetched)[0], opened(fetched)[-1]) == span
     assert len(fetched.bars) == count
@@ -41,7 +41,7 @@ def test_real_files_are_read(name, symbol, span, count, missing):
 
 
 def test_several_symbols_side_by_side():
-    """Each is had by its own key: nothing before it was listed, and one gap in common."""
+    """Each has its own key; they start later, and share one gap."""
     source = FileSource(REAL_BARS / "BTC_ETH_LTC_USD_1d_bitstamp.csv")
     counts = {
         symbol: len(source.fetch(make_key("any", f"{symbol}/USD", "1d"), None, EVER).bars)
@@ -66,11 +66,11 @@ def test_several_symbols_side_by_side():
         ("NVDA_1h.csv", "NVDA/USD", "1h", "XNYS"),
     ],
 )
-def test_real_files_are_guessed(name, symbol, timeframe, calendar):
+def test_series_of_real_files_are_inferred(name, symbol, timeframe, calendar):
     assert guess_key(REAL_BARS / name) == make_key("file", symbol, timeframe, calendar)
 
 
-def test_several_symbols_are_guessed():
-    keys = FileSource(REAL_BARS / "BTC_ETH_LTC_USD_1d_bitstamp.csv").guess_keys()
+def test_several_symbols_are_inferred():
+    keys = [series.key for series in FileSource(REAL_BARS / "BTC_ETH_LTC_USD_1d_bitstamp.csv").infer_series()]
 
     assert [str(key) for key in keys] == ["file BTC/USD 1d", "file ETH/USD 1d", "file LTC/USD 1d"]

@@ -38,11 +38,11 @@ def put(connection, n):
 
 
 def numbers(database):
-    return [row.n for row in database.ask("SELECT n FROM number ORDER BY n", {})]
+    return [row.n for row in database.query("SELECT n FROM number ORDER BY n", {})]
 
 
 def put_and_fail(database, n):
-    with database.together(write=True) as connection:
+    with database.thread_transaction(write=True) as connection:
         put(connection, n)
         raise ZeroDivisionError
 
@@ -114,7 +114,7 @@ def test_url_that_is_not_read_by_all_alike_is_refused_by_all(tmp_path, monkeypat
 def test_timeout_of_the_url_counts_for_all(tmp_path):
     url = f"sqlite:///{tmp_path}/z.db?timeout=1.5"
     with closing(SqlStore(url)) as store, closing(open_database(url)) as reader:
-        found = [asked.ask("PRAGMA busy_timeout", {})[0].timeout for asked in (store._database, reader)]
+        found = [asked.query("PRAGMA busy_timeout", {})[0].timeout for asked in (store._database, reader)]
 
     assert found == [1500, 1500]
 
@@ -134,7 +134,7 @@ def test_link_to_a_ledger_is_that_ledger(tmp_path):
 def test_link_that_leads_in_a_circle_is_refused(tmp_path):
     (tmp_path / "a.db").symlink_to(tmp_path / "b.db")
     (tmp_path / "b.db").symlink_to(tmp_path / "a.db")
-    for use in (open_store, lambda url: open_reader(url).newest_open(OTHER)):
+    for use in (open_store, lambda url: open_reader(url).latest_open(OTHER)):
         with pytest.raises(StoreUnavailable):
             use(f"sqlite:///{tmp_path}/a.db")
 
@@ -172,29 +172,29 @@ def test_ledger_that_another_replaces_while_it_is_written(tmp_path):
 
 def test_block_in_a_block_is_part_of_it(database):
     """What it wrote is seen in the outer one at once, and kept when that ends."""
-    with database.together(write=True) as outer:
+    with database.thread_transaction(write=True) as outer:
         put(outer, 1)
-        with database.together(write=True) as inner:
+        with database.thread_transaction(write=True) as inner:
             put(inner, 2)
         inside = numbers(database)
-        still = database.is_together
+        still = database.in_thread_transaction
         put(outer, 3)
 
     assert (inside, still) == ([1, 2], True)
     assert numbers(database) == [1, 2, 3]
-    assert not database.is_together
+    assert not database.in_thread_transaction
 
 
 def test_reads_in_a_block_that_writes_are_part_of_it(database):
-    with database.together(write=True) as outer:
+    with database.thread_transaction(write=True) as outer:
         put(outer, 1)
-        with database.together(write=False) as inner:
+        with database.thread_transaction(write=False) as inner:
             assert inner is outer
             assert numbers(database) == [1]
 
 
 def test_block_that_raises_is_undone_alone_when_the_outer_one_goes_on(database):
-    with database.together(write=True) as outer:
+    with database.thread_transaction(write=True) as outer:
         put(outer, 1)
         with pytest.raises(ZeroDivisionError):
             put_and_fail(database, 2)
@@ -206,20 +206,20 @@ def test_block_that_raises_is_undone_alone_when_the_outer_one_goes_on(database):
 def test_blocks_that_raise_leave_nothing(database):
     """Neither rows nor a trace on the thread: the next block is one of its own."""
     for _ in range(2):
-        with pytest.raises(ZeroDivisionError), database.together(write=True):
+        with pytest.raises(ZeroDivisionError), database.thread_transaction(write=True):
             put_and_fail(database, 2)
 
-    assert vars(database._own) == {}
+    assert vars(database._local) == {}
     assert numbers(database) == []
-    with database.together(write=True) as again:
+    with database.thread_transaction(write=True) as again:
         put(again, 4)
     assert numbers(database) == [4]
 
 
 def test_write_in_a_block_that_reads_is_refused(database):
     """It would write without the lease, and wait for its own lock."""
-    with database.together(write=False):
-        for use in (database.together, database.transaction):
+    with database.thread_transaction(write=False):
+        for use in (database.thread_transaction, database.transaction):
             with pytest.raises(StoreError, match="expected only reads inside a block of"), use(write=True):
                 pass
 
@@ -229,11 +229,11 @@ def test_write_in_a_block_that_reads_is_refused(database):
 def test_store_writes_in_nested_blocks(tmp_path):
     """As a store of the ledger does: the lease is confirmed, and all is there in the end."""
     with closing(SqlStore(f"sqlite:///{tmp_path}/ledger.db")) as store:
-        with store.together():
+        with store.transaction():
             store.add_bars(make_bars(count=3))
-            with store.together():
+            with store.transaction():
                 store.add_bars(make_bars(OTHER, count=4))
-        with store.together(write=False):
+        with store.transaction(write=False):
             with pytest.raises(StoreError, match="expected only reads"):
                 store.add_bars(make_bars(count=5))
             found = len(store.bars(make_key())), len(store.bars(OTHER))

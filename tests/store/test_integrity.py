@@ -38,9 +38,9 @@ def test_row_that_breaks_a_constraint_is_found(path, store):
     """Beside the writer. A connection that is opened to read only would not see it."""
     with closing(sqlite3.connect(path)) as connection, connection:
         connection.execute("PRAGMA ignore_check_constraints=ON")
-        connection.execute("INSERT INTO slot VALUES (1, 1, 'lost', 0, 0, 0, '', 0)")
+        connection.execute("INSERT INTO pending_forecast VALUES (1, 1, 'lost', 0, 0, 0, '', 0)")
 
-    assert Wholeness(path).look() == (["CHECK constraint failed in slot"], [])
+    assert Wholeness(path).look() == (["CHECK constraint failed in pending_forecast"], [])
 
 
 def test_look_may_not_write(path, store, monkeypatch):

@@ -16,6 +16,7 @@ from sqlalchemy import event
 
 from forecaster.errors import LeaseLost, SchemaTooNew, StoreTaken, StoreUnavailable
 from forecaster.store import lease
+from forecaster.store import lock as lock_module
 from forecaster.store.database import Database
 from forecaster.store.sql import SqlStore
 from forecaster.store.sqlite_library import sqlite3
@@ -40,7 +41,7 @@ def url(tmp_path):
 
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch):
-    monkeypatch.setattr(lease, "_PATIENCE_SECONDS", 0.0)
+    monkeypatch.setattr(lease, "_ACQUIRE_TIMEOUT_SECONDS", 0.0)
 
 
 @pytest.fixture
@@ -108,7 +109,7 @@ def clocks(monkeypatch):
 @pytest.fixture
 def patient(monkeypatch):
     """Have a second writer wait as long as a service does."""
-    monkeypatch.setattr(lease, "_PATIENCE_SECONDS", 40.0)
+    monkeypatch.setattr(lease, "_ACQUIRE_TIMEOUT_SECONDS", 40.0)
 
 
 def keep_alive(store, clocks):
@@ -126,7 +127,7 @@ def keep_alive(store, clocks):
 def stop(store):
     """Have a writer stand still, with its lock."""
     store._lease._ending.set()
-    store._lease._heart.join()
+    store._lease._renewer.join()
 
 
 @pytest.mark.processes
@@ -180,14 +181,14 @@ def test_process_that_writes_nothing_keeps_the_lease(url):
 def test_process_that_cannot_prolong_its_lease_tries_again(url, quick, monkeypatch):
     """Whatever the failure: a thread that ended with it would let a living writer be taken for dead."""
     with closing(SqlStore(url)) as first:
-        beat, failures = first._lease.beat, [StoreUnavailable(url, "full"), OSError("gone"), RuntimeError("odd")]
+        renew, failures = first._lease.renew, [StoreUnavailable(url, "full"), OSError("gone"), RuntimeError("odd")]
 
         def fail_at_first():
             if failures:
                 raise failures.pop()
-            beat()
+            renew()
 
-        monkeypatch.setattr(first._lease, "beat", fail_at_first)
+        monkeypatch.setattr(first._lease, "renew", fail_at_first)
 
         assert wait_until(lambda: not failures)
         before = row_of(url)["expires_at"]
@@ -209,7 +210,7 @@ def test_leader_takes_the_lock_that_the_last_one_held(url, clocks):
         with closing(SqlStore(url)) as second:
             before = row_of(url)["locked"]
             first.close()
-            second._lease.beat()
+            second._lease.renew()
 
             assert (before, row_of(url)["locked"]) == (0, 1)
             keep_alive(second, clocks)
@@ -288,7 +289,7 @@ def test_command_with_little_patience_takes_over_from_nobody(url, clocks):
 
 def test_service_that_tries_again_and_again_goes_on_watching(url, clocks, monkeypatch):
     """Each of its attempts is short; together they are as long as a lease."""
-    monkeypatch.setattr(lease, "_PATIENCE_SECONDS", 3.0)
+    monkeypatch.setattr(lease, "_ACQUIRE_TIMEOUT_SECONDS", 3.0)
     with closing(SqlStore(url)) as first:
         stop(first)
         stopped, attempts = clocks.seconds, 0
@@ -323,7 +324,7 @@ def test_standby_that_was_stopped_as_well_begins_to_watch_anew(url, clocks):
 
 def test_writing_keeps_the_lease(url, clocks, monkeypatch):
     """Of one whose thread has ended: each write changes it."""
-    monkeypatch.setattr(lease, "_PATIENCE_SECONDS", 40.0)
+    monkeypatch.setattr(lease, "_ACQUIRE_TIMEOUT_SECONDS", 40.0)
     with closing(SqlStore(url)) as first:
         stop(first)
         clocks.during_sleep = first.renew
@@ -364,7 +365,7 @@ def test_lease_that_was_lost_is_not_given_back(url, clocks):
 
 @pytest.mark.parametrize("kind", ["nfs4", "cifs", "fuse.sshfs"])
 def test_network_file_system_is_refused(url, monkeypatch, kind):
-    monkeypatch.setattr(lease, "_file_system_of", lambda _: kind)
+    monkeypatch.setattr(lock_module, "_file_system_of", lambda _: kind)
 
     with pytest.raises(StoreUnavailable, match=f"expected a local file system, whose locks hold, found {kind}"):
         SqlStore(url)
@@ -372,9 +373,9 @@ def test_network_file_system_is_refused(url, monkeypatch, kind):
 
 def test_file_system_is_that_of_the_deepest_mount(monkeypatch, tmp_path):
     mounts = "/dev/a / ext4 rw 0 0\nserver:/x /data nfs4 rw 0 0\n/dev/b /data/with\\040space xfs rw 0 0\n"
-    monkeypatch.setattr(lease.Path, "read_text", lambda *_, **__: mounts)
+    monkeypatch.setattr(lock_module.Path, "read_text", lambda *_, **__: mounts)
     found = [
-        lease._file_system_of(Path(one)) for one in ("/home/l.db", "/data/l.db", "/data/with space/l.db", "/database/x")
+        lock_module._file_system_of(Path(one)) for one in ("/home/l.db", "/data/l.db", "/data/with space/l.db", "/database/x")
     ]
 
     assert found == ["ext4", "nfs4", "xfs", "ext4"]
@@ -388,9 +389,9 @@ def test_ledger_that_cannot_be_opened_leaves_no_lock(url):
         connection.exec_driver_sql("UPDATE alembic_version SET version_num = '9999'")
     with pytest.raises(SchemaTooNew):
         SqlStore(url)
-    taken = lease.FileLock(Path(url.removeprefix("sqlite:///") + ".lock"))
+    taken = lock_module.FileLock(Path(url.removeprefix("sqlite:///") + ".lock"))
 
-    assert taken.try_take()
+    assert taken.try_acquire()
     taken.release()
 
 
@@ -414,7 +415,7 @@ def test_leader_without_the_lock_that_has_died_is_followed(url, clocks):
     first = SqlStore(url)
     stop(first)
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(lease, "_PATIENCE_SECONDS", 40.0)
+        patched.setattr(lease, "_ACQUIRE_TIMEOUT_SECONDS", 40.0)
         second = SqlStore(url)
     stop(second)
     first.close()
@@ -430,9 +431,9 @@ def test_ledger_that_another_is_about_to_lead_is_not_taken(url):
     with closing(database):
         with database.transaction() as connection:
             connection.exec_driver_sql("DELETE FROM lease")
-        lock = lease.lock_of(database)
-        lock.try_take()
-        with pytest.raises(StoreTaken, match="another begins to"):
+        lock = lock_module.lock_of(database)
+        lock.try_acquire()
+        with pytest.raises(StoreTaken, match="another is about to"):
             SqlStore(url)
         lock.release()
 
@@ -444,7 +445,7 @@ def test_lock_that_is_removed_is_taken_anew(url):
         path.unlink()
         store.renew()
 
-        assert not lease.FileLock(path).try_take()
+        assert not lock_module.FileLock(path).try_acquire()
         assert row_of(url)["locked"] == 1
 
 
@@ -471,7 +472,7 @@ def test_writer_whose_lock_is_gone_is_not_taken_for_dead(url, clocks, replace):
 
 def test_lock_that_is_replaced_while_it_is_taken_is_tried_again(tmp_path, monkeypatch):
     """Else two would hold a lock of the same name."""
-    path, flock, opened = tmp_path / "lock", lease.fcntl.flock, []
+    path, flock, opened = tmp_path / "lock", lock_module.fcntl.flock, []
 
     def replace_first(file, how):
         if not opened:
@@ -480,12 +481,12 @@ def test_lock_that_is_replaced_while_it_is_taken_is_tried_again(tmp_path, monkey
         opened.append(file)
         flock(file, how)
 
-    monkeypatch.setattr(lease.fcntl, "flock", replace_first)
-    lock = lease.FileLock(path)
+    monkeypatch.setattr(lock_module.fcntl, "flock", replace_first)
+    lock = lock_module.FileLock(path)
 
-    assert lock.try_take()
+    assert lock.try_acquire()
     assert len(opened) == 2
-    assert not lease.FileLock(path).try_take()
+    assert not lock_module.FileLock(path).try_acquire()
     lock.release()
 
 

@@ -47,7 +47,7 @@ from forecaster.store.sqlite import SqliteFile
 file = SqliteFile(Path(sys.argv[1]))
 os.setgid({NOBODY})
 os.setuid({NOBODY})
-print(file.ask("{COUNT}", {{}})[0].n)
+print(file.query("{COUNT}", {{}})[0].n)
 """
 READ_WITH_PYTHONS_OWN = f"""
 import sqlite3, sys
@@ -182,7 +182,7 @@ def test_writer_is_told_of_a_lost_log_that_its_heart_has_noticed(path, monkeypat
     store = SqlStore(f"sqlite:///{path}")
     add(store, 3)
     remove_log(path)
-    store._lease._heart.join(60)
+    store._lease._renewer.join(60)
     with pytest.raises(LeaseLost, match="its write-ahead log was removed"):
         add(store, 5)
     written = bars_of(path)
@@ -201,7 +201,7 @@ def test_lost_log_that_a_transaction_holds_is_saved_when_that_ends(path):
         reader.execute(COUNT).fetchone()
         add(store, 5)
         remove_log(path)
-        with pytest.raises(StoreUnavailable, match="saved when no transaction is open any more"):
+        with pytest.raises(StoreUnavailable, match="saved when no transaction is open"):
             store.renew()
     with pytest.raises(LeaseLost, match="its write-ahead log was removed"):
         store.renew()
@@ -215,11 +215,11 @@ def test_lost_log_is_not_given_up_while_a_connection_has_it(path):
     """That one is busy: what it has is saved at the next look."""
     store = SqlStore(f"sqlite:///{path}")
     add(store, 3)
-    with store.together(write=False):
+    with store.transaction(write=False):
         store.bars(make_key())
         remove_log(path)
         with pytest.raises(StoreUnavailable), ThreadPoolExecutor(1) as other:
-            other.submit(store._lease._refuse_lost_log).result()
+            other.submit(store._lease._save_removed_log).result()
     with pytest.raises(LeaseLost):
         store.renew()
     written = bars_of(path)
@@ -240,7 +240,7 @@ def test_ledger_that_is_moved_away_while_it_is_opened_is_not_made_anew(path, mon
         path.rename(moved)
 
     monkeypatch.setattr(store._database, "_look_at_file", look_and_move)
-    with store.together(write=False), ThreadPoolExecutor(1) as other, pytest.raises(StoreUnavailable):
+    with store.transaction(write=False), ThreadPoolExecutor(1) as other, pytest.raises(StoreUnavailable):
         other.submit(store.bars, make_key()).result()
     was_made = path.exists()
     moved.rename(path)
@@ -276,11 +276,11 @@ def test_ledger_keeps_its_log_while_others_read(path):
     store = SqlStore(f"sqlite:///{path}")
     add(store, 3)
     with closing(SqliteFile(path)) as reader:
-        reader.ask(COUNT, {})
+        reader.query(COUNT, {})
         store.close()
 
         assert has_log(path)
-        assert reader.ask(COUNT, {})[0].n == 3
+        assert reader.query(COUNT, {})[0].n == 3
     with closing(open_reader(f"sqlite:///{path}")) as other:
         assert len(other.bars(make_key())) == 3
 
@@ -328,14 +328,14 @@ def test_ledger_that_is_put_in_the_place_of_another_has_not_its_log(path, tmp_pa
     store = SqlStore(f"sqlite:///{path}")
     add(store, 3)
     with closing(SqliteFile(path)) as reader, capture_logs() as lines:
-        before = reader.ask(COUNT, {})[0].n
+        before = reader.query(COUNT, {})[0].n
         (tmp_path / "other.db").replace(path)
         foreign = path.read_bytes()
         with pytest.raises(LeaseLost):
             add(store, 9)
         is_same = path.read_bytes() == foreign
         store.close()
-        after = reader.ask(COUNT, {})[0].n
+        after = reader.query(COUNT, {})[0].n
 
     assert (before, after) == (3, 7)
     assert is_same
@@ -395,7 +395,7 @@ def test_file_at_rest_that_changes_while_it_is_read_is_not_believed(path, monkey
     with closing(SqlStore(f"sqlite:///{path}")) as store:
         add(store, 3)
     file = SqliteFile(path)
-    unchanged = file._ask_at_rest(COUNT, {})[0].n
+    unchanged = file._query_read_only(COUNT, {})[0].n
     check = file._check
 
     def write_meanwhile(*about):
@@ -405,7 +405,7 @@ def test_file_at_rest_that_changes_while_it_is_read_is_not_believed(path, monkey
 
     monkeypatch.setattr(file, "_check", write_meanwhile)
     with pytest.raises(StoreUnavailable, match="found one that changed"):
-        file._ask_at_rest(COUNT, {})
+        file._query_read_only(COUNT, {})
 
     assert unchanged == 3
 
@@ -415,7 +415,7 @@ def test_strategy_that_opens_a_ledger_is_heard_of(store, path):
     heard, is_on = [], [True]
     sys.addaudithook(lambda event, told: heard.append(told) if is_on and event == "sqlite3.connect" else None)
     with closing(SqliteFile(path)) as reader:
-        reader.ask(COUNT, {})
+        reader.query(COUNT, {})
     is_on.clear()
 
     assert heard == [(f"{path.as_uri()}?mode=ro",)]
@@ -471,7 +471,7 @@ def test_user_who_may_not_write_is_told_what_to_do_about_a_rollback_journal(open
     left = files_of(path)
     read = python(READ_AS_NOBODY, path, capture_output=True, text=True)
     with closing(SqliteFile(path)) as owner:
-        owner.ask(COUNT, {})
+        owner.query(COUNT, {})
     again = python(READ_AS_NOBODY, path, capture_output=True, text=True)
 
     assert "-journal" in left

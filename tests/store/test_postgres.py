@@ -56,7 +56,7 @@ def test_crashes_and_cut_connections_lose_nothing():
 
 
 def test_second_writer_is_refused(url, monkeypatch):
-    monkeypatch.setattr(lease, "_PATIENCE_SECONDS", 0.1)
+    monkeypatch.setattr(lease, "_ACQUIRE_TIMEOUT_SECONDS", 0.1)
     with closing(SqlStore(url)), pytest.raises(StoreUnavailable, match="the only one that writes"):
         SqlStore(url)
     with closing(SqlStore(url)) as store:
@@ -66,7 +66,7 @@ def test_second_writer_is_refused(url, monkeypatch):
 def test_writer_that_stands_still_in_a_batch_is_cut_off(url, monkeypatch):
     """Its server waits for the rest without end, holding the lease's row: whoever takes over ends that."""
     monkeypatch.setattr(lease, "LEASE_MS", 300)
-    monkeypatch.setattr(lease, "_PATIENCE_SECONDS", 60.0)
+    monkeypatch.setattr(lease, "_ACQUIRE_TIMEOUT_SECONDS", 60.0)
     with closing(SqlStore(url)) as first:
         place, name = url.replace("+psycopg", ""), first._database.session
         with closing(psycopg.connect(place, application_name=name)) as stopped:
@@ -84,7 +84,7 @@ def test_writer_that_stands_still_in_a_batch_is_cut_off(url, monkeypatch):
 def test_leader_takes_the_lock_that_the_last_one_held(url, monkeypatch):
     """So that its own death is seen at once."""
     monkeypatch.setattr(lease, "LEASE_MS", 300)
-    monkeypatch.setattr(lease, "_PATIENCE_SECONDS", 60.0)
+    monkeypatch.setattr(lease, "_ACQUIRE_TIMEOUT_SECONDS", 60.0)
     with closing(SqlStore(url)) as first:
         first._lease._ending.set()  # it stands still
         with closing(SqlStore(url)) as second:
@@ -126,7 +126,7 @@ def test_ledger_is_what_it_was_until_it_is_touched(cluster, url):
 @pytest.mark.parametrize("statement", ["UPDATE bar SET close = 1", "DELETE FROM forecast", "TRUNCATE forecast_step"])
 def test_tables_refuse_to_be_changed(cluster, url, statement):
     fill(url)
-    with pytest.raises(psycopg.errors.RaiseException, match="is only appended to"):
+    with pytest.raises(psycopg.errors.RaiseException, match="is append-only"):
         cluster.ask(url.rpartition("/")[2], statement)
 
 
@@ -153,7 +153,7 @@ def test_replay_is_deleted_with_the_bars_that_are_its_own(cluster, url):
     assert before == {LIVE: (1, 5), "replay-1": (1, 0), "replay-2": (1, 7)}
     assert {one.id: (one.forecasts, one.bars) for one in runs(url)} == {LIVE: (1, 5), "replay-1": (1, 0)}
     assert check(url).errors == []
-    with pytest.raises(psycopg.errors.RaiseException, match="is only appended to"):
+    with pytest.raises(psycopg.errors.RaiseException, match="is append-only"):
         cluster.ask(url.rpartition("/")[2], "DELETE FROM series")
 
 
@@ -173,7 +173,7 @@ def test_password_is_not_told(url):
     odd = url.replace("://", "://somebody:s3cr3t@", 1) if "@" not in url else url.replace("@", ":s3cr3t@", 1)
     wrong = odd.rpartition("/")[0] + "/nosuch"
     with pytest.raises(StoreUnavailable, match="nosuch") as refused:
-        open_reader(wrong).newest_open(make_key())
+        open_reader(wrong).latest_open(make_key())
 
     assert "s3cr3t" in wrong
     assert "s3cr3t" not in str(refused.value)
@@ -206,5 +206,5 @@ def test_people_can_ask_the_views(cluster, url):
     name = url.rpartition("/")[2]
 
     assert cluster.ask(name, "SELECT COUNT(*) FROM forecast_value") == [(24,)]
-    assert cluster.ask(name, "SELECT COUNT(*) FROM newest_bar") == [(5,)]
+    assert cluster.ask(name, "SELECT COUNT(*) FROM latest_bar") == [(5,)]
     assert cluster.ask(name, "SELECT COUNT(*) FROM settled") == [(0,)]

@@ -12,7 +12,7 @@ from forecaster.ledger import LIVE, Run
 from forecaster.store import lease, open_reader, sqlite
 from forecaster.store.restore import restore
 from forecaster.store.sql import SqlStore
-from forecaster.store.sqlite import copy
+from forecaster.store.backup import copy_ledger
 from forecaster.store.sqlite_library import sqlite3
 from forecaster.store.verify import verify_ledger
 from tests.builders import make_bars, make_key, utc_ms
@@ -38,7 +38,7 @@ def path(tmp_path):
 def backup(path, tmp_path):
     """A copy of when it had five."""
     (tmp_path / "backups").mkdir()
-    copy(path, tmp_path / "backups" / "copy.db")
+    copy_ledger(path, tmp_path / "backups" / "copy.db")
     with closing(SqlStore(f"sqlite:///{path}")) as store:
         store.add_bars(BARS[:7])
     return tmp_path / "backups" / "copy.db"
@@ -128,7 +128,7 @@ def test_ledger_whose_log_a_reader_holds_stays(path, backup, tmp_path, monkeypat
     with closing(sqlite3.connect(path, isolation_level=None)) as reader:
         reader.execute("BEGIN")
         reader.execute("SELECT COUNT(*) FROM bar").fetchone()
-        with pytest.raises(StoreUnavailable, match="end what holds a transaction open"):
+        with pytest.raises(StoreUnavailable, match="expected no open transaction of a reader"):
             restore(f"sqlite:///{path}", backup, NOW)
 
     assert bars_in(path) == 9
@@ -154,7 +154,7 @@ def test_ledger_that_is_damaged_is_replaced_and_kept(path, backup, tmp_path):
 
 
 def test_ledger_that_is_written_is_not_replaced(path, backup, tmp_path, monkeypatch):
-    monkeypatch.setattr(lease, "_PATIENCE_SECONDS", 0.1)
+    monkeypatch.setattr(lease, "_ACQUIRE_TIMEOUT_SECONDS", 0.1)
     with closing(SqlStore(f"sqlite:///{path}")) as store:
         with pytest.raises(StoreTaken, match="stop the daemon first"):
             restore(f"sqlite:///{path}", backup, NOW)
@@ -182,7 +182,7 @@ def forge(path):
 
 
 def age(path):
-    change(path, "UPDATE alembic_version SET version_num = '0006'")
+    change(path, "UPDATE alembic_version SET version_num = '0007'")
 
 
 def hasten(path):
@@ -199,7 +199,7 @@ def damage(path):
     ("spoil", "error", "said"),
     [
         (forge, StoreUnavailable, "expected a copy that is what was written"),
-        (age, StoreUnavailable, "expected schema 7, found 6"),
+        (age, StoreUnavailable, "expected schema 8, found 7"),
         (hasten, SchemaTooNew, "found 9999"),
         (damage, StoreUnavailable, "expected a copy that is whole|malformed"),
         (os.remove, StoreUnavailable, "copy.db: expected a copy that `forecaster store backup` made, found none"),
@@ -246,13 +246,13 @@ def test_copy_keeps_no_log_and_can_be_read_as_it_is(path, tmp_path):
     """Although the ledger has one: a copy is one file."""
     with closing(SqlStore(f"sqlite:///{path}")) as store:
         store.add_bars(BARS[:9])
-        copy(path, tmp_path / "copy.db")
+        copy_ledger(path, tmp_path / "copy.db")
 
     assert (tmp_path / "copy.db").read_bytes()[18:20] == b"\1\1"
     assert bars_in(tmp_path / "copy.db") == 9
     assert not list(tmp_path.glob("copy.db-*"))
     with closing(open_reader(f"sqlite:///{tmp_path}/copy.db")) as reader:
-        assert verify_ledger(reader._asked).ok
+        assert verify_ledger(reader._runner).ok
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs a second user")

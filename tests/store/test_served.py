@@ -9,7 +9,7 @@ import pytest
 from forecaster.errors import StoreUnavailable
 from forecaster.store.served import Served
 from forecaster.store.sql import SqlStore
-from forecaster.store.sqlite import copy
+from forecaster.store.backup import copy_ledger
 from forecaster.store.sqlite_library import sqlite3
 
 
@@ -72,7 +72,7 @@ def test_file_beside_the_log_of_the_ledger_is_not_opened(served, url, path, tmp_
     log = path.with_name("ledger.db-wal")
     log.write_bytes(b"log")
     served.leave()
-    copy(path, tmp_path / "copy.db")
+    copy_ledger(path, tmp_path / "copy.db")
     (tmp_path / "copy.db").replace(path)
     with pytest.raises(StoreUnavailable, match="found another file beside its write-ahead log"):
         served.refuse_another(url)

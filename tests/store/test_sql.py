@@ -14,7 +14,7 @@ import pytest
 
 from forecaster.bars import FIELDS, Bars, RejectedRow
 from forecaster.errors import LeaseLost, LedgerConflict, LedgerMissing, SchemaTooNew, StoreUnavailable
-from forecaster.ledger import LIVE, Run, Slot
+from forecaster.ledger import LIVE, PendingForecast, Run
 from forecaster.store import open_database, open_reader, sqlite
 from forecaster.store.sql import SqlStore
 from forecaster.store.sqlite import SCHEMA
@@ -97,7 +97,7 @@ def test_a_ledger_of_a_newer_program_is_refused(path, opened):
     change(path, "UPDATE alembic_version SET version_num = ?", f"{SCHEMA + 1:04}")
     before = path.read_bytes()
 
-    for use in (opened, lambda: open_reader(f"sqlite:///{path}").newest_open(ETHER)):
+    for use in (opened, lambda: open_reader(f"sqlite:///{path}").latest_open(ETHER)):
         with pytest.raises(SchemaTooNew, match=f"expected schema {SCHEMA} or older, found {SCHEMA + 1}"):
             use()
 
@@ -117,7 +117,7 @@ def test_reader_cannot_write(path, opened):
     opened().add_bars(make_bars(count=3))
     with closing(open_reader(f"sqlite:///{path}")) as reader:
         with pytest.raises(StoreUnavailable, match="readonly"):
-            reader._ask("DELETE FROM lease", {})
+            reader._query("DELETE FROM lease", {})
 
         assert len(reader.bars(make_key())) == 3
 
@@ -127,7 +127,7 @@ def test_reader_of_a_ledger_that_is_not_there_says_so(path):
     questions = (
         lambda reader: reader.latest(ETHER, "nano"),
         lambda reader: reader.bars(ETHER),
-        lambda reader: reader.held_until("x"),
+        lambda reader: reader.holds(),
     )
     with closing(open_reader(f"sqlite:///{path}")) as reader:
         for question in questions:
@@ -169,13 +169,13 @@ def test_reader_reads_on_when_the_writer_was_killed_in_a_write(path, opened):
 def test_reader_sees_what_is_written_after_it_was_opened(path, opened):
     with closing(open_reader(f"sqlite:///{path}")) as reader:
         with pytest.raises(LedgerMissing):
-            reader.newest_open(make_key())
+            reader.latest_open(make_key())
         store = opened()
         store.add_bars(make_bars(count=3))
-        between = reader.newest_open(make_key())
+        between = reader.latest_open(make_key())
         store.add_bars(make_bars(count=4))
 
-        assert between < reader.newest_open(make_key())
+        assert between < reader.latest_open(make_key())
 
 
 @pytest.mark.processes
@@ -186,7 +186,7 @@ def test_reader_takes_neither_torch_nor_sqlalchemy(path, opened):
         "import sys\n"
         "from forecaster.store import open_reader\n"
         "from forecaster import SeriesKey\n"
-        f"found = open_reader('sqlite:///{path}').latest(SeriesKey.of('binance', 'BTC/USDT', '1h'), 'nano')\n"
+        f"found = open_reader('sqlite:///{path}').latest(SeriesKey('binance', 'BTC/USDT', '1h'), 'nano')\n"
         "print(found.horizon, sorted({'torch', 'sqlalchemy', 'alembic', 'pandas', 'ccxt'} & set(sys.modules)))\n"
     )
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True, capture_output=True, text=True)
@@ -331,7 +331,7 @@ def test_the_table_accepts_a_bar(path, opened, volume):
 
     change(path, INSERT_BAR, *GOOD[:5], volume)
 
-    assert store.newest_open(make_key()) == GOOD[0]
+    assert store.latest_open(make_key()) == GOOD[0]
 
 
 def test_volume_that_is_not_known_is_null(path, opened):
@@ -341,7 +341,7 @@ def test_volume_that_is_not_known_is_null(path, opened):
     ohlcv_TF[1, 4] = np.nan
     opened().add_bars(Bars(bars.key, bars.open_time, ohlcv_TF))
 
-    volumes = ask(path, "SELECT volume FROM newest_bar ORDER BY open_time")
+    volumes = ask(path, "SELECT volume FROM latest_bar ORDER BY open_time")
     assert volumes == [(bars.ohlcv_TF[0, 4],), (None,), (bars.ohlcv_TF[2, 4],)]
 
 
@@ -361,7 +361,7 @@ def test_plain_columns_agree_with_the_forecast(path, opened, column, level):
     for field in FIELDS:
         rows = ask(path, f"SELECT {column} FROM forecast_value WHERE field = ? ORDER BY step", field)  # noqa: S608
 
-        assert [price for (price,) in rows] == forecast.quantile(field, level).tolist()
+        assert [price for (price,) in rows] == forecast.quantile(level, field).tolist()
 
 
 def test_plain_columns_are_between_levels_where_the_model_has_none(path, opened):
@@ -407,7 +407,7 @@ def test_tables_hold_what_they_say(path, opened):
     """What no read of ours gives back, and people look up when something went wrong."""
     store, stock = opened(), make_key("arch", "SPX/USD", "1d", "XNYS")
     store.hold("kraken", START + 900, "a ban", START + 100)
-    store.set_slots([Slot(make_key(), CUTOFF), Slot(stock, CUTOFF, "failed", 1, "no answer", 7)], CUTOFF + 5)
+    store.set_pending([PendingForecast(make_key(), CUTOFF), PendingForecast(stock, CUTOFF, "failed", 1, "no answer", 7)], CUTOFF + 5)
     store.add_forecasts([make_forecast(), make_forecast(provenance=make_provenance("mine", "1"))], LIVE)
 
     assert ask(path, "SELECT exchange, until, reason, seen_at FROM hold") == [
@@ -418,7 +418,7 @@ def test_tables_hold_what_they_say(path, opened):
         ("arch", "SPX/USD", "1d", "XNYS"),
     ]
     assert ask(
-        path, "SELECT state, epoch, leased_until, attempts, reason, changed_at FROM slot ORDER BY series_id"
+        path, "SELECT state, epoch, claimed_until, attempts, reason, changed_at FROM pending_forecast ORDER BY series_id"
     ) == [
         ("pending", store.epoch, 0, 0, "", CUTOFF + 5),
         ("failed", store.epoch, 7, 1, "no answer", CUTOFF + 5),
@@ -477,7 +477,7 @@ def test_a_run_stays_as_it_was_named_first(path, opened):
 def test_run_of_a_block_that_was_undone_is_named_again(path, opened):
     """It is not there, so that its forecasts could not be written."""
     store = opened()
-    with suppress(ZeroDivisionError), store.together():
+    with suppress(ZeroDivisionError), store.transaction():
         store.add_run(Run("replay-1", "replay", START))
         _ = 1 / 0
     store.add_run(Run("replay-1", "replay", START))
@@ -488,10 +488,10 @@ def test_run_of_a_block_that_was_undone_is_named_again(path, opened):
 def test_series_of_a_block_that_was_undone_is_added_again(path, opened):
     """Of a replay as of the live run."""
     store = opened()
-    with suppress(ZeroDivisionError), store.together():
+    with suppress(ZeroDivisionError), store.transaction():
         for run in (LIVE, "replay-1"):
             store.add_bars(make_bars(count=3), run)
-            store.newest_open(make_key(), run)
+            store.latest_open(make_key(), run)
         _ = 1 / 0
     added = [store.add_bars(make_bars(count=3), run) for run in (LIVE, "replay-1")]
 
@@ -577,7 +577,7 @@ def test_block_is_durable_as_a_whole(opened, path):
     """Who writes sees its own bars in the block; everybody else sees them when it ends."""
     store = opened()
     with closing(open_reader(f"sqlite:///{path}")) as reader:
-        with store.together():
+        with store.transaction():
             assert (store.add_bars(make_bars(count=3)), store.add_bars(make_bars(ETHER, count=2))) == (3, 2)
             assert len(store.bars(ETHER)) == 2
             assert len(reader.bars(ETHER)) == 0
@@ -590,7 +590,7 @@ def test_block_that_fails_leaves_nothing_behind(opened):
     store = opened()
 
     def fail():
-        with store.together():
+        with store.transaction():
             store.add_bars(make_bars(ETHER, count=2))
             assert len(store.bars(ETHER)) == 2
             raise RuntimeError
@@ -608,9 +608,9 @@ def test_block_of_one_that_has_lost_its_lease_is_refused(path, opened):
     store = opened()
     change(path, "UPDATE lease SET epoch = epoch + 1")
 
-    with store.together(write=False):
+    with store.transaction(write=False):
         assert len(store.bars(make_key())) == 0
-    with pytest.raises(LeaseLost), store.together():
+    with pytest.raises(LeaseLost), store.transaction():
         pytest.fail("the block was begun")
     with pytest.raises(LeaseLost):
         store.renew()
@@ -622,7 +622,7 @@ def test_block_of_one_thread_is_not_another_ones(opened):
     written = threading.Thread(target=store.add_bars, args=[make_bars(ETHER, count=2)])
 
     def fail():
-        with store.together():
+        with store.transaction():
             store.add_bars(make_bars(count=3))
             written.start()
             written.join(0.2)
@@ -639,14 +639,14 @@ def test_block_of_one_thread_is_not_another_ones(opened):
 def test_file_that_is_whole_is_told_from_one_that_is_not(opened, path):
     store = opened()
     store.add_bars(make_bars(count=500))
-    store.check()
+    store.check_integrity()
     store.close()
     content = bytearray(path.read_bytes())
     content[-4096:] = b"\x07" * 4096
     path.write_bytes(content)
 
     with pytest.raises(StoreUnavailable, match=r"restore|malformed"), closing(SqlStore(f"sqlite:///{path}")) as damaged:
-        damaged.check()
+        damaged.check_integrity()
 
 
 def test_what_is_broken_in_a_file_is_told(opened, path):
@@ -656,10 +656,10 @@ def test_what_is_broken_in_a_file_is_told(opened, path):
     with closing(sqlite3.connect(path)) as connection, connection:
         connection.execute("PRAGMA ignore_check_constraints=ON")
         for cutoff in range(4):
-            connection.execute("INSERT INTO slot VALUES (1, ?, 'lost', 0, 0, 0, '', 0)", (cutoff,))
+            connection.execute("INSERT INTO pending_forecast VALUES (1, ?, 'lost', 0, 0, 0, '', 0)", (cutoff,))
 
     with pytest.raises(StoreUnavailable) as refused:
-        store.check()
+        store.check_integrity()
 
-    broken = "; ".join(["CHECK constraint failed in slot"] * 3)
+    broken = "; ".join(["CHECK constraint failed in pending_forecast"] * 3)
     assert str(refused.value) == f"store sqlite:///{path}: expected a whole file; restore a copy of it: {broken}"

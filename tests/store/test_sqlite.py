@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from forecaster.errors import ConfigError, LedgerMissing, SchemaTooNew, StoreUnavailable
-from forecaster.store import open_reader, sqlite
+from forecaster.store import backup, open_reader, sqlite
 from forecaster.store.sql import SqlStore
-from forecaster.store.sqlite import SCHEMA, SqliteFile, copy
+from forecaster.store.backup import copy_ledger
+from forecaster.store.sqlite import SCHEMA, SqliteFile
 from forecaster.store.sqlite_library import sqlite3
 from tests.builders import make_bars, make_key
 
@@ -79,7 +80,7 @@ def test_polls_in_vain_leave_no_descriptor(tmp_path, reader, make, error):
     make(path)
     for _ in range(POLLS):
         with pytest.raises(error):
-            reader.newest_open(make_key())
+            reader.latest_open(make_key())
 
     assert descriptors(path) == 0
 
@@ -87,7 +88,7 @@ def test_polls_in_vain_leave_no_descriptor(tmp_path, reader, make, error):
 def test_threads_that_have_ended_leave_no_descriptor(path, reader):
     found = []
     for _ in range(POLLS):
-        thread = threading.Thread(target=lambda: found.append(reader.newest_open(make_key())))
+        thread = threading.Thread(target=lambda: found.append(reader.latest_open(make_key())))
         thread.start()
         thread.join()
 
@@ -102,7 +103,7 @@ def test_living_thread_has_one_connection(path, reader):
 
     def ask():
         for _ in range(10):
-            reader.newest_open(make_key())
+            reader.latest_open(make_key())
         asked.wait(60)
         closed.wait(60)
 
@@ -160,7 +161,7 @@ def test_relative_path_stays_where_it_was_opened(path, tmp_path, monkeypatch):
     with closing(SqliteFile(Path("ledger.db"))) as file:
         monkeypatch.chdir("/")
 
-        assert file.ask("SELECT COUNT(*) AS n FROM bar", {})[0].n == 5
+        assert file.query("SELECT COUNT(*) AS n FROM bar", {})[0].n == 5
 
 
 def rows_of(path):
@@ -191,7 +192,7 @@ def writer(path):
 
 @pytest.fixture
 def _page_by_page(monkeypatch):
-    monkeypatch.setattr(sqlite, "_PORTION", 1)
+    monkeypatch.setattr(backup, "_PAGES_PER_STEP", 1)
 
 
 @pytest.mark.usefixtures("_page_by_page")
@@ -204,7 +205,7 @@ def test_writer_commits_while_a_copy_is_under_way(path, writer, tmp_path):
         if len(left) == 3:
             writer.write()
 
-    copy(path, tmp_path / "copy.db", look)
+    copy_ledger(path, tmp_path / "copy.db", look)
 
     assert writer.commits == 1
     assert left[2][0] > 0  # it was not done then
@@ -223,9 +224,9 @@ def test_copy_ends_although_others_write_all_the_time(path, writer, tmp_path):
         if left:
             writer.write()
 
-    copy(path, tmp_path / "copy.db", write)
+    copy_ledger(path, tmp_path / "copy.db", write)
 
-    assert writer.commits >= sqlite._BEGIN_ANEW
+    assert writer.commits >= backup._MAX_RESTARTS
     assert rows_of(tmp_path / "copy.db") == 5
     assert not list(tmp_path.glob("*.unfinished*"))
 
@@ -242,7 +243,7 @@ def test_copy_behind_a_write_ahead_log_is_of_one_moment(path, tmp_path):
             portions.append((left, pages))
             writer.write()
 
-        copy(path, tmp_path / "copy.db", write)
+        copy_ledger(path, tmp_path / "copy.db", write)
     with closing(sqlite3.connect(path)) as now, closing(sqlite3.connect(tmp_path / "copy.db")) as then:
         query = "SELECT expires_at FROM lease"
 
@@ -252,27 +253,27 @@ def test_copy_behind_a_write_ahead_log_is_of_one_moment(path, tmp_path):
 
 def test_copy_of_a_ledger_that_stays_locked_gives_up(path, tmp_path, monkeypatch):
     """A writer that was stopped in the middle of a commit is not waited for without end."""
-    monkeypatch.setattr(sqlite, "_COPY_PATIENCE_SECONDS", 0.0)
-    monkeypatch.setattr(sqlite, "_COPY_PAUSE_SECONDS", 0.001)
+    monkeypatch.setattr(backup, "_COPY_TIMEOUT_SECONDS", 0.0)
+    monkeypatch.setattr(backup, "_COPY_PAUSE_SECONDS", 0.001)
     monkeypatch.setattr(sqlite, "BUSY_TIMEOUT_MS", 1)
     with closing(sqlite3.connect(path, isolation_level=None)) as stopped:
         stopped.execute("BEGIN EXCLUSIVE")
         with pytest.raises(StoreUnavailable, match="database is locked"):
-            copy(path, tmp_path / "copy.db")
+            copy_ledger(path, tmp_path / "copy.db")
 
     assert sorted(one.name for one in tmp_path.iterdir()) == ["ledger.db", "ledger.db.lock"]
 
 
 def test_copy_is_no_more_open_than_its_ledger(path, tmp_path):
     path.chmod(0o600)
-    copy(path, tmp_path / "copy.db")
+    copy_ledger(path, tmp_path / "copy.db")
 
     assert (tmp_path / "copy.db").stat().st_mode & 0o777 == 0o600
 
 
 def test_copy_of_no_ledger_makes_nothing(tmp_path):
     with pytest.raises(LedgerMissing, match=f"sqlite:///{tmp_path}/none.db"):
-        copy(tmp_path / "none.db", tmp_path / "copy.db")
+        copy_ledger(tmp_path / "none.db", tmp_path / "copy.db")
 
     assert list(tmp_path.iterdir()) == []
 
@@ -284,7 +285,7 @@ def test_ledger_is_not_copied_onto_itself(tmp_path, ending):
     SqlStore(f"sqlite:///{path}").close()
     before = path.read_bytes()
     with pytest.raises(StoreUnavailable, match="expected another file to copy it to"):
-        copy(path, path.with_name(f"{path.name}{ending}"))
+        copy_ledger(path, path.with_name(f"{path.name}{ending}"))
 
     assert path.read_bytes() == before
 
@@ -296,7 +297,7 @@ def test_link_to_a_ledger_is_no_place_for_its_copy(tmp_path):
     twin.hardlink_to(path)
     for to in (link, twin):
         with pytest.raises(StoreUnavailable, match="expected another file to copy it to"):
-            copy(path, to)
+            copy_ledger(path, to)
 
     assert link.is_symlink()
     assert twin.samefile(path)
@@ -309,10 +310,10 @@ def test_two_copies_at_once_are_both_whole(path, tmp_path):
     def begin_another(*_):
         if not others:
             others.append("begun")
-            copy(path, tmp_path / "copy.db")
+            copy_ledger(path, tmp_path / "copy.db")
             others.append(rows_of(tmp_path / "copy.db"))
 
-    copy(path, tmp_path / "copy.db", begin_another)
+    copy_ledger(path, tmp_path / "copy.db", begin_another)
 
     assert others == ["begun", 5]
     assert rows_of(tmp_path / "copy.db") == 5
@@ -324,7 +325,7 @@ def test_link_is_no_place_for_a_copy(path, tmp_path):
     (tmp_path / "precious").write_text("mine")
     (tmp_path / "copy.db").symlink_to(tmp_path / "precious")
     with pytest.raises(ConfigError, match="expected a file, not a link: name the file itself"):
-        copy(path, tmp_path / "copy.db")
+        copy_ledger(path, tmp_path / "copy.db")
 
     assert (tmp_path / "copy.db").is_symlink()
     assert (tmp_path / "precious").read_text() == "mine"
@@ -333,7 +334,7 @@ def test_link_is_no_place_for_a_copy(path, tmp_path):
 def test_folder_in_the_way_of_a_copy_is_named(path, tmp_path):
     (tmp_path / "copy.db").mkdir()
     with pytest.raises(ConfigError, match=r"copy\.db, which is a folder"):
-        copy(path, tmp_path / "copy.db")
+        copy_ledger(path, tmp_path / "copy.db")
 
 
 @pytest.mark.parametrize("revision", ["3f2a9c11d0aa", None])

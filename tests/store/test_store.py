@@ -10,16 +10,16 @@ import pytest
 
 from forecaster import ledger
 from forecaster.bars import FIELDS, Bars, RejectedRow
-from forecaster.errors import InvalidContext, LedgerConflict, StoreError, StoreUnavailable, utc_text
+from forecaster.errors import InvalidArgument, LedgerConflict, StoreError, StoreUnavailable, format_time
 from forecaster.forecast import ENGINE_NOISE, OHLCForecast, repair
-from forecaster.ledger import LIVE, CalibrationState, Hold, Run, Slot
+from forecaster.ledger import LIVE, CalibrationState, Hold, PendingForecast, Run
 from forecaster.sources.memory import MemorySource
 from forecaster.store import open_store
 from forecaster.store.memory import MemoryStore
-from forecaster.store.records import PORTION
+from forecaster.store.records import CUTOFFS_PER_QUERY
 from forecaster.store.sql import SqlStore
-from tests.builders import HOUR_MS, make_bars, make_key, utc_ms
-from tests.forecast_builders import CUTOFF, LATENCY_MS, TENS, make_forecast, make_provenance
+from tests.builders import HOUR_MS, held_until, make_bars, make_key, utc_ms
+from tests.forecast_builders import CUTOFF, LATENCY_MS, TENS, make_forecast, make_provenance, settled_rows
 
 START = utc_ms("2024-01-01")
 ETHER = make_key(symbol="ETH/USDT")
@@ -265,7 +265,7 @@ def test_series_are_kept_apart(store):
 
     assert len(store.bars(make_key())) == 3
     assert len(store.bars(ETHER)) == 4
-    assert store.newest_open(ETHER) == START + 3 * HOUR_MS
+    assert store.latest_open(ETHER) == START + 3 * HOUR_MS
 
 
 def test_the_newest_bar_is_the_one_that_opened_last(store):
@@ -274,11 +274,11 @@ def test_the_newest_bar_is_the_one_that_opened_last(store):
     store.add_bars(bars[3:])
     store.add_bars(bars[:3])
 
-    assert store.newest_open(bars.key) == bars.open_time[-1]
+    assert store.latest_open(bars.key) == bars.open_time[-1]
 
 
 def test_a_series_without_bars_has_no_newest(store):
-    assert store.newest_open(make_key()) is None
+    assert store.latest_open(make_key()) is None
 
 
 def test_refused_rows_are_not_bars(store):
@@ -289,7 +289,7 @@ def test_refused_rows_are_not_bars(store):
     store.quarantine(make_key(), [], START)
 
     assert len(store.bars(make_key())) == 0
-    assert store.newest_open(make_key()) is None
+    assert store.latest_open(make_key()) is None
 
 
 def test_bars_as_they_were_known(store):
@@ -311,9 +311,9 @@ def test_open_times_of_a_span(store):
     store.add_bars(make_bars(count=5, seed=1))
     opens = make_bars(count=5).open_time
 
-    assert store.opens(make_key(), int(opens[1]), int(opens[4])).tolist() == opens[1:4].tolist()
-    assert store.opens(ETHER, 0, 2**62).tolist() == []
-    assert (store.oldest_open(make_key()), store.oldest_open(ETHER)) == (int(opens[0]), None)
+    assert store.open_times(make_key(), int(opens[1]), int(opens[4])).tolist() == opens[1:4].tolist()
+    assert store.open_times(ETHER, 0, 2**62).tolist() == []
+    assert (store.earliest_open(make_key()), store.earliest_open(ETHER)) == (int(opens[0]), None)
 
 
 def test_gaps_keep_when_they_were_asked_for(store):
@@ -339,8 +339,8 @@ def test_newest_hold_of_an_exchange_counts(store):
     store.hold("kraken", 500, "limit: too many", 200)
 
     assert store.holds() == [Hold("binance", 800, "limit: too many", 100), Hold("kraken", 500, "limit: too many", 200)]
-    assert store.held_until("kraken") == 500
-    assert store.held_until("coinbase") is None
+    assert held_until(store, "kraken") == 500
+    assert held_until(store, "coinbase") is None
 
 
 def test_hold_says_since_when(store):
@@ -368,7 +368,7 @@ def test_hold_is_never_longer_than_its_kind(store, reason, kind, days):
     (hold,) = store.holds()
 
     assert hold.kind is kind
-    assert hold.until == START + round(days * 86_400_000) == store.held_until("kraken")
+    assert hold.until == START + round(days * 86_400_000) == held_until(store, "kraken")
 
 
 def test_row_is_refused_once(store):
@@ -379,9 +379,9 @@ def test_row_is_refused_once(store):
     store.quarantine(make_key(), [refused, other], START + 1)
     store.quarantine(ETHER, [other], START)
 
-    assert store.rejected(make_key()) == [refused, other]
-    assert store.rejected(ETHER) == [other]
-    assert store.rejected(make_key(symbol="LTC/USDT")) == []
+    assert store.rejected_rows(make_key()) == [refused, other]
+    assert store.rejected_rows(ETHER) == [other]
+    assert store.rejected_rows(make_key(symbol="LTC/USDT")) == []
 
 
 ANY_TEXT = "\x1f\x8b\0 a half \udcff of a pair"
@@ -394,18 +394,18 @@ def test_any_text_is_kept_once(store):
     for _ in range(2):
         store.quarantine(make_key(), [refused], START)
 
-    assert store.rejected(make_key()) == [RejectedRow(START, (1.0,), f"is no bar: {KEPT_TEXT}", KEPT_TEXT)]
+    assert store.rejected_rows(make_key()) == [RejectedRow(START, (1.0,), f"is no bar: {KEPT_TEXT}", KEPT_TEXT)]
 
 
 def test_any_text_of_a_run_a_hold_and_a_slot_is_kept(store):
     """And a question may hold any text."""
     store.add_run(Run(LIVE, LIVE, START, ANY_TEXT))
     store.hold("kraken", START, ANY_TEXT, START)
-    store.set_slots([Slot(make_key(), START, "failed", 0, ANY_TEXT)], START)
+    store.set_pending([PendingForecast(make_key(), START, "failed", 0, ANY_TEXT)], START)
 
-    assert store.held_until("kraken") == START
+    assert held_until(store, "kraken") == START
     assert LIVE in {one.id for one in store.runs()}
-    assert len(store.slots(make_key(), START, START + 1)) == 1
+    assert len(store.pending_forecasts(make_key(), START, START + 1)) == 1
     assert store.latest(make_key(), ANY_TEXT) is None
 
 
@@ -427,30 +427,30 @@ def test_file_of_nothing_but_bad_rows_is_refused_row_by_row(store):
     store.quarantine(make_key(), rows, START)
     store.quarantine(make_key(), rows, START)
 
-    assert len(store.rejected(make_key())) == len(rows)
+    assert len(store.rejected_rows(make_key())) == len(rows)
 
 
 def test_slots_come_back_as_they_were(store):
     """All that is known of each, of several series at once; the newest word counts."""
     owed = [
-        Slot(make_key(), CUTOFF, "leased", 2, "", CUTOFF + 9),
-        Slot(make_key(), CUTOFF + HOUR_MS, "failed", 3, "no answer"),
-        Slot(ETHER, CUTOFF, "missed", 0, "", CUTOFF + HOUR_MS),
+        PendingForecast(make_key(), CUTOFF, "claimed", 2, "", CUTOFF + 9),
+        PendingForecast(make_key(), CUTOFF + HOUR_MS, "failed", 3, "no answer"),
+        PendingForecast(ETHER, CUTOFF, "missed", 0, "", CUTOFF + HOUR_MS),
     ]
-    store.set_slots([dataclasses.replace(one, state="pending", attempts=0) for one in owed], CUTOFF)
-    store.set_slots(owed, CUTOFF)
-    store.set_slots([], CUTOFF)
+    store.set_pending([dataclasses.replace(one, state="pending", attempts=0) for one in owed], CUTOFF)
+    store.set_pending(owed, CUTOFF)
+    store.set_pending([], CUTOFF)
 
-    assert [*store.slots(make_key(), 0, 2**60), *store.slots(ETHER, 0, 2**60)] == owed
+    assert [*store.pending_forecasts(make_key(), 0, 2**60), *store.pending_forecasts(ETHER, 0, 2**60)] == owed
 
 
 def test_slot_that_is_done_stays_done(store):
     """Whatever a slower process says of it later; of others the newest word counts."""
-    pending, done = Slot(make_key(), CUTOFF), Slot(make_key(), CUTOFF + HOUR_MS, "done", 1)
-    store.set_slots([pending, done], CUTOFF)
-    store.set_slots([dataclasses.replace(one, state="failed", reason="no answer") for one in (pending, done)], CUTOFF)
+    pending, done = PendingForecast(make_key(), CUTOFF), PendingForecast(make_key(), CUTOFF + HOUR_MS, "done", 1)
+    store.set_pending([pending, done], CUTOFF)
+    store.set_pending([dataclasses.replace(one, state="failed", reason="no answer") for one in (pending, done)], CUTOFF)
 
-    assert [(one.state, one.reason) for one in store.slots(make_key(), 0, 2**60)] == [
+    assert [(one.state, one.reason) for one in store.pending_forecasts(make_key(), 0, 2**60)] == [
         ("failed", "no answer"),
         ("done", ""),
     ]
@@ -567,7 +567,7 @@ def test_other_numbers_under_the_same_name_are_an_alarm(store):
     with pytest.raises(LedgerConflict) as refused:
         store.add_forecasts([moved(first)], LIVE)
 
-    assert refused.value.forecast_id == f"binance BTC/USDT 1h nano@0123456789ab at {utc_text(CUTOFF)}"
+    assert refused.value.forecast_id == f"binance BTC/USDT 1h nano@0123456789ab at {format_time(CUTOFF)}"
     assert same_bits(store.latest(first.key, "nano"), first)
 
 
@@ -594,7 +594,7 @@ def test_a_conflict_leaves_nothing_of_its_batch(store, position):
 
 def test_a_forecast_that_nobody_issued_is_refused(store):
     """With the whole of its batch: a forecast without its time proves nothing."""
-    with pytest.raises(InvalidContext, match="expected issued_at and available_at"):
+    with pytest.raises(InvalidArgument, match="expected issued_at and available_at"):
         store.add_forecasts([make_forecast(), make_forecast(ETHER, issued_at=None)], LIVE)
 
     assert store.history(make_key(), 0, 2**60) == []
@@ -616,32 +616,32 @@ def test_block_that_raises_has_done_nothing(store):
     """Bars, refused rows, gaps, runs, forecasts, what was learned, and slots; what was there before stays."""
     store.add_bars(target_bars(1))
     learned = CalibrationState(make_key(), "nano@0123456789ab", CUTOFF, b"state")
-    slot = Slot(make_key(), CUTOFF, "done")
-    with suppress(ZeroDivisionError), store.together():
+    slot = PendingForecast(make_key(), CUTOFF, "done")
+    with suppress(ZeroDivisionError), store.transaction():
         store.add_bars(changed(target_bars(3)))
         store.quarantine(make_key(), [RejectedRow(1, (), "broken")], START)
         store.add_gaps(make_key(), [CUTOFF - HOUR_MS], START)
         store.add_run(Run("replay-2", "replay", START))
         store.add_forecasts([make_forecast()], LIVE, [learned])
-        store.set_slots([slot], START)
+        store.set_pending([slot], START)
         _ = 1 / 0
 
     assert store.bars(make_key()).ohlcv_TF.tolist() == target_bars(1).ohlcv_TF.tolist()
-    assert store.opens(make_key(), 0, 2**60).tolist() == [CUTOFF]
-    assert store.rejected(make_key()) == []
+    assert store.open_times(make_key(), 0, 2**60).tolist() == [CUTOFF]
+    assert store.rejected_rows(make_key()) == []
     assert store.gaps(make_key(), 0, 2**60) == {}
     assert [run.id for run in store.runs()] == [LIVE, REPLAY]
     assert store.history(make_key(), 0, 2**60) == []
     assert store.calibration(make_key(), learned.model_id) is None
-    assert store.slots(make_key(), 0, 2**60) == []
+    assert store.pending_forecasts(make_key(), 0, 2**60) == []
 
 
 def test_block_that_raises_leaves_no_series_and_no_delay(store):
     """What a time or a name was before the block, it is again."""
     made = make_forecast()
     store.add_forecasts([made], LIVE)
-    with suppress(ZeroDivisionError), store.together():
-        store.postpone([dataclasses.replace(made, available_at=CUTOFF + 5000)], LIVE)
+    with suppress(ZeroDivisionError), store.transaction():
+        store.delay_availability([dataclasses.replace(made, available_at=CUTOFF + 5000)], LIVE)
         store.add_bars(make_bars(ETHER, 3))
         _ = 1 / 0
 
@@ -650,13 +650,13 @@ def test_block_that_raises_leaves_no_series_and_no_delay(store):
 
 
 def test_block_in_a_block_is_undone_alone(store):
-    with store.together():
+    with store.transaction():
         store.add_bars(target_bars(1))
-        with suppress(ZeroDivisionError), store.together():
+        with suppress(ZeroDivisionError), store.transaction():
             store.add_bars(target_bars(3))
             _ = 1 / 0
 
-    assert store.opens(make_key(), 0, 2**60).tolist() == [CUTOFF]
+    assert store.open_times(make_key(), 0, 2**60).tolist() == [CUTOFF]
 
 
 def test_runs_are_listed_in_the_order_in_which_they_ran(store):
@@ -705,9 +705,9 @@ def test_bars_of_a_replay_do_not_make_a_live_series(store):
     store.add_bars(target_bars(), REPLAY)
 
     assert len(store.bars(make_key())) == 0
-    assert store.newest_open(make_key()) is None
-    assert store.newest_open(make_key(), REPLAY) == CUTOFF + 2 * HOUR_MS
-    assert store.oldest_open(make_key(), REPLAY) == CUTOFF
+    assert store.latest_open(make_key()) is None
+    assert store.latest_open(make_key(), REPLAY) == CUTOFF + 2 * HOUR_MS
+    assert store.earliest_open(make_key(), REPLAY) == CUTOFF
 
 
 def test_a_replay_settles_against_its_own_bars(store):
@@ -723,7 +723,7 @@ def test_a_replay_settles_against_its_own_bars(store):
     high = target_bars().ohlcv_TF[0, 1]
 
     assert highs == {LIVE: [high], REPLAY: [high + 500.0]}
-    assert {steps.run_id for steps in store.arrived(later, run_id=REPLAY)} == {REPLAY}
+    assert {steps.run_id for steps in store.settled_between(later, run_id=REPLAY)} == {REPLAY}
 
 
 def test_a_run_without_bars_of_its_own_settles_against_live_ones(store):
@@ -731,7 +731,7 @@ def test_a_run_without_bars_of_its_own_settles_against_live_ones(store):
     store.add_bars(target_bars())
     store.add_forecasts([make_forecast()], REPLAY)
 
-    assert len(store.settled_rows(CUTOFF + 99, run_id=REPLAY)) == 12
+    assert len(settled_rows(store, CUTOFF + 99, run_id=REPLAY)) == 12
 
 
 def test_bars_that_come_after_a_first_look_at_a_run_are_its_own(store):
@@ -783,8 +783,8 @@ def test_a_forecast_is_there_from_available_at_on(store):
     assert len(store.history(key, 0, 2**60, as_of=at)) == 12
     assert list(store.settled(key, at - 1)) == []
     assert [len(one) for one in store.settled(key, at)] == [3]
-    assert store.arrived(at - 1) == []
-    assert len(store.settled_rows(at)) == 12
+    assert store.settled_between(at - 1) == []
+    assert len(settled_rows(store, at)) == 12
 
 
 def test_an_older_forecast_is_the_latest_as_of_then(store):
@@ -803,9 +803,9 @@ def test_forecasts_whose_commit_came_late_are_there_later(store):
     store.add_forecasts([made], LIVE)
     late = dataclasses.replace(made, available_at=CUTOFF + 1500)
 
-    store.postpone([late], LIVE)
-    store.postpone([dataclasses.replace(made, available_at=CUTOFF + 9)], LIVE)
-    store.postpone([dataclasses.replace(made, cutoff=CUTOFF - HOUR_MS, available_at=CUTOFF + 9)], LIVE)
+    store.delay_availability([late], LIVE)
+    store.delay_availability([dataclasses.replace(made, available_at=CUTOFF + 9)], LIVE)
+    store.delay_availability([dataclasses.replace(made, cutoff=CUTOFF - HOUR_MS, available_at=CUTOFF + 9)], LIVE)
 
     assert store.latest(make_key(), "nano").available_at == CUTOFF + 1500
     assert store.latest(make_key(), "nano", as_of=CUTOFF + 1499) is None
@@ -822,8 +822,8 @@ def test_forecasts_whose_times_cannot_be_are_refused(store, fault):
         "issued before its cutoff": dataclasses.replace(made, issued_at=CUTOFF - 1),
         "available before it was issued": dataclasses.replace(made, available_at=CUTOFF - 1),
     }[fault]
-    expected = f"expected cutoff ≤ issued_at ≤ available_at, found {utc_text(CUTOFF)}, "
-    with pytest.raises(InvalidContext, match=expected):
+    expected = f"expected cutoff ≤ issued_at ≤ available_at, found {format_time(CUTOFF)}, "
+    with pytest.raises(InvalidArgument, match=expected):
         store.add_forecasts([make_forecast(ETHER), wrong], LIVE)
 
     assert store.history(ETHER, 0, 2**60) == []
@@ -927,7 +927,7 @@ def test_a_row_settles_when_its_bar_is_seen(store):
     bars = target_bars(1, first_seen_at=CUTOFF + HOUR_MS)
     store.add_bars(bars)
 
-    rows = store.settled_rows(CUTOFF + HOUR_MS)
+    rows = settled_rows(store, CUTOFF + HOUR_MS)
 
     assert cases(rows) == [(1, field) for field in FIELDS]
     assert [one.actual for one in rows] == bars.ohlcv_TF[0, :4].tolist()
@@ -939,15 +939,15 @@ def test_without_bars_every_row_is_pending(store):
     store.add_bars(make_bars(count=24, start=CUTOFF - 24 * HOUR_MS))
     store.add_bars(make_bars(ETHER, count=3, start=CUTOFF))
 
-    assert store.settled_rows(2**60) == []
+    assert settled_rows(store, 2**60) == []
 
 
 def test_a_row_is_pending_until_its_bar_was_seen(store):
     store.add_forecasts([make_forecast()], LIVE)
     store.add_bars(target_bars(first_seen_at=CUTOFF + HOUR_MS))
 
-    assert store.settled_rows(CUTOFF + HOUR_MS - 1) == []
-    assert len(store.settled_rows(CUTOFF + HOUR_MS)) == 12
+    assert settled_rows(store, CUTOFF + HOUR_MS - 1) == []
+    assert len(settled_rows(store, CUTOFF + HOUR_MS)) == 12
 
 
 def test_since_leaves_out_what_was_seen_by_then(store):
@@ -957,7 +957,7 @@ def test_since_leaves_out_what_was_seen_by_then(store):
     for i in range(3):
         store.add_bars(seen(bars[i : i + 1], CUTOFF + (i + 1) * HOUR_MS))
 
-    spans = [cases(store.settled_rows(CUTOFF + (i + 1) * HOUR_MS, since=CUTOFF + i * HOUR_MS)) for i in range(3)]
+    spans = [cases(settled_rows(store, CUTOFF + (i + 1) * HOUR_MS, since=CUTOFF + i * HOUR_MS)) for i in range(3)]
 
     assert spans == [[(step, field) for field in FIELDS] for step in (1, 2, 3)]
 
@@ -969,7 +969,7 @@ def test_settled_rows_are_in_order(store):
     store.add_bars(make_bars(ETHER, count=3, start=CUTOFF))
     store.add_bars(target_bars())
 
-    rows = store.settled_rows(2**60)
+    rows = settled_rows(store, 2**60)
 
     assert [(str(one.row.key), one.row.model_id, one.row.step, one.row.field) for one in rows] == [
         (str(key), model_id, step, field)
@@ -986,7 +986,7 @@ def test_a_revised_bar_settles_with_its_newest_revision(store):
     store.add_bars(bars)
     store.add_bars(seen(changed(bars, column=3, by=-0.01), CUTOFF + 20))
 
-    close = store.settled_rows(CUTOFF + 20)[3]
+    close = settled_rows(store, CUTOFF + 20)[3]
 
     assert close.actual == bars.close[0] - 0.01
     assert close.revision == 1
@@ -999,7 +999,7 @@ def test_a_score_as_of_a_time_does_not_know_later_revisions(store):
     store.add_bars(bars)
     store.add_bars(seen(changed(bars, column=3, by=-0.01), CUTOFF + 20))
 
-    rows = store.settled_rows(CUTOFF + 19)
+    rows = settled_rows(store, CUTOFF + 19)
 
     assert [one.actual for one in rows] == bars.ohlcv_TF[0, :4].tolist()
     assert [one.revision for one in rows] == [0] * 4
@@ -1010,8 +1010,8 @@ def test_a_run_settles_apart_from_the_others(store):
     store.add_forecasts([make_forecast(horizon=2)], REPLAY)
     store.add_bars(target_bars())
 
-    assert {one.row.run_id for one in store.settled_rows(2**60)} == {LIVE}
-    assert len(store.settled_rows(2**60, run_id=REPLAY)) == 8
+    assert {one.row.run_id for one in settled_rows(store, 2**60)} == {LIVE}
+    assert len(settled_rows(store, 2**60, run_id=REPLAY)) == 8
 
 
 def test_bars_that_came_before_the_forecast_settle_it_too(store):
@@ -1019,7 +1019,7 @@ def test_bars_that_came_before_the_forecast_settle_it_too(store):
     store.add_bars(target_bars(first_seen_at=0))
     store.add_forecasts([make_forecast()], REPLAY)
 
-    assert len(store.settled_rows(CUTOFF + LATENCY_MS, run_id=REPLAY)) == 12
+    assert len(settled_rows(store, CUTOFF + LATENCY_MS, run_id=REPLAY)) == 12
 
 
 def came(portions):
@@ -1073,7 +1073,7 @@ def test_every_store_settles_alike(store, as_of, since, run_id):
         found, expected = (list(one.settled(key, as_of, since, run_id)) for one in (store, other))
         assert [len(one) for one in found] == [len(one) for one in expected]
         assert came(found) == came(expected)
-    found, expected = (one.arrived(as_of, since, run_id) for one in (store, other))
+    found, expected = (one.settled_between(as_of, since, run_id) for one in (store, other))
     assert came(found) == came(expected)
 
 
@@ -1100,7 +1100,7 @@ def test_settled_steps_agree_with_a_loop(store, as_of, since):
         for row in store.history(make_key(), 0, 2**60)
         if row.target_open in bars
     }
-    for settled in (store.settled(make_key(), as_of, since), store.arrived(as_of, since)):
+    for settled in (store.settled(make_key(), as_of, since), store.settled_between(as_of, since)):
         rows = [one for steps in settled for one in steps.rows() if one.row.key == make_key()]
         found = {
             (one.row.cutoff, one.row.model_id, one.row.step, one.row.field): (
@@ -1135,7 +1135,7 @@ def test_levels_that_differ_are_records_apart(store):
         (TENS, ("mine@1",)),
         (make_forecast().quantile_levels, ("nano@0123456789ab", "random_walk@1")),
     ]
-    assert [one.key for one in store.arrived(2**60)] == [make_key()] * 2 + [ETHER] * 2
+    assert [one.key for one in store.settled_between(2**60)] == [make_key()] * 2 + [ETHER] * 2
 
 
 def test_a_revised_bar_settles_anew_once(store):
@@ -1146,7 +1146,7 @@ def test_a_revised_bar_settles_anew_once(store):
     store.add_bars(seen(changed(bars, column=3, by=-0.01), CUTOFF + 20))
 
     spans = [(CUTOFF + 19, None), (CUTOFF + 20, None), (CUTOFF + 20, CUTOFF + 10), (CUTOFF + 30, CUTOFF + 20)]
-    for settled in (lambda as_of, since: store.settled(make_key(), as_of, since), store.arrived):
+    for settled in (lambda as_of, since: store.settled(make_key(), as_of, since), store.settled_between):
         found = [[(one.actual_NF[0, 3], int(one.revision_N[0]), len(one)) for one in settled(*span)] for span in spans]
 
         old, new = (bars.close[0], 0, 1), (bars.close[0] - 0.01, 1, 1)
@@ -1156,20 +1156,20 @@ def test_a_revised_bar_settles_anew_once(store):
 @pytest.mark.parametrize("since", [None, 0], ids=["ever", "since"])
 def test_portions_hold_each_cutoff_once(store, since):
     """At either side of each edge between two: every forecast once, in order, and none apart from its neighbours."""
-    span = PORTION * HOUR_MS
+    span = CUTOFFS_PER_QUERY * HOUR_MS
     edge = CUTOFF - CUTOFF % span + span
     cutoffs = [edge - HOUR_MS, edge, edge + HOUR_MS, edge + span - HOUR_MS, edge + span, edge + 3 * span]
     store.add_forecasts([make_forecast(cutoff=one, horizon=1, levels=TENS) for one in cutoffs], LIVE)
-    store.add_bars(seen(make_bars(count=5 * PORTION, start=edge - span), CUTOFF))
+    store.add_bars(seen(make_bars(count=5 * CUTOFFS_PER_QUERY, start=edge - span), CUTOFF))
 
     portions = list(store.settled(make_key(), 2**60, since))
     assert [one.cutoff_N.tolist() for one in portions] == [cutoffs[:1], cutoffs[1:4], cutoffs[4:5], cutoffs[5:]]
-    assert {cutoff for one in store.arrived(2**60, since) for cutoff in one.cutoff_N.tolist()} == set(cutoffs)
+    assert {cutoff for one in store.settled_between(2**60, since) for cutoff in one.cutoff_N.tolist()} == set(cutoffs)
 
 
 def test_nothing_settles_of_what_is_not_there(store):
     """A series without forecasts or bars, a run without forecasts, a span in which nothing was seen."""
-    before = list(store.settled(make_key(), 2**60)), store.arrived(2**60)
+    before = list(store.settled(make_key(), 2**60)), store.settled_between(2**60)
     fill(store)
 
     assert before == ([], [])

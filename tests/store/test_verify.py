@@ -91,7 +91,7 @@ def replayed(path):
         store.add_forecasts([late], LIVE)
         with store._database.transaction() as connection:
             connection.exec_driver_sql(
-                "INSERT INTO delay SELECT id, available_at + 5 FROM forecast WHERE cutoff = ?", (late.cutoff,)
+                "INSERT INTO availability_delay SELECT id, available_at + 5 FROM forecast WHERE cutoff = ?", (late.cutoff,)
             )
     return path
 
@@ -128,10 +128,10 @@ MISPLACED = {
         "3 × forecast_step on the bars of another series than its forecast",
     ),
     "commit before it was stamped": (
-        "UPDATE delay SET available_at = (SELECT available_at - 1 FROM forecast WHERE id = forecast_id)",
-        "1 × delay that is none",
+        "UPDATE availability_delay SET available_at = (SELECT available_at - 1 FROM forecast WHERE id = forecast_id)",
+        "1 × availability_delay that ends before",
     ),
-    "delay of nothing": ("INSERT INTO delay VALUES (999, 0)", "1 × delay without its forecast"),
+    "delay of nothing": ("INSERT INTO availability_delay VALUES (999, 0)", "1 × availability_delay without its forecast"),
     "cutoff after it was issued": (
         "UPDATE forecast SET issued_at = cutoff - 1 WHERE run_id = 'replay-2'",
         "expected cutoff ≤ issued ≤ available",
@@ -140,7 +140,7 @@ MISPLACED = {
         "UPDATE series SET calendar = 'X???' WHERE run_id = 'replay-2'",
         "cannot be read: calendar: expected",
     ),
-    "no timeframe": ("UPDATE series SET timeframe = 'soon' WHERE run_id = 'replay-2'", "soon 24/7: is no series"),
+    "no timeframe": ("UPDATE series SET timeframe = 'soon' WHERE run_id = 'replay-2'", "soon 24/7: invalid series"),
 }
 
 
@@ -167,7 +167,7 @@ TAMPERED = {
     ),
     "cutoff of letters": (FORECAST.format("cutoff = 'noon'"), "at 'noon': cannot be read"),
     "issued later": (FORECAST.format("issued_at = issued_at + 1"), "is not what was written"),
-    "moved": (FORECAST.format(f"cutoff = cutoff + {50 * HOUR_MS}"), "its targets are not the bars behind its cutoff"),
+    "moved": (FORECAST.format(f"cutoff = cutoff + {50 * HOUR_MS}"), "its targets are not the bars after its cutoff"),
     "other model": (FORECAST.format("model_id = 'random_walk@1', cutoff = cutoff + 1"), "is not what was written"),
     "provenance": (FORECAST.format("provenance = replace(provenance, 'eager', 'magic')"), "is not what was written"),
     "late": ("UPDATE forecast SET late = 1 WHERE id = 3", "expected late to be False"),
@@ -182,7 +182,7 @@ TAMPERED = {
     ),
     "forecast deleted": ("DELETE FROM forecast WHERE id = 3", "forecast_step without its forecast"),
     "links swapped": (
-        "UPDATE forecast SET link = (SELECT link FROM forecast WHERE id = 4) WHERE id = 3",
+        "UPDATE forecast SET chain_hash = (SELECT chain_hash FROM forecast WHERE id = 4) WHERE id = 3",
         "is not what was written",
     ),
 }
@@ -239,5 +239,5 @@ def test_tables_refuse_to_be_changed(path, statement):
     """Whoever asks; only who takes the triggers away first can."""
     with closing(sqlite3.connect(path)) as connection:
         connection.execute("INSERT INTO quarantine VALUES (1, 1, 0, '[]', 'x', '', 0)")
-        with pytest.raises(sqlite3.IntegrityError, match="is only appended to"):
+        with pytest.raises(sqlite3.IntegrityError, match="is append-only"):
             connection.execute(statement)

@@ -11,11 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from forecaster.forecast import CHRONOS_LEVELS
-from strategies.base import Outlook, Position, chance_above, clipped, return_deviation
+from strategies.base import Position, StrategyContext, clip_weight, probability_above, return_deviation
 from strategies.buy_and_hold import buy_and_hold
 from strategies.interval_reversion import interval_reversion
 from strategies.quantile_breakout import quantile_breakout
-from strategies.trend import trend, yearly_volatility
+from strategies.trend import annual_volatility, trend
 from tests.builders import make_key
 from tests.forecast_builders import TENS, make_forecast
 
@@ -33,7 +33,7 @@ def normal(centre=100.0, deviation=2.0, horizon=4, key=None, levels=CHRONOS_LEVE
 
 
 def asked(strategy, forecast, last_close=100.0, held=0.0, **chosen):
-    return strategy(forecast, Position(held, None), Outlook(last_close), **chosen)
+    return strategy(forecast, Position(held, None), StrategyContext(last_close), **chosen)
 
 
 @pytest.mark.parametrize("strategy", ALL)
@@ -50,8 +50,8 @@ def test_share_is_in_range_and_knows_no_scale(strategy, move, spread, held, scal
     far = asked(strategy, replace(scaled, raw_FHQ=values_FHQ, values_FHQ=values_FHQ), scale, held)
 
     assert one == other
-    assert -1 <= one.share <= 1
-    assert far.share == pytest.approx(one.share, abs=1e-6)
+    assert -1 <= one.weight <= 1
+    assert far.weight == pytest.approx(one.weight, abs=1e-6)
     assert one.reason
 
 
@@ -59,7 +59,7 @@ def test_share_is_in_range_and_knows_no_scale(strategy, move, spread, held, scal
 @pytest.mark.parametrize("held", [-1.0, 0.0, 1.0])
 def test_a_higher_forecast_is_never_held_less(strategy, held):
     """With the same spread, the share rises with the probability of a higher close."""
-    shares = [asked(strategy, normal(centre), held=held).share for centre in np.linspace(90, 110, 41)]
+    shares = [asked(strategy, normal(centre), held=held).weight for centre in np.linspace(90, 110, 41)]
 
     assert (np.diff(shares) >= -1e-12).all()
     assert shares[0] < 0 < shares[-1]
@@ -71,20 +71,20 @@ def test_up_is_the_mirror_of_down(strategy, levels):
     for move in (0.3, 0.5, 0.7, 1.1, 3.0):
         up, down = (asked(strategy, normal(100 + sign * move, levels=levels)) for sign in (1, -1))
 
-        assert up.share == pytest.approx(-down.share, abs=1e-9)
+        assert up.weight == pytest.approx(-down.weight, abs=1e-9)
 
 
 @pytest.mark.parametrize("strategy", [interval_reversion, quantile_breakout, trend])
 @pytest.mark.parametrize("levels", [CHRONOS_LEVELS, TENS])
 def test_certainty_of_no_change_is_no_reason_to_trade(strategy, levels):
     """A forecast without any spread, at the last close: neither side is likelier, and nothing divides by 0."""
-    assert asked(strategy, normal(100, 0.0, levels=levels)).share == 0.0
+    assert asked(strategy, normal(100, 0.0, levels=levels)).weight == 0.0
 
 
 @pytest.mark.parametrize("strategy", [interval_reversion, quantile_breakout, trend])
-@pytest.mark.parametrize(("centre", "share"), [(101.0, 1.0), (99.0, -1.0)])
-def test_certainty_of_a_change_is_taken(strategy, centre, share):
-    assert asked(strategy, normal(centre, 0.0)).share == share
+@pytest.mark.parametrize(("centre", "weight"), [(101.0, 1.0), (99.0, -1.0)])
+def test_certainty_of_a_change_is_taken(strategy, centre, weight):
+    assert asked(strategy, normal(centre, 0.0)).weight == weight
 
 
 @settings(deadline=None, max_examples=30)
@@ -92,10 +92,10 @@ def test_certainty_of_a_change_is_taken(strategy, centre, share):
 def test_chance_above_a_quantile(level):
     """Where the forecast does not heap, what `prob_above` says: 1 - level at the quantile of a level."""
     forecast = normal()
-    quantile = float(forecast.quantile("close", level)[1])
+    quantile = float(forecast.quantile(level)[1])
 
-    assert chance_above(forecast, quantile, 2) == pytest.approx(1 - level, abs=1e-9)
-    assert chance_above(forecast, quantile, 2) == pytest.approx(forecast.prob_above(quantile, 2), abs=1e-9)
+    assert probability_above(forecast, quantile, 2) == pytest.approx(1 - level, abs=1e-9)
+    assert probability_above(forecast, quantile, 2) == pytest.approx(forecast.prob_above(quantile, step=2), abs=1e-9)
 
 
 def test_chance_above_a_heap_is_its_middle():
@@ -105,7 +105,7 @@ def test_chance_above_a_heap_is_its_middle():
     values_FHQ = np.stack([close_HQ] * 4)
     forecast = replace(make_forecast(horizon=1, levels=levels), raw_FHQ=values_FHQ, values_FHQ=values_FHQ)
 
-    assert chance_above(forecast, 100.0) == pytest.approx((0.2 + 0.7) / 2)
+    assert probability_above(forecast, 100.0) == pytest.approx((0.2 + 0.7) / 2)
 
 
 def test_deviation_of_a_normal_forecast():
@@ -126,13 +126,13 @@ def test_deviation_against_a_loop():
     assert return_deviation(forecast, 40_000, 2) == pytest.approx(square**0.5)
 
 
-@pytest.mark.parametrize(("share", "near"), [(-3.0, -1.0), (-0.5, -0.5), (0.2, 0.2), (7.0, 1.0)])
-def test_clipped(share, near):
-    assert clipped(share) == near
+@pytest.mark.parametrize(("weight", "near"), [(-3.0, -1.0), (-0.5, -0.5), (0.2, 0.2), (7.0, 1.0)])
+def test_clipped(weight, near):
+    assert clip_weight(weight) == near
 
 
 @pytest.mark.parametrize(
-    ("centre", "held", "share"),
+    ("centre", "held", "weight"),
     [
         (100.6, 0.0, 1.0),  # the close lies at the 38 % quantile
         (100.4, 0.0, 0.0),  # at 42 %: low enough to keep, not to buy
@@ -147,8 +147,8 @@ def test_clipped(share, near):
         (100.4, -1.0, 0.0),
     ],
 )
-def test_reversion_goes_in_at_extremes_and_out_when_calm(centre, held, share):
-    assert asked(interval_reversion, normal(centre), held=held).share == share
+def test_reversion_goes_in_at_extremes_and_out_when_calm(centre, held, weight):
+    assert asked(interval_reversion, normal(centre), held=held).weight == weight
 
 
 def test_reversion_looks_at_the_last_step():
@@ -157,7 +157,7 @@ def test_reversion_looks_at_the_last_step():
     values_FHQ[:, 1] += 3
     forecast = replace(forecast, raw_FHQ=values_FHQ, values_FHQ=values_FHQ)
 
-    assert asked(interval_reversion, forecast).share == 1.0
+    assert asked(interval_reversion, forecast).weight == 1.0
     assert "in 2 bars" in asked(interval_reversion, forecast).reason
 
 
@@ -165,21 +165,21 @@ def test_trend_is_the_smaller_the_wilder():
     """Lean times target over volatility, by hand: four days of 2 % are 19 % in a year, and an eighth more the lean."""
     key = make_key(timeframe="1d")
     forecast = normal(101, 2.0, key=key)
-    lean = 2 * chance_above(forecast, 100.0, 4) - 1
+    bias = 2 * probability_above(forecast, 100.0, 4) - 1
     volatility = return_deviation(forecast, 100.0, 4) / (4 * DAY) ** 0.5
 
-    assert yearly_volatility(forecast, 100.0) == pytest.approx(volatility)
-    assert asked(trend, forecast, target=0.1).share == pytest.approx(lean * 0.1 / volatility)
-    assert asked(trend, normal(102, 4.0, key=key), target=0.1).share == pytest.approx(
-        asked(trend, forecast, target=0.1).share / 2, rel=1e-9
+    assert annual_volatility(forecast, 100.0) == pytest.approx(volatility)
+    assert asked(trend, forecast, target=0.1).weight == pytest.approx(bias * 0.1 / volatility)
+    assert asked(trend, normal(102, 4.0, key=key), target=0.1).weight == pytest.approx(
+        asked(trend, forecast, target=0.1).weight / 2, rel=1e-9
     )
-    assert asked(trend, forecast, target=10.0).share == 1.0
+    assert asked(trend, forecast, target=10.0).weight == 1.0
 
 
 def test_trend_leaves_what_hardly_leans():
-    assert asked(trend, normal(100.2)).share == 0.0
-    assert asked(trend, normal(100.4)).share > 0.0
-    assert asked(trend, normal(100.2), least_lean=0.0).share > 0.0
+    assert asked(trend, normal(100.2)).weight == 0.0
+    assert asked(trend, normal(100.4)).weight > 0.0
+    assert asked(trend, normal(100.2), min_bias=0.0).weight > 0.0
 
 
 def test_trend_takes_the_mean_of_all_steps():
@@ -188,7 +188,7 @@ def test_trend_takes_the_mean_of_all_steps():
     values_FHQ = forecast.values_FHQ + np.array([3.0, 3.0, -3.0, -3.0])[:, None]
     forecast = replace(forecast, raw_FHQ=values_FHQ, values_FHQ=values_FHQ)
 
-    assert asked(trend, forecast, least_lean=0.0).share == pytest.approx(0.0, abs=1e-12)
+    assert asked(trend, forecast, min_bias=0.0).weight == pytest.approx(0.0, abs=1e-12)
 
 
 def test_a_year_of_a_stock_exchange_is_counted_by_the_clock():
@@ -196,14 +196,14 @@ def test_a_year_of_a_stock_exchange_is_counted_by_the_clock():
     forecast = normal(key=make_key("arch", "SPX/USD", "1d", "XNYS"))
     forecast = replace(
         forecast,
-        cutoff=forecast.key.sessions.closes_of(
-            forecast.key.timeframe, forecast.key.sessions.last_opens(forecast.key.timeframe, forecast.cutoff, 1)
+        cutoff=forecast.key.trading_calendar.closes_of(
+            forecast.key.timeframe, forecast.key.trading_calendar.last_opens(forecast.key.timeframe, forecast.cutoff, 1)
         )[0],
     )
 
-    assert yearly_volatility(forecast, 100.0) == pytest.approx(return_deviation(forecast, 100.0, 4) / (6 * DAY) ** 0.5)
+    assert annual_volatility(forecast, 100.0) == pytest.approx(return_deviation(forecast, 100.0, 4) / (6 * DAY) ** 0.5)
 
 
-@pytest.mark.parametrize("share", [1.0, 0.25])
-def test_holding(share):
-    assert asked(buy_and_hold, normal(50), held=-0.3, share=share).share == share
+@pytest.mark.parametrize("weight", [1.0, 0.25])
+def test_holding(weight):
+    assert asked(buy_and_hold, normal(50), held=-0.3, weight=weight).weight == weight

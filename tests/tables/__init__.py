@@ -1,1 +1,1 @@
-"""Tables as people write them: columns, numbers, times, zones."""
+"""Tests of tables: columns, numbers, times, zones."""

@@ -1,4 +1,4 @@
-"""Tables that tests need: columns as they are written, and lines as an editor counts them below a header."""
+"""Tables for tests, with line numbers as an editor counts them below a header."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from forecaster.tables import Table
 
 
 def make_table(columns, *, form="csv, utf-8, separated by ,", has_header=True, timezone="") -> Table:
-    """Make a table of columns by name; a list's cells are what they are, a Series keeps its dtype."""
+    """Return a table of columns by name; cells of a list keep their types, a Series keeps its dtype."""
     cells = pd.DataFrame(
         {
             place: column.reset_index(drop=True) if isinstance(column, pd.Series) else pd.Series(column, dtype=object)

@@ -1,4 +1,4 @@
-"""Which column is what: names in many languages, cells where names leave it open, and what is refused."""
+"""The role of each column: names in many languages, cells where names are ambiguous, and errors."""
 
 from __future__ import annotations
 
@@ -9,42 +9,43 @@ import pandas as pd
 import pytest
 
 from forecaster.errors import Ambiguous, BadPayload, ConfigError
-from forecaster.tables import COLUMNS, FIELDS, Reading, Table
-from forecaster.tables.columns import find_columns, names_bars, split_symbols
-from forecaster.tables.order import check_order
-from forecaster.tables.words import claim
+from forecaster.tables import COLUMNS, FIELDS, ParseOptions, Table
+from forecaster.tables.column_names import match_field
+from forecaster.tables.columns import find_columns, is_bar_header
+from forecaster.tables.field_order import check_field_order
+from forecaster.tables.symbol_column import rows_by_symbol
 
 DATES = ["2024-01-02", "2024-01-03", "2024-01-04"]
 
 
 def make_table(columns: dict[str, list], *, has_header: bool = True, **rest) -> Table:
-    """Make a table of a text's cells, or of what they are."""
+    """Return a table of text cells, or of cells with their types."""
     cells = pd.DataFrame({place: pd.Series(list(cells)) for place, cells in enumerate(columns.values())})
     cells.index += 2 if has_header else 1
     return Table("bars.csv", list(columns), cells, "line", "csv, utf-8, separated by ,", has_header, **rest)
 
 
 def make_named(header: str, **cells: list) -> Table:
-    """Make a table of dates and prices by a header; cells of single columns may be said by place, as `at_0`."""
+    """Return a table of dates and prices with this header; `at_0` gives the cells of column 0."""
     names = header.split(",")
     content = {f"{place} {name}": [str(place)] * len(DATES) for place, name in enumerate(names)}
     for place, name in enumerate(names):
         if f"at_{place}" in cells:
             content[f"{place} {name}"] = cells[f"at_{place}"]
     table = make_table(content)
-    return Table(table.source, names, table.cells, table.place, table.form)
+    return Table(table.source, names, table.cells, table.row_unit, table.format)
 
 
 def make_rows(*rows: tuple) -> Table:
-    """Make a table without names."""
+    """Return a table without names."""
     columns = {f"column {place + 1}": list(cells) for place, cells in enumerate(zip(*rows, strict=True))}
     return make_table(columns, has_header=False)
 
 
-def find(header: str, reading: Reading | None = None, at_0=DATES, **cells: list) -> dict[str, object]:
-    """Give the names of the columns that are found, by field."""
+def find(header: str, options: ParseOptions | None = None, at_0=DATES, **cells: list) -> dict[str, object]:
+    """Return the names of the columns by field."""
     table = make_named(header, at_0=at_0, **cells)
-    columns = find_columns(table, reading or Reading())
+    columns = find_columns(table, options or ParseOptions())
     found = {"time": [table.names[place] for place in columns.time]}
     return found | {field: table.names[place] for field, place in columns.fields.items()}
 
@@ -89,34 +90,34 @@ def find(header: str, reading: Reading | None = None, at_0=DATES, **cells: list)
         ("date,adjOpen,adjHigh,adjLow,adjClose,open,high,low,close", "open,high,low,close"),
     ],
 )
-def test_columns_have_the_names_of_exports(header, fields):
-    """The words that exports write, without regard to case, marks, units and accents."""
+def test_column_names_of_exports_are_recognised(header, fields):
+    """Case, punctuation, units and accents do not matter."""
     found = find(header)
 
     assert found.pop("time") == header.split(",")[:1]
     assert [found[field] for field in COLUMNS if field in found] == fields.split(",")
-    assert names_bars(header.split(","))
+    assert is_bar_header(header.split(","))
 
 
 @pytest.mark.parametrize(
     "name", ["Prev Close", "open_interest", "52W High", "Change", "Volume USDT", "vwap", "number_of_trades", "ha_close"]
 )
-def test_names_that_only_hold_a_word_are_no_fields(name):
-    assert claim(name) is None
+def test_names_that_only_contain_a_word_are_not_fields(name):
+    assert match_field(name) is None
 
 
 @pytest.mark.parametrize("names", [["2024-01-02", "1", "2", "3", "4"], ["date", "open", "high"], ["o", "h", "l", "c"]])
-def test_names_of_no_bars(names):
-    assert not names_bars(names)
+def test_other_headers_are_not_bar_headers(names):
+    assert not is_bar_header(names)
 
 
-def test_a_whole_name_wins_over_a_letter():
+def test_a_full_name_wins_over_a_letter():
     found = find("open_time,o,h,l,c,open,high,low,close,t")
 
     assert found == {"time": ["open_time"], "open": "open", "high": "high", "low": "low", "close": "close"}
 
 
-def test_two_columns_of_one_field_are_refused_unless_they_are_alike():
+def test_two_columns_of_one_field_are_rejected_unless_they_are_alike():
     header = "date,open,high,low,Close,close*"
 
     assert find(header, at_4=["1"] * 3, at_5=["1"] * 3)["close"] == "Close"
@@ -124,12 +125,12 @@ def test_two_columns_of_one_field_are_refused_unless_they_are_alike():
         find(header, at_4=["1"] * 3, at_5=["1", "2", "1"])
 
 
-def test_two_volumes_are_none():
-    """Volume is never a reason to refuse."""
+def test_two_different_volumes_are_ignored():
+    """Volume is never a reason for an error."""
     assert "volume" not in find("date,open,high,low,close,Volume (BTC),Volume (USD)")
 
 
-def test_bid_and_ask_are_refused():
+def test_bid_and_ask_are_rejected():
     bid_and_ask = "o_bid,h_bid,l_bid,c_bid,o_ask,h_ask,l_ask,c_ask"
 
     with pytest.raises(
@@ -139,12 +140,12 @@ def test_bid_and_ask_are_refused():
     assert find(f"date,{bid_and_ask},open,high,low,close")["open"] == "open"
 
 
-def test_an_adjusted_close_beside_other_prices_is_refused():
+def test_an_adjusted_close_beside_other_prices_is_rejected():
     with pytest.raises(Ambiguous, match=r"--columns close=Adj Close.*not adjusted"):
         find("Date,Open,High,Low,Adj Close,Volume")
 
 
-def test_prices_without_names_we_know_are_refused_with_the_names_there_are():
+def test_unknown_price_names_are_rejected_with_the_header():
     with pytest.raises(BadPayload, match=r"columns open, high, low, close and a time.*`columns`.*'Date', 'Alpha'"):
         find("Date,Alpha,Beta")
 
@@ -186,10 +187,10 @@ CLOCK = ["09:30", "09:35", "09:40"]
     ],
 )
 def test_the_time_is_found_by_names_and_cells(names, first, second, expected):
-    """Bare dates are joined with a time of day; the times of opens are trusted most."""
+    """Bare dates are joined with a time of day; names of open times come first."""
     table = make_named(f"{names},o,h,l,c", at_0=first, at_1=second)
 
-    assert find_columns(table, Reading()).time == tuple(expected)
+    assert find_columns(table, ParseOptions()).time == tuple(expected)
 
 
 EPOCHS = ["1704184200", "1704270600", "1704357000"]  # an hour before the moments, as they are in Berlin
@@ -210,17 +211,17 @@ EPOCHS = ["1704184200", "1704270600", "1704357000"]  # an hour before the moment
         ("open_time,close_time", MOMENTS, EPOCHS, 0),
     ],
 )
-def test_an_instant_is_taken_rather_than_a_local_time(names, first, second, expected):
-    """Whatever their names; only a time that is said to be of the open stands beside one that is another time."""
+def test_an_instant_is_preferred_to_a_local_time(names, first, second, expected):
+    """Whatever their names; only a column named open time wins over an instant that differs."""
     table = make_named(f"{names},o,h,l,c", at_0=first, at_1=second)
 
-    assert find_columns(table, Reading()).time == (expected,)
+    assert find_columns(table, ParseOptions()).time == (expected,)
 
 
-def test_an_instant_is_taken_rather_than_a_local_date_and_time():
+def test_an_instant_is_preferred_to_a_local_date_and_time():
     table = make_named("date,time,unix,o,h,l,c", at_0=DATES, at_1=["09:30"] * 3, at_2=EPOCHS)
 
-    assert find_columns(table, Reading()).time == (2,)
+    assert find_columns(table, ParseOptions()).time == (2,)
 
 
 @pytest.mark.parametrize(
@@ -237,17 +238,20 @@ def test_an_instant_is_taken_rather_than_a_local_date_and_time():
     ],
     ids=["two local", "no zone", "perhaps the closes", "two instants"],
 )
-def test_two_times_of_which_nothing_says_which_is_meant_are_refused(names, first, second):
-    with pytest.raises(Ambiguous, match=r"`columns` to be said .*different times in columns") as caught:
+def test_two_ambiguous_time_columns_are_rejected(names, first, second):
+    with pytest.raises(Ambiguous, match=r"`columns` to be set .*different times in columns") as caught:
         find(f"{names},o,h,l,c", at_0=first, at_1=second)
 
     assert caught.value.option == "columns"
     assert find(
-        f"{names},o,h,l,c", Reading(columns={"open_time": "ts" if "ts" in names else "datetime"}), first, at_1=second
+        f"{names},o,h,l,c",
+        ParseOptions(columns={"open_time": "ts" if "ts" in names else "datetime"}),
+        first,
+        at_1=second,
     )
 
 
-def test_letters_that_differ_by_case_are_other_columns():
+def test_letters_of_different_case_are_different_columns():
     """Binance's streams have the close time as T, and the last trade as L."""
     cells = {"at_0": MOMENTS, "at_1": EPOCHS, "at_4": ["9"] * 3, "at_5": ["1"] * 3}
 
@@ -255,18 +259,18 @@ def test_letters_that_differ_by_case_are_other_columns():
     assert find("T,t,o,h,L,l,c,v", **cells)["low"] == "l"
 
 
-def test_close_times_alone_are_refused():
+def test_close_times_alone_are_rejected():
     with pytest.raises(BadPayload, match="expected a column of open times, found 'close times alone: close_time'"):
         find("close_time,open,high,low,close", at_0=MOMENTS)
-    assert names_bars(["close_time", "open", "high", "low", "close"])
+    assert is_bar_header(["close_time", "open", "high", "low", "close"])
 
 
-def test_a_time_of_day_without_a_date_is_refused():
+def test_a_time_of_day_without_a_date_is_rejected():
     with pytest.raises(BadPayload, match="a date beside the time of day in column 'Time'"):
         find("Time,Open,High,Low,Close", at_0=CLOCK)
 
 
-def test_an_index_that_counts_is_no_time():
+def test_a_row_number_is_not_a_time():
     with pytest.raises(BadPayload, match="a time such as open_time"):
         find("index,open,high,low,close", at_0=["0", "1", "2"])
 
@@ -286,7 +290,7 @@ def test_an_index_that_counts_is_no_time():
     ],
 )
 def test_columns_without_names_are_placed_by_their_cells(row, time, first):
-    columns = find_columns(make_rows(row, row, row), Reading())
+    columns = find_columns(make_rows(row, row, row), ParseOptions())
 
     assert columns.time == time
     assert [columns.fields[field] for field in FIELDS] == list(range(first, first + 4))
@@ -294,27 +298,27 @@ def test_columns_without_names_are_placed_by_their_cells(row, time, first):
 
 
 @pytest.mark.parametrize("row", [("1.1", "1.2", "1.0", "1.15"), ("5", "2024-01-02", "1", "2", "1", "1", "1")])
-def test_rows_without_names_and_without_a_first_time_are_refused(row):
+def test_rows_without_names_and_without_a_first_time_are_rejected(row):
     with pytest.raises(Ambiguous, match="--columns open_time,open,high,low,close,volume"):
-        find_columns(make_rows(row, row), Reading())
+        find_columns(make_rows(row, row), ParseOptions())
 
 
 def make_prices(count: int = 60) -> np.ndarray:
-    """Make prices of `count` rows, open, high, low, close."""
+    """Return open, high, low, close of `count` rows."""
     random = np.random.default_rng(1)
     open_, close = random.uniform(90, 110, (2, count))
     return np.column_stack([open_, np.maximum(open_, close) + 1, np.minimum(open_, close) - 1, close])
 
 
 def check(ohlc_T4: np.ndarray) -> None:
-    """Check rows of an hour each, the oldest first."""
+    """Check hourly rows, the oldest first."""
     times = pd.date_range("2024-01-01", periods=len(ohlc_T4), freq="h").astype(str)
     rows = [(time, *prices, 7.0) for time, prices in zip(times, ohlc_T4.tolist(), strict=True)]
-    check_order(make_rows(*rows), ohlc_T4, np.arange(1, len(rows) + 1))
+    check_field_order(make_rows(*rows), ohlc_T4, np.arange(1, len(rows) + 1))
 
 
 def make_walk(count: int = 60) -> np.ndarray:
-    """Make prices of which each open is the close before it."""
+    """Return prices of which each open is the close before it."""
     prices = make_prices(count)
     prices[1:, 0] = prices[:-1, 3]
     prices[:, 1], prices[:, 2] = prices[:, [0, 3]].max(axis=1) + 1, prices[:, [0, 3]].min(axis=1) - 1
@@ -322,8 +326,8 @@ def make_walk(count: int = 60) -> np.ndarray:
 
 
 @pytest.mark.parametrize("count", [5, 9, 60])
-def test_an_open_that_is_the_close_of_the_next_bar_is_refused(count):
-    """The rule of high and low holds in both orders; of few rows all must agree."""
+def test_an_open_that_is_the_close_of_the_next_bar_is_rejected(count):
+    """High and low fit both orders; a few rows must all agree."""
     right = make_walk(count)
 
     check(right)
@@ -331,7 +335,7 @@ def test_an_open_that_is_the_close_of_the_next_bar_is_refused(count):
         check(right[:, [3, 1, 2, 0]])
 
 
-def test_few_rows_that_do_not_agree_tell_no_other_order():
+def test_few_rows_that_disagree_suggest_no_other_order():
     swapped = make_walk(6)[:, [3, 1, 2, 0]]
     swapped[3] = [100, 120, 80, 119]
     swapped[2, 3], swapped[4, 0] = 100, 119
@@ -340,12 +344,12 @@ def test_few_rows_that_do_not_agree_tell_no_other_order():
     check(make_walk(4)[:, [3, 1, 2, 0]])
 
 
-def test_the_guess_of_an_order_tells_the_open_from_the_close():
+def test_the_suggested_order_distinguishes_open_and_close():
     with pytest.raises(Ambiguous, match="--columns open_time,close,open,high,low,volume"):
         check(make_walk()[:, [3, 0, 1, 2]])
 
 
-def test_no_order_is_guessed_of_a_volume_among_prices():
+def test_no_order_is_suggested_for_a_volume_among_prices():
     prices = make_walk()
     prices = np.column_stack([np.linspace(9e5, 7e5, len(prices)), prices[:, [3, 1, 2]]])
 
@@ -354,14 +358,14 @@ def test_no_order_is_guessed_of_a_volume_among_prices():
 
 
 @pytest.mark.parametrize("order", ["low,high,open,close", "open,close,high,low", "high,low,open,close"])
-def test_another_order_of_prices_is_refused_with_its_guess(order):
+def test_another_order_of_prices_is_rejected_with_a_suggestion(order):
     prices = make_prices()[:, [FIELDS.index(name) for name in order.split(",")]]
 
     with pytest.raises(Ambiguous, match=f"--columns open_time,{order},volume.*their order may be"):
         check(prices)
 
 
-def test_another_order_that_only_some_rows_show_is_refused():
+def test_another_order_that_only_some_rows_show_is_rejected():
     """Flat rows, and rows whose open is the high, fit several orders."""
     prices = np.full((50, 4), 100.0)
     prices[7] = [99, 101, 100, 100.5]
@@ -370,7 +374,7 @@ def test_another_order_that_only_some_rows_show_is_refused():
         check(prices)
 
 
-def test_prices_that_fit_no_order_are_refused():
+def test_prices_that_fit_no_order_are_rejected():
     random = np.random.default_rng(2)
 
     with pytest.raises(Ambiguous, match="prices which are not open, high, low, close"):
@@ -391,26 +395,26 @@ def test_the_right_order_holds_in_spite_of_broken_rows_and_roundings():
 # What is said.
 
 
-def test_columns_said_by_name():
-    """Those that are not said are found as usual."""
-    found = find("Date,Open,High,Low,Close,Settle", Reading(columns={"close": "settle"}))
+def test_columns_given_by_name():
+    """Other columns are found by name."""
+    found = find("Date,Open,High,Low,Close,Settle", ParseOptions(columns={"close": "settle"}))
 
     assert found == {"time": ["Date"], "open": "Open", "high": "High", "low": "Low", "close": "Settle"}
 
 
-def test_columns_said_by_place():
+def test_columns_given_by_position():
     said = ("open_time", "low", "high", "open", "close", "-", "volume")
 
-    columns = find_columns(make_rows((1704067200, 1, 4, 2, 3, 9, 5)), Reading(columns=said))
+    columns = find_columns(make_rows((1704067200, 1, 4, 2, 3, 9, 5)), ParseOptions(columns=said))
 
     assert columns.time == (0,)
     assert columns.fields == {"low": 1, "high": 2, "open": 3, "close": 4, "volume": 6}
 
 
-def test_a_date_and_a_time_said_by_place():
+def test_a_date_and_a_time_given_by_position():
     said = ("time", "date", "open", "high", "low", "close")
 
-    assert find_columns(make_rows(("00:00", "2024.01.02", 1, 4, 2, 3)), Reading(columns=said)).time == (1, 0)
+    assert find_columns(make_rows(("00:00", "2024.01.02", 1, 4, 2, 3)), ParseOptions(columns=said)).time == (1, 0)
 
 
 @pytest.mark.parametrize(
@@ -422,22 +426,22 @@ def test_a_date_and_a_time_said_by_place():
         (("open_time", *FIELDS, "volume", "", ""), BadPayload, "at least 8 columns"),
     ],
 )
-def test_columns_that_cannot_be_as_said(columns, error, words):
+def test_given_columns_that_do_not_fit(columns, error, words):
     with pytest.raises(error, match=words):
-        find("Date,Open,High,Low,Close", Reading(columns=columns))
+        find("Date,Open,High,Low,Close", ParseOptions(columns=columns))
 
 
 # Symbols.
 
 
-def make_long(name: str, cells: list, reading: Reading | None = None) -> dict[str, list[int]]:
-    """Split a table by the column of this name; its rows by symbol."""
+def make_long(name: str, cells: list, options: ParseOptions | None = None) -> dict[str, list[int]]:
+    """Return the rows of each symbol in the column of this name."""
     count = len(cells)
     table = make_table(
         {"date": ["2024-01-02"] * count} | {field: ["1"] * count for field in FIELDS} | {name: cells}, symbol="whole"
     )
-    columns = find_columns(table, reading or Reading())
-    return {symbol: places.tolist() for symbol, places in split_symbols(table, columns).items()}
+    columns = find_columns(table, options or ParseOptions())
+    return {symbol: places.tolist() for symbol, places in rows_by_symbol(table, columns).items()}
 
 
 @pytest.mark.parametrize("name", ["Name", "symbol", "<TICKER>", "Stock", "Pair", "isin", "tic"])
@@ -452,8 +456,8 @@ def test_the_symbol_of_all_rows_is_named_too():
 @pytest.mark.parametrize(
     "cells", [["a", "b", "c"], ["1.5", "2.5", "1.5"], [1.5, 2.5, 1.5], [1, 1, 1], [None, "a", "a"]]
 )
-def test_a_name_that_tells_nothing_is_no_symbol(cells):
-    """One for each row, numbers, or only here and there."""
+def test_an_ambiguous_name_without_repeated_words_is_not_a_symbol(cells):
+    """Different in each row, numbers, or mostly empty."""
     assert make_long("Name", cells) == {"whole": [0, 1, 2]}
 
 
@@ -466,14 +470,14 @@ def test_a_name_that_tells_nothing_is_no_symbol(cells):
         ("Series ", ["EQ", "BE", "EQ"]),
     ],
 )
-def test_a_column_that_may_part_the_rows_is_asked_for(name, cells):
-    """Files put one behind another, and the contracts of a future."""
-    with pytest.raises(Ambiguous, match=r"`symbol_column` to be said .*which may be symbols") as caught:
+def test_a_column_that_may_hold_symbols_is_ambiguous(name, cells):
+    """Concatenated files, and contracts of a future."""
+    with pytest.raises(Ambiguous, match=r"`symbol_column` to be set .*which may be symbols") as caught:
         make_long(name, cells)
 
     assert caught.value.option == "symbol_column"
-    assert make_long(name, cells, Reading(symbol_column="")) == {"whole": list(range(len(cells)))}
-    assert list(make_long(name, cells, Reading(symbol_column=name))) == list(dict.fromkeys(cells))
+    assert make_long(name, cells, ParseOptions(symbol_column="")) == {"whole": list(range(len(cells)))}
+    assert list(make_long(name, cells, ParseOptions(symbol_column=name))) == list(dict.fromkeys(cells))
 
 
 @pytest.mark.parametrize(
@@ -493,45 +497,45 @@ def test_a_column_that_may_part_the_rows_is_asked_for(name, cells):
         ("flag", [True, True, False, False]),
     ],
 )
-def test_other_columns_of_words_part_no_rows(name, cells):
+def test_other_columns_of_words_are_not_symbols(name, cells):
     assert make_long(name, cells) == {"whole": list(range(len(cells)))}
 
 
 @pytest.mark.parametrize("name", ["interval", "timeframe", "Period", "granularity", "<PER>", "resolution"])
-def test_rows_of_several_timeframes_are_refused(name):
+def test_rows_of_several_timeframes_are_rejected(name):
     with pytest.raises(BadPayload, match=r"expected rows of one timeframe, found .1h, 4h in column"):
         make_long(name, ["1h", "1h", "4h", "1h"])
     assert make_long(name, ["1h", "1h"]) == {"whole": [0, 1]}
 
 
-def test_a_period_that_counts_rows_is_no_timeframe():
+def test_a_row_counter_is_not_a_timeframe():
     assert make_long("period", [1, 2, 3]) == {"whole": [0, 1, 2]}
 
 
-def test_the_column_of_symbols_is_said():
-    assert make_long("branch", ["A", "B", "A"], Reading(symbol_column="Branch")) == {"A": [0, 2], "B": [1]}
-    assert make_long("Name", ["A", "B", "A"], Reading(symbol_column="")) == {"whole": [0, 1, 2]}
+def test_the_column_of_symbols_is_given():
+    assert make_long("branch", ["A", "B", "A"], ParseOptions(symbol_column="Branch")) == {"A": [0, 2], "B": [1]}
+    assert make_long("Name", ["A", "B", "A"], ParseOptions(symbol_column="")) == {"whole": [0, 1, 2]}
 
 
-def test_a_symbol_is_trusted_more_than_a_number_of_the_instrument():
+def test_a_symbol_is_preferred_to_an_instrument_number():
     table = make_table({name: ["7"] * 2 for name in ("instrument_id", "date", *FIELDS)} | {"symbol": ["A", "B"]})
 
-    assert find_columns(table, Reading()).symbol == len(table.names) - 1
+    assert find_columns(table, ParseOptions()).symbol == len(table.names) - 1
 
 
-def test_a_row_without_a_symbol_is_refused_by_its_line():
+def test_a_row_without_a_symbol_is_rejected_by_its_line():
     with pytest.raises(BadPayload, match="a symbol in column 'ticker' in line 3"):
         make_long("ticker", ["A", " ", "A"])
 
 
 @pytest.mark.parametrize("form", ["{symbol}:{field}", "{symbol}.{field}", "{field}_{symbol}", "{field} {symbol}"])
-def test_symbols_side_by_side(form):
+def test_symbols_in_wide_format(form):
     names = [form.format(symbol=symbol, field=field) for symbol in ("AAA", "BBB") for field in (*FIELDS, "volume")]
 
     table = make_named(",".join(["date", *names]), at_0=DATES)
-    columns = find_columns(table, Reading())
+    columns = find_columns(table, ParseOptions())
 
     assert columns.fields == {}
-    assert columns.several["BBB"] == {field: 6 + place for place, field in enumerate((*FIELDS, "volume"))}
-    assert list(split_symbols(table, columns)) == ["AAA", "BBB"]
-    assert names_bars(table.names)
+    assert columns.by_symbol["BBB"] == {field: 6 + place for place, field in enumerate((*FIELDS, "volume"))}
+    assert list(rows_by_symbol(table, columns)) == ["AAA", "BBB"]
+    assert is_bar_header(table.names)

@@ -1,4 +1,4 @@
-"""Frames as tables: what becomes a column, what it is called, and whose rows they are."""
+"""Frames as tables: columns, names and symbols."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import pyarrow as pa
 import pytest
 
 from forecaster.bars import Bars
-from forecaster.errors import BadPayload, ForecasterError, InvalidContext
-from forecaster.tables import Reading
-from forecaster.tables.frames import frame_table, join_levels
-from forecaster.tables.reading import read_table
+from forecaster.errors import BadPayload, ForecasterError, InvalidArgument
+from forecaster.tables import ParseOptions
+from forecaster.tables.frames import join_levels, table_from_frame
+from forecaster.tables.rows import read_table
 from tests.builders import make_key
 
 DATES = pd.date_range("2024-01-01", periods=2)
@@ -22,36 +22,36 @@ FIELDS = ["Open", "High", "Low", "Close", "Volume"]
 
 
 def make_frame(index=DATES, columns=FIELDS) -> pd.DataFrame:
-    """Make a frame of two rows, each cell another number."""
+    """Return a frame of two rows with different numbers."""
     count = len(columns)
     return pd.DataFrame(np.arange(2.0 * count).reshape(2, count), index=index, columns=columns)
 
 
 def downloaded(*tickers: str, levels=("Price", "Ticker")) -> pd.DataFrame:
-    """A frame as yfinance gives it: columns of two levels."""
+    """Return a frame as yfinance does, with two column levels."""
     columns = pd.MultiIndex.from_product([FIELDS, tickers], names=["Price", "Ticker"]).reorder_levels(levels)
     return make_frame(DATES.rename("Date"), columns)
 
 
-def test_cells_stay_what_they_are():
+def test_cells_keep_their_types():
     """A time keeps its zone, a text stays text, and a number is not copied through text."""
     times = DATES.tz_localize("Asia/Tokyo")
     frame = pd.DataFrame(
         {"time": times, "open": [0.1, 2**53 + 1], "date": [dt.date(2024, 1, 1)] * 2, "note": ["a", ""]}
     )
 
-    table = frame_table(frame, "bars.parquet", form="parquet")
+    table = table_from_frame(frame, "bars.parquet", file_format="parquet")
 
     assert table.names == ["time", "open", "date", "note"]
     assert [table.cells[place].tolist() for place in range(4)] == [frame[name].tolist() for name in table.names]
-    assert (table.source, table.place, table.form, table.has_header) == ("bars.parquet", "row", "parquet", True)
+    assert (table.source, table.row_unit, table.format, table.has_header) == ("bars.parquet", "row", "parquet", True)
 
 
-def test_the_frame_of_the_caller_is_not_changed():
+def test_the_frame_of_the_caller_is_unchanged():
     frame = downloaded("A", "B")
     before = frame.copy()
 
-    frame_table(frame, "the frame")
+    table_from_frame(frame, "the frame")
 
     pd.testing.assert_frame_equal(frame, before)
 
@@ -71,8 +71,8 @@ def test_the_frame_of_the_caller_is_not_changed():
         (pd.Index(["AAA", "BBB"]), "symbol"),
     ],
 )
-def test_an_index_is_the_first_column_and_named_by_what_it_holds(index, name):
-    table = frame_table(make_frame(index), "the frame")
+def test_an_index_is_the_first_column_named_by_its_content(index, name):
+    table = table_from_frame(make_frame(index), "the frame")
 
     assert table.names == [name, *FIELDS]
     assert table.cells[0].tolist() == (index.to_timestamp() if isinstance(index, pd.PeriodIndex) else index).tolist()
@@ -81,13 +81,13 @@ def test_an_index_is_the_first_column_and_named_by_what_it_holds(index, name):
 
 @pytest.mark.parametrize("index", [pd.RangeIndex(2), pd.RangeIndex(2, name="id"), pd.Index([3, 7])])
 def test_an_index_that_counts_rows_is_no_column(index):
-    """Also where rows were left out."""
-    assert frame_table(make_frame(index), "the frame").names == FIELDS
+    """Also if rows were left out."""
+    assert table_from_frame(make_frame(index), "the frame").names == FIELDS
 
 
 def test_a_named_index_of_small_numbers_is_a_column():
-    """Somebody named it."""
-    assert frame_table(make_frame(pd.Index([3, 7], name="hour")), "the frame").names == ["hour", *FIELDS]
+    """It has a name."""
+    assert table_from_frame(make_frame(pd.Index([3, 7], name="hour")), "the frame").names == ["hour", *FIELDS]
 
 
 @pytest.mark.parametrize(
@@ -96,7 +96,7 @@ def test_a_named_index_of_small_numbers_is_a_column():
 def test_levels_of_rows_become_columns(names, expected):
     index = pd.MultiIndex.from_arrays([["BTC/USD", "ETH/USD"], DATES], names=names)
 
-    table = frame_table(make_frame(index), "the frame")
+    table = table_from_frame(make_frame(index), "the frame")
 
     assert table.names == [*expected, *FIELDS]
     assert table.cells[0].tolist() == ["BTC/USD", "ETH/USD"]
@@ -108,7 +108,7 @@ def test_one_ticker_is_the_symbol_of_the_table(levels, reset):
     """In either order of the levels, the date in the index or not."""
     frame = downloaded("ABC", levels=levels)
 
-    table = frame_table(frame.reset_index() if reset else frame, "the frame")
+    table = table_from_frame(frame.reset_index() if reset else frame, "the frame")
 
     assert table.names == ["Date", *FIELDS]
     assert table.symbol == "ABC"
@@ -116,46 +116,46 @@ def test_one_ticker_is_the_symbol_of_the_table(levels, reset):
 
 @pytest.mark.parametrize("levels", [("Price", "Ticker"), ("Ticker", "Price")])
 @pytest.mark.parametrize("reset", [False, True])
-def test_several_tickers_stand_in_the_names(levels, reset):
+def test_several_tickers_are_part_of_the_names(levels, reset):
     frame = downloaded("A", "B", levels=levels)
 
-    table = frame_table(frame.reset_index() if reset else frame, "the frame")
+    table = table_from_frame(frame.reset_index() if reset else frame, "the frame")
 
     assert table.names == ["Date", *(f"{ticker}:{field}" for field in FIELDS for ticker in "AB")]
     assert table.symbol == ""
 
 
 def test_levels_that_pandas_wrote_as_text_are_levels():
-    """`to_json` makes "('Close', 'ABC')" of them."""
+    """`to_json` writes them as "('Close', 'ABC')"."""
     frame = downloaded("ABC")
 
-    table = frame_table(frame.set_axis([str(name) for name in frame.columns], axis="columns"), "the frame")
+    table = table_from_frame(frame.set_axis([str(name) for name in frame.columns], axis="columns"), "the frame")
 
     assert (table.names, table.symbol) == (["Date", *FIELDS], "ABC")
 
 
-def test_levels_of_which_both_name_bars_are_left_to_be_refused():
-    """O, H, L and C are tickers, too."""
+def test_two_levels_of_field_names_are_left_unresolved():
+    """O, H, L and C are tickers as well."""
     assert join_levels([(field, ticker) for field in FIELDS for ticker in "OHLC"])[0][0] == "Open:O"
 
 
 def test_numbered_columns_are_no_header():
-    table = frame_table(make_frame(pd.RangeIndex(2), range(5)), "the frame")
+    table = table_from_frame(make_frame(pd.RangeIndex(2), range(5)), "the frame")
 
     assert not table.has_header
     assert table.names == ["column 1", "column 2", "column 3", "column 4", "column 5"]
 
 
 def test_equal_names_are_kept():
-    """Which of them is meant is for `columns` to ask."""
-    table = frame_table(make_frame(columns=["open", "open"]), "the frame")
+    """`columns` raises the error."""
+    table = table_from_frame(make_frame(columns=["open", "open"]), "the frame")
 
     assert table.names == ["timestamp", "open", "open"]
     assert table.cells.to_numpy()[:, 1:].tolist() == [[0, 1], [2, 3]]
 
 
 def test_an_index_of_a_name_that_is_taken_is_kept_beside_it():
-    assert frame_table(make_frame(columns=["timestamp", "close"]), "the frame").names == [
+    assert table_from_frame(make_frame(columns=["timestamp", "close"]), "the frame").names == [
         "level_0",
         "timestamp",
         "close",
@@ -163,14 +163,14 @@ def test_an_index_of_a_name_that_is_taken_is_kept_beside_it():
 
 
 def test_an_empty_frame_is_an_empty_table():
-    table = frame_table(pd.DataFrame(), "the frame")
+    table = table_from_frame(pd.DataFrame(), "the frame")
 
     assert (table.names, len(table.cells)) == ([], 0)
 
 
 @pytest.mark.parametrize("what", [None, np.ones((2, 5)), pd.Series([1.0]), make_frame().to_records(), [[1, 2]]])
-def test_what_is_no_frame_is_refused(what):
-    with pytest.raises(InvalidContext, match=f"expected a pandas DataFrame, found {type(what).__name__}"):
+def test_other_types_are_rejected(what):
+    with pytest.raises(InvalidArgument, match=f"expected a pandas DataFrame, found {type(what).__name__}"):
         Bars.from_frame(make_key("any", "BTC/USD", "1d"), what)
 
 
@@ -201,7 +201,7 @@ ODD_COLUMNS = (
 
 
 def break_column(frame: pd.DataFrame, random: np.random.Generator) -> pd.DataFrame:
-    """Put odd cells into a column, make an odd one of it, or make it the index."""
+    """Put odd cells into a column, replace it by an odd one, or make it the index."""
     name = frame.columns[random.integers(len(frame.columns))]
     cells = frame[name].reset_index(drop=True)
     if random.random() < 0.5:
@@ -219,8 +219,8 @@ def break_column(frame: pd.DataFrame, random: np.random.Generator) -> pd.DataFra
 
 
 @pytest.mark.parametrize("seed", range(60))
-def test_a_frame_of_odd_cells_is_bars_or_refused(seed):
-    """No other error comes out of it."""
+def test_a_frame_of_odd_cells_is_read_or_rejected(seed):
+    """No other error is raised."""
     random = np.random.default_rng(seed)
     prices = 100 + random.random(8)
     ohlcv = {"open": prices, "high": prices + 1, "low": prices - 1, "close": prices, "volume": prices}
@@ -236,10 +236,10 @@ def test_a_frame_of_odd_cells_is_bars_or_refused(seed):
     assert np.isin(bars.close, prices).all()
 
 
-def test_stamps_of_no_year_with_a_zone_are_refused_by_their_row():
-    """Nanoseconds that are declared to be microseconds."""
+def test_timestamps_of_an_impossible_year_with_a_zone_are_rejected_with_their_row():
+    """Nanoseconds declared as microseconds."""
     times = pd.Series(np.array([1_704_067_200_000_000_000, 1_704_070_800_000_000_000]).astype("datetime64[us]"))
     frame = pd.DataFrame({"time": times.dt.tz_localize("UTC"), "open": 1.0, "high": 2.0, "low": 1.0, "close": 1.5})
 
     with pytest.raises(BadPayload, match="expected a year from 1600 to 2199 in row 0"):
-        read_table(frame_table(frame, "frame"), Reading())
+        read_table(table_from_frame(frame, "frame"), ParseOptions())

@@ -1,4 +1,4 @@
-"""Cells as prices and volumes: exact, strict, and refused where a comma may be either sign."""
+"""Cells as prices and volumes: exact, strict, and rejected if a comma is ambiguous."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from forecaster.errors import Ambiguous, BadPayload
-from forecaster.tables import COLUMNS, Reading
+from forecaster.tables import COLUMNS, ParseOptions
 from forecaster.tables.numbers import read_numbers
 from tests.tables.tables import make_table
 
@@ -20,25 +20,25 @@ GERMAN = "csv, utf-8, separated by ;"
 
 def read(close, decimal=None, **table):
     """Read one column of prices."""
-    numbers = read_numbers(make_table({"close": close}, **table), {"close": 0}, Reading(decimal=decimal))
+    numbers = read_numbers(make_table({"close": close}, **table), {"close": 0}, ParseOptions(decimal=decimal))
     return numbers.ohlcv_TF[:, COLUMNS.index("close")].tolist()
 
 
 def read_volume(volume):
     numbers = read_numbers(
-        make_table({"close": ["1.5"] * len(volume), "volume": volume}), {"close": 0, "volume": 1}, Reading()
+        make_table({"close": ["1.5"] * len(volume), "volume": volume}), {"close": 0, "volume": 1}, ParseOptions()
     )
     return numbers.ohlcv_TF[:, COLUMNS.index("volume")].tolist()
 
 
 @given(st.floats(allow_nan=False, allow_infinity=False))
-def test_a_number_is_exact_to_the_last_bit(value):
+def test_numbers_are_exact_to_the_last_bit(value):
     assert read([repr(value)]) == [value]
 
 
 @given(st.integers(0, 10**9), st.integers(1, 6), st.sampled_from([",", "'", " ", "\u00a0", "\u202f", "’"]))
-def test_thousands_and_a_decimal_point_are_what_the_plain_spelling_is(whole, places, by):
-    """The second cell tells the sign where the first does not."""
+def test_thousands_with_a_decimal_point_equal_the_plain_number(whole, places, by):
+    """The second cell shows the sign if the first does not."""
     plain = f"{whole}.{'7' * places}"
     spelled = f"{whole:,}".replace(",", by) + plain[len(str(whole)) :]
 
@@ -46,7 +46,7 @@ def test_thousands_and_a_decimal_point_are_what_the_plain_spelling_is(whole, pla
 
 
 @given(st.integers(0, 10**9), st.integers(1, 6), st.sampled_from([".", "'", " ", "\u00a0"]))
-def test_thousands_and_a_decimal_comma_are_what_the_plain_spelling_is(whole, places, by):
+def test_thousands_with_a_decimal_comma_equal_the_plain_number(whole, places, by):
     plain = f"{whole}.{'7' * places}"
     spelled = f"{whole:,}".replace(",", by) + plain[len(str(whole)) :].replace(".", ",")
 
@@ -77,7 +77,7 @@ def test_thousands_and_a_decimal_comma_are_what_the_plain_spelling_is(whole, pla
         ([".5", "1."], [0.5, 1.0]),
     ],
 )
-def test_the_sign_before_decimals_is_what_the_cells_tell(cells, values):
+def test_cells_show_the_decimal_sign(cells, values):
     assert read(cells) == values
 
 
@@ -85,7 +85,7 @@ def test_the_sign_before_decimals_is_what_the_cells_tell(cells, values):
     "cell",
     ["", " ", "-", "--", "—", "NaN", "nan", "null", "NULL", "None", "N/A", "NA", "#N/A", ".", None, np.nan, pd.NA],
 )
-def test_words_for_nothing_are_nothing(cell):
+def test_markers_of_missing_values_are_missing(cell):
     values = read(["1.5", cell])
 
     assert values[0] == 1.5
@@ -115,32 +115,32 @@ def test_words_for_nothing_are_nothing(cell):
         [1],
     ],
 )
-def test_what_is_no_number_is_refused_by_its_line(cell):
+def test_other_text_is_rejected_with_its_line(cell):
     with pytest.raises(BadPayload, match="expected a number for close in line 3, found"):
         read(["1.5", cell])
 
 
-def test_volumes_may_be_shortened():
+def test_volumes_may_have_suffixes():
     assert read_volume(["86.30M", "1.2K", "3B", "0.5T", "1.07 m", "-"])[:5] == [86.3e6, 1200.0, 3e9, 5e11, 1.07e6]
     assert read_volume(["1.2Bn", "2mn", "3.5 Cr"]) == [1.2e9, 2e6, 3.5e7]
 
 
 @pytest.mark.parametrize("cells", [["-1", "5"], [-1, 5], ["-1.0", "5"]])
-def test_a_volume_of_minus_one_is_not_known(cells):
-    """Interactive Brokers writes it for bars of bid and ask."""
+def test_a_volume_of_minus_one_is_unknown(cells):
+    """Interactive Brokers writes it for bid and ask bars."""
     volume = read_volume(pd.Series(cells))
 
     assert np.isnan(volume[0])
     assert volume[1] == 5
 
 
-def test_a_word_is_no_volume():
+def test_a_word_is_not_a_volume():
     with pytest.raises(BadPayload, match="a number for volume in line 3"):
         read_volume(["1", "much"])
 
 
 @pytest.mark.parametrize("cells", [["1,234", "2,345"], ["1,234", "1.234"], ["120", "8,817"]])
-def test_a_comma_that_may_be_either_sign_is_refused(cells):
+def test_an_ambiguous_comma_is_rejected(cells):
     with pytest.raises(Ambiguous, match=r"--decimal .* in line \d, which may have decimals or thousands") as caught:
         read(cells)
 
@@ -148,9 +148,9 @@ def test_a_comma_that_may_be_either_sign_is_refused(cells):
 
 
 @pytest.mark.parametrize("cells", [["998", "1.002"], ["12.345", "", "7"], ["1.002", "-998"]])
-def test_a_point_may_be_before_thousands_where_the_other_prices_are_whole(cells):
-    """So prices that cross 1,000 look, in any language of the header."""
-    with pytest.raises(Ambiguous, match=r"`decimal` to be said .* beside .*: a point before thousands\?") as caught:
+def test_a_point_may_separate_thousands_if_other_prices_are_whole(cells):
+    """Prices that cross 1,000 look so, in any language of the header."""
+    with pytest.raises(Ambiguous, match=r"`decimal` to be set .* beside .*: a point before thousands\?") as caught:
         read(cells)
 
     assert caught.value.option == "decimal"
@@ -158,8 +158,8 @@ def test_a_point_may_be_before_thousands_where_the_other_prices_are_whole(cells)
 
 
 @pytest.mark.parametrize("cells", [["110'165", "110'000"], ["99’312"], ["110'165", "98"]])
-def test_thirty_seconds_of_a_point_are_no_thousands(cells):
-    """Futures on bonds are quoted so."""
+def test_32nds_of_a_point_are_not_thousands(cells):
+    """Bond futures are quoted this way."""
     with pytest.raises(BadPayload, match=r"prices in decimals, found .* in line 2, which may be 32nds of a point"):
         read(cells)
 
@@ -172,7 +172,7 @@ def test_a_column_of_plain_numbers_is_read_at_once_and_as_exactly(dtype):
 
 
 @pytest.mark.parametrize("dtype", ["str", object])
-def test_a_plain_number_that_is_too_large_is_refused(dtype):
+def test_a_plain_number_that_is_too_large_is_rejected(dtype):
     with pytest.raises(BadPayload, match="a number for close in line 3"):
         read(pd.Series(["1.5", "1e999"], dtype=dtype))
 
@@ -185,29 +185,29 @@ def test_a_plain_number_that_is_too_large_is_refused(dtype):
         {"columns": {"close": 0, "date": ["02.01.2024"]}},
     ],
 )
-def test_a_dot_that_may_be_either_sign_is_refused_where_commas_are_usual(table):
+def test_an_ambiguous_dot_is_rejected_where_decimal_commas_are_usual(table):
     columns = {name: ["145.123"] if cells == 0 else cells for name, cells in table.get("columns", {"close": 0}).items()}
     made = make_table(columns, form=table.get("form", "csv"))
 
     with pytest.raises(Ambiguous, match="decimal"):
-        read_numbers(made, {"close": 0}, Reading())
+        read_numbers(made, {"close": 0}, ParseOptions())
 
 
 @pytest.mark.parametrize("form", ["csv, utf-8, separated by ,", GERMAN])
-def test_a_compact_time_tells_of_a_program_that_writes_points(form):
+def test_a_compact_time_implies_decimal_points(form):
     """Prices of yen have three decimals, and HistData separates cells by semicolons."""
     table = make_table({"1": ["20240102 170000"], "2": ["145.123"]}, form=form, has_header=False)
 
-    assert read_numbers(table, {"close": 1}, Reading()).ohlcv_TF[0, 3] == 145.123
+    assert read_numbers(table, {"close": 1}, ParseOptions()).ohlcv_TF[0, 3] == 145.123
 
 
 @pytest.mark.parametrize(("decimal", "values"), [(".", [1234.0, 2.345]), (",", [1.234, 2345.0])])
-def test_what_is_said_settles_it(decimal, values):
+def test_the_decimal_option_settles_it(decimal, values):
     assert read(["1,234", "2.345"], decimal) == values
 
 
 @pytest.mark.parametrize(("decimal", "cell"), [(".", "2,5"), (",", "2.5")])
-def test_a_cell_that_does_not_fit_what_is_said_is_refused(decimal, cell):
+def test_a_cell_that_contradicts_the_decimal_option_is_rejected(decimal, cell):
     with pytest.raises(BadPayload, match="a number for close in line 3"):
         read(["1", cell], decimal)
 
@@ -217,10 +217,10 @@ def test_cells_that_contradict_each_other_are_named():
         read(["1.234,5", "1,234.5"])
 
 
-def test_one_column_tells_the_sign_of_all():
+def test_one_column_shows_the_sign_of_all():
     table = make_table({"close": ["1,234"], "volume": ["86.30M"]})
 
-    numbers = read_numbers(table, {"close": 0, "volume": 1}, Reading())
+    numbers = read_numbers(table, {"close": 0, "volume": 1}, ParseOptions())
 
     assert numbers.ohlcv_TF[0, 3:].tolist() == [1234.0, 86.3e6]
     assert numbers.decimal_text == "."
@@ -238,7 +238,7 @@ def test_one_column_tells_the_sign_of_all():
         pd.Series(["1", "2"], dtype="string"),
     ],
 )
-def test_cells_of_a_frame_may_be_of_any_kind(column):
+def test_cells_of_a_frame_may_have_any_numeric_type(column):
     assert read(column) == [1.0, 2.0]
 
 
@@ -246,20 +246,20 @@ def test_cells_of_a_frame_may_be_of_any_kind(column):
     "column",
     [pd.Series([True, False]), pd.Series(pd.to_datetime(["2024-01-02"])), pd.Series([1j])],
 )
-def test_other_kinds_are_no_numbers(column):
+def test_other_types_are_not_numbers(column):
     with pytest.raises(BadPayload, match="a number for close in line 2"):
         read(column)
 
 
-def test_a_missing_column_is_not_known():
-    ohlcv_TF = read_numbers(make_table({"open": ["1"]}), {"open": 0}, Reading()).ohlcv_TF
+def test_a_missing_column_is_unknown():
+    ohlcv_TF = read_numbers(make_table({"open": ["1"]}), {"open": 0}, ParseOptions()).ohlcv_TF
 
     assert np.isnan(ohlcv_TF[0]).tolist() == [False, True, True, True, True]
 
 
-def test_the_cells_of_a_frame_are_left_as_they_are():
+def test_the_cells_of_a_frame_are_unchanged():
     table = make_table({"close": ["1.5", None, " - "]})
 
-    read_numbers(table, {"close": 0}, Reading())
+    read_numbers(table, {"close": 0}, ParseOptions())
 
     assert table.cells[0].tolist() == ["1.5", None, " - "]

@@ -51,19 +51,19 @@ _POINTS: Final = 400
 class Scope:
     """Which forecasts a report is about: a run's, as known at `as_of`, settled after `since` (UTC ms; None: ever).
 
-    `door` says how the run was made: `live`, `replay` or `predict`.
+    `kind` says how the run was made: `live`, `replay` or `predict`.
     """
 
     model_name: str
     run_id: str
     as_of: int
     since: int | None = None
-    door: str = LIVE
+    kind: str = LIVE
 
     @property
     def is_replay(self) -> bool:
         """Whether its times are those of its bars: all that is neither live nor a prediction by hand."""
-        return self.run_id != LIVE and self.door != PREDICTION
+        return self.run_id != LIVE and self.kind != PREDICTION
 
 
 @dataclass(frozen=True, eq=False)
@@ -346,7 +346,7 @@ class _Own:
         self.first, self.last = self.first or int(cutoff_U[0]), int(cutoff_U[-1])
         self.seen_at = max(self.seen_at, int(steps.seen_at_N[chosen].max()))
         self._late += int(steps.late_N[ones].sum())
-        close_U = steps.key.sessions.closes_of(steps.key.timeframe, steps.target_open_N[ones])
+        close_U = steps.key.trading_calendar.closes_of(steps.key.timeframe, steps.target_open_N[ones])
         self._on_time += int((steps.available_at_N[ones] < close_U).sum())
         self._engines.update(steps.engines[e] for e in steps.engine_N[ones].tolist())
         self._latencies.append(steps.available_at_N[ones] - steps.issued_at_N[ones])

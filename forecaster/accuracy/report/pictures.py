@@ -25,7 +25,7 @@ from forecaster.accuracy.scores import RAW, SERVED
 from forecaster.bars import FIELDS
 from forecaster.errors import ConfigError
 from forecaster.forecast import interpolate
-from forecaster.output_files import new_file, write_text
+from forecaster.output_files import atomic_write, write_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -75,7 +75,7 @@ def draw_charts(charts: Sequence[Chart], path: Path) -> None:
         for (left, right), chart in zip(grid, charts, strict=True):
             _draw_intervals(left, chart)
             _draw_fan(right, chart)
-        with new_file(path, "png") as file:
+        with atomic_write(path, "png") as file:
             figure.savefig(file, dpi=110, format="png")
 
 
@@ -130,7 +130,7 @@ def _draw_fan(axes: Axes, chart: Chart) -> None:
     x_H = np.arange(start - 1, start + forecast.horizon)
     last_close = chart.bars.close[first - 1]
     for level, alpha in ((0.01, 0.10), (0.1, 0.18), (0.25, 0.28)):
-        lower_H, upper_H = (_from_cutoff(last_close, forecast.quantile("close", q)) for q in (level, 1 - level))
+        lower_H, upper_H = (_from_cutoff(last_close, forecast.quantile(q)) for q in (level, 1 - level))
         label = f"{1 - 2 * level:.0%} interval of the close"
         axes.fill_between(x_H, lower_H, upper_H, color=_FAN, alpha=alpha, linewidth=0, label=label)
     axes.plot(x_H, _from_cutoff(last_close, forecast.median()), color=_FAN, linewidth=1.2, label="median")
@@ -152,7 +152,7 @@ def _draw_section(section: Section, folder: Path) -> list[Path]:
                 one(axes)
             figure.suptitle(str(key), x=0.01, ha="left", fontweight="bold", parse_math=False)
             paths.append(folder / f"{file_name(key)}-{name}.png")
-            with new_file(paths[-1], "png") as file:
+            with atomic_write(paths[-1], "png") as file:
                 figure.savefig(file, dpi=130, format="png")
 
     if section.scenes:

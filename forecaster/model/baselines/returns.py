@@ -1,12 +1,11 @@
-"""What baselines share: past moves of a series, their quantiles, and the forecast that log moves make.
+"""Shared by the baselines: past returns of a series, their quantiles, and the forecast made from log returns.
 
-Shapes: C price fields, F the same as a forecast's, T slots, H steps, Q quantile levels.
+Shapes: C price fields, F the same as a forecast's, T time slots, H steps, Q quantile levels.
 """
 
 from __future__ import annotations
 
 import time
-from numbers import Integral
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -17,48 +16,33 @@ from forecaster.forecast import CHRONOS_LEVELS, OHLCForecast, Provenance, repair
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from forecaster.bars import Context
+    from forecaster.context import Context
     from forecaster.model import Model
 
 LEVELS_Q: Final = np.array(CHRONOS_LEVELS)
-LONGEST_STRETCH: Final = 10
-"""How much wider than it was a past move is made at most: the volatility of bars that never moved is 0."""
+MAX_SCALE: Final = 10
+"""Largest factor by which a past return is rescaled. Bars without a range have volatility 0."""
 
 
-def whole(what: str, value: object, least: int = 1, most: int | None = None) -> int:
-    """Give a count that a caller chose as an `int`; numpy's integers are whole numbers too, booleans are none.
-
-    Raises:
-        InvalidContext: for anything that is not a whole number from `least` to `most`; names what it should be.
-    """
-    limits = f"{least} or more" if most is None else f"{least} to {most}"
-    if isinstance(value, bool) or not isinstance(value, Integral):
-        raise InvalidContext(what, f"a whole number, {limits}", f"{value!r:.100}")
-    count = int(value)
-    if count < least or (most is not None and count > most):
-        raise InvalidContext(what, limits, count)
-    return count
-
-
-def past_moves(log_CT: NDArray[np.float64], horizon: int) -> NDArray[np.float64]:
-    """Give log(field at t + h / close at t) by the slot t it leaves, (F, H, T); NaN where an end is missing."""
-    moves_FHT = np.full((len(log_CT), horizon, log_CT.shape[1]), np.nan)
+def past_returns(log_CT: NDArray[np.float64], horizon: int) -> NDArray[np.float64]:
+    """Return log(field at t + h / close at t) by the starting slot t, (F, H, T); NaN where an end is missing."""
+    return_FHT = np.full((len(log_CT), horizon, log_CT.shape[1]), np.nan)
     for step in range(1, horizon + 1):
-        moves_FHT[:, step - 1, :-step] = log_CT[:, step:] - log_CT[3, :-step]
-    return moves_FHT
+        return_FHT[:, step - 1, :-step] = log_CT[:, step:] - log_CT[3, :-step]
+    return return_FHT
 
 
-def quantiles(moves_FHT: NDArray[np.float64], context: Context, fewest: int) -> NDArray[np.float64]:
-    """Give the quantiles at all levels of the moves that are not NaN, (F, H, Q), linear between order statistics.
+def empirical_quantiles(return_FHT: NDArray[np.float64], context: Context, min_returns: int) -> NDArray[np.float64]:
+    """Return the quantiles at all levels of the returns that are not NaN, (F, H, Q), linear between order statistics.
 
     Raises:
-        InvalidContext: for fewer than `fewest` moves over some number of bars; two are needed in any case.
+        InvalidContext: for fewer than `min_returns`, which is at least 2, over any number of bars.
     """
-    counts_H = (~np.isnan(moves_FHT[3])).sum(axis=1)
-    if counts_H.min() < fewest:
-        expected = f"{fewest} moves or more over {int(counts_H.argmin()) + 1} bars"
+    counts_H = (~np.isnan(return_FHT[3])).sum(axis=1)
+    if counts_H.min() < min_returns:
+        expected = f"{min_returns} returns or more over {int(counts_H.argmin()) + 1} bars"
         raise InvalidContext(f"context of {context.key}", expected, int(counts_H.min()))
-    ranked_FHT = np.sort(moves_FHT, axis=2)  # NaN comes last
+    ranked_FHT = np.sort(return_FHT, axis=2)  # NaN comes last
     position_HQ = LEVELS_Q * (counts_H[:, None] - 1)
     below_HQ = np.floor(position_HQ).astype(np.int64)
     weight_HQ = position_HQ - below_HQ
@@ -69,7 +53,7 @@ def quantiles(moves_FHT: NDArray[np.float64], context: Context, fewest: int) -> 
 
 
 def provenance_of(model: Model, context: Context, started: float) -> Provenance:
-    """Say who forecast this context, in the time since `started`, a reading of `time.perf_counter`."""
+    """Describe a forecast of `context` by `model`, begun at `started`, a reading of `time.perf_counter`."""
     return Provenance(
         model_id=model.name,
         revision=model.id.digest,

@@ -1,8 +1,8 @@
-"""Compiled code kept across restarts: a folder of our own, in which nothing is trusted that we did not write.
+"""Compiled code stored across restarts, in a folder that only this user can write.
 
-A package is a file of machine code that the process will run, so a foreign owner, a file or folder that others may
-write, a changed byte, or a note that names another key puts it into `quarantine/`: it is never loaded. Nor is anything
-below a folder that others may write or own: they could put a folder of theirs in the place of ours.
+A package is a file of machine code that the process will run. It is quarantined, never loaded, if it has another owner,
+if other users may write it, if a byte has changed, or if its note names another key. Nothing is loaded below a folder
+that other users may write or own, since they could replace folders in it.
 
 Layout: `DIGEST.pt2`, the package, without weights; `DIGEST.json`, its note: key, digest and timings.
 """
@@ -34,7 +34,7 @@ _log = get_logger(__name__)
 
 @dataclass(frozen=True)
 class ArtifactKey:
-    """All that compiled code depends on. Equal keys may share a package; anything else may not."""
+    """Everything that compiled code depends on. Only equal keys share a package."""
 
     model_sha256: str
     versions: str
@@ -58,7 +58,7 @@ class ArtifactKey:
 
 @dataclass(frozen=True)
 class Note:
-    """What is known of a package beside its key: its digest, and what it took on this hardware."""
+    """Digest of a package, and seconds of one call on this hardware."""
 
     sha256: str
     eager_s: float | None = None
@@ -66,35 +66,35 @@ class Note:
 
 
 class Artifacts:
-    """The folder of packages; `find`, `keep` and `quarantine` raise ArtifactsRefused when it cannot be used.
+    """The folder of packages; `find`, `store` and `quarantine` raise ArtifactsRefused when it cannot be used.
 
     Args:
-        folder: made with mode 0700 when it is not there.
+        folder: created with mode 0700 if it does not exist.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder.expanduser()
 
     def find(self, key: ArtifactKey) -> tuple[Path, Note] | None:
-        """Give the package of `key` and its note; one that cannot be trusted is quarantined, and that is raised."""
+        """Return the package of `key` and its note; quarantine and refuse one that cannot be trusted."""
         own_folder(self.folder)
-        package, about = self._paths(key)
-        if not os.path.lexists(package) and not os.path.lexists(about):
+        package, note_file = self._paths(key)
+        if not os.path.lexists(package) and not os.path.lexists(note_file):
             return None
         try:
             _check_file(package)
-            _check_file(about)
-            told = json.loads(about.read_text())
-            note = Note(**told.pop("note"))
-            _expect("key", dataclasses.asdict(key), told["key"])
+            _check_file(note_file)
+            record = json.loads(note_file.read_text())
+            note = Note(**record.pop("note"))
+            _expect("key", dataclasses.asdict(key), record["key"])
             _expect("sha256", note.sha256, _digest(package))
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             self.quarantine(key, str(error))
             raise ArtifactsRefused(f"{package.name} was quarantined: {error}") from error
         return package, note
 
-    def keep(self, key: ArtifactKey, built: Path) -> tuple[Path, Note]:
-        """Take over a package that was just built; an older one of the same key is replaced at once."""
+    def store(self, key: ArtifactKey, built: Path) -> tuple[Path, Note]:
+        """Store a package that was just built; it replaces an older one of the same key atomically."""
         own_folder(self.folder)
         package, _ = self._paths(key)
         content = built.read_bytes()
@@ -102,35 +102,35 @@ class Artifacts:
         try:
             _write(package, content)
             self.write_note(key, note)
-            self._forget_old()
+            self._remove_old()
         except OSError as error:
             raise ArtifactsRefused(f"{self.folder} cannot be written: {error.strerror}") from error
         return package, note
 
     def write_note(self, key: ArtifactKey, note: Note) -> None:
-        """Write what is known of a package."""
+        """Write the note of a package."""
         text = json.dumps({"key": dataclasses.asdict(key), "note": dataclasses.asdict(note)}, indent=1)
         _write(self._paths(key)[1], text.encode())
 
     def quarantine(self, key: ArtifactKey, reason: str) -> None:
-        """Put a package and its note aside, where there are any; when even that fails, they are refused again."""
-        there = [path for path in self._paths(key) if os.path.lexists(path)]
-        if not there:
+        """Move a package and its note to `quarantine/`, if they exist."""
+        existing = [path for path in self._paths(key) if os.path.lexists(path)]
+        if not existing:
             return
         _log.warning("compile.quarantined", package=key.digest, reason=reason)
-        aside = self.folder / "quarantine"
+        folder = self.folder / "quarantine"
         try:
-            aside.mkdir(mode=0o700, exist_ok=True)
-            for path in there:
-                path.replace(aside / path.name)
+            folder.mkdir(mode=0o700, exist_ok=True)
+            for path in existing:
+                path.replace(folder / path.name)
         except OSError as error:
-            raise ArtifactsRefused(f"{self.folder} holds a package that cannot be put aside: {error}") from error
+            raise ArtifactsRefused(f"{self.folder} holds a package that cannot be quarantined: {error}") from error
 
     def _paths(self, key: ArtifactKey) -> tuple[Path, Path]:
         return self.folder / f"{key.digest}.pt2", self.folder / f"{key.digest}.json"
 
-    def _forget_old(self) -> None:
-        """Keep the packages that were written last."""
+    def _remove_old(self) -> None:
+        """Remove all but the latest `KEPT_PACKAGES`."""
         packages = sorted(self.folder.glob("*.pt2"), key=lambda path: path.stat().st_mtime, reverse=True)
         for package in packages[KEPT_PACKAGES:]:
             package.unlink()
@@ -139,7 +139,7 @@ class Artifacts:
 
 @cache
 def hardware(device_type: str) -> str:
-    """Name what machine code depends on: the processor and its instructions, or the GPU."""
+    """Return what machine code depends on: the processor and its instruction set, or the GPU."""
     if device_type == "cuda":
         major, minor = torch.cuda.get_device_capability()
         return f"{torch.cuda.get_device_name()}, capability {major}.{minor}, CUDA {torch.version.cuda}"
@@ -154,19 +154,19 @@ def hardware(device_type: str) -> str:
 
 
 def _check_file(path: Path) -> None:
-    found = path.lstat()
-    if not stat.S_ISREG(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & OTHERS_MAY_WRITE:
-        mode = stat.filemode(found.st_mode)
-        raise ValueError(f"expected {path.name} as our own file, found {mode} of user {found.st_uid}")
+    status = path.lstat()
+    if not stat.S_ISREG(status.st_mode) or status.st_uid != os.getuid() or status.st_mode & OTHERS_MAY_WRITE:
+        mode = stat.filemode(status.st_mode)
+        raise ValueError(f"expected {path.name} as our own file, found {mode} of user {status.st_uid}")
 
 
 def _write(path: Path, content: bytes) -> None:
-    """Write a file of our own: whole or not at all, and never through a link."""
-    fresh = path.with_name(f"{path.name}.new")
-    fresh.unlink(missing_ok=True)
-    with open(fresh, "xb", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
+    """Write a file atomically, readable by this user only, and never through a link."""
+    temporary = path.with_name(f"{path.name}.new")
+    temporary.unlink(missing_ok=True)
+    with open(temporary, "xb", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
         file.write(content)
-    fresh.replace(path)
+    temporary.replace(path)
 
 
 def _expect(what: str, expected: object, found: object) -> None:

@@ -1,4 +1,4 @@
-"""One shape that is forecast again and again: which engine serves it, why, and what was measured.
+"""A batch shape: which engine serves it, why, and its measured times.
 
 Shapes: B rows, T bars, Q quantile levels, H steps.
 """
@@ -22,7 +22,7 @@ Run = Callable[[torch.Tensor], torch.Tensor]
 
 
 class State(Enum):
-    """How far a bucket has come; only `SERVING` runs compiled code."""
+    """State of a bucket; only `SERVING` runs compiled code."""
 
     EAGER = "eager"
     BUILDING = "building"
@@ -33,17 +33,17 @@ class State(Enum):
 
 @dataclass
 class Bucket:
-    """A shape with its two engines. Changed on the owner's thread alone.
+    """A shape with its two engines. Only the thread that owns the model changes it.
 
     Attributes:
-        eager: the forward pass as it is.
+        eager: the forward pass, not compiled.
         compiled: checked compiled code, while `state` is SERVING.
-        looked: whether the kept packages have been searched.
-        eager_spent: seconds that eager calls took so far.
-        eager_s: seconds of one eager call of all `shape.rows`, where that was measured.
+        searched: whether the stored packages have been searched.
+        eager_spent: seconds spent in eager calls so far.
+        eager_s: seconds of one eager call of all `shape.rows`, where measured.
         compiled_s: the same of compiled code.
         difference: largest difference from eager seen in checks, as a share of the forecast's spread.
-        rests: times that it was taken out of service.
+        cool_downs: number of times that it was taken out of service.
         retry_at: monotonic seconds before which a COOLING bucket is not tried again.
     """
 
@@ -52,7 +52,7 @@ class Bucket:
     reason: str
     state: State = State.EAGER
     compiled: Run | None = None
-    looked: bool = False
+    searched: bool = False
     eager_spent: float = 0.0
     eager_s: float | None = None
     compiled_s: float | None = None
@@ -61,32 +61,32 @@ class Bucket:
     compiled_calls: int = 0
     samples: int = 0
     faults: list[str] = field(default_factory=list)
-    rests: int = 0
+    cool_downs: int = 0
     retry_at: float = 0.0
 
     def compiled_for(self, rows: int) -> Run | None:
-        """Give compiled code where it serves, and pays for a batch of so many rows: it always runs the full shape."""
+        """Return compiled code where it serves and is faster for this many rows; it always runs the full shape."""
         if self.state is not State.SERVING:
             return None
         if self.eager_s is None or self.compiled_s is None or rows == self.shape.rows:
             return self.compiled
         return self.compiled if self.compiled_s < self.eager_s * rows / self.shape.rows else None
 
-    def compare(self, expected_BQH: torch.Tensor, found_BQH: torch.Tensor) -> WrongAnswer | None:
-        """Say whether compiled code found what eager expects, to ENGINE_NOISE of each row's spread."""
-        if found_BQH.shape != expected_BQH.shape:
-            return WrongAnswer(f"compiled code gave shape {tuple(found_BQH.shape)}, not {tuple(expected_BQH.shape)}")
-        spread_B = (expected_BQH.amax(dim=(1, 2)) - expected_BQH.amin(dim=(1, 2))).clamp(min=SMALLEST_SPREAD)
-        difference = float(((found_BQH - expected_BQH).abs().amax(dim=(1, 2)) / spread_B).max())
+    def compare(self, eager_BQH: torch.Tensor, compiled_BQH: torch.Tensor) -> WrongAnswer | None:
+        """Compare compiled code with eager; return the fault if they differ by over ENGINE_NOISE of a row's spread."""
+        if compiled_BQH.shape != eager_BQH.shape:
+            return WrongAnswer(
+                f"compiled code returned shape {tuple(compiled_BQH.shape)}, not {tuple(eager_BQH.shape)}"
+            )
+        spread_B = (eager_BQH.amax(dim=(1, 2)) - eager_BQH.amin(dim=(1, 2))).clamp(min=SMALLEST_SPREAD)
+        difference = float(((compiled_BQH - eager_BQH).abs().amax(dim=(1, 2)) / spread_B).max())
         if difference <= ENGINE_NOISE:
             self.difference = max(difference, self.difference or 0.0)
             return None
-        return WrongAnswer(
-            f"compiled code is {difference:.2g} of the spread away from eager, tolerated {ENGINE_NOISE:g}"
-        )
+        return WrongAnswer(f"compiled code is {difference:.2g} of the spread away from eager, allowed {ENGINE_NOISE:g}")
 
     def status(self) -> BucketStatus:
-        """Describe it as it stands."""
+        """Describe the current state."""
         return BucketStatus(
             rows=self.shape.rows,
             bars=self.shape.bars,
@@ -108,7 +108,7 @@ class Bucket:
 
 @dataclass(frozen=True)
 class BucketStatus:
-    """What serves one shape. Times are medians of one call, in seconds; `max_rel_diff` is relative to the spread."""
+    """The engine of one shape. Times are medians of one call, in seconds; `max_rel_diff` is relative to the spread."""
 
     rows: int
     bars: int
@@ -130,25 +130,25 @@ class BucketStatus:
 def bucket_rows(rows: int, group: int) -> int:
     """Round up to a number of groups with at most three significant bits: 1 to 8, 10, 12, 14, 16, 20, …, 28.
 
-    Few numbers get code of their own, and no batch is padded by more than a quarter.
+    Few sizes are compiled, and no batch is padded by more than a quarter.
     """
     groups = -(-rows // group)
     return -(-groups // fine_step(groups)) * fine_step(groups) * group
 
 
 def fine_step(count: int) -> int:
-    """Distance between numbers of the size of `count` that have at most three significant bits."""
+    """Return the distance between numbers near `count` that have at most three significant bits."""
     return 1 << max(0, count.bit_length() - 3)
 
 
 def padded(standard_BT: torch.Tensor, shape: Shape) -> torch.Tensor:
-    """Fill up to the shape's rows with copies of the last group, which change nothing for the others."""
+    """Pad to the shape's rows with copies of the last group, which do not affect the others."""
     copies = (shape.rows - len(standard_BT)) // shape.group
     return torch.cat([standard_BT, standard_BT[-shape.group :].repeat(copies, 1)]) if copies else standard_BT
 
 
 def probe(shape: Shape, seed: int, patch: int) -> torch.Tensor:
-    """A standardised batch to check compiled code on: random walks, heavy tails, a step, one constant row."""
+    """Return a standardised batch to check compiled code with: random walks, heavy tails, a step, one constant row."""
     generator = torch.Generator().manual_seed(seed)
     standard_BT = torch.randn(shape.rows, shape.bars, generator=generator).cumsum(dim=1)
     standard_BT += torch.randn(shape.rows, shape.bars, generator=generator) ** 3

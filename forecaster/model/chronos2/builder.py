@@ -1,7 +1,7 @@
-"""Build compiled code in a process of its own: out of the way, with a deadline, killed when its parent goes.
+"""Build compiled code in a child process, at low priority and with a deadline; it is killed if its parent exits.
 
 The parent calls `Builder.build`; the child is `python -m forecaster.model.chronos2.builder`. It needs the checkpoint's
-configuration and a shape, and no weights: a package holds none, they are bound to the live model when it is loaded.
+configuration and a shape, but no weights: a package uses those of the live model when it is loaded.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ PACKAGE = "model.pt2"
 
 
 class BuildFailed(Exception):
-    """No package came out; the message says which of the child's faults it was."""
+    """The child built no package; the message gives its fault."""
 
 
 @dataclass(frozen=True)
-class Order:
-    """What the child is asked for, sent to it as one line of JSON; out of everyone's way, unless it is awaited."""
+class BuildRequest:
+    """Request to the child, sent as one line of JSON. The build has the lowest priority, unless `awaited`."""
 
     config: dict[str, object]
     shape: tuple[int, int, int, str, int]
@@ -50,27 +50,27 @@ class Builder:
         self._child: subprocess.Popen[bytes] | None = None
         self._closed = threading.Event()
 
-    def build(self, order: Order) -> Path:
-        """Build the package and give its path, in `order.folder`.
+    def build(self, request: BuildRequest) -> Path:
+        """Build the package and return its path, in `request.folder`.
 
-        An assertion of the symbolic shapes fails at random (pytorch#163876), so that one is tried twice.
+        An assertion on symbolic shapes fails at random (pytorch#163876): that failure is retried once.
 
         Raises:
             BuildFailed: when the child fails, is killed, or takes too long.
         """
         try:
-            return self._build_once(order)
+            return self._build_once(request)
         except BuildFailed as fault:
             if "AssertionError" not in str(fault):
                 raise
-        return self._build_once(order)
+        return self._build_once(request)
 
     def close(self) -> None:
-        """Kill the child, if there is one, and start none any more."""
+        """Kill the child, if there is one, and start no other."""
         self._closed.set()
         self._kill()
 
-    def _build_once(self, order: Order) -> Path:
+    def _build_once(self, request: BuildRequest) -> Path:
         if self._closed.is_set():
             raise BuildFailed("the model was unloaded")
         with subprocess.Popen(
@@ -79,51 +79,51 @@ class Builder:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            bufsize=0,  # what a dead child did not read must not be written again when the pipe is closed
+            bufsize=0,  # closing the pipe must not write again what a dead child did not read
             start_new_session=True,
         ) as child:
             self._child = child
-            if self._closed.is_set():  # meanwhile, by another thread, which saw no child to kill
+            if self._closed.is_set():  # by another thread, before it saw the child
                 self._kill()
             try:
-                # The pipe stays open: the child ends when it closes, which it also does when this process is killed.
-                told = self._talk(child, json.dumps(dataclasses.asdict(order)))
+                # The pipe stays open. The child ends when it closes, which also happens when this process is killed.
+                result = self._communicate(child, json.dumps(dataclasses.asdict(request)))
             finally:
                 self._kill()
-        package = Path(order.folder) / PACKAGE
-        if told != "done" or not package.is_file():
+        package = Path(request.folder) / PACKAGE
+        if result != "done" or not package.is_file():
             raise BuildFailed(
-                told or f"expected a package, found that the compiler ended with {self._child.returncode}"
+                result or f"expected a package, found that the compiler ended with {self._child.returncode}"
             )
         return package
 
-    def _talk(self, child: subprocess.Popen[bytes], line: str) -> str:
-        """Send the order and wait for the last line of the answer."""
-        late = threading.Event()
+    def _communicate(self, child: subprocess.Popen[bytes], line: str) -> str:
+        """Send the request and return the last line of the output."""
+        timed_out = threading.Event()
 
         def stop() -> None:
-            late.set()
+            timed_out.set()
             self._kill()
 
-        clock = threading.Timer(self._deadline_s, stop)
-        clock.daemon = True
-        clock.start()
+        timer = threading.Timer(self._deadline_s, stop)
+        timer.daemon = True
+        timer.start()
         try:
             assert child.stdin is not None  # noqa: S101 - for the type checker: they are pipes
             assert child.stdout is not None  # noqa: S101
             child.stdin.write(f"{line}\n".encode())
-            answer = child.stdout.read().decode(errors="replace").strip().rpartition("\n")[2]
+            output = child.stdout.read().decode(errors="replace").strip().rpartition("\n")[2]
         except BrokenPipeError:
-            answer = ""
+            output = ""
         finally:
-            clock.cancel()
+            timer.cancel()
         child.wait()
-        if late.is_set():
-            raise BuildFailed(f"expected compiled code within {self._deadline_s:g} s, and gave up")
-        return answer
+        if timed_out.is_set():
+            raise BuildFailed(f"expected compiled code within {self._deadline_s:g} s; the build was killed")
+        return output
 
     def _kill(self) -> None:
-        """End the child and what it started: they are a process group of their own."""
+        """Kill the process group of the child."""
         child = self._child
         if child is None or child.returncode is not None:
             return
@@ -132,43 +132,43 @@ class Builder:
 
 
 def main() -> None:
-    """Build what the order on standard input asks for; the last line printed is `done`, or the fault."""
-    order = Order(**json.loads(sys.stdin.readline()))
-    threading.Thread(target=_die_with_parent, daemon=True).start()
-    if not order.awaited:
-        _step_back()
-    with tempfile.TemporaryDirectory(dir=order.folder) as scratch:
-        # Read when torch is imported; its default is a folder in /tmp that others can guess and fill.
+    """Build the request read from standard input; the last line printed is `done`, or the fault."""
+    request = BuildRequest(**json.loads(sys.stdin.readline()))
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
+    if not request.awaited:
+        _lower_priority()
+    with tempfile.TemporaryDirectory(dir=request.folder) as scratch:
+        # torch reads these when it is imported. Its default is a folder in /tmp that other users can predict and fill.
         os.environ |= {"TORCHINDUCTOR_CACHE_DIR": scratch, "TRITON_CACHE_DIR": scratch, "TMPDIR": scratch}
         tempfile.tempdir = scratch
         try:
-            _build(order)
-        except Exception as error:  # noqa: BLE001 - the compiler raises any type; the parent is told which
+            _build(request)
+        except Exception as error:  # noqa: BLE001 - the compiler raises any type; the parent gets its name
             line = next(iter(str(error).strip().splitlines()), "no message")
-            print(f"{type(error).__name__}: {line[:300]}")  # noqa: T201 - its answer
+            print(f"{type(error).__name__}: {line[:300]}")  # noqa: T201 - read by the parent
             return
-    print("done")  # noqa: T201 - its answer
+    print("done")  # noqa: T201 - read by the parent
 
 
-def _build(order: Order) -> None:
+def _build(request: BuildRequest) -> None:
     import torch  # noqa: PLC0415 - after the folders of its caches are set
 
     from forecaster.model.chronos2.architecture import Chronos2  # noqa: PLC0415
     from forecaster.model.chronos2.checkpoint_config import Architecture  # noqa: PLC0415
     from forecaster.model.chronos2.core import Core, Missing, Shape  # noqa: PLC0415
 
-    torch.set_num_threads(order.threads)
+    torch.set_num_threads(request.threads)
     with torch.device("meta"):
-        model = Chronos2(Architecture.model_validate(order.config))
-    model = model.to_empty(device=order.device).eval().requires_grad_(requires_grad=False)
-    rows, bars, patches, missing, group = order.shape
+        model = Chronos2(Architecture.model_validate(request.config))
+    model = model.to_empty(device=request.device).eval().requires_grad_(requires_grad=False)
+    rows, bars, patches, missing, group = request.shape
     core = Core(model, Shape(rows, bars, patches, Missing(missing), group))
-    example_BT = torch.zeros(rows, bars, device=order.device)
+    example_BT = torch.zeros(rows, bars, device=request.device)
     with torch.no_grad(), warnings.catch_warnings(action="ignore"):
         program = torch.export.export(core, (example_BT,))
         torch._inductor.aoti_compile_and_package(  # noqa: SLF001 - the documented name of AOTInductor
             program,
-            package_path=str(Path(order.folder) / PACKAGE),
+            package_path=str(Path(request.folder) / PACKAGE),
             inductor_configs={
                 "aot_inductor.package_constants_in_so": False,
                 "aot_inductor.precompile_headers": False,  # they would be used once: 7 s more
@@ -177,14 +177,14 @@ def _build(order: Order) -> None:
         )
 
 
-def _step_back() -> None:
-    """Run only when nobody else wants the processor."""
+def _lower_priority() -> None:
+    """Run only when the processor is idle."""
     os.nice(19)
     if hasattr(os, "SCHED_IDLE"):
         os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
 
 
-def _die_with_parent() -> None:
+def _exit_with_parent() -> None:
     sys.stdin.read()
     os.killpg(0, signal.SIGKILL)
 

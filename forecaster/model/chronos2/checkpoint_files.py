@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from pydantic import ValidationError
 
-from forecaster.config import HUB, NANO, absolute_model_id
+from forecaster.config import HUB, NANO
+from forecaster.config_file import absolute_model_id
 from forecaster.errors import ConfigError, ModelLoadError
 from forecaster.model.chronos2.checkpoint_config import Architecture, checkpoint_digest
 from forecaster.model.chronos2.weights import WeightsFile

@@ -1,6 +1,6 @@
-"""Where compiled code comes from: kept packages, a child process that builds one, or torch.compile itself.
+"""Sources of compiled code: stored packages, a child process that builds one, or torch.compile.
 
-What is given here has not been checked: `compiled` compares it with eager before it serves.
+The code is not checked here: `promotion` compares it with eager before it serves.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import torch
 
 from forecaster.config import COMPILED_FOLDER
 from forecaster.model.chronos2.artifacts import ArtifactKey, Artifacts, Note
-from forecaster.model.chronos2.builder import Builder, Order
+from forecaster.model.chronos2.builder import Builder, BuildRequest
 from forecaster.model.chronos2.private_folder import ArtifactsRefused, own_folder
 
 if TYPE_CHECKING:
@@ -34,14 +34,14 @@ class CompileSettings:
     """How compiled code comes into service.
 
     Attributes:
-        mode: `auto` builds what pays and serves what is quicker than eager; `on` builds at first sight and serves
-            what is right; `off` never compiles.
-        compiler: `package` builds in a child process and keeps the result; the others are torch.compile's own modes.
-        folder: where packages are kept.
-        build_after_s: under `auto`, seconds of eager work that a shape must have cost before it is built.
-        deadline_s: seconds after which a build is given up.
-        rest_s: seconds that a shape rests after a fault; doubled by each further one.
-        sample_every: of so many compiled batches, one is compared with eager.
+        mode: `auto` builds frequent shapes and serves code that is faster than eager; `on` builds every shape at once
+            and serves code that is correct; `off` never compiles.
+        compiler: `package` builds in a child process and stores the result; the others are modes of torch.compile.
+        folder: where packages are stored.
+        build_after_s: under `auto`, seconds of eager work on a shape before it is built.
+        deadline_s: seconds after which a build is killed.
+        cool_down_s: seconds without compiled code after a fault; doubled by each further fault.
+        sample_every: one of this many compiled batches is compared with eager.
     """
 
     mode: CompileMode = "auto"
@@ -49,12 +49,12 @@ class CompileSettings:
     folder: Path = COMPILED_FOLDER
     build_after_s: float = 5.0
     deadline_s: float = 900.0
-    rest_s: float = 300.0
+    cool_down_s: float = 300.0
     sample_every: int = 64
 
 
 class Candidate(NamedTuple):
-    """Compiled code that nobody has checked, what is known of it, and why it could not be kept."""
+    """Unchecked compiled code, its note, and why it could not be stored."""
 
     run: Run
     note: Note = Note("")
@@ -62,10 +62,10 @@ class Candidate(NamedTuple):
 
 
 class PackageCompiler:
-    """AOTInductor packages: found among those of earlier runs, else built in a child process and kept.
+    """AOTInductor packages: loaded from earlier runs, or built in a child process and stored.
 
     Args:
-        model: the live checkpoint, whose weights packages are bound to.
+        model: the live checkpoint, whose weights packages use.
         model_sha256: digest of the weights and of the architecture that uses them.
         versions: of the libraries that compiled code depends on.
         settings: folder and deadline.
@@ -78,25 +78,25 @@ class PackageCompiler:
         self.builder = Builder(settings.deadline_s)
 
     def find(self, bucket: Bucket) -> Candidate | None:
-        """Load what an earlier run kept for this shape.
+        """Load the stored package of this shape.
 
         Raises:
-            ArtifactsRefused: when what is there cannot be trusted.
+            ArtifactsRefused: when the package cannot be trusted.
         """
-        kept = self._artifacts.find(self._key(bucket))
-        return None if kept is None else Candidate(self._load(bucket, kept[0]), kept[1])
+        stored = self._artifacts.find(self._key(bucket))
+        return None if stored is None else Candidate(self._load(bucket, stored[0]), stored[1])
 
     def build(self, bucket: Bucket, *, awaited: bool) -> Candidate:
-        """Build for this shape, keep and load it; out of everyone's way, unless somebody waits for it.
+        """Build, store and load a package of this shape; at lowest priority, unless `awaited`.
 
         Raises:
-            ArtifactsRefused: when others could replace what is built, before it is loaded.
+            ArtifactsRefused: when other users could replace the package before it is loaded.
             BuildFailed: when the child fails, is killed, or takes too long.
         """
         shape = bucket.shape
         with tempfile.TemporaryDirectory() as folder:
             own_folder(Path(folder))
-            order = Order(
+            request = BuildRequest(
                 config=self._model.config.model_dump(),
                 shape=(shape.rows, shape.bars, shape.patches, shape.missing.value, shape.group),
                 device=str(self._model.device),
@@ -104,21 +104,21 @@ class PackageCompiler:
                 folder=folder,
                 awaited=awaited,
             )
-            built = self.builder.build(order)
+            built = self.builder.build(request)
             try:
-                package, note = self._artifacts.keep(self._key(bucket), built)
+                package, note = self._artifacts.store(self._key(bucket), built)
             except ArtifactsRefused as refusal:
                 return Candidate(self._load(bucket, built), refusal=refusal)
             return Candidate(self._load(bucket, package), note)
 
     def note(self, bucket: Bucket, note: Note) -> None:
-        """Write down what was measured; where that fails, it is measured again."""
+        """Store the measured times; if that fails, they are measured again."""
         if note.sha256:
             with suppress(OSError):
                 self._artifacts.write_note(self._key(bucket), note)
 
     def discard(self, bucket: Bucket, reason: str) -> None:
-        """Put a package aside that failed, so that the next one is built afresh."""
+        """Quarantine a package that failed, so that the next one is built anew."""
         with suppress(ArtifactsRefused):
             self._artifacts.quarantine(self._key(bucket), reason)
 
@@ -126,9 +126,9 @@ class PackageCompiler:
         return ArtifactKey.of(*self._identity, self._model.device, bucket.shape)
 
     def _load(self, bucket: Bucket, package: Path) -> Run:
-        """Load a package and bind it to the live weights, which it shares with eager.
+        """Load a package that uses the live weights, shared with eager.
 
-        By the loader behind torch's `aoti_load_package`, which would import 139 modules of the compiler first.
+        Uses the loader behind torch's `aoti_load_package`, which would import 139 modules of the compiler.
         """
         loader = torch._C._aoti.AOTIModelPackageLoader(str(package), "model", False, 1, -1)  # noqa: FBT003, SLF001
         weights = dict(bucket.eager.named_parameters()) | dict(bucket.eager.named_buffers())
@@ -138,10 +138,10 @@ class PackageCompiler:
 
 
 def compile_in_process(bucket: Bucket, settings: CompileSettings) -> Candidate:
-    """One of torch.compile's own modes; its outputs are copied, since CUDA graphs write them again.
+    """Compile in a mode of torch.compile; outputs are copied, since CUDA graphs reuse their memory.
 
     Raises:
-        ArtifactsRefused: when its cache, which torch unpickles, would not be ours alone.
+        ArtifactsRefused: when other users may write its cache, which torch unpickles.
     """
     cache = settings.folder.expanduser() / "inductor"
     own_folder(cache.parent)

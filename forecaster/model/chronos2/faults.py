@@ -1,7 +1,7 @@
-"""Whose fault it is when the model's code fails, and the one warning that says so.
+"""Faults of compiled code: their types and descriptions, and the one warning of a process.
 
-Only what eager can do on the same input is ever blamed on compiled code; that is decided in `compiled`. Here is what
-must be told apart before: a keyboard interrupt, which nothing may swallow, and memory that ran out.
+A fault counts against compiled code only if eager succeeds on the same input (`compiled`). Keyboard interrupts and
+exhausted memory are detected first: they are never faults of compiled code.
 """
 
 from __future__ import annotations
@@ -15,44 +15,44 @@ _warned = threading.Event()
 
 
 class CompileFallbackWarning(RuntimeWarning):
-    """Compiled code could not be had or failed, and eager serves; shown once per process."""
+    """Compiled code could not be built or failed, and eager serves; shown once per process."""
 
 
 class WrongAnswer(Exception):
-    """Compiled code ran, and its answer is not eager's."""
+    """Compiled code ran, but its result differs from eager's."""
 
 
 def raise_hidden_interrupt(error: BaseException) -> None:
-    """Raise a KeyboardInterrupt that stands behind `error`: a fault in Dynamo's `finally` can mask it."""
+    """Raise the KeyboardInterrupt in the chain of `error`: a fault in Dynamo's `finally` can hide it."""
     seen: set[int] = set()
     pending: list[BaseException | None] = [error]
     while pending:
-        one = pending.pop()
-        if one is None or id(one) in seen:
+        linked = pending.pop()
+        if linked is None or id(linked) in seen:
             continue
-        if isinstance(one, KeyboardInterrupt):
-            raise one
-        seen.add(id(one))
-        pending += [one.__context__, one.__cause__]
+        if isinstance(linked, KeyboardInterrupt):
+            raise linked
+        seen.add(id(linked))
+        pending += [linked.__context__, linked.__cause__]
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory ran out; on a CPU, torch says so in the text of a RuntimeError."""
-    told = str(error)
+    """Return whether memory ran out; on a CPU, only the text of torch's RuntimeError shows it."""
+    text = str(error)
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
-        isinstance(error, RuntimeError) and ("out of memory" in told or "can't allocate memory" in told)
+        isinstance(error, RuntimeError) and ("out of memory" in text or "can't allocate memory" in text)
     )
 
 
 def describe(error: BaseException) -> str:
-    """Type and first line of a fault, for a reason in one sentence."""
+    """Return the type and the first line of a fault."""
     line = next(iter(str(error).strip().splitlines()), "no message")[:200]
     return line if isinstance(error, WrongAnswer) else f"{type(error).__name__}: {line}"
 
 
 def warn_once(reason: str, stacklevel: int) -> None:
-    """Warn, unless this process has been warned before."""
+    """Warn, unless this process has warned before."""
     if not _warned.is_set():
         _warned.set()
-        message = f"forecasts are served eager where compiled code fails: {reason}"
+        message = f"compiled code failed, eager serves its forecasts: {reason}"
         warnings.warn(message, CompileFallbackWarning, stacklevel=stacklevel + 1)

@@ -1,6 +1,6 @@
-"""A folder of our own: where code is kept that a process will run, so that nobody else can put any there.
+"""A private folder for code that a process will run, so that other users cannot place code there.
 
-No torch: whoever checks a configuration looks at the folder too.
+This module does not import torch: checking a configuration also checks the folder.
 """
 
 from __future__ import annotations
@@ -16,82 +16,82 @@ OTHERS_MAY_WRITE: Final = stat.S_IWGRP | stat.S_IWOTH
 
 
 class ArtifactsRefused(Exception):
-    """A package was quarantined, or the folder cannot be used: compiled code is then built, and perhaps not kept."""
+    """A package was quarantined, or the folder cannot be used: compiled code is then built, but may not be stored."""
 
 
 def own_folder(folder: Path) -> None:
-    """Make a folder that we alone may read and write, or see that it is one; where no one else can replace it.
+    """Create a folder that only this user can read, write and replace, or check that it is one.
 
     Raises:
-        ArtifactsRefused: when it is not, or cannot be made.
+        ArtifactsRefused: when it is not private, or cannot be created.
     """
     try:
-        _look_above(folder)
-        _make(folder)
-        _look_at(folder)
+        _check_parents(folder)
+        _create(folder)
+        _check_folder(folder)
     except OSError as error:
-        raise ArtifactsRefused(f"{folder} cannot be made: {error.strerror}") from error
+        raise ArtifactsRefused(f"{folder} cannot be created: {error.strerror}") from error
 
 
 def check_folder(folder: Path) -> None:
-    """See whether `own_folder` would do, and make nothing.
+    """Check whether `own_folder` would succeed, without creating anything.
 
     Raises:
-        ArtifactsRefused: when it would not.
+        ArtifactsRefused: when it would fail.
     """
     try:
-        _look_above(folder)
+        _check_parents(folder)
         if os.path.lexists(folder):
-            _look_at(folder)
+            _check_folder(folder)
             return
     except OSError as error:
-        raise ArtifactsRefused(f"{folder} cannot be looked at: {error.strerror}") from error
+        raise ArtifactsRefused(f"{folder} cannot be checked: {error.strerror}") from error
     above = next(path for path in folder.absolute().parents if path.exists())
     if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
-        raise ArtifactsRefused(f"{folder} cannot be made: {above} is no folder that this user may write to")
+        raise ArtifactsRefused(f"{folder} cannot be created: this user cannot write to {above}")
 
 
-def _look_at(folder: Path) -> None:
-    """Refuse a folder that is not ours alone."""
-    found = folder.lstat()
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
-        raise ArtifactsRefused(f"expected {folder} to be our own folder, found one of user {found.st_uid}")
-    if found.st_mode & 0o077:
-        mode = stat.S_IMODE(found.st_mode)
+def _check_folder(folder: Path) -> None:
+    """Refuse a folder that is not private."""
+    status = folder.lstat()
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid():
+        raise ArtifactsRefused(f"expected {folder} to be our own folder, found one of user {status.st_uid}")
+    if status.st_mode & 0o077:
+        mode = stat.S_IMODE(status.st_mode)
         raise ArtifactsRefused(f"expected {folder} with mode 700, found {mode:o}: chmod 700, or remove it")
 
 
-def _make(folder: Path) -> None:
-    """Make a folder, and those above it that lack, for us alone whatever the umask says."""
+def _create(folder: Path) -> None:
+    """Create a folder and its missing parents, private whatever the umask."""
     for path in (*reversed(folder.parents), folder):
         if not path.is_dir():
             path.mkdir(mode=0o700, exist_ok=True)
 
 
-def _look_above(folder: Path) -> None:
-    """Refuse a folder that somebody else could put another in the place of: by its path, and where links lead.
+def _check_parents(folder: Path) -> None:
+    """Refuse a folder that another user could replace: by its path, and through links.
 
-    All above it must be ours or root's, and writable by nobody else; a sticky bit, as that of /tmp, is enough, since
-    what stands there is looked at too.
+    This user or root must own every parent, and no other user may write it. A sticky bit, as that of /tmp, is
+    enough, since entries of such a folder are checked too.
     """
-    for path in _on_the_way(folder):
-        found = path.lstat()
-        if found.st_uid not in (os.getuid(), 0):
-            raise ArtifactsRefused(f"expected {path} to be ours or root's, found one of user {found.st_uid}")
-        if stat.S_ISDIR(found.st_mode) and found.st_mode & OTHERS_MAY_WRITE and not found.st_mode & stat.S_ISVTX:
-            mode = stat.S_IMODE(found.st_mode)
+    for path in _path_components(folder):
+        status = path.lstat()
+        if status.st_uid not in (os.getuid(), 0):
+            raise ArtifactsRefused(f"expected {path} to be ours or root's, found one of user {status.st_uid}")
+        if stat.S_ISDIR(status.st_mode) and status.st_mode & OTHERS_MAY_WRITE and not status.st_mode & stat.S_ISVTX:
+            mode = stat.S_IMODE(status.st_mode)
             raise ArtifactsRefused(f"expected {path} to be writable by its owner alone, found {mode:o}: chmod go-w")
 
 
-def _on_the_way(folder: Path) -> list[Path]:
-    """All that is looked up on the way to a folder and is there: folders, links, and what lies on the way of these."""
-    found: dict[Path, None] = {}
-    follow = [folder.absolute().parent]
-    while follow:
-        end = follow.pop()
+def _path_components(folder: Path) -> list[Path]:
+    """Return the existing folders and links that a lookup of the folder passes through, also those of links."""
+    components: dict[Path, None] = {}
+    unresolved = [folder.absolute().parent]
+    while unresolved:
+        end = unresolved.pop()
         for path in (end, *end.parents):
-            if path not in found and os.path.lexists(path):
-                found[path] = None
+            if path not in components and os.path.lexists(path):
+                components[path] = None
                 if path.is_symlink():
-                    follow.append(path.parent.resolve() / path.readlink())
-    return list(found)
+                    unresolved.append(path.parent.resolve() / path.readlink())
+    return list(components)

@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import torch
 
-from forecaster.bars import FIELDS, Bars, Context
+from forecaster.arguments import check_integer
+from forecaster.bars import FIELDS, Bars
 from forecaster.config import NANO, SHORTEST_CONTEXT
+from forecaster.context import Context
 from forecaster.errors import InvalidContext
 from forecaster.forecast import ModelId, OHLCForecast, Provenance, repair
-from forecaster.model.baselines.returns import whole
 from forecaster.model.chronos2.bucket import bucket_rows, fine_step
 from forecaster.model.chronos2.checkpoint import library_versions, load_checkpoint
 from forecaster.model.chronos2.checkpoint_config import checkpoint_digest
@@ -126,7 +127,7 @@ class Chronos2OHLCWrapper:
         horizon = self._check_horizon(horizon)
         if context_length is None:
             context_length = min(DEFAULT_CONTEXT, self.max_context)
-        context_length = whole("context_length", context_length, SHORTEST_CONTEXT, self.max_context)
+        context_length = check_integer("context_length", context_length, SHORTEST_CONTEXT, self.max_context)
         for one in bars:
             if not len(one):
                 raise InvalidContext(f"bars of {one.key}", f"at least {SHORTEST_CONTEXT}", 0)
@@ -177,7 +178,7 @@ class Chronos2OHLCWrapper:
         Raises:
             InvalidContext: for another shape, infinite values, a mask that does not match its values, too few values.
         """
-        horizon, group = self._check_horizon(horizon), whole("group", group)
+        horizon, group = self._check_horizon(horizon), check_integer("group", group)
         rows_BT = _check_rows(np.asarray(rows_BT, np.float64), group, known_BT)
         groups_SGT = rows_BT.reshape(-1, group, rows_BT.shape[1])
         quantiles_SGQH = np.empty((len(groups_SGT), group, len(self.quantile_levels), horizon))
@@ -228,7 +229,7 @@ class Chronos2OHLCWrapper:
         return self._engines
 
     def _check_horizon(self, horizon: int) -> int:
-        return whole("horizon", horizon, most=self.max_horizon)
+        return check_integer("horizon", horizon, maximum=self.max_horizon)
 
     def _padded_length(self, bars: int) -> int:
         return -(-min(bars, self._longest) // self.patch) * self.patch

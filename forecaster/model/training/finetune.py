@@ -1,8 +1,8 @@
-"""Fine-tune a Chronos-2 on the bars of one's own series, by chronos-forecasting's own `fit`.
+"""Fine-tune a Chronos-2 on the bars of one or more series, by chronos-forecasting's own `fit`.
 
-What the model is trained on is what it will be asked: a window is cut as `Context` cuts one, ends with a
-real bar, keeps missing slots as NaN, and is one group of four rows. A run on a CPU is a pure function of
-weights, bars and plan. Whether the result is any better is not judged here.
+Training windows look like inputs of a forecast: a window is cut as `Context` cuts one, ends with a real bar, keeps
+missing slots as NaN, and is one group of four rows. A run on a CPU is a pure function of weights, bars and plan.
+Whether the result is better is not tested here.
 
 Shapes: C the four price fields, T slots of the calendar, W windows.
 """
@@ -25,10 +25,10 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 import numpy as np
 import torch
 
+from forecaster.arguments import check_integer
 from forecaster.bars import FIELDS
 from forecaster.config import SHORTEST_CONTEXT
-from forecaster.errors import ConfigError, InvalidContext, NotEnoughBars
-from forecaster.model.baselines.returns import whole
+from forecaster.errors import ConfigError, InvalidArgument, NotEnoughBars
 from forecaster.model.chronos2.checkpoint import load_checkpoint
 from forecaster.model.chronos2.checkpoint_files import write_sums
 from forecaster.model.chronos2.reference import reference_bars, reference_patch
@@ -46,25 +46,25 @@ if TYPE_CHECKING:
 
 ABOUT_FILE = "finetune.json"
 PUBLISHED = (ABOUT_FILE, "SHA256SUMS", "config.json", "model.safetensors")
-"""What a folder gets, the weights last: without them nothing can be loaded."""
+"""Files of the folder, the weights last: without them nothing can be loaded."""
 LEARNING_RATES = {"full": 3e-5, "lora": 3e-4}
 
 
 @dataclasses.dataclass(frozen=True)
 class FinetunePlan:
-    """All that decides a fine-tuning beside weights and bars.
+    """Everything that determines a fine-tuning besides weights and bars.
 
     Args:
         mode: `full` trains every weight; `lora` trains low-rank additions, which are merged at the end.
         steps: optimiser steps; the learning rate falls linearly to 0 over them.
-        learning_rate: of the first step; one that suits the mode when left out.
+        learning_rate: of the first step; by default one for the mode.
         batch_size: windows in a step, each of four rows.
         context: slots that the model sees.
         horizon: slots that it learns to forecast.
-        seed: decides which windows are drawn, in which order, and LoRA's initial weights.
+        seed: of the windows, their order, and LoRA's initial weights.
 
     Raises:
-        ConfigError: for a value that no run could have.
+        ConfigError: for an invalid value.
     """
 
     mode: Literal["full", "lora"] = "full"
@@ -79,11 +79,11 @@ class FinetunePlan:
         """Check each value."""
         if self.mode not in LEARNING_RATES:
             raise ConfigError("mode", f"one of {', '.join(LEARNING_RATES)}", self.mode)
-        fewest = {"steps": 1, "batch_size": 1, "context": SHORTEST_CONTEXT, "horizon": 1, "seed": 0}
-        for name, least in fewest.items():
+        minimums = {"steps": 1, "batch_size": 1, "context": SHORTEST_CONTEXT, "horizon": 1, "seed": 0}
+        for name, least in minimums.items():
             try:
-                whole(name, getattr(self, name), least)
-            except InvalidContext as error:
+                check_integer(name, getattr(self, name), least)
+            except InvalidArgument as error:
                 raise ConfigError(name, f"a whole number, {least} or more", getattr(self, name)) from error
         if not 0 < self.first_learning_rate < math.inf:
             raise ConfigError("learning_rate", "a number above 0", self.learning_rate)
@@ -102,25 +102,25 @@ def finetune(
     on_step: Callable[[int, float], None],
     revision: str | None = None,
 ) -> Path:
-    """Fine-tune `model` on all of `bars` and write a Chronos-2 folder to `out`; gives `out`.
+    """Fine-tune `model` on all of `bars`, write a Chronos-2 folder to `out` and return `out`.
 
-    `on_step(step, loss)` is called after every step. Beside the weights stand `finetune.json` (plan, source,
-    bars, seconds) and `SHA256SUMS`. Until the result has been loaded and checked there is nothing to be
-    loaded in `out`, and after an error or Ctrl-C there is nothing at all.
+    `on_step(step, loss)` is called after every step. Besides the weights, the folder holds `finetune.json` (plan,
+    source, bars, seconds) and `SHA256SUMS`. `out` cannot be loaded before the result was loaded and checked. After an
+    error or Ctrl-C it is empty.
 
     Args:
         model: `nano`, a folder, or `hub:OWNER/NAME` at `revision`.
         bars: one or more series; windows are drawn evenly from all of them.
-        plan: everything else that decides the result.
-        out: a folder that is new or empty.
-        on_step: told of progress, from 0; may raise to stop.
+        plan: everything else that determines the result.
+        out: a new or empty folder.
+        on_step: called with the step, from 0, and its loss; may raise to stop.
         revision: commit of a hub repository.
 
     Raises:
-        ConfigError: for a plan that the model cannot serve, a missing extra, a loss that is no number, or an `out`
-            that holds something.
-        NotEnoughBars: when a series has no window at all.
-        ModelLoadError: when `model` cannot be loaded, or the result cannot.
+        ConfigError: for a plan outside the model's limits, a missing extra, a loss that is not finite, or an `out`
+            that is not empty.
+        NotEnoughBars: if a series has no window.
+        ModelLoadError: if `model` cannot be loaded, or the result cannot.
     """
     _check_extra(plan)
     checkpoint, source_sha256 = load_checkpoint(str(model), revision, "auto")
@@ -133,7 +133,7 @@ def finetune(
         about = {
             "plan": dataclasses.asdict(plan) | {"learning_rate": plan.first_learning_rate},
             "source": {"model": str(model), "revision": revision, "weights_sha256": source_sha256},
-            "series": [_about_series(one) for one in bars],
+            "series": [_describe_series(series) for series in bars],
             "windows": len(windows),
             "seconds": round(time.monotonic() - started, 1),
             "libraries": upstream_versions(),
@@ -143,14 +143,14 @@ def finetune(
 
 
 def require_empty(out: Path) -> None:
-    """Refuse an `out` that holds something.
+    """Require a new or empty folder.
 
     Raises:
-        ConfigError: when it does, or is no folder.
+        ConfigError: if it holds something, or is no folder.
     """
-    found = sorted(one.name for one in out.iterdir()) if out.is_dir() else [out.name] * out.exists()
-    if found:
-        raise ConfigError(str(out), "a new or empty folder", found)
+    files = sorted(path.name for path in out.iterdir()) if out.is_dir() else [out.name] * out.exists()
+    if files:
+        raise ConfigError(str(out), "a new or empty folder", files)
 
 
 def fit(
@@ -160,12 +160,12 @@ def fit(
     scratch: Path,
     on_step: Callable[[int, float], None],
 ) -> Chronos2Model:
-    """Train a copy of `source`; gives it in evaluation mode, LoRA merged. What `fit` writes goes to `scratch`."""
-    from transformers import set_seed  # noqa: PLC0415 - only who trains pays for transformers
+    """Train a copy of `source` and return it in evaluation mode, LoRA merged; `fit` writes its files to `scratch`."""
+    from transformers import set_seed  # noqa: PLC0415 - only training needs transformers
 
     set_seed(plan.seed)
     with warnings.catch_warnings():
-        # peft asks transformers by a name that is going to change; no user can help it.
+        # peft calls a deprecated name of transformers; users cannot change that.
         warnings.simplefilter("ignore", FutureWarning)
         tuned = _run_fit(source, windows, plan, scratch, _reporter(on_step, plan))
     model: Any = tuned.model.merge_and_unload() if plan.mode == "lora" else tuned.model
@@ -174,17 +174,16 @@ def fit(
 
 
 class Windows(Sequence[dict[str, Any]]):
-    """Every window of some series that has a context and its whole horizon, as `fit` takes prepared inputs.
+    """All training windows of one or more series, as prepared inputs of `fit`.
 
-    A window ends its context with a real bar, as a forecast does, and shows at least `SHORTEST_CONTEXT` real bars
-    and one to forecast. Between the two stand `reference` slots of a reference patch, for a model that is shown one.
-    The last value before the horizon is taken off each row in float64, as the wrapper does: the model's own
-    normalisation undoes any shift, but only after the cast to float32, which a price of 1e6 that moves by cents does
-    not survive. Left to itself, `fit` would also cut contexts that end in, or consist of, missing slots, and draw a
-    short series as often as a long one.
+    The context of a window ends with a real bar, as in a forecast, and has at least `SHORTEST_CONTEXT` real bars; at
+    least one bar of its horizon is real. Between the two are `reference` slots, for a model with a reference patch. The
+    last value before the horizon is subtracted from each row in float64, as the wrapper does. The model's own
+    normalisation would undo any shift, but only after the cast to float32, which loses the cents of a price of 1e6. By
+    itself, `fit` would also cut contexts that end in missing slots, and draw a short series as often as a long one.
 
     Raises:
-        NotEnoughBars: when a series has no window at all.
+        NotEnoughBars: if a series has no window.
     """
 
     def __init__(self, bars: Sequence[Bars], context: int, horizon: int, reference: int = 0) -> None:
@@ -194,11 +193,11 @@ class Windows(Sequence[dict[str, Any]]):
         self._context = context
         self._horizon = horizon
         self._reference = reference
-        self._slots = [_on_the_grid(one) for one in bars]
+        self._slots = [_to_slots(series) for series in bars]
         ends = [_context_ends(slots_CT, context, horizon) for slots_CT in self._slots]
-        for one, ends_W in zip(bars, ends, strict=True):
+        for series, ends_W in zip(bars, ends, strict=True):
             if not len(ends_W):
-                raise NotEnoughBars(one.key, SHORTEST_CONTEXT + horizon, len(one))
+                raise NotEnoughBars(series.key, SHORTEST_CONTEXT + horizon, len(series))
         self._series_W = np.repeat(np.arange(len(ends)), [len(ends_W) for ends_W in ends])
         self._ends_W = np.concatenate(ends)
 
@@ -248,28 +247,28 @@ def _run_fit(
         remove_printer_callback=True,
         disable_tqdm=True,
         seed=plan.seed,
-        # float32 all through, as it is served.
+        # float32 throughout, as when it is served.
         bf16=False,
         tf32=False,
         logging_steps=1,
-        # A loss of NaN is told, not replaced by the mean of those before it.
+        # A loss of NaN is reported, not replaced by the mean of the losses before it.
         logging_nan_inf_filter=False,
     )
 
 
-def _on_the_grid(bars: Bars) -> NDArray[np.float64]:
-    """Prices (C, T) in every slot of the calendar from the first bar to the last, NaN where a bar is missing."""
+def _to_slots(bars: Bars) -> NDArray[np.float64]:
+    """Return prices (C, T) in every slot of the calendar from the first bar to the last; NaN for a missing bar."""
     if not len(bars):
         return np.empty((len(FIELDS), 0))
     first, last = int(bars.open_time[0]), int(bars.open_time[-1])
-    slots_T = bars.key.sessions.opens_between(bars.key.timeframe, first, last + 1)
+    slots_T = bars.key.trading_calendar.opens_between(bars.key.timeframe, first, last + 1)
     prices_CT = np.full((len(FIELDS), len(slots_T)), np.nan)
     prices_CT[:, np.searchsorted(slots_T, bars.open_time)] = bars.ohlcv_TF[:, : len(FIELDS)].T
     return prices_CT
 
 
 def _context_ends(slots_CT: NDArray[np.float64], context: int, horizon: int) -> NDArray[np.int64]:
-    """Where contexts may end, exclusive, (W,): behind a real bar, with enough bars before and one after."""
+    """Return the exclusive ends of contexts, (W,): after a real bar, with enough bars before and one after."""
     real_T = np.isfinite(slots_CT[3])
     counted_T = np.concatenate([[0], np.cumsum(real_T)])
     ends_T = np.arange(1, len(real_T) - horizon + 1)
@@ -280,12 +279,12 @@ def _context_ends(slots_CT: NDArray[np.float64], context: int, horizon: int) -> 
 
 
 def _reporter(on_step: Callable[[int, float], None], plan: FinetunePlan) -> TrainerCallback:
-    """Pass each step's loss on; stop a run whose loss is no number."""
-    from transformers import TrainerCallback  # noqa: PLC0415 - only who trains pays for transformers
+    """Return a callback that reports each step's loss and stops a run whose loss is not finite."""
+    from transformers import TrainerCallback  # noqa: PLC0415 - only training needs transformers
 
     class Reporter(TrainerCallback):  # type: ignore[misc]  # transformers is not typed for us
         def on_log(self, _args: object, state: Any, _control: object, logs: dict[str, float], **_rest: object) -> None:
-            """Called by the trainer after every step, and once more at the end, then without a loss."""
+            """Report a loss; the trainer also calls this at the end, without a loss."""
             if "loss" not in logs:
                 return
             if not math.isfinite(logs["loss"]):
@@ -302,7 +301,7 @@ def _check_extra(plan: FinetunePlan) -> None:
 
 
 def _check_limits(plan: FinetunePlan, model: Chronos2Model) -> None:
-    """Refuse what `fit` would widen in silence: a model is served within the limits it was trained for."""
+    """Refuse lengths above the model's limits, which `fit` would silently raise."""
     config = model.chronos_config
     limits = {
         "context": config.context_length - reference_bars(model),
@@ -315,10 +314,10 @@ def _check_limits(plan: FinetunePlan, model: Chronos2Model) -> None:
 
 @contextmanager
 def _all_or_nothing(out: Path) -> Iterator[Path]:
-    """Give a scratch folder inside `out`; on any error, Ctrl-C included, `out` is left as it was: empty, or not there.
+    """Yield a scratch folder inside `out`; after any error or Ctrl-C, `out` is empty or absent as before.
 
     Raises:
-        ConfigError: when `out` holds something.
+        ConfigError: if `out` is not empty.
     """
     require_empty(out)
     existed = out.exists()
@@ -334,7 +333,7 @@ def _all_or_nothing(out: Path) -> Iterator[Path]:
         raise
 
 
-def _about_series(bars: Bars) -> dict[str, object]:
+def _describe_series(bars: Bars) -> dict[str, object]:
     first, last = np.array([bars.open_time[0], bars.open_time[-1]], "datetime64[ms]").astype("datetime64[s]")
     return {
         "series": str(bars.key),
@@ -346,7 +345,7 @@ def _about_series(bars: Bars) -> dict[str, object]:
 
 
 def _publish(model: Chronos2Model, about: dict[str, object], scratch: Path, out: Path) -> None:
-    """Save, load again as a server would, and only then move into `out`: the weights last."""
+    """Save, load the result to check it, and only then move it into `out`, the weights last."""
     folder = scratch / "model"
     model.save_pretrained(folder)
     (folder / ABOUT_FILE).write_text(json.dumps(about, indent=2) + "\n")

@@ -1,7 +1,7 @@
-"""Train a small Chronos-2 on simulated bars; upstream's own architecture, forward pass and loss.
+"""Train a small Chronos-2 on simulated bars, with upstream's architecture, forward pass and loss.
 
-The run is a pure function of its `TrainingPlan`: batch i is drawn from the seed (plan.seed, i), so a
-run that was stopped and resumed sees exactly the batches that it would have seen.
+The run is a pure function of its `TrainingPlan`: batch i is drawn from the seed (plan.seed, i), so a resumed run gets
+the same batches.
 
 Shapes: S series, F fields, T bars, B = S·F rows, H steps.
 """
@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
-from matplotlib.figure import Figure
 from torch.optim.swa_utils import AveragedModel
 
 from forecaster.errors import ConfigError
@@ -26,9 +25,9 @@ from forecaster.model.chronos2.artifacts import hardware
 from forecaster.model.chronos2.checkpoint_files import write_sums
 from forecaster.model.chronos2.core import OHLC_GROUP, Core, Missing, Shape, standardise
 from forecaster.model.chronos2.reference import REFERENCE_PATCH, reference_bars, reference_patch
-from forecaster.model.training.objective import Standard, losses_of
+from forecaster.model.training.objective import Standard, training_losses
 from forecaster.model.training.synthetic import drop_bars, simulate_futures
-from forecaster.output_files import new_file, write_text
+from forecaster.output_files import atomic_write, write_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -44,14 +43,14 @@ LOSS_FILE = "loss.csv"
 AVERAGE_DECAY = 0.998
 SHARE_WITH_GAPS = 0.4
 SHARE_OF_LATE_STARTS = 0.3
-IMPOSSIBILITY = 8.0
-MOST_GRADIENT = 1.0
+CROSSING_PENALTY = 8.0
+MAX_GRADIENT = 1.0
 WEIGHT_DECAY = 0.01
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainingPlan:
-    """All that decides a training run: shape of the model, data, schedule, seed. The defaults made `nano`."""
+    """Everything that determines a training run: model size, data, schedule, seed. The defaults made `nano`."""
 
     seed: int = 0
     steps: int = 10_000
@@ -73,20 +72,20 @@ class TrainingPlan:
 
     @property
     def cool_down_steps(self) -> int:
-        """How many of the last steps the learning rate falls."""
+        """Number of final steps in which the learning rate falls."""
         return round(self.steps * self.cool_down_share)
 
 
 def train(plan: TrainingPlan, out: Path, on_step: Callable[[int, float], None]) -> None:
-    """Train as `plan` says and write a Chronos-2 folder to `out`; resume what `out` already holds.
+    """Train a model and write a Chronos-2 folder to `out`; resume the run that `out` holds.
 
-    A run may be resumed with more or fewer steps as long as neither plan's cool-down had begun.
+    A run may be resumed with another number of steps before the cool-down of either plan starts.
 
     `on_step(step, loss)` is called after every step. Beside the weights (an exponential average over
-    steps) stand `loss.csv`, `loss.png`, `training.json` (plan, seconds, hardware) and `SHA256SUMS`.
+    steps) are `loss.csv`, `training.json` (plan, seconds, hardware) and `SHA256SUMS`.
 
     Raises:
-        ConfigError: when `out` holds a run of another plan.
+        ConfigError: if `out` holds a run of another plan.
     """
     out.mkdir(parents=True, exist_ok=True)
     run = _Run(plan)
@@ -102,8 +101,8 @@ def train(plan: TrainingPlan, out: Path, on_step: Callable[[int, float], None]) 
 
 
 def build_model(plan: TrainingPlan) -> Chronos2Model:
-    """A Chronos-2 of the plan's size with fresh weights, 21 quantile levels, horizon 16 · output_patches."""
-    from chronos.chronos2 import Chronos2Model  # noqa: PLC0415 - upstream draws the first weights, and saves the last
+    """Build a Chronos-2 of the plan's size with random weights, 21 quantile levels, horizon 16 · output_patches."""
+    from chronos.chronos2 import Chronos2Model  # noqa: PLC0415 - upstream draws the first weights and saves the last
     from chronos.chronos2.config import Chronos2CoreConfig  # noqa: PLC0415 - the same
     from transformers.utils import logging as hub_logging  # noqa: PLC0415 - the same
 
@@ -134,14 +133,14 @@ def build_model(plan: TrainingPlan) -> Chronos2Model:
 
 
 class Batch(NamedTuple):
-    """Contexts (B, T) of whole series, rows series by series, and several futures (B, K, H) of each row."""
+    """Contexts (B, T), with the rows of a series together, and several futures (B, K, H) of each row."""
 
     context_BT: torch.Tensor
     futures_BKH: torch.Tensor
 
 
 def draw_batch(plan: TrainingPlan, step: int) -> Batch:
-    """Draw the batch of step `step`: prices less the last close, a reference patch at their end."""
+    """Draw the batch of a step: prices relative to the last close, with a reference patch at their end."""
     rng = np.random.default_rng([plan.seed, step])
     patches = int(rng.choice(np.arange(1, plan.output_patches + 1), p=_shares_of_patches(plan.output_patches)))
     length = int(rng.choice([0.125, 0.25, 0.5, 1.0], p=[0.15, 0.35, 0.4, 0.1]) * plan.context_length)
@@ -167,26 +166,26 @@ def _start_late(rng: np.random.Generator, past_SFT: NDArray[np.float64]) -> NDAr
 
 
 def training_loss(model: Chronos2Model, batch: Batch, penalty: float) -> torch.Tensor:
-    """What a model's answer to a batch costs, with `penalty` times what it is beyond possible."""
+    """Compute the loss of a batch: the quantile loss and `penalty` times the crossings."""
     rows, bars = batch.context_BT.shape
     shape = Shape(rows, bars, batch.futures_BKH.shape[2] // PATCH, Missing.of(batch.context_BT, PATCH), OHLC_GROUP)
     standard_BT, *standard = standardise(batch.context_BT)
-    found_BQH = Core(model, shape).compressed(standard_BT)
+    predicted_BQH = Core(model, shape).compressed(standard_BT)
     real = bars - reference_bars(model)
     past_SFT = batch.context_BT[:, :real].view(-1, OHLC_GROUP, real)
-    cost = losses_of(found_BQH, batch.futures_BKH, Standard(*standard), past_SFT, model.quantiles)
-    return cost.reach + penalty * cost.impossible
+    losses = training_losses(predicted_BQH, batch.futures_BKH, Standard(*standard), past_SFT, model.quantiles)
+    return losses.quantile + penalty * losses.crossing
 
 
 def _shares_of_patches(most: int) -> NDArray[np.float64]:
-    """How often each number of patches is drawn: one two thirds of the time, the others alike."""
+    """Return the probability of each number of patches: two thirds for one, the rest shared equally."""
     if most == 1:
         return np.ones(1)
     return np.array([2 / 3, *[1 / 3 / (most - 1)] * (most - 1)])
 
 
 class _Steps(torch.utils.data.Dataset[Batch]):
-    """The batches of a plan by step, drawn by a process of their own while the model learns."""
+    """The batches of a plan by step, drawn in another process during training."""
 
     def __init__(self, plan: TrainingPlan) -> None:
         self._plan = plan
@@ -196,7 +195,7 @@ class _Steps(torch.utils.data.Dataset[Batch]):
 
 
 def _batches(plan: TrainingPlan, first: int) -> Iterator[Batch]:
-    """The batches of all steps from `first` on."""
+    """Return the batches of all steps from `first` on."""
     steps = range(first, plan.steps)
     return iter(
         torch.utils.data.DataLoader(_Steps(plan), batch_size=None, sampler=steps, num_workers=1, prefetch_factor=4)
@@ -204,7 +203,7 @@ def _batches(plan: TrainingPlan, first: int) -> Iterator[Batch]:
 
 
 class _Run:
-    """A training run at some step: model, its average, and optimiser."""
+    """A training run at a step: model, averaged model, and optimisers."""
 
     def __init__(self, plan: TrainingPlan) -> None:
         torch.manual_seed(plan.seed)
@@ -217,19 +216,19 @@ class _Run:
 
     @property
     def seconds(self) -> float:
-        """Time spent so far, earlier parts of a resumed run included."""
+        """Time spent so far, with the earlier parts of a resumed run."""
         return time.monotonic() - self._started
 
     def advance(self, batch: Batch) -> float:
-        """Take one step; returns its loss."""
+        """Take one step; return its loss."""
         for optimizer in self._optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = group["initial_lr"] * _schedule(self.plan, self.step)
             optimizer.zero_grad(set_to_none=True)
-        on_device = Batch(*(one.to(self.model.device) for one in batch))
+        on_device = Batch(*(tensor.to(self.model.device) for tensor in batch))
         loss = training_loss(self.model, on_device, _penalty(self.plan, self.step))
         loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), MOST_GRADIENT)
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), MAX_GRADIENT)
         for optimizer in self._optimizers:
             optimizer.step()
         self.average.update_parameters(self.model)
@@ -237,7 +236,7 @@ class _Run:
         return float(loss.detach())
 
     def state(self) -> dict[str, Any]:
-        """All that the next step depends on."""
+        """Return everything that the next step depends on."""
         return {
             "plan": dataclasses.asdict(self.plan),
             "step": self.step,
@@ -248,14 +247,14 @@ class _Run:
         }
 
     def resume(self, out: Path) -> None:
-        """Go on from what `out` holds for this very plan; begin its list of losses when it holds nothing."""
+        """Resume from the state in `out`, or start its list of losses."""
         path = out / STATE_FILE
         if not path.exists():
             write_text("step,loss\n", out / LOSS_FILE)
             return
         state: dict[str, Any] = torch.load(path, weights_only=True)
-        begun = TrainingPlan(**state["plan"])
-        if not _leads_to(begun, self.plan, state["step"]):
+        saved = TrainingPlan(**state["plan"])
+        if not _continues(saved, self.plan, state["step"]):
             raise ConfigError(str(path), f"a run of {dataclasses.asdict(self.plan)}", state["plan"])
         self.model.load_state_dict(state["model"])
         self.average.load_state_dict(state["average"])
@@ -266,7 +265,7 @@ class _Run:
 
 
 def _optimizers(plan: TrainingPlan, model: torch.nn.Module) -> list[torch.optim.Optimizer]:
-    """Muon for the matrices of the blocks, AdamW for all that is not one: embeddings, norms, biases, the output.
+    """Create the optimisers: Muon for the matrices of the blocks, AdamW for embeddings, norms, biases and the output.
 
     Jordan et al., 2024, "Muon: an optimizer for hidden layers in neural networks"; its updates are scaled to AdamW's
     size as in Liu et al., 2025, "Muon is Scalable for LLM Training".
@@ -283,11 +282,11 @@ def _optimizers(plan: TrainingPlan, model: torch.nn.Module) -> list[torch.optim.
     ]
 
 
-def _leads_to(begun: TrainingPlan, plan: TrainingPlan, step: int) -> bool:
-    """Whether a run of `begun` that stands at `step` is one of `plan` too: only their ends differ, not reached yet."""
-    same_end = dataclasses.replace(begun, steps=plan.steps, cool_down_share=plan.cool_down_share)
-    cooling = min(one.steps - one.cool_down_steps for one in (begun, plan))
-    return begun == plan or (same_end == plan and step <= cooling)
+def _continues(saved: TrainingPlan, plan: TrainingPlan, step: int) -> bool:
+    """Return whether a run of plan `saved` at `step` is also a run of `plan`: only their ends differ, still ahead."""
+    same_end = dataclasses.replace(saved, steps=plan.steps, cool_down_share=plan.cool_down_share)
+    cooling = min(either.steps - either.cool_down_steps for either in (saved, plan))
+    return saved == plan or (same_end == plan and step <= cooling)
 
 
 @torch.no_grad()
@@ -298,7 +297,7 @@ def _average(averages: _Tensors, weights: _Tensors, averaged: torch.Tensor | int
 
 
 def _schedule(plan: TrainingPlan, step: int) -> float:
-    """Share of the learning rate: linear warm-up, a plateau, then a linear fall to nothing.
+    """Return the factor of the learning rate: linear warm-up, a plateau, then a linear fall to 0.
 
     Hägele et al., 2024, "Scaling Laws and Compute-Optimal Training Beyond Fixed Training Durations".
     """
@@ -306,13 +305,13 @@ def _schedule(plan: TrainingPlan, step: int) -> float:
 
 
 def _penalty(plan: TrainingPlan, step: int) -> float:
-    """How dear impossible bars are: nothing until the rate falls, since they would outweigh what there is to learn."""
-    return IMPOSSIBILITY * (1 - _schedule(plan, max(step, plan.warm_up_steps)))
+    """Return the weight of crossings: 0 until the rate falls, since they would dominate the loss."""
+    return CROSSING_PENALTY * (1 - _schedule(plan, max(step, plan.warm_up_steps)))
 
 
 def _save(run: _Run, out: Path, losses: list[tuple[int, float]]) -> None:
-    """Write state, averaged weights and losses so that a run killed at any time can go on from here."""
-    with new_file(out / STATE_FILE) as file:
+    """Write state, averaged weights and losses, so that a run killed at any time can resume from here."""
+    with atomic_write(out / STATE_FILE) as file:
         torch.save(run.state(), file)
     with TemporaryDirectory(dir=out, prefix=".unfinished-") as scratch:
         run.average.module.save_pretrained(scratch)  # type: ignore[operator]  # typed as any attribute of a module
@@ -321,7 +320,6 @@ def _save(run: _Run, out: Path, losses: list[tuple[int, float]]) -> None:
     lines = [f"{step},{loss:.5f}\n" for step, loss in losses]
     write_text((out / LOSS_FILE).read_text() + "".join(lines), out / LOSS_FILE)
     _write_about(run, out)
-    _draw_losses(out)
 
 
 def _write_about(run: _Run, out: Path) -> None:
@@ -336,18 +334,3 @@ def _write_about(run: _Run, out: Path) -> None:
     }
     write_text(json.dumps(about, indent=2) + "\n", out / "training.json")
     write_sums(out)
-
-
-def _draw_losses(out: Path) -> None:
-    """Draw the loss of every batch, and its running mean."""
-    steps, losses = np.loadtxt(out / LOSS_FILE, delimiter=",", skiprows=1, ndmin=2).T
-    figure = Figure(figsize=(8, 4), layout="constrained")
-    axes = figure.subplots()
-    axes.plot(steps, losses, linewidth=0.3, alpha=0.4, color="#9aa1ad", label="batch")
-    window = min(len(losses), 100)
-    mean = np.convolve(losses, np.ones(window) / window, mode="valid")
-    axes.plot(steps[window - 1 :], mean, color="#3b6fb6", label=f"mean of {window}")
-    axes.set(xlabel="step", ylabel="quantile loss, normalised", yscale="log", title="Training loss")
-    axes.legend(frameon=False)
-    with new_file(out / "loss.png") as file:
-        figure.savefig(file, dpi=100, format="png")

@@ -1,13 +1,13 @@
 """Simulate OHLC bars that behave like a market: the training data of the bundled checkpoint.
 
-Each bar is cut from a simulated intrabar path, so that open, high, low and close agree by construction. Every series
-is a market of its own (`Market`), drawn so that real markets lie inside the range (docs/stylised_facts.md): volatility
-that clusters on three time scales, answers its own returns, and changes its level; fat tails, jumps, leverage; seasons
-of the day and the week; every kind of gap, from none to a stock's night; weak reversion or momentum, mostly none; next
-to no drift; ticks, bars without a trade, splits, missing bars, and a price level between 1e-6 and 1e6.
+Each bar is cut from a simulated intrabar path, so open, high, low and close are consistent by construction. Every
+series is its own market (`Market`), drawn so that real markets lie inside the range (docs/stylised_facts.md).
+Volatility clusters on three time scales, reacts to returns, and changes its level. There are fat tails, jumps, leverage, daily and
+weekly seasons, and every kind of gap. Reversion and momentum are weak and mostly absent; drift is small. Ticks, bars
+without a trade, splits, missing bars, and price levels between 1e-6 and 1e6 are included.
 
-What happened and what may happen next are drawn apart: `simulate_futures` gives many futures of one past, in mirrored
-pairs, so that what a model learns from is less noisy than one outcome.
+The past and the future are drawn separately: `simulate_futures` draws many futures of one past, in mirrored pairs,
+which makes the training target less noisy than a single outcome.
 
 Shapes: S series, K futures of each, T bars, H bars of a future, U steps inside a bar, F fields (open, high, low,
 close), C components of volatility, P positions in a season.
@@ -44,7 +44,7 @@ GAP_SIZES = ((1e-3, 0.02), (0.02, 0.2), (0.2, 1.0))
 
 @dataclass(frozen=True)
 class Market:
-    """One line per series, (S, 1) unless said otherwise; sizes are shares of a bar's typical volatility.
+    """Parameters of each series, (S, 1) unless noted; sizes are relative to a bar's typical volatility.
 
     Attributes:
         volatility: typical deviation of a bar's log return.
@@ -61,7 +61,7 @@ class Market:
         roughness: how far the path strays between its steps; 1 is Brownian.
         season: (S, P) of log volatility by position, of which `cycle` repeat; the first bar stands at `start`.
         gap: (S, P) deviation of the gap before each position; one comes with probability `gap_rate`.
-        idle_rate: how often nobody trades.
+        idle_rate: how often a bar has no trade.
         level: price of the first bar; `tick` is its share.
     """
 
@@ -90,13 +90,13 @@ class Market:
     tick: Floats
 
     def repeat(self, times: int) -> Market:
-        """Each series `times` times, side by side."""
-        return Market(**{one.name: np.repeat(getattr(self, one.name), times, axis=0) for one in fields(self)})
+        """Repeat each series `times` times."""
+        return Market(**{field.name: np.repeat(getattr(self, field.name), times, axis=0) for field in fields(self)})
 
 
 @dataclass(frozen=True)
 class _State:
-    """Where a market stands after `bars` bars: last move, true and traded log price, (S, 1); component is (S, C)."""
+    """State of a market after `bars` bars: last move, true and traded log price, (S, 1); component is (S, C)."""
 
     bars: int
     component: Floats
@@ -106,14 +106,14 @@ class _State:
     price: Floats
 
     def repeat(self, times: int) -> _State:
-        """Each series `times` times, side by side."""
-        bars, *arrays = (getattr(self, one.name) for one in fields(self))
-        return _State(bars, *(np.repeat(one, times, axis=0) for one in arrays))
+        """Repeat each series `times` times."""
+        bars, *arrays = (getattr(self, field.name) for field in fields(self))
+        return _State(bars, *(np.repeat(array, times, axis=0) for array in arrays))
 
 
 @dataclass(frozen=True)
 class _Noise:
-    """All randomness of some bars: of volatility (S, T, C), inside bars (S, T, U) and summed (S, T), between them."""
+    """The random draws of bars: of volatility (S, T, C), inside bars (S, T, U), their sum and between bars (S, T)."""
 
     component_STC: Floats
     shock_ST: Floats
@@ -125,14 +125,14 @@ class _Noise:
     bounce_STU: Floats
 
     def mirrored(self) -> _Noise:
-        """The same volatility with every price move reversed."""
+        """Return the same volatility with every price move reversed."""
         moves = ("shock_ST", "path_STU", "gap_ST", "bounce_STU")
         reversed_ = {name: -getattr(self, name) for name in moves}
         return replace(self, above_STU=self.below_STU, below_STU=self.above_STU, **reversed_)
 
 
 def simulate_ohlc(rng: np.random.Generator, n_series: int, n_bars: int) -> Floats:
-    """Draw `n_series` independent OHLC series; returns prices of shape (S, F=4, T), missing bars as NaN."""
+    """Draw `n_series` independent OHLC series; return prices of shape (S, F=4, T), missing bars as NaN."""
     return drop_bars(rng, simulate_futures(rng, n_series, n_bars, 0, 2)[0])
 
 
@@ -159,7 +159,7 @@ def simulate_futures(
 
 
 def drop_bars(rng: np.random.Generator, prices_SFT: Floats) -> Floats:
-    """Lose, as NaN, up to 5 % of the bars of a fifth of the series, all four fields at once, never the last one."""
+    """Set up to 5 % of the bars of a fifth of the series to NaN, all four fields at once, never the last bar."""
     n, _, n_bars = prices_SFT.shape
     share = np.where(rng.random((n, 1, 1)) < SHARE_WITH_MISSING_BARS, rng.uniform(0.0, 0.05, (n, 1, 1)), 0.0)
     lost_S1T = rng.random((n, 1, n_bars)) < share
@@ -168,7 +168,7 @@ def drop_bars(rng: np.random.Generator, prices_SFT: Floats) -> Floats:
 
 
 class _Draw:
-    """Random numbers, one per series, (S, 1)."""
+    """Draws random numbers, one per series, (S, 1)."""
 
     def __init__(self, rng: np.random.Generator, n_series: int) -> None:
         self.rng = rng
@@ -184,10 +184,10 @@ class _Draw:
         return self.rng.normal(mean, deviation, self.shape)
 
     def chance(self, share: float) -> NDArray[np.bool_]:
-        """True for about a `share` of the series."""
+        """Return True for about a `share` of the series."""
         return self.rng.random(self.shape) < share
 
-    def some(self, share: float, values: Floats) -> Floats:
+    def keep(self, share: float, values: Floats) -> Floats:
         """Keep `values` for about a `share` of the series, zero for the others."""
         return np.where(self.chance(share), values, 0.0)
 
@@ -200,16 +200,16 @@ def _draw_market(rng: np.random.Generator, n_series: int) -> Market:
         volatility=volatility,
         memory=np.concatenate([np.exp(-1.0 / draw.log_uniform(*bars)) for bars, _ in COMPONENTS], axis=1),
         size=np.concatenate([draw.uniform(0.0, size) for _, size in COMPONENTS], axis=1),
-        shift_rate=draw.some(0.3, draw.log_uniform(1e-3, 1e-2)),
-        answer=draw.some(0.7, draw.uniform(0.0, 0.2)),
+        shift_rate=draw.keep(0.3, draw.log_uniform(1e-3, 1e-2)),
+        answer=draw.keep(0.7, draw.uniform(0.0, 0.2)),
         answer_memory=np.exp(-1.0 / draw.log_uniform(2.0, 60.0)),
-        leverage=draw.some(0.5, draw.uniform(0.0, 0.2)),
+        leverage=draw.keep(0.5, draw.uniform(0.0, 0.2)),
         tail_df=draw.log_uniform(3.3, 40.0),
-        jump_rate=draw.some(0.4, draw.log_uniform(1e-3, 2e-2)),
+        jump_rate=draw.keep(0.4, draw.log_uniform(1e-3, 2e-2)),
         jump_size=draw.uniform(2.0, 6.0),
-        reversion=draw.some(0.5, draw.normal(-0.03, 0.04)),
+        reversion=draw.keep(0.5, draw.normal(-0.03, 0.04)),
         drift=draw.normal(0.0, 0.015),
-        bounce=draw.some(0.25, draw.uniform(0.0, 0.2)),
+        bounce=draw.keep(0.25, draw.uniform(0.0, 0.2)),
         evenness=draw.log_uniform(0.5, 20.0),
         roughness=draw.uniform(0.4, 1.4),
         season=_draw_season(draw, period),
@@ -217,14 +217,14 @@ def _draw_market(rng: np.random.Generator, n_series: int) -> Market:
         start=rng.integers(0, LONGEST_SEASON, draw.shape),
         gap=_draw_gaps(draw, period),
         gap_rate=np.where(draw.chance(0.6), 1.0, draw.uniform(0.02, 0.8)),
-        idle_rate=draw.some(0.06, draw.uniform(0.0, 0.5)),
+        idle_rate=draw.keep(0.06, draw.uniform(0.0, 0.5)),
         level=draw.log_uniform(1e-6, 1e6),
-        tick=draw.some(0.4, volatility * draw.log_uniform(1e-3, 0.5)),
+        tick=draw.keep(0.4, volatility * draw.log_uniform(1e-3, 0.5)),
     )
 
 
 def _draw_season(draw: _Draw, period: NDArray[np.int64]) -> Floats:
-    """What each position of the season adds to log volatility, (S, P).
+    """Return what each position of the season adds to log volatility, (S, P).
 
     Waves of three harmonics, edges (the first and last bar of a session differ), or a week's end; a cycle of 24 may
     stand in a week whose last two days are calm.
@@ -245,23 +245,23 @@ def _draw_season(draw: _Draw, period: NDArray[np.int64]) -> Floats:
 
 
 def _draw_gaps(draw: _Draw, period: NDArray[np.int64]) -> Floats:
-    """How large the gap before each position is, (S, P): none, a tick, an index's, a stock's night, a session's."""
-    size = draw.some(0.65, draw.log_uniform(*GAP_SIZES[0]))
+    """Return the size of the gap before each position, (S, P): none, a tick, an index's, a stock's night, a session's."""
+    size = draw.keep(0.65, draw.log_uniform(*GAP_SIZES[0]))
     size = np.where(draw.chance(0.2), draw.log_uniform(*GAP_SIZES[1]), size)
     size = np.where(draw.chance(0.35), draw.log_uniform(*GAP_SIZES[2]), size)
     first = np.arange(LONGEST_SEASON) % period == 0
-    session = np.where(first, draw.log_uniform(0.3, 4.0), draw.some(0.5, draw.log_uniform(1e-3, 0.05)))
+    session = np.where(first, draw.log_uniform(0.3, 4.0), draw.keep(0.5, draw.log_uniform(1e-3, 0.05)))
     return np.where(draw.chance(0.6) & np.isin(period, SESSION_LENGTHS), session, size)
 
 
 def _first_state(rng: np.random.Generator, market: Market) -> _State:
-    """A market somewhere in its life, at log price 0."""
+    """Draw the first state of a market, at log price 0."""
     nothing = np.zeros_like(market.level)
     return _State(0, rng.standard_normal(market.size.shape) * market.size, nothing, nothing, nothing, nothing)
 
 
 def _draw_noise(rng: np.random.Generator, market: Market, n_bars: int) -> _Noise:
-    """Draw what moves `n_bars` bars: paths of unit variance times fat tails, jumps within; idle bars are at rest."""
+    """Draw the noise of `n_bars` bars: paths of unit variance times fat tails, with jumps; idle bars do not move."""
     shape_ST = (len(market.level), n_bars)
     shape_STU = (*shape_ST, INTRABAR_STEPS)
     innovation = market.size * np.sqrt(1 - market.memory**2)
@@ -278,8 +278,8 @@ def _draw_noise(rng: np.random.Generator, market: Market, n_bars: int) -> _Noise
     gap_ST *= rng.random(shape_ST) < market.gap_rate
     bounce_STU = rng.standard_normal(shape_STU) * (market.bounce * (market.idle_rate == 0))[:, :, None]
     idle_ST = rng.random(shape_ST) < market.idle_rate
-    for at_rest in (path_STU, above_STU, below_STU, gap_ST):
-        at_rest[idle_ST] = 0.0
+    for array in (path_STU, above_STU, below_STU, gap_ST):
+        array[idle_ST] = 0.0
     return _Noise(
         component_STC=component_STC,
         shock_ST=path_STU.sum(axis=2),
@@ -293,13 +293,13 @@ def _draw_noise(rng: np.random.Generator, market: Market, n_bars: int) -> _Noise
 
 
 def _tails(rng: np.random.Generator, df: Floats, n_bars: int) -> Floats:
-    """The random scale that turns a normal into a Student t of unit variance, (S, T); at most what 0.05 gives."""
+    """Return the random scale that makes a Student t of unit variance of a normal, (S, T); chi-square is at least 0.05."""
     chi_square = rng.chisquare(np.broadcast_to(df, (len(df), n_bars)))
     return np.sqrt((df - 2.0) / np.maximum(chi_square, 0.05))
 
 
 def _with_events(rng: np.random.Generator, market: Market, noise: _Noise) -> _Noise:
-    """A split or a change of level in one series of thirty: a gap of 5 to 50 typical bars, or a factor of 2 to 10."""
+    """Add an event to one series of thirty: a gap of 5 to 50 typical bars, or a split by a factor of 2 to 10."""
     draw = _Draw(rng, len(market.level))
     factor = np.log(rng.choice([2, 3, 4, 5, 10], draw.shape))
     size = np.where(draw.chance(0.5), draw.uniform(5, 50) * market.volatility, factor)
@@ -309,7 +309,7 @@ def _with_events(rng: np.random.Generator, market: Market, noise: _Noise) -> _No
 
 
 def _evolve(market: Market, state: _State, noise: _Noise) -> tuple[Floats, _State]:
-    """Live through the bars of `noise`: log open, high, low, close (S, F, T), and where that ends."""
+    """Simulate the bars of `noise`: return log open, high, low, close (S, F, T), and the final state."""
     n_bars = noise.shock_ST.shape[1]
     position_ST = (market.start + state.bars + np.arange(n_bars)) % market.cycle
     gap_ST = noise.gap_ST * np.take_along_axis(market.gap, position_ST, axis=1)
@@ -331,7 +331,7 @@ def _evolve(market: Market, state: _State, noise: _Noise) -> tuple[Floats, _Stat
 def _moves(
     market: Market, state: _State, noise: _Noise, season_ST: Floats, gap_ST: Floats
 ) -> tuple[Floats, Floats, _State]:
-    """Volatility and drift of each bar, (S, T): what depends on the bars before it."""
+    """Return volatility and drift of each bar, (S, T), and the final state: the recursive part."""
     sigma_ST, drift_ST = np.empty_like(season_ST), np.empty_like(season_ST)
     component, answer, move = state.component, state.answer, state.move
     for t in range(season_ST.shape[1]):
@@ -347,7 +347,7 @@ def _moves(
 
 
 def _extremes(open_ST: Floats, inside_STU: Floats, noise: _Noise, sigma_ST: Floats) -> tuple[Floats, Floats]:
-    """High and low of the path through the open and the points inside, and between them of a Brownian bridge.
+    """Return high and low of the path through the open and the points inside, with a Brownian bridge between them.
 
     Over a step from a to b of variance v its maximum is (a + b + √((b - a)² + 2·v·e)) / 2, e exponential
     (Karatzas and Shreve, 1991, "Brownian Motion and Stochastic Calculus", 2.8).
@@ -363,7 +363,7 @@ def _extremes(open_ST: Floats, inside_STU: Floats, noise: _Noise, sigma_ST: Floa
 
 
 def _to_prices(market: Market, log: Floats) -> Floats:
-    """Prices of log prices whose first axis is S, rounded to the series' tick where it has one."""
+    """Convert log prices, first axis S, to prices, rounded to the series' tick if it has one."""
     of_series = (-1, *[1] * (log.ndim - 1))
     level, tick = (one.reshape(of_series) for one in (market.level, market.level * market.tick))
     prices = level * np.exp(log)

@@ -66,7 +66,7 @@ def final_rows(page: Fetched, cursor: int, clocks: Clocks, said: Mapping[int, bo
         RejectedRow(open_time, tuple(values), "open time must not be later than the exchange's clock")
         for open_time, values in zip(bars.open_time[begun:].tolist(), bars.ohlcv_TF[begun:].tolist(), strict=True)
     ]
-    closed = bars[:begun].known_at(min(clocks.earliest, clocks.as_of))
+    closed = bars[:begun].closed_by(min(clocks.earliest, clocks.as_of))
     opens = closed.open_time
     is_final = (opens < bars.open_time[:begun].max(initial=0)) | (
         closed.close_time + clocks.margin_ms <= clocks.earliest

@@ -2,7 +2,7 @@
 
 A body is JSON of bounded size and depth, or it is refused whole. A row is refused alone, with what it was made of and
 its reason, which has no values in it: all rows of one fault have the same. A volume may be missing, a price may not.
-What a bar is, `Bars.sift` knows; what an exception of the exchange's client means, `exchange` knows.
+What a bar is, `Bars.validate_rows` knows; what an exception of the exchange's client means, `exchange` knows.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ import numpy as np
 
 from forecaster.bars import COLUMNS, NO_TIME, Bars, RejectedRow
 from forecaster.calendars import is_continuous
-from forecaster.errors import BadPayload, duration_text
+from forecaster.errors import BadPayload, format_duration
 from forecaster.sources import Fetched
-from forecaster.tables.fit import hint
+from forecaster.tables.calendar_fit import off_grid_hint
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -134,7 +134,7 @@ def read_rows(source: str, key: SeriesKey, rows: object, first_seen_at: int) -> 
     good = [row for row, fault in zip(table, faults, strict=True) if not fault]
     refused = [_refused(row, fault) for row, fault in zip(table, faults, strict=True) if fault]
     _check_spacing(source, key, [int(row[0]) for row in table if _is_time(row[0])])
-    bars, broken = Bars.sift(key, [int(row[0]) for row in good], [_values(row) for row in good], first_seen_at)
+    bars, broken = Bars.validate_rows(key, [int(row[0]) for row in good], [_values(row) for row in good], first_seen_at)
     return Fetched(bars, refused + broken)
 
 
@@ -143,7 +143,7 @@ def anchor_hint(key: SeriesKey, opens: NDArray[np.int64]) -> str:
     if not is_continuous(key.calendar):
         return ""
     opens = opens[opens != NO_TIME]
-    return hint(key.timeframe, key.calendar, opens, key.sessions.closes_of(key.timeframe, opens) < 0)
+    return off_grid_hint(key.timeframe, key.calendar, opens, key.trading_calendar.closes_of(key.timeframe, opens) < 0)
 
 
 def _refuse(constant: str) -> None:
@@ -195,7 +195,7 @@ def _check_spacing(source: str, key: SeriesKey, times: list[int]) -> None:
     """
     opens = np.unique(np.array(times, np.int64))
     apart = np.diff(opens)
-    closes = key.sessions.closes_of(key.timeframe, opens[:-1])
+    closes = key.trading_calendar.closes_of(key.timeframe, opens[:-1])
     expected = np.where(closes < 0, key.timeframe.ms, closes - opens[:-1])
     is_closer = apart < expected
     is_even = len(times) >= _FEWEST_EVEN_ROWS and len(np.unique(apart)) == 1 and is_continuous(key.calendar)
@@ -205,7 +205,7 @@ def _check_spacing(source: str, key: SeriesKey, times: list[int]) -> None:
             return
         found = apart
     commonest = Counter(found.tolist()).most_common(1)[0][0]
-    raise BadPayload(source, f"rows {key.timeframe} apart for {key.symbol}", f"{duration_text(commonest)} apart")
+    raise BadPayload(source, f"rows {key.timeframe} apart for {key.symbol}", f"{format_duration(commonest)} apart")
 
 
 def _fault(row: list[Any]) -> str:

@@ -52,7 +52,7 @@ class Walk:
         self._since: int | None = None
         self._newest = -1
         self._pages_before = 0
-        self.expected_open = int(key.sessions.last_opens(key.timeframe, as_of, 1)[0])
+        self.expected_open = int(key.trading_calendar.last_opens(key.timeframe, as_of, 1)[0])
 
     @property
     def now(self) -> int:
@@ -62,7 +62,7 @@ class Walk:
     @property
     def expected_close(self) -> int:
         """Close of the newest bar that should exist."""
-        return int(self.key.sessions.closes_of(self.key.timeframe, np.array([self.expected_open]))[0])
+        return int(self.key.trading_calendar.closes_of(self.key.timeframe, np.array([self.expected_open]))[0])
 
     @property
     def is_done(self) -> bool:
@@ -75,7 +75,7 @@ class Walk:
 
     def begin(self, since: int) -> None:
         """Start at the first slot at or after `since`."""
-        self.cursor = int(self.key.sessions.next_opens(self.key.timeframe, since, 1)[0])
+        self.cursor = int(self.key.trading_calendar.next_opens(self.key.timeframe, since, 1)[0])
 
     def ask_again(self) -> None:
         """Begin a further round of questions, for a bar that is late."""
@@ -83,7 +83,7 @@ class Walk:
 
     def goes_on(self, closed_by: int) -> bool:
         """Whether a bar at the cursor can have closed."""
-        newest = self.key.sessions.last_opens(self.key.timeframe, closed_by, 1)
+        newest = self.key.trading_calendar.last_opens(self.key.timeframe, closed_by, 1)
         return not self._is_long and bool((newest >= self.cursor).any())
 
     def add(self, page: Fetched, closed_by: int) -> bool:

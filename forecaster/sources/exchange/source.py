@@ -31,6 +31,7 @@ from forecaster.errors import (
     storable,
 )
 from forecaster.sources.exchange.breaker import Breaker
+from forecaster.sources.exchange.event_loop import Worker
 from forecaster.sources.exchange.finality import Clocks, final_rows, said_final
 from forecaster.sources.exchange.guard import (
     KEPT_CHARACTERS,
@@ -44,8 +45,7 @@ from forecaster.sources.exchange.guard import (
 )
 from forecaster.sources.exchange.paginator import UNKNOWN_PAGE, Pace, Patience, Walk, growing_waits
 from forecaster.sources.exchange.server_time import MOVED_MS, SECOND_MS, ExchangeClock, retry_after
-from forecaster.sources.worker import Worker
-from forecaster.urls import shown
+from forecaster.urls import redact_url
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Iterator, Mapping
@@ -371,7 +371,7 @@ class ExchangeSource:
         """Refuse what the status alone decides: a redirect, a limit, a ban, an outage."""
         if 300 <= status < _FIRST_FAULT:  # noqa: PLR2004 - redirects: bars from another address are not this exchange's
             expected = f"an answer about {question.subject} and no redirect"
-            raise BadPayload(self._name, expected, f"{found} to {shown(headers.get('Location', ''))}", question.body)
+            raise BadPayload(self._name, expected, f"{found} to {redact_url(headers.get('Location', ''))}", question.body)
         kind = _STATUSES.get(status, SourceUnavailable if status >= 500 else None)  # noqa: PLR2004 - outages
         if kind is not None:
             raise kind(self._name, f"{question.subject}: {found}", question.retry_after)
@@ -433,7 +433,7 @@ def exchange_faults(name: str, config: ExchangeConfig) -> Iterator[ConfigError]:
         yield ConfigError(table + ".id", f"an exchange that ccxt knows, such as {near}", config.id)
     for url in _texts(config.revealed_api_urls):
         if not _is_web_address(url):
-            yield ConfigError(table + ".api_urls", "addresses such as https://api.binance.com/api/v3", shown(url))
+            yield ConfigError(table + ".api_urls", "addresses such as https://api.binance.com/api/v3", redact_url(url))
     for path in _option_paths(config.options):
         letters = "".join(filter(str.isalnum, path[-1].lower()))
         setting = ".".join((table, "options", *path))

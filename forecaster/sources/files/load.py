@@ -1,7 +1,4 @@
-"""Files of bars as they stand: names and cells, by the suffix of the file, packed or not.
-
-What columns, times and numbers mean is left to `tables`.
-"""
+"""Load the names and cells of a file by its suffix, compressed or not. `tables` interprets them."""
 
 from __future__ import annotations
 
@@ -21,10 +18,10 @@ from typing import IO, TYPE_CHECKING, Final, TypeAlias
 import pyarrow as pa
 
 from forecaster.errors import BadPayload, SourceUnavailable
-from forecaster.sources.files import bounds
+from forecaster.sources.files import limits
 from forecaster.sources.files.columnar import feather_tables, parquet_tables
-from forecaster.sources.files.shapes import json_tables
-from forecaster.sources.files.text import csv_tables
+from forecaster.sources.files.csv_rows import csv_tables
+from forecaster.sources.files.json_rows import json_tables
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -34,24 +31,24 @@ if TYPE_CHECKING:
 
 _Stream: TypeAlias = IO[bytes] | gzip.GzipFile | bz2.BZ2File | lzma.LZMAFile
 
-_PIECE: Final = 1 << 20
-_MEMBER: Final = b"PK\1\2"
-"""Begins what a zip says of each file in it."""
-_OTHER_KINDS: Final = (
+_CHUNK_BYTES: Final = 1 << 20
+_ZIP_ENTRY: Final = b"PK\1\2"
+"""Starts the directory entry of each file in a zip."""
+_NOT_FILES: Final = (
     (stat.S_ISDIR, "a folder: name its files"),
     (stat.S_ISFIFO, "a named pipe"),
     (stat.S_ISSOCK, "a socket"),
     (stat.S_ISCHR, "a device"),
     (stat.S_ISBLK, "a device"),
 )
-_UNREADABLE: Final = (
+_READ_ERRORS: Final = (
     OSError,
     ValueError,
     EOFError,
     RecursionError,
     MemoryError,
     struct.error,
-    NotImplementedError,  # how a zip was packed
+    NotImplementedError,  # an unsupported zip compression
     RuntimeError,  # a zip with a password
     csv.Error,
     lzma.LZMAError,
@@ -62,32 +59,32 @@ _UNREADABLE: Final = (
 
 
 def load_tables(path: Path) -> list[Table]:
-    """Load a file by its suffix: one table, or one of each symbol where json holds several.
+    """Load a file by its suffix: one table, or one for each symbol of a json file.
 
     Raises:
-        BadPayload: says what was expected and found.
-        SourceUnavailable: the file changes while it is read, or reading it takes too long.
+        BadPayload: for a file that cannot be read.
+        SourceUnavailable: if the file changes while it is read, or reading takes too long.
     """
-    source, suffix, deadline = str(path), path.suffix.lower(), bounds.Deadline(str(path))
+    source, suffix, deadline = str(path), path.suffix.lower(), limits.Deadline(str(path))
     try:
         content = _read(source, path, deadline)
         if suffix == ".zip":
             return _load_zip(source, content, deadline)
-        if suffix not in _PACKINGS:
+        if suffix not in _DECOMPRESSORS:
             return _load(source, path.name, content, "")
-        with _PACKINGS[suffix](io.BytesIO(content)) as stream:
-            return _load(source, path.stem, _unpack(source, stream, len(content), deadline), suffix)
-    except _UNREADABLE as error:
-        kind = (path.stem if suffix in _PACKINGS else path.name).rpartition(".")[2].lower()
+        with _DECOMPRESSORS[suffix](io.BytesIO(content)) as stream:
+            return _load(source, path.stem, _decompress(source, stream, len(content), deadline), suffix)
+    except _READ_ERRORS as error:
+        kind = (path.stem if suffix in _DECOMPRESSORS else path.name).rpartition(".")[2].lower()
         raise BadPayload(source, f"a readable {kind} file", str(error) or type(error).__name__) from error
 
 
-def _read(source: str, path: Path, deadline: bounds.Deadline) -> bytes:
-    """Read a regular file as it was at one moment; nothing else is opened, as a pipe would be waited for.
+def _read(source: str, path: Path, deadline: limits.Deadline) -> bytes:
+    """Read a regular file as it was at one moment; a pipe, which would block, is not opened.
 
     Raises:
-        BadPayload: it is no file, or too large.
-        SourceUnavailable: it changed meanwhile.
+        BadPayload: if it is not a file, or too large.
+        SourceUnavailable: if it changes meanwhile.
     """
     try:
         _require_file(source, path.stat())
@@ -96,9 +93,9 @@ def _read(source: str, path: Path, deadline: bounds.Deadline) -> bytes:
     with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb", buffering=0) as file:
         before = os.fstat(file.fileno())
         _require_file(source, before)
-        bounds.check_bytes(source, before.st_size)
+        limits.check_bytes(source, before.st_size)
         pieces = []
-        while piece := file.read(_PIECE):
+        while piece := file.read(_CHUNK_BYTES):
             pieces.append(piece)
             deadline.check()
             if sum(map(len, pieces)) > before.st_size:
@@ -112,9 +109,9 @@ def _read(source: str, path: Path, deadline: bounds.Deadline) -> bytes:
     return content
 
 
-def _require_file(source: str, found: os.stat_result) -> None:
-    """Refuse what is no regular file, by name."""
-    kind = next((name for is_kind, name in _OTHER_KINDS if is_kind(found.st_mode)), "")
+def _require_file(source: str, status: os.stat_result) -> None:
+    """Raise BadPayload for a folder, pipe, socket or device."""
+    kind = next((name for is_kind, name in _NOT_FILES if is_kind(status.st_mode)), "")
     if kind:
         raise BadPayload(source, "a file", kind)
 
@@ -122,43 +119,43 @@ def _require_file(source: str, found: os.stat_result) -> None:
 def _load(source: str, name: str, content: bytes, packing: str) -> list[Table]:
     suffix = PurePath(name).suffix.lower()
     if suffix not in _LOADERS:
-        expected = f"a file that ends in {', '.join(_LOADERS)}, {', '.join(_PACKINGS)} behind one of them, or .zip"
+        expected = f"a file that ends in {', '.join(_LOADERS)}, {', '.join(_DECOMPRESSORS)} behind one of them, or .zip"
         raise BadPayload(source, expected, suffix)
     return _LOADERS[suffix](source, content, suffix.removeprefix(".") + packing)
 
 
-def _load_zip(source: str, content: bytes, deadline: bounds.Deadline) -> list[Table]:
-    """Load the one table of a zip."""
-    bounds.check_count(source, "files in a zip", content.count(_MEMBER), bounds.MOST_MEMBERS)
+def _load_zip(source: str, content: bytes, deadline: limits.Deadline) -> list[Table]:
+    """Load the only table of a zip."""
+    limits.check_count(source, "files in a zip", content.count(_ZIP_ENTRY), limits.MAX_ZIP_FILES)
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         names = [name for name in archive.namelist() if not name.endswith("/") and not name.startswith("__MACOSX/")]
-        tables = _tables_among(names) if len(names) > 1 else names
+        tables = _select_tables(names) if len(names) > 1 else names
         if len(tables) != 1:
             raise BadPayload(source, "a zip of exactly one table", names)
         with archive.open(tables[0]) as stream:
-            return _load(source, tables[0], _unpack(source, stream, len(content), deadline), " in zip")
+            return _load(source, tables[0], _decompress(source, stream, len(content), deadline), " in zip")
 
 
-def _tables_among(names: list[str]) -> list[str]:
-    """Leave out checksums, notes and the like; a .txt of the name of another table is the report of its making."""
+def _select_tables(names: list[str]) -> list[str]:
+    """Return the tables; a .txt with another table's name is a report on it, and other suffixes are notes."""
     paths = {name: PurePath(name) for name in names}
     tables = [name for name, path in paths.items() if path.suffix.lower() in _LOADERS]
     others = {paths[name].stem for name in tables if paths[name].suffix.lower() != ".txt"}
     return [name for name in tables if paths[name].suffix.lower() != ".txt" or paths[name].stem not in others]
 
 
-def _unpack(source: str, stream: _Stream, packed: int, deadline: bounds.Deadline) -> bytes:
-    """Give what is packed in so many bytes, piece by piece, so that a bomb is refused before it is large."""
+def _decompress(source: str, stream: _Stream, packed: int, deadline: limits.Deadline) -> bytes:
+    """Decompress piece by piece, so that a zip bomb is rejected while it is small."""
     pieces, size = [], 0
-    while piece := stream.read(_PIECE):
+    while piece := stream.read(_CHUNK_BYTES):
         pieces.append(piece)
         size += len(piece)
-        bounds.check_unpacked(source, packed, size)
+        limits.check_unpacked(source, packed, size)
         deadline.check()
     return b"".join(pieces)
 
 
-_PACKINGS: Final[dict[str, Callable[[io.BytesIO], _Stream]]] = {
+_DECOMPRESSORS: Final[dict[str, Callable[[io.BytesIO], _Stream]]] = {
     ".gz": gzip.open,
     ".bz2": bz2.open,
     ".xz": lzma.open,

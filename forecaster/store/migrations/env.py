@@ -1,10 +1,8 @@
-"""What alembic runs: the steps that are owed, on the connection that `upgrade` was given."""
+"""What Alembic runs: the pending steps, on the connection that `upgrade` passes."""
 
 from __future__ import annotations
 
 from alembic import context
 
-from forecaster.store.schema import metadata
-
-context.configure(connection=context.config.attributes["connection"], target_metadata=metadata)
+context.configure(connection=context.config.attributes["connection"])
 context.run_migrations()

@@ -20,13 +20,13 @@ from forecaster.accuracy.report.page import write_report
 from forecaster.accuracy.report.pictures import draw_pictures, file_name
 from forecaster.accuracy.scores import RAW, SERVED
 from forecaster.bars import FIELDS, Bars
-from forecaster.cycle.settle import section
+from forecaster.client import report_section
 from forecaster.errors import ConfigError
 from forecaster.forecast import CHRONOS_LEVELS, OHLCForecast, interpolate, repair
 from forecaster.ledger import LIVE, Run
 from forecaster.store.memory import MemoryStore
 from tests.builders import make_bars, make_key
-from tests.forecast_builders import make_provenance
+from tests.forecast_builders import make_provenance, settled_rows
 
 HOSTILE = "<script>alert(1)</script>"
 HORIZON = 4
@@ -113,10 +113,10 @@ def make_lognormal(key, bars, i, centre, scales, model, *, late=False):  # noqa:
     return OHLCForecast(key, cutoff, CHRONOS_LEVELS, raw_FHQ, served_FHQ, made, issued, issued + 10 + i)
 
 
-def gathered(store, bars, *, model="nano", as_of=None, run_id=LIVE, door=LIVE):
+def gathered(store, bars, *, model="nano", as_of=None, run_id=LIVE, kind=LIVE):
     """A section, and what it is of."""
-    scope = Scope(model, run_id, int(bars.close_time[-1]) + 1000 if as_of is None else as_of, door=door)
-    return section(store, bars.key, scope, lambda _: None), scope
+    scope = Scope(model, run_id, int(bars.close_time[-1]) + 1000 if as_of is None else as_of, kind=kind)
+    return report_section(store, bars.key, scope), scope
 
 
 def written(tmp_path, store, bars, **changes):
@@ -128,7 +128,7 @@ def written(tmp_path, store, bars, **changes):
 
 def rows_of(store, model="nano", **wanted):
     """Settled rows of a model that came in time, one by one."""
-    rows = [one for one in store.settled_rows(2**60) if one.row.model_id.startswith(model) and not one.row.late]
+    rows = [one for one in settled_rows(store, 2**60) if one.row.model_id.startswith(model) and not one.row.late]
     return [one for one in rows if all(getattr(one.row, name) == value for name, value in wanted.items())]
 
 
@@ -445,7 +445,7 @@ def test_how_many_were_there_in_time_is_counted(tmp_path, delays, words):
     store, bars = make_ledger(cutoffs=5)
     delayed(store, bars, delays)
     later = int(bars.close_time[-1]) + 10_000_000
-    read = written(tmp_path, store, bars, run_id="slow", door="predict", as_of=later)
+    read = written(tmp_path, store, bars, run_id="slow", kind="predict", as_of=later)
 
     assert gathered(store, bars, run_id="slow", as_of=later)[0].evidence.service.late == 0
     assert any(text.startswith(words) for text in read.texts)
@@ -467,7 +467,7 @@ def test_a_replay_is_not_said_to_have_been_there_in_time(tmp_path):
     """Its times are set; the page says what it proves, what it does not, and calls no forecast stale."""
     store, bars = make_ledger(cutoffs=5)
     delayed(store, bars, [4_000] * 4)
-    read = written(tmp_path, store, bars, run_id="slow", door="replay")
+    read = written(tmp_path, store, bars, run_id="slow", kind="replay")
     text = " ".join(read.texts)
 
     assert "This run is a replay." in text

@@ -16,7 +16,7 @@ from forecaster.bars import FIELDS
 from forecaster.ledger import LIVE, AccuracyReport, Run
 from forecaster.store.memory import MemoryStore
 from tests.builders import HOUR_MS, make_bars, make_key, utc_ms
-from tests.forecast_builders import make_forecast, make_past, make_steps
+from tests.forecast_builders import make_forecast, make_past, make_steps, settled_rows
 
 START = utc_ms("2024-01-01")
 HOSTILE = '<script>alert("x")</script>&\'"'
@@ -104,7 +104,7 @@ def make_chart(key=None, start=START, *, settled=True):
     store.add_bars(bars)
     cutoffs = [int(time) for time in bars.close_time[79:99]]
     store.add_forecasts([make_forecast(key, cutoff, horizon=1, seed=cutoff % 1000) for cutoff in cutoffs], LIVE)
-    rows = [one for one in store.settled_rows(2**60) if one.row.field == "close"]
+    rows = [one for one in settled_rows(store, 2**60) if one.row.field == "close"]
     return Chart(bars, make_forecast(key, cutoffs[0], horizon=10), rows if settled else [])
 
 

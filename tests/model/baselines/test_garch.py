@@ -21,11 +21,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from forecaster.accuracy.metrics import covered, pinball
-from forecaster.bars import FIELDS, Bars, Context
-from forecaster.errors import InvalidContext
+from forecaster.bars import FIELDS, Bars
+from forecaster.context import Context
+from forecaster.errors import InvalidArgument, InvalidContext
 from forecaster.forecast import CHRONOS_LEVELS
+from forecaster.model.baselines import create_baseline
 from forecaster.model.baselines.garch import Garch
-from forecaster.model.baselines.simple import RandomWalk, baseline
+from forecaster.model.baselines.random_walk import RandomWalk
 from tests.builders import HOUR_MS, make_bars, make_key, utc_ms
 
 START = utc_ms("2024-01-01")
@@ -197,7 +199,7 @@ def scored() -> dict[str, tuple[np.ndarray, np.ndarray]]:
 
 
 @pytest.mark.parametrize("step", [1, 8])
-def test_its_intervals_hold_what_they_say(scored, step):
+def test_intervals_are_calibrated(scored, step):
     """100 outcomes: two standard deviations of a true 80 % are eight points, and parameters are estimated."""
     inside, _ = scored["garch"]
 
@@ -227,7 +229,7 @@ def test_a_slot_without_a_bar_counts_as_what_was_expected():
 def hourly_bars(length: int, seed: int = 5) -> Bars:
     key = make_key()
     prices_CT = simulated_prices(1, length, seed)[0]
-    opens = key.sessions.next_opens(key.timeframe, START, length)
+    opens = key.trading_calendar.next_opens(key.timeframe, START, length)
     return Bars(key, opens, np.column_stack([prices_CT.T, np.ones(length)]))
 
 
@@ -398,20 +400,20 @@ def test_returns_that_gaps_took_do_not_count():
 
 
 @pytest.mark.parametrize("horizon", [0, -1])
-def test_a_horizon_of_nothing_is_refused(horizon):
-    with pytest.raises(InvalidContext, match="horizon: expected 1 or more"):
+def test_a_horizon_below_1_is_refused(horizon):
+    with pytest.raises(InvalidArgument, match="horizon: expected 1 or more"):
         forecast(moving_context(np.zeros(50)), horizon)
 
 
-def test_no_contexts_are_no_forecasts():
+def test_no_contexts_give_no_forecasts():
     assert Garch().predict([], 3) == []
 
 
-def test_prices_that_never_move_leave_no_doubt():
+def test_prices_that_never_move_leave_no_uncertainty():
     made = forecast(make_context(np.full((4, 300), 5.0)))
 
     assert (made.values_FHQ == 5.0).all()
-    assert made.provenance.engine_reason == "closes that never moved"
+    assert made.provenance.engine_reason == "all closes are equal"
 
 
 def test_closes_that_never_move_still_have_ranges():
@@ -437,7 +439,7 @@ def test_closes_that_only_now_move():
     made = log_close(context, 1)[0, UPPER]
 
     assert made == pytest.approx(sigma * math.sqrt(0.6) * scipy.stats.t.ppf(0.9, 5), rel=1e-3)
-    assert reason(context).startswith("closes that did not move before: variance smoothed")
+    assert reason(context).startswith("all closes of the sample are equal: variance smoothed")
 
 
 def test_a_search_that_fails_is_said():
@@ -445,7 +447,7 @@ def test_a_search_that_fails_is_said():
     returns = np.zeros(300)
     returns[100] = 0.01
 
-    assert reason(moving_context(returns)).startswith("no greatest likelihood was found: variance smoothed")
+    assert reason(moving_context(returns)).startswith("no maximum of the likelihood was found: variance smoothed")
 
 
 def test_a_variance_without_a_mean_is_said():
@@ -501,7 +503,7 @@ def test_no_move_is_measured_in_less_than_a_tenth_of_the_volatility_now():
     sigma = np.sqrt(slow_variances(returns, 0.0, 0.06, 0.94))
     assert sigma.min() < sigma[-1] / 20
 
-    upper = forecast(moving_context(returns), 1).quantile("high", 0.95)
+    upper = forecast(moving_context(returns), 1).quantile(0.95, "high")
 
     assert math.log(upper[0] / moving_context(returns).last_close) == pytest.approx(0.1, rel=1e-6)
 
@@ -519,16 +521,16 @@ def test_it_says_what_it_is_of_and_who_made_it():
     assert made.raw_FHQ.shape == (len(FIELDS), 3, len(CHRONOS_LEVELS))
 
 
-def test_it_is_made_by_its_name():
-    made = baseline("garch")
+def test_it_is_created_by_its_name():
+    made = create_baseline("garch")
 
-    assert (made.name, made.engine, made.engine_reason) == ("garch", "arch", "greatest likelihood")
+    assert (made.name, made.engine, made.engine_reason) == ("garch", "arch", "maximum likelihood")
 
 
 @pytest.mark.processes
 def test_the_baselines_load_without_arch():
-    """Nor scipy or pandas, which it brings: only who fits pays for them."""
-    module = "forecaster.model.baselines.simple"
+    """Nor scipy or pandas, which it imports."""
+    module = "forecaster.model.baselines"
     code = f"import sys, {module}; print({{'arch', 'scipy', 'pandas', 'statsmodels'}} & set(sys.modules))"
 
     printed = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout

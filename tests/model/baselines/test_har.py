@@ -14,11 +14,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from forecaster.accuracy.metrics import covered, pinball
-from forecaster.bars import FIELDS, Bars, Context
-from forecaster.errors import InvalidContext
+from forecaster.bars import FIELDS, Bars
+from forecaster.context import Context
+from forecaster.errors import InvalidArgument, InvalidContext
 from forecaster.forecast import CHRONOS_LEVELS
+from forecaster.model.baselines import create_baseline
 from forecaster.model.baselines.har import HarRange
-from forecaster.model.baselines.simple import RandomWalk, baseline
+from forecaster.model.baselines.random_walk import RandomWalk
 from tests.builders import make_bars, make_key, utc_ms
 
 START = utc_ms("2024-01-01")
@@ -51,7 +53,7 @@ def simulated_context(length: int, seed: int = 0) -> Context:
 
 
 def with_gaps(context: Context, at: list[int]) -> Context:
-    """The same bars, with slots without a bar before these positions."""
+    """The same bars, with slots without a bar inserted before these positions."""
     return make_context(np.insert(context.ohlc_CT, at, np.nan, axis=1))
 
 
@@ -92,7 +94,7 @@ def slow_sigma(ranges: list[float], horizon: int) -> list[list[float]]:
 
 
 def slow_forecast(context: Context, horizon: int) -> np.ndarray:
-    """Quantiles (F, H, Q) as the docstring tells them, with NumPy's own quantile."""
+    """Quantiles (F, H, Q) as in the docstring, with NumPy's own quantile."""
     slots = [tuple(slot) for slot in context.ohlc_CT.T.tolist()][-500:]
     real = [i for i, slot in enumerate(slots) if not math.isnan(slot[3])]
     found = slow_sigma([math.log(slots[i][1] / slots[i][2]) for i in real], horizon)
@@ -118,7 +120,7 @@ def test_it_agrees_with_statsmodels_and_a_slow_loop(length):
 
 @pytest.mark.parametrize("seed", range(3))
 def test_with_gaps_it_agrees_with_a_slow_loop(seed):
-    """The regression passes over a slot without a bar; a move needs both its ends, over slots."""
+    """The regression passes over a slot without a bar; a return needs both its ends, over slots."""
     at = np.random.default_rng(seed).integers(1, 200, 20).tolist()
     context = with_gaps(simulated_context(200, seed), at)
 
@@ -187,7 +189,7 @@ def scored() -> dict[str, tuple[np.ndarray, np.ndarray]]:
 
 @pytest.mark.parametrize("step", [1, 8])
 @pytest.mark.parametrize("field", ["high", "low", "close"])
-def test_its_intervals_hold_what_they_say(scored, field, step):
+def test_intervals_are_calibrated(scored, field, step):
     """200 outcomes: two standard deviations of a true 80 % are six points, and moves over 8 bars are few."""
     inside_FH, _ = scored["har_range"]
 
@@ -203,26 +205,26 @@ def test_it_beats_the_random_walk_where_ranges_have_memory(scored, field, step):
     assert losses_FH[case] < of_walk_FH[case]
 
 
-def test_no_move_is_stretched_more_than_tenfold():
+def test_no_return_is_rescaled_more_than_tenfold():
     """The first bars reach a hundredth as far; their moves of 0.1 % become ones of 1 %."""
     reach = np.where(np.arange(200) < 100, 0.0001, 0.01) * np.exp(np.random.default_rng(0).normal(0, 0.01, 200))
     moves = np.where(np.arange(199) < 99, 0.001, 0.0)
 
     made = forecast(steady_context(moves, reach), 1)
 
-    assert math.log(made.quantile("close", 0.95)[0] / steady_context(moves).last_close) == pytest.approx(0.01, rel=0.01)
+    assert math.log(made.quantile(0.95)[0] / steady_context(moves).last_close) == pytest.approx(0.01, rel=0.01)
 
 
-def test_bars_without_a_range_are_not_stretched():
-    """No bar says how volatile it was, so past moves stand as they are."""
+def test_bars_without_a_range_are_not_rescaled():
+    """No bar has a volatility, so past returns are not rescaled."""
     moves = np.random.default_rng(0).permutation(np.arange(-50, 51)) / 1000
 
     made = forecast(steady_context(moves, 0.0), 1)
 
-    assert made.quantile("close", 0.9)[0] == pytest.approx(steady_context(moves).last_close * math.exp(0.04), rel=1e-9)
+    assert made.quantile(0.9)[0] == pytest.approx(steady_context(moves).last_close * math.exp(0.04), rel=1e-9)
 
 
-def test_prices_that_never_move_leave_no_doubt():
+def test_prices_that_never_move_leave_no_uncertainty():
     assert (forecast(make_context(np.full((4, 100), 5.0))).values_FHQ == 5.0).all()
 
 
@@ -274,18 +276,18 @@ def test_slots_do_not_count_as_bars():
 
 
 @pytest.mark.parametrize(("count", "horizon", "found"), [(52, 23, 29), (64, 35, 29), (64, 64, 0)])
-def test_fewer_than_30_moves_are_refused(count, horizon, found):
-    with pytest.raises(InvalidContext, match=f"expected 30 moves or more over {horizon} bars, found {found}"):
+def test_fewer_than_30_returns_are_refused(count, horizon, found):
+    with pytest.raises(InvalidContext, match=f"expected 30 returns or more over {horizon} bars, found {found}"):
         forecast(simulated_context(count), horizon)
 
 
 @pytest.mark.parametrize("horizon", [0, -1])
-def test_a_horizon_of_nothing_is_refused(horizon):
-    with pytest.raises(InvalidContext, match="horizon: expected 1 or more"):
+def test_a_horizon_below_1_is_refused(horizon):
+    with pytest.raises(InvalidArgument, match="horizon: expected 1 or more"):
         forecast(simulated_context(64), horizon)
 
 
-def test_no_contexts_are_no_forecasts():
+def test_no_contexts_give_no_forecasts():
     assert HarRange().predict([], 3) == []
 
 
@@ -351,7 +353,7 @@ def test_it_says_what_it_is_of_and_who_made_it():
     assert made.provenance.library_versions == f"numpy {np.__version__}"
 
 
-def test_it_is_made_by_its_name():
-    made = baseline("har_range")
+def test_it_is_created_by_its_name():
+    made = create_baseline("har_range")
 
     assert (made.name, made.engine, made.engine_reason) == ("har_range", "numpy", "least squares on log ranges")

@@ -139,7 +139,7 @@ def test_package_below_such_a_folder_is_not_found(home, tmp_path):
     built = tmp_path / "built.pt2"
     built.write_bytes(b"machine code")
     kept = Artifacts(home / "compiled")
-    kept.keep(KEY, built)
+    kept.store(KEY, built)
     home.chmod(0o777)
 
     with pytest.raises(ArtifactsRefused, match=f"expected {home} "):

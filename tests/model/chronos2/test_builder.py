@@ -15,7 +15,7 @@ import pytest
 
 from forecaster.model.chronos2 import faults
 from forecaster.model.chronos2.bucket import State
-from forecaster.model.chronos2.builder import Builder, BuildFailed, Order
+from forecaster.model.chronos2.builder import Builder, BuildFailed, BuildRequest
 from forecaster.model.chronos2.checkpoint import load_checkpoint
 from tests.model.engines import NEVER_S, ask, make_context, make_engines, survives, wait_until
 
@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[3]
 
 
 def make_order(folder, config=None):
-    return Order(config or {}, (4, 64, 1, "nothing", 4), "cpu", 1, str(folder))
+    return BuildRequest(config or {}, (4, 64, 1, "nothing", 4), "cpu", 1, str(folder))
 
 
 def children_of(pid):
@@ -89,8 +89,8 @@ def test_child_dies_with_its_parent(tmp_path, slow_torch):
     """`kill -9` of the parent, which can clean up nothing, leaves no compiler behind."""
     code = (
         "import sys, json\n"
-        "from forecaster.model.chronos2.builder import Builder, Order\n"
-        "Builder(600.0).build(Order(**json.loads(sys.argv[1])))\n"
+        "from forecaster.model.chronos2.builder import Builder, BuildRequest\n"
+        "Builder(600.0).build(BuildRequest(**json.loads(sys.argv[1])))\n"
     )
     order = json.dumps(asdict(make_order(tmp_path)))
     with subprocess.Popen([sys.executable, "-c", code, order], cwd=ROOT) as parent:

@@ -492,13 +492,13 @@ def test_bucket_comes_back_after_its_rest(checkpoint, folder, built, toolchain):
 
 def test_rests_grow(checkpoint, tmp_path):
     """Twice as long each time, from the one that is set to six hours."""
-    engines = make_engines(checkpoint, tmp_path, "off", rest_s=100.0)
+    engines = make_engines(checkpoint, tmp_path, "off", cool_down_s=100.0)
     bucket = engines._bucket(SHAPE)
-    for rest_s in (100, 200, 400, 800, 1600, 3200, 6400, 12800, 21600, 21600):
+    for cool_down_s in (100, 200, 400, 800, 1600, 3200, 6400, 12800, 21600, 21600):
         before = time.monotonic()
-        engines._rest(bucket, RuntimeError("again"))
+        engines._promoter.cool_down(bucket, RuntimeError("again"))
 
-        assert before + rest_s <= bucket.retry_at <= time.monotonic() + rest_s
+        assert before + cool_down_s <= bucket.retry_at <= time.monotonic() + cool_down_s
 
 
 def test_one_warning_per_process(checkpoint, folder, toolchain):

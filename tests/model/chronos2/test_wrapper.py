@@ -16,11 +16,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from forecaster.bars import Context
 from forecaster.config import ModelConfig
+from forecaster.context import Context
 from forecaster.errors import InferenceError, InvalidContext, ModelLoadError, NonFiniteForecast
 from forecaster.model import load_model, model_id_of
-from forecaster.model.baselines.simple import RandomWalk, baseline
+from forecaster.model.baselines import create_baseline
+from forecaster.model.baselines.random_walk import RandomWalk
 from forecaster.model.chronos2.architecture import Chronos2
 from forecaster.model.chronos2.checkpoint import load_checkpoint
 from forecaster.model.chronos2.checkpoint_config import Architecture
@@ -68,7 +69,7 @@ def test_equal_to_upstream_pipeline(wrapper, missing):
     pipeline = upstream_pipeline()
     upstream_CQH = pipeline.predict([{"target": wrapper.rows_of(context)}], prediction_length=20)[0].numpy()
     ours = wrapper.predict([context], 20)[0]
-    spread = ours.quantile("close", 0.9) - ours.quantile("close", 0.1)
+    spread = ours.quantile(0.9) - ours.quantile(0.1)
 
     assert np.abs(ours.raw_FHQ.transpose(0, 2, 1) - upstream_CQH).max() < 1e-4 * spread.max()
 
@@ -189,7 +190,7 @@ NO_COUNTS = [4.0, math.nan, "4", True, np.True_, None, np.float64(4), [4]]
         lambda wrapper, horizon: wrapper.predict_rows(np.ones((1, 64)), horizon),
         lambda wrapper, horizon: wrapper.batch_shapes([(1, 64, horizon)]),
         lambda _, horizon: RandomWalk().predict([make_context()], horizon),
-        lambda _, horizon: baseline("garch").predict([make_context()], horizon),
+        lambda _, horizon: create_baseline("garch").predict([make_context()], horizon),
     ],
     ids=["predict", "nothing", "ohlc", "batch", "rows", "shapes", "walk", "garch"],
 )

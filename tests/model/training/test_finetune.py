@@ -13,7 +13,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from forecaster.bars import FIELDS, Bars, Context
+from forecaster.bars import FIELDS, Bars
+from forecaster.context import Context
 from forecaster.errors import ConfigError, ModelLoadError, NotEnoughBars
 from forecaster.model.chronos2.checkpoint import load_checkpoint
 from forecaster.model.chronos2.checkpoint_files import NANO_FOLDER, write_sums

@@ -23,6 +23,7 @@ from forecaster.sources.exchange import breaker as module
 from forecaster.sources.exchange.breaker import Breaker
 from forecaster.store.memory import MemoryStore
 from forecaster.timeframe import DAY_MS
+from tests.builders import held_until
 
 LIMIT = RateLimited("kraken", "too many")
 BAN = Banned("kraken", "a teapot")
@@ -234,7 +235,7 @@ def test_pause_of_our_own_does_not_outlive_the_process(clock):
     holds = MemoryStore()
     fail(Breaker("kraken", holds), OUTAGE, 4)
 
-    assert holds.held_until("kraken") is None
+    assert held_until(holds, "kraken") is None
 
 
 @pytest.mark.parametrize(("set_by", "left"), [(-10 * 365 * DAY_MS, 86_486.402), (10 * 365 * DAY_MS, 0)])
@@ -348,7 +349,7 @@ def test_later_time_that_a_refusal_of_the_burst_names_is_kept(clock):
     breaker = Breaker("kraken", holds)
     burst(breaker, LIMIT, RateLimited("kraken", "wait", 90.0), RateLimited("kraken", "wait", 60.0), OUTAGE)
     longer = breaker.seconds_left
-    kept = holds.held_until("kraken") - clock.wall
+    kept = held_until(holds, "kraken") - clock.wall
     clock.pass_(90_000)
     fail(breaker, LIMIT)
 
@@ -554,7 +555,7 @@ def test_wait_stands_before_the_request_has_ended(clock):
     holds = Rows()
     fail(Breaker("kraken", holds), LIMIT)
 
-    assert holds.held_until("kraken") == clock.wall + 10_000
+    assert held_until(holds, "kraken") == clock.wall + 10_000
 
 
 @pytest.mark.parametrize("fault", [StoreUnavailable("sqlite:///l.db", "disk is full"), OSError("nobody knows")])
@@ -858,7 +859,7 @@ def test_a_year_of_retry_after_has_a_ceiling_and_a_probe(clock, error, longest, 
     assert not early
     assert is_asked(breaker)
     assert breaker.seconds_left == 0
-    assert holds.held_until("kraken") == clock.wall
+    assert held_until(holds, "kraken") == clock.wall
 
 
 def test_nobody_else_asks_beside_a_probe(clock):
@@ -896,7 +897,7 @@ def test_probe_that_is_refused_leaves_the_hold_or_gives_it_its_new_end(clock, er
     fail(breaker, RateLimited("kraken", "wait", 86_400.0))
     clock.pass_(HOUR_MS)
     fail(breaker, error)
-    found, kept = breaker.seconds_left, holds.held_until("kraken") - clock.wall
+    found, kept = breaker.seconds_left, held_until(holds, "kraken") - clock.wall
     again = is_asked(breaker)
     clock.pass_(round(1000 * found))
     fail(breaker, LIMIT)
@@ -918,7 +919,7 @@ def test_probe_is_written_down_before_it_goes_out(clock):
     assert asked == [True, False, False, False, False]
     assert is_asked(Breaker("kraken", holds))
     assert hold.since == clock.wall - 2 * HOUR_MS
-    assert holds.held_until("kraken") == clock.wall + 22 * HOUR_MS
+    assert held_until(holds, "kraken") == clock.wall + 22 * HOUR_MS
 
 
 @pytest.mark.parametrize("told", [[7_200.0], [3 * 86_400.0], [50_000.0, None]])
@@ -953,7 +954,7 @@ def test_hold_of_an_older_program_has_a_ceiling_too(clock, reason, left):
     breaker = Breaker("kraken", holds)
     clock.pass_(round(1001 * left) + 2)
 
-    assert holds.held_until("kraken") == clock.wall - round(left) - 2
+    assert held_until(holds, "kraken") == clock.wall - round(left) - 2
     assert is_asked(breaker)
 
 
@@ -1039,7 +1040,7 @@ def test_lift_that_comes_before_a_newer_refusal_does_not_end_it(clock):
     asyncio.run(asyncio.wait_for(scene(), 60))
 
     assert breaker.seconds_left == 90
-    assert holds.held_until("kraken") == clock.wall + 90_000
+    assert held_until(holds, "kraken") == clock.wall + 90_000
 
 
 def test_wait_that_could_not_be_kept_is_not_cut_by_an_older_row(clock):

@@ -21,7 +21,7 @@ from forecaster.sources.exchange.guard import (
 from forecaster.timeframe import Timeframe
 from tests.builders import HOUR_MS, utc_ms
 
-KEY = SeriesKey.of("binance", "BTC/USDT", "1h")
+KEY = SeriesKey("binance", "BTC/USDT", "1h")
 START = 1_718_000_000_000 // KEY.timeframe.ms * KEY.timeframe.ms
 
 
@@ -270,9 +270,9 @@ def test_rows_of_another_timeframe_are_refused():
 @pytest.mark.parametrize(("timeframe", "found"), [("1m", "1m"), ("15m", "15m"), ("1h", "1h")])
 @pytest.mark.parametrize("count", [2, 5, 500])
 def test_rows_closer_together_than_the_timeframe_are_refused_whole(calendar, timeframe, found, count):
-    """Also where some of them open when a bar does, and however few they are: 1m rows are no bars of 4h."""
-    key = SeriesKey.of("binance", "BTC/USDT", "4h", calendar)
-    start, step = int(key.sessions.next_opens(key.timeframe, START, 1)[0]), Timeframe(timeframe).ms
+    """Also where some of them open when a bar does, and however few they are: 1m rows are not bars of 4h."""
+    key = SeriesKey("binance", "BTC/USDT", "4h", calendar)
+    start, step = int(key.trading_calendar.next_opens(key.timeframe, START, 1)[0]), Timeframe(timeframe).ms
     rows = [make_row(open_time=start + i * step) for i in range(count)]
 
     with pytest.raises(BadPayload, match=f"expected rows 4h apart for BTC/USDT, found '{found} apart'"):
@@ -289,8 +289,8 @@ def test_rows_of_a_shorter_timeframe_are_refused_in_a_quiet_market_too():
 
 def test_rows_across_a_change_of_the_clock_are_bars():
     """Days that begin at 17:00 in New York: one has 23 hours."""
-    key = SeriesKey.of("binance", "BTC/USDT", "1d", "24/7@17:00 America/New_York")
-    opens = key.sessions.next_opens(key.timeframe, utc_ms("2024-03-09 22:00"), 3)
+    key = SeriesKey("binance", "BTC/USDT", "1d", "24/7@17:00 America/New_York")
+    opens = key.trading_calendar.next_opens(key.timeframe, utc_ms("2024-03-09 22:00"), 3)
     fetched = read([make_row(open_time=int(time)) for time in opens[:2]], key)
 
     assert np.diff(opens).tolist() == [23 * HOUR_MS, 24 * HOUR_MS]
@@ -318,14 +318,14 @@ def test_one_row_within_a_bar_is_refused_alone():
 )
 def test_rows_off_the_grid_of_a_market_that_never_closes_have_an_anchor(timeframe, opens, hint):
     """What they have in common, with the key that settles it."""
-    told = anchor_hint(SeriesKey.of("binance", "BTC/USDT", timeframe), np.array(opens, np.int64))
+    told = anchor_hint(SeriesKey("binance", "BTC/USDT", timeframe), np.array(opens, np.int64))
 
     assert told.startswith(hint)
     assert ("`day_anchor`" in told) == bool(hint)
 
 
 def test_sessions_of_an_exchange_have_no_anchor():
-    assert anchor_hint(SeriesKey.of("x", "A/USD", "1d", "XNYS"), np.array([utc_ms("2024-01-02 16:00")])) == ""
+    assert anchor_hint(SeriesKey("x", "A/USD", "1d", "XNYS"), np.array([utc_ms("2024-01-02 16:00")])) == ""
 
 
 def test_rows_of_a_quiet_market_are_not():

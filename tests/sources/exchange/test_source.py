@@ -31,6 +31,7 @@ from forecaster.sources.exchange import source as exchange_source
 from forecaster.sources.exchange.paginator import Walk
 from forecaster.sources.exchange.source import ExchangeSource, kind_of
 from forecaster.store.memory import MemoryStore
+from tests.builders import held_until
 from tests.faults import exchange as faults
 from tests.faults.exchange import KRAKEN_KEEPS, SPOILED, HandTime, LoopbackExchange, by_hand, closed_port, unhurried
 from tests.faults.storm import symbol_of
@@ -108,7 +109,7 @@ def binance(exchange, open_source):
 
 
 def make_key(venue, timeframe="1h"):
-    return SeriesKey.of(venue, SYMBOLS[venue], timeframe)
+    return SeriesKey(venue, SYMBOLS[venue], timeframe)
 
 
 def family(error):
@@ -722,28 +723,28 @@ def test_a_bad_row_that_still_forms_is_not_reported(exchange, venue, source):
 
 
 def test_a_symbol_that_is_not_listed_is_unknown(venue, source):
-    with pytest.raises(UnknownSymbol, match="expected one of its 3 symbols, found 'DOGE/USDT'; near ones: "):
-        source.fetch(SeriesKey.of(venue, "DOGE/USDT", "1h"), None, AS_OF)
+    with pytest.raises(UnknownSymbol, match="expected one of its 3 symbols, found 'DOGE/USDT'; similar: "):
+        source.fetch(SeriesKey(venue, "DOGE/USDT", "1h"), None, AS_OF)
 
 
 def test_a_symbol_that_was_renamed_names_the_new_one(exchange, binance):
     exchange.symbols.add("MATIC/USDT")
     exchange.rename("MATIC/USDT", "POL/USDT")
 
-    with pytest.raises(UnknownSymbol, match=r"found 'MATIC/USDT'; near ones: .*POL/USDT"):
-        binance.fetch(SeriesKey.of("binance", "MATIC/USDT", "1h"), None, AS_OF)
+    with pytest.raises(UnknownSymbol, match=r"found 'MATIC/USDT'; similar: .*POL/USDT"):
+        binance.fetch(SeriesKey("binance", "MATIC/USDT", "1h"), None, AS_OF)
 
 
 def test_a_market_that_is_no_longer_traded_is_not_active(exchange, binance):
     """Its old bars are still given; whether it is traded is known as soon as the markets are."""
-    key, other = make_key("binance"), SeriesKey.of("binance", "ETH/USDT", "1h")
+    key, other = make_key("binance"), SeriesKey("binance", "ETH/USDT", "1h")
     exchange.halt("BTC/USDT", AS_OF - 40 * 24 * HOUR)
     before = binance.is_active(key)
     fetched = binance.fetch(key, AS_OF - 41 * 24 * HOUR, AS_OF)
 
     assert before is None
     assert (binance.is_active(key), binance.is_active(other)) == (False, True)
-    assert binance.is_active(SeriesKey.of("binance", "NO/SUCH", "1h")) is None
+    assert binance.is_active(SeriesKey("binance", "NO/SUCH", "1h")) is None
     assert_equal_to_truth(fetched.bars, exchange, AS_OF - 41 * 24 * HOUR, AS_OF)
 
 
@@ -763,8 +764,8 @@ def test_days_that_begin_at_an_anchor_are_bars(exchange, venue, open_source):
     """Those of a venue in Hong Kong begin at 16:00 UTC; from `since` on, none is left out."""
     exchange.days_begin = 16 * HOUR
     source = open_source(exchange.config(venue))
-    key = SeriesKey.of(venue, SYMBOLS[venue], "1d", "24/7@16:00")
-    since = int(key.sessions.last_opens(key.timeframe, AS_OF, 30)[0])
+    key = SeriesKey(venue, SYMBOLS[venue], "1d", "24/7@16:00")
+    since = int(key.trading_calendar.last_opens(key.timeframe, AS_OF, 30)[0])
     fetched = source.fetch(key, since, AS_OF)
 
     assert fetched.rejected == []
@@ -775,7 +776,7 @@ def test_days_that_begin_at_an_anchor_are_bars(exchange, venue, open_source):
 def test_days_that_begin_at_an_anchor_are_refused_where_it_is_not_said(exchange, binance):
     """Every row for the same reason; none is left out, and none is taken for the day of its date."""
     exchange.days_begin = 16 * HOUR
-    fetched = binance.fetch(SeriesKey.of("binance", "BTC/USDT", "1d"), AS_OF - 30 * 24 * HOUR, AS_OF)
+    fetched = binance.fetch(SeriesKey("binance", "BTC/USDT", "1d"), AS_OF - 30 * 24 * HOUR, AS_OF)
 
     assert len(fetched.bars) == 0
     assert {row.reason for row in fetched.rejected} == {"open time must be on the 1d grid of 24/7"}
@@ -784,11 +785,11 @@ def test_days_that_begin_at_an_anchor_are_refused_where_it_is_not_said(exchange,
 
 def test_a_history_is_walked_over_a_change_of_the_clock():
     """Days of New York's clock, page by page: the bar after the day of 23 hours is not left out."""
-    key = SeriesKey.of("binance", "BTC/USDT", "1d", "24/7@17:00 America/New_York")
-    opens = key.sessions.last_opens(key.timeframe, AS_OF, 400)
+    key = SeriesKey("binance", "BTC/USDT", "1d", "24/7@17:00 America/New_York")
+    opens = key.trading_calendar.last_opens(key.timeframe, AS_OF, 400)
     cursors = walk_over(key, opens, pages=40)
 
-    assert cursors == key.sessions.closes_of(key.timeframe, opens[9::10]).tolist()
+    assert cursors == key.trading_calendar.closes_of(key.timeframe, opens[9::10]).tolist()
 
 
 def walk_over(key, opens, pages):
@@ -843,7 +844,7 @@ def test_a_symbol_delisted_on_the_way_sits_out_alone(exchange, every_venue, open
     for _ in range(2):
         with pytest.raises((UnknownSymbol, SourceUnavailable)):
             source.fetch(make_key(every_venue), AS_OF - 5 * HOUR, AS_OF)
-    others = source.fetch(SeriesKey.of(every_venue, "ETH/USDT", "1h"), AS_OF - 5 * HOUR, AS_OF).bars
+    others = source.fetch(SeriesKey(every_venue, "ETH/USDT", "1h"), AS_OF - 5 * HOUR, AS_OF).bars
     exchange.symbols.add(SYMBOLS[every_venue])
     clock.seconds += 60  # it alone is paused
 
@@ -920,7 +921,7 @@ def test_many_threads_may_fetch_at_once(exchange, every_venue, open_source):
     """The market list is loaded once, and everybody has their own bars."""
     source = open_source(exchange.config(every_venue))
     keys = [
-        SeriesKey.of(every_venue, symbol, timeframe)
+        SeriesKey(every_venue, symbol, timeframe)
         for symbol in sorted(exchange.symbols)
         for timeframe in ("1h", "5m")
     ]
@@ -987,7 +988,7 @@ def test_closing_waits_for_a_wait_that_is_being_written(exchange, open_source):
         closed.result(60)
 
     assert not early
-    assert holds.held_until("kraken") is not None
+    assert held_until(holds, "kraken") is not None
 
 
 def test_a_source_that_never_fetched_closes_without_a_thread(venue):
