@@ -12,9 +12,9 @@ import time
 from os import PathLike, fspath
 from typing import TYPE_CHECKING, Final, Self
 
-from forecaster.accuracy.loss_series import Traces
+from forecaster.accuracy.loss_series import LossHistory
 from forecaster.accuracy.scores import Scores
-from forecaster.accuracy.trust import TRUSTED_CUTOFFS, trust
+from forecaster.accuracy.trust import TRUSTED_CUTOFFS, compute_trust
 from forecaster.bars import SeriesKey
 from forecaster.clock import now_ms
 from forecaster.cycle.settle import settled_losses
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from forecaster.accuracy.losses import Losses
-    from forecaster.accuracy.report.content import Scope, Section
+    from forecaster.accuracy.report.content import Scope, SeriesSection
     from forecaster.accuracy.trust import Trust
     from forecaster.bars import Bars
     from forecaster.forecast import OHLCForecast
@@ -201,7 +201,7 @@ class LedgerClient:
         run: str = LIVE,
         keys: Iterable[SeriesKey] | None = None,
     ) -> Iterator[Losses]:
-        """Measure the settled rows of a run, in portions: the input of `Scores` and `Traces`. See `accuracy`."""
+        """Measure the settled rows of a run, in portions: the input of `Scores` and `LossHistory`. See `accuracy`."""
         until = past(as_of)
         since = window_start(window, until)
         check_run(self.reader, run)
@@ -236,16 +236,16 @@ def trust_in(reader: Reader, key: SeriesKey, model_name: str, step: int, as_of: 
     if not 1 <= step <= latest.horizon:
         raise InvalidArgument("step", f"1 to {latest.horizon}", step)
     since = int(key.trading_calendar.last_opens(key.timeframe, as_of, TRUSTED_CUTOFFS)[0])
-    traces = Traces(settled_losses(reader, [key], as_of, since))
+    history = LossHistory(settled_losses(reader, [key], as_of, since))
     model_id = latest.provenance.ledger_id
-    if (key, model_id) not in traces.names:
+    if (key, model_id) not in history.pairs:
         return None
-    return trust(traces, key, model_id, step, is_fresh=not latest.is_stale(as_of))
+    return compute_trust(history, key, model_id, step, is_fresh=not latest.is_stale(as_of))
 
 
 def report_section(
     reader: Reader, key: SeriesKey, scope: Scope, on_losses: Callable[[Losses], object] | None = None
-) -> Section:
+) -> SeriesSection:
     """Gather what the report shows of one series. A replay has no trust.
 
     Args:

@@ -37,6 +37,7 @@ DECIDING: Final = (
     "model/baselines/random_walk.py",
     "model/baselines/returns.py",
     "model/chronos2/reference.py",
+    "model/chronos2/rows.py",
     "model/chronos2/weights.py",
 )
 """Files of the package that compute a part of a forecast."""

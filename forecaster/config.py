@@ -42,16 +42,16 @@ _CREDENTIAL = re.compile("key|secret|passw|passphrase|token|credential|auth|cook
 def _shown_option(value: object) -> object:
     """Return an option of an exchange with credentials hidden, for printing."""
     if isinstance(value, dict):
-        return {name: HIDDEN if _CREDENTIAL.search(name) else _shown_option(one) for name, one in value.items()}
+        return {name: HIDDEN if _CREDENTIAL.search(name) else _shown_option(item) for name, item in value.items()}
     if isinstance(value, list):
-        return [_shown_option(one) for one in value]
+        return [_shown_option(item) for item in value]
     return redact_url(value) if isinstance(value, str) and "://" in value else value
 
 
-def _path_not_url(value: object, info: ValidationInfo) -> object:
+def _path_not_url(value: object, field: ValidationInfo) -> object:
     """Refuse a URL in place of the file that should contain it: the path is printed, and a URL is a secret."""
     if isinstance(value, str) and "://" in value:
-        raise ConfigError(str(info.field_name), "the path of a file that holds it", "an address")
+        raise ConfigError(str(field.field_name), "the path of a file that holds it", "an address")
     return value
 
 
@@ -117,19 +117,24 @@ class SeriesConfig(Record):
             description="start of the day on a 24/7 market: `16:00` (in `timezone`, else UTC) or `17:00 America/New_York`"
         ),
     ] = None
-    file: Annotated[Path | None, Field(description="read bars once from a csv, Parquet, feather or json file, instead of an exchange")] = None
+    file: Annotated[
+        Path | None,
+        Field(description="read bars once from a csv, Parquet, feather or json file, instead of an exchange"),
+    ] = None
     timezone: Annotated[
         str | None,
-        Field(description="time zone of the file: `America/New_York`, `+02:00`, or with an offset `America/New_York+07:00`"),
+        Field(
+            description="time zone of the file: `America/New_York`, `+02:00`, or with an offset `America/New_York+07:00`"
+        ),
     ] = None
     columns: Annotated[
         tuple[str, ...] | dict[str, str] | None,
-        Field(description='columns of the file, by position `["open_time", "open", …]` or by name `{ close = "Last" }`'),
+        Field(
+            description='columns of the file, by position `["open_time", "open", …]` or by name `{ close = "Last" }`'
+        ),
     ] = None
     decimal: Annotated[Literal[".", ","] | None, Field(description="decimal sign of the file")] = None
-    dayfirst: Annotated[bool | None, Field(description="whether 01/02/2024 in the file is 1 February")] = (
-        None
-    )
+    dayfirst: Annotated[bool | None, Field(description="whether 01/02/2024 in the file is 1 February")] = None
     symbol_column: Annotated[
         str | None, Field(description="column of the file with the symbol of each row; empty when there is none")
     ] = None
@@ -183,7 +188,9 @@ class ModelConfig(Record):
     ] = None
     compile: Annotated[
         Literal["auto", "on", "off"],
-        Field(description="use compiled code: `auto` where it is faster, `on` wherever its numbers are right, `off` never"),
+        Field(
+            description="use compiled code: `auto` where it is faster, `on` wherever its numbers are right, `off` never"
+        ),
     ] = "auto"
     compiler: Annotated[
         Literal["package", "default", "reduce-overhead", "max-autotune"],
@@ -198,12 +205,13 @@ class ModelConfig(Record):
         int, Field(ge=SHORTEST_CONTEXT, description="fewest bars in a context; a series with fewer is skipped")
     ] = 64
     horizon: Annotated[int, Field(ge=1, le=1024, description="number of bars to forecast")] = 5
-    baselines: Annotated[tuple[str, ...], Field(description="models that are recorded for comparison; skill needs `random_walk`")] = (
-        "random_walk",
-    )
+    baselines: Annotated[
+        tuple[str, ...], Field(description="models that are recorded for comparison; skill needs `random_walk`")
+    ] = ("random_walk",)
 
     released: Annotated[
-        dt.date | None, Field(description="release date (UTC): training data may include older bars, so they are reported apart")
+        dt.date | None,
+        Field(description="release date (UTC): training data may include older bars, so they are reported apart"),
     ] = None
     calibrate: Annotated[bool, Field(description="calibrate quantiles by past outcomes")] = True
 
@@ -224,7 +232,8 @@ class StoreConfig(Record):
     """Where the ledger is kept."""
 
     url: Annotated[
-        SecretUrl, Field(description="`sqlite:///PATH` (relative to this file), `memory:`, or the URL of a PostgreSQL database")
+        SecretUrl,
+        Field(description="`sqlite:///PATH` (relative to this file), `memory:`, or the URL of a PostgreSQL database"),
     ] = SecretUrl("sqlite:///ledger.db")
 
 
@@ -253,21 +262,20 @@ class DaemonConfig(Record):
 class HealthConfig(Record):
     """The HTTP server of `/livez`, `/readyz` and `/metrics`."""
 
-    host: Annotated[
-        str, Field(description="address to listen on; all but loopback need a token and a certificate")
-    ] = "127.0.0.1"
+    host: Annotated[str, Field(description="address to listen on; all but loopback need a token and a certificate")] = (
+        "127.0.0.1"
+    )
     port: Annotated[int, Field(ge=0, le=65535, description="port to listen on; 0 for a free one")] = 9464
     token_file: Annotated[
         SecretFile | None, Field(description="file with the bearer token of requests, 32 characters or more")
     ] = None
-    certificate: Annotated[Path | None, Field(description="PEM file with certificate and key, for TLS")] = (
-        None
-    )
-    hosts: Annotated[
-        tuple[str, ...], Field(description="host names that requests may use, besides loopback")
-    ] = ()
+    certificate: Annotated[Path | None, Field(description="PEM file with certificate and key, for TLS")] = None
+    hosts: Annotated[tuple[str, ...], Field(description="host names that requests may use, besides loopback")] = ()
     stale_bars: Annotated[
-        int, Field(ge=1, le=100, description="bars that the latest forecast of a series may be behind while `/readyz` is ready")
+        int,
+        Field(
+            ge=1, le=100, description="bars that the latest forecast of a series may be behind while `/readyz` is ready"
+        ),
     ] = 2
 
     @property
@@ -300,7 +308,9 @@ class AlertsConfig(Record):
     repeat_hours: Annotated[
         float, Field(gt=0, le=720, description="hours after which an alert that is still firing is repeated")
     ] = 6.0
-    disk_free_mib: Annotated[int, Field(ge=0, description="alert when less disk space is free beside the ledger, in MiB")] = 1024
+    disk_free_mib: Annotated[
+        int, Field(ge=0, description="alert when less disk space is free beside the ledger, in MiB")
+    ] = 1024
 
 
 class Config(Record):
@@ -323,7 +333,7 @@ class Config(Record):
     def _series_are_distinct(cls, series: tuple[SeriesConfig, ...]) -> tuple[SeriesConfig, ...]:
         if not series:
             raise ConfigError("series", ONE_SERIES, [])
-        keys = [one.key for one in series]
+        keys = [entry.key for entry in series]
         names = [str(key) for key in keys]
         for key in keys:
             if names.count(str(key)) > 1:
@@ -333,9 +343,10 @@ class Config(Record):
 
     @model_validator(mode="after")
     def _exchanges_are_named(self) -> Config:
-        for one in self.series:
-            if one.file is None and one.exchange not in self.exchanges:
-                raise ConfigError(f"series {one.key}", f"`file`, or a table [exchanges.{one.exchange}]", one.exchange)
+        for series in self.series:
+            if series.file is None and series.exchange not in self.exchanges:
+                expected = f"`file`, or a table [exchanges.{series.exchange}]"
+                raise ConfigError(f"series {series.key}", expected, series.exchange)
         return self
 
 

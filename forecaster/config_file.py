@@ -46,10 +46,10 @@ _R = TypeVar("_R", bound=Record)
 
 
 def load_config(path: str | Path) -> Config:
-    """Read and check a TOML file, and make its paths absolute; `embedded` is the demo's own.
+    """Read and check a TOML file, and make its paths absolute; `embedded` is the demo configuration.
 
-    The ledger of the demo's own file alone stays relative to the working directory: the file lies in the installed
-    package, which nobody may write.
+    The ledger path of the embedded configuration stays relative to the working directory: the installed package is
+    read-only.
 
     Raises:
         ConfigError: names the key, what was expected and what was found.
@@ -72,16 +72,13 @@ def load_config(path: str | Path) -> Config:
 
 
 def faults_of(file: Path | str, error: ValidationError) -> list[ConfigError]:
-    """Give all that pydantic found wrong with a file, in our own words; keys that are missing come last.
-
-    They are often there, and misspelt.
-    """
-    faults = sorted(error.errors(include_url=False), key=lambda one: one["type"] == "missing")
-    return [_fault(file, one) for one in faults]
+    """Convert the errors of pydantic; missing keys come last, since they are often only misspelt."""
+    details = sorted(error.errors(include_url=False), key=lambda detail: detail["type"] == "missing")
+    return [_fault(file, detail) for detail in details]
 
 
 def absolute_model_id(model_id: str, folder: Path) -> str:
-    """Give a model's id that means the same wherever it is read: a path in it is relative to `folder`.
+    """Return a model id with an absolute path; a relative one is relative to `folder`.
 
     Raises:
         ConfigError: for `OWNER/NAME` where there is no such folder: it may be meant as a hub repository.
@@ -96,53 +93,53 @@ def absolute_model_id(model_id: str, folder: Path) -> str:
 
 
 def with_store(config: Config, store: str) -> Config:
-    """Give the configuration with another ledger, by its URL or path; relative to the working directory."""
+    """Return the configuration with another ledger, by URL or path relative to the working directory."""
     return config.model_copy(update={"store": _stored(StoreConfig(url=SecretUrl(ledger_url(store))), Path.cwd())})
 
 
 def default_config_path() -> str:
-    """Give the path from the environment, else the embedded configuration."""
+    """Return the path from the environment, else the embedded configuration."""
     return os.environ.get(ENVIRONMENT_KEY, EMBEDDED)
 
 
 class ServiceManager(NamedTuple):
-    """The socket on which systemd wants to hear of this process, and within how many seconds again and again."""
+    """The notification socket of systemd, and the interval of its watchdog."""
 
     address: str | None
     watchdog_seconds: float | None
 
 
 def service_manager() -> ServiceManager:
-    """Give what systemd has put into the environment: sd_notify(3), sd_watchdog_enabled(3); no other's watchdog."""
+    """Read the environment variables of systemd: sd_notify(3), sd_watchdog_enabled(3)."""
     usec, pid = os.environ.get("WATCHDOG_USEC", ""), os.environ.get("WATCHDOG_PID", str(os.getpid()))
     watched = usec.isdecimal() and int(usec) > 0 and pid == str(os.getpid())
     return ServiceManager(os.environ.get("NOTIFY_SOCKET") or None, int(usec) / 1e6 if watched else None)
 
 
 def embedded(name: str) -> Path:
-    """Find a file that ships with the program, in a checkout or in an installed package."""
+    """Return the path of a file that ships with the program, in a checkout or an installed package."""
     places = _places(name)
     return next((place for place in places if place.exists()), places[-1])
 
 
 def _places(name: str) -> tuple[Path, Path]:
-    """Where a file that ships with the program lies: in an installed package, and in a checkout."""
+    """Return the path of a file that ships with the program: in an installed package, and in a checkout."""
     package = Path(__file__).resolve().parent
     return package / EMBEDDED / name, package.parent / name
 
 
 def _checked(content: dict[str, object]) -> Config:
-    """Check what a file says; strictly, so that neither a boolean nor a text is a number.
+    """Check the content of a file, strictly: a boolean or a text is no number.
 
-    As JSON, in which pydantic takes a list for a tuple and a text for a path or a date when it is strict.
+    Converted to JSON first: in strict mode, pydantic accepts lists for tuples and texts for paths only from JSON.
     """
     return Config.model_validate_json(json.dumps(content, default=str), strict=True)
 
 
 def _resolve(config: Config, folder: Path, *, with_ledger: bool) -> Config:
-    """Make paths absolute, relative to the folder of the file they were read from."""
+    """Make paths absolute, relative to the folder of the file."""
     placed = {
-        "series": tuple(_placed(one, folder) for one in config.series),
+        "series": tuple(_placed(series, folder) for series in config.series),
         "model": _placed(config.model, folder).model_copy(update={"id": absolute_model_id(config.model.id, folder)}),
         "store": _stored(config.store, folder) if with_ledger else config.store,
         "health": config.health and _placed(config.health, folder),
@@ -152,12 +149,12 @@ def _resolve(config: Config, folder: Path, *, with_ledger: bool) -> Config:
 
 
 def _stored(store: StoreConfig, folder: Path) -> StoreConfig:
-    """Make the path of a ledger absolute, where it is kept in a file."""
+    """Make the path of an SQLite ledger absolute."""
     url = store.url.reveal()
     try:
         address = sqlite_address(url)
     except StoreUnavailable as error:
-        expected = "sqlite:///PATH, ?timeout=SECONDS or nothing behind it"
+        expected = "sqlite:///PATH, followed by ?timeout=SECONDS or nothing"
         raise ConfigError("store.url", expected, str(store.url)) from error
     if address is None and url != MEMORY and (not _URL.match(url) or not is_unambiguous(url)):
         raise ConfigError("store.url", "sqlite:///PATH, memory: or the URL of a database", str(store.url))
@@ -170,32 +167,32 @@ def _placed(record: _R, folder: Path) -> _R:
 
 
 def _below(folder: Path, path: Path, key: str) -> Path:
-    """Give a path as it is meant in a file of this folder."""
+    """Return a path relative to this folder, with the home folder expanded."""
     try:
         return folder / path.expanduser()
     except RuntimeError as error:
-        raise ConfigError(key, "the home folder of a user that there is", str(path)) from error
+        raise ConfigError(key, "the home folder of an existing user", str(path)) from error
 
 
 def _fault(file: Path | str, fault: ErrorDetails) -> ConfigError:
     key = ".".join(str(part) for part in fault["loc"] if "[" not in str(part)) or "file"
     cause = fault.get("ctx", {}).get("error")
-    found = fault["input"]
-    if {"store", "api_urls", "options"} & set(fault["loc"]) and not isinstance(found, int | float):  # a password?
-        found = redact_url(found) if isinstance(found, str) else type(found).__name__
+    value = fault["input"]
+    if {"store", "api_urls", "options"} & set(fault["loc"]) and not isinstance(value, int | float):  # a password?
+        value = redact_url(value) if isinstance(value, str) else type(value).__name__
     expected = fault["msg"].removeprefix("Input should be ")
     if isinstance(cause, InvalidArgument):
         expected = cause.expected
-    if fault["type"] == "missing":  # what was found is the table around it
-        expected, found = ONE_SERIES if fault["loc"] == ("series",) else "a value", None
+    if fault["type"] == "missing":  # what was value is the table around it
+        expected, value = ONE_SERIES if fault["loc"] == ("series",) else "a value", None
     if fault["type"] == "extra_forbidden":
         expected = f"one of {', '.join(_known_keys(fault['loc'][:-1]))}"
         return ConfigError(f"{file}: {key}", expected, fault["loc"][-1])
-    return ConfigError(f"{file}: {key}", expected, found)
+    return ConfigError(f"{file}: {key}", expected, value)
 
 
 def _known_keys(path: tuple[str | int, ...]) -> list[str]:
-    """The keys that the table at `path` may hold."""
+    """Return the keys of the table at `path`."""
     tables: dict[str, type[Record]] = {
         "exchanges": ExchangeConfig,
         "series": SeriesConfig,

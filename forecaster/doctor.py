@@ -1,4 +1,4 @@
-"""What can be found wrong before money depends on it: versions, configuration, ledger, model, one forecast."""
+"""Check an installation: versions, configuration, ledger, model, one forecast."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _LIBRARIES = ("torch", "chronos-forecasting", "transformers", "ccxt", "apschedul
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that was looked at."""
+    """The result of one check."""
 
     subject: str
     ok: bool
@@ -35,7 +35,7 @@ class Finding:
 
 
 def examine(path: str | None) -> list[Finding]:
-    """Look at everything that a configuration needs; a fault is a finding, never raised."""
+    """Check everything that a configuration needs; an error is a finding, never raised."""
     versions = ", ".join(f"{name} {version(name)}" for name in _LIBRARIES)
     findings = [
         Finding("machine", ok=True, finding=f"Python {platform.python_version()}, {platform.machine()}"),
@@ -43,16 +43,16 @@ def examine(path: str | None) -> list[Finding]:
     ]
     name = path or default_config_path()
     loaded: list[Config] = []
-    findings.append(_look("configuration", lambda: _load(name, loaded)))
+    findings.append(_check("configuration", lambda: _load(name, loaded)))
     if loaded:
-        findings.append(_look("ledger", lambda: _open_ledger(loaded[0])))
-        findings.append(_look("model", lambda: _forecast_once(loaded[0])))
+        findings.append(_check("ledger", lambda: _open_ledger(loaded[0])))
+        findings.append(_check("model", lambda: _forecast_once(loaded[0])))
     return findings
 
 
-def _look(subject: str, look: Callable[[], str]) -> Finding:
+def _check(subject: str, check: Callable[[], str]) -> Finding:
     try:
-        return Finding(subject, ok=True, finding=look())
+        return Finding(subject, ok=True, finding=check())
     except ForecasterError as error:
         return Finding(subject, ok=False, finding=f"{type(error).__name__}: {error}")
 
@@ -65,17 +65,17 @@ def _load(name: str, loaded: list[Config]) -> str:
 def _open_ledger(config: Config) -> str:
     reader = open_reader(config.store.url.reveal())
     try:
-        has_forecast = any(len(reader.cutoffs(one.key)) for one in config.series)
+        has_forecast = any(len(reader.cutoffs(series.key)) for series in config.series)
     finally:
         reader.close()
     return f"{config.store.url}: {'readable' if has_forecast else 'no forecast yet'}"
 
 
 def _forecast_once(config: Config) -> str:
-    """Forecast a gentle slope: a model that answers at all answers this."""
+    """Forecast a slowly rising price: every working model can."""
     model = load_model(config.model)
     slope_T = np.linspace(100.0, 101.0, config.model.min_context)
     ohlc_CT = np.stack([slope_T, slope_T + 0.1, slope_T - 0.1, slope_T])
     forecast = model.predict([Context(config.series[0].key, 0, ohlc_CT)], config.model.horizon)[0]
-    where = f"{forecast.provenance.ledger_id} on {forecast.provenance.device}, {model.engine}: {model.engine_reason}"
-    return f"{where}; one forecast in {forecast.provenance.seconds:.2f} s"
+    engine = f"{forecast.provenance.ledger_id} on {forecast.provenance.device}, {model.engine}: {model.engine_reason}"
+    return f"{engine}; one forecast in {forecast.provenance.seconds:.2f} s"

@@ -24,7 +24,7 @@ from forecaster.errors import BarNotClosed, ConfigError, NotEnoughBars
 from forecaster.ledger import LIVE, Run, RunId
 from forecaster.model import ModelSuite, load_suite
 from forecaster.sources import BarSource, open_source
-from forecaster.sources.fetch_pool import STRAGGLES_AFTER
+from forecaster.sources.fetch_pool import STRAGGLER_SECONDS
 from forecaster.stopwatch import Stopwatch
 from forecaster.store import Reader, Store, open_reader, open_store
 
@@ -193,13 +193,13 @@ class Forecaster:
         """Run a cycle over the series whose bars arrived after their cycle. Arguments as in `run_cycle`."""
         return self._runner.run_arrived(timeframe, as_of, as_of if started_at is None else started_at, exchange)
 
-    def run_last(self, as_of: int, seconds: float = STRAGGLES_AFTER) -> list[CycleReport]:
+    def run_last(self, as_of: int, seconds: float = STRAGGLER_SECONDS) -> list[CycleReport]:
         """Run the last cycles before shutdown: wait some seconds for bars in flight; record why the rest was skipped."""
         return self._runner.run_last(as_of, seconds)
 
     def on_straggler(self, callback: Callable[[SeriesKey], None]) -> None:
         """Call `callback`, on some thread, when bars have arrived that their cycle did not wait for."""
-        self._ingestor.arrivals.on_straggler = callback
+        self._ingestor.fetch_pool.on_straggler = callback
 
     def backfill(self, key: SeriesKey, since: int, as_of: int, *, anew: bool = False) -> Iterator[tuple[int, int]]:
         """Fetch a series' history from `since` (UTC ms), part by part; each is durable before the next is requested.

@@ -1,6 +1,6 @@
-"""The records of the ledger: what was forecast, what came, and how good it was.
+"""The records of the ledger: forecasts, actuals, runs, pending work and scores.
 
-`LedgerRow` and `SettledRow` are facts and are never changed; `AccuracyReport` is derived from them.
+`LedgerRow` and `SettledRow` never change; `AccuracyReport` is derived from them.
 """
 
 from __future__ import annotations
@@ -28,22 +28,22 @@ LIVE = "live"
 
 
 class RunId(str):
-    """The identity of a run: the door that made it, and a digest of all that decided its forecasts.
+    """The identity of a run: its kind, and a digest of everything that decided its forecasts.
 
-    `replay-1f2e3d4c5b6a` names the forecasts of a replay. `replay-1f2e3d4c5b6a+4000ms` names the same forecasts as if
-    each had been available 4 s later: nothing is forecast or stored again.
+    `replay-1f2e3d4c5b6a` is a replay. `replay-1f2e3d4c5b6a+4000ms` is the same replay, read as if each forecast had
+    been available 4 s later.
     """
 
     __slots__ = ()
 
     @classmethod
     def of(cls, kind: str, *parts: object) -> RunId:
-        """Name a run by its door and the digest of `parts`, each by its text."""
+        """Build the id of a run from its kind and a digest of the texts of `parts`."""
         digest = hashlib.sha256("\0".join(map(str, parts)).encode())
         return cls(f"{kind}-{digest.hexdigest()[:12]}")
 
     def delayed(self, latency_ms: int) -> RunId:
-        """The same forecasts, each available `latency_ms` after it was issued."""
+        """Return the id of the same forecasts, each available `latency_ms` after it was issued."""
         return RunId(f"{self.recorded}+{latency_ms}ms") if latency_ms else RunId(self.recorded)
 
     @property
@@ -53,7 +53,7 @@ class RunId(str):
 
     @property
     def latency_ms(self) -> int:
-        """By how much their `available_at` is moved when they are read."""
+        """Milliseconds by which `available_at` is delayed when the forecasts are read."""
         return int(self._split()[1] or 0)
 
     def _split(self) -> tuple[str, str]:
@@ -65,13 +65,14 @@ class RunId(str):
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """A body of forecasts that are judged together: the live service, one replay, one prediction.
+    """Forecasts that belong together: the live service, one replay, one prediction.
 
     Args:
         id: see `RunId`.
-        door: `live`, `replay` or `predict`.
-        started_at: UTC ms at which it ran for the first time.
-        plan: JSON of what decided its forecasts (digests of bars, models and code, settings); empty for the live run.
+        kind: `live`, `replay` or `predict`.
+        started_at: UTC ms of the first start.
+        plan: JSON of everything that decided its forecasts: digests of bars, models and code, settings. Empty for the
+            live run.
     """
 
     id: str
@@ -84,8 +85,8 @@ class Run:
 class LedgerRow:
     """One field of one step of one forecast; unique on (key, model_id, run_id, cutoff, step, field).
 
-    `raw_Q` and `values_Q` are (Q,) prices at `quantile_levels`, before and after repair. `late` when the forecast was
-    asked for after its first bar had closed.
+    `raw_Q` and `values_Q` are (Q,) prices at `quantile_levels`, as predicted and as served. `late` means that the
+    forecast was issued after its first target bar had closed.
     """
 
     key: SeriesKey
@@ -106,7 +107,7 @@ class LedgerRow:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SettledRow:
-    """A ledger row and the price that came: `actual` is the field of the final target bar."""
+    """A ledger row and its actual: the same field of the final target bar."""
 
     row: LedgerRow
     actual: float
@@ -115,10 +116,10 @@ class SettledRow:
 
 @dataclass(frozen=True, eq=False)
 class SettledSteps:
-    """Settled rows of one series and run as columns, for who counts millions: N steps of forecasts, four fields each.
+    """Settled rows of one series and run as columns: N steps of forecasts, four fields each.
 
-    Ordered by cutoff, model and step. `model_N` and `engine_N` are places in `models` and `engines`. Prices are those
-    of `LedgerRow`; `actual_NF` are the target bar's, in the order of `FIELDS`, of its revision `revision_N`.
+    Ordered by cutoff, model and step. `model_N` and `engine_N` are indices into `models` and `engines`. `actual_NF` has
+    the prices of the target bar, in the order of `FIELDS`, of its revision `revision_N`.
 
     Shapes: N steps, F fields, Q quantile levels.
     """
@@ -146,12 +147,12 @@ class SettledSteps:
         return len(self.step_N)
 
     def __getitem__(self, chosen: NDArray[np.bool_] | NDArray[np.int64]) -> SettledSteps:
-        """Give some of the steps, by mask or places."""
-        columns = {one.name: getattr(self, one.name)[chosen] for one in fields(self) if "_N" in one.name}
+        """Select steps by mask or index."""
+        columns = {column.name: getattr(self, column.name)[chosen] for column in fields(self) if "_N" in column.name}
         return replace(self, **columns)
 
     def rows(self) -> Iterator[SettledRow]:
-        """Give them one by one: four for each step."""
+        """Yield the rows: four for each step."""
         for i in range(len(self)):
             for f, field in enumerate(FIELDS):
                 row = LedgerRow(
@@ -175,11 +176,11 @@ class SettledSteps:
 
 @dataclass(frozen=True, slots=True)
 class PendingForecast:
-    """Work owed: the forecast of one series at one cutoff, and how far it has come.
+    """The forecast of one series at one cutoff that is due, and its state.
 
-    `pending` waits for its turn, `claimed` is being worked on until `claimed_until` (UTC ms), `done` has its forecast,
-    `failed` has none for `reason`, and in a `gap` there is no bar to forecast from. `missed` stands for all closes from
-    this one to `claimed_until` that passed while nobody ran, too long ago to be caught up on.
+    `pending`: not started. `claimed`: in progress until `claimed_until` (UTC ms). `done`: recorded. `failed`: not
+    possible, for `reason`. `gap`: no bar to forecast from. `missed`: all closes from this one to `claimed_until` passed
+    while no process ran, too long ago to catch up on.
     """
 
     key: SeriesKey
@@ -192,7 +193,7 @@ class PendingForecast:
 
 @dataclass(frozen=True, slots=True)
 class CalibrationState:
-    """What was learned of a model on a series by `cutoff` (UTC ms): bytes of an `accuracy.calibration.Calibrator`."""
+    """The calibration of a model on a series at `cutoff` (UTC ms): bytes of an `accuracy.calibration.Calibrator`."""
 
     key: SeriesKey
     model_id: str
@@ -202,24 +203,24 @@ class CalibrationState:
 
 @dataclass(frozen=True, slots=True)
 class AccuracyReport:
-    """How good one model was on one series, step and field, over `n` settled rows.
+    """Scores of one model on one series, step and field, over `n` settled rows.
 
-    `field` is one of the four, or `range`, high - low, which has no quantiles of its own. What cannot be said of the
-    rows is None.
+    `field` is open, high, low, close, or `range` (high - low), which has no quantiles. A score that is undefined is
+    None.
 
     Args:
         mae: mean absolute error of the median, in price; `rmse` the root of its mean square; `bias` the mean of
             median - actual; `log_*` the same in log-return, for `range` in log range.
-        mase: MAE over the mean absolute change of the close within 256 bars before the cutoff.
-        pinball: mean over the levels, in price; `crps` twice its integral over them; `wql` as a share of the price.
+        mase: MAE divided by the mean absolute change of the close in the 256 bars before the cutoff.
+        pinball: mean over the levels, in price; `crps` twice its integral over them; `wql` relative to the price.
         interval_score80: of the central 80 % interval, in price; `width80` its width.
-        coverage80: share of outcomes inside the central 80 % interval; so for 50, 90 and 98.
-        pit: share of outcomes in each tenth of the probability integral transform; all 0.1 where it is true.
-        direction: share of moves from the last close on whose side the median was; `direction_majority` is what always
-            saying the more frequent one would have given.
-        qlike: loss of the variance that the forecast range stands for, of `range` alone.
-        n_common: rows that the random walk forecast as well; `skill_*` is 1 - loss / its loss on them, each in units of
-            the last close.
+        coverage80: share of outcomes inside the central 80 % interval; also 50, 90 and 98.
+        pit: share of outcomes in each tenth of the probability integral transform; 0.1 each if calibrated.
+        direction: share of moves from the last close whose sign the median had; `direction_majority` is the share of
+            the more frequent sign.
+        qlike: QLIKE loss of the variance implied by the forecast range; of `range` alone.
+        n_common: rows that the random walk has forecast too; `skill_*` is 1 - loss / its loss on these rows, in units
+            of the last close.
     """
 
     key: SeriesKey
@@ -252,18 +253,18 @@ class AccuracyReport:
     skill_crps: float | None
 
     def __post_init__(self) -> None:
-        """Refuse a report about nothing."""
+        """Refuse a report without rows."""
         if self.n <= 0:
             raise InvalidArgument("report", "at least one settled row", self.n)
 
 
 class HoldKind(NamedTuple):
-    """What an exchange means when it refuses requests. A limit is worse than an outage, a ban is worse than a limit.
+    """Why an exchange refuses requests, in order of severity: outage, rate limit, ban.
 
     Args:
-        longest_ms: no hold of this kind lasts longer, whatever the exchange says.
-        probe_ms: while a hold lasts, one request goes out this often.
-        name: in the ledger, before the reason of a hold.
+        longest_ms: the longest hold of this kind, whatever the exchange says.
+        probe_ms: interval of probe requests during a hold.
+        name: prefix of the reason in the ledger.
     """
 
     longest_ms: int
@@ -281,17 +282,16 @@ _STATUS: Final = re.compile(r": .*?\b(?:(?P<ban>403|418|451)|(?P<limit>429)|(?P<
 
 @dataclass(frozen=True, slots=True)
 class Hold:
-    """Until when an exchange is not to be asked: the newest row of it that the ledger has.
+    """A time during which an exchange must not be asked: the latest row of the exchange in the ledger.
 
-    A hold that has ended, or was lifted, has an `until` that has passed. An older program wrote holds of up to 30 days:
-    `until` is never later than the longest hold of the kind, counted from `seen_at`.
+    A hold that has ended, or was lifted, has an `until` in the past. `until` is limited by the kind of the hold.
 
     Args:
         exchange: its name in the configuration.
         until: UTC ms.
-        reason: what the exchange said, after the kind of the hold.
-        seen_at: UTC ms at which it said so, or of the newest probe since.
-        since: UTC ms at which it said so first; `seen_at` when left out.
+        reason: kind of the hold, and what the exchange said.
+        seen_at: UTC ms of the refusal, or of the latest probe.
+        since: UTC ms of the first refusal; `seen_at` when left out.
     """
 
     exchange: str
@@ -301,21 +301,21 @@ class Hold:
     since: int | None = dataclasses.field(default=None, compare=False)
 
     def __post_init__(self) -> None:
-        """Bound the time by the kind."""
+        """Limit the time by the kind."""
         object.__setattr__(self, "until", min(self.until, self.seen_at + self.kind.longest_ms))
 
     @property
     def kind(self) -> HoldKind:
-        """What the reason begins with, else what its status means, else a ban, with which nothing is risked."""
+        """The kind in the reason, else from its status, else a ban, the safest."""
         begin, status = self.reason.partition(": ")[0], _STATUS.search(self.reason)
         return _KINDS[begin if begin in _KINDS else (status and status.lastgroup) or BAN.name]
 
     @property
     def probe_at(self) -> int:
-        """UTC ms from which one request may go out, though the hold lasts.
+        """UTC ms from which one probe request may be sent during the hold.
 
-        Some exchanges lengthen a ban for every request that is made during it. So a ban is probed when half of what is
-        left of it has passed, and never within 6 hours of the last request.
+        Some exchanges extend a ban with every request. So a ban is probed after half of its remaining time, and at
+        least 6 hours after the last request.
         """
-        told = (self.until - self.seen_at) // 2 if self.kind is BAN else 0
-        return self.seen_at + max(self.kind.probe_ms, told)
+        half_ms = (self.until - self.seen_at) // 2 if self.kind is BAN else 0
+        return self.seen_at + max(self.kind.probe_ms, half_ms)

@@ -1,6 +1,6 @@
-"""Files that are written for others: whole or not at all, and never through a link.
+"""Atomic writes of output files, never through a link.
 
-Content goes to a new file of a name that nobody can foresee, in the same folder, which then takes the other's place.
+Content goes to a temporary file with a random name in the same folder, which then replaces the target.
 """
 
 from __future__ import annotations
@@ -20,26 +20,26 @@ if TYPE_CHECKING:
 
 @contextmanager
 def atomic_write(path: Path, option: str = "out") -> Iterator[IO[bytes]]:
-    """Open a new file that becomes `path` when the block ends; what was there stays until then, or when it fails.
+    """Open a temporary file that replaces `path` when the block ends; on an error `path` stays as it was.
 
     Args:
-        path: a regular file, or nothing.
-        option: what errors call it.
+        path: a regular file, or a new one.
+        option: its name in errors.
 
     Raises:
         ConfigError: when `path` is a link, a folder or a device, or cannot be written.
     """
-    unfinished = temporary_path(path)
+    temporary = temporary_path(path)
     try:
         mode = check_target(path, option)
         try:
-            with open(unfinished, "xb", opener=lambda name, flags: os.open(name, flags | os.O_NOFOLLOW, mode)) as file:
+            with open(temporary, "xb", opener=lambda name, flags: os.open(name, flags | os.O_NOFOLLOW, mode)) as file:
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
-            unfinished.replace(path)
+            temporary.replace(path)
         finally:
-            unfinished.unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
         sync_directory(path.parent)
     except (OSError, UnicodeEncodeError) as error:
         reason = getattr(error, "strerror", None) or str(error)
@@ -47,12 +47,12 @@ def atomic_write(path: Path, option: str = "out") -> Iterator[IO[bytes]]:
 
 
 def temporary_path(path: Path) -> Path:
-    """Give a new file that will become `path` a name, in the same folder, which nobody can foresee."""
+    """Return an unpredictable path in the same folder, for a file that will replace `path`."""
     return path.with_name(f".{secrets.token_hex(8)}.unfinished")
 
 
 def write_text(text: str, path: Path, option: str = "out") -> int:
-    """Write a text as UTF-8; returns how many bytes.
+    """Write a text as UTF-8; return the number of bytes.
 
     Raises:
         ConfigError: when the file cannot be written.
@@ -62,28 +62,28 @@ def write_text(text: str, path: Path, option: str = "out") -> int:
 
 
 def check_target(path: Path, option: str) -> int:
-    """Give the permissions of the file that is there, or of a new one before the umask.
+    """Return the permissions of the file at `path`, or those of a new one before the umask.
 
     Raises:
-        ConfigError: what is there is no regular file.
+        ConfigError: when `path` is not a regular file.
     """
     try:
-        found = path.lstat()
+        status = path.lstat()
     except FileNotFoundError:
         return 0o666
-    if stat.S_ISLNK(found.st_mode):
+    if stat.S_ISLNK(status.st_mode):
         raise ConfigError(option, "a file, not a link: name the file itself", f"{path}, a link to {path.readlink()}")
-    if not stat.S_ISREG(found.st_mode):
-        kind = "a folder" if stat.S_ISDIR(found.st_mode) else "a device, a pipe or a socket"
+    if not stat.S_ISREG(status.st_mode):
+        kind = "a folder" if stat.S_ISDIR(status.st_mode) else "a device, a pipe or a socket"
         raise ConfigError(option, "a file that can be written", f"{path}, which is {kind}")
-    return found.st_mode & 0o777
+    return status.st_mode & 0o777
 
 
 def sync_directory(folder: Path) -> None:
-    """Have the disk keep the new name of a file, where it can."""
+    """Flush the entries of a folder to disk, where the platform can."""
     with suppress(OSError):
-        place = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
         try:
-            os.fsync(place)
+            os.fsync(descriptor)
         finally:
-            os.close(place)
+            os.close(descriptor)

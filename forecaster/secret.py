@@ -1,4 +1,4 @@
-"""Texts that must not be shown: passwords, tokens, and addresses that hold them."""
+"""Secrets: passwords, tokens, and URLs that hold them."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ HIDDEN: Final = "***"
 
 
 class Secret(pydantic.Secret[str]):
-    """A text that only `reveal` gives: as text, in a log, in JSON and in a configuration that is dumped it is `***`.
+    """A text that only `reveal` returns. In logs, JSON and dumped configurations it is `***`.
 
     It cannot be pickled, so it stays in its process.
     """
 
     def reveal(self) -> str:
-        """Give the text itself, to whoever opens something with it."""
+        """Return the secret text."""
         return self.get_secret_value()
 
     def _display(self) -> str:
@@ -34,7 +34,7 @@ class Secret(pydantic.Secret[str]):
             TypeError: always.
         """
         del protocol
-        msg = f"expected that no secret leaves its process, found a {type(self).__name__} to be pickled"
+        msg = f"expected that no secret leaves its process, found a {type(self).__name__} to pickle"
         raise TypeError(msg)
 
     def __copy__(self) -> Self:
@@ -45,7 +45,7 @@ class Secret(pydantic.Secret[str]):
 
 
 class SecretUrl(Secret):
-    """A URL that may hold a password: it is shown without one, as `address.shown` gives it."""
+    """A URL that may hold a password; it is shown as `redact_url` returns it."""
 
     def _display(self) -> str:
         return redact_url(self.get_secret_value())

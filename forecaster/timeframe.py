@@ -1,7 +1,4 @@
-"""The length of a bar, and the only arithmetic on the 24/7 grid of open and close times.
-
-Times are integer milliseconds since the epoch, UTC. Session calendars build on this in `sessions`.
-"""
+"""The length of a bar, and arithmetic on the 24/7 grid. Times are integer UTC milliseconds."""
 
 from __future__ import annotations
 
@@ -28,14 +25,14 @@ _MINUTES: Final = {
     "1d": 1440,
 }
 VARIABLE_LENGTH_NAMES: Final = ("3d", "1w", "2w", "1M", "3M", "6M", "1y")
-"""Names that venues have, of bars that do not begin on the same day everywhere."""
+"""Timeframes of exchanges whose bars begin on different days."""
 
 
 @dataclass(frozen=True, slots=True)
 class Timeframe:
     """A fixed bar length by its ccxt name, `1m` to `1d`.
 
-    Weeks and months are refused: they begin on other days from venue to venue.
+    Weeks and months are refused: exchanges begin them on different days.
 
     Raises:
         ConfigError: for any other name.
@@ -44,7 +41,7 @@ class Timeframe:
     name: str
 
     def __post_init__(self) -> None:
-        """Refuse a name that is not of fixed length."""
+        """Refuse a name of variable length."""
         if self.name in VARIABLE_LENGTH_NAMES:
             known = f"{', '.join(_MINUTES)}; {self.name} is not supported, since venues begin it on different days"
             raise ConfigError("timeframe", f"one of {known}", self.name)
@@ -63,18 +60,18 @@ class Timeframe:
 
     @classmethod
     def from_minutes(cls, minutes: int) -> Timeframe:
-        """Give the timeframe of this length.
+        """Return the timeframe of a length.
 
         Raises:
-            ConfigError: where there is none.
+            ConfigError: when there is none.
         """
         name = next((name for name, length in _MINUTES.items() if length == minutes), f"{minutes}m")
         return cls(name)
 
     def floor(self, time_ms: int) -> int:
-        """Open time of the 24/7 bar that contains `time_ms`."""
+        """Return the open time of the 24/7 bar that contains `time_ms`."""
         return time_ms - time_ms % self.ms
 
     def __str__(self) -> str:
-        """Give the ccxt name."""
+        """Return the ccxt name."""
         return self.name

@@ -33,6 +33,7 @@ _END: Final = re.compile(r"(?<=[.!?:;])\s+(?=[\"“(]?[A-Z`0-9])")
 _WORD: Final = re.compile(r"[^\W\d_][\w'’-]*")
 _SECTION: Final = re.compile(r"^\s*(Args|Raises|Returns|Yields|Shapes):\s*$", re.MULTILINE)
 _ARGUMENT: Final = re.compile(r"\n\s*\n|\n\s*(?=\w+: )")
+_TREE: Final = "─"
 _MARKUP: Final = re.compile(r"SELECT |INSERT |CREATE |</|var\(--|PRAGMA ")
 _WORDS: Final = {
     re.compile(rf"(?<![\w-]){re.escape(word)}(?![\w-])", re.IGNORECASE): (word, better)
@@ -64,7 +65,8 @@ def check(paths: Iterable[Path]) -> list[Finding]:
         texts = _page(source) if path.suffix == ".md" else _module(source)
         findings += [Finding(name, line, fault) for line, text in texts for fault in faults(text)]
         if path.suffix == ".py":
-            findings += [Finding(name, line, fault) for line, fault in _names(source)]
+            allowed = STYLE["allowed"].get(name, [])
+            findings += [Finding(name, line, fault) for line, fault in _names(source, allowed)]
     return findings
 
 
@@ -105,7 +107,9 @@ def _module(source: str) -> Iterator[_Text]:
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and " " in node.value:
             if id(node) in documented:
                 parts = _ARGUMENT.split(_SECTION.sub("\n\n", node.value))
-                yield from (_Text(node.lineno, part) for part in parts if not part.startswith(" " * 8))
+                yield from (
+                    _Text(node.lineno, part) for part in parts if not part.startswith(" " * 8) and _TREE not in part
+                )
             elif not _MARKUP.search(node.value):
                 yield from (_Text(node.lineno, part) for part in node.value.split("\n\n"))
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
@@ -120,8 +124,8 @@ def _is_documented(node: ast.AST) -> bool:
     return isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant)
 
 
-def _names(source: str) -> Iterator[tuple[int, str]]:
-    """Names that a module binds."""
+def _names(source: str, allowed: list[str]) -> Iterator[tuple[int, str]]:
+    """Names that a module binds and should not."""
     for node in ast.walk(ast.parse(source)):
         name = ""
         if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
@@ -131,7 +135,7 @@ def _names(source: str) -> Iterator[tuple[int, str]]:
         elif isinstance(node, ast.FunctionDef | ast.ClassDef):
             name = node.name
         better = STYLE["names"].get(name.strip("_"))
-        if better is not None:
+        if better is not None and name not in allowed:
             yield getattr(node, "lineno", 1), f"expected another name than `{name}`, such as: {better}"
 
 

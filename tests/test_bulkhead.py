@@ -15,7 +15,7 @@ from forecaster import Bars, Forecaster, MemoryStore
 from forecaster.errors import SourceUnavailable
 from forecaster.model import ModelSuite
 from forecaster.sources import Fetched
-from forecaster.sources import fetch_pool as arrivals
+from forecaster.sources import fetch_pool
 from forecaster.timeframe import Timeframe
 from tests.builders import HOUR_MS, make_bars, make_key
 from tests.test_engine import NamedWalk, make_config
@@ -146,11 +146,11 @@ def test_second_answer_comes_after_a_while(venue, monkeypatch):
 
 def test_exchange_that_hangs_keeps_no_other_from_being_asked(venue, monkeypatch):
     """However many of its series hang, and however few are asked at once."""
-    monkeypatch.setattr(arrivals, "MOST_UNDER_WAY", 3)
+    monkeypatch.setattr(fetch_pool, "MAX_IN_FLIGHT", 3)
     hanging = [make_key(exchange="okx", symbol=f"H{i}/USDT") for i in range(8)]
     venue.gates = {key: threading.Event() for key in hanging}
     forecaster = make_forecaster(venue, *hanging, KEY)
-    forecaster._ingestor.arrivals._at_once = 2
+    forecaster._ingestor.fetch_pool._max_concurrent = 2
     stuck = forecaster.run_cycle(HOUR, closes(99), exchange="okx", waits_for="most")
     stuck_again = forecaster.run_cycle(HOUR, closes(99), exchange="okx", waits_for="most")
     other = forecaster.run_cycle(HOUR, closes(99), exchange="binance", waits_for="most")
@@ -179,11 +179,11 @@ def test_answer_that_came_before_it_was_left_is_told_of(venue):
     told = []
     forecaster = make_forecaster(venue, KEY)
     forecaster.on_straggler(told.append)
-    looked = forecaster._ingestor.arrivals
-    looked.ask(KEY, 0, closes(99), venue.fetch)
-    while not looked.arrived([KEY]):
+    pool = forecaster._ingestor.fetch_pool
+    pool.submit(KEY, 0, closes(99), venue.fetch)
+    while not pool.completed([KEY]):
         pass
-    looked.leave([KEY])
+    pool.detach([KEY])
 
     assert told == [KEY]
 
@@ -226,11 +226,11 @@ def test_what_is_under_way_has_a_word_at_the_end(venue):
 
 def test_many_that_hang_keep_no_other_from_being_asked(venue, monkeypatch):
     """However few are asked at once: those that take long no longer count."""
-    monkeypatch.setattr(arrivals, "STRAGGLES_AFTER", 0.05)
+    monkeypatch.setattr(fetch_pool, "STRAGGLER_SECONDS", 0.05)
     hanging = [make_key(symbol=f"H{i}/USDT") for i in range(20)]
     venue.gates = {key: threading.Event() for key in hanging}
     forecaster = make_forecaster(venue, *hanging, KEY)
-    forecaster._ingestor.arrivals._at_once = 2
+    forecaster._ingestor.fetch_pool._max_concurrent = 2
     made = forecaster.run_cycle(HOUR, closes(99), waits_for="most").forecasts
     while not made:
         made = forecaster.run_arrived(HOUR, closes(99) + 1000).forecasts

@@ -1,11 +1,11 @@
-"""Compiled against eager on real bars: element by element, in the mean, and against the errors written down before.
+"""Compiled code compared with eager on real bars: element by element, in mean error, and with stored errors.
 
 Both engines forecast the same windows in turns: the bundled files of `trainingdata/`, and those of
-`../shared/trainingdata` where that folder is. One package is built in a child process, as a service would have it.
+`../shared/trainingdata`, if it exists. One package is built in a child process, as in a service.
 
 `python tests/test_chronos_compile_accuracy.py`, from any folder, prints the table, writes `chronos_mae_baseline.txt`
 and exits 1 when the engines disagree; nothing is written then. Under pytest nothing is written.
-Rows of files that are not here are kept as they are, as long as the weights are the same.
+Rows of files that do not exist here are kept, if the weights are the same.
 
 Shapes: K calls, N windows, F fields, H steps, Q quantile levels.
 """
@@ -43,18 +43,18 @@ BASELINE = Path(__file__).resolve().with_name("chronos_mae_baseline.txt")
 COLUMNS = "symbol file csv_sha256 eager_mae compiled_mae"
 CONTEXT, HORIZON = 1024, 32
 WINDOWS, STRIDE = 14, 64
-"""As many as the wrapper runs in one batch, so that one package serves every call; no two share a target bar."""
+"""The windows of one batch, so that one package serves every call; no two share a target bar."""
 ROUNDS = 9
 MAE_TOLERANCE = 5e-3
-"""In the price's unit, whatever the symbol."""
+"""In units of the price."""
 NEVER = 10**9
 AGES_FROM_NOW = 4_102_444_800_000
 TABLE = f"""\
 nano on {{device}}, {{threads}} threads, torch {{torch}}.
-Context: asked {CONTEXT}, model's limit {{max_context}}, cut to its newest bars. Horizon: {HORIZON}.
-MAE: of the close's median over {WINDOWS} windows and all steps, in the price's unit; tolerated ΔMAE: {MAE_TOLERANCE:g}.
-Drift: largest of all elements and calls, as a share of the forecast's spread; tolerated: {ENGINE_NOISE:g}.
-ms: of one call of all {WINDOWS} windows. First: of a fresh wrapper; compiled code is loaded by then, and the wrapper
+Context: requested {CONTEXT}, model's limit {{max_context}}, cut to its latest bars. Horizon: {HORIZON}.
+MAE: of the close's median over {WINDOWS} windows and all steps, in the price's unit; allowed ΔMAE: {MAE_TOLERANCE:g}.
+Drift: largest of all elements and calls, as a share of the forecast's spread; allowed: {ENGINE_NOISE:g}.
+ms: of one call of all {WINDOWS} windows. First: of a new wrapper; compiled code is loaded by then, and the wrapper
 compares this call with eager, so it costs both. Steady: median of {ROUNDS} more, both engines in turns.
 Compiled code: built by a child process, loaded and checked in {{build_s:.0f}} s; a service forecasts eager meanwhile.
 
@@ -71,7 +71,7 @@ class Csv(NamedTuple):
 
 
 class Row(NamedTuple):
-    """What the baseline holds of one file, beside its name."""
+    """The baseline of one file."""
 
     symbol: str
     csv_sha256: str
@@ -80,13 +80,13 @@ class Row(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Answers:
-    """What one engine answered for one file, call by call; the first call is a fresh wrapper's first.
+class EngineForecasts:
+    """Forecasts of one file by one engine, call by call; the first call is the first of a new wrapper.
 
     Attributes:
-        raw_KNFHQ: prices as the model gave them.
-        median_KNH: of the close, as a strategy reads it.
-        engines: each engine that made one of the forecasts, with its reason.
+        raw_KNFHQ: prices before repair.
+        median_KNH: of the close.
+        engines: the engines of the forecasts, with their reasons.
         ms: of each call.
     """
 
@@ -108,12 +108,12 @@ class Comparison:
     csv: Csv
     csv_sha256: str
     actual_NH: np.ndarray
-    eager: Answers
-    compiled: Answers
+    eager: EngineForecasts
+    compiled: EngineForecasts
 
-    def mae(self, answers):
+    def mae(self, engine):
         """Mean absolute error of the close's median, over all windows and steps."""
-        return float(np.abs(answers.median_KNH - self.actual_NH).mean())
+        return float(np.abs(engine.median_KNH - self.actual_NH).mean())
 
     @property
     def mae_change(self):
@@ -121,7 +121,7 @@ class Comparison:
 
     @property
     def drift(self):
-        """Largest difference of any element in any call, as a share of its forecast's spread in that field."""
+        """Largest difference of any element in any call, as a share of the forecast's spread in that field."""
         eager_KNFHQ = self.eager.raw_KNFHQ
         spread_KNF = np.ptp(eager_KNFHQ, axis=(3, 4))
         return float((np.abs(self.compiled.raw_KNFHQ - eager_KNFHQ).max(axis=(3, 4)) / spread_KNF).max())
@@ -133,7 +133,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Measurement:
-    """All files that are here, and what was learnt on the way."""
+    """Comparisons of all available files, and facts of the model."""
 
     comparisons: tuple[Comparison, ...]
     weights_sha256: str
@@ -156,9 +156,9 @@ HERE = (*BUNDLED, *(csv for csv in SHARED if csv.path.exists()))
 
 
 def make_windows(csv):
-    """Contexts without a missing bar, the last of which ends `HORIZON` bars before the file, and the closes after each.
+    """Return contexts without missing bars, and the closes after each; the last has `HORIZON` bars after it.
 
-    A slot without a bar raises, in a context and in its targets: none is filled.
+    A missing bar raises an error, in a context or in its targets.
     """
     key = SeriesKey("csv", csv.symbol, "1d", csv.calendar)
     bars = FileSource(csv.path).fetch(key, None, AGES_FROM_NOW).bars
@@ -172,9 +172,9 @@ def make_windows(csv):
 
 
 def load(folder=None):
-    """Load a fresh wrapper: eager, or with compiled code from `folder` in service, built first if it is not there.
+    """Load a new wrapper: eager, or with compiled code from `folder`, which is built if it is missing.
 
-    It never compares itself with eager past the first call: that is done here, where it cannot answer eager instead.
+    It compares with eager in its first call only: the comparison is made here, without a fallback.
     """
     if folder is None:
         return Chronos2OHLCWrapper.from_pretrained("nano", compile="off")
@@ -185,75 +185,75 @@ def load(folder=None):
 
 
 def timed(call):
-    """Give what a call answered, and its milliseconds."""
+    """Return the result of a call, and its milliseconds."""
     started = time.perf_counter()
-    answer = call()
-    return answer, 1e3 * (time.perf_counter() - started)
+    result = call()
+    return result, 1e3 * (time.perf_counter() - started)
 
 
-def as_answers(calls):
-    """Lay out the forecasts and milliseconds of each call."""
+def collect(calls):
+    """Collect the forecasts and milliseconds of all calls."""
     forecasts_KN, ms = zip(*calls, strict=True)
-    return Answers(
-        raw_KNFHQ=np.array([[one.raw_FHQ for one in forecasts] for forecasts in forecasts_KN]),
-        median_KNH=np.array([[one.median("close") for one in forecasts] for forecasts in forecasts_KN]),
+    return EngineForecasts(
+        raw_KNFHQ=np.array([[forecast.raw_FHQ for forecast in forecasts] for forecasts in forecasts_KN]),
+        median_KNH=np.array([[forecast.median("close") for forecast in forecasts] for forecasts in forecasts_KN]),
         engines=frozenset(
-            (one.provenance.engine, one.provenance.engine_reason) for forecasts in forecasts_KN for one in forecasts
+            (forecast.engine, forecast.provenance.engine_reason) for forecasts in forecasts_KN for forecast in forecasts
         ),
         ms=ms,
     )
 
 
 def compare(csv, folder):
-    """Forecast one file with two fresh wrappers, in turns."""
+    """Forecast one file with two new wrappers, in turns."""
     contexts, actual_NH = make_windows(csv)
     wrappers = (load(), load(folder))
-    calls = [[timed(partial(one.predict, contexts, HORIZON)) for one in wrappers] for _ in range(1 + ROUNDS)]
+    calls = [[timed(partial(wrapper.predict, contexts, HORIZON)) for wrapper in wrappers] for _ in range(1 + ROUNDS)]
     for wrapper in wrappers:
         wrapper.unload()
     digest = hashlib.sha256(csv.path.read_bytes()).hexdigest()
-    return Comparison(csv, digest, actual_NH, *map(as_answers, zip(*calls, strict=True)))
+    return Comparison(csv, digest, actual_NH, *map(collect, zip(*calls, strict=True)))
 
 
 def measure():
-    """Build the package once, then compare on every file that is here."""
+    """Build the package once, then compare on every available file."""
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "compiled"
         wrapper, build_ms = timed(partial(load, folder))
-        about = wrapper.predict(make_windows(HERE[0])[0][:1], HORIZON)[0].provenance
+        provenance = wrapper.predict(make_windows(HERE[0])[0][:1], HORIZON)[0].provenance
         wrapper.unload()
         return Measurement(
             comparisons=tuple(compare(csv, folder) for csv in HERE),
-            weights_sha256=about.weights_sha256,
-            device=about.device,
+            weights_sha256=provenance.weights_sha256,
+            device=provenance.device,
             max_context=wrapper.max_context,
             build_s=build_ms / 1e3,
         )
 
 
 def faults(comparison):
-    """Say in sentences what is wrong with one file's compiled answers: nothing, when all is well.
+    """Describe the faults of one file's compiled forecasts, in sentences; an empty list if there are none.
 
-    Every comparison is the negation of what is wanted, so that NaN is a fault.
+    Every condition negates the expected one, so that NaN is a fault.
     """
-    named = comparison.csv.symbol
-    found = [
-        f"{named}: expected compiled code to answer, found {engine}: {reason}"
+    symbol = comparison.csv.symbol
+    problems = [
+        f"{symbol}: expected compiled forecasts, found {engine}: {reason}"
         for engine, reason in comparison.compiled.engines
         if engine != "compiled"
     ]
     if {engine for engine, _ in comparison.eager.engines} != {"eager"}:
-        found.append(f"{named}: expected eager to be compared with, found {set(comparison.eager.engines)}")
+        problems.append(f"{symbol}: expected eager forecasts, found {set(comparison.eager.engines)}")
     if not comparison.mae_change < MAE_TOLERANCE:
-        found.append(f"{named}: expected ΔMAE below {MAE_TOLERANCE:g}, found {comparison.mae_change:.2g}")
+        problems.append(f"{symbol}: expected ΔMAE below {MAE_TOLERANCE:g}, found {comparison.mae_change:.2g}")
     if not comparison.drift <= ENGINE_NOISE:
         limit, drift = f"{ENGINE_NOISE:g}", f"{comparison.drift:.2g}"
-        found.append(f"{named}: expected every element within {limit} of the forecast's spread, found {drift}")
-    return found
+        problems.append(f"{symbol}: expected every element within {limit} of the forecast's spread, found {drift}")
+    return problems
 
 
 def table(measurement):
-    """Lay out the note's table, with first call and steady state apart, under what it was measured on."""
+    """Format the table of results, with first call and steady state, below the facts of the machine."""
     lines = [
         TABLE.format(
             device=measurement.device,
@@ -263,16 +263,18 @@ def table(measurement):
             build_s=measurement.build_s,
         )
     ]
-    for one in measurement.comparisons:
-        eager, compiled = one.eager, one.compiled
-        errors = f"{one.mae(eager):,.4f} | {one.mae(compiled):,.4f} | {one.mae_change:.6f} | {one.drift:.1e}"
+    for result in measurement.comparisons:
+        eager, compiled = result.eager, result.compiled
+        errors = (
+            f"{result.mae(eager):,.4f} | {result.mae(compiled):,.4f} | {result.mae_change:.6f} | {result.drift:.1e}"
+        )
         ms = " | ".join(f"{ms:,.2f}" for ms in (eager.ms[0], eager.steady_ms, compiled.ms[0], compiled.steady_ms))
-        lines.append(f"| {one.csv.symbol} | {errors} | {ms} |")
+        lines.append(f"| {result.csv.symbol} | {errors} | {ms} |")
     return "\n".join(lines)
 
 
 def read_baseline(path=BASELINE):
-    """Give the weights' digest from the first line, and a row per file by its name; the second line names columns."""
+    """Return the digest of the weights, in the first line, and the row of each file; the second line names columns."""
     weights_sha256, _, *lines = path.read_text(encoding="ascii").splitlines()
     rows = {}
     for line in lines:
@@ -282,11 +284,11 @@ def read_baseline(path=BASELINE):
 
 
 def write_baseline(measurement, path=BASELINE):
-    """Write what was measured. Rows of files that are not here stay, unless they tell of other weights."""
+    """Write the results. Rows of files that are not available stay, unless the weights changed."""
     weights_sha256, rows = read_baseline(path) if path.exists() else ("", {})
     if weights_sha256 != measurement.weights_sha256:
         rows = {}
-    rows |= {one.csv.path.name: one.row for one in measurement.comparisons}
+    rows |= {result.csv.path.name: result.row for result in measurement.comparisons}
     lines = [
         f"{row.symbol} {name} {row.csv_sha256} {row.eager_mae:.6f} {row.compiled_mae:.6f}"
         for name, row in sorted(rows.items())
@@ -295,16 +297,16 @@ def write_baseline(measurement, path=BASELINE):
 
 
 def conclude(measurement, path=BASELINE):
-    """Print the table, then what is wrong, or write the baseline; give the script's exit code."""
-    found = [fault for one in measurement.comparisons for fault in faults(one)]
-    print(table(measurement), "", *found, sep="\n")  # noqa: T201 - the script's output
-    if not found:
+    """Print the table, then the faults, or write the baseline; return the exit code."""
+    problems = [fault for comparison in measurement.comparisons for fault in faults(comparison)]
+    print(table(measurement), "", *problems, sep="\n")  # noqa: T201 - the script's output
+    if not problems:
         write_baseline(measurement, path)
         print(f"{path} is written.")  # noqa: T201 - as above
-    return 1 if found else 0
+    return 1 if problems else 0
 
 
-# What was really measured.
+# Real measurements.
 
 
 @pytest.fixture(scope="module")
@@ -315,15 +317,15 @@ def measured():
 @pytest.mark.compiler
 @pytest.mark.parametrize("position", range(len(HERE)), ids=[csv.symbol for csv in HERE])
 def test_compiled_equals_eager_on_real_bars(measured, position):
-    """Compiled code answers every call, no quantile is further off than float32's own noise, nor is the mean error."""
+    """Compiled code serves every call, and quantiles and mean error equal eager's within tolerance."""
     assert faults(measured.comparisons[position]) == []
 
 
 @pytest.mark.compiler
-def test_eager_errors_are_those_written_down(measured):
-    """For every file that is byte by byte the one measured then."""
+def test_eager_errors_equal_the_baseline(measured):
+    """For every file with the same bytes."""
     weights_sha256, rows = read_baseline()
-    here = {one.csv.path.name: one.row for one in measured.comparisons}
+    here = {result.csv.path.name: result.row for result in measured.comparisons}
     same = [name for name in here.keys() & rows.keys() if here[name].csv_sha256 == rows[name].csv_sha256]
 
     assert weights_sha256 == measured.weights_sha256, "the weights changed: write the baseline again"
@@ -332,7 +334,7 @@ def test_eager_errors_are_those_written_down(measured):
     )
 
 
-# What was written down.
+# The baseline.
 
 
 @pytest.mark.parametrize("csv", BUNDLED, ids=[csv.symbol for csv in BUNDLED])
@@ -342,8 +344,8 @@ def test_a_bundled_file_is_the_one_measured(csv):
     assert read_baseline()[1][csv.path.name].csv_sha256 == digest, "the csv changed: write the baseline again"
 
 
-def test_every_file_is_written_down():
-    """Also those that are not on this machine."""
+def test_every_file_has_a_baseline():
+    """Also those not on this machine."""
     assert {name: row.symbol for name, row in read_baseline()[1].items()} == {
         csv.path.name: csv.symbol for csv in (*BUNDLED, *SHARED)
     }
@@ -355,15 +357,15 @@ def test_the_bundled_weights_are_those_measured():
     assert read_baseline()[0] == digest, "the weights changed: write the baseline again"
 
 
-# What is concluded, of numbers that are made up.
+# Conclusions from invented numbers.
 
 
 def make_comparison(csv):
-    """Two engines that answered alike, twice, for four windows."""
+    """Two engines with equal forecasts, two calls for four windows."""
     random = np.random.default_rng(len(csv.symbol))
     raw_KNFHQ = np.stack([np.sort(2500 + random.normal(0, 30, (4, 4, HORIZON, 21)))] * 2)
     eager, compiled = (
-        Answers(raw_KNFHQ, raw_KNFHQ[:, :, 3, :, 10], frozenset({(engine, "as asked")}), (30.0, 20.0))
+        EngineForecasts(raw_KNFHQ, raw_KNFHQ[:, :, 3, :, 10], frozenset({(engine, "as asked")}), (30.0, 20.0))
         for engine in ("eager", "compiled")
     )
     return Comparison(csv, f"of_{csv.path.name}", 2500 + random.normal(0, 30, (4, HORIZON)), eager, compiled)
@@ -394,26 +396,26 @@ def test_one_element_adrift_is_a_fault(comparison, share):
 
 @pytest.mark.parametrize(("change", "count"), [(0.9 * MAE_TOLERANCE, 0), (1.1 * MAE_TOLERANCE, 1), (np.nan, 1)])
 def test_another_mean_error_is_a_fault(comparison, change, count):
-    """Though no element drifts: on an index of 2,500 points, a ten-thousandth of the spread is more than that."""
+    """Without drift of an element: on an index of 2,500 points, a ten-thousandth of the spread is larger."""
     eager = comparison.eager
     shifted = replace(comparison.compiled, raw_KNFHQ=eager.raw_KNFHQ, median_KNH=eager.median_KNH + change)
     below_NH = eager.median_KNH[0] - 1.0
-    found = faults(replace(comparison, actual_NH=below_NH, compiled=shifted))
+    problems = faults(replace(comparison, actual_NH=below_NH, compiled=shifted))
 
-    assert [fault.partition(", ")[0] for fault in found] == ["SPX/USD: expected ΔMAE below 0.005"] * count
+    assert [fault.partition(", ")[0] for fault in problems] == ["SPX/USD: expected ΔMAE below 0.005"] * count
 
 
-def test_an_answer_of_the_other_engine_is_a_fault(comparison):
-    """A wrapper that falls back gives the right prices, and proves nothing."""
+def test_a_forecast_by_the_other_engine_is_a_fault(comparison):
+    """A wrapper that falls back has the right prices, but compares nothing."""
     mixed = replace(comparison.compiled, engines=comparison.compiled.engines | {("eager", "it failed")})
 
     assert faults(replace(comparison, compiled=mixed)) == [
-        "SPX/USD: expected compiled code to answer, found eager: it failed"
+        "SPX/USD: expected compiled forecasts, found eager: it failed"
     ]
     assert len(faults(replace(comparison, eager=mixed))) == 1
 
 
-def test_the_script_writes_what_it_measured(measurement, tmp_path, capsys):
+def test_the_script_writes_its_results(measurement, tmp_path, capsys):
     path = tmp_path / "baseline.txt"
     code = conclude(measurement, path)
     printed = capsys.readouterr().out

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import typer
 
-from forecaster.accuracy.losses import PLACE
+from forecaster.accuracy.losses import COLUMN_INDEX
 from forecaster.accuracy.scores import Scores
 from forecaster.bars import FIELDS
 from forecaster.cli.accuracy import accuracy
@@ -66,11 +66,11 @@ def test_every_metric_of_every_case(capsys, ledger):
     """Of two series, two models, three steps, four fields and the range; a verdict for each form that there is."""
     found = told(capsys, ledger)
 
-    assert set(found) == {"run", "as_of", "verdicts", "reports", "without_rival", "rebuilt_difference"}
-    assert (found["run"], found["without_rival"], found["rebuilt_difference"]) == (LIVE, [], None)
+    assert set(found) == {"run", "as_of", "verdicts", "reports", "series_without_reference", "rescore_difference"}
+    assert (found["run"], found["series_without_reference"], found["rescore_difference"]) == (LIVE, [], None)
     assert len(found["reports"]) == 2 * 2 * HORIZON * (len(FIELDS) + 1)
     assert {one["n"] for one in found["reports"]} == {CUTOFFS}
-    assert [(one["key"], one["model_id"], one["form"]) for one in found["verdicts"]] == [
+    assert [(one["key"], one["model_id"], one["variant"]) for one in found["verdicts"]] == [
         (str(BTC), "nano@1", "served"),
         (str(BTC), "random_walk@1", "served"),
         (str(ETH), "nano@1", "served"),
@@ -78,7 +78,7 @@ def test_every_metric_of_every_case(capsys, ledger):
         (str(ETH), "random_walk@1", "served"),
     ]
     verdict, report = found["verdicts"][0], found["reports"][0]
-    assert (verdict["n"], verdict["field"], verdict["step"], verdict["rival"]) == (CUTOFFS, None, None, "random_walk")
+    assert (verdict["n"], verdict["field"], verdict["step"], verdict["reference"]) == (CUTOFFS, None, None, "random_walk")
     assert verdict["skill"] == pytest.approx(0.3, abs=0.001)
     assert verdict["lower"] < verdict["skill"] < verdict["upper"]
     assert set(report) >= {
@@ -156,11 +156,11 @@ def test_what_the_training_may_have_seen_is_told_apart(capsys, ledger):
     ledger.write_text(ledger.read_text() + f'[model]\nreleased = "{day}"\n'.replace(f'"{day}"', day))
     whole = told(capsys, ledger, rebuild_=True)
     since, before = (
-        [one["n"] for one in whole["reports"] if (one["era"], one["step"], one["field"]) == (era, 1, "close")]
+        [one["n"] for one in whole["reports"] if (one["period"], one["step"], one["field"]) == (era, 1, "close")]
         for era in ("since the release", "before the release")
     )
 
-    assert whole["rebuilt_difference"] <= 1e-12
+    assert whole["rescore_difference"] <= 1e-12
     assert len(since) == len(before) == 4
     assert all(0 < one < CUTOFFS and one + other == CUTOFFS for one, other in zip(since, before, strict=True))
 
@@ -185,8 +185,8 @@ def test_nothing_settled_is_no_fault(capsys, unsettled, json_):
             "as_of": utc_ms("2024-03-01"),
             "verdicts": [],
             "reports": [],
-            "without_rival": [],
-            "rebuilt_difference": None,
+            "series_without_reference": [],
+            "rescore_difference": None,
         }
     else:
         assert out == "run live: nothing has settled yet\n"
@@ -207,7 +207,7 @@ def test_a_known_model_of_which_nothing_has_settled_is_no_fault(unsettled, model
     [
         ("--model", "nanoo", "--model: expected one of nano, random_walk, found 'nanoo'"),
         ("--model", "random_wlk", "--model: expected one of random_walk, nano, found 'random_wlk'"),
-        ("--rival", "garchh", "--rival: expected one of nano, random_walk, found 'garchh'"),
+        ("--reference", "garchh", "--rival: expected one of nano, random_walk, found 'garchh'"),
         ("--run", "replay-nope", "run: expected one of live, replay-1, found 'replay-nope'"),
         ("--series", "x A/B 1d", "series: expected one of x A/B 1h, x C/D 1h, found 'x A/B 1d'"),
         ("--field", "closed", "--field: expected one of close, high, low, open, found 'closed'"),
@@ -248,11 +248,11 @@ def test_a_rival_that_has_not_forecast_a_series_is_told(capsys, ledger):
     with closing(open_store(f"sqlite:///{ledger.parent}/ledger.db")) as store:
         for i in range(CUTOFFS):
             store.add_forecasts(forecasts(bars, FIRST + i, model="har@1", sharper=0.5)[:1], LIVE)
-    found = told(capsys, ledger, rival="har")
-    accuracy(ledger, rival="har")
+    found = told(capsys, ledger, reference="har")
+    accuracy(ledger, reference="har")
 
-    assert {(one["key"], one["rival"]) for one in found["verdicts"]} == {(str(BTC), "har")}
-    assert found["without_rival"] == [str(ETH)]
+    assert {(one["key"], one["reference"]) for one in found["verdicts"]} == {(str(BTC), "har")}
+    assert found["series_without_reference"] == [str(ETH)]
     assert f"{ETH}: no verdict, since no forecast of har has settled on it" in capsys.readouterr().out
 
 
@@ -270,7 +270,7 @@ def test_scores_that_can_be_rebuilt_are_told_so(capsys, ledger):
     found = told(capsys, ledger, rebuild_=True)
     accuracy(ledger, rebuild_=True)
 
-    assert 0 <= found["rebuilt_difference"] <= 1e-12
+    assert 0 <= found["rescore_difference"] <= 1e-12
     assert "scored again, each cutoff alone: the largest relative difference of a sum is" in capsys.readouterr().out
 
 
@@ -284,7 +284,7 @@ def test_scores_that_differ_when_rebuilt_are_a_fault(capsys, ledger, monkeypatch
         scores = Scores()
         scores.merge(rescore(*asked))
         sums_HGC = scores._sums[scores.groups[0]]
-        place = (0, FIELDS.index("close"), PLACE[column])
+        place = (0, FIELDS.index("close"), COLUMN_INDEX[column])
         sums_HGC[place] += by if column == "n" else by * np.abs(sums_HGC[place])
         return scores
 
@@ -297,7 +297,7 @@ def test_scores_that_differ_when_rebuilt_are_a_fault(capsys, ledger, monkeypatch
         accuracy(ledger, rebuild_=True, json_=True)
     found = json.loads(capsys.readouterr().out)
 
-    assert found["rebuilt_difference"] == pytest.approx(float("inf") if column == "n" else by, rel=0.1)
+    assert found["rescore_difference"] == pytest.approx(float("inf") if column == "n" else by, rel=0.1)
 
 
 def test_a_range_has_no_verdict_of_its_own(config):
@@ -319,4 +319,4 @@ def test_the_command_itself(ledger):
     done = forecaster("accuracy", "--config", ledger, "--series", BTC, "--rescore", "--json")
 
     assert done.returncode == 0
-    assert json.loads(done.stdout)["rebuilt_difference"] <= 1e-12
+    assert json.loads(done.stdout)["rescore_difference"] <= 1e-12

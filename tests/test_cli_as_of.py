@@ -122,7 +122,7 @@ def test_accuracy_and_trust(time):
     """Every sum, verdict and factor."""
 
     def ask(store, time):
-        found = assess(settled_losses(store, [KEY], time), rival="garch")
+        found = assess(settled_losses(store, [KEY], time), reference="garch")
         trusted = trust_in(store, KEY, "nano", 1, time)
         return told_of(found.scores.reports()), told_of(found.verdicts), told_of(trusted)
 
@@ -177,7 +177,7 @@ def test_commands(folder, time):
     commands = [
         ("signal", "--strategy", "my_strategy:deciding", "--json"),
         ("latest", "--json"),
-        ("accuracy", "--rival", "garch", "--json"),
+        ("accuracy", "--reference", "garch", "--json"),
         ("report", "--out", "report.html"),
     ]
 

@@ -67,7 +67,7 @@ def test_inspect_of_a_fresh_file_has_no_note(tmp_path):
     bars.frame.reset_index().to_csv(tmp_path / "BTCUSDT_1h.csv", index=False)
     (found,) = told("bars", "inspect", tmp_path / "BTCUSDT_1h.csv", "--json")["series"]
 
-    assert (found["bars"], found["unclosed"], found["is_current"]) == (99, 1, True)
+    assert (found["bars"], found["unclosed"], found["is_up_to_date"]) == (99, 1, True)
 
 
 def test_inspect_of_many_series_is_a_table(tmp_path):
@@ -229,7 +229,7 @@ def test_what_is_stored_is_shown(exchange, tmp_path):
     table = forecaster("bars", "show", "-c", config).stdout
     (facts,) = shown["series"]
 
-    assert (facts["place"], facts["bars"], facts["gaps"], facts["longest_gap"]) == ("binance", 63, 1, 1)
+    assert (facts["source"], facts["bars"], facts["gaps"], facts["longest_gap"]) == ("binance", 63, 1, 1)
     assert facts["revised"] == 1
     assert facts["last_close"] == hour
     assert facts["rejected"] == {"prices must be above 0": 32}

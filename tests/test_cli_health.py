@@ -120,7 +120,7 @@ def test_nobody_is_there():
     done = ask("--url", f"http://127.0.0.1:{port}", "--alive")
 
     assert done.returncode == 2
-    assert f"- no service answers at http://127.0.0.1:{port}\n" in done.stdout
+    assert f"- no service responds at http://127.0.0.1:{port}\n" in done.stdout
 
 
 @pytest.mark.parametrize(

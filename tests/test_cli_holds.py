@@ -89,7 +89,7 @@ def test_help_says_when_a_hold_is_probed():
     text = " ".join(forecaster("holds", "--help").stdout.split())
 
     assert "one request goes out from time to time, a probe: every minute after an outage" in text
-    assert "List exchanges that are on hold" in " ".join(forecaster("--help").stdout.split())
+    assert "List exchanges on hold" in " ".join(forecaster("--help").stdout.split())
 
 
 def test_hold_is_lifted_beside_the_service_that_writes(config, writer):
@@ -118,7 +118,7 @@ def test_service_that_runs_asks_again_after_the_lift(config, writer, monkeypatch
     breaker = Breaker("binance", writer)
 
     async def ask(error=None):
-        async with breaker.asking("BTC/USDT"):
+        async with breaker.request("BTC/USDT"):
             if error is not None:
                 raise error
 
@@ -128,7 +128,7 @@ def test_service_that_runs_asks_again_after_the_lift(config, writer, monkeypatch
         with pytest.raises(RateLimited, match="not asked for"):
             await ask()
         lifted = await asyncio.to_thread(told, "holds", "lift", "binance", "--json", "-c", config)
-        now[0] += module.READ_AGAIN_AFTER_MS
+        now[0] += module.READ_INTERVAL_MS
         await ask()
         await breaker.close()
         return lifted

@@ -249,13 +249,13 @@ def test_lines_for_people(exchange, tmp_path):
 
 def test_rows_of_a_file_are_sifted_once_for_each_symbol(tmp_path, monkeypatch):
     """However many the file holds: what was found of one answers every question about it."""
-    of_rows, asked = Bars.from_rows, []
+    from_rows, asked = Bars.from_rows, []
     names = [f"S{number:02}" for number in range(40)]
     frame = make_bars(make_key(), count=80).frame
     pd.concat([frame.assign(Name=name) for name in names]).to_csv(tmp_path / "bars.csv")
     series = [("file", f"{name}/USD", "1h") for name in names]
     path = config_of(tmp_path, {}, series, tmp_path / "bars.csv")
-    monkeypatch.setattr(Bars, "of_rows", lambda key, *rest: asked.append(key.symbol) or of_rows(key, *rest))
+    monkeypatch.setattr(Bars, "from_rows", lambda key, *rest: asked.append(key.symbol) or from_rows(key, *rest))
     code, *_ = probed(path)
 
     assert code == 0

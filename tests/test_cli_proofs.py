@@ -74,7 +74,7 @@ def test_help_teaches(command):
     done = forecaster("verify", command, "--help", env={"COLUMNS": "200"})
 
     assert done.returncode == 0
-    assert "Code 2 when" in done.stdout
+    assert "Code 2 if" in done.stdout
     for option in ("--config", "--seed", "--json"):
         assert option in done.stdout
 
@@ -118,7 +118,7 @@ def test_lookahead_names_a_source_that_leaks(folder, monkeypatch):
     assert (code, wrong) == (2, 2)
     assert (found["ok"], found["checked"]) == (False, 10 + TOTAL_CHECKS)
     assert {one["component"] for one in found["failures"] if one["series"] == "x A/B 1h"} == {"source FileSource"}
-    assert list(first) == ["what", "series", "cutoff", "perturbation", "difference"]
+    assert list(first) == ["component", "series", "cutoff", "perturbation", "difference"]
     assert first["series"] == "x A/B 1h"
     assert found["failures"] == again["failures"] != other["failures"]
     assert "source FileSource: " in told
@@ -143,9 +143,9 @@ def test_lookahead_stops_a_strategy_that_reads_bars_by_itself(folder):
     file = refused("lookahead", "--cutoffs", 1, "--strategy", "tests.replay.leaks:file_reader")
     ledger = refused("lookahead", "--cutoffs", 1, "--strategy", "tests.replay.leaks:ledger_reader")
 
-    assert file.startswith("InvalidContext: strategy tests.replay.leaks:file_reader")
+    assert file.startswith("InvalidArgument: strategy tests.replay.leaks:file_reader")
     assert "bars.csv" in file
-    assert ledger.startswith("InvalidContext: strategy tests.replay.leaks:ledger_reader")
+    assert ledger.startswith("InvalidArgument: strategy tests.replay.leaks:ledger_reader")
     assert "ledger.db" in ledger
 
 
@@ -158,7 +158,7 @@ def test_parity(folder):
     _, some = prove("parity", "--forecasts", 4, "--json")
 
     assert (code, found["checked"], found["identical"], found["failures"]) == (0, 30, 30, [])
-    assert found["largest"]["nano"] < 1e-4
+    assert found["largest_differences"]["nano"] < 1e-4
     assert 4 < some["checked"] <= 8
 
 
@@ -195,13 +195,13 @@ def test_batch(folder):
     code, found = prove("batch", "--contexts", 5, "--threads", 1, "--json")
 
     assert (code, found["checked"], found["identical"], found["failures"]) == (0, 50, 50, [])
-    assert found["largest"]["random_walk"] == 0
-    assert found["largest"]["nano"] < 1e-5
+    assert found["largest_differences"]["random_walk"] == 0
+    assert found["largest_differences"]["nano"] < 1e-5
 
 
 def test_batch_names_who_differs(folder, monkeypatch):
     """A tolerance that nothing meets: every batch of every context is reported; the other process is a thread here."""
-    monkeypatch.setattr("forecaster.replay.batch_invariance.COMPANY_NOISE", -1.0)
+    monkeypatch.setattr("forecaster.replay.batch_invariance.BATCH_TOLERANCE", -1.0)
     monkeypatch.setattr("forecaster.replay.batch_invariance.thread_pool", ThreadPoolExecutor)
     code, told = prove("batch", "--contexts", 2, "--threads", 1)
 

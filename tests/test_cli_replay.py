@@ -700,7 +700,7 @@ def test_for_people(folder):
     done = cli.forecaster("replay", "-c", configured(folder), "--start", "2024-01-05", "--strategy", "mine:long")
 
     assert done.returncode == 0, done.stderr
-    assert "x A/B 1h: too few trades to tell" in done.stdout
+    assert "x A/B 1h: too few trades" in done.stdout
     assert "cutoffs_per_second" in done.stdout
     assert "skill MAE" in done.stdout
     assert "{" not in done.stdout
@@ -710,12 +710,12 @@ MISTAKES = {
     "strategy": (("--strategy", "strategies.nothing"), "--strategy: expected a module with a function"),
     "function": (("--strategy", "mine:wide"), "--strategy: expected a function wide in mine"),
     "ending": (("--out", "out.xls"), "--out: expected a file that ends in .parquet, .feather, .csv, found 'out.xls'"),
-    "out": (("--out", "no/out.csv"), "--out: expected a file in a folder that is there"),
-    "page": (("--strategy", "mine:long", "--page", "no/a.html"), "--page: expected a file in a folder that is there"),
-    "png": (("--strategy", "mine:long", "--png", "no/a.png"), "--png: expected a file in a folder that is there"),
-    "page of nobody": (("--page", "a.html"), "--page: expected --strategy beside it"),
-    "picture of nobody": (("--png", "a.png"), "--png: expected --strategy beside it"),
-    "address": (("--address", "ray://host:10001"), "--address: expected --workers beside it"),
+    "out": (("--out", "no/out.csv"), "--out: expected a file in an existing folder"),
+    "page": (("--strategy", "mine:long", "--page", "no/a.html"), "--page: expected a file in an existing folder"),
+    "png": (("--strategy", "mine:long", "--png", "no/a.png"), "--png: expected a file in an existing folder"),
+    "page without a strategy": (("--page", "a.html"), "--page: expected --strategy as well"),
+    "picture without a strategy": (("--png", "a.png"), "--png: expected --strategy as well"),
+    "address": (("--address", "ray://host:10001"), "--address: expected --workers as well"),
     "fee": (("--fee-bps", "1001"), "fee_bps: expected 0 to 1000"),
     "share": (("--max-weight", "1.5"), "max_weight: expected above 0, at most 1"),
     "silence": (("--close-after", "0"), "close_after: expected 1 or more bars"),
@@ -725,7 +725,7 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
-def test_mistakes_are_told_before_the_work(folder, mistake):
+def test_mistakes_are_reported_before_the_work(folder, mistake):
     """One line, code 2, and no ledger yet."""
     arguments, expected = MISTAKES[mistake]
 
@@ -784,7 +784,7 @@ def test_nothing_was_known_so_soon(folder):
     """Bars of a file are known since they were read: no cutoff is left, and that is no success."""
     line = cli.refused("replay", "-c", configured(folder), "--known-within", 5)
 
-    assert "--known-within: expected bars that were there so soon, found 'none within 5.0 s'" in line
+    assert "--known-within: expected bars that were known so soon, found 'none within 5.0 s'" in line
 
 
 @pytest.mark.ray

@@ -154,7 +154,7 @@ def test_damaged_ledger_does_not_replace_a_good_copy(ledger, forecaster, tmp_pat
     code, said, _ = forecaster("store", "backup", out)
 
     assert code == 2
-    assert "expected a copy that is whole" in said
+    assert "expected an undamaged copy" in said
     assert out.read_text() == "an older copy"
     assert not list(tmp_path.glob("*.unfinished"))
 
@@ -173,8 +173,8 @@ def test_restore_puts_a_copy_in_place_and_keeps_the_ledger(ledger, forecaster, t
     assert (dry["dry_run"], still["rows"]["bar"]) == (True, 9)
     assert (code, after["rows"]["bar"], verified) == (0, 5, 0)
     assert done["ledger"] == f"sqlite:///{ledger}"
-    assert Path(done["set_aside"]).name.startswith("ledger.db.replaced-")
-    assert Path(done["set_aside"]).exists()
+    assert Path(done["previous_ledger"]).name.startswith("ledger.db.replaced-")
+    assert Path(done["previous_ledger"]).exists()
 
 
 def test_restore_tells_people_what_it_did(ledger, forecaster, tmp_path):
@@ -182,11 +182,12 @@ def test_restore_tells_people_what_it_did(ledger, forecaster, tmp_path):
     code, said, _ = forecaster("store", "restore", tmp_path / "copy.db")
 
     assert code == 0
-    for line in ("ledger ", "copy ", "rows ", "last_cutoff ", "set_aside ", "dry_run "):
+    for line in ("ledger ", "copy ", "rows ", "last_cutoff ", "previous_ledger ", "dry_run "):
         assert f"\n{line}" in f"\n{said}"
     assert "\nthe copy is the ledger now: start the service\n" in said
     assert (
-        "the copy is whole; nothing was changed" in forecaster("store", "restore", tmp_path / "copy.db", "--dry-run")[1]
+        "the copy is undamaged; nothing was changed"
+        in forecaster("store", "restore", tmp_path / "copy.db", "--dry-run")[1]
     )
 
 
@@ -329,7 +330,7 @@ def test_replay_is_deleted_with_all_that_is_its_own(replays, forecaster):
     }
     assert (code, verified["ok"]) == (0, True)
     for table in ("run", "forecast", "forecast_step", "bar", "series", "availability_delay"):
-        with closing(sqlite3.connect(replays)) as connection, pytest.raises(sqlite3.IntegrityError, match="only app"):
+        with closing(sqlite3.connect(replays)) as connection, pytest.raises(sqlite3.IntegrityError, match="append-only"):
             connection.execute(f"DELETE FROM {table}")  # noqa: S608
 
 
@@ -337,7 +338,7 @@ def test_replay_is_deleted_with_all_that_is_its_own(replays, forecaster):
     ("names", "error"),
     [
         (["replay-2", "replay-9"], "expected one of predict-1, replay-1, replay-2, replay-3, found 'replay-9'"),
-        (["replay-2", "live"], "live forecasts never leave"),
+        (["replay-2", "live"], "live forecasts are never deleted"),
         (["replay-2+4000ms"], "found 'replay-2+4000ms'"),
     ],
 )
@@ -455,5 +456,5 @@ def test_verify_tells_what_is_wrong(ledger, forecaster):
     assert code == 0
     assert "7 rows, 0 errors: ok" in output
     assert wrong == 2
-    assert "NOT what was written" in told
+    assert "the ledger was changed" in told
     assert (record["ok"], record["rows"], len(record["errors"])) == (False, 7, 1)

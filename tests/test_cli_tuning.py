@@ -176,7 +176,7 @@ def test_model_that_forecasts_no_numbers_is_not_accepted(accepted, tmp_path):
     file = accepted[1].parent / "AB_1h.csv"
     huge = ("--steps", 6, "--learning-rate", 1, *SHORT)
 
-    assert "--learning-rate: expected one whose model" in refused(
+    assert "--learning-rate: expected a rate whose model" in refused(
         "model", "finetune", file, "--out", tmp_path / "out", *huge
     )
     assert not (tmp_path / "out" / "model.safetensors").exists()
@@ -203,7 +203,7 @@ def test_interrupted_tuning_leaves_nothing(tmp_path):
     [
         (("--context", 600, "--cutoffs", 20), "context: expected at most 512"),
         (("--model", "./nowhere"), "ModelLoadError"),
-        (("--train-until", "2020-01-01"), "--train-until: expected a time behind some bars"),
+        (("--train-until", "2020-01-01"), "--train-until: expected a time after some bars"),
     ],
     ids=["context", "model", "date"],
 )

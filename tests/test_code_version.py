@@ -13,7 +13,12 @@ from forecaster import code_version as code
 from forecaster.code_version import DECIDING, LIBRARIES, code_digest
 
 PACKAGE = Path(forecaster.__file__).parent
-FORECAST_MODULES = ("cycle/predict.py", "cycle/calibrate.py", "model/chronos2/wrapper.py", "model/baselines/__init__.py")
+FORECAST_MODULES = (
+    "cycle/predict.py",
+    "cycle/calibrate.py",
+    "model/chronos2/wrapper.py",
+    "model/baselines/__init__.py",
+)
 NAMES_ONLY = {
     "arguments.py",
     "urls.py",
@@ -29,7 +34,17 @@ NAMES_ONLY = {
 """Imported by the others, but they compute no number."""
 COMPILER = {
     f"model/chronos2/{name}.py"
-    for name in ("artifacts", "bucket", "builder", "compiled", "compilers", "faults", "private_folder")
+    for name in (
+        "artifacts",
+        "bucket",
+        "builder",
+        "compiled",
+        "compilers",
+        "faults",
+        "owner",
+        "private_folder",
+        "promotion",
+    )
 }
 """Its output is compared with eager."""
 READING = "tables/"

@@ -434,7 +434,7 @@ def test_an_absolute_path_stays_and_home_is_found(load, monkeypatch):
 def test_a_home_folder_of_nobody_is_named(load, text, key):
     message = refusal(load, text)
 
-    assert f"bots.toml: {key}: expected the home folder of a user that there is, found '~nobody-here/" in message
+    assert f"bots.toml: {key}: expected the home folder of an existing user, found '~nobody-here/" in message
 
 
 def test_a_configuration_cannot_be_changed(load):

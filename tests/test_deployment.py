@@ -316,7 +316,7 @@ EXPRESSIONS = [rule["expr"] for rule in RULES] + QUERIES
 def families():
     """What a service exposes that has just begun."""
     series = [{"exchange": "a", "symbol": "A/B", "timeframe": "1h", "file": "bars.csv"}]
-    text = HealthState(Config.model_validate({"series": series})).exposition().decode()
+    text = HealthState(Config.model_validate({"series": series})).metrics_text().decode()
     return list(text_string_to_metric_families(text))
 
 

@@ -15,7 +15,7 @@ import pytest
 import structlog
 
 from forecaster import Bars, Forecaster, MemorySource, MemoryStore
-from forecaster.accuracy.losses import measure
+from forecaster.accuracy.losses import compute_losses
 from forecaster.config import Config, StoreConfig
 from forecaster.context import Context
 from forecaster.errors import (
@@ -308,19 +308,19 @@ def test_change_of_the_models_coverage_is_told(bars):
         models=["nano@1", "random_walk@1"] * n,
         cutoff=CUTOFF + np.repeat(np.arange(n), 2) * HOUR_MS,
     )
-    losses = measure(steps, make_past(np.full(n + 1, 100.0), GOOD, CUTOFF + (n - 1) * HOUR_MS))
+    losses = compute_losses(steps, make_past(np.full(n + 1, 100.0), GOOD, CUTOFF + (n - 1) * HOUR_MS))
     with structlog.testing.capture_logs() as logs:
         found = make_forecaster(bars)._runner._drifts([losses])
 
     assert found
-    assert {(key, drift.what) for key, drift in found} == {(GOOD, "coverage")}
+    assert {(key, drift.measure) for key, drift in found} == {(GOOD, "coverage")}
     assert logs == [
         {
             "event": "accuracy.drifted",
             "log_level": "warning",
             "series": "binance BTC/USDT 1h",
             "model": "nano@1",
-            "of": "coverage",
+            "measure": "coverage",
             "before": round(drift.before, 4),
             "now": round(drift.now, 4),
         }

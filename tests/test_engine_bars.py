@@ -18,7 +18,7 @@ from forecaster.context import Context
 from forecaster.errors import BadPayload, LedgerMissing, SourceUnavailable, UnknownSymbol
 from forecaster.model import ModelSuite
 from forecaster.sources import Fetched
-from forecaster.sources.fetch_pool import Arrivals
+from forecaster.sources.fetch_pool import FetchPool
 from forecaster.timeframe import Timeframe
 from tests.builders import HOUR_MS, make_bars, make_key, utc_ms
 from tests.test_engine import NamedWalk, make_config
@@ -442,13 +442,13 @@ def test_series_that_does_not_answer_before_the_next_close_sits_out(monkeypatch)
                 leave.wait(PATIENCE)
             return super().fetch(key, since, as_of)
 
-    took, take = [], Arrivals.take
+    took, take = [], FetchPool.collect
 
-    def take_once(arrivals, keys, *more):
+    def take_once(pool, keys, *more):
         took.append(keys)
-        return take(arrivals, keys, *more) if len(took) == 1 else []  # until the next bar has closed
+        return take(pool, keys, *more) if len(took) == 1 else []  # until the next bar has closed
 
-    monkeypatch.setattr(Arrivals, "take", take_once)
+    monkeypatch.setattr(FetchPool, "collect", take_once)
     forecaster = make_forecaster(Hanging(), KEY, slow)
     report = forecaster.run_cycle(HOUR, closes(99))
     leave.set()

@@ -140,7 +140,7 @@ def test_wait_that_the_store_cannot_keep_fails_no_series(exchange, other_exchang
     assert report.skipped == {}
     assert len(report.forecasts) == 2
     assert [name for name, _ in kept] == ["kraken"]
-    assert [one["exchange"] for one in logs if one["event"] == "hold.not_written"] == ["kraken"]
+    assert [one["exchange"] for one in logs if one["event"] == "hold.write_failed"] == ["kraken"]
 
 
 def test_unknown_symbol_is_named(exchange, tmp_path):

@@ -7,7 +7,7 @@ import pytest
 
 from forecaster import Bars, Forecaster, MemorySource, MemoryStore
 from forecaster.config import Config
-from forecaster.model import load_baselines, load_model
+from forecaster.model import load_suite
 from forecaster.replay import replay
 from forecaster.replay.replay import ReplayPlan
 from forecaster.store import open_store
@@ -29,7 +29,7 @@ def config():
 
 @pytest.fixture(scope="module")
 def models(config):
-    return [load_model(config.model), *load_baselines(config.model)]
+    return load_suite(config.model)
 
 
 @pytest.fixture(scope="module")
@@ -120,7 +120,7 @@ def test_batches_do_not_matter(config, models, bars):
 
 
 @pytest.mark.parametrize("perturbation", ["deleted", "times a million", "reversed", "shuffled"])
-def test_bars_after_the_cutoff_do_not_matter(config, models, bars, perturb):
+def test_bars_after_the_cutoff_do_not_matter(config, models, bars, perturbation):
     """Whatever comes after a cutoff, its forecast stays bit-identical."""
     cutoff = int(bars.close_time[99])
     later = bars[100:].ohlcv_TF.copy()
@@ -129,7 +129,7 @@ def test_bars_after_the_cutoff_do_not_matter(config, models, bars, perturb):
         "times a million": later * 1e6,
         "reversed": later[::-1],
         "shuffled": np.random.default_rng(0).permutation(later),
-    }[perturb]
+    }[perturbation]
     other = Bars(
         bars.key,
         bars.open_time[: 100 + len(changed)],

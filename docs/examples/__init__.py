@@ -1,1 +1,1 @@
-"""Strategies on forecasts in other people's frameworks, whole and runnable."""
+"""Strategies on forecasts in other frameworks, complete and runnable."""

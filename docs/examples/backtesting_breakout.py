@@ -1,4 +1,4 @@
-"""backtesting.py: hold what the next bar is likely to close above."""
+"""backtesting.py: hold while the next bar is likely to close higher."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ if TYPE_CHECKING:
     from forecaster import SeriesKey
     from strategies.adapters.align import Ledger
 
-LONG, OUT = 0.65, 0.35
+LONG, EXIT = 0.65, 0.35
 
 
 class ForecastBreakout(Strategy):
-    """Long at 65 % or more for a higher close, out at 35 % or less, else as before."""
+    """Enter long at a probability of 65 % for a higher close, exit at 35 %."""
 
     def init(self) -> None:
-        """Show one bar after the other of the column."""
+        """Make the column an indicator."""
         self.prob_up = self.I(lambda: self.data.fc_prob_up_1, name="prob_up")
 
     def next(self) -> None:
         """Order; it fills at the next open."""
         if self.prob_up[-1] >= LONG and not self.position:
             self.buy()
-        elif self.prob_up[-1] <= OUT and self.position:
+        elif self.prob_up[-1] <= EXIT and self.position:
             self.position.close()
 
 

@@ -1,4 +1,4 @@
-"""nautilus_trader: hold what the next bar is likely to close above."""
+"""nautilus_trader: hold while the next bar is likely to close higher."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ if TYPE_CHECKING:
     from forecaster import SeriesKey
     from strategies.adapters.align import Ledger
 
-LONG, OUT = 0.65, 0.35
+LONG, EXIT = 0.65, 0.35
 FORECASTER = ClientId("FORECASTER")
 
 
 class Forecast(Data):
-    """A record of `forecast_records`, as nautilus wants it."""
+    """A record of `forecast_records` as nautilus data."""
 
     def __init__(self, record: dict[str, Any]) -> None:
         self.record = record
@@ -49,33 +49,33 @@ def bar_of(record: dict[str, Any], bar_type: BarType, instrument: Instrument) ->
 
 
 class ForecastBreakout(Strategy):
-    """Long at 65 % or more for a higher close, out at 35 % or less, else as before."""
+    """Enter long at a probability of 65 % for a higher close, exit at 35 %."""
 
     def __init__(self, instrument: Instrument) -> None:
         super().__init__()
         self.instrument = instrument
 
     def on_start(self) -> None:
-        """Ask for forecasts."""
+        """Subscribe to forecasts."""
         self.subscribe_data(FORECASTS, client_id=FORECASTER)
 
     def on_data(self, forecast: Forecast) -> None:
-        """Order when a forecast has come."""
+        """Order when a forecast arrives."""
         prob_up = forecast.record["fc_prob_up_1"]
         is_long = self.portfolio.is_net_long(self.instrument.id)
         if prob_up >= LONG and not is_long:
             self.order(OrderSide.BUY)
-        elif prob_up <= OUT and is_long:
+        elif prob_up <= EXIT and is_long:
             self.order(OrderSide.SELL)
 
     def order(self, side: OrderSide) -> None:
         """Trade one unit at the market."""
-        one = self.instrument.make_qty(1)
-        self.submit_order(self.order_factory.market(self.instrument.id, side, one))
+        quantity = self.instrument.make_qty(1)
+        self.submit_order(self.order_factory.market(self.instrument.id, side, quantity))
 
 
 def backtest(frame: pd.DataFrame, key: SeriesKey, ledger: Ledger, instrument: Instrument) -> BacktestEngine:
-    """Run the strategy on bars and the live forecasts of a ledger; gives the engine, which holds orders and fills."""
+    """Run the strategy on bars and the live forecasts of a ledger; return the engine, which holds orders and fills."""
     engine = BacktestEngine(BacktestEngineConfig(logging=LoggingConfig(bypass_logging=True)))
     engine.add_venue(instrument.venue, OmsType.NETTING, AccountType.CASH, [Money(1_000_000, USDT)])
     engine.add_instrument(instrument)

@@ -1,28 +1,26 @@
-"""Online calibration: quantiles moved by how often outcomes fell below them, once those outcomes are known.
+"""Online calibration: moves quantiles by how often outcomes fell below them.
 
 Conformal PID control (Angelopoulos, Candès and Tibshirani, 2023, "Conformal PID Control for Time Series Prediction")
-of one series and model: every field, step and level learns by itself. With x = log(quantile / last close), m the x of
-the median and u the mean of |x - m| over the levels of one forecast, a calibrated quantile is
+of one series and model. Every field, step and level is calibrated on its own. Let x = log(quantile / last close), m the
+x of the median, u the mean of |x - m| over the levels of one forecast. The calibrated quantile is
 
     m + b · (x - m + u · w · g · S / (1 - (S / L)²)).
 
-An outcome's error at a level is e = level - [outcome < quantile], 0 on average where the quantile is right. S is the
-sum of the level's errors and never reaches the limit L: where S is small its term is the paper's quantile tracking (P),
-and what it gives grows without bound towards L, which is the paper's saturating integral (I). Over n outcomes the share
-below a quantile is thus within L · step / n of its level, whatever the outcomes do, until S is held at 0.95 L. b is the
-paper's scorecaster (D): all levels together tell how wide the next outcomes will be, by the gradient of the pinball
-loss, b ← b · (1 + r · Σ e · (x - m) / Σ |x - m|). w = φ(0) / φ(z of the level) makes a miss count for more where
-outcomes are rare.
+The error of an outcome at a level is e = level - [outcome < quantile], 0 on average if the quantile is right. S is the
+sum of the errors of the level and stays below the limit L. For small S its term is the paper's quantile tracking (P).
+It grows without bound as S approaches L, which is the paper's saturating integral (I). So over n outcomes the fraction
+below a quantile is within L · step / n of its level, for any outcomes, until S is clipped at 0.95 L. b is the paper's
+scorecaster (D): all levels together estimate how wide the next outcomes are, by the gradient of the pinball loss,
+b ← b · (1 + r · Σ e · (x - m) / Σ |x - m|). w = φ(0) / φ(z of the level) weights a miss where outcomes are rare.
 
-Forecasts of step h share all but one of their h bars with the next, so one outcome tells less: e counts 1 / h in S, and
-r is divided by the factor by which overlap widens the variance of a mean square, 1 + 2 Σ (1 - k / h)².
-Errors are those of the quantile as it would be calibrated now, not as it was when it was issued: a step that is settled
-late is not blamed for what was learned since.
+A forecast of step h shares all but one of its h bars with the next one, so e counts 1 / h in S. r is divided by the
+factor by which overlap widens the variance of a mean square, 1 + 2 Σ (1 - k / h)². Errors are those of the quantile as
+it would be calibrated now, not as it was at its issue: a step that settles late is measured with the current state.
 
-Every number is made by elementwise arithmetic on arrays of one shape: no batch and no neighbour changes a bit. What is
-learned is float32, so that storing it rounds nothing. Order of quantiles and fields is left to `forecast.repair`.
+All arithmetic is elementwise on arrays of one shape, so results do not depend on the batch. The state is float32, so
+storing it does not round. `forecast.repair` restores the order of quantiles and fields.
 
-Shapes: F fields, H steps, Q quantile levels, T bars. Inside, Q leads: sums over levels then have one order.
+Shapes: F fields, H steps, Q quantile levels, T bars. Inside, Q comes first, so that sums over levels have one order.
 """
 
 from __future__ import annotations
@@ -42,39 +40,39 @@ if TYPE_CHECKING:
 
 GAIN: Final = 0.01
 RATE: Final = 0.1
-"""g and r. Larger ones mend sooner, and cost more where nothing was wrong: now 0.3 % of the pinball loss."""
+"""g and r. Larger values adapt faster and cost more where the model was right: now 0.3 % of the pinball loss."""
 LIMIT: Final = 25.0
-HELD_AT: Final = 0.95 * LIMIT
-SCALES: Final = (0.25, 4.0)
-"""Between these b is kept."""
-FARTHEST: Final = 2.0
-"""No price is moved by more than a factor of exp(2), however wide a forecast is."""
-LEAST_RATIO: Final = 1e-6
-"""Prices below this share of the last close are calibrated as if they were there: a model may give one below 0."""
+MAX_SUM: Final = 0.95 * LIMIT
+SCALE_BOUNDS: Final = (0.25, 4.0)
+"""Bounds of b."""
+MAX_SHIFT: Final = 2.0
+"""No price moves by more than a factor of exp(2)."""
+MIN_RATIO: Final = 1e-6
+"""Prices below this fraction of the last close, such as negative ones, are calibrated as if they were equal to it."""
 
 _HEADER: Final = struct.Struct("<4sHHHq")
 _CHECKSUM: Final = struct.Struct("<I")
 _MAGIC: Final = b"OCAL"
 _VERSION: Final = 1
-_NEVER: Final = -(2**63)
+_NO_CUTOFF: Final = -(2**63)
 
 
-class Seen(NamedTuple):
-    """The bars that a model was shown: open times (T,), rising, and (4, T) prices, NaN in slots without a bar."""
+class InputBars(NamedTuple):
+    """The bars in a model's input: open times (T,), rising, and prices (4, T), NaN in slots without a bar."""
 
     open_time: NDArray[np.int64]
     ohlc_CT: NDArray[np.float64]
 
 
 class _Forecast(NamedTuple):
-    """What is needed of a raw forecast to learn from its outcomes."""
+    """What the update needs of a raw forecast."""
 
     log_QFH: NDArray[np.float32]
     last_close: float
 
 
 class Calibrator:
-    """What was learned of one series, model and run, and the raw forecasts that wait for their outcomes.
+    """Calibration state of one series, model and run, and the raw forecasts whose outcomes are pending.
 
     Args:
         horizon: steps of every forecast.
@@ -85,7 +83,7 @@ class Calibrator:
         self.horizon = horizon
         self.levels = levels
         self._cutoff: int | None = None
-        self._waiting: dict[int, dict[int, _Forecast]] = {}
+        self._pending: dict[int, dict[int, _Forecast]] = {}
         shape = (len(FIELDS), horizon)
         self._scale_FH = np.ones(shape, np.float32)
         self._sum_QFH = np.zeros((len(levels), *shape), np.float32)
@@ -98,7 +96,7 @@ class Calibrator:
 
     @property
     def cutoff(self) -> int | None:
-        """The newest cutoff (UTC ms) that it has seen; None before the first."""
+        """The latest cutoff (UTC ms); None before the first."""
         return self._cutoff
 
     def calibrate(
@@ -107,20 +105,20 @@ class Calibrator:
         target_opens_H: NDArray[np.int64],
         raw_FHQ: NDArray[np.float64],
         last_close: float,
-        seen: Seen,
+        bars: InputBars,
     ) -> NDArray[np.float64]:
-        """Learn from the outcomes among the bars seen, and give this forecast's calibrated prices, (F, H, Q).
+        """Update the state from the outcomes in the input, and return this forecast's calibrated prices, (F, H, Q).
 
-        Each step of an earlier forecast is learned from once, at the first cutoff after its target bar; where that bar
-        is not there then, never. The newest cutoff again changes nothing and gives the same. An older one changes
-        nothing and gets `raw_FHQ` itself: what was learned by now was not known then.
+        Each step of an earlier forecast updates the state once, at the first cutoff after its target bar; never if that
+        bar is missing then. Repeating the latest cutoff changes nothing and returns the same prices. An earlier cutoff
+        changes nothing and returns `raw_FHQ`: the current state was not known then.
 
         Args:
-            cutoff: close of the last bar seen, UTC ms.
-            target_opens_H: open times of the bars that the steps stand for.
-            raw_FHQ: finite prices as the model gave them.
-            last_close: close of the last bar seen.
-            seen: the bars that the model was shown.
+            cutoff: close time of the last input bar, UTC ms.
+            target_opens_H: open times of the target bars, UTC ms.
+            raw_FHQ: finite prices of the model.
+            last_close: close of the last input bar.
+            bars: the input of the model.
 
         Raises:
             InvalidArgument: for a forecast of another shape.
@@ -128,17 +126,17 @@ class Calibrator:
         self._check(target_opens_H, raw_FHQ)
         if self._cutoff is not None and cutoff < self._cutoff:
             return raw_FHQ
-        for target_open in sorted(due for due in self._waiting if due < cutoff):
-            self._settle(self._waiting.pop(target_open), _bar_at(target_open, seen))
+        for target_open in sorted(due for due in self._pending if due < cutoff):
+            self._update(self._pending.pop(target_open), _bar_at(target_open, bars))
         self._cutoff = cutoff
-        log_QFH = self._wait(target_opens_H, raw_FHQ, last_close)
-        moved_FHQ = self._correction(*self._spread(log_QFH)).transpose(1, 2, 0)
-        return raw_FHQ * np.exp(moved_FHQ.astype(np.float64, order="C"))
+        log_QFH = self._enqueue(target_opens_H, raw_FHQ, last_close)
+        shift_FHQ = self._shift(*self._spread(log_QFH)).transpose(1, 2, 0)
+        return raw_FHQ * np.exp(shift_FHQ.astype(np.float64, order="C"))
 
     def restore(
         self, cutoff: int, target_opens_H: NDArray[np.int64], raw_FHQ: NDArray[np.float64], last_close: float
     ) -> None:
-        """Let a forecast that was calibrated before `to_bytes` wait again for the outcomes it had not met by then.
+        """Add a forecast that was calibrated before `to_bytes`, for its outcomes that were still pending then.
 
         Raises:
             InvalidArgument: for a forecast of another shape, or one from after `self.cutoff`.
@@ -146,11 +144,11 @@ class Calibrator:
         self._check(target_opens_H, raw_FHQ)
         if self._cutoff is None or cutoff > self._cutoff:
             raise InvalidArgument("cutoff", f"one up to {format_time(self._cutoff)}", format_time(cutoff))
-        self._wait(target_opens_H, raw_FHQ, last_close)
+        self._enqueue(target_opens_H, raw_FHQ, last_close)
 
     def to_bytes(self) -> bytes:
-        """Store what was learned, exactly; the forecasts that wait are left to the ledger and `restore`."""
-        cutoff = _NEVER if self._cutoff is None else self._cutoff
+        """Serialise the state, exactly, without pending forecasts: those come from the ledger, through `restore`."""
+        cutoff = _NO_CUTOFF if self._cutoff is None else self._cutoff
         stored = _HEADER.pack(_MAGIC, _VERSION, self.horizon, len(self.levels), cutoff)
         for part, kind in ((self.levels, "<f8"), (self._scale_FH, "<f4"), (self._sum_QFH, "<f4")):
             stored += np.ascontiguousarray(part, kind).tobytes()
@@ -158,10 +156,10 @@ class Calibrator:
 
     @classmethod
     def from_bytes(cls, stored: bytes) -> Self:
-        """Make a calibrator of what `to_bytes` gave.
+        """Return the calibrator that `to_bytes` serialised.
 
         Raises:
-            InvalidArgument: for damaged bytes, or those of something else.
+            InvalidArgument: for damaged bytes, or bytes of another format.
         """
         if len(stored) < _HEADER.size or stored[:4] != _MAGIC:
             raise InvalidArgument("state of a calibrator", f"bytes that begin with {_MAGIC!r}", stored[:4])
@@ -170,59 +168,59 @@ class Calibrator:
             raise InvalidArgument("state of a calibrator", f"version {_VERSION}", version)
         if _CHECKSUM.pack(zlib.crc32(stored[: -_CHECKSUM.size])) != stored[-_CHECKSUM.size :]:
             raise InvalidArgument("state of a calibrator", "the bytes that were stored", f"{len(stored)} damaged ones")
-        made = cls(horizon, tuple(np.frombuffer(stored, "<f8", count, _HEADER.size).tolist()))
-        learned = np.frombuffer(stored[_HEADER.size + 8 * count : -_CHECKSUM.size], "<f4").astype(np.float32)
-        made._cutoff = None if cutoff == _NEVER else cutoff
-        made._scale_FH = learned[: made._scale_FH.size].reshape(made._scale_FH.shape)
-        made._sum_QFH = learned[made._scale_FH.size :].reshape(made._sum_QFH.shape)
-        return made
+        calibrator = cls(horizon, tuple(np.frombuffer(stored, "<f8", count, _HEADER.size).tolist()))
+        state = np.frombuffer(stored[_HEADER.size + 8 * count : -_CHECKSUM.size], "<f4").astype(np.float32)
+        calibrator._cutoff = None if cutoff == _NO_CUTOFF else cutoff
+        calibrator._scale_FH = state[: calibrator._scale_FH.size].reshape(calibrator._scale_FH.shape)
+        calibrator._sum_QFH = state[calibrator._scale_FH.size :].reshape(calibrator._sum_QFH.shape)
+        return calibrator
 
     def _check(self, target_opens_H: NDArray[np.int64], raw_FHQ: NDArray[np.float64]) -> None:
         expected = (len(FIELDS), self.horizon, len(self.levels))
         if raw_FHQ.shape != expected or target_opens_H.shape != (self.horizon,):
             raise InvalidArgument("forecast", f"shape {expected}", f"{raw_FHQ.shape}, targets {target_opens_H.shape}")
 
-    def _wait(
+    def _enqueue(
         self, target_opens_H: NDArray[np.int64], raw_FHQ: NDArray[np.float64], last_close: float
     ) -> NDArray[np.float32]:
-        """Keep a forecast for the targets that have not closed by `self.cutoff`; returns its quantiles in logs."""
-        ratio_QFH = np.maximum(raw_FHQ.transpose(2, 0, 1) / last_close, LEAST_RATIO)
-        one = _Forecast(np.log(np.ascontiguousarray(ratio_QFH)).astype(np.float32), last_close)
+        """Keep a forecast for its targets that are not closed at `self.cutoff`; return its quantiles in logs."""
+        ratio_QFH = np.maximum(raw_FHQ.transpose(2, 0, 1) / last_close, MIN_RATIO)
+        forecast = _Forecast(np.log(np.ascontiguousarray(ratio_QFH)).astype(np.float32), last_close)
         for row, target_open in enumerate(target_opens_H.tolist()):
             if self._cutoff is not None and target_open >= self._cutoff:
-                self._waiting.setdefault(target_open, {})[row] = one
-        return one.log_QFH
+                self._pending.setdefault(target_open, {})[row] = forecast
+        return forecast.log_QFH
 
-    def _settle(self, waiting: dict[int, _Forecast], actual_F: NDArray[np.float64]) -> None:
-        """Learn from one bar, for all steps that waited for it; a bar that is missing (NaN) teaches nothing."""
+    def _update(self, pending: dict[int, _Forecast], actual_F: NDArray[np.float64]) -> None:
+        """Update the state from one bar, for all steps that forecast it; a missing bar (NaN) changes nothing."""
         log_QFH = np.zeros_like(self._sum_QFH)
         close_H = np.full(self.horizon, np.nan)
-        for row, one in waiting.items():
-            log_QFH[:, :, row] = one.log_QFH[:, :, row]
-            close_H[row] = one.last_close
+        for row, forecast in pending.items():
+            log_QFH[:, :, row] = forecast.log_QFH[:, :, row]
+            close_H[row] = forecast.last_close
         outcome_FH = np.log(actual_F[:, None] / close_H).astype(np.float32)
         away_QFH, total_FH = self._spread(log_QFH)
-        calibrated_QFH = log_QFH + self._correction(away_QFH, total_FH)
-        # A forecast without spread has no unit to learn in; an outcome on its quantile is no evidence against it.
-        counts_QFH = (total_FH > 0) & np.isfinite(outcome_FH) & (outcome_FH != calibrated_QFH)
-        error_QFH = (self._level_Q11 - (outcome_FH < calibrated_QFH)) * counts_QFH
+        calibrated_QFH = log_QFH + self._shift(away_QFH, total_FH)
+        # A forecast without spread has no unit; an outcome on its quantile is no error.
+        is_error_QFH = (total_FH > 0) & np.isfinite(outcome_FH) & (outcome_FH != calibrated_QFH)
+        error_QFH = (self._level_Q11 - (outcome_FH < calibrated_QFH)) * is_error_QFH
         pull_FH = np.add.reduce(error_QFH * away_QFH, axis=0) / np.where(total_FH > 0, total_FH, 1)
-        self._scale_FH = np.clip(self._scale_FH * (1 + self._rate_H * pull_FH), *SCALES)
-        self._sum_QFH = np.clip(self._sum_QFH + self._weight_H * error_QFH, -HELD_AT, HELD_AT)
+        self._scale_FH = np.clip(self._scale_FH * (1 + self._rate_H * pull_FH), *SCALE_BOUNDS)
+        self._sum_QFH = np.clip(self._sum_QFH + self._weight_H * error_QFH, -MAX_SUM, MAX_SUM)
 
     def _spread(self, log_QFH: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Give distances from the median, and the sum of their sizes over the levels."""
+        """Return the distances from the median, and the sum of their absolute values over the levels."""
         away_QFH = log_QFH - log_QFH[self._centre]
         total_FH: NDArray[np.float32] = np.add.reduce(np.abs(away_QFH), axis=0)
         return away_QFH, total_FH
 
-    def _correction(self, away_QFH: NDArray[np.float32], total_FH: NDArray[np.float32]) -> NDArray[np.float32]:
-        """How far each quantile is to be moved, in logs: the formula of the module, less x."""
-        share_QFH = self._sum_QFH / np.float32(LIMIT)
-        offset_QFH = self._gain_Q11 * self._sum_QFH / (1 - share_QFH * share_QFH)
+    def _shift(self, away_QFH: NDArray[np.float32], total_FH: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return the shift of each quantile, in logs: the formula of the module, minus x."""
+        ratio_QFH = self._sum_QFH / np.float32(LIMIT)
+        offset_QFH = self._gain_Q11 * self._sum_QFH / (1 - ratio_QFH * ratio_QFH)
         unit_FH = self._scale_FH * total_FH / np.float32(len(self.levels))
-        moved_QFH = (self._scale_FH - 1) * away_QFH + unit_FH * offset_QFH
-        bounded_QFH: NDArray[np.float32] = np.clip(moved_QFH, -FARTHEST, FARTHEST)
+        shift_QFH = (self._scale_FH - 1) * away_QFH + unit_FH * offset_QFH
+        bounded_QFH: NDArray[np.float32] = np.clip(shift_QFH, -MAX_SHIFT, MAX_SHIFT)
         return bounded_QFH
 
 
@@ -232,9 +230,9 @@ def _rarity(level: float) -> float:
     return normal.pdf(0) / normal.pdf(normal.inv_cdf(level))
 
 
-def _bar_at(open_time: int, seen: Seen) -> NDArray[np.float64]:
-    """Prices of the bar that opened then, (4,); NaN where it is not among those seen."""
-    at = int(np.searchsorted(seen.open_time, open_time))
-    if at == len(seen.open_time) or seen.open_time[at] != open_time:
+def _bar_at(open_time: int, bars: InputBars) -> NDArray[np.float64]:
+    """Prices of the bar that opened then, (4,); NaN if it is missing."""
+    at = int(np.searchsorted(bars.open_time, open_time))
+    if at == len(bars.open_time) or bars.open_time[at] != open_time:
         return np.full(len(FIELDS), np.nan)
-    return seen.ohlc_CT[:, at]
+    return bars.ohlc_CT[:, at]

@@ -1,6 +1,6 @@
-"""Whether skill or coverage has changed: ADWIN over one number for each cutoff, of the next bar alone.
+"""Drift detection: has the skill or coverage of a model changed? ADWIN over one number per cutoff, of the next bar only.
 
-Forecasts of further steps overlap, and what overlaps looks like a change.
+Forecasts of further steps overlap, and a detector takes overlap for a change.
 
 Bifet and Gavaldà, 2007, "Learning from time-changing data with adaptive windowing"; the detector is river's.
 
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from forecaster.accuracy.loss_series import Trace, Traces
+from forecaster.accuracy.loss_series import LossHistory, LossTrace
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from river.drift import ADWIN
 
-    from forecaster.accuracy.loss_series import Course
+    from forecaster.accuracy.loss_series import LossSeries
     from forecaster.accuracy.losses import Losses
     from forecaster.bars import SeriesKey
     from forecaster.forecast import ModelId
@@ -33,59 +33,63 @@ COVERAGE: Final = "coverage"
 
 @dataclass(frozen=True)
 class Drift:
-    """A change of `what`, skill or coverage, that was found at `cutoff` (UTC ms).
+    """A detected change.
 
-    `before` is its mean over the cutoffs that are no longer like the newest, `now` over those that may be.
-    Of skill, that is the share of both losses that was the random walk's: above 0.5 the model lost less.
+    Args:
+        measure: `skill` or `coverage`.
+        cutoff: where it was detected, UTC ms.
+        before: mean over the cutoffs that the detector dropped. Of skill: walk loss / (own + walk loss); above 0.5
+            the model lost less than the random walk.
+        now: mean over the cutoffs that it keeps.
     """
 
-    what: str
+    measure: str
     cutoff: int
     before: float
     now: float
 
 
-class Watch:
-    """Looks for changes in one model on one series, cutoff by cutoff, in the order of time."""
+class DriftDetector:
+    """Detects changes of one model on one series. Cutoffs come in time order."""
 
     def __init__(self) -> None:
-        from river.drift import ADWIN  # noqa: PLC0415 - a second to import, for who looks for drift
+        from river.drift import ADWIN  # noqa: PLC0415 - a second to import, only where drift is detected
 
         self._detectors: dict[str, ADWIN] = {SKILL: ADWIN(), COVERAGE: ADWIN()}
 
-    def look(self, trace: Trace) -> list[Drift]:
-        """Take in further cutoffs; gives the changes that they show."""
-        course = trace.of(step=1)
-        watched = {what: values_U.tolist() for what, values_U in _watched(course).items()}
-        found = []
-        for i, cutoff in enumerate(course.cutoff_U.tolist()):
-            for what, detector in self._detectors.items():
-                n, total = detector.width + 1, detector.total + watched[what][i]
-                detector.update(watched[what][i])
+    def update(self, trace: LossTrace) -> list[Drift]:
+        """Add further cutoffs; return the changes that they show."""
+        series = trace.select(step=1)
+        values = {measure: values_U.tolist() for measure, values_U in _measures(series).items()}
+        drifts = []
+        for i, cutoff in enumerate(series.cutoff_U.tolist()):
+            for measure, detector in self._detectors.items():
+                n, total = detector.width + 1, detector.total + values[measure][i]
+                detector.update(values[measure][i])
                 if detector.drift_detected:
                     before = (total - detector.total) / (n - detector.width)
-                    found.append(Drift(what, cutoff, before, detector.estimation))
-        return found
+                    drifts.append(Drift(measure, cutoff, before, detector.estimation))
+        return drifts
 
 
-class Watches:
-    """A watch for each model and series that is met. A new one knows nothing of what came before it."""
+class DriftMonitor:
+    """A drift detector for each model and series. A new detector starts without history."""
 
     def __init__(self) -> None:
-        self._watches: dict[tuple[SeriesKey, ModelId], Watch] = {}
+        self._detectors: dict[tuple[SeriesKey, ModelId], DriftDetector] = {}
 
-    def look(self, losses: Iterable[Losses]) -> list[tuple[SeriesKey, ModelId, Drift]]:
-        """Take in further losses; gives the changes that they show, with series and model."""
-        traces = Traces(losses)
-        found = []
-        for key, model_id in traces.names:
-            watch = self._watches.setdefault((key, model_id), Watch())
-            found += [(key, model_id, one) for one in watch.look(traces.of(key, model_id))]
-        return found
+    def update(self, losses: Iterable[Losses]) -> list[tuple[SeriesKey, ModelId, Drift]]:
+        """Add further losses; return the changes that they show, with series and model."""
+        history = LossHistory(losses)
+        drifts = []
+        for key, model_id in history.pairs:
+            detector = self._detectors.setdefault((key, model_id), DriftDetector())
+            drifts += [(key, model_id, drift) for drift in detector.update(history.trace(key, model_id))]
+        return drifts
 
 
-def _watched(course: Course) -> dict[str, NDArray[np.float64]]:
+def _measures(series: LossSeries) -> dict[str, NDArray[np.float64]]:
     """The two numbers of each cutoff, in [0, 1]."""
-    both_U = course.loss_U + course.walk_U
-    share_U = np.where(both_U > 0, course.walk_U / np.where(both_U > 0, both_U, 1.0), 0.5)
-    return {SKILL: share_U, COVERAGE: course.covered_U}
+    both_U = series.loss_U + series.walk_U
+    ratio_U = np.where(both_U > 0, series.walk_U / np.where(both_U > 0, both_U, 1.0), 0.5)
+    return {SKILL: ratio_U, COVERAGE: series.covered_U}

@@ -1,7 +1,7 @@
-"""What each settled step cost: every metric of every case, as columns that `score` adds up and `trace` keeps in time.
+"""Losses: every metric of every settled case, as columns. `scores` sums them, `loss_series` keeps them in time order.
 
-A case is one field of one step; beside the four fields stands the bar's range, high - low. What a case has no value
-for counts 0, and 0 in the count beside it, so that sums of parts of any size add up to the sums of the whole.
+A case is one field of one step; the fifth field is the bar's range, high - low. A metric without a value for a case is
+0, and so is its count column; sums of parts therefore add up to the sums of the whole.
 
 Shapes: N steps, F fields, G fields and the range, Q quantile levels, C columns, U cutoffs, T bars.
 """
@@ -27,11 +27,11 @@ if TYPE_CHECKING:
 
 RANDOM_WALK: Final = "random_walk"
 RANGE: Final = "range"
-SCORED: Final = (*FIELDS, RANGE)
+SCORED_FIELDS: Final = (*FIELDS, RANGE)
 COVERAGES: Final = (0.5, 0.8, 0.9, 0.98)
 PIT_BINS: Final = 10
-SCALE_BARS: Final = 256
-"""How many changes of the close before a cutoff make the scale of its MASE."""
+MASE_SCALE_BARS: Final = 256
+"""Number of changes of the close before a cutoff that its MASE is scaled by."""
 
 COLUMNS: Final = (
     "n", "absolute_error", "squared_error", "error",
@@ -44,27 +44,27 @@ COLUMNS: Final = (
     "common_n", "common_absolute_error", "common_pinball", "common_crps",
     "walk_absolute_error", "walk_pinball", "walk_crps",
 )  # fmt: skip
-"""What is counted of a case. `common_*` and `walk_*` are in units of the last close, over cases that both forecast."""
+"""Columns of a case. `common_*` (own) and `walk_*` are in units of the last close, over cases that both forecast."""
 
-COUNTS: Final = tuple(
+COUNT_COLUMNS: Final = tuple(
     name for name in COLUMNS if name == "ups" or name.endswith("_n") or name.startswith(("n", "covered", "pit"))
 )
-"""Those that are whole numbers: parts of them add up bit for bit."""
+"""Columns of whole numbers: their sums are exact."""
 
-PLACE: Final = {name: i for i, name in enumerate(COLUMNS)}
+COLUMN_INDEX: Final = {name: i for i, name in enumerate(COLUMNS)}
 _LARGEST_STEP: Final = 1 << 12
 
 
 @dataclass(frozen=True, eq=False)
 class Losses:
-    """What the cases of `steps` cost, as they were served and as the model gave them.
+    """Losses of settled steps, as served and raw.
 
     Args:
-        steps: whose they are.
-        served_NGC: of the prices that strategies got.
-        raw_NGC: of the model's own prices, sorted, before any calibration.
-        last_close_N: price at the cutoff; NaN where its bar is not there.
-        walk_N: place of the random walk's step of the same cutoff and number, as late or as timely, -1 for none.
+        steps: the settled steps.
+        served_NGC: columns of the prices as served.
+        raw_NGC: columns of the prices before calibration, sorted.
+        last_close_N: close at the cutoff; NaN where its bar is missing.
+        walk_N: position of the random walk's step with the same cutoff, step and lateness; -1 for none.
     """
 
     steps: SettledSteps
@@ -74,38 +74,46 @@ class Losses:
     walk_N: NDArray[np.int64]
 
     def __getitem__(self, chosen_N: NDArray[np.bool_]) -> Losses:
-        """Give some of the cases, by mask, as they were counted; a walk that is not among them has no place."""
-        place_N = np.where(chosen_N, np.cumsum(chosen_N) - 1, -1)
-        walk_N = np.where(self.walk_N >= 0, place_N[self.walk_N], -1)[chosen_N]
+        """Select cases by mask."""
+        position_N = np.where(chosen_N, np.cumsum(chosen_N) - 1, -1)
+        walk_N = np.where(self.walk_N >= 0, position_N[self.walk_N], -1)[chosen_N]
         rows = (self.served_NGC[chosen_N], self.raw_NGC[chosen_N], self.last_close_N[chosen_N])
         return Losses(self.steps[chosen_N], *rows, walk_N)
 
 
-def measure(steps: SettledSteps, bars: Bars) -> Losses:
-    """Measure settled steps. `bars` are those of the series, from 256 slots before the first cutoff on.
+def compute_losses(steps: SettledSteps, bars: Bars) -> Losses:
+    """Compute the losses of settled steps. A case depends on the bars up to its cutoff, and on its own target.
 
-    Nothing but the bars up to a case's cutoff and its own target is looked at.
+    Args:
+        steps: settled steps of one series.
+        bars: of that series, from 256 slots before the first cutoff on.
     """
-    (losses,) = measure_all([(steps, bars)])
+    (losses,) = compute_losses_batch([(steps, bars)])
     return losses
 
 
-def measure_all(pairs: Sequence[tuple[SettledSteps, Bars]]) -> list[Losses]:
-    """Measure the steps of several series as `measure` does, at once: quicker where each has but a few."""
-    found: dict[int, Losses] = {}
+def compute_losses_batch(pairs: Sequence[tuple[SettledSteps, Bars]]) -> list[Losses]:
+    """Compute the losses of several series at once: faster than `compute_losses` where each has few steps."""
+    losses: dict[int, Losses] = {}
     for levels in {steps.quantile_levels for steps, _ in pairs}:
-        places = [i for i, (steps, _) in enumerate(pairs) if steps.quantile_levels == levels]
-        asked = [_Asked.of(*pairs[i]) for i in places]
-        columns = ([one.values_NFQ, one.actual_NF, one.last_close_N, one.scale_N] for one in asked)
+        positions = [i for i, (steps, _) in enumerate(pairs) if steps.quantile_levels == levels]
+        inputs = [_Inputs.prepare(*pairs[i]) for i in positions]
+        columns = ([cases.values_NFQ, cases.actual_NF, cases.last_close_N, cases.scale_N] for cases in inputs)
         terms_NGC = _terms(levels, *map(np.concatenate, zip(*columns, strict=True)))
-        ends = np.cumsum([len(one.values_NFQ) for one in asked])[:-1]
-        for i, one, own_NGC in zip(places, asked, np.split(terms_NGC, ends), strict=True):
-            found[i] = _losses(pairs[i][0], one, own_NGC)
-    return [found[i] for i in range(len(pairs))]
+        ends = np.cumsum([len(cases.values_NFQ) for cases in inputs])[:-1]
+        for i, cases, own_NGC in zip(positions, inputs, np.split(terms_NGC, ends), strict=True):
+            losses[i] = _losses(pairs[i][0], cases, own_NGC)
+    return [losses[i] for i in range(len(pairs))]
 
 
-class _Asked(NamedTuple):
-    """What is measured of some steps: first each as it was served, then those in `changed` as the model gave them."""
+def uncalibrated_prices(steps: SettledSteps, chosen: NDArray[np.int64] | slice = slice(None)) -> NDArray[np.float64]:
+    """Return the prices before calibration, sorted, (N, F, Q), of the steps at the positions `chosen`."""
+    sorted_NFQ: NDArray[np.float64] = repair(steps.raw_NFQ[chosen][:, :, None, :])[:, :, 0]
+    return sorted_NFQ
+
+
+class _Inputs(NamedTuple):
+    """The cases to compute: each step as served, then the steps in `changed` before calibration."""
 
     changed: NDArray[np.int64]
     values_NFQ: NDArray[np.float64]
@@ -114,52 +122,52 @@ class _Asked(NamedTuple):
     scale_N: NDArray[np.float64]
 
     @classmethod
-    def of(cls, steps: SettledSteps, bars: Bars) -> Self:
-        last_close_N, scale_N = _before(steps.cutoff_N, bars)
-        uncalibrated_NFQ = repair(steps.raw_NFQ[:, :, None, :])[:, :, 0]
+    def prepare(cls, steps: SettledSteps, bars: Bars) -> Self:
+        last_close_N, scale_N = _closes_and_scales(steps.cutoff_N, bars)
+        uncalibrated_NFQ = uncalibrated_prices(steps)
         changed = np.flatnonzero((uncalibrated_NFQ != steps.values_NFQ).any(axis=(1, 2)))
-        every = np.concatenate([np.arange(len(steps)), changed])
+        case = np.concatenate([np.arange(len(steps)), changed])
         values_NFQ = np.concatenate([steps.values_NFQ, uncalibrated_NFQ[changed]])
-        return cls(changed, values_NFQ, steps.actual_NF[every], last_close_N[every], scale_N[every])
+        return cls(changed, values_NFQ, steps.actual_NF[case], last_close_N[case], scale_N[case])
 
 
-def _losses(steps: SettledSteps, asked: _Asked, terms_NGC: NDArray[np.float64]) -> Losses:
-    last_close_N, walk_N = asked.last_close_N[: len(steps)], _walks(steps)
+def _losses(steps: SettledSteps, inputs: _Inputs, terms_NGC: NDArray[np.float64]) -> Losses:
+    last_close_N, walk_N = inputs.last_close_N[: len(steps)], _walk_positions(steps)
     served_NGC = raw_NGC = terms_NGC[: len(steps)]
-    if len(asked.changed):
+    if len(inputs.changed):
         raw_NGC = served_NGC.copy()
-        raw_NGC[asked.changed] = terms_NGC[len(steps) :]
-        _compare(raw_NGC, served_NGC, walk_N, last_close_N)
-    _compare(served_NGC, served_NGC, walk_N, last_close_N)
+        raw_NGC[inputs.changed] = terms_NGC[len(steps) :]
+        _put_common(raw_NGC, served_NGC, walk_N, last_close_N)
+    _put_common(served_NGC, served_NGC, walk_N, last_close_N)
     return Losses(steps, served_NGC, raw_NGC, last_close_N, walk_N)
 
 
-def _before(cutoff_N: NDArray[np.int64], bars: Bars) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Last close and naive scale at each cutoff, (N,) each: NaN where the bar, or any change, is not there."""
-    cutoff_U, place_N = np.unique(cutoff_N, return_inverse=True)
+def _closes_and_scales(cutoff_N: NDArray[np.int64], bars: Bars) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Last close and naive scale at each cutoff, (N,) each: NaN where the bar, or every change, is missing."""
+    cutoff_U, position_N = np.unique(cutoff_N, return_inverse=True)
     key = bars.key
-    first = int(key.trading_calendar.last_opens(key.timeframe, int(cutoff_U[0]), SCALE_BARS + 1)[0])
+    first = int(key.trading_calendar.last_opens(key.timeframe, int(cutoff_U[0]), MASE_SCALE_BARS + 1)[0])
     opens_T = key.trading_calendar.opens_between(key.timeframe, first, int(cutoff_U[-1]))
     closes_T = np.full(len(opens_T), np.nan)
     known = (bars.open_time >= first) & (bars.open_time < cutoff_U[-1])
     closes_T[np.searchsorted(opens_T, bars.open_time[known])] = bars.close[known]
     last_U = np.searchsorted(key.trading_calendar.closes_of(key.timeframe, opens_T), cutoff_U, side="right") - 1
-    place_UT = last_U[:, None] + np.arange(-SCALE_BARS, 1)
-    closes_UT = np.where(place_UT >= 0, closes_T[place_UT], np.nan)  # a calendar may begin within them
-    return closes_T[last_U][place_N], metrics.naive_scale(closes_UT)[place_N]
+    position_UT = last_U[:, None] + np.arange(-MASE_SCALE_BARS, 1)
+    closes_UT = np.where(position_UT >= 0, closes_T[position_UT], np.nan)  # a calendar may begin within them
+    return closes_T[last_U][position_N], metrics.naive_scale(closes_UT)[position_N]
 
 
-def _walks(steps: SettledSteps) -> NDArray[np.int64]:
-    """Where the random walk's step of the same cutoff and number stands, (N,), -1 for nowhere."""
+def _walk_positions(steps: SettledSteps) -> NDArray[np.int64]:
+    """Position of the random walk's step with the same cutoff, step and lateness, (N,); -1 for none."""
     _, cutoff_N = np.unique(steps.cutoff_N, return_inverse=True)
     case_N = 2 * (cutoff_N * _LARGEST_STEP + steps.step_N) + steps.late_N
-    of_walk = np.array([model_id.name == RANDOM_WALK for model_id in steps.models])
-    walks = np.flatnonzero(of_walk[steps.model_N])
+    is_walk = np.array([model_id.name == RANDOM_WALK for model_id in steps.models])
+    walks = np.flatnonzero(is_walk[steps.model_N])
     if not len(walks):
         return np.full(len(steps), -1)
     walks = walks[np.argsort(case_N[walks], kind="stable")]
-    found_N = walks[np.minimum(np.searchsorted(case_N[walks], case_N), len(walks) - 1)]
-    return np.where(case_N[found_N] == case_N, found_N, -1)
+    nearest_N = walks[np.minimum(np.searchsorted(case_N[walks], case_N), len(walks) - 1)]
+    return np.where(case_N[nearest_N] == case_N, nearest_N, -1)
 
 
 def _terms(
@@ -169,15 +177,19 @@ def _terms(
     last_close_N: NDArray[np.float64],
     scale_N: NDArray[np.float64],
 ) -> NDArray[np.float64]:
-    """All columns of all cases but the common ones, (N, G, C)."""
-    terms_NGC = np.zeros((len(values_NFQ), len(SCORED), len(COLUMNS)))
+    """Compute all columns but the common ones, (N, G, C)."""
+    terms_NGC = np.zeros((len(values_NFQ), len(SCORED_FIELDS), len(COLUMNS)))
     median_NF = interpolate(values_NFQ, levels, 0.5)
     high, low = FIELDS.index("high"), FIELDS.index("low")
-    median_NG, actual_NG = (np.column_stack([one, one[:, high] - one[:, low]]) for one in (median_NF, actual_NF))
+    median_NG, actual_NG = (
+        np.column_stack([price_NF, price_NF[:, high] - price_NF[:, low]]) for price_NF in (median_NF, actual_NF)
+    )
     _put_points(terms_NGC, median_NG, actual_NG, scale_N)
     _put_quantiles(terms_NGC[:, : len(FIELDS)], values_NFQ, levels, actual_NF)
     _put_direction(terms_NGC[:, : len(FIELDS)], median_NF, actual_NF, last_close_N)
-    variance_N, realised_N = (metrics.range_variance(one[:, high], one[:, low]) for one in (median_NF, actual_NF))
+    variance_N, realised_N = (
+        metrics.range_variance(price_NF[:, high], price_NF[:, low]) for price_NF in (median_NF, actual_NF)
+    )
     _put(terms_NGC[:, -1], "qlike", metrics.qlike(variance_N, realised_N))
     return terms_NGC
 
@@ -196,7 +208,7 @@ def _put_points(
         "absolute_actual": np.abs(actual_NG),
     }
     for name, column_NG in columns.items():
-        terms_NGC[:, :, PLACE[name]] = column_NG
+        terms_NGC[:, :, COLUMN_INDEX[name]] = column_NG
     log_NG = metrics.log_error(median_NG, actual_NG)
     _put(terms_NGC, "log_error", log_NG, count="log_n")
     _put(terms_NGC, "log_absolute_error", np.abs(log_NG), count="log_n")
@@ -229,9 +241,9 @@ def _put_quantiles(
             columns["interval_score80"] = metrics.interval_score(lower_N, upper_N, actual_N, coverage)
             columns["width80"] = metrics.width(lower_N, upper_N)
     for name, column_N in columns.items():
-        terms_NFC[:, :, PLACE[name]] = column_N.reshape(shape)
+        terms_NFC[:, :, COLUMN_INDEX[name]] = column_N.reshape(shape)
     bin_N = np.minimum(metrics.pit(values_NQ, levels_Q, actual_N) * PIT_BINS, PIT_BINS - 1).astype(np.int64)
-    np.put_along_axis(terms_NFC, PLACE["pit0"] + bin_N.reshape(*shape, 1), 1.0, axis=2)
+    np.put_along_axis(terms_NFC, COLUMN_INDEX["pit0"] + bin_N.reshape(*shape, 1), 1.0, axis=2)
 
 
 def _put_direction(
@@ -240,30 +252,30 @@ def _put_direction(
     actual_NF: NDArray[np.float64],
     last_close_N: NDArray[np.float64],
 ) -> None:
-    right_NF = metrics.direction(median_NF, actual_NF, last_close_N[:, None])
-    right_NF = np.where(np.isnan(last_close_N)[:, None], np.nan, right_NF)
-    _put(terms_NFC, "direction", right_NF)
-    terms_NFC[:, :, PLACE["ups"]] = actual_NF > last_close_N[:, None]
+    hit_NF = metrics.direction(median_NF, actual_NF, last_close_N[:, None])
+    hit_NF = np.where(np.isnan(last_close_N)[:, None], np.nan, hit_NF)
+    _put(terms_NFC, "direction", hit_NF)
+    terms_NFC[:, :, COLUMN_INDEX["ups"]] = actual_NF > last_close_N[:, None]
 
 
 def _put(terms: NDArray[np.float64], name: str, column: NDArray[np.float64], count: str = "") -> None:
-    """Put a column that has no value for some cases, and the count of those that have."""
-    there = ~np.isnan(column)
-    terms[..., PLACE[name]] = np.where(there, column, 0.0)
-    terms[..., PLACE[count or f"{name}_n"]] = there
+    """Set a column that is NaN for some cases, and its count column."""
+    is_known = ~np.isnan(column)
+    terms[..., COLUMN_INDEX[name]] = np.where(is_known, column, 0.0)
+    terms[..., COLUMN_INDEX[count or f"{name}_n"]] = is_known
 
 
-def _compare(
+def _put_common(
     terms_NGC: NDArray[np.float64],
     served_NGC: NDArray[np.float64],
     walk_N: NDArray[np.int64],
     last_close_N: NDArray[np.float64],
 ) -> None:
-    """Put the common columns of cases that the random walk forecast as well, in units of the last close."""
+    """Set the common columns of cases that the random walk forecast too, in units of the last close."""
     common_N = np.flatnonzero((walk_N >= 0) & ~np.isnan(last_close_N))
     unit_N1 = last_close_N[common_N, None]
-    terms_NGC[common_N, :, PLACE["common_n"]] = 1.0
+    terms_NGC[common_N, :, COLUMN_INDEX["common_n"]] = 1.0
     for name in ("absolute_error", "pinball", "crps"):
-        own, walk = terms_NGC[common_N, :, PLACE[name]], served_NGC[walk_N[common_N], :, PLACE[name]]
-        terms_NGC[common_N, :, PLACE[f"common_{name}"]] = own / unit_N1
-        terms_NGC[common_N, :, PLACE[f"walk_{name}"]] = walk / unit_N1
+        own, walk = terms_NGC[common_N, :, COLUMN_INDEX[name]], served_NGC[walk_N[common_N], :, COLUMN_INDEX[name]]
+        terms_NGC[common_N, :, COLUMN_INDEX[f"common_{name}"]] = own / unit_N1
+        terms_NGC[common_N, :, COLUMN_INDEX[f"walk_{name}"]] = walk / unit_N1

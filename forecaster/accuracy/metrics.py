@@ -1,8 +1,7 @@
-"""Losses of quantile forecasts: pure functions of arrays, one value per case, means are taken by the caller.
+"""Losses of quantile forecasts: pure functions of arrays, one value per case. The caller takes means.
 
-Where a case has no value, it is NaN, and the caller leaves it out of sum and count alike. Sums of one case add up;
-what is taken of sums (`skill`, `weighted_quantile_loss`, the shares) stands last. Whether a difference is more than
-luck is for `significance` to say.
+A case without a value is NaN; the caller leaves it out of sum and count. The functions of sums (`skill`,
+`weighted_quantile_loss`, the rates) come last. `significance` tests differences.
 
 Shapes: N cases, Q quantile levels, T bars of a context.
 """
@@ -19,25 +18,24 @@ if TYPE_CHECKING:
 
 
 def error(median_N: NDArray[np.float64], actual_N: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Median - actual, (N,), in price: above 0 the forecast was too high. Its mean is the bias."""
+    """Return median - actual, (N,), in price: above 0 the forecast was too high. Its mean is the bias."""
     return median_N - actual_N
 
 
 def absolute_error(median_N: NDArray[np.float64], actual_N: NDArray[np.float64]) -> NDArray[np.float64]:
-    """|actual - median|, (N,), in price. The median minimises its mean."""
+    """Return |actual - median|, (N,), in price. The median minimises its mean."""
     return np.abs(actual_N - median_N)
 
 
 def squared_error(median_N: NDArray[np.float64], actual_N: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(actual - median)², (N,), in price². The root of its mean is the RMSE."""
+    """Return (actual - median)², (N,), in price². The root of its mean is the RMSE."""
     return np.square(actual_N - median_N)
 
 
 def log_error(median_N: NDArray[np.float64], actual_N: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Log median - log actual, (N,): the error of the log-return since any close, which cancels out.
+    """Return log median - log actual, (N,): the error of the log-return, since the last close cancels out.
 
-    So |log error| and its square are absolute and squared error in log-return. Of ranges high - low it is the error
-    of the log range. NaN where either is not above 0: a bar without range has no log range.
+    Of ranges, high - low, it is the error of the log range. NaN where either is not above 0.
     """
     return _log(median_N) - _log(actual_N)
 
@@ -45,7 +43,7 @@ def log_error(median_N: NDArray[np.float64], actual_N: NDArray[np.float64]) -> N
 def scaled_error(
     median_N: NDArray[np.float64], actual_N: NDArray[np.float64], scale_N: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """|actual - median| / `naive_scale` of the context, (N,); NaN where that is. The mean is the MASE.
+    """Return |actual - median| / `naive_scale` of the context, (N,); NaN where that is. The mean is the MASE.
 
     Hyndman and Koehler, 2006, "Another look at measures of forecast accuracy".
     """
@@ -53,21 +51,21 @@ def scaled_error(
 
 
 def naive_scale(closes_NT: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Mean |close - close before| over each context, (N,), in price, for `scaled_error`.
+    """Return the mean |close - previous close| of each context, (N,), in price, for `scaled_error`.
 
-    A change with a missing end (NaN) is left out. NaN where no change is left, or prices never moved: then every
-    error would be infinitely large, and one such case would be the mean.
+    A change with a missing end (NaN) is left out. NaN where no change is left or prices never moved: scaled errors
+    would be infinite, and one such case would determine the mean.
     """
     changes_NT = np.abs(np.diff(closes_NT, axis=1))
-    real_NT = ~np.isnan(changes_NT)
-    count_N, sum_N = real_NT.sum(axis=1), np.where(real_NT, changes_NT, 0.0).sum(axis=1)
+    is_known_NT = ~np.isnan(changes_NT)
+    count_N, sum_N = is_known_NT.sum(axis=1), np.where(is_known_NT, changes_NT, 0.0).sum(axis=1)
     return np.where(sum_N > 0, sum_N / np.maximum(count_N, 1), np.nan)
 
 
 def pinball_by_level(
     values_NQ: NDArray[np.float64], levels_Q: NDArray[np.float64], actual_N: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """Pinball loss of each level, (N, Q), in price: max(q·(y - x), (q - 1)·(y - x)).
+    """Return the pinball loss of each level, (N, Q), in price: max(q·(y - x), (q - 1)·(y - x)).
 
     Koenker and Bassett, 1978, "Regression Quantiles".
     """
@@ -79,16 +77,17 @@ def pinball_by_level(
 def pinball(
     values_NQ: NDArray[np.float64], levels_Q: NDArray[np.float64], actual_N: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """Pinball loss, plain mean over the levels, (N,), in price."""
+    """Return the pinball loss, the plain mean over the levels, (N,), in price; see `pinball_by_level`."""
     mean_N: NDArray[np.float64] = pinball_by_level(values_NQ, levels_Q, actual_N).mean(axis=1)
     return mean_N
 
 
 def crps(by_level_NQ: NDArray[np.float64], levels_Q: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Continuous ranked probability score, (N,), in price, of `pinball_by_level`: 2 ∫ pinball dq, by `level_weights`.
+    """Return the continuous ranked probability score, (N,), in price: 2 ∫ pinball dq, by `level_weights`.
 
-    With the true quantiles of a normal, Student's t (5) or log-normal at Chronos-2's levels, its mean is 0.2 % below
-    the closed form; a plain mean over the levels is 4 % below. A point forecast scores its absolute error, exactly.
+    `by_level_NQ` is from `pinball_by_level`. With the true quantiles of a normal, Student's t (5) or log-normal at
+    Chronos-2's levels, its mean is 0.2 % below the closed form; a plain mean over the levels is 4 % below. For a point
+    forecast it is the absolute error, exactly.
 
     Gneiting and Ranjan, 2011, "Comparing density forecasts using threshold- and quantile-weighted scoring rules".
     """
@@ -97,10 +96,10 @@ def crps(by_level_NQ: NDArray[np.float64], levels_Q: NDArray[np.float64]) -> NDA
 
 
 def level_weights(levels_Q: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Share of (0, 1) that lies nearer to each level than to any other, (Q,), sum 1.
+    """Return the part of (0, 1) that is nearer to each level than to any other, (Q,), sum 1.
 
-    Between the levels that is the trapezoid rule. In the two tails, where nothing is known, the outermost level's
-    loss stands for all beyond it: an outcome out there is charged as if the distribution ended at that quantile.
+    Between the levels that is the trapezoid rule. Beyond the outermost level its loss is used, as if the distribution
+    ended at that quantile.
     """
     edges = np.concatenate([[0.0], (levels_Q[1:] + levels_Q[:-1]) / 2, [1.0]])
     return np.diff(edges)
@@ -109,34 +108,36 @@ def level_weights(levels_Q: NDArray[np.float64]) -> NDArray[np.float64]:
 def covered(
     lower_N: NDArray[np.float64], upper_N: NDArray[np.float64], actual_N: NDArray[np.float64]
 ) -> NDArray[np.bool_]:
-    """Whether the outcome lies inside the interval, ends included, (N,)."""
+    """Return whether the outcome is inside the interval, ends included, (N,)."""
     return (lower_N <= actual_N) & (actual_N <= upper_N)
 
 
 def width(lower_N: NDArray[np.float64], upper_N: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Upper - lower end of the interval, (N,), in price."""
+    """Return upper - lower end of the interval, (N,), in price."""
     return upper_N - lower_N
 
 
 def interval_score(
     lower_N: NDArray[np.float64], upper_N: NDArray[np.float64], actual_N: NDArray[np.float64], coverage: float
 ) -> NDArray[np.float64]:
-    """Width of the central interval that should hold `coverage`, and 2 / (1 - coverage) × the miss, (N,), in price.
+    """Return the interval score, (N,), in price: width + 2 / (1 - coverage) · distance of an outcome outside.
+
+    The interval is the central one of probability `coverage`.
 
     Gneiting and Raftery, 2007, "Strictly proper scoring rules, prediction, and estimation", equation 43.
     """
-    miss_N = np.maximum(lower_N - actual_N, 0) + np.maximum(actual_N - upper_N, 0)
-    return width(lower_N, upper_N) + 2 / (1 - coverage) * miss_N
+    distance_N = np.maximum(lower_N - actual_N, 0) + np.maximum(actual_N - upper_N, 0)
+    return width(lower_N, upper_N) + 2 / (1 - coverage) * distance_N
 
 
 def pit(
     values_NQ: NDArray[np.float64], levels_Q: NDArray[np.float64], actual_N: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """Probability integral transform, (N,): the level at which the outcome lies, linear between the quantiles.
+    """Return the probability integral transform, (N,): the level of the outcome, linear between the quantiles.
 
-    Uniform where the quantiles are true, in bins whose edges are levels, as with 10 or 20 bins on Chronos-2's; inside
-    a bin it need not be. An outcome past the outermost quantile gets the middle of what is left: half the first
-    level, or half way from the last to 1. One that hits several equal quantiles gets the middle of their levels.
+    If the quantiles are true it is uniform over bins whose edges are levels, such as 10 or 20 bins on Chronos-2's
+    levels; inside a bin it need not be. An outcome beyond the outermost quantile gets half the first level, or the
+    middle between the last level and 1. An outcome on several equal quantiles gets the middle of their levels.
 
     Dawid, 1984, "Statistical theory: the prequential approach".
     """
@@ -144,10 +145,12 @@ def pit(
     below_N = (values_NQ < actual_N[:, None]).sum(axis=1)
     upto_N = (values_NQ <= actual_N[:, None]).sum(axis=1)
     lower_N, upper_N = np.maximum(below_N - 1, 0), np.minimum(below_N, count - 1)
-    lowest_N, highest_N = (np.take_along_axis(values_NQ, one[:, None], 1)[:, 0] for one in (lower_N, upper_N))
+    lowest_N, highest_N = (
+        np.take_along_axis(values_NQ, index_N[:, None], 1)[:, 0] for index_N in (lower_N, upper_N)
+    )
     gap_N = np.where(highest_N > lowest_N, highest_N - lowest_N, 1.0)
-    share_N = (actual_N - lowest_N) / gap_N
-    between_N = levels_Q[lower_N] + share_N * (levels_Q[upper_N] - levels_Q[lower_N])
+    fraction_N = (actual_N - lowest_N) / gap_N
+    between_N = levels_Q[lower_N] + fraction_N * (levels_Q[upper_N] - levels_Q[lower_N])
     hit_N = (levels_Q[upper_N] + levels_Q[np.maximum(upto_N - 1, 0)]) / 2
     return np.select(
         [upto_N > below_N, below_N == 0, below_N == count],
@@ -159,16 +162,16 @@ def pit(
 def direction(
     median_N: NDArray[np.float64], actual_N: NDArray[np.float64], last_close_N: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """1 where median and outcome lie on the same side of the last close, 0 where on different ones, (N,).
+    """Return 1 where median and outcome are on the same side of the last close, 0 where on different sides, (N,).
 
-    A median at the last close says nothing: 0.5, as a coin. An outcome at the last close has no direction: NaN.
+    0.5 for a median at the last close, which predicts no direction. NaN for an outcome at the last close.
     """
-    said_N, came_N = np.sign(median_N - last_close_N), np.sign(actual_N - last_close_N)
-    return np.where(came_N == 0, np.nan, (1 + said_N * came_N) / 2)
+    forecast_N, outcome_N = np.sign(median_N - last_close_N), np.sign(actual_N - last_close_N)
+    return np.where(outcome_N == 0, np.nan, (1 + forecast_N * outcome_N) / 2)
 
 
 def range_variance(high_N: NDArray[np.float64], low_N: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Variance of a bar's log-return by its range, (N,): log(high / low)² / (4 ln 2).
+    """Return the variance of a bar's log-return by its range, (N,): log(high / low)² / (4 ln 2).
 
     Parkinson, 1980, "The extreme value method for estimating the variance of the rate of return".
     """
@@ -177,9 +180,9 @@ def range_variance(high_N: NDArray[np.float64], low_N: NDArray[np.float64]) -> N
 
 
 def qlike(variance_N: NDArray[np.float64], realised_N: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Realised / forecast variance - its log - 1, (N,): 0 is perfect, and too small a forecast costs more.
+    """Return the QLIKE loss, (N,): r - log r - 1 with r = realised / forecast variance. 0 is perfect.
 
-    NaN where either is not above 0, as for a bar without range.
+    A forecast that is too small costs more than one that is too large. NaN where either variance is not above 0.
 
     Patton, 2011, "Volatility forecast comparison using imperfect volatility proxies".
     """
@@ -188,12 +191,12 @@ def qlike(variance_N: NDArray[np.float64], realised_N: NDArray[np.float64]) -> N
 
 
 def skill(loss: float, reference_loss: float) -> float | None:
-    """1 - loss / reference loss: 0 is no better, 1 is perfect; None when the reference made no error."""
+    """Return 1 - loss / reference loss: 0 is no better, 1 is perfect; None if the reference made no error."""
     return None if reference_loss == 0 else 1 - loss / reference_loss
 
 
 def weighted_quantile_loss(pinball_sum: float, absolute_actual_sum: float) -> float | None:
-    """2 · sum of `pinball` / sum of |actual|: pinball loss as a share of the price; None when that sum is 0.
+    """Return 2 · sum of `pinball` / sum of |actual|, the pinball loss relative to the price; None if that sum is 0.
 
     Park, Maddix and others, 2022, "Learning quantile functions without quantile crossing for distribution-free time
     series forecasting".
@@ -201,29 +204,29 @@ def weighted_quantile_loss(pinball_sum: float, absolute_actual_sum: float) -> fl
     return None if absolute_actual_sum == 0 else 2 * pinball_sum / absolute_actual_sum
 
 
-def majority_share(ups: int, downs: int) -> float | None:
-    """Share of right directions of who always says the more frequent one; None when nothing ever moved.
+def majority_rate(ups: int, downs: int) -> float | None:
+    """Return the hit rate of always forecasting the more frequent direction; None if nothing ever moved.
 
-    That is what `direction` must beat, not a half. It is chosen after the fact, so it is never below a half.
+    `direction` must beat this rate, not one half. It is known only afterwards, so it is never below one half.
     """
     return None if ups + downs == 0 else max(ups, downs) / (ups + downs)
 
 
-def share_interval(hits: float, n: int, level: float = 0.95) -> tuple[float, float]:
-    """Interval that holds the true share behind `hits` of `n` independent cases, at `level`; all of it without cases.
+def wilson_interval(hits: float, n: int, level: float = 0.95) -> tuple[float, float]:
+    """Return the confidence interval of a proportion: `hits` of `n` independent cases; (0, 1) without cases.
 
     Wilson, 1927, "Probable inference, the law of succession, and statistical inference".
     """
     if n == 0:
         return 0.0, 1.0
     z2 = NormalDist().inv_cdf((1 + level) / 2) ** 2
-    share = hits / n
-    centre = (share + z2 / (2 * n)) / (1 + z2 / n)
-    half = (z2 * (share * (1 - share) / n + z2 / (4 * n * n))) ** 0.5 / (1 + z2 / n)
+    rate = hits / n
+    centre = (rate + z2 / (2 * n)) / (1 + z2 / n)
+    half = (z2 * (rate * (1 - rate) / n + z2 / (4 * n * n))) ** 0.5 / (1 + z2 / n)
     return max(centre - half, 0.0), min(centre + half, 1.0)
 
 
 def _log(positive_N: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Log of what is above 0, else NaN."""
+    """Return the log of values above 0, else NaN."""
     logs_N: NDArray[np.float64] = np.log(np.where(positive_N > 0, positive_N, np.nan))
     return logs_N

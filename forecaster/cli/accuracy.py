@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
     from forecaster.accuracy.assess import Assessment
     from forecaster.accuracy.losses import Losses
-    from forecaster.accuracy.report.content import Scope, Section
+    from forecaster.accuracy.report.content import Scope, SeriesSection
     from forecaster.accuracy.trust import Verdict
     from forecaster.bars import SeriesKey
     from forecaster.engine import Forecaster
@@ -59,7 +59,7 @@ def accuracy(  # noqa: PLR0913, PLR0917 - one parameter for each option
     field: Annotated[str | None, typer.Option(help="Only open, high, low or close.")] = None,
     step: Annotated[int | None, typer.Option(min=1, help="Only this step.")] = None,
     model: Annotated[str | None, typer.Option(help="Only this model, such as nano or random_walk.")] = None,
-    rival: Annotated[
+    reference: Annotated[
         str | None, typer.Option(help="Compare with this model, such as garch, and not with the random walk.")
     ] = None,
     detail: Annotated[bool, typer.Option("--detail", help="Every step and field, and not the verdicts alone.")] = False,
@@ -80,7 +80,7 @@ def accuracy(  # noqa: PLR0913, PLR0917 - one parameter for each option
     from forecaster.clock import now_ms
     from forecaster.engine import Forecaster
 
-    asked = Asked(as_of_ms(as_of, now_ms()), run_id, window, field, step, model, rival, check=rebuild_)
+    asked = Asked(as_of_ms(as_of, now_ms()), run_id, window, field, step, model, reference, check=rebuild_)
     with Forecaster.from_config(config, store) as forecaster:
         answer = _assess(forecaster, forecaster.select(series), asked)
     if json_:
@@ -101,7 +101,7 @@ class Asked:
     field: str | None = None
     step: int | None = None
     model: str | None = None
-    rival: str | None = None
+    reference: str | None = None
     check: bool = False
 
     def __post_init__(self) -> None:
@@ -134,13 +134,13 @@ def _assess(forecaster: Forecaster, keys: list[SeriesKey], asked: Asked) -> Answ
     from forecaster.client import window_start
     from forecaster.cycle.settle import rescore, with_cutoffs
 
-    _check_models(forecaster, {"--model": asked.model, "--rival": asked.rival})
+    _check_models(forecaster, {"--model": asked.model, "--reference": asked.reference})
     found = {
         era: assess(
             with_cutoffs(forecaster.losses(asked.window, asked.as_of, asked.run_id, keys), *span),
             asked.field,
             asked.step,
-            asked.rival,
+            asked.reference,
         )
         for era, span in _eras(forecaster.config.model.released).items()
     }
@@ -149,13 +149,13 @@ def _assess(forecaster: Forecaster, keys: list[SeriesKey], asked: Asked) -> Answ
     if asked.check:
         since = window_start(asked.window, asked.as_of)
         again = rescore(forecaster.reader, keys, asked.as_of, since, asked.run_id)
-        difference = Scores.together(one.scores for one in found.values()).difference(again)
+        difference = Scores.combine(one.scores for one in found.values()).max_difference(again)
     chosen = {era: _choose(one, asked) for era, one in found.items()}
     return Answer(
         found,
         {era: verdicts for era, (verdicts, _) in chosen.items()},
         {era: reports for era, (_, reports) in chosen.items()},
-        _without_rival(found, asked.rival),
+        _without_rival(found, asked.reference),
         difference,
     )
 
@@ -176,25 +176,25 @@ def _check_step(found: dict[str, Assessment], step: int | None, horizon: int) ->
         raise ConfigError("--step", f"1 to {last}", step)
 
 
-def _without_rival(found: dict[str, Assessment], rival: str | None) -> list[SeriesKey]:
+def _without_rival(found: dict[str, Assessment], reference: str | None) -> list[SeriesKey]:
     """The series on which models were judged, and the rival was not among them."""
-    if rival is None:
+    if reference is None:
         return []
     there = {one.key for era in found.values() for one in era.verdicts}
-    return [key for key in dict.fromkeys(key for era in found.values() for key in era.may_be_best) if key not in there]
+    return [key for key in dict.fromkeys(key for era in found.values() for key in era.model_confidence_set) if key not in there]
 
 
 def _print_json(answer: Answer, asked: Asked) -> None:
     """Print every metric as one JSON object."""
     told = {
         name: [
-            {**dataclasses.asdict(one), "key": str(one.key), "era": era} for era, some in by_era.items() for one in some
+            {**dataclasses.asdict(one), "key": str(one.key), "period": era} for era, some in by_era.items() for one in some
         ]
         for name, by_era in (("verdicts", answer.verdicts), ("reports", answer.reports))
     }
     about: dict[str, object] = {"run": asked.run_id, "as_of": asked.as_of}
     missing = [str(key) for key in answer.without_rival]
-    typer.echo(json.dumps({**about, **told, "without_rival": missing, "rebuilt_difference": answer.difference}))
+    typer.echo(json.dumps({**about, **told, "series_without_reference": missing, "rescore_difference": answer.difference}))
 
 
 def _print_answer(answer: Answer, asked: Asked, *, detail: bool) -> None:
@@ -209,7 +209,7 @@ def _print_answer(answer: Answer, asked: Asked, *, detail: bool) -> None:
         if detail and reports:
             print_reports(reports)
     for key in answer.without_rival:
-        say(f"{key}: no verdict, since no forecast of {asked.rival} has settled on it")
+        say(f"{key}: no verdict, since no forecast of {asked.reference} has settled on it")
     if answer.difference is not None:
         size = f"{answer.difference:.1e}"
         say(f"scored again, each cutoff alone: the largest relative difference of a sum is {size}")
@@ -295,7 +295,7 @@ def _scope(forecaster: Forecaster, model: str | None, run_id: str, window: str |
     return Scope(model or forecaster.model_name, run_id, until, window_start(window, until), kind)
 
 
-def _sections(reader: Reader, keys: list[SeriesKey], scope: Scope) -> Iterator[Section]:
+def _sections(reader: Reader, keys: list[SeriesKey], scope: Scope) -> Iterator[SeriesSection]:
     """Gather each series under a progress bar, which follows its bars through time."""
     from forecaster.client import report_section
 

@@ -1,4 +1,4 @@
-"""The command that sends a test alert, to see whether alerts arrive."""
+"""The command that sends a test alert."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from forecaster.cli.options import ConfigOption, JsonOption
 from forecaster.cli.printing import log_to_stderr, print_record
 from forecaster.errors import ConfigError
 
-alerts_app = typer.Typer(no_args_is_help=True, help="Tell an operator what is wrong: try whether that arrives.")
+alerts_app = typer.Typer(no_args_is_help=True, help="Test whether alerts arrive.")
 
 
 @alerts_app.callback()
 def alerts() -> None:
-    """Tell an operator what is wrong: try whether that arrives."""
+    """Test whether alerts arrive."""
 
 
 @alerts_app.command("test")
-def try_alerts(config: ConfigOption = None, json_: JsonOption = False) -> None:
-    """Send a test alert to everybody whom the table `alerts` names, and say what came back.
+def send_test_alert(config: ConfigOption = None, json_: JsonOption = False) -> None:
+    """Send a test alert to all configured receivers, and show their answers.
 
-    A webhook answers with a status, or the class of the fault is told; its address is never shown. Each is tried once;
-    the service tries again for an hour. Code 2 when one did not take it.
+    Shows the status of a webhook, or the class of the error, never its address. Each receiver is tried once; the
+    service retries for an hour. Exit code 2 when a receiver did not accept it.
     """
     from forecaster.clock import now_ms
     from forecaster.config_file import default_config_path, load_config
@@ -32,11 +32,11 @@ def try_alerts(config: ConfigOption = None, json_: JsonOption = False) -> None:
     settings = load_config(config or default_config_path()).alerts
     receivers = [] if settings is None else open_receivers(settings)
     if not receivers:
-        found = "no such table" if settings is None else "neither"
-        raise ConfigError("alerts", "a table [alerts] with webhook_file or apprise_file", found)
+        actual = "no such table" if settings is None else "neither"
+        raise ConfigError("alerts", "a table [alerts] with webhook_file or apprise_file", actual)
     alert = make_test_alert(now_ms())
-    replies = {receiver.name: try_once(receiver, alert) for receiver in receivers}
-    said = {name: f"{'sent' if reply.sent else 'not sent'}: {reply.detail}" for name, reply in replies.items()}
-    print_record({"receivers": said} if json_ else said, json_=json_)
-    if not all(reply.sent for reply in replies.values()):
+    results = {receiver.name: try_once(receiver, alert) for receiver in receivers}
+    answers = {name: f"{'sent' if result.sent else 'not sent'}: {result.detail}" for name, result in results.items()}
+    print_record({"receivers": answers} if json_ else answers, json_=json_)
+    if not all(result.sent for result in results.values()):
         raise typer.Exit(2)

@@ -107,9 +107,9 @@ def _near_exchanges(fault: ConfigError) -> str:
     """Name exchanges of ccxt like one that has no table."""
     if "[exchanges." not in fault.expected:
         return ""
-    from forecaster.sources.exchange.source import near_exchanges
+    from forecaster.sources.exchange.config_check import similar_exchanges
 
-    return f"; ccxt knows {', '.join(near_exchanges(str(fault.found)))}"
+    return f"; ccxt knows {', '.join(similar_exchanges(str(fault.found)))}"
 
 
 def _model(model: ModelConfig) -> Iterator[Finding]:
@@ -151,10 +151,10 @@ def _exchanges(config: Config) -> Iterator[Finding]:
     """Look at the exchanges' tables, and at the timeframes of their series."""
     if not config.exchanges:
         return
-    from forecaster.sources.exchange.source import exchange_faults, timeframes_of
+    from forecaster.sources.exchange.config_check import check_exchange, timeframes_of
 
     for name, table in config.exchanges.items():
-        faults = list(exchange_faults(name, table))
+        faults = list(check_exchange(name, table))
         yield from (_wrong(fault.key, fault) for fault in faults)
         configured = [one for one in config.series if one.file is None and one.exchange == name]
         series = [one.key for one in configured]

@@ -7,7 +7,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from forecaster.accuracy.significance import SIGNIFICANT
+from forecaster.accuracy.significance import SIGNIFICANCE_LEVEL
 from forecaster.bars import FIELDS
 from forecaster.replay.evaluate import SIMULATION, WALK, evaluate
 from forecaster.sources.summary import count_reasons
@@ -91,7 +91,7 @@ class EvaluationReport:
         return (
             f"{self.model}: {abs(gain):.1%} {word} pinball loss than the filtered historical simulation, "
             f"on {len(rated)} series: significantly better on {better}, significantly worse on {worse}, "
-            f"no significant difference on {len(rated) - better - worse} (p < {SIGNIFICANT})"
+            f"no significant difference on {len(rated) - better - worse} (p < {SIGNIFICANCE_LEVEL})"
         )
 
 
@@ -102,14 +102,14 @@ def report_of(model: str, series: list[SeriesResult], errors: list[FileError]) -
 
 
 def evaluate_series(
-    sifted: ValidatedRows, model: Model, plan: EvaluationPlan, on_batch: Callable[[int], None]
+    rows: ValidatedRows, model: Model, plan: EvaluationPlan, on_batch: Callable[[int], None]
 ) -> SeriesResult:
     """Evaluate a model on the bars of one series of a file.
 
     Raises:
         ForecasterError: if there are too few bars, or they cannot be forecast.
     """
-    evaluation = evaluate(model, sifted.bars, plan, on_batch)
+    evaluation = evaluate(model, rows.bars, plan, on_batch)
     key, cutoffs_N = evaluation.key, evaluation.cutoffs_N
     verdict = evaluation.verdict(SIMULATION)
     return SeriesResult(
@@ -119,9 +119,9 @@ def evaluate_series(
         end=_iso_date(int(cutoffs_N[-1])),
         timeframe=str(key.timeframe),
         calendar=key.calendar,
-        rejected=len(sifted.rejected),
-        reasons=count_reasons(sifted.rejected),
-        unclosed=sifted.unclosed,
+        rejected=len(rows.rejected),
+        reasons=count_reasons(rows.rejected),
+        unclosed=rows.unclosed,
         pinball_ratio=_ratio(verdict.skill),
         pinball_p=verdict.p_value,
         pinball_ratio_walk=_ratio(evaluation.verdict(WALK).skill),
@@ -167,7 +167,7 @@ def _or_nan(value: float | None) -> float:
 
 
 def _is_significant(p_value: float | None) -> bool:
-    return p_value is not None and p_value < SIGNIFICANT
+    return p_value is not None and p_value < SIGNIFICANCE_LEVEL
 
 
 def _iso_date(time_ms: int) -> str:

@@ -1,4 +1,4 @@
-"""The commands about exchanges that are on hold: which they are, and how to ask them again."""
+"""The commands about holds: list them, and lift one."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import typer
 
 from forecaster.cli.options import ConfigOption, JsonOption, StoreOption, check_name
 from forecaster.cli.printing import left_text, say, say_json
+from forecaster.cli.store import configured_url
 
 if TYPE_CHECKING:
     from forecaster.ledger import Hold
@@ -20,26 +21,26 @@ holds_app = typer.Typer()
 def holds(
     context: typer.Context, config: ConfigOption = None, store: StoreOption = None, json_: JsonOption = False
 ) -> None:
-    """List exchanges that are on hold because they refused requests: until when, why, and the next probe.
+    """List exchanges on hold because they refused requests: until when, why, and the next probe.
 
     During a hold, one request goes out from time to time, a probe: every minute after an outage, every hour after a
-    rate limit; after a ban when half of what is left has passed, at the earliest after 6 hours. An answer to it ends
-    the hold. `forecaster holds lift EXCHANGE` ends it at once.
+    rate limit, and after a ban once half of the remaining time has passed, but not within 6 hours. An answer to it
+    ends the hold. `forecaster holds lift EXCHANGE` ends it at once.
     """
     if context.invoked_subcommand is not None:
         return
     from forecaster.clock import now_ms
 
     now = now_ms()
-    _, known = _holds(config, store)
-    found = [one for one in known.values() if one.until > now]
+    _, latest = _holds(config, store)
+    active = [hold for hold in latest.values() if hold.until > now]
     if json_:
-        say_json({"holds": [_record(one, now) for one in found]})
+        say_json({"holds": [_record(hold, now) for hold in active]})
         return
-    for one in found:
-        say(hold_text(one, now))
-        say(f"  {_more_text(one)}")
-    if not found:
+    for hold in active:
+        say(hold_text(hold, now))
+        say(f"  {_more_text(hold)}")
+    if not active:
         say("none")
 
 
@@ -50,14 +51,14 @@ def lift(
     store: StoreOption = None,
     json_: JsonOption = False,
 ) -> None:
-    """Lift the hold of one exchange. A running service need not be stopped: its next request to the exchange goes out.
+    """Lift the hold of one exchange. The service may keep running: it sends its next request to the exchange.
 
-    One request goes first, the others follow once it has been answered. Some exchanges lengthen a ban for every request
-    that is made during it: lift one only when you know that it is over.
+    One request goes first; the others follow once it is answered. Some exchanges extend a ban for every request during
+    it: lift a ban only when you know that it is over.
     """
     from forecaster.clock import now_ms
     from forecaster.config_file import default_config_path, load_config
-    from forecaster.store.holds import lift as lift_in
+    from forecaster.store import holds as store_holds
 
     now = now_ms()
     url, known = _holds(config, store)
@@ -65,7 +66,7 @@ def lift(
     hold = known.get(exchange)
     is_held = hold is not None and hold.until > now
     if is_held:
-        lift_in(url, exchange, now)
+        store_holds.lift(url, exchange, now)
     if json_:
         say_json({"exchange": exchange, "lifted": is_held})
     else:
@@ -73,18 +74,16 @@ def lift(
 
 
 def _holds(config: str | None, store: str | None) -> tuple[str, dict[str, Hold]]:
-    """The URL of the ledger, and the newest hold of each exchange in it."""
-    from forecaster.config_file import default_config_path, load_config
+    """Return the URL of the ledger, and the latest hold of each exchange in it."""
     from forecaster.store import open_reader
-    from forecaster.urls import ledger_url
 
-    url = load_config(config or default_config_path()).store.url.reveal() if store is None else ledger_url(store)
+    url = configured_url(config, store)
     with closing(open_reader(url)) as reader:
-        return url, {one.exchange: one for one in reader.holds()}
+        return url, {hold.exchange: hold for hold in reader.holds()}
 
 
 def hold_text(hold: Hold, now: int) -> str:
-    """Say until when an exchange is on hold, and why."""
+    """Describe until when an exchange is on hold, and why."""
     from forecaster.errors import format_time
     from forecaster.ledger import LIMIT
 
@@ -94,7 +93,7 @@ def hold_text(hold: Hold, now: int) -> str:
 
 
 def _more_text(hold: Hold) -> str:
-    """Say since when, and what ends it."""
+    """Describe since when, and what ends it."""
     from forecaster.errors import format_time
 
     probe = f"next probe from {format_time(hold.probe_at)} on" if hold.probe_at < hold.until else "no probe before that"

@@ -277,9 +277,9 @@ def print_facts(found: Sequence[BarsSummary]) -> None:
     """Print what files or the store hold: a block for each series, or for each file and a table where they are many."""
     if len(found) <= _MOST_BLOCKS:
         for one in found:
-            _print_block(Path(one.place).name, _facts_lines(one))
+            _print_block(Path(one.source).name, _facts_lines(one))
         return
-    files = {one.place: one.parsed_as for one in found if one.parsed_as}
+    files = {one.source: one.parsed_as for one in found if one.parsed_as}
     if len(files) <= _MOST_BLOCKS:
         for place, parsed_as in files.items():
             _print_block(Path(place).name, parsed_as.items())
@@ -311,7 +311,7 @@ def _remarks(one: BarsSummary) -> list[str]:
     remarks = [*one.notes]
     if one.unclosed:
         remarks.append(unclosed_text(one.unclosed))
-    if not one.is_current and one.last_close is not None:
+    if not one.is_up_to_date and one.last_close is not None:
         remarks.append(end_text(one.last_close))
     return remarks
 
@@ -325,13 +325,13 @@ def _print_facts_table(found: Sequence[BarsSummary]) -> None:
         folded={"place", "series"},
     )
     for one in found:
-        series = (Path(one.place).name, f"{one.series.symbol} {one.series.timeframe}", one.series.calendar)
+        series = (Path(one.source).name, f"{one.series.symbol} {one.series.timeframe}", one.series.calendar)
         gaps = f"{one.gaps} ({one.longest_gap})" if one.gaps else "0"
         counts = (f"{one.bars:,}", _day(one.first_open), _day(one.last_close), gaps, f"{sum(one.rejected.values()):,}")
         _add(table, *series, *counts)
     _print(table)
     said = [
-        (Path(one.place).name, text, one.series.symbol)
+        (Path(one.source).name, text, one.series.symbol)
         for one in found
         for text in (*(f"{count:,} × {reason}" for reason, count in one.rejected.items()), *_remarks(one))
     ]
@@ -407,20 +407,20 @@ def print_verdicts(verdicts: Sequence[Verdict], found: Assessment, era: str = "a
 
     A star stands before models that no other surely beats on their series.
     """
-    rivals = ", ".join(dict.fromkeys(one.rival.replace("_", " ") for one in verdicts))
+    references = ", ".join(dict.fromkeys(one.reference.replace("_", " ") for one in verdicts))
     table = _table(
-        f"{'' if era == 'all' else f'{era}: '}pinball loss beside the {rivals}; skill above 0 is better; "
+        f"{'' if era == 'all' else f'{era}: '}pinball loss beside the {references}; skill above 0 is better; "
         "* no other model is surely better",
         ("series", "model", "form", "cutoffs", "skill", "95% interval", "in 80%", "verdict"),
         left={"series", "model", "form", "verdict"},
     )
     for one in verdicts:
         name = one.model_id.name
-        star = "*" if one.form == "served" and one.model_id in found.may_be_best[one.key] else " "
+        star = "*" if one.variant == "served" and one.model_id in found.model_confidence_set[one.key] else " "
         interval = "–" if one.lower is None or one.upper is None else f"{one.lower:+.3f} to {one.upper:+.3f}"
-        inside = _percent(found.coverage80[one.key, one.model_id, one.form])
-        words = "" if name == one.rival and one.form == "served" else one.words
-        _add(table, str(one.key), f"{star} {name}", one.form, str(one.n), _signed(one.skill), interval, inside, words)
+        inside = _percent(found.coverage80[one.key, one.model_id, one.variant])
+        words = "" if name == one.reference and one.variant == "served" else one.summary
+        _add(table, str(one.key), f"{star} {name}", one.variant, str(one.n), _signed(one.skill), interval, inside, words)
     _print(table)
 
 

@@ -185,7 +185,7 @@ def _memory(rows: Bars) -> BarSource:
 
 
 def _entry(config: Config, key: SeriesKey) -> SeriesConfig:
-    return next(one for one in config.series if one.key == key)
+    return next(entry for entry in config.series if entry.key == key)
 
 
 def _bars(forecaster: Forecaster, series: SeriesConfig) -> Bars:
@@ -215,7 +215,7 @@ def _bar_files(config: Config) -> Iterator[Path]:
     ledger = sqlite_path(config.store.url.reveal())
     if ledger is not None:
         yield ledger
-    yield from (one.file for one in config.series if one.file is not None)
+    yield from (entry.file for entry in config.series if entry.file is not None)
 
 
 def _shares(total: int, parts: int) -> list[int]:
@@ -234,7 +234,7 @@ def _progress(name: str) -> Iterator[OnProgress]:
 def _finish(report: VerificationReport, seed: int, seconds: float, *, json_: bool) -> None:
     """Print the report; exit with code 2 if something differs, or nothing was checked."""
     if json_:
-        failures = [one._asdict() for one in report.failures]
+        failures = [failure._asdict() for failure in report.failures]
         record = {"ok": report.ok, **asdict(report), "failures": failures, "seed": seed, "seconds": round(seconds, 2)}
         typer.echo(json.dumps(record))
     else:
@@ -265,12 +265,14 @@ def _print_failures(failures: Sequence[Failure]) -> None:
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False, pad_edge=False)
     for name in ("component", "series", "cutoff (UTC)", "perturbation", "difference"):
         table.add_column(name)
-    for one in failures[:_SHOWN]:
-        at = dt.datetime.fromtimestamp(one.cutoff / 1000, dt.UTC).strftime("%Y-%m-%d %H:%M")
-        table.add_row(*map(printable, (one.component, one.series, at, one.perturbation, one.difference)))
+    for failure in failures[:_SHOWN]:
+        at = dt.datetime.fromtimestamp(failure.cutoff / 1000, dt.UTC).strftime("%Y-%m-%d %H:%M")
+        table.add_row(
+            *map(printable, (failure.component, failure.series, at, failure.perturbation, failure.difference))
+        )
     console = Console(markup=False, emoji=False)
     if not console.is_terminal:
         console.width = max(console.width, 160)
     console.print(table)
-    for component, number in Counter(one.component for one in failures).items():
+    for component, number in Counter(failure.component for failure in failures).items():
         say(f"{component}: {number:,} failures")

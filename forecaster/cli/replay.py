@@ -110,7 +110,7 @@ def replay(  # noqa: PLR0913, PLR0917 - one parameter for each option
         plan = ReplayPlan(None, batch, round(latency * _SECONDS), within, known_from, now)
         prepared = _prepare(forecaster, selected, plan, is_apart=store is not None)
         run_id, added = _replay(forecaster, prepared, plan, workers, address)
-        keys = [one.key for one in prepared if len(one.cutoffs)]
+        keys = [each.key for each in prepared if len(each.cutoffs)]
         seconds, count = time.perf_counter() - started, _count_cutoffs(forecaster, keys, run_id)
         scores = Scores(forecaster.losses(as_of=now, run=run_id, keys=keys))
         figures = {str(key): _figures(scores, forecaster.model_name, key) for key in keys}
@@ -121,7 +121,7 @@ def replay(  # noqa: PLR0913, PLR0917 - one parameter for each option
         backtest = None if trading is None else trade_replay(forecaster, keys, run_id, trading, now)
         share = None if workers else _model_share(forecaster, seconds)
     record |= _throughput(count, added, seconds) | {"model_share": share}
-    left_out = {str(one.key): dict(one.left_out) for one in prepared if one.left_out}
+    left_out = {str(each.key): dict(each.left_out) for each in prepared if each.left_out}
     if json_:
         record |= {"series": figures, "left_out": left_out, **refused_of(histories.from_files)}
         print_record(record if backtest is None else record | {"strategy": backtest}, json_=True)
@@ -146,7 +146,7 @@ def _replay(
 
     workers_or_none = RayWorkers(forecaster.config, workers, address) if workers else nullcontext()
     with workers_or_none as predictor, _progress() as progress:
-        advance = _Advance(progress, {one.key: len(one.cutoffs) for one in prepared})
+        advance = _Advance(progress, {each.key: len(each.cutoffs) for each in prepared})
         run = replay_all(forecaster, prepared, plan=plan, on_batch=advance, predictor=predictor)
     return str(run.id), advance.added
 
@@ -215,8 +215,8 @@ def _check_span(chosen: Sequence[ReplaySeries], dates: tuple[str | None, str | N
     Raises:
         ConfigError: says why.
     """
-    if not any(len(one.cutoffs) for one in chosen):
-        counted = [(one.key, text, count) for one in chosen for text, count in one.left_out.items()]
+    if not any(len(each.cutoffs) for each in chosen):
+        counted = [(each.key, text, count) for each in chosen for text, count in each.left_out.items()]
         why = "; ".join(f"{key}: {f'{count} left out: ' if count else ''}{text}" for key, text, count in counted)
         span = [f" {word} {date}" for word, date in zip(("from", "before"), dates, strict=True) if date is not None]
         raise ConfigError("replay", f"a cutoff{' and'.join(span)}", why)
@@ -238,8 +238,8 @@ def _prepare(
         if not is_apart:
             error.args = (f"{error}; or add --store replays.db to record into another ledger",)
         raise
-    prepared = [prepare(forecaster, one, plan) for one in chosen]
-    if not any(len(one.cutoffs) for one in prepared):
+    prepared = [prepare(forecaster, each, plan) for each in chosen]
+    if not any(len(each.cutoffs) for each in prepared):
         within = (plan.known_within_ms or 0) / _SECONDS
         raise ConfigError("--known-within", "bars that were known so soon", f"none within {within} s")
     return prepared
@@ -260,7 +260,7 @@ def _figures(scores: Scores, model_name: str, key: SeriesKey) -> dict[str, float
         "mae_close": close.mae,
         "mase_close": close.mean("scaled_error", "scaled_n"),
         "skill_close": close.skill("absolute_error"),
-        "skill_crps": scores.uncertain(model_name, key).skill("crps"),
+        "skill_crps": scores.total_unknown_fields(model_name, key).skill("crps"),
         "coverage80": close.coverage(80),
     }
 
@@ -269,7 +269,7 @@ def _joined(figures: Mapping[str, Mapping[str, float | None]]) -> dict[str, obje
     """Return the means over series, each counting once; a loss in price only for a single series."""
     joined: dict[str, object] = {}
     for name in next(iter(figures.values())):
-        known = [value for one in figures.values() if (value := one[name]) is not None]
+        known = [value for of_series in figures.values() if (value := of_series[name]) is not None]
         comparable = len(figures) == 1 or name not in _IN_PRICE
         joined[name] = sum(known) / len(known) if known and comparable else None
     return joined

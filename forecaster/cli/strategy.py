@@ -235,7 +235,7 @@ def _signal(forecaster: Forecaster, key: SeriesKey, strategy: Strategy, weight: 
     from forecaster.replay.strategy import Position, Signal, StrategyContext, call_strategy
 
     name = (key.exchange, key.symbol, str(key.timeframe))
-    latest = forecaster.latest(name, as_of=as_of)
+    latest = forecaster.latest(key, as_of=as_of, max_age="any")
     if latest is None:
         state, signal = "missing", Signal(weight, "no forecast: the position is kept")
     elif latest.is_stale(as_of):

@@ -164,10 +164,10 @@ def _read(file: Path, how: FileOptions, as_of: int, until: dt.datetime | None) -
     """Read a file, report its invalid rows, and separate the older bars."""
     series = open_file(file, how)
     if len(series) > 1:
-        raise ConfigError("file", "bars of one series", ", ".join(one.inferred.key.symbol for one in series))
-    sifted = series[0].source.validate_rows(series[0].inferred.key, as_of)
-    bars = sifted.bars
-    print_refused(str(file), sifted)
+        raise ConfigError("file", "bars of one series", ", ".join(each.inferred.key.symbol for each in series))
+    rows = series[0].source.validate_rows(series[0].inferred.key, as_of)
+    bars = rows.bars
+    print_refused(str(file), rows)
     if until is None:
         older = bars[: int(len(bars) * TRAINING_FRACTION)]
     else:
@@ -281,11 +281,11 @@ def _compare_baselines(model: str, comparison: Comparison) -> str:
 
 def _print(report: TuningReport) -> None:
     """Print each file, then all files."""
-    for one in report.series:
-        trained = f"{one.trained_bars:,} bars until {one.trained_until}"
-        compared = f"{one.comparison.cutoffs} cutoffs, {one.first_cutoff} to {one.last_cutoff}"
-        named = {"file": one.file, "series": f"{one.series} {one.calendar}", "trained on": trained}
-        print_record(named | {"compared at": compared} | _ratios(report.model, one.comparison), json_=False)
+    for tuning in report.series:
+        trained = f"{tuning.trained_bars:,} bars until {tuning.trained_until}"
+        compared = f"{tuning.comparison.cutoffs} cutoffs, {tuning.first_cutoff} to {tuning.last_cutoff}"
+        named = {"file": tuning.file, "series": f"{tuning.series} {tuning.calendar}", "trained on": trained}
+        print_record(named | {"compared at": compared} | _ratios(report.model, tuning.comparison), json_=False)
         say()
     if len(report.series) > 1:
         print_record({"all files": ""} | _ratios(report.model, report.comparison), json_=False)

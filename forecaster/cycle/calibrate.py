@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from forecaster.accuracy.calibration import Calibrator, Seen
+from forecaster.accuracy.calibration import Calibrator, InputBars
 from forecaster.bars import FIELDS
 from forecaster.errors import InvalidArgument, LedgerMissing
 from forecaster.forecast import repair
@@ -96,7 +96,9 @@ class Calibrations:
             return fresh
         key = like.key
         start = int(key.trading_calendar.last_opens(key.timeframe, stored.cutoff, like.horizon)[0])
-        bars = reader.bars(key, int(key.trading_calendar.last_opens(key.timeframe, start, 1)[0]), stored.cutoff, run_id=run_id)
+        bars = reader.bars(
+            key, int(key.trading_calendar.last_opens(key.timeframe, start, 1)[0]), stored.cutoff, run_id=run_id
+        )
         closes = dict(zip(bars.close_time.tolist(), bars.close.tolist(), strict=True))
         by_cutoff = defaultdict(list)
         for row in reader.history(key, start, stored.cutoff + 1, run_id):
@@ -104,7 +106,9 @@ class Calibrations:
                 by_cutoff[row.cutoff].append(row)
         for cutoff, rows in by_cutoff.items():
             raw_FHQ = np.stack([row.raw_Q for row in rows]).reshape(like.horizon, len(FIELDS), -1).transpose(1, 0, 2)
-            calibrator.restore(cutoff, np.array([row.target_open for row in rows[:: len(FIELDS)]]), raw_FHQ, closes[cutoff])
+            calibrator.restore(
+                cutoff, np.array([row.target_open for row in rows[:: len(FIELDS)]]), raw_FHQ, closes[cutoff]
+            )
         return calibrator
 
 
@@ -114,5 +118,5 @@ def _fits(calibrator: Calibrator, forecast: OHLCForecast) -> bool:
 
 def _calibrated(calibrator: Calibrator, context: Context, forecast: OHLCForecast) -> NDArray[np.float64]:
     """Return calibrated prices (F, H, Q), before repair."""
-    seen = Seen(context.open_time, context.ohlc_CT)
+    seen = InputBars(context.open_time, context.ohlc_CT)
     return calibrator.calibrate(context.cutoff, forecast.target_opens(), forecast.raw_FHQ, context.last_close, seen)

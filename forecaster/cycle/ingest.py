@@ -31,7 +31,7 @@ from forecaster.errors import (
 )
 from forecaster.log import get_logger
 from forecaster.sources.exchange.guard import anchor_hint
-from forecaster.sources.fetch_pool import QUIET_SECONDS, STRAGGLES_AFTER, Answer, Arrivals
+from forecaster.sources.fetch_pool import QUIET_SECONDS, STRAGGLER_SECONDS, FetchOutcome, FetchPool
 from forecaster.stopwatch import LONGEST_ALLOWANCE_MS, CommitTimes, Stopwatch
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ SECOND_ANSWER_AFTER: Final = 3.0
 WaitPolicy = Literal["all", "most", "none"]
 """Which answers are waited for: all; those that do not take long; or none, and what has arrived is used."""
 
-_PATIENCE: Final[dict[WaitPolicy, float]] = {"all": math.inf, "most": STRAGGLES_AFTER, "none": 0.0}
+_PATIENCE: Final[dict[WaitPolicy, float]] = {"all": math.inf, "most": STRAGGLER_SECONDS, "none": 0.0}
 
 _CLOCK_CHANGE_MS: Final = 2_000
 _PERMANENT: Final = (Ambiguous, UnknownSymbol, CalendarEnds, ConfigError)
@@ -139,7 +139,7 @@ class BarIngestor:
         self._sources = sources
         self._context = context
         self._refetch = Refetch(store, context)
-        self.arrivals = Arrivals(at_once)
+        self.fetch_pool = FetchPool(at_once)
         self._clocks: dict[str, int] = {}
         self._commits = CommitTimes()
         self._last_stamp = 0
@@ -163,7 +163,7 @@ class BarIngestor:
         give_up = time.monotonic() + max((key.timeframe.ms for key in keys), default=0) / 1000
         while left:
             started = time.monotonic()
-            answers = self.arrivals.take(left, give_up, patience)
+            answers = self.fetch_pool.collect(left, give_up, patience)
             waited = time.monotonic() - started
             if not answers:
                 yield _empty(watch, waited)
@@ -172,7 +172,7 @@ class BarIngestor:
             result = self._ingest_all(answers, as_of, skipped, watch)
             left -= result.keys
             yield replace(result, waited_seconds=waited)
-        self.arrivals.leave(left)
+        self.fetch_pool.detach(left)
         if waits_for == "all":
             yield from self._skip(left, skipped, watch, "expected its bars before the next one has closed")
 
@@ -189,12 +189,12 @@ class BarIngestor:
         return sum(result.added for result in self.rounds(keys, as_of, skipped, Stopwatch(as_of)))
 
     def _request(self, keys: Collection[SeriesKey], as_of: int) -> None:
-        in_flight = self.arrivals.under_way(keys)
+        in_flight = self.fetch_pool.in_flight(keys)
         requested = [key for key in keys if key not in in_flight]
         with self._store.transaction(write=False):
             since = {key: self._refetch.since(key, as_of) for key in requested}
         for key in requested:
-            self.arrivals.ask(key, since[key], as_of, self._fetch)
+            self.fetch_pool.submit(key, since[key], as_of, self._fetch)
 
     def _fetch(self, key: SeriesKey, since: int, as_of: int) -> Fetched:
         if self._refetch.is_unconfirmed(key):
@@ -205,10 +205,10 @@ class BarIngestor:
         self, keys: Collection[SeriesKey], as_of: int, skipped: SkippedSeries, watch: Stopwatch
     ) -> Iterator[IngestResult]:
         """Store answers that have arrived in the meantime, in one transaction, if there are any."""
-        answers = self.arrivals.take(keys, time.monotonic())
+        answers = self.fetch_pool.collect(keys, time.monotonic())
         if answers:
             result = self._ingest_all(answers, as_of, skipped, watch)
-            self.arrivals.leave(result.again)
+            self.fetch_pool.detach(result.again)
             yield result
 
     def drain(
@@ -216,19 +216,19 @@ class BarIngestor:
     ) -> Iterator[IngestResult]:
         """Store answers that arrive within so many seconds; skip the other series."""
         left, give_up = set(keys), time.monotonic() + seconds
-        while left and (answers := self.arrivals.take(left, give_up)):
+        while left and (answers := self.fetch_pool.collect(left, give_up)):
             result = self._ingest_all(answers, as_of, skipped, watch)
             left -= result.keys
             yield result
         yield from self._skip(left, skipped, watch, "expected its bars before the service stopped")
 
     def _ingest_all(
-        self, answers: Sequence[Answer], as_of: int, skipped: SkippedSeries, watch: Stopwatch
+        self, answers: Sequence[FetchOutcome], as_of: int, skipped: SkippedSeries, watch: Stopwatch
     ) -> IngestResult:
         """Store answers, in one transaction, and request again what they leave open."""
         with self._store.transaction(write=False):
             checked = [self._refetch.check(answer) for answer in answers]
-        accepted = {one.answer.key: one for one in checked if not one.is_unconfirmed}
+        accepted = {answer.answer.key: answer for answer in checked if not answer.is_unconfirmed}
         before = dict(skipped.reasons), set(skipped.permanent)
 
         def write(seen_at: int) -> dict[SeriesKey, tuple[int, int]]:
@@ -240,7 +240,7 @@ class BarIngestor:
         revised = {key: accepted[key].changed for key in stored if accepted[key].changed}
         forecasts = sum(self._log_revised(key, opens) for key, opens in revised.items())
         self._refetch.update(accepted, {key: accepted[key].changed for key in stored})
-        unconfirmed = frozenset(one.answer.key for one in checked if one.is_unconfirmed)
+        unconfirmed = frozenset(answer.answer.key for answer in checked if answer.is_unconfirmed)
         again = unconfirmed | self._request_again(stored, accepted, unconfirmed, as_of)
         return IngestResult(
             keys=frozenset(accepted.keys() - again),
@@ -265,7 +265,7 @@ class BarIngestor:
         outdated = {key for key in stored if key in parts or _has_closed(key, accepted[key].answer.as_of, as_of)}
         again = unconfirmed | outdated
         for key in sorted(again, key=str):
-            self.arrivals.ask(key, parts.get(key) or self._refetch.since(key, as_of), as_of, self._fetch)
+            self.fetch_pool.submit(key, parts.get(key) or self._refetch.since(key, as_of), as_of, self._fetch)
         return again
 
     def _log_revised(self, key: SeriesKey, opens: Sequence[int]) -> int:
@@ -275,7 +275,7 @@ class BarIngestor:
         _log.warning("bars.revised", series=str(key), **values)
         return forecasts
 
-    def _clock_offsets(self, answers: Sequence[Answer]) -> dict[str, int]:
+    def _clock_offsets(self, answers: Sequence[FetchOutcome]) -> dict[str, int]:
         """Return how far the clocks of exchanges are ahead (ms); log a change."""
         offsets = {
             answer.key.exchange: answer.fetched.clock_ms
@@ -309,7 +309,7 @@ class BarIngestor:
             cursor = until
             yield added, cursor
 
-    def _ingest_part(self, answer: Answer, seen_at: int) -> tuple[int, int, SourceError | BarsError | None]:
+    def _ingest_part(self, answer: FetchOutcome, seen_at: int) -> tuple[int, int, SourceError | BarsError | None]:
         """Store one part; an error is returned, so that the transaction keeps what arrived before it."""
         try:
             return (*self._ingest(answer, seen_at), None)
@@ -336,12 +336,12 @@ class BarIngestor:
         stamps.append(seen_at)
         return written
 
-    def _answer(self, key: SeriesKey, cursor: int, as_of: int) -> Answer:
+    def _answer(self, key: SeriesKey, cursor: int, as_of: int) -> FetchOutcome:
         """Fetch now; an error of the source becomes part of the answer, so that a refused body is stored."""
         try:
-            return Answer(key, cursor, as_of, self._fetch(key, cursor, as_of))
+            return FetchOutcome(key, cursor, as_of, self._fetch(key, cursor, as_of))
         except SourceError as error:
-            return Answer(key, cursor, as_of, error=error)
+            return FetchOutcome(key, cursor, as_of, error=error)
 
     def _next_stamp(self, readable_at: int) -> int:
         """Return the stamp of bars that become readable at a time: later than the last one, unless the clock was set."""
@@ -349,7 +349,7 @@ class BarIngestor:
         self._last_stamp = self._last_stamp + 1 if is_close else readable_at
         return self._last_stamp
 
-    def _ingest(self, answer: Answer, seen_at: int) -> tuple[int, int]:
+    def _ingest(self, answer: FetchOutcome, seen_at: int) -> tuple[int, int]:
         """Store the bars of an answer, its rejected rows, and the slots that it left empty.
 
         `seen_at` is the time at which the bars become readable. Returns the number of new bars, and how far the source

@@ -39,7 +39,7 @@ def claim_due(store: Store, keys: Iterable[SeriesKey], model_name: str, as_of: i
         spans = [span for plan in plans.values() for span in plan.missed]
         changed = [pending for pending, _ in spans] + [pending for plan in plans.values() for pending in plan.changed]
         store.set_pending(changed, as_of)
-    by_series = {key: [one for one in plan.changed if one.state == "claimed"] for key, plan in plans.items()}
+    by_series = {key: [row for row in plan.changed if row.state == "claimed"] for key, plan in plans.items()}
     return ClaimedWork(by_series, sum(count for _, count in spans))
 
 
@@ -120,9 +120,7 @@ def _claimed(reader: Reader, pending: PendingForecast, model_name: str, as_of: i
     return dataclasses.replace(pending, state="claimed", attempts=pending.attempts + 1, reason="", claimed_until=until)
 
 
-def _completed_after_crash(
-    reader: Reader, older: Sequence[PendingForecast], model_name: str
-) -> list[PendingForecast]:
+def _completed_after_crash(reader: Reader, older: Sequence[PendingForecast], model_name: str) -> list[PendingForecast]:
     """Complete rows that a crashed process had claimed and that are too old to catch up on.
 
     A crashed process worked on the closes up to its latest, so its rows are among as many before the current ones.

@@ -52,7 +52,7 @@ def predict_where_possible(models: ModelSuite, contexts: Sequence[Context], hori
         ModelError: when the primary model fails, or a baseline for another reason.
     """
     primary = models.primary.predict(contexts, horizon)
-    baselines = [_predict_baseline(one, contexts, horizon, InvalidContext)[0] for one in models.baselines]
+    baselines = [_predict_baseline(baseline, contexts, horizon, InvalidContext)[0] for baseline in models.baselines]
     return Predictions(list(contexts), [primary, *baselines])
 
 

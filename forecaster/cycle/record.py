@@ -67,20 +67,20 @@ class Recorder:
         try:
             with self._commits.measured():
                 store.add_run(run)
-                store.add_forecasts([one for of_model in stamped for one in of_model], run.id, learned)
+                store.add_forecasts([forecast for of_model in stamped for forecast in of_model], run.id, learned)
         except StoreError:
             self._calibrations.forget()
             raise
         if latency is not None and latency() > promised:
             stamped = stamp(predictions, served, at, latency() + self._commits.allowance_ms)
-            store.delay_availability([one for of_model in stamped for one in of_model], run.id)
+            store.delay_availability([forecast for of_model in stamped for forecast in of_model], run.id)
         return stamped[0]
 
     def served(
         self, predictions: Predictions, run: Run, calibration_run_id: str | None
     ) -> tuple[list[list[NDArray[np.float64]]], list[CalibrationState]]:
         """Return the calibrated prices of each model, and the new calibration state."""
-        served = [[one.values_FHQ for one in of_model] for of_model in predictions.by_model]
+        served = [[forecast.values_FHQ for forecast in of_model] for of_model in predictions.by_model]
         learned: list[CalibrationState] = []
         contexts, primary = predictions.contexts, predictions.by_model[0]
         if self._is_calibrated and calibration_run_id is None:

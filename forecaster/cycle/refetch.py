@@ -13,13 +13,13 @@ import numpy as np
 
 from forecaster.errors import BadPayload, InvalidBars, format_duration, format_time
 from forecaster.log import get_logger
-from forecaster.sources.plausibility import agree, coarser_ms, compare
+from forecaster.sources.plausibility import coarser_ms, confirms, find_changes
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
 
     from forecaster.bars import Bars, SeriesKey
-    from forecaster.sources.fetch_pool import Answer
+    from forecaster.sources.fetch_pool import FetchOutcome
     from forecaster.store import Store
 
 _log = get_logger(__name__)
@@ -35,7 +35,7 @@ _BARS_AROUND: Final = 40
 class CheckedAnswer(NamedTuple):
     """An answer, the open times of stored bars that it changes, and whether a second answer must confirm it."""
 
-    answer: Answer
+    answer: FetchOutcome
     changed: Sequence[int] = ()
     is_unconfirmed: bool = False
 
@@ -91,7 +91,9 @@ class Refetch:
     def missing(self, key: SeriesKey, start: int, end: int) -> list[int]:
         """Return the open times in [start, end) that the calendar expects and the store has not."""
         expected = key.trading_calendar.opens_between(key.timeframe, start, end)
-        missing: list[int] = np.setdiff1d(expected, self._store.open_times(key, start, end), assume_unique=True).tolist()
+        missing: list[int] = np.setdiff1d(
+            expected, self._store.open_times(key, start, end), assume_unique=True
+        ).tolist()
         return missing
 
     def first_slot(self, key: SeriesKey, as_of: int) -> int:
@@ -99,14 +101,14 @@ class Refetch:
         opens = key.trading_calendar.last_opens(key.timeframe, as_of, self._context)
         return int(opens[0]) if len(opens) else as_of
 
-    def check(self, answer: Answer) -> CheckedAnswer:
+    def check(self, answer: FetchOutcome) -> CheckedAnswer:
         """Compare an answer with the stored bars: which of them it changes, and whether it must be confirmed."""
         fetched, key = answer.fetched, answer.key
         if fetched is None or not len(fetched.bars):
             return CheckedAnswer(answer)
         start = int(fetched.bars.open_time[0]) - _BARS_AROUND * key.timeframe.ms
         stored = self._store.bars(key, start=start, end=int(fetched.bars.open_time[-1]) + 1)
-        changed, doubted = compare(fetched.bars, stored)
+        changed, implausible = find_changes(fetched.bars, stored)
         if not fetched.may_change:
             return CheckedAnswer(answer, changed)
         spacing_ms = coarser_ms(fetched.bars, stored)
@@ -115,13 +117,13 @@ class Refetch:
             error = BadPayload(key.exchange, expected, f"{format_duration(spacing_ms)} apart")
             return CheckedAnswer(replace(answer, fetched=None, error=error))
         earlier = self._unconfirmed.pop(key, [])
-        if not doubted or (earlier and agree(earlier[-1], fetched.bars, doubted)):
+        if not implausible or (earlier and confirms(earlier[-1], fetched.bars, implausible)):
             return CheckedAnswer(answer, changed)
         if len(earlier) + 1 >= _MOST_ANSWERS:
-            reason = f"{_MOST_ANSWERS} answers differ about the bar at {format_time(doubted[0])}"
+            reason = f"{_MOST_ANSWERS} answers differ about the bar at {format_time(implausible[0])}"
             return CheckedAnswer(replace(answer, fetched=None, error=InvalidBars(key, reason)))
         self._unconfirmed[key] = [*earlier, fetched.bars]
-        _log.warning("bars.unconfirmed", series=str(key), bars=len(doubted), first=format_time(doubted[0]))
+        _log.warning("bars.unconfirmed", series=str(key), bars=len(implausible), first=format_time(implausible[0]))
         return CheckedAnswer(answer, changed, is_unconfirmed=True)
 
     def update(self, answered: Collection[SeriesKey], changed: Mapping[SeriesKey, Sequence[int] | None]) -> None:

@@ -10,7 +10,7 @@ import threading
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
-from forecaster.accuracy.drift import Watches
+from forecaster.accuracy.drift import DriftMonitor
 from forecaster.bars import FIELDS, SeriesKey
 from forecaster.context import Context
 from forecaster.cycle.ingest import SkippedSeries
@@ -116,7 +116,7 @@ class CycleRunner:
         self._models = models
         self._recorder = recorder
         self._ingestor = ingestor
-        self._watches = Watches()
+        self._drift_monitor = DriftMonitor()
         self._turn = threading.Lock()
         self._failed_permanently: dict[SeriesKey, tuple[int, str]] = {}
 
@@ -136,7 +136,7 @@ class CycleRunner:
 
     def run_arrived(self, timeframe: Timeframe, as_of: int, started_at: int, exchange: str | None) -> CycleReport:
         """Run a cycle over series whose bars arrived after the cycle that requested them."""
-        cycle = self._claim(self._ingestor.arrivals.arrived(self._keys(timeframe, exchange)), as_of, started_at)
+        cycle = self._claim(self._ingestor.fetch_pool.completed(self._keys(timeframe, exchange)), as_of, started_at)
         rounds = self._ingestor.take(list(cycle.work.by_series), as_of, cycle.skipped, cycle.watch)
         return self._run_rounds(timeframe, exchange, cycle, rounds)
 
@@ -144,7 +144,7 @@ class CycleRunner:
         """Run the last cycles before shutdown: wait some seconds for bars in flight, then skip the other series."""
         reports: list[CycleReport] = []
         for timeframe, exchange in dict.fromkeys((key.timeframe, key.exchange) for key in self._all_keys):
-            keys = sorted(self._ingestor.arrivals.under_way(self._keys(timeframe, exchange)), key=str)
+            keys = sorted(self._ingestor.fetch_pool.in_flight(self._keys(timeframe, exchange)), key=str)
             if keys:
                 cycle = self._claim(keys, as_of, as_of)
                 patience = 0.0 if reports else seconds  # the other series had the same time to arrive
@@ -183,7 +183,7 @@ class CycleRunner:
         with self._turn:
             self._remember_permanent(cycle)
             drifts = self._drifts(cycle.settled)
-        awaiting = self._ingestor.arrivals.under_way(self._keys(timeframe, exchange))
+        awaiting = self._ingestor.fetch_pool.in_flight(self._keys(timeframe, exchange))
         self._complete_awaiting(cycle, awaiting)
         report = cycle.report(timeframe, exchange, drifts, awaiting)
         if cycle.work.by_series:
@@ -277,19 +277,17 @@ class CycleRunner:
 
     def _remember_permanent(self, cycle: _Cycle) -> None:
         by_series, skipped = cycle.work.by_series, cycle.skipped
-        failed = {
-            key: (by_series[key][-1].cutoff, skipped.reasons[key]) for key in skipped.permanent if by_series[key]
-        }
+        failed = {key: (by_series[key][-1].cutoff, skipped.reasons[key]) for key in skipped.permanent if by_series[key]}
         others = {key: at for key, at in self._failed_permanently.items() if key not in by_series}
         self._failed_permanently = others | failed
 
     def _drifts(self, settled: Sequence[Losses]) -> list[tuple[SeriesKey, Drift]]:
         """Return changes in the skill or coverage of the primary model since this process started."""
         drifts = []
-        for key, model_id, drift in self._watches.look(settled):
+        for key, model_id, drift in self._drift_monitor.update(settled):
             if model_id.name == self._models.primary.name:
                 values = {"before": round(drift.before, 4), "now": round(drift.now, 4)}
-                _log.warning("accuracy.drifted", series=str(key), model=model_id, of=drift.what, **values)
+                _log.warning("accuracy.drifted", series=str(key), model=model_id, measure=drift.measure, **values)
                 drifts.append((key, drift))
         return drifts
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from forecaster.accuracy.losses import SCALE_BARS, measure, measure_all
+from forecaster.accuracy.losses import MASE_SCALE_BARS, compute_losses, compute_losses_batch
 from forecaster.accuracy.scores import Scores
 from forecaster.ledger import LIVE
 
@@ -38,7 +38,7 @@ def newly_settled_losses(reader: Reader, as_of: int, since: int) -> list[Losses]
     """Measure the live forecasts, of all series, whose target bars arrived in (since, as_of] (UTC ms)."""
     pairs = [(steps, _bars_before(reader, steps, as_of)) for steps in reader.settled_between(as_of, since)]
     starts = range(0, len(pairs), _SERIES_AT_ONCE)
-    return [losses for start in starts for losses in measure_all(pairs[start : start + _SERIES_AT_ONCE])]
+    return [losses for start in starts for losses in compute_losses_batch(pairs[start : start + _SERIES_AT_ONCE])]
 
 
 def with_cutoffs(losses: Iterable[Losses], start: int, end: int) -> Iterator[Losses]:
@@ -60,11 +60,11 @@ def rescore(
 
 
 def _measure(reader: Reader, steps: SettledSteps, as_of: int) -> Losses:
-    return measure(steps, _bars_before(reader, steps, as_of))
+    return compute_losses(steps, _bars_before(reader, steps, as_of))
 
 
 def _bars_before(reader: Reader, steps: SettledSteps, as_of: int) -> Bars:
-    """Return the bars that `measure` needs."""
+    """Return the bars that `compute_losses` needs."""
     key, first, last = steps.key, int(steps.cutoff_N.min()), int(steps.cutoff_N.max())
-    start = int(key.trading_calendar.last_opens(key.timeframe, first, SCALE_BARS + 1)[0])
+    start = int(key.trading_calendar.last_opens(key.timeframe, first, MASE_SCALE_BARS + 1)[0])
     return reader.bars(key, start, last, as_of, steps.run_id)

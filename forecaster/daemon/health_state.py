@@ -241,8 +241,8 @@ class HealthState:
         """Record the verdict on the model's skill on a series; None where nothing has settled."""
         with self._lock:
             self._without_skill.pop(key, None)
-            if trust is not None and "worse than" in trust.verdict.words:
-                self._without_skill[key] = f"{key}, {trust.verdict.words}, {trust.verdict.n} closes"
+            if trust is not None and "worse than" in trust.verdict.summary:
+                self._without_skill[key] = f"{key}, {trust.verdict.summary}, {trust.verdict.n} closes"
 
     def record_alert(self, kind: str, outcome: str) -> None:
         """Count an alert of a kind that was `sent` or has `failed`."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from forecaster.errors import StoreUnavailable
 from forecaster.log import get_logger
-from forecaster.store.integrity import Wholeness
+from forecaster.store.integrity import IntegrityChecker
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -33,7 +33,7 @@ class LedgerCheck:
     """
 
     def __init__(self, path: Path, seconds: float, health: HealthState) -> None:
-        self._wholeness = Wholeness(path)
+        self._checker = IntegrityChecker(path)
         self._seconds = seconds
         self._health = health
         self._stopping = threading.Event()
@@ -46,7 +46,7 @@ class LedgerCheck:
     def stop(self) -> None:
         """Stop a running check and the thread."""
         self._stopping.set()
-        self._wholeness.end()
+        self._checker.stop()
         self._thread.join(_STOP_SECONDS)
 
     def _run(self) -> None:
@@ -56,15 +56,15 @@ class LedgerCheck:
     def _check(self) -> None:
         started = time.monotonic()
         try:
-            faults, left_out = self._wholeness.look()
+            faults, skipped_tables = self._checker.check()
         except StoreUnavailable as error:
             _log.warning("ledger.check_failed", reason=str(error))
             return
         seconds = round(time.monotonic() - started, 3)
         if faults:
             _log.error("ledger.damaged", faults=faults, seconds=seconds)
-            reason = f"{self._wholeness.url}: expected an undamaged file, found {'; '.join(faults)}"
+            reason = f"{self._checker.url}: expected an undamaged file, found {'; '.join(faults)}"
             self._health.set_ledger_fault(DAMAGED, reason)
         elif not self._stopping.is_set():
-            _log.info("ledger.checked", seconds=seconds, left_out=left_out)
+            _log.info("ledger.checked", seconds=seconds, skipped_tables=skipped_tables)
             self._health.set_ledger_fault(DAMAGED, None)

@@ -16,7 +16,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Plat
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 
 from forecaster.accuracy.drift import COVERAGE, SKILL
-from forecaster.accuracy.losses import COLUMNS, SCORED
+from forecaster.accuracy.losses import COLUMNS, SCORED_FIELDS
 from forecaster.accuracy.scores import Totals
 from forecaster.daemon.conditions import REMEDIES
 from forecaster.errors import BarsError, ForecasterError, ModelError, SourceError
@@ -84,7 +84,7 @@ _SET_BY_CYCLES: Final = ("forecaster_series_awaiting_bars", "forecaster_exchange
 """Gauges that cycles set; all other gauges with labels are set at each scrape."""
 _SECONDS: Final = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 15, 20, 30, 45, 60, 120, 300, 900)
 _MAX_BUCKETS: Final = 64
-_NEXT_CLOSE: Final = SCORED.index("close")
+_NEXT_CLOSE: Final = SCORED_FIELDS.index("close")
 
 
 class Metrics:

@@ -25,7 +25,7 @@ from forecaster.daemon.time_source import Clock, WallClock
 from forecaster.engine import Forecaster
 from forecaster.errors import ConfigError, ForecasterError, ModelLoadError, StoreTaken, StoreUnavailable
 from forecaster.log import get_logger, write_lines_in_background
-from forecaster.store.served import Served
+from forecaster.store.ledger_identity import LedgerIdentity
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -68,7 +68,7 @@ class Service:
         self._health = HealthState(self._config)
         self._signals: queue.SimpleQueue[ControlSignal] = queue.SimpleQueue()  # its put may run in a signal handler
         self._is_stopping = False
-        self._served = Served()
+        self._ledger_identity = LedgerIdentity()
         self._previous_config: Config | None = None
         self._models: ModelSuite | None = None
 
@@ -102,16 +102,16 @@ class Service:
         """Wait for the lease and check the ledger; return early with a signal that arrives meanwhile."""
         self._health.enter_phase(Phase.WAITING)
         self._health.register(_MAIN, STUCK_AFTER_SECONDS)
-        self._served.leave()
+        self._ledger_identity.record_log()
         logged_reason = ""
         while True:
             try:
-                self._served.refuse_another(self._config.store.url.reveal())
+                self._ledger_identity.check(self._config.store.url.reveal())
                 store = forecaster.store
                 break
             except StoreUnavailable as error:
                 is_taken = isinstance(error, StoreTaken)
-                if not (self._served.url or is_taken):
+                if not (self._ledger_identity.url or is_taken):
                     raise
                 self._health.set_ledger_fault(UNAVAILABLE, None if is_taken else str(error))
                 if str(error) != logged_reason:
@@ -135,7 +135,7 @@ class Service:
         forecaster.load()
         self._models = forecaster.models
         with ServiceRun(forecaster, self._clock, self._health) as run:
-            self._served.note(self._config.store.url.reveal(), forecaster.store.owner, forecaster.store.epoch)
+            self._ledger_identity.record(self._config.store.url.reveal(), forecaster.store.owner, forecaster.store.epoch)
             self._previous_config = None
             self._health.enter_phase(Phase.CATCHING_UP)
             run.catch_up()

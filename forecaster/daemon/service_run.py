@@ -196,10 +196,10 @@ class ServiceRun:
         status = model.status() if isinstance(model, CompilableModel) else None
         self._health.record_cycle(report, status, self._forecaster.reader.holds())
         for key, drift in report.drifts:
-            self._health.record_drift(key, drift.what, drift.before, drift.now)
+            self._health.record_drift(key, drift.measure, drift.before, drift.now)
         if report.skipped.keys() - report.permanent_failures:
             self._with_skipped[group] = cycle._replace(cause="retry")
-            self._daemon.queue.put(self._with_skipped[group], _retry_seconds(cycle))
+            self._daemon.queue.put(self._with_skipped[group], self._retry_seconds(cycle))
         elif cycle.cause != "arrival":
             self._with_skipped.pop(group, None)
         self._mark_caught_up(cycle)
@@ -211,8 +211,12 @@ class ServiceRun:
         self._health.record_cycle_failure(cycle.exchange, cycle.timeframe, error)
         if not isinstance(error, ConfigError):
             backoff = float(1 << min(self._failures[group], _MAX_BACKOFF_EXPONENT))
-            self._daemon.queue.put(cycle._replace(cause="retry"), min(backoff, _retry_seconds(cycle)))
+            self._daemon.queue.put(cycle._replace(cause="retry"), min(backoff, self._retry_seconds(cycle)))
         self._mark_caught_up(cycle)
+
+    def _retry_seconds(self, cycle: ScheduledCycle) -> float:
+        """Seconds until skipped series are retried."""
+        return max(MIN_RETRY_SECONDS, cycle.timeframe.ms / 1000 / RETRIES_PER_BAR)
 
     def _mark_caught_up(self, cycle: ScheduledCycle) -> None:
         group = (cycle.exchange, cycle.timeframe)
@@ -222,11 +226,6 @@ class ServiceRun:
             _log.info("catch_up.progress", exchange=cycle.exchange, timeframe=str(cycle.timeframe), remaining=remaining)
             if not remaining:
                 _log.info("catch_up.completed")
-
-
-def _retry_seconds(cycle: ScheduledCycle) -> float:
-    """Seconds until skipped series are retried."""
-    return max(MIN_RETRY_SECONDS, cycle.timeframe.ms / 1000 / RETRIES_PER_BAR)
 
 
 def _ledger_check_of(config: Config, health: HealthState) -> LedgerCheck | None:

@@ -23,7 +23,7 @@ from plotly.offline import get_plotlyjs
 from forecaster.accuracy.report.figures import (
     BLUE,
     FONT,
-    Drawing,
+    CaptionedFigure,
     candles,
     clock,
     date_of,
@@ -32,7 +32,7 @@ from forecaster.accuracy.report.figures import (
     price,
     share,
 )
-from forecaster.accuracy.report.page import Card, json_of
+from forecaster.accuracy.report.page import SummaryCard, json_of
 from forecaster.accuracy.report.pictures import draw_candles, label_times
 from forecaster.output_files import atomic_write, write_text
 from forecaster.replay.backtest import combine_accounts
@@ -183,7 +183,7 @@ def _shown(part: _Part, rules: TradingRules) -> dict[str, Any]:
     }
 
 
-def _cards(own: Performance, held: Performance) -> list[Card]:
+def _cards(own: Performance, held: Performance) -> list[SummaryCard]:
     words = verdict(own)
     short = words.partition(":")[0].partition(" (")[0]
     mood = "better" if words.startswith("earns") else "worse" if words.startswith("loses") else ""
@@ -191,12 +191,12 @@ def _cards(own: Performance, held: Performance) -> list[Card]:
     if own.sharpe_lower is not None and own.sharpe_upper is not None:
         interval = f"95 % interval {own.sharpe_lower:+.2f} to {own.sharpe_upper:+.2f}"
     return [
-        Card("Verdict", short, words.removeprefix(short).strip(": ()"), mood),
-        Card("Return, costs paid", share(own.total_return), f"{HOLDING}: {share(held.total_return)}"),
-        Card("Sharpe ratio of a year", _ratio(own.sharpe), f"{interval}; {HOLDING}: {_ratio(held.sharpe)}"),
-        Card("Deepest drawdown", share(own.max_drawdown), f"{HOLDING}: {share(held.max_drawdown)}"),
-        Card("Trades", f"{own.trades:,}", f"{share(own.hit_rate)} brought something, costs paid"),
-        Card("Costs", share(own.costs), "of the capital, fees and slippage"),
+        SummaryCard("Verdict", short, words.removeprefix(short).strip(": ()"), mood),
+        SummaryCard("Return, costs paid", share(own.total_return), f"{HOLDING}: {share(held.total_return)}"),
+        SummaryCard("Sharpe ratio of a year", _ratio(own.sharpe), f"{interval}; {HOLDING}: {_ratio(held.sharpe)}"),
+        SummaryCard("Deepest drawdown", share(own.max_drawdown), f"{HOLDING}: {share(held.max_drawdown)}"),
+        SummaryCard("Trades", f"{own.trades:,}", f"{share(own.hit_rate)} brought something, costs paid"),
+        SummaryCard("Costs", share(own.costs), "of the capital, fees and slippage"),
     ]
 
 
@@ -226,28 +226,28 @@ def _ratio(value: float | None) -> str:
     return "–" if value is None else f"{value:.2f}".replace("-", "\N{MINUS SIGN}")
 
 
-def _equity(part: _Part) -> Drawing:
+def _equity(part: _Part) -> CaptionedFigure:
     lines = {name: _line(name, one.close_time_T, one.equity_T, "%{y:,.2f}") for name, one in _named(part).items()}
     said = "; ".join(f"{name} ends at {one.equity_T[-1]:,.2f}" for name, one in _named(part).items())
     figure = figure_of(list(lines.values()), y_title="equity")
-    return Drawing("Equity at each close, costs paid", f"From {part.account.capital:,.2f}, {said}.", figure, wide=True)
+    return CaptionedFigure("Equity at each close, costs paid", f"From {part.account.capital:,.2f}, {said}.", figure, wide=True)
 
 
-def _drawdown(part: _Part) -> Drawing:
+def _drawdown(part: _Part) -> CaptionedFigure:
     lines = [_line(name, one.close_time_T, drawdown_of(one), "%{y:.1%}") for name, one in _named(part).items()]
     said = "; ".join(f"{name} {drawdown_of(one).min():.1%}" for name, one in _named(part).items())
     figure = figure_of(lines, y_title="below the peak")
     figure.update_yaxes(tickformat=".0%")
-    return Drawing("Drawdown", f"At the deepest: {said}.", figure)
+    return CaptionedFigure("Drawdown", f"At the deepest: {said}.", figure)
 
 
-def _exposure(part: _Part) -> Drawing:
+def _exposure(part: _Part) -> CaptionedFigure:
     account = part.account
     held_T = _held(account)
     figure = figure_of([_line(STRATEGY, account.close_time_T, held_T, "%{y:.0%} of the equity")], y_title="held")
     figure.update_yaxes(tickformat=".0%")
     label = f"Share of the equity that is held, short below 0: between {held_T.min():.0%} and {held_T.max():.0%}."
-    return Drawing("What is held", label, figure)
+    return CaptionedFigure("What is held", label, figure)
 
 
 def _line(name: str, time_T: NDArray[np.int64], values_T: NDArray[np.float64], hover: str) -> Any:
@@ -266,7 +266,7 @@ def _newest(bars: Bars, account: Account) -> tuple[Bars, list[Fill]]:
     return some, [one for one in account.fills if one.open_time >= some.open_time[0]]
 
 
-def _fills(bars: Bars, account: Account) -> Drawing:
+def _fills(bars: Bars, account: Account) -> CaptionedFigure:
     """Candles of the last bars, and where the strategy bought and sold."""
     some, fills = _newest(bars, account)
     title = f"Fills on the last {len(some)} bars"
@@ -285,7 +285,7 @@ def _fills(bars: Bars, account: Account) -> Drawing:
     times = [text.replace(" ", "<br>") for text in clock(some.open_time, some.key.timeframe)]
     ticks = np.unique(np.linspace(0, len(some) - 1, _TICKS).astype(int)).tolist()
     figure.update_xaxes(tickvals=ticks, ticktext=[times[i] for i in ticks], rangeslider_visible=False, tickangle=0)
-    return Drawing(title, f"{len(fills)} fills on the last {len(some)} bars.", figure, wide=True)
+    return CaptionedFigure(title, f"{len(fills)} fills on the last {len(some)} bars.", figure, wide=True)
 
 
 def _fill_text(fill: Fill) -> str:

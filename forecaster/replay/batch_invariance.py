@@ -105,19 +105,19 @@ class VerificationReport:
             return
         self.left_out[reason] = self.left_out.get(reason, 0) + count
 
-    def compare(self, model: str, one: OHLCForecast, other: OHLCForecast, noise: float) -> str:
+    def compare(self, model: str, forecast: OHLCForecast, other: OHLCForecast, noise: float) -> str:
         """Describe a difference of raw forecasts above `noise`, a fraction of the spread; empty if there is none."""
-        if one.raw_FHQ.shape != other.raw_FHQ.shape:
-            return f"expected shape {one.raw_FHQ.shape}, found {other.raw_FHQ.shape}"
-        fraction = largest_difference(one, other)
+        if forecast.raw_FHQ.shape != other.raw_FHQ.shape:
+            return f"expected shape {forecast.raw_FHQ.shape}, found {other.raw_FHQ.shape}"
+        fraction = largest_difference(forecast, other)
         self.largest_differences[model] = max(fraction, self.largest_differences.get(model, 0.0))
         return f"{fraction:.3g} of the spread" if fraction > noise else ""
 
 
-def largest_difference(one: OHLCForecast, other: OHLCForecast) -> float:
+def largest_difference(forecast: OHLCForecast, other: OHLCForecast) -> float:
     """Return the largest difference of the raw prices of two forecasts, as a fraction of the spread of its field."""
-    away_F = np.abs(one.raw_FHQ - other.raw_FHQ).max(axis=(1, 2))
-    spread_F = np.maximum(np.ptp(one.raw_FHQ, axis=(1, 2)), np.finfo(np.float64).tiny)
+    away_F = np.abs(forecast.raw_FHQ - other.raw_FHQ).max(axis=(1, 2))
+    spread_F = np.maximum(np.ptp(forecast.raw_FHQ, axis=(1, 2)), np.finfo(np.float64).tiny)
     with np.errstate(over="ignore"):
         return float((away_F / spread_F).max())
 
@@ -157,8 +157,8 @@ def verify_batch(
     on_progress(len(models) * len(contexts), total)
     for composition, predict in compositions.items():
         for of_alone, of_batch in zip(alone, predict(contexts), strict=True):
-            for one, other in zip(of_alone, of_batch, strict=True):
-                report.add(_compared(report, one, other, composition))
+            for forecast, other in zip(of_alone, of_batch, strict=True):
+                report.add(_compared(report, forecast, other, composition))
         on_progress(report.checked + len(models) * len(contexts), total)
     return report
 
@@ -233,10 +233,12 @@ def _distractor(context: Context, random: np.random.Generator) -> Context:
     return Context(replace(context.key, symbol="DISTRACTOR/USD"), context.cutoff, ohlc_CT)
 
 
-def _compared(report: VerificationReport, one: OHLCForecast, other: OHLCForecast, composition: str) -> list[Failure]:
-    name = one.provenance.model_id
-    noise = 0.0 if one.engine == NUMPY else BATCH_TOLERANCE
-    difference = report.compare(name, one, other, noise)
+def _compared(
+    report: VerificationReport, forecast: OHLCForecast, other: OHLCForecast, composition: str
+) -> list[Failure]:
+    name = forecast.provenance.model_id
+    noise = 0.0 if forecast.engine == NUMPY else BATCH_TOLERANCE
+    difference = report.compare(name, forecast, other, noise)
     if not difference:
         return []
-    return [Failure(f"model {name}", str(one.key), one.cutoff, composition, difference)]
+    return [Failure(f"model {name}", str(forecast.key), forecast.cutoff, composition, difference)]

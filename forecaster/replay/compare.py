@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from forecaster.accuracy.significance import SIGNIFICANT, diebold_mariano
+from forecaster.accuracy.significance import SIGNIFICANCE_LEVEL, diebold_mariano
 from forecaster.errors import InvalidArgument
 from forecaster.replay.evaluate import SIMULATION, WALK
 
@@ -45,7 +45,7 @@ class Comparison:
     @property
     def is_better(self) -> bool:
         """Whether the model's loss is significantly smaller than the original's."""
-        return self.ratio < 1 and self.p_value < SIGNIFICANT
+        return self.ratio < 1 and self.p_value < SIGNIFICANCE_LEVEL
 
 
 def compare(made: Sequence[Evaluation], original: Sequence[Evaluation]) -> Comparison:

@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from forecaster.accuracy.loss_series import Traces
-from forecaster.accuracy.losses import PLACE, SCORED
+from forecaster.accuracy.loss_series import LossHistory
+from forecaster.accuracy.losses import COLUMN_INDEX, SCORED_FIELDS
 from forecaster.accuracy.scores import SERVED, Scores, Totals
-from forecaster.accuracy.significance import FEWEST_CASES, diebold_mariano, fewest_cases
-from forecaster.accuracy.trust import judge
+from forecaster.accuracy.significance import MIN_CASES, diebold_mariano, min_cases
+from forecaster.accuracy.trust import compute_verdict
 from forecaster.arguments import check_integer
 from forecaster.config import Config
 from forecaster.context import Context
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from forecaster.accuracy.loss_series import Course
+    from forecaster.accuracy.loss_series import LossSeries
     from forecaster.accuracy.losses import Losses
     from forecaster.accuracy.trust import Verdict
     from forecaster.bars import Bars, SeriesKey
@@ -111,37 +111,38 @@ class Evaluation:
 
     def verdict(self, reference: str, field: str | None = None, step: int | None = None) -> Verdict:
         """Compare the model's pinball loss with that of a baseline."""
-        return judge(self._history, self._named(self.model), SERVED, field, step, self._named(reference)[1])
+        return compute_verdict(self._history, self._named(self.model), SERVED, field, step, self._named(reference)[1])
 
-    def loss_series(self, name: str) -> Course:
+    def loss_series(self, name: str) -> LossSeries:
         """Return the mean pinball loss of a model at each cutoff that settled."""
-        return self._history.of(*self._named(name)).of()
+        return self._history.trace(*self._named(name)).select()
 
     def close_error_p_value(self) -> float | None:
         """Test the absolute errors of the close against the random walk's; None with too few cutoffs.
 
         By Diebold and Mariano, on the mean error of each cutoff.
         """
-        close = SCORED.index("close")
-        columns = [PLACE["common_absolute_error"], PLACE["walk_absolute_error"]]
-        chosen = [(one, one.steps.model_N == one.steps.models.index(self._named(self.model)[1])) for one in self.losses]
-        cutoff_N = np.concatenate([one.steps.cutoff_N[own] for one, own in chosen])
-        error_N2 = np.concatenate([one.served_NGC[own, close][:, columns] for one, own in chosen])
+        close = SCORED_FIELDS.index("close")
+        columns = [COLUMN_INDEX["common_absolute_error"], COLUMN_INDEX["walk_absolute_error"]]
+        model_id = self._named(self.model)[1]
+        chosen = [(losses, losses.steps.model_N == losses.steps.models.index(model_id)) for losses in self.losses]
+        cutoff_N = np.concatenate([losses.steps.cutoff_N[own] for losses, own in chosen])
+        error_N2 = np.concatenate([losses.served_NGC[own, close][:, columns] for losses, own in chosen])
         _, start_U, count_U = np.unique(cutoff_N, return_index=True, return_counts=True)
         own_U, walk_U = (np.add.reduceat(error_N2, start_U) / count_U[:, None]).T
         lag = self.loss_series(self.model).lag
-        return diebold_mariano(own_U, walk_U, lag).p_value if len(own_U) >= fewest_cases(lag) else None
+        return diebold_mariano(own_U, walk_U, lag).p_value if len(own_U) >= min_cases(lag) else None
 
     @cached_property
     def _scores(self) -> Scores:
         return Scores(self.losses)
 
     @cached_property
-    def _history(self) -> Traces:
-        return Traces(self.losses)
+    def _history(self) -> LossHistory:
+        return LossHistory(self.losses)
 
     def _named(self, name: str) -> tuple[SeriesKey, ModelId]:
-        return next(pair for pair in self._history.names if pair[1].name == name)
+        return next(pair for pair in self._history.pairs if pair[1].name == name)
 
 
 def evaluate(
@@ -202,7 +203,7 @@ def choose_spread_cutoffs(bars: Bars, plan: EvaluationPlan) -> NDArray[np.int64]
     short = np.flatnonzero(inside_T & (position_T + 1 >= plan.min_context))
     full = short[short + 1 >= BASELINE_CONTEXT]
     eligible = full if len(full) >= plan.cutoffs else short[max(0, len(short) - plan.cutoffs) :]
-    fewest = max(2 * plan.horizon, FEWEST_CASES)
+    fewest = max(2 * plan.horizon, MIN_CASES)
     needed = plan.min_context + plan.horizon + fewest - 1
     if len(bars) < needed:
         raise NotEnoughBars(bars.key, needed, len(bars))

@@ -282,7 +282,7 @@ class _Scenario:
         self._source_with_holes = setup.open_source(rows[kept_T])
         store = _RecordingStore()
         self.subject = setup.build(self.source, store)
-        series = tuple(one for one in setup.config.series if one.key == rows.key)
+        series = tuple(entry for entry in setup.config.series if entry.key == rows.key)
         config = setup.config.model_copy(update={"series": series})
         self._made = store.made
         self._forecaster = Forecaster(config, store, {rows.key: self.source}, self.subject.models)
@@ -315,9 +315,9 @@ class _Scenario:
         if self.subject.strategy is None:
             return []
         name = self.subject.models.primary.name
-        replayed = {one.cutoff: one for one in reversed(forecasts) if one.provenance.model_id == name}
-        made = run_strategy(self.subject.strategy, [replayed[cutoff] for cutoff in sorted(replayed)], self._rows)
-        return [f"{one.weight:+.6g} at {one.decided_at}: {one.reason}" for one in made]
+        replayed = {made.cutoff: made for made in reversed(forecasts) if made.provenance.model_id == name}
+        decisions = run_strategy(self.subject.strategy, [replayed[cutoff] for cutoff in sorted(replayed)], self._rows)
+        return [f"{made.weight:+.6g} at {made.decided_at}: {made.reason}" for made in decisions]
 
     def _fetch(self, source: BarSource, as_of: int) -> Bars:
         return source.fetch(self._rows.key, None, as_of).bars
@@ -360,14 +360,14 @@ def _differences(expected: _Observed, perturbed: _Scenario) -> Iterator[tuple[st
         yield f"strategy {perturbed.subject.strategy_name}", f"{before} became {after}"
 
 
-def _bars_differ(one: Bars, other: Bars) -> str:
-    if one.open_time.tolist() != other.open_time.tolist():
-        return f"expected {len(one)} bars, found {len(other)}, or at other times"
-    if one.ohlcv_TF.tobytes() == other.ohlcv_TF.tobytes():
+def _bars_differ(expected: Bars, actual: Bars) -> str:
+    if expected.open_time.tolist() != actual.open_time.tolist():
+        return f"expected {len(expected)} bars, found {len(actual)}, or at other times"
+    if expected.ohlcv_TF.tobytes() == actual.ohlcv_TF.tobytes():
         return ""
-    row = int((one.ohlcv_TF.view(np.int64) != other.ohlcv_TF.view(np.int64)).any(axis=1).argmax())
-    was, became = (bars.ohlcv_TF[row].tolist() for bars in (one, other))
-    return f"bar of {format_time(int(one.open_time[row]))}: {was} became {became}"
+    row = int((expected.ohlcv_TF.view(np.int64) != actual.ohlcv_TF.view(np.int64)).any(axis=1).argmax())
+    before, after = (bars.ohlcv_TF[row].tolist() for bars in (expected, actual))
+    return f"bar of {format_time(int(expected.open_time[row]))}: {before} became {after}"
 
 
 def _forecasts_differ(expected: Sequence[OHLCForecast], actual: Sequence[OHLCForecast]) -> Iterator[tuple[str, str]]:
@@ -376,19 +376,22 @@ def _forecasts_differ(expected: Sequence[OHLCForecast], actual: Sequence[OHLCFor
         yield "path", f"expected {len(expected)} forecasts, found {len(actual)}"
         return
     reported = set()
-    for one, other in zip(expected, actual, strict=True):
-        name = one.provenance.model_id
-        if one.provenance.input_sha256 != other.provenance.input_sha256:
-            yield "context", f"{format_time(other.cutoff)}: another input"
+    for before, after in zip(expected, actual, strict=True):
+        name = before.provenance.model_id
+        if before.provenance.input_sha256 != after.provenance.input_sha256:
+            yield "context", f"{format_time(after.cutoff)}: another input"
             return
-        if name not in reported and one.raw_FHQ.tobytes() != other.raw_FHQ.tobytes():
+        if name not in reported and before.raw_FHQ.tobytes() != after.raw_FHQ.tobytes():
             reported.add(name)
-            yield f"model {name}", f"{format_time(one.cutoff)}: {largest_difference(one, other):.3g} of the spread"
-    for one, other in zip(expected, actual, strict=True):
-        name = one.provenance.model_id
-        if name not in reported and one.values_FHQ.tobytes() != other.values_FHQ.tobytes():
+            yield (
+                f"model {name}",
+                f"{format_time(before.cutoff)}: {largest_difference(before, after):.3g} of the spread",
+            )
+    for before, after in zip(expected, actual, strict=True):
+        name = before.provenance.model_id
+        if name not in reported and before.values_FHQ.tobytes() != after.values_FHQ.tobytes():
             reported.add(name)
-            yield f"calibration of {name}", f"{format_time(one.cutoff)}: other values of the same raw ones"
+            yield f"calibration of {name}", f"{format_time(before.cutoff)}: other values of the same raw ones"
 
 
 def _raised_by(error: Exception, models: ModelSuite) -> str:

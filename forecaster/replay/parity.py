@@ -131,7 +131,7 @@ class _Ledger:
 
     def entries(self) -> Iterable[_Entry]:
         """Yield all live forecasts of the configured series, by series, in the order of writing."""
-        for key in (one.key for one in self._config.series):
+        for key in (series.key for series in self._config.series):
             for row in self._queries.forecast_index(key):
                 yield _Entry(key, row.id, row.seq, row.cutoff, ModelId(row.model_id), bool(row.late))
 
@@ -152,8 +152,8 @@ class _Ledger:
         context = Context.ending_at(self._queries.bars(key, start, cutoff, forecast.issued_at), cutoff, length, 1)
         expected = forecast.provenance.input_sha256
         if context.sha256 != expected:
-            found = f"{context.sha256[:12]} of the {length} slots known at {format_time(forecast.issued_at)}"
-            raise InvalidArgument("input", f"digest {expected[:12]}", found)
+            actual = f"{context.sha256[:12]} of the {length} slots known at {format_time(forecast.issued_at)}"
+            raise InvalidArgument("input", f"digest {expected[:12]}", actual)
         return context
 
 

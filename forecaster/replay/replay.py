@@ -125,16 +125,16 @@ def replay_all(
     """
     plan = plan or ReplayPlan()
     now = now_ms() if plan.started_at is None else plan.started_at
-    for one in series:
-        check_closed(one.bars, now)
+    for each in series:
+        check_closed(each.bars, now)
     predictor = predictor or _LocalPredictor(forecaster)  # a model that does not load fails before anything is written
-    prepared = [prepare(forecaster, one, plan) for one in series]
-    if not any(len(one.cutoffs) for one in prepared):
+    prepared = [prepare(forecaster, each, plan) for each in series]
+    if not any(len(each.cutoffs) for each in prepared):
         raise InvalidArgument("replay", "a cutoff of some series, whose bar was known in time", "none")
     facts = describe_plan(prepared, forecaster.config.model, predictor.model_ids, plan.known_within_ms)
-    run = open_run(forecaster.store, make_run(plan.run, facts, now), [one.bars for one in prepared])
-    for one in prepared:
-        _replay_series(forecaster, one, run, predictor, plan.batch, on_batch)
+    run = open_run(forecaster.store, make_run(plan.run, facts, now), [each.bars for each in prepared])
+    for each in prepared:
+        _replay_series(forecaster, each, run, predictor, plan.batch, on_batch)
     return replace(run, id=RunId(run.id).delayed(plan.latency_ms))
 
 

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from forecaster.accuracy.loss_series import Traces
-from forecaster.accuracy.losses import measure
-from forecaster.accuracy.trust import TRUSTED_CUTOFFS, Trust, trust
+from forecaster.accuracy.loss_series import LossHistory
+from forecaster.accuracy.losses import compute_losses
+from forecaster.accuracy.trust import TRUSTED_CUTOFFS, Trust, compute_trust
 from forecaster.bars import FIELDS
 from forecaster.forecast import OHLCForecast, Provenance
 
@@ -80,9 +80,9 @@ class TrustHistory:
         key = self._bars.key
         slots = key.trading_calendar.last_opens(key.timeframe, at, TRUSTED_CUTOFFS)
         parts = [steps[_settled(steps, int(slots[0]), at)] for steps in self._steps]
-        traces = Traces(measure(steps, self._bars) for steps in parts if len(steps))
-        own = [name for of, name in traces.names if of == key and name.name == self._model_name]
-        return trust(traces, key, own[-1], 1, is_fresh=True) if own else None
+        history = LossHistory(compute_losses(steps, self._bars) for steps in parts if len(steps))
+        own = [name for of_key, name in history.pairs if of_key == key and name.name == self._model_name]
+        return compute_trust(history, key, own[-1], 1, is_fresh=True) if own else None
 
 
 def _forecast(rows: Sequence[LedgerRow]) -> OHLCForecast:

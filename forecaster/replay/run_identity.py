@@ -37,7 +37,7 @@ def describe_plan(
         "code": code_digest(),
         "settings": model.model_dump(mode="json", include={"context", "min_context", "horizon", "calibrate"}),
         "known_within_ms": known_within_ms,
-        "series": {str(one.key): _describe_series(one) for one in series},
+        "series": {str(each.key): _describe_series(each) for each in series},
     }
     return json.dumps(facts, sort_keys=True)
 

@@ -1,4 +1,4 @@
-"""Where bars come from: the port, and the one way to open it."""
+"""Sources of bars: the port `BarSource`, and how to open one."""
 
 from __future__ import annotations
 
@@ -9,18 +9,21 @@ if TYPE_CHECKING:
     from forecaster.bars import Bars, RejectedRow, SeriesKey
     from forecaster.config import Config, SeriesConfig
     from forecaster.errors import SourceError
-    from forecaster.sources.exchange.breaker import Holds
+    from forecaster.sources.exchange.hold_log import HoldStore
 
 
 @dataclass(frozen=True)
 class Fetched:
-    """An answer: the final bars, and the rows that were refused with their reasons.
+    """The answer of a source: final bars, and rejected rows with their reasons.
 
-    `since` is how far back the source goes, where that is not as far as it was asked: whether there were bars before
-    is not known. `until` is how far the source was asked, an open time that was not; None when it was asked for all.
-    `fault` is what kept the answer from being whole; what stands here arrived before it. `clock_ms` is how far the
-    source's own clock is ahead of this machine's, None where it has none. `may_change` says that the
-    source may answer otherwise when it is asked again.
+    Args:
+        bars: the final bars.
+        rejected: the other rows.
+        since: open time where the source's history begins, if that is later than requested; earlier bars are unknown.
+        until: open time to continue from; None when all was requested.
+        fault: an error after a part of the bars had arrived.
+        clock_ms: by how much the source's clock is ahead of this machine's; None when it has none.
+        may_change: whether the source may answer differently when asked again.
     """
 
     bars: Bars
@@ -33,29 +36,29 @@ class Fetched:
 
 
 class BarSource(Protocol):
-    """Gives final bars. Safe to call from several threads."""
+    """A source of final bars. Thread-safe."""
 
     def fetch(self, key: SeriesKey, since: int | None, as_of: int) -> Fetched:
-        """Give the bars of `key` that open at or after `since` and have closed by `as_of` (UTC ms).
+        """Return the bars of `key` that open at or after `since` and have closed by `as_of` (UTC ms).
 
-        `since` of None asks for all that a file has, or for the newest page of an exchange. A long history may come
-        in parts: ask again from `until` on while there is one. `first_seen_at` of every bar is `as_of`.
+        `since` of None requests a whole file, or the latest page of an exchange. A long history may come in parts:
+        continue from `until` while there is one. `first_seen_at` of every bar is `as_of`.
 
         Raises:
-            SourceError: when there is no usable answer; its kind says whether to ask again.
+            SourceError: when there is no usable answer; its class says whether to retry.
         """
 
     def close(self) -> None:
-        """Let go of connections."""
+        """Close connections."""
 
 
-def open_source(config: Config, series: SeriesConfig, holds: Holds) -> BarSource:
-    """Open the source that the configuration names for a series: its `file`, or its exchange.
+def open_source(config: Config, series: SeriesConfig, holds: HoldStore) -> BarSource:
+    """Open the configured source of a series: its `file`, or its exchange.
 
-    `holds` remembers until when an exchange may not be asked.
+    `holds` keeps rate limits and bans across restarts.
     """
     if series.file is not None:
-        from forecaster.sources.files import FileSource  # noqa: PLC0415 - pandas only for who reads files
+        from forecaster.sources.files import FileSource  # noqa: PLC0415 - only files need pandas
 
         return FileSource(series.file, series.parse_options)
     from forecaster.sources.exchange.source import ExchangeSource  # noqa: PLC0415 - ccxt takes a second to import

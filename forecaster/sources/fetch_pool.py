@@ -1,7 +1,7 @@
-"""Asking for the bars of many series at once: answers are taken as they come, and nobody waits for the slowest.
+"""Concurrent fetches of many series: outcomes are collected as they complete, and no series waits for the slowest.
 
-Each question has a thread of its own, so one that hangs holds up no other. Questions that have been under way for a
-while stay so, while what has come is used; whoever asks for their series again is given the answer that is coming.
+Each fetch has its own thread, so one that hangs delays no other. A slow fetch stays in flight while the others are
+used; its outcome is collected when its series is asked for again.
 """
 
 from __future__ import annotations
@@ -23,27 +23,27 @@ if TYPE_CHECKING:
     from forecaster.bars import SeriesKey
     from forecaster.sources import Fetched
 
-STRAGGLES_AFTER: Final = 2.0
-"""Seconds after which a question no longer counts among those that are put at once, and is not waited for."""
+STRAGGLER_SECONDS: Final = 2.0
+"""Seconds after which a fetch no longer counts towards the concurrent ones, and is not waited for."""
 
 QUIET_SECONDS: Final = 0.25
-"""When no answer has come for so long, those that have are taken."""
+"""Completed fetches are collected when no other has completed for so long."""
 
-MOST_UNDER_WAY: Final = 256
-"""Questions to one exchange."""
+MAX_IN_FLIGHT: Final = 256
+"""Fetches from one exchange."""
 
 _IDLE_SECONDS: Final = 30.0
 
 
 @dataclass(frozen=True)
-class Answer:
-    """What a source gave, or raised, to a question about the bars of one series.
+class FetchOutcome:
+    """What a source returned, or raised, for one series.
 
     Args:
         key: the series.
-        since: open time from which on it was asked.
-        as_of: UTC ms as of which it was asked.
-        fetched: what came; None where it raised.
+        since: open time from which bars were requested (UTC ms).
+        as_of: time as of which they were requested (UTC ms).
+        fetched: what the source returned; None when it raised.
         error: what it raised.
     """
 
@@ -54,165 +54,167 @@ class Answer:
     error: BaseException | None = None
 
     def result(self) -> Fetched:
-        """Give what came, or raise what the source raised."""
+        """Return what the source returned, or raise what it raised."""
         if self.fetched is None:
-            assert self.error is not None  # noqa: S101 - one of the two is there
+            assert self.error is not None  # noqa: S101 - one of the two is set
             raise self.error
         return self.fetched
 
 
 @dataclass(frozen=True)
-class _Question:
+class _Request:
     key: SeriesKey
     since: int
     as_of: int
-    ask: Callable[[SeriesKey, int, int], Fetched]
+    fetch: Callable[[SeriesKey, int, int], Fetched]
 
 
 @dataclass
-class _Lane:
-    """The questions to one exchange: those that wait for their turn, and when the others began (monotonic seconds)."""
+class _ExchangeQueue:
+    """The fetches from one exchange: queued ones, and when the others started (monotonic seconds)."""
 
-    waiting: dict[SeriesKey, _Question] = field(default_factory=dict)
-    begun: dict[SeriesKey, float] = field(default_factory=dict)
+    queued: dict[SeriesKey, _Request] = field(default_factory=dict)
+    started: dict[SeriesKey, float] = field(default_factory=dict)
 
 
-class Arrivals:
-    """Questions that are under way, and answers that nobody has taken yet. Safe to use from several threads.
+class FetchPool:
+    """Fetches in flight, and outcomes that are not collected yet. Thread-safe.
 
     Args:
-        at_once: how many questions are put to one exchange at the same time, but for those that take long.
+        max_concurrent: concurrent fetches from one exchange, stragglers not counted.
     """
 
-    def __init__(self, at_once: int) -> None:
-        self._at_once = at_once
+    def __init__(self, max_concurrent: int) -> None:
+        self._max_concurrent = max_concurrent
         self._changed = threading.Condition()
-        self._lanes: defaultdict[str, _Lane] = defaultdict(_Lane)
-        self._come: dict[SeriesKey, tuple[Answer, float]] = {}
-        self._left: set[SeriesKey] = set()
-        self._works: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
-        self._idle = 0
+        self._exchanges: defaultdict[str, _ExchangeQueue] = defaultdict(_ExchangeQueue)
+        self._completed: dict[SeriesKey, tuple[FetchOutcome, float]] = {}
+        self._detached: set[SeriesKey] = set()
+        self._work: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._idle_threads = 0
         self.on_straggler: Callable[[SeriesKey], None] = lambda _: None
-        """Called, on some thread, when an answer has come that was left under way."""
+        """Called, on some thread, when a detached fetch completes."""
 
-    def ask(self, key: SeriesKey, since: int, as_of: int, ask: Callable[[SeriesKey, int, int], Fetched]) -> None:
-        """Put a question about a series about which none is under way."""
+    def submit(self, key: SeriesKey, since: int, as_of: int, fetch: Callable[[SeriesKey, int, int], Fetched]) -> None:
+        """Fetch the bars of a series that is not in flight."""
         with self._changed:
-            self._left.discard(key)
-            self._lanes[key.exchange].waiting[key] = _Question(key, since, as_of, ask)
-            self._pump(key.exchange)
+            self._detached.discard(key)
+            self._exchanges[key.exchange].queued[key] = _Request(key, since, as_of, fetch)
+            self._start_queued(key.exchange)
 
-    def leave(self, keys: Collection[SeriesKey]) -> None:
-        """Wait no longer for answers about series: `on_straggler` hears when one has come."""
+    def detach(self, keys: Collection[SeriesKey]) -> None:
+        """Stop waiting for series: `on_straggler` is called when one completes."""
         with self._changed:
-            self._left |= self._unfinished(keys)
-            come = set(keys) & self._come.keys()
-        for key in come:
+            self._detached |= self._unfinished(keys)
+            completed = set(keys) & self._completed.keys()
+        for key in completed:
             self.on_straggler(key)
 
-    def under_way(self, keys: Collection[SeriesKey]) -> set[SeriesKey]:
-        """Those of the series about which a question waits, is under way, or has an answer that nobody took."""
+    def in_flight(self, keys: Collection[SeriesKey]) -> set[SeriesKey]:
+        """Return the series whose fetch is queued, running, or not collected."""
         with self._changed:
-            return self._unfinished(keys) | (set(keys) & self._come.keys())
+            return self._unfinished(keys) | (set(keys) & self._completed.keys())
 
-    def arrived(self, keys: Collection[SeriesKey]) -> list[SeriesKey]:
-        """Those of the series whose answer has come and was not taken."""
+    def completed(self, keys: Collection[SeriesKey]) -> list[SeriesKey]:
+        """Return the series whose outcome can be collected."""
         with self._changed:
-            return [key for key in keys if key in self._come]
+            return [key for key in keys if key in self._completed]
 
-    def take(self, keys: Collection[SeriesKey], give_up: float, leave_after: float = math.inf) -> list[Answer]:
-        """Wait for answers about series, and take those that have come; none when nothing is left to wait for.
+    def collect(
+        self, keys: Collection[SeriesKey], deadline: float, detach_after: float = math.inf
+    ) -> list[FetchOutcome]:
+        """Wait for outcomes of series and return them; an empty list when there is nothing left to wait for.
 
-        They are taken together when all have come, or when none came for a moment. Until `give_up` (monotonic seconds)
-        questions are waited for, but for those that have been under way for `leave_after` seconds.
+        Returns when all have completed, or none has for `QUIET_SECONDS`. Waits until `deadline` (monotonic seconds)
+        at the latest, and only for fetches that have run for less than `detach_after` seconds.
         """
         keys = set(keys)
         with self._changed:
-            while not self._is_over(keys, give_up, leave_after):
-                self._changed.wait(self._pause(keys, give_up))
+            while not self._is_ready(keys, deadline, detach_after):
+                self._changed.wait(self._poll_seconds(keys, deadline))
                 for exchange in {key.exchange for key in keys}:
-                    self._pump(exchange)
-            return [self._come.pop(key)[0] for key in list(self._come) if key in keys]
+                    self._start_queued(exchange)
+            return [self._completed.pop(key)[0] for key in list(self._completed) if key in keys]
 
-    def _is_over(self, keys: set[SeriesKey], give_up: float, leave_after: float) -> bool:
-        """Whether what has come is to be taken now, or nothing more is to be waited for."""
-        now, open_ = time.monotonic(), self._unfinished(keys)
-        if not open_ or now >= give_up:
+    def _is_ready(self, keys: set[SeriesKey], deadline: float, detach_after: float) -> bool:
+        """Whether to collect now."""
+        now, unfinished = time.monotonic(), self._unfinished(keys)
+        if not unfinished or now >= deadline:
             return True
-        came = [at for key, (_, at) in self._come.items() if key in keys]
-        if came:
-            return now - max(came) >= QUIET_SECONDS or now - min(came) >= STRAGGLES_AFTER
-        return all(now - self._begun(key, now) >= leave_after for key in open_)
+        completed_at = [at for key, (_, at) in self._completed.items() if key in keys]
+        if completed_at:
+            return now - max(completed_at) >= QUIET_SECONDS or now - min(completed_at) >= STRAGGLER_SECONDS
+        return all(now - self._started_at(key, now) >= detach_after for key in unfinished)
 
-    def _begun(self, key: SeriesKey, now: float) -> float:
-        """When a question began: now, where its turn comes; long ago, where so many hang that it does not."""
-        begun = self._lanes[key.exchange].begun
-        return begun.get(key, -math.inf if len(begun) >= MOST_UNDER_WAY else now)
+    def _started_at(self, key: SeriesKey, now: float) -> float:
+        """Return when a fetch started; now for one that will start soon, long ago where too many hang."""
+        started = self._exchanges[key.exchange].started
+        return started.get(key, -math.inf if len(started) >= MAX_IN_FLIGHT else now)
 
-    def _pause(self, keys: Collection[SeriesKey], give_up: float) -> float:
-        """Seconds after which to look again though nothing has changed."""
-        has_come = any(key in self._come for key in keys)
-        return max(0.0, min(QUIET_SECONDS if has_come else STRAGGLES_AFTER / 4, give_up - time.monotonic()))
+    def _poll_seconds(self, keys: Collection[SeriesKey], deadline: float) -> float:
+        """Return after how many seconds to check again without a change."""
+        has_completed = any(key in self._completed for key in keys)
+        return max(0.0, min(QUIET_SECONDS if has_completed else STRAGGLER_SECONDS / 4, deadline - time.monotonic()))
 
     def _unfinished(self, keys: Collection[SeriesKey]) -> set[SeriesKey]:
-        lanes = self._lanes
-        return {key for key in keys if key in lanes[key.exchange].begun or key in lanes[key.exchange].waiting}
+        exchanges = self._exchanges
+        return {key for key in keys if key in exchanges[key.exchange].started or key in exchanges[key.exchange].queued}
 
-    def _pump(self, exchange: str) -> None:
-        """Put questions to an exchange that wait, as many as may be put at once."""
-        lane, now = self._lanes[exchange], time.monotonic()
-        fresh = sum(now - at < STRAGGLES_AFTER for at in lane.begun.values())
-        while lane.waiting and fresh < self._at_once and len(lane.begun) < MOST_UNDER_WAY:
-            key = next(iter(lane.waiting))
-            question = lane.waiting.pop(key)
-            lane.begun[key] = now
-            fresh += 1
+    def _start_queued(self, exchange: str) -> None:
+        """Start queued fetches from an exchange, as far as its limits allow."""
+        fetches, now = self._exchanges[exchange], time.monotonic()
+        running = sum(now - at < STRAGGLER_SECONDS for at in fetches.started.values())
+        while fetches.queued and running < self._max_concurrent and len(fetches.started) < MAX_IN_FLIGHT:
+            key = next(iter(fetches.queued))
+            request = fetches.queued.pop(key)
+            fetches.started[key] = now
+            running += 1
             try:
-                self._start(partial(self._answer, question))
-            except RuntimeError as error:  # no thread can be had
+                self._run(partial(self._fetch, request))
+            except RuntimeError as error:  # no thread available
                 reason = f"{key.symbol}: expected a thread to ask on: {error}"
-                self._take_in(question, None, SourceUnavailable(exchange, reason))
+                self._complete(request, None, SourceUnavailable(exchange, reason))
 
-    def _start(self, work: Callable[[], None]) -> None:
-        """Do something on a thread that is idle, or on a further one; with the lock in hand."""
-        if self._idle:
-            self._idle -= 1
-            self._works.put(work)
+    def _run(self, work: Callable[[], None]) -> None:
+        """Run work on an idle thread, or on a new one; the lock is held."""
+        if self._idle_threads:
+            self._idle_threads -= 1
+            self._work.put(work)
         else:
-            threading.Thread(target=self._serve, args=[work], name="arrivals", daemon=True).start()
+            threading.Thread(target=self._serve, args=[work], name="fetch", daemon=True).start()
 
     def _serve(self, work: Callable[[], None]) -> None:
-        """Do one thing after another, until there is none for a while."""
+        """Run work until there is none for `_IDLE_SECONDS`."""
         while True:
             work()
             with self._changed:
-                self._idle += 1
+                self._idle_threads += 1
             try:
-                work = self._works.get(timeout=_IDLE_SECONDS)
+                work = self._work.get(timeout=_IDLE_SECONDS)
             except queue.Empty:
                 with self._changed:
-                    if self._works.empty():
-                        self._idle -= 1
+                    if self._work.empty():
+                        self._idle_threads -= 1
                         return
-                work = self._works.get()
+                work = self._work.get()
 
-    def _answer(self, question: _Question) -> None:
+    def _fetch(self, request: _Request) -> None:
         fetched, error = None, None
         try:
-            fetched = question.ask(question.key, question.since, question.as_of)
-        except BaseException as raised:  # noqa: BLE001 - it is raised where the answer is taken
+            fetched = request.fetch(request.key, request.since, request.as_of)
+        except BaseException as raised:  # noqa: BLE001 - raised again by `FetchOutcome.result`
             error = raised
         with self._changed:
-            self._take_in(question, fetched, error)
-            self._pump(question.key.exchange)
-            was_left = question.key in self._left
-            self._left.discard(question.key)
-        if was_left:
-            self.on_straggler(question.key)
+            self._complete(request, fetched, error)
+            self._start_queued(request.key.exchange)
+            was_detached = request.key in self._detached
+            self._detached.discard(request.key)
+        if was_detached:
+            self.on_straggler(request.key)
 
-    def _take_in(self, question: _Question, fetched: Fetched | None, error: BaseException | None) -> None:
-        """Keep an answer until somebody takes it; with the lock in hand."""
-        self._lanes[question.key.exchange].begun.pop(question.key, None)
-        answer = Answer(question.key, question.since, question.as_of, fetched, error)
-        self._come[question.key] = answer, time.monotonic()
+    def _complete(self, request: _Request, fetched: Fetched | None, error: BaseException | None) -> None:
+        """Store an outcome until it is collected; the lock is held."""
+        self._exchanges[request.key.exchange].started.pop(request.key, None)
+        outcome = FetchOutcome(request.key, request.since, request.as_of, fetched, error)
+        self._completed[request.key] = outcome, time.monotonic()
         self._changed.notify_all()

@@ -1,7 +1,6 @@
-"""Whether an answer about bars is to be believed at once, beside the bars that are there already.
+"""Compare fetched bars with the stored ones, and find those that a second answer must confirm.
 
-An exchange may serve for a moment what looks like bars and is none: of another symbol or timeframe, or with one price
-that is a slip. Such an answer waits for a second one, and what both say is taken.
+An exchange can serve bars of another symbol or timeframe for a moment, or one wrong price.
 """
 
 from __future__ import annotations
@@ -15,85 +14,84 @@ if TYPE_CHECKING:
 
     from forecaster.bars import Bars
 
-_FAR_IN_RANGES: Final = 20.0
-"""A price that is further from the close before it than so many typical ranges of a bar is far."""
+_MAX_RANGES: Final = 20.0
+"""An implausible price is further from the previous close than this many typical ranges of a bar."""
 
-_LEAST_FAR: Final = 0.01
-"""What is nearer than this, as the logarithm of a ratio of prices, is never far: ranges of quiet bars are tiny."""
+_MIN_LOG_DISTANCE: Final = 0.01
+"""A log price ratio below this is plausible, however small the ranges of quiet bars are."""
 
-_FEWEST_BARS: Final = 8
-_FEW_CHANGED: Final = 2
-_SHARE_CHANGED: Final = 0.25
-_FEWEST_COARSE: Final = 3
+_MIN_BARS: Final = 8
+_MAX_CHANGED: Final = 2
+_MAX_CHANGED_FRACTION: Final = 0.25
+_MIN_COARSE_BARS: Final = 3
 
 
-class Compared(NamedTuple):
-    """What an answer says otherwise than the bars that are there.
+class Changes(NamedTuple):
+    """How fetched bars differ from the stored ones.
 
     Args:
         changed: open times (UTC ms) of bars whose prices differ.
-        doubted: open times of bars that are to be confirmed by a second answer.
+        implausible: open times of bars that a second answer must confirm.
     """
 
     changed: list[int]
-    doubted: list[int]
+    implausible: list[int]
 
 
-def compare(bars: Bars, there: Bars) -> Compared:
-    """Compare an answer with the bars that are there, which begin before it where any do.
+def find_changes(bars: Bars, stored: Bars) -> Changes:
+    """Compare fetched bars with the stored ones, which should begin before them.
 
-    Bars are in doubt that are new or differ, and lie far from the close before them; and all that differ, where these
-    are more than a few.
+    New or changed bars far from the previous close are implausible; so are all changed bars where they are many.
     """
-    changed = _changed(bars, there)
-    news = np.isin(bars.open_time, changed) | ~np.isin(bars.open_time, there.open_time)
-    doubted = set(bars.open_time[news & _far(bars, there)].tolist())
-    overlap = int(np.isin(bars.open_time, there.open_time).sum())
-    if len(changed) > max(_FEW_CHANGED, _SHARE_CHANGED * overlap):
-        doubted.update(changed)
-    return Compared(changed, sorted(doubted))
+    changed = _changed(bars, stored)
+    is_new = np.isin(bars.open_time, changed) | ~np.isin(bars.open_time, stored.open_time)
+    implausible = set(bars.open_time[is_new & _is_far(bars, stored)].tolist())
+    overlap = int(np.isin(bars.open_time, stored.open_time).sum())
+    if len(changed) > max(_MAX_CHANGED, _MAX_CHANGED_FRACTION * overlap):
+        implausible.update(changed)
+    return Changes(changed, sorted(implausible))
 
 
-def agree(first: Bars, second: Bars, opens: list[int]) -> bool:
-    """Whether two answers say the same of the bars that open at these times."""
-    one, other = first[np.isin(first.open_time, opens)], second[np.isin(second.open_time, opens)]
+def confirms(first: Bars, second: Bars, opens: list[int]) -> bool:
+    """Whether two answers have the same bars at these open times."""
+    first, second = (bars[np.isin(bars.open_time, opens)] for bars in (first, second))
     return (
-        len(one) == len(opens)
-        and bool(np.array_equal(one.open_time, other.open_time))
-        and bool(np.array_equal(one.ohlcv_TF, other.ohlcv_TF, equal_nan=True))
+        len(first) == len(opens)
+        and bool(np.array_equal(first.open_time, second.open_time))
+        and bool(np.array_equal(first.ohlcv_TF, second.ohlcv_TF, equal_nan=True))
     )
 
 
-def coarser_ms(bars: Bars, there: Bars) -> int | None:
-    """How far apart (ms) the rows of an answer are, where they are those of a coarser timeframe; None where not.
+def coarser_ms(bars: Bars, stored: Bars) -> int | None:
+    """Return the spacing (ms) of fetched bars of a coarser timeframe; None when they are not.
 
-    They are when all of them lie on a coarser grid, and there are bars between any two of them, on average.
+    They are coarser when all lie on a coarser grid, with a stored bar between two of them on average.
     """
-    if len(bars) < _FEWEST_COARSE:
+    if len(bars) < _MIN_COARSE_BARS:
         return None
-    apart = int(np.gcd.reduce(np.diff(bars.open_time)))
+    spacing = int(np.gcd.reduce(np.diff(bars.open_time)))
     first, last = bars.open_time[0], bars.open_time[-1]
-    between = (there.open_time > first) & (there.open_time < last) & ~np.isin(there.open_time, bars.open_time)
-    is_coarser = apart >= 2 * bars.key.timeframe.ms and int(between.sum()) >= len(bars) - 1
-    return apart if is_coarser else None
+    between = (stored.open_time > first) & (stored.open_time < last) & ~np.isin(stored.open_time, bars.open_time)
+    is_coarser = spacing >= 2 * bars.key.timeframe.ms and int(between.sum()) >= len(bars) - 1
+    return spacing if is_coarser else None
 
 
-def _changed(bars: Bars, there: Bars) -> list[int]:
-    """Open times of bars that are there with another price; a volume may still be counted."""
-    both, mine, theirs = np.intersect1d(bars.open_time, there.open_time, assume_unique=True, return_indices=True)
-    differs = (bars.ohlcv_TF[mine, :4] != there.ohlcv_TF[theirs, :4]).any(axis=1)
+def _changed(bars: Bars, stored: Bars) -> list[int]:
+    """Return the open times of stored bars with another price; a volume may still change."""
+    both, i, j = np.intersect1d(bars.open_time, stored.open_time, assume_unique=True, return_indices=True)
+    differs = (bars.ohlcv_TF[i, :4] != stored.ohlcv_TF[j, :4]).any(axis=1)
     changed: list[int] = both[differs].tolist()
     return changed
 
 
-def _far(bars: Bars, there: Bars) -> NDArray[np.bool_]:
-    """Which bars of an answer have a price that is far from the close before them."""
-    before = there[there.open_time < (bars.open_time[0] if len(bars) else 0)]
+def _is_far(bars: Bars, stored: Bars) -> NDArray[np.bool_]:
+    """Return which fetched bars have a price far from the previous close."""
+    before = stored[stored.open_time < (bars.open_time[0] if len(bars) else 0)]
     log_TF = np.log(np.concatenate([before.ohlcv_TF[:, :4], bars.ohlcv_TF[:, :4]]))
-    if len(log_TF) <= _FEWEST_BARS:
+    if len(log_TF) <= _MIN_BARS:
         return np.zeros(len(bars), np.bool_)
     closes = np.concatenate([log_TF[:1, 0], log_TF[:-1, 3]])
-    usual = np.median(np.maximum(log_TF[:, 1], closes) - np.minimum(log_TF[:, 2], closes))
-    away = np.abs(log_TF - closes[:, None]).max(axis=1)
-    far: NDArray[np.bool_] = away > max(_LEAST_FAR, _FAR_IN_RANGES * float(usual))
+    typical_range = np.median(np.maximum(log_TF[:, 1], closes) - np.minimum(log_TF[:, 2], closes))
+    distance = np.abs(log_TF - closes[:, None]).max(axis=1)
+    far: NDArray[np.bool_] = distance > max(_MIN_LOG_DISTANCE, _MAX_RANGES * float(typical_range))
     return far[len(before) :]

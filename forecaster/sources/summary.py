@@ -1,4 +1,4 @@
-"""What a file or a store holds of each series: how many bars, which slots are missing, what was refused and why."""
+"""Summaries of the bars of a series, in a file or in the store: counts, gaps, rejected rows with reasons."""
 
 from __future__ import annotations
 
@@ -19,26 +19,26 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class BarsSummary:
-    """What is known of the bars of one series. Times are UTC ms, None where there is no bar.
+    """Summary of the bars of one series. Times are UTC ms, None without bars.
 
     Args:
-        place: a file's path, or an exchange whose bars are stored.
-        series: which series.
-        bars: how many there are.
-        first_open: of the first bar.
-        last_close: of the last bar.
-        gaps: slots of the calendar between the first and the last bar that have none.
-        longest_gap: the longest run of them.
-        revised: older versions of bars, which a later row or answer has revised.
-        rejected: refused rows, by reason.
+        source: the path of a file, or the exchange of stored bars.
+        series: the series.
+        bars: number of bars.
+        first_open: open time of the first bar.
+        last_close: close time of the last bar.
+        gaps: slots of the calendar without a bar, between the first and the last one.
+        longest_gap: the longest run of such slots.
+        revised: number of replaced versions of bars.
+        rejected: number of rejected rows, by reason.
         unclosed: rows of a file that had not closed yet.
-        is_current: whether no further bar has closed since the last one.
+        is_up_to_date: whether no bar has closed since the last one.
         parsed_as: how a file was read: `format`, `columns`, `times`, `timezone`, …
         reasons: why a file is taken for this series: `spacing`, `calendar`, `symbol`.
-        notes: what else a reader of a file should know.
+        notes: remarks on the file, for messages.
     """
 
-    place: str
+    source: str
     series: SeriesKey
     bars: int
     first_open: int | None = None
@@ -48,7 +48,7 @@ class BarsSummary:
     revised: int = 0
     rejected: Mapping[str, int] = field(default_factory=dict)
     unclosed: int = 0
-    is_current: bool = True
+    is_up_to_date: bool = True
     parsed_as: Mapping[str, str] = field(default_factory=dict)
     reasons: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
@@ -56,7 +56,7 @@ class BarsSummary:
 
 @dataclass(frozen=True)
 class FileError:
-    """A file that cannot be used: why, and the option that settles it; `series` where it is one of several in it."""
+    """Why a file cannot be used, and the option that settles it; `series` where the file holds several."""
 
     file: str
     reason: str
@@ -65,40 +65,40 @@ class FileError:
 
     @classmethod
     def from_exception(cls, file: object, error: Exception, series: str = "") -> Self:
-        """Tell what was raised."""
+        """Make an error record from an exception."""
         return cls(str(file), f"{type(error).__name__}: {error}", getattr(error, "option", ""), series)
 
 
-def summarize_file(place: str, source: FileSource, guess: InferredSeries, as_of: int) -> BarsSummary:
-    """Count what a file holds of one series as it stands at `as_of` (UTC ms).
+def summarize_file(path: str, source: FileSource, guess: InferredSeries, as_of: int) -> BarsSummary:
+    """Summarize one series of a file, as of `as_of` (UTC ms).
 
     Raises:
         SourceError: for a file that cannot be read.
-        InvalidBars: when too many of its rows are refused.
+        InvalidBars: when too many of its rows are rejected.
     """
-    sifted = source.validate_rows(guess.key, as_of)
-    facts = summarize_bars(place, sifted.bars, sifted.rejected, sifted.replaced)
+    validated = source.validate_rows(guess.key, as_of)
+    summary = summarize_bars(path, validated.bars, validated.rejected, validated.replaced)
     return replace(
-        facts,
-        unclosed=sifted.unclosed,
-        is_current=is_up_to_date(sifted.bars, as_of),
-        parsed_as=dict(sifted.parsed_as),
+        summary,
+        unclosed=validated.unclosed,
+        is_up_to_date=is_up_to_date(validated.bars, as_of),
+        parsed_as=dict(validated.parsed_as),
         reasons=dict(guess.reasons),
-        notes=tuple(sifted.notes),
+        notes=tuple(validated.notes),
     )
 
 
-def summarize_bars(place: str, bars: Bars, rejected: Iterable[RejectedRow], revised: int) -> BarsSummary:
-    """Count the bars of one series, and what was refused beside them."""
+def summarize_bars(source: str, bars: Bars, rejected: Iterable[RejectedRow], revised: int) -> BarsSummary:
+    """Summarize the bars of one series and its rejected rows."""
     key, reasons = bars.key, count_reasons(rejected)
     if not len(bars):
-        return BarsSummary(place, key, 0, revised=revised, rejected=reasons)
+        return BarsSummary(source, key, 0, revised=revised, rejected=reasons)
     first, last = int(bars.open_time[0]), int(bars.open_time[-1])
     expected = key.trading_calendar.opens_between(key.timeframe, first, last + 1)
     missing = ~np.isin(expected, bars.open_time)
     runs = np.diff(np.flatnonzero(np.concatenate([[True], ~missing, [True]]))) - 1
     return BarsSummary(
-        place=place,
+        source=source,
         series=key,
         bars=len(bars),
         first_open=first,
@@ -111,7 +111,7 @@ def summarize_bars(place: str, bars: Bars, rejected: Iterable[RejectedRow], revi
 
 
 def is_up_to_date(bars: Bars, as_of: int) -> bool:
-    """Whether no further bar has closed by `as_of` (UTC ms), by the calendar."""
+    """Whether no bar after the last one has closed by `as_of` (UTC ms)."""
     if not len(bars):
         return True
     last, key = int(bars.close_time[-1]), bars.key
@@ -122,5 +122,5 @@ def is_up_to_date(bars: Bars, as_of: int) -> bool:
 
 
 def count_reasons(rejected: Iterable[RejectedRow]) -> dict[str, int]:
-    """Count refused rows by reason, the commonest first."""
+    """Count rejected rows by reason, the most common first."""
     return dict(Counter(row.reason for row in rejected).most_common())

@@ -59,7 +59,7 @@ def copy_ledger(path: Path, to: Path, on_progress: Callable[[int, int], None] = 
             target.execute("PRAGMA journal_mode=DELETE")  # one file, whatever its ledger is
             (result,) = target.execute("PRAGMA integrity_check").fetchone()
         if result != "ok":
-            raise StoreUnavailable(sqlite_url(to.absolute()), f"expected a copy that is whole, found {result}")
+            raise StoreUnavailable(sqlite_url(to.absolute()), f"expected an undamaged copy, found {result}")
         unfinished.replace(to)
         sync_directory(to.parent)
     except (sqlite3.Error, OSError) as error:

@@ -31,7 +31,7 @@ CHECKPOINT_SECONDS: Final = 60.0
 _log = get_logger(__name__)
 
 _STATEMENT_TIMEOUT_MS: Final = 30_000
-_IDLE_TIMEOUT_MS: Final = 10_000
+_IDLE_MS: Final = 10_000
 """PostgreSQL terminates a session that is idle in a transaction for this long, which frees its locks."""
 
 _MAX_HOST_LENGTH: Final = 40
@@ -46,12 +46,12 @@ _POSTGRES: Final = {
     "keepalives_idle": 10,
     "keepalives_interval": 5,
     "keepalives_count": 3,
-    "options": f"-c statement_timeout={_STATEMENT_TIMEOUT_MS} -c idle_in_transaction_session_timeout={_IDLE_TIMEOUT_MS}",
+    "options": f"-c statement_timeout={_STATEMENT_TIMEOUT_MS} -c idle_in_transaction_session_timeout={_IDLE_MS}",
 }
 
 
 class _OpenFiles(NamedTuple):
-    """The files that a writer has open: ledger, write-ahead log and its index, each as device and inode."""
+    """The files that a writer has open: ledger, write-ahead log, its index; each as device and inode."""
 
     file: tuple[int, int] | None = None
     log: tuple[int, int] | None = None

@@ -1,8 +1,7 @@
-"""Lifting a hold: a row that is written beside the process that writes the ledger.
+"""Lift a hold, beside the process that writes the ledger.
 
-It needs no lease. The table `hold` is only appended to, its newest row is the one that counts, and no other table
-refers to it. So nothing that the writer knows becomes wrong, whichever of two rows comes first. The running service
-reads the newest row while a hold lasts (`sources.breaker`).
+This needs no lease. The table `hold` is append-only, its latest row counts, and no other table refers to it. The order
+of two rows therefore breaks nothing. During a hold the service reads the latest row (`sources.exchange.breaker`).
 """
 
 from __future__ import annotations
@@ -17,13 +16,13 @@ LIFTED = "lifted by command"
 
 
 def lift(url: str, exchange: str, at: int) -> None:
-    """Let an exchange be asked again from `at` (UTC ms) on: one short transaction.
+    """Allow requests to an exchange again from `at` (UTC ms) on, in one short transaction.
 
     Raises:
         StoreUnavailable: when the ledger cannot be written; `LedgerMissing`, when there is none.
     """
     with closing(open_reader(url)) as reader:
-        reader.holds()  # makes no ledger where none is, and refuses one of another schema
+        reader.holds()  # raises for a missing ledger and for one of another schema
     with closing(Database(url)) as database, database.transaction() as connection:
         row = {"exchange": exchange, "until": at, "reason": LIFTED, "seen_at": at}
         connection.execute(t.hold.insert().values(row))

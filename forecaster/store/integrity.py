@@ -1,8 +1,8 @@
-"""Looks whether an SQLite ledger is whole, beside who writes it, and can be interrupted.
+"""Check an SQLite ledger for damage, beside its writer; a check can be interrupted.
 
-A connection that may not write at all would leave CHECK constraints out: SQLite does not read them then. So it is one
-that may, and is told not to. One table is looked at after another. With a rollback journal a commit waits for that,
-so a table gets `LONGEST_WAIT` there, and is left out when that is not enough.
+SQLite skips CHECK constraints on a read-only connection, so the connection is read-write with `query_only`. Tables are
+checked one by one. With a rollback journal commits wait for the check of a table. A table that takes longer than
+`MAX_COMMIT_DELAY_SECONDS` is then skipped.
 """
 
 from __future__ import annotations
@@ -20,24 +20,24 @@ from forecaster.urls import sqlite_url
 if TYPE_CHECKING:
     from pathlib import Path
 
-LONGEST_WAIT: Final = 5.0
-"""Seconds that a commit may wait: less than the time after which it fails."""
+MAX_COMMIT_DELAY_SECONDS: Final = 5.0
+"""How long a commit may wait: less than the lock timeout."""
 
 _TABLES: Final = "SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY name"
-_MOST_FAULTS: Final = 3
-_STEPS: Final = 1_000
-"""Steps of SQLite's between two looks at the time."""
+_MAX_FAULTS: Final = 3
+_INSTRUCTIONS: Final = 1_000
+"""Instructions of SQLite between two checks of the time."""
 
 
-class Found(NamedTuple):
-    """What is wrong, up to three faults of each table, and the tables for which there was no time."""
+class IntegrityResult(NamedTuple):
+    """Up to three faults of each table, and the tables for which there was no time."""
 
     faults: list[str]
-    left_out: list[str]
+    skipped_tables: list[str]
 
 
-class Wholeness:
-    """One look at a ledger after another, each with a connection of its own.
+class IntegrityChecker:
+    """Checks a ledger, each time with a new connection.
 
     Args:
         path: of the ledger.
@@ -46,49 +46,49 @@ class Wholeness:
     def __init__(self, path: Path) -> None:
         self._path = path.absolute()
         self.url = sqlite_url(self._path)
-        self._is_ended = False
+        self._is_stopped = False
 
-    def look(self) -> Found:
-        """Look at each table; at no further one once it was ended.
+    def check(self) -> IntegrityResult:
+        """Check each table, until `stop` is called.
 
         Raises:
             StoreUnavailable: when the file cannot be opened or read now.
         """
-        found = Found([], [])
+        result = IntegrityResult([], [])
         try:
             address = f"{self._path.as_uri()}?mode=rw"
             with closing(connect(address, seconds=BUSY_TIMEOUT_MS / 1000)) as connection:
                 connection.execute("PRAGMA query_only=ON")
-                self._look_at_all(connection, found)
+                self._check_tables(connection, result)
         except sqlite3.DatabaseError as error:
             if not is_damage(error):
                 raise StoreUnavailable(self.url, str(error)) from error
-            found.faults.append(str(error))
-        return found
+            result.faults.append(str(error))
+        return result
 
-    def end(self) -> None:
-        """End the look that is under way, and begin no other."""
-        self._is_ended = True
+    def stop(self) -> None:
+        """Interrupt a running check, and start no other."""
+        self._is_stopped = True
 
-    def _look_at_all(self, connection: sqlite3.Connection, found: Found) -> None:
+    def _check_tables(self, connection: sqlite3.Connection, result: IntegrityResult) -> None:
         blocks_writers = connection.execute("PRAGMA journal_mode").fetchone() != ("wal",)
         for (table,) in connection.execute(_TABLES).fetchall():
-            if self._is_ended:
+            if self._is_stopped:
                 return
-            faults = self._faults_of(connection, table, LONGEST_WAIT if blocks_writers else math.inf)
+            faults = self._faults_of(connection, table, MAX_COMMIT_DELAY_SECONDS if blocks_writers else math.inf)
             if faults is None:
-                found.left_out.append(table)
+                result.skipped_tables.append(table)
             else:
-                found.faults.extend(faults)
+                result.faults.extend(faults)
 
     def _faults_of(self, connection: sqlite3.Connection, table: str, seconds: float) -> list[str] | None:
-        """What is wrong with a table; None when that was not known in time."""
-        give_up = time.monotonic() + seconds
-        connection.set_progress_handler(lambda: self._is_ended or time.monotonic() > give_up, _STEPS)
+        """Return the faults of a table, None when the time was not enough."""
+        deadline = time.monotonic() + seconds
+        connection.set_progress_handler(lambda: self._is_stopped or time.monotonic() > deadline, _INSTRUCTIONS)
         try:
             lines = connection.execute(f'PRAGMA quick_check("{table}")').fetchall()
         except sqlite3.OperationalError as error:
             if str(error) == "interrupted":
                 return None
             raise
-        return [line for (line,) in lines[:_MOST_FAULTS] if line != "ok"]
+        return [line for (line,) in lines[:_MAX_FAULTS] if line != "ok"]

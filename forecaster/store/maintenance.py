@@ -1,14 +1,14 @@
-"""Keeping a ledger: how large it is, copies of it, its runs, and what may leave it.
+"""Maintenance of a ledger: its size, copies, runs, and deletion of runs.
 
-Live forecasts and bars never leave. Whole runs of other doors may: replays, with the bars that are theirs alone, and
-single predictions. Their chains are their own.
+Live forecasts and live bars are never deleted. Whole runs of another kind can be: replays, with their own bars, and
+predictions. Their chains are separate.
 """
 
 from __future__ import annotations
 
 from contextlib import closing
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import sqlalchemy as sa
 
@@ -24,6 +24,8 @@ from forecaster.store.sqlite import SCHEMA
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
+
+    from forecaster.store.queries import QueryRunner
 
 _COUNTED: Final = (
     "series",
@@ -49,8 +51,8 @@ _OF_SERIES: Final = (t.bar, t.gap, t.quarantine, t.pending_forecast)
 
 
 @dataclass(frozen=True)
-class StoreFacts:
-    """What a ledger holds: bytes, rows by table, and the rows of a run."""
+class LedgerStats:
+    """The size of a ledger: bytes, rows by table, forecasts by run."""
 
     url: str
     schema: int
@@ -60,16 +62,16 @@ class StoreFacts:
 
 
 @dataclass(frozen=True)
-class RunFacts:
-    """What a ledger holds of a run.
+class RunStats:
+    """The size of a run.
 
     Args:
         id: of the run.
-        door: which of the three doors it came through.
-        started_at: UTC ms at which it ran for the first time.
-        plan: JSON of what decided its forecasts; empty for the live run.
-        forecasts: how many it made.
-        bars: how many versions of bars it alone sees; of the live run, all others.
+        kind: live, replay or predict.
+        started_at: UTC ms at which it first ran.
+        plan: JSON of what determines its forecasts; empty for the live run.
+        forecasts: number of its forecasts.
+        bars: number of revisions of its own bars; for the live run, of all live bars.
     """
 
     id: str
@@ -80,8 +82,8 @@ class RunFacts:
     bars: int
 
 
-def facts(url: str) -> StoreFacts:
-    """Measure a ledger, beside whoever writes it.
+def ledger_stats(url: str) -> LedgerStats:
+    """Measure a ledger, also while it is written.
 
     Raises:
         LedgerMissing: when there is none.
@@ -89,126 +91,126 @@ def facts(url: str) -> StoreFacts:
     """
     database = Database(url)
     database.close()
-    with closing(open_database(url)) as asked:
-        rows = {name: int(asked.query(f"SELECT COUNT(*) AS n FROM {name}", {})[0].n) for name in _COUNTED}  # noqa: S608
-        by_run = asked.query("SELECT run_id, COUNT(*) AS n FROM forecast GROUP BY run_id ORDER BY run_id", {})
-        size = _bytes_of(database.path) if database.path is not None else _bytes_on_server(asked)
-    return StoreFacts(database.url, SCHEMA, size, rows, {row.run_id: int(row.n) for row in by_run})
+    with closing(open_database(url)) as reader:
+        rows = {name: int(reader.query(f"SELECT COUNT(*) AS n FROM {name}", {})[0].n) for name in _COUNTED}  # noqa: S608
+        by_run = reader.query("SELECT run_id, COUNT(*) AS n FROM forecast GROUP BY run_id ORDER BY run_id", {})
+        size = _bytes_of(database.path) if database.path is not None else _bytes_on_server(reader)
+    return LedgerStats(database.url, SCHEMA, size, rows, {row.run_id: int(row.n) for row in by_run})
 
 
-def runs(url: str) -> list[RunFacts]:
-    """Give all runs of a ledger, by the time at which they ran.
+def runs(url: str) -> list[RunStats]:
+    """Return all runs of a ledger, by start time.
 
     Raises:
         LedgerMissing: when there is none.
         StoreUnavailable: when it cannot be read.
     """
-    with closing(open_database(url)) as asked:
+    with closing(open_database(url)) as reader:
         return [
-            RunFacts(row.id, row.kind, int(row.started_at), row.plan, int(row.forecasts), int(row.bars))
-            for row in asked.query(_RUNS, {})
+            RunStats(row.id, row.kind, int(row.started_at), row.plan, int(row.forecasts), int(row.bars))
+            for row in reader.query(_RUNS, {})
         ]
 
 
-def schema(url: str) -> int:
-    """The schema of a ledger.
+def schema_version(url: str) -> int:
+    """Return the schema of a ledger.
 
     Raises:
         LedgerMissing: when there is none.
     """
     with closing(Database(url)) as database:
         if database.path is None:
-            found = migrations.schema_in(database)
+            version = migrations.schema_in(database)
         else:
-            found = sqlite.schema_at(database.path) if database.path.exists() else 0
-    if not found:
+            version = sqlite.schema_at(database.path) if database.path.exists() else 0
+    if not version:
         raise LedgerMissing(database.url)
-    return found
+    return version
 
 
-def backup(url: str, to: Path, on_portion: Callable[[int, int], None] = lambda _, __: None) -> None:
+def backup(url: str, to: Path, on_progress: Callable[[int, int], None] = lambda _, __: None) -> None:
     """Copy an SQLite ledger while it is in use, and check the copy.
 
-    `on_portion` hears of every portion how many pages are left, and how many there are.
+    `on_progress` is called after every step with the number of pages left, and of all pages.
 
     Raises:
         LedgerMissing: when there is none.
-        StoreUnavailable: when it cannot be copied, or is of another database, which has tools of its own.
+        StoreUnavailable: when it cannot be copied, or is not an SQLite file.
     """
     database = Database(url)
     database.close()
     if database.path is None:
         raise StoreUnavailable(database.url, "expected an SQLite ledger; use pg_dump for this one")
-    copy_ledger(database.path, to, on_portion)
+    copy_ledger(database.path, to, on_progress)
 
 
 def vacuum(url: str) -> None:
-    """Give back the space that deleted rows have left.
+    """Return the space of deleted rows to the file system.
 
     Raises:
         LedgerMissing: when there is none.
         StoreUnavailable: when another process writes, or the disk has no room for a copy.
     """
-    with _Alone(url) as database, database.faults(), database.engine.connect() as connection:
+    with _ExclusiveDatabase(url) as database, database.faults(), database.engine.connect() as connection:
         if database.is_sqlite:
-            connection.connection.execute("VACUUM")  # past SQLAlchemy, which would begin a transaction
+            connection.connection.execute("VACUUM")  # directly, since SQLAlchemy would begin a transaction
         else:
             connection.execution_options(isolation_level="AUTOCOMMIT").exec_driver_sql("VACUUM")
 
 
 def prune(url: str, before: int, *, dry_run: bool) -> dict[str, int]:
-    """Delete the runs that ran before a time (UTC ms), but never the live one; returns their forecasts, by run.
+    """Delete the runs that started before a time (UTC ms), except the live one; return their forecasts by run.
 
     Raises:
         LedgerMissing: when there is none.
         StoreUnavailable: when another process writes.
     """
     if dry_run:
-        return {one.id: one.forecasts for one in runs(url) if _is_old(one, before)}
-    with _Alone(url) as database:
-        old = {one.id: one.forecasts for one in runs(url) if _is_old(one, before)}
+        return {run.id: run.forecasts for run in runs(url) if _is_old(run, before)}
+    with _ExclusiveDatabase(url) as database:
+        old = {run.id: run.forecasts for run in runs(url) if _is_old(run, before)}
         with database.transaction() as connection:
             _delete(connection, list(old))
     return old
 
 
-def delete_runs(url: str, ids: Sequence[str], *, dry_run: bool = False) -> list[RunFacts]:
-    """Delete runs by name, with all that is theirs alone: forecasts, calibration, bars; gives what they held.
+def delete_runs(url: str, ids: Sequence[str], *, dry_run: bool = False) -> list[RunStats]:
+    """Delete runs by id, with their forecasts, calibration and own bars; return what they held.
 
     Raises:
-        ConfigError: for the live run, and for a run that is not there; nothing is deleted then.
+        ConfigError: for the live run or an unknown one; then nothing is deleted.
         LedgerMissing: when there is none.
         StoreUnavailable: when another process writes.
     """
     if dry_run:
         return _chosen(runs(url), ids)
     _chosen(runs(url), ids)
-    with _Alone(url) as database:
+    with _ExclusiveDatabase(url) as database:
         chosen = _chosen(runs(url), ids)
         with database.transaction() as connection:
-            _delete(connection, [one.id for one in chosen])
+            _delete(connection, [run.id for run in chosen])
     return chosen
 
 
-def _chosen(there: Sequence[RunFacts], ids: Sequence[str]) -> list[RunFacts]:
-    known = {one.id: one for one in there if one.id != LIVE}
+def _chosen(all_runs: Sequence[RunStats], ids: Sequence[str]) -> list[RunStats]:
+    known = {run.id: run for run in all_runs if run.id != LIVE}
     for name in ids:
         if name == LIVE:
-            raise ConfigError("run", "a replay or a prediction; live forecasts never leave", name)
+            raise ConfigError("run", "a replay or a prediction; live forecasts are never deleted", name)
         if name not in known:
             raise ConfigError("run", f"one of {', '.join(known) or 'none: there is only the live run'}", name)
     return [known[name] for name in dict.fromkeys(ids)]
 
 
-def _is_old(run: RunFacts, before: int) -> bool:
+def _is_old(run: RunStats, before: int) -> bool:
     return run.id != LIVE and run.started_at < before
 
 
-class _Alone:
-    """A ledger that is there, and that nobody else writes."""
+class _ExclusiveDatabase:
+    """An existing ledger, with its lease held."""
 
     def __init__(self, url: str) -> None:
-        schema(url)
+        schema_version(url)
         self._database = Database(url)
         try:
             self._lease = Lease(self._database)
@@ -225,9 +227,9 @@ class _Alone:
 
 
 def _delete(connection: sa.Connection, runs: Sequence[str]) -> None:
-    """Delete whole runs; the triggers that forbid it stand aside until the transaction ends."""
-    guards = _guards(connection, [table.name for table in t.APPEND_ONLY]) if runs else []
-    for drop, _ in guards:
+    """Delete whole runs; the triggers that forbid it are dropped until the transaction ends."""
+    triggers = _triggers(connection, [table.name for table in t.APPEND_ONLY]) if runs else []
+    for drop, _ in triggers:
         connection.exec_driver_sql(drop)
     for run in runs:
         forecasts = sa.select(t.forecast.c.id).where(t.forecast.c.run_id == run)
@@ -240,12 +242,12 @@ def _delete(connection: sa.Connection, runs: Sequence[str]) -> None:
             connection.execute(table.delete().where(table.c.series_id.in_(own)))
         connection.execute(t.series.delete().where(t.series.c.run_id == run))
         connection.execute(t.run.delete().where(t.run.c.id == run))
-    for _, make in guards:
-        connection.exec_driver_sql(make)
+    for _, create in triggers:
+        connection.exec_driver_sql(create)
 
 
-def _guards(connection: sa.Connection, tables: Sequence[str]) -> list[tuple[str, str]]:
-    """How to take away the triggers of tables, and how to put them back."""
+def _triggers(connection: sa.Connection, tables: Sequence[str]) -> list[tuple[str, str]]:
+    """Return the statements that drop and create each trigger of these tables."""
     if connection.dialect.name != "sqlite":
         alter = "ALTER TABLE {} {} TRIGGER USER"
         return [(alter.format(name, "DISABLE"), alter.format(name, "ENABLE")) for name in tables]
@@ -254,9 +256,9 @@ def _guards(connection: sa.Connection, tables: Sequence[str]) -> list[tuple[str,
 
 
 def _bytes_of(path: Path) -> int:
-    parts = {path.name, f"{path.name}-wal", f"{path.name}-journal"}
-    return sum(one.stat().st_size for one in path.parent.iterdir() if one.name in parts)
+    names = {path.name, f"{path.name}-wal", f"{path.name}-journal"}
+    return sum(file.stat().st_size for file in path.parent.iterdir() if file.name in names)
 
 
-def _bytes_on_server(asked: Any) -> int:
-    return int(asked.query("SELECT pg_database_size(current_database()) AS n", {})[0].n)
+def _bytes_on_server(reader: QueryRunner) -> int:
+    return int(reader.query("SELECT pg_database_size(current_database()) AS n", {})[0].n)

@@ -1,4 +1,4 @@
-"""Putting a copy in the place of an SQLite ledger: checked first, put there at once, and nothing is deleted."""
+"""Restore an SQLite ledger from a copy: checked first, replaced atomically; nothing is deleted."""
 
 from __future__ import annotations
 
@@ -24,22 +24,22 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Restored:
-    """What was put where.
+class RestoreResult:
+    """The result of a restore.
 
     Args:
         ledger: URL of the ledger.
         copy: URL of the copy.
-        rows: how many rows of the copy were checked.
-        last_cutoff: UTC ms of its newest live forecast; None when there is none.
-        set_aside: where the ledger that was there is now; None when there was none.
+        rows: number of rows of the copy that were checked.
+        last_cutoff: UTC ms of its latest live forecast, or None.
+        previous_ledger: path to which the replaced ledger was moved, or None.
     """
 
     ledger: str
     copy: str
     rows: int
     last_cutoff: int | None
-    set_aside: str | None
+    previous_ledger: str | None
 
 
 def restore(
@@ -49,23 +49,23 @@ def restore(
     *,
     dry_run: bool = False,
     on_rows: Callable[[int], None] = lambda _: None,
-    on_portion: Callable[[int, int], None] = lambda _, __: None,
-) -> Restored:
-    """Put a copy in the place of a ledger. The ledger that was there is kept beside it, with the time in its name.
+    on_progress: Callable[[int, int], None] = lambda _, __: None,
+) -> RestoreResult:
+    """Replace a ledger by a copy. The replaced ledger is kept beside it, with the time in its name.
 
     Args:
         url: of the ledger.
-        copy: an SQLite ledger of today's schema, which stays as it is.
+        copy: an SQLite ledger of the current schema; it is not changed.
         at: now, UTC ms.
-        dry_run: check the copy, and change nothing; a process may write the ledger meanwhile.
-        on_rows: hears how many rows of the copy were checked.
-        on_portion: hears of every portion how many pages are left to be copied, and how many there are.
+        dry_run: only check the copy; a process may write the ledger meanwhile.
+        on_rows: called with the number of checked rows after each query.
+        on_progress: called after every step with the number of pages left, and of all pages.
 
     Raises:
         SchemaTooNew: when a newer program wrote it.
         StoreTaken: when a process writes the ledger.
-        StoreUnavailable: when there is no copy, when it is not whole, of an older schema or the ledger itself, or when
-            it cannot be put there.
+        StoreUnavailable: when the copy is missing, damaged, of an older schema or the ledger itself, or cannot be
+            written.
     """
     with closing(Database(url)) as database:
         path = database.path
@@ -73,11 +73,11 @@ def restore(
             raise StoreUnavailable(database.url, "expected an SQLite ledger; use pg_restore for this one")
         with nullcontext() if dry_run else _locked(database):
             rows, last_cutoff = _check(path, copy, on_rows)
-            aside = _aside(path, at)
-            set_aside = str(aside) if path.exists() else None
+            replaced = _replaced_path(path, at)
+            previous_ledger = str(replaced) if path.exists() else None
             if not dry_run:
-                _put(path, copy, aside, on_portion)
-    return Restored(database.url, sqlite_url(copy.absolute()), rows, last_cutoff, set_aside)
+                _replace(path, copy, replaced, on_progress)
+    return RestoreResult(database.url, sqlite_url(copy.absolute()), rows, last_cutoff, previous_ledger)
 
 
 @contextmanager
@@ -92,69 +92,68 @@ def _locked(database: Database) -> Iterator[None]:
 
 
 def _check(path: Path, copy: Path, on_rows: Callable[[int], None]) -> tuple[int, int | None]:
-    """Look whether a copy is whole: its pages, its schema and its chains."""
+    """Check the pages, the schema and the chains of a copy; return its rows and its last live cutoff."""
     url = sqlite_url(copy.absolute())
     if path.exists() and copy.exists() and copy.samefile(path):
         raise StoreUnavailable(url, "expected a copy of the ledger, found the ledger itself")
     with closing(SqliteFile(copy)) as file:
         try:
-            found = [row[0] for row in file.query("PRAGMA integrity_check(3)", {})]
+            faults = [row[0] for row in file.query("PRAGMA integrity_check(3)", {})]
         except LedgerMissing:
             raise StoreUnavailable(url, "expected a copy that `forecaster store backup` made, found none") from None
-        if found != ["ok"]:
-            raise StoreUnavailable(url, f"expected a copy that is whole, found {'; '.join(found)}")
+        if faults != ["ok"]:
+            raise StoreUnavailable(url, f"expected an undamaged copy, found {'; '.join(faults)}")
         checked = verify_ledger(file, on_rows)
         if not checked.ok:
-            raise StoreUnavailable(url, f"expected a copy that is what was written, found {checked.errors[0]}")
-        (newest,) = file.query("SELECT MAX(cutoff) AS cutoff FROM forecast WHERE run_id = 'live'", {})
-    return checked.rows, newest.cutoff
+            raise StoreUnavailable(url, f"expected a copy that passes `verify ledger`, found {checked.errors[0]}")
+        (latest,) = file.query("SELECT MAX(cutoff) AS cutoff FROM forecast WHERE run_id = 'live'", {})
+    return checked.rows, latest.cutoff
 
 
-def _aside(path: Path, at: int) -> Path:
+def _replaced_path(path: Path, at: int) -> Path:
     time = dt.datetime.fromtimestamp(at / 1000, dt.UTC).strftime("%Y%m%dT%H%M%SZ")
     return path.with_name(f"{path.name}.replaced-{time}")
 
 
-def _put(path: Path, copy: Path, aside: Path, on_portion: Callable[[int, int], None]) -> None:
-    """Put the copy there; at every moment there is one ledger or the other, and no log of the one beside the other.
+def _replace(path: Path, copy: Path, replaced: Path, on_progress: Callable[[int, int], None]) -> None:
+    """Replace the ledger atomically, without ever leaving the log of one file beside the other.
 
-    All that is in the log of the old one is brought into it first. That cannot be done with a file that is damaged; its
-    log goes with it.
+    The log of the old ledger is checkpointed first. That is impossible for a damaged file; its log moves with it.
     """
-    if aside.exists():
-        raise StoreUnavailable(sqlite_url(path), f"expected no file {aside}: try again in a second")
+    if replaced.exists():
+        raise StoreUnavailable(sqlite_url(path), f"expected no file {replaced}: try again in a second")
     staged = temporary_path(path)
     try:
-        copy_ledger(copy, staged, on_portion)
-        _give_away(staged, path)
+        copy_ledger(copy, staged, on_progress)
+        _copy_owner(staged, path)
         if path.exists():
             sqlite.empty_log(path)
             sqlite.make_one_file(path)
-        _move_journals(path, aside)
+        _move_journals(path, replaced)
         if path.exists():
-            os.link(path, aside)
+            os.link(path, replaced)
         staged.replace(path)
         sync_directory(path.parent)
     except OSError as error:
-        raise StoreUnavailable(sqlite_url(path), f"expected to put {copy} in its place: {error}") from error
+        raise StoreUnavailable(sqlite_url(path), f"expected to replace it by {copy}: {error}") from error
     finally:
         with suppress(OSError):
             staged.unlink(missing_ok=True)
 
 
-def _move_journals(path: Path, aside: Path) -> None:
-    """Have what is left of the journals of a ledger beside it where it is now: they belong to it alone."""
-    for end in ("-journal", "-wal", "-shm"):
+def _move_journals(path: Path, replaced: Path) -> None:
+    """Move the remaining journals of a ledger with it: they belong to it alone."""
+    for suffix in ("-journal", "-wal", "-shm"):
         with suppress(FileNotFoundError):
-            path.with_name(path.name + end).replace(aside.with_name(aside.name + end))
+            path.with_name(path.name + suffix).replace(replaced.with_name(replaced.name + suffix))
 
 
-def _give_away(staged: Path, path: Path) -> None:
-    """Give a file, and the lock, the owner of the ledger that was there, or of the folder; and the permissions."""
-    model = path if path.exists() else path.parent
-    there = model.stat()
+def _copy_owner(staged: Path, path: Path) -> None:
+    """Copy owner and permissions of the replaced ledger, or the owner of the folder, to the new file and the lock."""
+    source = path if path.exists() else path.parent
+    status = source.stat()
     if os.geteuid() == 0:
-        for one in (staged, path.with_name(f"{path.name}.lock")):
-            os.chown(one, there.st_uid, there.st_gid)
-    if model.is_file():
-        staged.chmod(there.st_mode & 0o777)
+        for file in (staged, path.with_name(f"{path.name}.lock")):
+            os.chown(file, status.st_uid, status.st_gid)
+    if source.is_file():
+        staged.chmod(status.st_mode & 0o777)

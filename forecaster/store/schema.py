@@ -36,6 +36,7 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    text,
     true,
 )
 
@@ -254,7 +255,7 @@ def create_views(connection: Connection) -> None:
 def create_triggers(connection: Connection) -> None:
     """Create the triggers that keep tables append-only."""
     if connection.dialect.name != "sqlite":
-        connection.exec_driver_sql(_REFUSE_CHANGE)
+        connection.execute(text(_REFUSE_CHANGE))
     for table in APPEND_ONLY:
         for statement in _triggers(table.name, connection.dialect.name):
             connection.exec_driver_sql(statement)

@@ -1,7 +1,7 @@
-"""SQLite's library: Python's own where its write-ahead log is sound, else the one of the package pysqlite3.
+"""The SQLite library: Python's own if its write-ahead log is safe, else that of the package pysqlite3.
 
-A process uses one library for all connections to a ledger. Two libraries do not see each other's locks, and the one
-that closes a file frees the locks of the other (sqlite.org/howtocorrupt.html, section 2.2.1).
+A process uses one library for all connections to a ledger. Two libraries do not see each other's locks, and closing a
+file in one frees the locks of the other (sqlite.org/howtocorrupt.html, section 2.2.1).
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ def connect(address: str, *, seconds: float = 0.0, check_same_thread: bool = Tru
     """Open an address such as `file:///ledger.db?mode=ro`.
 
     Args:
-        address: as SQLite has it.
-        seconds: how long a lock is waited for.
-        check_same_thread: refuse other threads than this one.
+        address: a URI of SQLite.
+        seconds: how long to wait for a lock.
+        check_same_thread: refuse use by other threads.
     """
     if sqlite3 is not own:
-        sys.audit("sqlite3.connect", address)  # as Python's own does
+        sys.audit("sqlite3.connect", address)  # as Python's own library does
     return sqlite3.connect(address, uri=True, timeout=seconds, check_same_thread=check_same_thread)

@@ -98,11 +98,7 @@ def is_newest_first(instant: NDArray[np.int64]) -> bool:
 
 
 def _check_repeated(source: str, timeframe: Timeframe, opens: NDArray[np.int64], rows: Rows) -> None:
-    """Check that few times have several different rows, of which the later one counts.
-
-    Raises:
-        BadPayload: for more of them; names the first such time and its lines.
-    """
+    """Raise BadPayload for more than a few times with different rows; of a few, the later row counts."""
     times, index = np.unique(opens, return_inverse=True)
     if len(times) == len(opens):
         return

@@ -91,11 +91,7 @@ def are_identical(table: Table, places: list[int]) -> bool:
 
 
 def check_identical(table: Table, field: str, places: list[int]) -> None:
-    """Check that columns of one field hold the same cells.
-
-    Raises:
-        Ambiguous: names `columns`.
-    """
+    """Raise Ambiguous unless all columns of a field hold the same cells."""
     if not are_identical(table, places):
         found = f"different cells in columns {[table.names[place] for place in places]}, each of which is {field}"
         raise Ambiguous(table.source, "columns", f"{field}={table.names[places[0]]}", found)

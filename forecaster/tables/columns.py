@@ -1,6 +1,6 @@
 """The role of each column of a table: by the user's options, by its name, or by its cells.
 
-`time_columns` finds the times and `symbol_column` the symbols; `field_order` checks the prices of a table without
+`time_columns` finds the times and `symbols` the symbols; `field_order` checks the prices of a table without
 names. Columns of one field that hold different cells raise `Ambiguous`.
 """
 
@@ -28,7 +28,7 @@ from forecaster.tables.column_names import (
     prefer_lowercase,
     wide_columns,
 )
-from forecaster.tables.symbol_column import check_one_timeframe, find_symbol
+from forecaster.tables.symbols import check_one_timeframe, find_symbol
 from forecaster.tables.time_columns import EXPECTED_COLUMNS, find_time
 
 if TYPE_CHECKING:

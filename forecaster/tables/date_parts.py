@@ -91,11 +91,7 @@ class DateParts:
         self._is_named[rows] = "name" in given
 
     def zone(self, table: Table) -> str:
-        """Return the IANA name after the times; empty if there is none.
-
-        Raises:
-            BadPayload: for several names, or times with neither a name nor an offset beside times with a name.
-        """
+        """Return the IANA name after all times, or an empty text; raise BadPayload for several, or a time with none."""
         if len(self._zones) > 1 or 0 < sum(self._zones.values()) < np.isnan(self.offset_ms).sum():
             raise BadPayload(table.source, "one zone for all times", ", ".join(self._zones))
         return next(iter(self._zones), "")
@@ -176,11 +172,7 @@ class DateParts:
         return is_valid
 
     def checked_wall_ms(self, table: Table, texts: NDArray[np.object_]) -> NDArray[np.int64]:
-        """Return the local times in ms.
-
-        Raises:
-            BadPayload: for a row that is not a time; names its line.
-        """
+        """Return the local times in ms; raise BadPayload for a row that is not a time."""
         is_bad = ~(self.is_epoch | self.is_date())
         if is_bad.any():
             row = int(np.argmax(is_bad))

@@ -17,7 +17,7 @@ from forecaster.tables.columns import find_columns, non_bar_rows
 from forecaster.tables.dates import read_dates
 from forecaster.tables.field_order import check_field_order
 from forecaster.tables.numbers import read_numbers
-from forecaster.tables.symbol_column import rows_by_symbol
+from forecaster.tables.symbols import rows_by_symbol
 from forecaster.tables.times import read_times, to_instants
 
 if TYPE_CHECKING:

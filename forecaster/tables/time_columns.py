@@ -99,11 +99,7 @@ class _SampledTimes:
 
 
 def _prefer_instants(table: Table, options: ParseOptions, time: tuple[int, ...], others: list[int]) -> tuple[int, ...]:
-    """Prefer a column of instants to a column of the same times in local time.
-
-    Raises:
-        Ambiguous: for columns of different times, none of which is named as the open time.
-    """
+    """Prefer instants to the same times in local time; raise Ambiguous for different times not named as opens."""
     candidates = [time, *((place,) for place in others)]
     samples = [times for times in (_sample_times(table, options, places) for places in candidates) if times]
     instant = next((times for times in samples if times.is_instant), None)

@@ -1,1 +1,1 @@
-"""Forecasts for other people's frameworks: frames and plain records in and out, and none of them imported."""
+"""Forecasts for other frameworks: frames and plain records in and out; no framework is imported."""

@@ -1,9 +1,8 @@
-"""Forecasts beside bars: each bar gets the forecast that was made at its close, if it was there in time.
+"""Align forecasts with bars: each bar gets the forecast that was made at its close, if it was available in time.
 
-What stands in a row was known `decision_lag_ms` after that bar's close. Later bars, and forecasts of later bars, change
-none of it.
+A row holds what was known `decision_lag_ms` after the close of its bar. Later bars and forecasts do not change it.
 
-Shapes: T bars, N forecasts, F fields and H steps asked for, Q quantile levels.
+Shapes: T bars, N forecasts, F fields and H steps of the query, Q quantile levels.
 """
 
 from __future__ import annotations
@@ -26,10 +25,10 @@ if TYPE_CHECKING:
     from forecaster import LedgerRow, ModelId, Run, SeriesKey
 
 STATUSES: Final = ("ok", "late", "stale", "missing")
-"""What `fc_status` may say of a row; where it is `ok` the other columns have values, and nowhere else.
+"""The values of `fc_status`; only rows with `ok` have values in the other columns.
 
-`late`: the forecast of this bar came after the strategy had decided. `stale`: there is none of this bar, but one of an
-earlier bar. `missing`: there is none up to this bar.
+`late`: the forecast of this bar was available after the decision. `stale`: there is no forecast of this bar, but one of
+an earlier bar. `missing`: there is no forecast up to this bar.
 """
 
 _FIELDS: Final = ("open", "high", "low", "close")
@@ -38,35 +37,35 @@ _LIVE: Final = "live"
 
 
 class Ledger(Protocol):
-    """What is asked of a ledger; `Forecaster.reader` and `MemoryStore` answer it."""
+    """The part of a ledger that is read; `Forecaster.reader` and `MemoryStore` implement it."""
 
     def series(self) -> Sequence[SeriesKey]:
-        """Give all series that are there."""
+        """Return all series."""
 
     def runs(self) -> Sequence[Run]:
-        """Give all runs that were recorded."""
+        """Return all recorded runs."""
 
     def models(self) -> Sequence[ModelId]:
-        """Give all models that have forecast."""
+        """Return all models with forecasts."""
 
     def history(self, key: SeriesKey, start: int, end: int, run_id: str = "live") -> Sequence[LedgerRow]:
-        """Give all models' rows whose cutoff (UTC ms) lies in [start, end)."""
+        """Return all models' rows with a cutoff (UTC ms) in [start, end)."""
 
 
 @dataclass(frozen=True, slots=True)
 class ForecastQuery:
-    """Which forecasts a strategy wants, and which columns of them.
+    """Selects forecasts, and columns of them.
 
     Args:
         fields: of open, high, low, close.
         levels: quantile levels inside (0, 1); linear between the model's own.
         steps: 1 is the bar after the cutoff.
-        model: name of the model, such as `nano`; may be left out where only one has forecast.
-        run_id: the live run, or that of a replay; `replay-…+4000ms` is that replay, each forecast there 4 s later.
+        model: name of the model, such as `nano`; optional if the ledger has only one.
+        run_id: the live run, or a replay; `replay-…+4000ms` is that replay with a latency of 4 s.
         decision_lag_ms: how long after a bar's close the strategy decides.
 
     Raises:
-        ValueError: for what no forecast has.
+        ValueError: for values that no forecast has.
     """
 
     fields: tuple[str, ...] = ("close",)
@@ -84,18 +83,18 @@ class ForecastQuery:
             "steps": (bool(self.steps) and min(self.steps) >= 1, "at least one, all 1 or more", self.steps),
             "decision_lag_ms": (self.decision_lag_ms >= 0, "0 or more", self.decision_lag_ms),
         }
-        for name, (holds, expected, found) in rules.items():
+        for name, (holds, expected, value) in rules.items():
             if not holds:
-                raise _unexpected(name, expected, found)
+                raise _unexpected(name, expected, value)
 
     @property
     def read_fields(self) -> list[str]:
-        """The fields to be read: those asked for, and close, of which the probability is."""
+        """The fields to read: those of the query, and close for the probability."""
         return [field for field in _FIELDS if field in (*self.fields, "close")]
 
 
 class _Made(NamedTuple):
-    """What is taken of one forecast."""
+    """The part of a forecast that is used."""
 
     model: str
     cutoff: int
@@ -107,7 +106,7 @@ class _Made(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class _Known:
-    """Forecasts as columns, each whole."""
+    """Forecasts as columns."""
 
     levels: tuple[float, ...]
     cutoff_N: NDArray[np.int64]
@@ -118,21 +117,21 @@ class _Known:
 def align(
     bars: Bars | pd.DataFrame,
     forecasts: Ledger | Sequence[OHLCForecast],
-    wanted: ForecastQuery,
+    query: ForecastQuery,
     *,
     key: SeriesKey | None = None,
     shift: int = 0,
 ) -> pd.DataFrame:
-    """Put beside each bar the newest forecast whose cutoff is its close and which was there in time.
+    """Add to each bar the latest forecast whose cutoff is its close and which was available in time.
 
     Args:
         bars: `Bars`, or a frame with a close and the open time of each bar: in the column `date`, else in its index;
             times without a zone are UTC, and a date that is written in any zone is that of its session. All its bars
             have closed.
         forecasts: a ledger, or recorded forecasts in hand.
-        wanted: which forecasts, and which columns of them.
+        query: selects forecasts and columns.
         key: the series of a frame.
-        shift: rows by which forecasts stand lower, for who can act only later than at the close.
+        shift: number of rows to move forecasts down, for a framework that acts later than at the close.
 
     Returns:
         The rows and columns of the frame, and: `fc_close_q10_1` and so on for each field, level and step;
@@ -150,13 +149,13 @@ def align(
     if shift < 0:
         raise _unexpected("shift", "0 or more rows", shift)
     cutoff_T, price_T = closes_of(frame, key), _closing_prices(frame)
-    known = _known(_made(forecasts, key, wanted, cutoff_T), wanted)
-    at_T, status_T = _match(cutoff_T, known, wanted.decision_lag_ms)
+    known = _known(_made(forecasts, key, query, cutoff_T), query)
+    at_T, status_T = _match(cutoff_T, known, query.decision_lag_ms)
     at_T, status_T = _lowered(at_T, shift, -1), _lowered(status_T, shift, "missing")
     stamps_T = _gather(known.available_N.astype("datetime64[ms]"), at_T, np.datetime64("NaT"))
     return frame.assign(
-        **_prices(known, wanted, at_T),
-        **_probabilities(known, wanted, at_T, _lowered(price_T, shift, np.nan)),
+        **_prices(known, query, at_T),
+        **_probabilities(known, query, at_T, _lowered(price_T, shift, np.nan)),
         fc_status=status_T,
         fc_available_at=pd.DatetimeIndex(stamps_T, tz="UTC"),
     )
@@ -181,110 +180,117 @@ def closes_of(frame: pd.DataFrame, key: SeriesKey) -> NDArray[np.int64]:
 
 
 def _has_neighbours(opens_T: NDArray[np.int64], key: SeriesKey) -> bool:
-    """Whether any bar stands in the slot after that of another."""
+    """Return whether any two bars are in adjacent slots."""
     grid = key.trading_calendar.opens_between(key.timeframe, int(opens_T.min()), int(opens_T.max()) + 1)
     return bool((np.diff(np.searchsorted(grid, np.unique(opens_T))) == 1).any())
 
 
 def _closing_prices(frame: pd.DataFrame) -> NDArray[np.float64]:
     """(T,) closes, of whose column some frameworks write the name with a capital."""
-    found = [name for name in ("close", "Close") if name in frame.columns]
-    if not found:
+    columns = [name for name in ("close", "Close") if name in frame.columns]
+    if not columns:
         raise _unexpected("frame", "a column close", list(frame.columns))
-    return frame[found[0]].to_numpy(np.float64)
+    return frame[columns[0]].to_numpy(np.float64)
 
 
 def _made(
-    forecasts: Ledger | Sequence[OHLCForecast], key: SeriesKey, wanted: ForecastQuery, cutoff_T: NDArray[np.int64]
+    forecasts: Ledger | Sequence[OHLCForecast], key: SeriesKey, query: ForecastQuery, cutoff_T: NDArray[np.int64]
 ) -> Iterable[_Made]:
     """Give the forecasts that may belong to the bars."""
     if isinstance(forecasts, Sequence):
-        _check_known("model", wanted.model, {one.provenance.model_id for one in forecasts})
-        return (_made_of(one, key, wanted) for one in forecasts) if len(cutoff_T) else ()
-    known = {f"{one} on {one.calendar}" for one in forecasts.series()}
+        _check_known("model", query.model, {forecast.provenance.model_id for forecast in forecasts})
+        return (_made_of(forecast, key, query) for forecast in forecasts) if len(cutoff_T) else ()
+    known = {f"{series} on {series.calendar}" for series in forecasts.series()}
     _check_known("key", f"{key} on {key.calendar}", known)
-    _check_run(forecasts, wanted.run_id)
-    _check_known("model", wanted.model, {one.name for one in forecasts.models()})
-    return _made_between(forecasts, key, wanted, cutoff_T) if len(cutoff_T) else ()
+    _check_run(forecasts, query.run_id)
+    _check_known("model", query.model, {model.name for model in forecasts.models()})
+    return _made_between(forecasts, key, query, cutoff_T) if len(cutoff_T) else ()
 
 
 def _check_run(ledger: Ledger, run_id: str) -> None:
-    """Refuse a run that the ledger does not have; the live one may not have begun."""
+    """Refuse a run that the ledger does not have; the live run may not have started."""
     recorded = RunId(run_id).recorded
-    known = {str(one.id) for one in ledger.runs()} | {_LIVE}
+    known = {str(run.id) for run in ledger.runs()} | {_LIVE}
     if recorded not in known:
         raise _unexpected("run_id", f"one of {', '.join(sorted(known))}", run_id)
 
 
 def _check_known(what: str, name: str | None, known: set[str]) -> None:
-    """Refuse a name that is not among the known ones; where there are none yet, any may be right."""
+    """Refuse an unknown name; before the first forecast any name is accepted."""
     if name is not None and known and name not in known:
         raise _unexpected(what, f"one of {', '.join(sorted(known))}", name)
 
 
-def _made_between(
-    ledger: Ledger, key: SeriesKey, wanted: ForecastQuery, cutoff_T: NDArray[np.int64]
-) -> Iterator[_Made]:
-    """Read the span of the bars, some slots at a time: as rows, a year of minutes would fill the memory."""
+def _made_between(ledger: Ledger, key: SeriesKey, query: ForecastQuery, cutoff_T: NDArray[np.int64]) -> Iterator[_Made]:
+    """Read the span of the bars in portions: the rows of a year of minutes would fill the memory."""
     start, end = int(cutoff_T.min()), int(cutoff_T.max()) + 1
     portion = _SLOTS_PER_READ * key.timeframe.ms
     for first in range(start, end, portion):
-        rows = ledger.history(key, first, min(first + portion, end), wanted.run_id)
+        rows = ledger.history(key, first, min(first + portion, end), query.run_id)
         for _, of_one in groupby(rows, lambda row: (row.cutoff, row.model_id)):
-            yield _made_of_rows(list(of_one), wanted)
+            yield _made_of_rows(list(of_one), query)
 
 
-def _made_of_rows(rows: list[LedgerRow], wanted: ForecastQuery) -> _Made:
+def _made_of_rows(rows: list[LedgerRow], query: ForecastQuery) -> _Made:
     first, horizon = rows[0], max(row.step for row in rows)
     values_FHQ = None
-    if horizon >= max(wanted.steps):
+    if horizon >= max(query.steps):
         values = {(row.field, row.step): row.values_Q for row in rows}
-        values_FHQ = np.array([[values[field, step] for step in wanted.steps] for field in wanted.read_fields])
+        values_FHQ = np.array([[values[field, step] for step in query.steps] for field in query.read_fields])
     return _Made(first.model_id.name, first.cutoff, first.available_at, first.quantile_levels, horizon, values_FHQ)
 
 
-def _made_of(one: OHLCForecast, key: SeriesKey, wanted: ForecastQuery) -> _Made:
-    if one.key != key:
-        raise _unexpected("forecasts", f"those of {key}", one.key)
-    if one.available_at is None:
+def _made_of(forecast: OHLCForecast, key: SeriesKey, query: ForecastQuery) -> _Made:
+    if forecast.key != key:
+        raise _unexpected("forecasts", f"those of {key}", forecast.key)
+    if forecast.available_at is None:
         raise _unexpected(
-            "forecasts", "recorded ones", f"one of {np.datetime64(one.cutoff, 'ms')} UTC without available_at"
+            "forecasts", "recorded ones", f"one of {np.datetime64(forecast.cutoff, 'ms')} UTC without available_at"
         )
     values_FHQ = None
-    if one.horizon >= max(wanted.steps):
-        fields = np.array([_FIELDS.index(field) for field in wanted.read_fields])
-        chosen = np.ix_(fields, np.array(wanted.steps) - 1)
-        values_FHQ = one.values_FHQ[chosen]
-    return _Made(one.provenance.model_id, one.cutoff, one.available_at, one.quantile_levels, one.horizon, values_FHQ)
+    if forecast.horizon >= max(query.steps):
+        fields = np.array([_FIELDS.index(field) for field in query.read_fields])
+        chosen = np.ix_(fields, np.array(query.steps) - 1)
+        values_FHQ = forecast.values_FHQ[chosen]
+    return _Made(
+        forecast.provenance.model_id,
+        forecast.cutoff,
+        forecast.available_at,
+        forecast.quantile_levels,
+        forecast.horizon,
+        values_FHQ,
+    )
 
 
-def _known(made: Iterable[_Made], wanted: ForecastQuery) -> _Known:
-    """Put the forecasts of the model into columns, but those that end before the last step asked for.
+def _known(made: Iterable[_Made], query: ForecastQuery) -> _Known:
+    """Put the forecasts of the model into columns, without those that end before the last step of the query.
 
     Raises:
-        ValueError: for several models of which none is named, for none that reaches that step, or levels that differ.
+        ValueError: for several models and none named, if no forecast reaches that step, or for different levels.
     """
-    found = [one for one in made if wanted.model in (None, one.model)]
-    models = sorted({one.model for one in found})
+    of_model = [forecast for forecast in made if query.model in (None, forecast.model)]
+    models = sorted({forecast.model for forecast in of_model})
     if len(models) > 1:
         raise _unexpected("model", f"the name of one of {', '.join(models)}", None)
-    whole = [one for one in found if one.values_FHQ is not None]
-    if found and not whole:
-        raise _unexpected("steps", f"1 to {max(one.horizon for one in found)}", wanted.steps)
-    levels = {one.levels for one in whole}
+    whole = [forecast for forecast in of_model if forecast.values_FHQ is not None]
+    if of_model and not whole:
+        raise _unexpected("steps", f"1 to {max(forecast.horizon for forecast in of_model)}", query.steps)
+    levels = {forecast.levels for forecast in whole}
     if len(levels) > 1:
         raise _unexpected("forecasts", "the same quantile levels in all", sorted(levels))
-    shape = (len(whole), len(wanted.read_fields), len(wanted.steps), -1)
+    shape = (len(whole), len(query.read_fields), len(query.steps), -1)
     return _Known(
         levels.pop() if levels else (0.0, 1.0),
-        np.array([one.cutoff for one in whole], np.int64),
-        np.array([one.available_at for one in whole], np.int64),
-        np.array([one.values_FHQ for one in whole], np.float64).reshape(shape) if whole else np.empty((*shape[:3], 2)),
+        np.array([forecast.cutoff for forecast in whole], np.int64),
+        np.array([forecast.available_at for forecast in whole], np.int64),
+        np.array([forecast.values_FHQ for forecast in whole], np.float64).reshape(shape)
+        if whole
+        else np.empty((*shape[:3], 2)),
     )
 
 
 def _match(cutoff_T: NDArray[np.int64], known: _Known, lag_ms: int) -> tuple[NDArray[np.int64], NDArray[Any]]:
-    """Find each bar's forecast, -1 where there is none to be used, and say why; (T,) each."""
+    """Return the position of each bar's forecast, -1 for none, and its status; (T,) each."""
     order = np.lexsort((known.available_N, known.cutoff_N))
     in_time = order[(known.available_N - known.cutoff_N)[order] <= lag_ms]
     last_T = np.searchsorted(known.cutoff_N[in_time], cutoff_T, side="right") - 1
@@ -296,34 +302,34 @@ def _match(cutoff_T: NDArray[np.int64], known: _Known, lag_ms: int) -> tuple[NDA
 
 
 def _gather(values_N: NDArray[Any], at_T: NDArray[np.int64], otherwise: object) -> NDArray[Any]:
-    """The value at each place, and what it is `otherwise`, where the place is negative; (T, …)."""
+    """Return the value at each position, or `otherwise` for a negative position; (T, …)."""
     held = np.concatenate([values_N, np.full((1, *values_N.shape[1:]), otherwise, values_N.dtype)])
     return held[at_T]
 
 
-def _prices(known: _Known, wanted: ForecastQuery, at_T: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
-    """The columns of quantiles."""
+def _prices(known: _Known, query: ForecastQuery, at_T: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
+    """Return the columns of quantiles."""
     columns = {}
-    for field in wanted.fields:
-        for level in wanted.levels:
-            values_NH = _at_level(known.values_NFHQ[:, wanted.read_fields.index(field)], known.levels, level)
-            for h, step in enumerate(wanted.steps):
+    for field in query.fields:
+        for level in query.levels:
+            values_NH = _at_level(known.values_NFHQ[:, query.read_fields.index(field)], known.levels, level)
+            for h, step in enumerate(query.steps):
                 columns[f"fc_{field}_q{100 * level:g}_{step}"] = _gather(values_NH[:, h], at_T, np.nan)
     return columns
 
 
 def _probabilities(
-    known: _Known, wanted: ForecastQuery, at_T: NDArray[np.int64], price_T: NDArray[np.float64]
+    known: _Known, query: ForecastQuery, at_T: NDArray[np.int64], price_T: NDArray[np.float64]
 ) -> dict[str, NDArray[Any]]:
-    """The columns of probabilities that a close is above the price of the row."""
-    close_THQ = _gather(known.values_NFHQ[:, wanted.read_fields.index("close")], at_T, np.nan)
+    """Return the columns of probabilities that a close is above the price of the row."""
+    close_THQ = _gather(known.values_NFHQ[:, query.read_fields.index("close")], at_T, np.nan)
     return {
-        f"fc_prob_up_{step}": _prob_above(price_T, close_THQ[:, h], known.levels) for h, step in enumerate(wanted.steps)
+        f"fc_prob_up_{step}": _prob_above(price_T, close_THQ[:, h], known.levels) for h, step in enumerate(query.steps)
     }
 
 
 def _at_level(values_Q: NDArray[np.float64], levels: tuple[float, ...], level: float) -> NDArray[np.float64]:
-    """Give the quantile at `level`, as `OHLCForecast.quantile` does, of values whose last axis is Q."""
+    """Return the quantile at `level`, as `OHLCForecast.quantile` does, of values whose last axis is Q."""
     if not levels[0] <= level <= levels[-1]:
         raise _unexpected("levels", f"{levels[0]} to {levels[-1]}", level)
     upper = max(int(np.searchsorted(levels, level)), 1)
@@ -334,7 +340,7 @@ def _at_level(values_Q: NDArray[np.float64], levels: tuple[float, ...], level: f
 def _prob_above(
     price_T: NDArray[np.float64], values_TQ: NDArray[np.float64], levels: tuple[float, ...]
 ) -> NDArray[np.float64]:
-    """Probability of a value above each price, (T,); `OHLCForecast.prob_above` asks the same of `numpy.interp`."""
+    """Return the probability of a value above each price, (T,), as `OHLCForecast.prob_above` does."""
     count_T = (values_TQ <= price_T[:, None]).sum(axis=1)
     lower_T = np.clip(count_T - 1, 0, len(levels) - 2)
     below_T, above_T = (np.take_along_axis(values_TQ, at[:, None], 1)[:, 0] for at in (lower_T, lower_T + 1))
@@ -347,7 +353,7 @@ def _prob_above(
 
 
 def _lowered(values_T: NDArray[Any], rows: int, otherwise: object) -> NDArray[Any]:
-    """Move values down by some rows; the first ones are what it is `otherwise`."""
+    """Move values down by `rows`; the first ones become `otherwise`."""
     rows = min(rows, len(values_T))
     return np.concatenate([np.full(rows, otherwise, values_T.dtype), values_T[: len(values_T) - rows]])
 

@@ -1,8 +1,8 @@
 """Forecasts as columns of a backtesting.py frame.
 
-backtesting.py fills an order of `next` at the open of the next bar. Where bars have no break between them, that is the
-instant at which the bar closed. A forecast is made from this close and is there some seconds behind it, so at the
-earliest it can trade at the open of the bar after. Therefore forecasts stand one row lower by default.
+backtesting.py fills an order of `next` at the open of the next bar. On a market without pauses that is the instant at
+which the bar closed. The forecast of this close is available seconds later, so the first possible fill is one bar
+later. Therefore forecasts are moved down by one row by default.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ def add_forecasts(
     frame: pd.DataFrame,
     key: SeriesKey,
     forecasts: Ledger | Sequence[OHLCForecast],
-    wanted: ForecastQuery,
+    query: ForecastQuery,
     *,
     shift: int = 1,
 ) -> pd.DataFrame:
-    """Put forecasts beside the bars of a backtest, to be read as `self.data.fc_close_q50_1`.
+    """Add forecasts to the bars of a backtest; read them as `self.data.fc_close_q50_1`.
 
     Args:
         frame: Open, High, Low, Close, Volume, indexed by the open of each bar.
         key: the series.
         forecasts: a ledger, or recorded forecasts in hand.
-        wanted: which forecasts, and which columns of them.
-        shift: 1 lets orders fill at the open of the second bar behind the cutoff. 0, at that of the first, is right
-            where markets rest between a close and the next open, and too good to be true where they do not.
+        query: selects forecasts and columns.
+        shift: 1 fills orders at the open of the second bar after the cutoff. 0 fills at the first: right for markets
+            with a pause between a close and the next open, and too early for others.
 
     Returns:
         The same rows and columns, and those of `align`.
@@ -44,4 +44,4 @@ def add_forecasts(
     Raises:
         ValueError: as `align` does.
     """
-    return align(frame, forecasts, wanted, key=key, shift=shift)
+    return align(frame, forecasts, query, key=key, shift=shift)

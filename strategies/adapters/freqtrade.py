@@ -24,19 +24,19 @@ def add_forecasts(
     frame: pd.DataFrame,
     metadata: Mapping[str, str],
     forecasts: Ledger | Sequence[OHLCForecast],
-    wanted: ForecastQuery,
+    query: ForecastQuery,
     *,
     exchange: str,
     timeframe: str,
 ) -> pd.DataFrame:
-    """Put forecasts beside the bars that `populate_indicators` is given.
+    """Add forecasts to the bars of `populate_indicators`.
 
     Args:
-        frame: as it came; it has a column `date`.
-        metadata: as it came; `pair` is the symbol.
+        frame: as passed by freqtrade, with a column `date`.
+        metadata: as passed by freqtrade; `pair` is the symbol.
         forecasts: a ledger, or recorded forecasts in hand.
-        wanted: which forecasts, and which columns of them.
-        exchange: as the forecaster's configuration calls it, which is ccxt's and freqtrade's name.
+        query: selects forecasts and columns.
+        exchange: its name in ccxt, freqtrade and the forecaster's configuration.
         timeframe: the strategy's.
 
     Returns:
@@ -45,4 +45,4 @@ def add_forecasts(
     Raises:
         ValueError: as `align` does.
     """
-    return align(frame, forecasts, wanted, key=SeriesKey(exchange, metadata["pair"], timeframe))
+    return align(frame, forecasts, query, key=SeriesKey(exchange, metadata["pair"], timeframe))

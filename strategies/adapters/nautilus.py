@@ -1,7 +1,7 @@
-"""Bars and forecasts as plain records, from which nautilus_trader's objects are made.
+"""Bars and forecasts as plain records, to make nautilus_trader's objects from.
 
-Its backtests deliver everything at `ts_init`: a bar when it has closed, a forecast when it was available. Times are
-integer nanoseconds, UTC.
+Its backtests deliver an object at `ts_init`: a bar at its close, a forecast when it was available. Times are integer
+nanoseconds, UTC.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ _ABOUT: Final = ("fc_status", "fc_available_at")
 
 
 def bar_records(frame: pd.DataFrame, key: SeriesKey) -> list[dict[str, Any]]:
-    """Give a record for each bar: open, high, low, close, volume, and its close as `ts_event` and `ts_init`.
+    """Return a record for each bar: open, high, low, close, volume, and its close time as `ts_event` and `ts_init`.
 
-    A volume that is not known stays NaN.
+    An unknown volume stays NaN.
 
     Args:
         frame: those columns, and the open time of each bar: in the column `date`, else in its index.
@@ -40,16 +40,16 @@ def bar_records(frame: pd.DataFrame, key: SeriesKey) -> list[dict[str, Any]]:
 
 
 def forecast_records(
-    frame: pd.DataFrame, key: SeriesKey, forecasts: Ledger | Sequence[OHLCForecast], wanted: ForecastQuery
+    frame: pd.DataFrame, key: SeriesKey, forecasts: Ledger | Sequence[OHLCForecast], query: ForecastQuery
 ) -> list[dict[str, Any]]:
-    """Give a record for each bar's forecast that was there in time, with the columns of `align`.
+    """Return a record for each forecast that was available in time, with the columns of `align`.
 
     `ts_event` is its cutoff, `ts_init` the time at which it was available.
 
     Raises:
         ValueError: as `align` does.
     """
-    aligned = align(frame, forecasts, wanted, key=key).assign(ts_event=closes_of(frame, key) * _NANOS_PER_MS)
+    aligned = align(frame, forecasts, query, key=key).assign(ts_event=closes_of(frame, key) * _NANOS_PER_MS)
     usable = aligned[aligned["fc_status"] == "ok"]
     available_at = usable["fc_available_at"].dt.tz_localize(None).to_numpy().astype("datetime64[ns]")
     columns = [name for name in aligned if str(name).startswith("fc_") and name not in _ABOUT]

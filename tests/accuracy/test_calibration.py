@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from forecaster.accuracy.calibration import Calibrator, Seen
+from forecaster.accuracy.calibration import Calibrator, InputBars
 from forecaster.errors import InvalidArgument, format_time
 from forecaster.forecast import CHRONOS_LEVELS
 from tests.benchmarks.calibration import DRAWS, SEEDS, Played, coverage, loss_ratio, normal_quantiles, play, play_seeds
@@ -35,7 +35,7 @@ class Case(NamedTuple):
     target_opens_H: NDArray[np.int64]
     raw_FHQ: NDArray[np.float64]
     last_close: float
-    seen: Seen
+    seen: InputBars
 
 
 def make_cases(
@@ -65,7 +65,7 @@ def make_cases(
         spread_FH1 = width * random.uniform(0.002, 0.01, (4, horizon, 1)) * np.sqrt(np.arange(1, horizon + 1))[:, None]
         raw_FHQ = close_T[at] * np.exp(random.normal(0.002, 0.002, (4, horizon, 1)) + spread_FH1 * z_Q)
         slots = [slot for slot in range(max(0, at - WINDOW), at + 1) if slot not in absent]
-        seen = Seen(opens[slots], shown_FT[:, slots])
+        seen = InputBars(opens[slots], shown_FT[:, slots])
         cases.append(Case(int(opens[at]) + 500, opens[at + 1 : at + 1 + horizon], raw_FHQ, float(close_T[at]), seen))
     return cases
 
@@ -158,7 +158,7 @@ def test_a_spread_is_scaled_to_no_less_than_a_quarter():
 
     least = []
     for at in range(500):
-        seen = Seen(np.array([at]), 100 * np.exp(0.001 * random.normal(size=(4, 1))))
+        seen = InputBars(np.array([at]), 100 * np.exp(0.001 * random.normal(size=(4, 1))))
         calibrator.calibrate(at + 1, np.array([at + 1]), raw_FHQ, 100.0, seen)
         least.append(calibrator._scale_FH.min())
 
@@ -215,7 +215,7 @@ def test_bars_after_the_cutoff_teach_nothing():
     ahead = []
     for case in cases:
         open_time, prices_FT = cases[-1].seen
-        ahead.append(case._replace(seen=Seen(open_time, np.where(open_time < case.cutoff, prices_FT, 7 * prices_FT))))
+        ahead.append(case._replace(seen=InputBars(open_time, np.where(open_time < case.cutoff, prices_FT, 7 * prices_FT))))
 
     assert same_bits(calibrate_all(ahead), calibrate_all(cases))
 
@@ -238,7 +238,7 @@ def test_a_field_learns_from_nothing_but_itself():
         raw_FHQ, prices_FT = case.raw_FHQ.copy(), case.seen.ohlc_CT.copy()
         raw_FHQ[3] *= 1.02
         prices_FT[3] *= 0.98
-        changed.append(case._replace(raw_FHQ=raw_FHQ, seen=Seen(case.seen.open_time, prices_FT)))
+        changed.append(case._replace(raw_FHQ=raw_FHQ, seen=InputBars(case.seen.open_time, prices_FT)))
 
     plain, other = calibrate_all(cases), calibrate_all(changed)
 
@@ -339,7 +339,7 @@ def test_what_is_stored_is_read_back_and_small():
     calibrator = Calibrator(24, CHRONOS_LEVELS)
     raw_FHQ = 100 * np.exp(np.broadcast_to(0.01 * normal_quantiles(24), (4, 24, 21)))
     for at in range(50):
-        seen = Seen(np.arange(at + 1), np.full((4, at + 1), 101.0 + at))
+        seen = InputBars(np.arange(at + 1), np.full((4, at + 1), 101.0 + at))
         calibrator.calibrate(at + 1, np.arange(at + 1, at + 25), raw_FHQ, 100.0, seen)
 
     stored = calibrator.to_bytes()
@@ -411,7 +411,7 @@ def one_step(raw_FQ: np.ndarray, outcomes_N4: np.ndarray) -> list[np.ndarray]:
     calibrator = Calibrator(1, LEVELS)
     made = []
     for at, outcome_F in enumerate(np.concatenate([outcomes_N4[:1], outcomes_N4])):
-        seen = Seen(np.array([at]), outcome_F[:, None])
+        seen = InputBars(np.array([at]), outcome_F[:, None])
         made.append(calibrator.calibrate(at + 1, np.array([at + 1]), raw_FQ[:, None], 100.0, seen)[:, 0])
     return made
 
@@ -432,9 +432,9 @@ def test_without_spread_nothing_is_learned():
     raw_FHQ = 100 * np.exp(np.broadcast_to(0.01 * stats.norm.ppf(LEVELS), (4, 1, len(LEVELS))))
 
     for at in range(10):
-        seen = Seen(np.array([at]), np.full((4, 1), 103.0))
+        seen = InputBars(np.array([at]), np.full((4, 1), 103.0))
         calibrator.calibrate(at + 1, np.array([at + 1]), np.full_like(raw_FHQ, 100.0), 100.0, seen)
-    made = calibrator.calibrate(11, np.array([11]), raw_FHQ, 100.0, Seen(np.array([10]), np.full((4, 1), 103.0)))
+    made = calibrator.calibrate(11, np.array([11]), raw_FHQ, 100.0, InputBars(np.array([10]), np.full((4, 1), 103.0)))
 
     assert same_bits([made], [raw_FHQ])
 

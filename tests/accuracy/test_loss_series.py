@@ -7,8 +7,8 @@ import dataclasses
 import numpy as np
 import pytest
 
-from forecaster.accuracy.loss_series import Traces
-from forecaster.accuracy.losses import measure
+from forecaster.accuracy.loss_series import LossHistory
+from forecaster.accuracy.losses import compute_losses
 from forecaster.accuracy.scores import RAW
 from forecaster.bars import FIELDS
 from tests.builders import HOUR_MS, make_bars, make_key, utc_ms
@@ -32,11 +32,11 @@ def random_losses(cutoffs=range(12), horizon=3, seed=0, key=None, **about):
         key=key,
         **about,
     )
-    return measure(steps, make_past(np.arange(100.0, 150.0), key, CUTOFF + 40 * HOUR_MS))
+    return compute_losses(steps, make_past(np.arange(100.0, 150.0), key, CUTOFF + 40 * HOUR_MS))
 
 
 def course(losses, field=None, step=None, **of):
-    return Traces(losses).of(make_key(), MODEL, **of).of(field, step)
+    return LossHistory(losses).trace(make_key(), MODEL, **of).select(field, step)
 
 
 def by_hand(losses, which, field=None, step=None):
@@ -91,21 +91,21 @@ def test_lag_counts_sessions():
     )
     targets = {(int(c), h): bars.open_time[280 + i + h] for i, c in enumerate(cutoffs) for h in (1, 2, 3)}
     target_N = np.array([targets[c, h] for c, h in zip(steps.cutoff_N.tolist(), steps.step_N.tolist(), strict=True)])
-    trace = Traces([measure(dataclasses.replace(steps, target_open_N=target_N), bars)]).of(key, MODEL)
+    trace = LossHistory([compute_losses(dataclasses.replace(steps, target_open_N=target_N), bars)]).trace(key, MODEL)
 
-    assert [trace.of(step=step).lag for step in (1, 2, 3)] == [0, 1, 2]
+    assert [trace.select(step=step).lag for step in (1, 2, 3)] == [0, 1, 2]
 
 
 def test_parts_are_joined_in_their_order():
     """Read some cutoffs at a time, or all at once: the same course, to the last bit."""
     whole = random_losses()
     parts = [random_parts(whole, slice(first, first + 4)) for first in range(0, 12, 4)]
-    traces = Traces(parts)
-    one, grown = course([whole]), traces.of(make_key(), MODEL).of()
+    traces = LossHistory(parts)
+    one, grown = course([whole]), traces.trace(make_key(), MODEL).select()
 
     for name in ("cutoff_U", "loss_U", "walk_U", "covered_U"):
         assert getattr(one, name).tobytes() == getattr(grown, name).tobytes()
-    assert traces.of(make_key(), MODEL) is traces.of(make_key(), MODEL)
+    assert traces.trace(make_key(), MODEL) is traces.trace(make_key(), MODEL)
 
 
 def random_parts(losses, hours):
@@ -118,7 +118,7 @@ def random_parts(losses, hours):
 
 def test_late_steps_are_not_in_a_trace():
     losses = random_losses(late=np.arange(72) // 6 % 3 == 0)
-    kept = len(Traces([losses]).of(make_key(), MODEL))
+    kept = len(LossHistory([losses]).trace(make_key(), MODEL))
 
     assert kept == (~losses.steps.late_N & (losses.steps.model_N == 0)).sum()
     assert 0 < kept < 36
@@ -126,27 +126,27 @@ def test_late_steps_are_not_in_a_trace():
 
 def test_steps_without_the_walk_are_not_in_a_trace():
     """What cannot be compared is no case of a comparison; the name is there, and nothing under it."""
-    losses = measure(make_steps([90, 100, 110], 101.0), make_past([100.0, 100.0]))
-    traces = Traces([losses])
-    found = traces.of(make_key(), MODEL).of()
+    losses = compute_losses(make_steps([90, 100, 110], 101.0), make_past([100.0, 100.0]))
+    traces = LossHistory([losses])
+    found = traces.trace(make_key(), MODEL).select()
 
-    assert traces.names == [(make_key(), MODEL)]
-    assert (len(traces.of(make_key(), MODEL)), len(found.cutoff_U), len(found.loss_U), found.lag) == (0, 0, 0, 0)
+    assert traces.pairs == [(make_key(), MODEL)]
+    assert (len(traces.trace(make_key(), MODEL)), len(found.cutoff_U), len(found.loss_U), found.lag) == (0, 0, 0, 0)
 
 
 def test_raw_is_kept_beside_served():
     """The model's own price was 10 off, and served 2 off."""
     steps = make_steps([[92, 102, 112], [84, 94, 104]], 104.0, raw=[[84, 94, 104], [84, 94, 104]], models=[MODEL, WALK])
-    losses = measure(steps, make_past([100.0, 100.0]))
+    losses = compute_losses(steps, make_past([100.0, 100.0]))
 
     served, raw = (course([losses], **of) for of in ({}, {"form": RAW}))
     assert served.loss_U[0] < raw.loss_U[0] == raw.walk_U[0] == served.walk_U[0]
 
 
 def test_models_and_series_are_kept_apart():
-    traces = Traces([random_losses(), random_losses(seed=1, key=ETHER)])
+    traces = LossHistory([random_losses(), random_losses(seed=1, key=ETHER)])
 
-    assert traces.names == [(key, model_id) for key in (make_key(), ETHER) for model_id in (MODEL, WALK)]
-    courses = [traces.of(*name).of() for name in traces.names]
+    assert traces.pairs == [(key, model_id) for key in (make_key(), ETHER) for model_id in (MODEL, WALK)]
+    courses = [traces.trace(*name).select() for name in traces.pairs]
     assert len({one.loss_U.tobytes() for one in courses}) == 4
     assert [np.array_equal(one.loss_U, one.walk_U) for one in courses] == [False, True] * 2

@@ -9,7 +9,15 @@ import numpy as np
 import pytest
 import scoringrules
 
-from forecaster.accuracy.losses import COLUMNS, COUNTS, PLACE, SCALE_BARS, SCORED, measure, measure_all
+from forecaster.accuracy.losses import (
+    COLUMN_INDEX,
+    COLUMNS,
+    COUNT_COLUMNS,
+    MASE_SCALE_BARS,
+    SCORED_FIELDS,
+    compute_losses,
+    compute_losses_batch,
+)
 from forecaster.bars import FIELDS, Bars
 from forecaster.forecast import CHRONOS_LEVELS, repair
 from tests.builders import HOUR_MS, make_bars, make_key, utc_ms
@@ -43,10 +51,10 @@ def random_steps(seed: int = 0, cutoffs: int = 40, horizon: int = 3, **about: ob
     return steps, make_past(closes, cutoff=CUTOFF + (cutoffs - 1) * HOUR_MS)
 
 
-def column(losses, name: str, field: str = "close", form: str = "served"):
+def column(losses, name: str, field: str = "close", variant: str = "served"):
     """One column of one field."""
-    terms_NGC = losses.served_NGC if form == "served" else losses.raw_NGC
-    return terms_NGC[:, SCORED.index(field), PLACE[name]]
+    terms_NGC = losses.served_NGC if variant == "served" else losses.raw_NGC
+    return terms_NGC[:, SCORED_FIELDS.index(field), COLUMN_INDEX[name]]
 
 
 def of(steps, field: str = "close"):
@@ -70,7 +78,7 @@ def close_at(bars: Bars, cutoff: int) -> float:
 def test_errors_agree_with_loops(field):
     steps, bars = random_steps()
     _, median_N, actual_N = of(steps, field)
-    losses = measure(steps, bars)
+    losses = compute_losses(steps, bars)
 
     np.testing.assert_allclose(column(losses, "error", field), [m - a for m, a in zip(median_N, actual_N, strict=True)])
     np.testing.assert_array_equal(column(losses, "absolute_error", field), np.abs(median_N - actual_N))
@@ -85,7 +93,7 @@ def test_quantile_losses_agree_with_scoringrules(field):
     """The pinball loss as a plain mean of levels; CRPS, whose levels do not weigh alike, as its own sum of them."""
     steps, bars = random_steps()
     values_NQ, _, actual_N = of(steps, field)
-    losses = measure(steps, bars)
+    losses = compute_losses(steps, bars)
 
     by_level_NQ = scoringrules.quantile_score(actual_N[:, None], values_NQ, CHRONOS)
     edges = [0.0, *((CHRONOS[1:] + CHRONOS[:-1]) / 2), 1.0]
@@ -108,7 +116,7 @@ def test_coverages_agree_with_loops(name, low):
 
     inside = [q[low] <= y <= q[20 - low] for q, y in zip(values_NQ, actual_N, strict=True)]
 
-    assert column(measure(steps, bars), name, "high").tolist() == inside
+    assert column(compute_losses(steps, bars), name, "high").tolist() == inside
     assert 0 < sum(inside) < len(inside)
 
 
@@ -116,7 +124,7 @@ def test_bins_of_the_pit_agree_with_numpy():
     """Each outcome stands in one tenth, where the quantiles say that it lies."""
     steps, bars = random_steps()
     values_NQ, _, actual_N = of(steps)
-    losses = measure(steps, bars)
+    losses = compute_losses(steps, bars)
 
     pit_N = [np.interp(y, q, CHRONOS, left=0.005, right=0.995) for q, y in zip(values_NQ, actual_N, strict=True)]
     counts_N10 = np.stack([column(losses, f"pit{i}") for i in range(10)], axis=1)
@@ -126,7 +134,7 @@ def test_bins_of_the_pit_agree_with_numpy():
 
 def test_an_outcome_above_all_quantiles_is_in_the_last_tenth():
     steps = make_steps(np.linspace(90, 110, 21), [80.0, 120.0], levels=CHRONOS_LEVELS, step=[1, 2])
-    losses = measure(steps, CALM)
+    losses = compute_losses(steps, CALM)
 
     assert column(losses, "pit0").tolist() == [1.0, 0.0]
     assert column(losses, "pit9").tolist() == [0.0, 1.0]
@@ -135,11 +143,11 @@ def test_an_outcome_above_all_quantiles_is_in_the_last_tenth():
 def test_scale_and_last_close_agree_with_loops():
     """At every cutoff those of the 257 slots before it, with their gaps: of an hour whose bar is missing, neither."""
     steps, bars = random_steps()
-    losses = measure(steps, bars)
+    losses = compute_losses(steps, bars)
 
     last, scaled = [], []
     for i, cutoff in enumerate(steps.cutoff_N.tolist()):
-        closes = np.array([close_at(bars, cutoff - back * HOUR_MS) for back in range(SCALE_BARS, -1, -1)])
+        closes = np.array([close_at(bars, cutoff - back * HOUR_MS) for back in range(MASE_SCALE_BARS, -1, -1)])
         last.append(closes[-1])
         scaled.append(column(losses, "absolute_error")[i] / mean_change(closes))
     np.testing.assert_array_equal(losses.last_close_N, last)
@@ -150,16 +158,16 @@ def test_scale_and_last_close_agree_with_loops():
 @pytest.mark.parametrize(("jump", "scale"), [(0, 1.0), (1, 1 + 99 / 256)], ids=["257th", "256th"])
 def test_scale_is_of_256_changes(jump, scale):
     """One of a hundred, among changes of 1, counts as the oldest of them, and no longer as the one before."""
-    changes = np.ones(SCALE_BARS + 1)
+    changes = np.ones(MASE_SCALE_BARS + 1)
     changes[jump] = 100.0
-    losses = measure(make_steps([90, 100, 110], 101.0), make_past(1000 + np.concatenate([[0.0], changes.cumsum()])))
+    losses = compute_losses(make_steps([90, 100, 110], 101.0), make_past(1000 + np.concatenate([[0.0], changes.cumsum()])))
 
     assert column(losses, "scaled_error")[0] == pytest.approx(1 / scale, rel=1e-12)
 
 
 def test_changes_across_a_gap_do_not_count():
     """Changes of 2 and 3; the one from 12 to 15 took two hours, and is none."""
-    losses = measure(make_steps([90, 100, 110], 101.0), make_past([10, 12, np.nan, 15, 18]))
+    losses = compute_losses(make_steps([90, 100, 110], 101.0), make_past([10, 12, np.nan, 15, 18]))
 
     assert column(losses, "scaled_error")[0] == 1 / 2.5
     assert losses.last_close_N.tolist() == [18.0]
@@ -168,7 +176,7 @@ def test_changes_across_a_gap_do_not_count():
 @pytest.mark.parametrize("closes", [[100.0, 100.0, 100.0], [100.0], [1.0, np.nan, 2.0]], ids=str)
 def test_without_a_change_there_is_no_scaled_error(closes):
     """It is left out of sum and count."""
-    losses = measure(make_steps([90, 100, 110], 101.0), make_past(closes))
+    losses = compute_losses(make_steps([90, 100, 110], 101.0), make_past(closes))
 
     assert column(losses, "scaled_n").tolist() == column(losses, "scaled_error").tolist() == [0.0]
 
@@ -176,7 +184,7 @@ def test_without_a_change_there_is_no_scaled_error(closes):
 def test_without_the_last_bar_there_is_no_unit():
     """So no direction and no common case; the error counts."""
     past = make_past([100.0, 101.0, np.nan])
-    losses = measure(make_steps([[90, 100, 110], [80, 90, 100]], 101.0, models=[MODEL, WALK]), past)
+    losses = compute_losses(make_steps([[90, 100, 110], [80, 90, 100]], 101.0, models=[MODEL, WALK]), past)
 
     assert np.isnan(losses.last_close_N).all()
     for name in ("direction_n", "ups", "common_n", "common_pinball", "walk_pinball"):
@@ -190,10 +198,10 @@ def test_slots_are_those_of_the_calendar(timeframe):
     key = make_key("arch", "SPX/USD", timeframe, "XNYS")
     bars = make_bars(key, count=400, start=utc_ms("2018-01-02"))
     for i in (300, 301, 320):
-        losses = measure(make_steps([90, 100, 110], 101.0, key=key, cutoff=int(bars.close_time[i])), bars)
+        losses = compute_losses(make_steps([90, 100, 110], 101.0, key=key, cutoff=int(bars.close_time[i])), bars)
 
         assert losses.last_close_N.tolist() == [bars.close[i]]
-        expected = 1 / mean_change(bars.close[i - SCALE_BARS : i + 1])
+        expected = 1 / mean_change(bars.close[i - MASE_SCALE_BARS : i + 1])
         assert column(losses, "scaled_error")[0] == pytest.approx(expected, rel=1e-12)
 
 
@@ -202,7 +210,7 @@ def test_a_calendar_that_begins_within_the_scale():
     key = make_key("arch", "SPX/USD", "1d", "XNYS")
     bars = make_bars(key, count=300, start=utc_ms("1990-01-02"))
     cutoffs = [int(bars.close_time[i]) for i in (2, 299)]
-    losses = measure(make_steps([90, 100, 110], 101.0, key=key, cutoff=cutoffs), bars)
+    losses = compute_losses(make_steps([90, 100, 110], 101.0, key=key, cutoff=cutoffs), bars)
 
     assert column(losses, "scaled_error")[0] == pytest.approx(1 / mean_change(bars.close[:3]), rel=1e-12)
 
@@ -215,8 +223,8 @@ def test_no_bar_past_a_cutoff_is_looked_at(place, change):
     cutoff = CUTOFF + place * HOUR_MS
     later = bars.close_time > cutoff
     moved = Bars(bars.key, bars.open_time, np.where(later[:, None], 1e6, 1.0) * bars.ohlcv_TF)
-    whole = measure(steps, bars)
-    other = measure(steps, bars[~later] if change == "gone" else moved)
+    whole = compute_losses(steps, bars)
+    other = compute_losses(steps, bars[~later] if change == "gone" else moved)
 
     known = steps.cutoff_N <= cutoff
     for one, same in ((whole.served_NGC, other.served_NGC), (whole.raw_NGC, other.raw_NGC)):
@@ -230,7 +238,7 @@ def test_a_case_does_not_see_the_outcome_of_another():
     steps, bars = random_steps()
     actual_NF = steps.actual_NF.copy()
     actual_NF[10] *= 1e6
-    whole, other = measure(steps, bars), measure(dataclasses.replace(steps, actual_NF=actual_NF), bars)
+    whole, other = compute_losses(steps, bars), compute_losses(dataclasses.replace(steps, actual_NF=actual_NF), bars)
 
     unmoved = (np.arange(len(steps)) != 10) & (whole.walk_N != 10)
     assert whole.served_NGC[unmoved].tobytes() == other.served_NGC[unmoved].tobytes()
@@ -241,7 +249,7 @@ def test_a_case_does_not_know_its_neighbours():
     """Some of the steps alone cost what they cost among all, but for the order in which products are added."""
     steps, bars = random_steps()
     chosen = steps.step_N == 2
-    whole, alone = measure(steps, bars), measure(steps[chosen], bars)
+    whole, alone = compute_losses(steps, bars), compute_losses(steps[chosen], bars)
 
     np.testing.assert_allclose(alone.served_NGC, whole.served_NGC[chosen], rtol=1e-14)
 
@@ -251,12 +259,12 @@ def test_some_of_the_cases_are_what_they_were(models):
     """Of every second cutoff, of both models or one alone: as among all, each with its walk or none."""
     steps, bars = random_steps()
     chosen = (steps.cutoff_N // HOUR_MS % 2 == 0) & np.isin([steps.models[m] for m in steps.model_N], models)
-    whole, some = measure(steps, bars), measure(steps, bars)[chosen]
+    whole, some = compute_losses(steps, bars), compute_losses(steps, bars)[chosen]
 
     assert some.served_NGC.tobytes() == whole.served_NGC[chosen].tobytes()
     assert some.raw_NGC.tobytes() == whole.raw_NGC[chosen].tobytes()
     assert some.last_close_N.tobytes() == whole.last_close_N[chosen].tobytes()
-    assert some.walk_N.tolist() == measure(steps[chosen], bars).walk_N.tolist()
+    assert some.walk_N.tolist() == compute_losses(steps[chosen], bars).walk_N.tolist()
 
 
 def test_series_measured_at_once_are_measured_alike():
@@ -265,20 +273,20 @@ def test_series_measured_at_once_are_measured_alike():
     pairs = [random_steps(), (three, CALM), random_steps(1, key=make_key(symbol="ETH/USDT"))]
     pairs[2] = (pairs[2][0], Bars(pairs[2][0].key, pairs[2][1].open_time, pairs[2][1].ohlcv_TF))
 
-    for pair, one in zip(pairs, measure_all(pairs), strict=True):
-        alone = measure(*pair)
+    for pair, one in zip(pairs, compute_losses_batch(pairs), strict=True):
+        alone = compute_losses(*pair)
         assert one.steps is pair[0]
         np.testing.assert_allclose(one.served_NGC, alone.served_NGC, rtol=1e-14)
         np.testing.assert_allclose(one.raw_NGC, alone.raw_NGC, rtol=1e-14)
         np.testing.assert_array_equal(one.last_close_N, alone.last_close_N)
         assert one.walk_N.tolist() == alone.walk_N.tolist()
-    assert measure_all([]) == []
+    assert compute_losses_batch([]) == []
 
 
 def test_common_cases_are_in_units_of_the_last_close():
     """The model's own loss and that of the walk's step beside it, found by a loop."""
     steps, bars = random_steps()
-    losses = measure(steps, bars)
+    losses = compute_losses(steps, bars)
 
     walks = {(c, h): i for i, (c, h, m) in enumerate(names(steps)) if m == WALK}
     for loss in ("absolute_error", "pinball", "crps"):
@@ -302,7 +310,7 @@ def names(steps):
 def test_another_case_of_the_walk_is_no_common_case(other):
     """Cutoff and step must be the same, and both in time: what is late does not count, so nothing is compared to it."""
     steps = make_steps([[90, 100, 110], [84, 94, 104]], 102.0, models=[MODEL, WALK], **other)
-    losses = measure(steps, make_past([100.0, 101.0]))
+    losses = compute_losses(steps, make_past([100.0, 101.0]))
 
     assert losses.walk_N[steps.model_N == steps.models.index(MODEL)].tolist() == [-1]
     assert column(losses, "common_n")[steps.model_N == steps.models.index(MODEL)].tolist() == [0.0]
@@ -312,20 +320,20 @@ def test_of_two_revisions_of_the_walk_the_first_is_compared_with():
     """Whichever it is, it is one and the same for all."""
     steps = make_steps([[90, 100, 110], [84, 94, 104], [0, 1, 2]], 102.0, models=[MODEL, WALK, "random_walk@2"])
 
-    assert measure(steps, CALM).walk_N.tolist() == [1, 1, 1]
+    assert compute_losses(steps, CALM).walk_N.tolist() == [1, 1, 1]
 
 
 @pytest.mark.parametrize("other", ["random_walk_of_mine@1", "random_walk@home@1"])
 def test_a_model_that_begins_like_the_walk_is_not_the_walk(other):
     steps = make_steps([[90, 100, 110], [84, 94, 104]], 102.0, models=[MODEL, other])
 
-    assert measure(steps, CALM).walk_N.tolist() == [-1, -1]
+    assert compute_losses(steps, CALM).walk_N.tolist() == [-1, -1]
 
 
 def test_range_is_high_less_low():
     """Its error, its log error and its QLIKE; it has no quantiles and no direction."""
     steps, bars = random_steps()
-    losses = measure(steps, bars)
+    losses = compute_losses(steps, bars)
 
     (_, high_N, came_high_N), (_, low_N, came_low_N) = of(steps, "high"), of(steps, "low")
     ratio_N = (np.log(came_high_N / came_low_N) / np.log(high_N / low_N)) ** 2
@@ -344,18 +352,18 @@ def test_range_is_high_less_low():
 
 def test_flat_bars_have_no_range_to_speak_of():
     """Neither log range nor QLIKE; no warning, no infinity."""
-    losses = measure(make_steps([90, 100, 110], 102.0), CALM)
+    losses = compute_losses(make_steps([90, 100, 110], 102.0), CALM)
 
     assert column(losses, "n", "range").tolist() == [1.0]
     assert column(losses, "log_n", "range").tolist() == column(losses, "qlike_n", "range").tolist() == [0.0]
-    assert np.isfinite(losses.served_NGC[..., [PLACE[name] for name in COLUMNS if name[:7] != "covered"]]).all()
+    assert np.isfinite(losses.served_NGC[..., [COLUMN_INDEX[name] for name in COLUMNS if name[:7] != "covered"]]).all()
 
 
 def test_direction_by_hand():
     """Right, wrong, nothing said, nothing moved; of what moved, two rose."""
     medians, actual = [101, 101, 100, 101], [105.0, 95.0, 105.0, 100.0]
     steps = make_steps([[90, one, 110] for one in medians], actual, step=[1, 2, 3, 4])
-    losses = measure(steps, CALM)
+    losses = compute_losses(steps, CALM)
 
     assert column(losses, "direction").tolist() == [1.0, 0.0, 0.5, 0.0]
     assert column(losses, "direction_n").tolist() == [1.0, 1.0, 1.0, 0.0]
@@ -369,7 +377,7 @@ def test_what_was_not_calibrated_is_counted_alike():
     steps = make_steps(
         values_NFQ, 101.0, raw=raw_NFQ, models=[MODEL, WALK] * 3, step=[1, 1, 2, 2, 3, 3], levels=CHRONOS_LEVELS
     )
-    losses = measure(steps, make_past([100.0, 101.0]))
+    losses = compute_losses(steps, make_past([100.0, 101.0]))
 
     assert losses.raw_NGC.tobytes() == losses.served_NGC.tobytes()
 
@@ -382,12 +390,12 @@ def test_what_was_calibrated_is_counted_apart():
         raw=[[84, 94, 104], [84, 94, 104]],
         models=[MODEL, WALK],
     )
-    losses = measure(steps, CALM)
+    losses = compute_losses(steps, CALM)
 
     assert column(losses, "absolute_error").tolist() == [2.0, 10.0]
-    assert column(losses, "absolute_error", form="raw").tolist() == [10.0, 10.0]
-    assert column(losses, "common_absolute_error", form="raw").tolist() == [0.1, 0.1]
-    assert column(losses, "walk_absolute_error", form="raw").tolist() == [0.1, 0.1]
+    assert column(losses, "absolute_error", variant="raw").tolist() == [10.0, 10.0]
+    assert column(losses, "common_absolute_error", variant="raw").tolist() == [0.1, 0.1]
+    assert column(losses, "walk_absolute_error", variant="raw").tolist() == [0.1, 0.1]
     assert column(losses, "common_absolute_error").tolist() == [0.02, 0.1]
 
 
@@ -396,16 +404,16 @@ def test_a_walk_that_was_calibrated_is_compared_with_as_it_was_served():
     steps = make_steps(
         [[92, 102, 112], [93, 103, 113]], 104.0, raw=[[84, 94, 104], [80, 90, 100]], models=[MODEL, WALK]
     )
-    losses = measure(steps, CALM)
+    losses = compute_losses(steps, CALM)
 
     assert column(losses, "walk_absolute_error").tolist() == [0.01, 0.01]
-    assert column(losses, "walk_absolute_error", form="raw").tolist() == [0.01, 0.01]
-    assert column(losses, "common_absolute_error", form="raw").tolist() == [0.1, 0.14]
+    assert column(losses, "walk_absolute_error", variant="raw").tolist() == [0.01, 0.01]
+    assert column(losses, "common_absolute_error", variant="raw").tolist() == [0.1, 0.14]
 
 
 def test_levels_that_do_not_hold_an_interval_do_not_cover():
     """With levels from 0.1 to 0.9 nobody knows the 90 % interval: it is not a number, and no share of anything."""
-    losses = measure(make_steps([90, 100, 110], 102.0), CALM)
+    losses = compute_losses(make_steps([90, 100, 110], 102.0), CALM)
 
     assert np.isnan([column(losses, "covered90"), column(losses, "covered98")]).all()
     assert column(losses, "covered80").tolist() == column(losses, "covered50").tolist() == [1.0]
@@ -414,9 +422,9 @@ def test_levels_that_do_not_hold_an_interval_do_not_cover():
 def test_counts_are_whole_numbers():
     """And what is not among them is no count."""
     steps, bars = random_steps()
-    losses = measure(steps, bars)
+    losses = compute_losses(steps, bars)
 
-    counts = losses.served_NGC[..., [PLACE[name] for name in COUNTS]]
+    counts = losses.served_NGC[..., [COLUMN_INDEX[name] for name in COUNT_COLUMNS]]
     assert set(np.unique(counts)) == {0.0, 1.0}
-    assert {name for name in COLUMNS if name.startswith(("pit", "covered")) or name.endswith("_n")} < set(COUNTS)
-    assert not {"pinball", "error", "direction", "crps"} & set(COUNTS)
+    assert {name for name in COLUMNS if name.startswith(("pit", "covered")) or name.endswith("_n")} < set(COUNT_COLUMNS)
+    assert not {"pinball", "error", "direction", "crps"} & set(COUNT_COLUMNS)

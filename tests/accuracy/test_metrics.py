@@ -492,9 +492,9 @@ def test_a_bar_without_range_has_no_qlike():
 
 def test_majority_share_by_hand():
     """Who always says down where 6 of 10 fell is right 6 times in 10."""
-    assert metrics.majority_share(4, 6) == 0.6
-    assert metrics.majority_share(6, 4) == 0.6
-    assert metrics.majority_share(0, 0) is None
+    assert metrics.majority_rate(4, 6) == 0.6
+    assert metrics.majority_rate(6, 4) == 0.6
+    assert metrics.majority_rate(0, 0) is None
 
 
 @pytest.mark.parametrize("level", [0.9, 0.95])
@@ -502,10 +502,10 @@ def test_majority_share_by_hand():
 def test_share_interval_agrees_with_statsmodels(hits, n, level):
     theirs = proportion_confint(hits, n, alpha=1 - level, method="wilson")
 
-    assert metrics.share_interval(hits, n, level) == pytest.approx(theirs, rel=1e-9, abs=1e-12)
+    assert metrics.wilson_interval(hits, n, level) == pytest.approx(theirs, rel=1e-9, abs=1e-12)
 
 
 def test_share_interval_by_hand():
     """Five of ten: Wilson's 0.2366 to 0.7634. Of none, anything may be true."""
-    assert metrics.share_interval(5, 10) == pytest.approx((0.2366, 0.7634), abs=1e-4)
-    assert metrics.share_interval(0, 0) == (0.0, 1.0)
+    assert metrics.wilson_interval(5, 10) == pytest.approx((0.2366, 0.7634), abs=1e-4)
+    assert metrics.wilson_interval(0, 0) == (0.0, 1.0)

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from utilsforecast import losses as theirs
 
-from forecaster.accuracy.losses import COLUMNS, PLACE, SCORED, measure
+from forecaster.accuracy.losses import COLUMN_INDEX, COLUMNS, SCORED_FIELDS, compute_losses
 from forecaster.accuracy.scores import RAW, SERVED, Scores, Totals
 from forecaster.bars import FIELDS
 from forecaster.forecast import CHRONOS_LEVELS, repair
@@ -31,7 +31,7 @@ CHRONOS = np.array(CHRONOS_LEVELS)
 
 def scored(steps, bars=CALM):
     """Scores of steps whose last close is 100."""
-    return Scores([measure(steps, bars)])
+    return Scores([compute_losses(steps, bars)])
 
 
 def only(scores, model_id=MODEL, field="close", **of):
@@ -212,7 +212,7 @@ def test_the_walk_of_another_series_or_run_gives_no_skill(other):
     key = other.get("key", make_key())
     mine = make_steps([90, 100, 110], 102.0)
     walks = make_steps([84, 94, 104], 102.0, models=WALK, **other)
-    scores = Scores([measure(mine, CALM), measure(walks, make_past([100.0, 100.0], key))])
+    scores = Scores([compute_losses(mine, CALM), compute_losses(walks, make_past([100.0, 100.0], key))])
 
     assert only(scores).skill_mae is None
 
@@ -277,7 +277,7 @@ def test_engines_are_counted_apart():
     steps = make_steps([90, 100, 110], [102.0, 104.0], step=[1, 1], engines=["compiled", "eager"])
     scores = scored(steps)
 
-    by_engine = {one.engine: scores.sum_of([one]) for one in scores.groups if one.form == SERVED}
+    by_engine = {one.engine: scores.sum_of([one]) for one in scores.groups if one.variant == SERVED}
     assert {engine: totals.mae for engine, totals in by_engine.items()} == {"compiled": 2.0, "eager": 4.0}
     assert (only(scores).n, only(scores).mae) == (2, 3.0)
 
@@ -287,8 +287,8 @@ def test_what_was_calibrated_is_told_beside_what_the_model_gave():
     steps = make_steps([92, 102, 112], 104.0, raw=[84, 94, 104])
     scores = scored(steps)
 
-    assert (only(scores).mae, only(scores, form=RAW).mae) == (2.0, 10.0)
-    assert {one.form for one in scores.groups} == {SERVED, RAW}
+    assert (only(scores).mae, only(scores, variant=RAW).mae) == (2.0, 10.0)
+    assert {one.variant for one in scores.groups} == {SERVED, RAW}
 
 
 def test_without_calibration_raw_is_served():
@@ -302,7 +302,7 @@ def test_without_calibration_raw_is_served():
 
 def parts_of(steps, bars, chunk_N):
     """The scores of each chunk, measured alone."""
-    return [Scores([measure(steps[chunk_N == chunk], bars)]) for chunk in np.unique(chunk_N)]
+    return [Scores([compute_losses(steps[chunk_N == chunk], bars)]) for chunk in np.unique(chunk_N)]
 
 
 def merged(parts):
@@ -323,8 +323,8 @@ def test_seven_uneven_parts_add_up_to_the_whole():
 
     assert len(steps) * len(FIELDS) == 20_800
     assert len(parts) == 7
-    assert whole.difference(grown) <= 1e-12
-    assert grown.difference(whole) <= 1e-12
+    assert whole.max_difference(grown) <= 1e-12
+    assert grown.max_difference(whole) <= 1e-12
     assert [one.n for one in grown.reports()] == [one.n for one in whole.reports()]
     assert [one.pit for one in grown.reports()] == [one.pit for one in whole.reports()]
 
@@ -338,7 +338,7 @@ def test_parts_of_any_size_add_up(chunks, order):
     chunk_N = np.array(chunks)[(steps.cutoff_N - CUTOFF) // HOUR_MS]
     parts = dict(zip(np.unique(chunk_N), parts_of(steps, bars, chunk_N), strict=True))
 
-    assert scored(steps, bars).difference(merged([parts.get(i, Scores()) for i in order])) <= 1e-12
+    assert scored(steps, bars).max_difference(merged([parts.get(i, Scores()) for i in order])) <= 1e-12
 
 
 def test_merging_leaves_the_parts_as_they_were():
@@ -354,7 +354,7 @@ def test_merging_leaves_the_parts_as_they_were():
 def disturbed(scores, column, by=1.0):
     """The same scores, but one sum of the first group and case."""
     other = merged([scores])
-    other._sums[other.groups[0]][0, 0, PLACE[column]] += by
+    other._sums[other.groups[0]][0, 0, COLUMN_INDEX[column]] += by
     return other
 
 
@@ -363,15 +363,15 @@ def test_a_count_that_differs_is_no_rounding(column):
     """One more or less is another world."""
     scores = scored(*random_steps())
 
-    assert scores.difference(disturbed(scores, column)) == float("inf")
+    assert scores.max_difference(disturbed(scores, column)) == float("inf")
 
 
 def test_difference_is_relative_to_the_sum():
     scores = scored(*random_steps())
-    total = scores._sums[scores.groups[0]][0, 0, PLACE["pinball"]]
+    total = scores._sums[scores.groups[0]][0, 0, COLUMN_INDEX["pinball"]]
 
-    assert scores.difference(scores) == 0.0
-    assert scores.difference(disturbed(scores, "pinball", 1e-6 * total)) == pytest.approx(1e-6)
+    assert scores.max_difference(scores) == 0.0
+    assert scores.max_difference(disturbed(scores, "pinball", 1e-6 * total)) == pytest.approx(1e-6)
 
 
 def test_signed_sums_are_compared_with_absolute_ones():
@@ -380,7 +380,7 @@ def test_signed_sums_are_compared_with_absolute_ones():
     scores = scored(steps)
 
     assert only(scores).bias == 0.0
-    assert scores.difference(disturbed(scores, "error", 1e-9)) == pytest.approx(1e-9 / 2)
+    assert scores.max_difference(disturbed(scores, "error", 1e-9)) == pytest.approx(1e-9 / 2)
 
 
 def test_other_groups_are_no_rounding():
@@ -388,8 +388,8 @@ def test_other_groups_are_no_rounding():
     steps, bars = random_steps()
     whole = scored(steps, bars)
 
-    assert whole.difference(scored(steps[steps.model_N == 0], bars)) == float("inf")
-    assert whole.difference(scored(steps[steps.step_N == 1], bars)) == float("inf")
+    assert whole.max_difference(scored(steps[steps.model_N == 0], bars)) == float("inf")
+    assert whole.max_difference(scored(steps[steps.step_N == 1], bars)) == float("inf")
 
 
 def test_scores_without_a_wide_interval_are_the_same_when_counted_again():
@@ -397,12 +397,12 @@ def test_scores_without_a_wide_interval_are_the_same_when_counted_again():
     steps, bars = random_steps()
     one, again = scored(steps, bars), scored(steps, bars)
 
-    assert one.difference(again) == 0.0
-    assert one.difference(disturbed(again, "pinball", np.nan)) == float("inf")
+    assert one.max_difference(again) == 0.0
+    assert one.max_difference(disturbed(again, "pinball", np.nan)) == float("inf")
 
 
 def test_totals_are_sums_over_series_and_steps():
-    scores = Scores([measure(*random_steps()), measure(*random_steps(1, key=ETHER))])
+    scores = Scores([compute_losses(*random_steps()), compute_losses(*random_steps(1, key=ETHER))])
 
     whole = scores.total("nano", "close", step=None)
     parts = [scores.total("nano", "close", step, key) for step in (1, 2) for key in (make_key(), ETHER)]
@@ -447,14 +447,14 @@ def test_a_model_whose_name_holds_an_at_sign_is_found_by_its_name():
 
 def test_reports_are_in_order():
     """By series, model, step and field, whatever came first."""
-    scores = Scores([measure(*random_steps(1, key=ETHER)), measure(*random_steps())])
+    scores = Scores([compute_losses(*random_steps(1, key=ETHER)), compute_losses(*random_steps())])
 
     assert [(one.key, one.model_id, one.step, one.field) for one in scores.reports()] == [
         (key, model_id, step, field)
         for key in (make_key(), ETHER)
         for model_id in (MODEL, WALK)
         for step in (1, 2)
-        for field in SCORED
+        for field in SCORED_FIELDS
     ]
 
 
@@ -475,7 +475,7 @@ def test_pending_rows_do_not_count():
     store.add_forecasts([make_forecast(horizon=3, provenance=make_provenance(revision="1"))], LIVE)
     store.add_bars(make_bars(count=2, start=CUTOFF))
 
-    reports = Scores(measure(one, CALM) for one in store.settled(make_key(), 2**60)).reports()
+    reports = Scores(compute_losses(one, CALM) for one in store.settled(make_key(), 2**60)).reports()
 
     assert [(one.step, one.n) for one in reports] == [(1, 1)] * 5 + [(2, 1)] * 5
 

@@ -15,9 +15,8 @@ from forecaster.accuracy.significance import (
     DieboldMariano,
     confidence_set,
     diebold_mariano,
-    fewest_cases,
+    min_cases,
     skill_interval,
-    verdict,
 )
 from forecaster.errors import InvalidArgument
 from tests.benchmarks.significance import equal_losses, false_alarms, intervals_that_hold, overlapping, whole_sets
@@ -35,7 +34,7 @@ def test_equal_forecasters_are_told_apart_one_time_in_twenty(n, ahead, errors):
 @pytest.mark.parametrize("ahead", [1, 24])
 def test_the_fewest_cases_are_enough(ahead):
     """No more false alarms than with many."""
-    assert 0.025 < false_alarms(ahead, fewest_cases(ahead - 1), RUNS) < 0.08
+    assert 0.025 < false_alarms(ahead, min_cases(ahead - 1), RUNS) < 0.08
 
 
 def test_runs_of_good_luck_are_not_taken_for_skill():
@@ -120,26 +119,26 @@ TESTS = [
 ]
 
 
-@pytest.mark.parametrize("judge", TESTS, ids=["diebold_mariano", "skill_interval", "confidence_set"])
+@pytest.mark.parametrize("compute_verdict", TESTS, ids=["diebold_mariano", "skill_interval", "confidence_set"])
 class TestRefusals:
     """What no verdict is given on."""
 
     @pytest.mark.parametrize(("n", "lag", "needed"), [(9, 0, 10), (11, 2, 12), (31, 7, 32)])
-    def test_too_few_cases(self, judge, n, lag, needed):
+    def test_too_few_cases(self, compute_verdict, n, lag, needed):
         with pytest.raises(InvalidArgument, match=f"losses: expected {needed} cases or more, found {n}"):
-            judge(np.arange(n), np.zeros(n), lag)
+            compute_verdict(np.arange(n), np.zeros(n), lag)
 
-    def test_losses_of_other_cases(self, judge):
+    def test_losses_of_other_cases(self, compute_verdict):
         with pytest.raises(InvalidArgument, match=r"losses: expected (20|19) cases of both, found (19|20)"):
-            judge(np.arange(20.0), np.zeros(19), 0)
+            compute_verdict(np.arange(20.0), np.zeros(19), 0)
 
     @pytest.mark.parametrize("first", [True, False])
-    def test_losses_that_are_no_numbers(self, judge, first):
+    def test_losses_that_are_no_numbers(self, compute_verdict, first):
         """One NaN would be a verdict of its own: no comparison with it is true."""
         good_N, bad_N = np.ones(20), np.r_[np.nan, np.ones(19)]
 
         with pytest.raises(InvalidArgument, match="losses: expected 20 finite numbers, found 19"):
-            judge(*((bad_N, good_N) if first else (good_N, bad_N)), 0)
+            compute_verdict(*((bad_N, good_N) if first else (good_N, bad_N)), 0)
 
 
 @pytest.mark.parametrize(("lag", "n"), [(0, 100), (3, 200), (23, 1000)])
@@ -253,31 +252,31 @@ def test_who_has_no_rival_is_the_best(losses):
 
 @pytest.mark.parametrize(("lag", "needed"), [(0, 10), (1, 10), (2, 12), (23, 96)])
 def test_fewest_cases_by_hand(lag, needed):
-    assert fewest_cases(lag) == needed
+    assert min_cases(lag) == needed
 
 
 @pytest.mark.parametrize(
     ("skill", "p_value", "n", "lag", "expected"),
     [
-        (0.05, 0.01, 100, 0, "better than the random walk (p = 0.01)"),
-        (0.05, 0.0499, 100, 0, "better than the random walk (p = 0.05)"),
-        (0.05, 0.0001, 100, 0, "better than the random walk (p < 0.001)"),
-        (0.05, 0.4, 100, 0, "no skill shown (p = 0.40)"),
-        (0.05, 0.051, 100, 0, "no skill shown (p = 0.051)"),
-        (0.05, 0.05, 100, 0, "no skill shown (p = 0.05)"),
-        (-0.05, 0.4, 100, 0, "no skill shown (p = 0.40)"),
-        (-0.05, 0.02, 100, 0, "worse than the random walk (p = 0.02)"),
-        (-0.05, 0.0013, 100, 0, "worse than the random walk (p = 0.0013)"),
-        (0.0, 0.001, 100, 0, "no skill shown (p = 0.001)"),
-        (None, 1.0, 100, 0, "no skill shown (the random walk made no error)"),
-        (0.05, None, 100, 0, "no skill shown (not tested)"),
+        (0.05, 0.01, 100, 0, "significantly better than the random walk (p = 0.01)"),
+        (0.05, 0.0499, 100, 0, "significantly better than the random walk (p = 0.05)"),
+        (0.05, 0.0001, 100, 0, "significantly better than the random walk (p < 0.001)"),
+        (0.05, 0.4, 100, 0, "no significant difference (p = 0.40)"),
+        (0.05, 0.051, 100, 0, "no significant difference (p = 0.051)"),
+        (0.05, 0.05, 100, 0, "no significant difference (p = 0.05)"),
+        (-0.05, 0.4, 100, 0, "no significant difference (p = 0.40)"),
+        (-0.05, 0.02, 100, 0, "significantly worse than the random walk (p = 0.02)"),
+        (-0.05, 0.0013, 100, 0, "significantly worse than the random walk (p = 0.0013)"),
+        (0.0, 0.001, 100, 0, "no significant difference (p = 0.001)"),
+        (None, 1.0, 100, 0, "no comparison (the random walk made no error)"),
+        (0.05, None, 100, 0, "no comparison (not tested)"),
         (0.05, None, 7, 0, "too few cases (7 of 30 needed)"),
         (0.05, 0.01, 29, 0, "too few cases (29 of 30 needed)"),
-        (0.05, 0.01, 30, 0, "better than the random walk (p = 0.01)"),
+        (0.05, 0.01, 30, 0, "significantly better than the random walk (p = 0.01)"),
         (0.05, 0.01, 95, 23, "too few cases (95 of 96 needed)"),
-        (0.05, 0.01, 96, 23, "better than the random walk (p = 0.01)"),
+        (0.05, 0.01, 96, 23, "significantly better than the random walk (p = 0.01)"),
     ],
 )
 def test_verdict(skill, p_value, n, lag, expected):
     """Skill is said only where there is proof, and not on a few cases, whatever p."""
-    assert verdict(skill, p_value, n, lag) == expected
+    assert describe_skill(skill, p_value, n, lag) == expected

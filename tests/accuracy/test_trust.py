@@ -9,12 +9,12 @@ import pytest
 
 from forecaster.accuracy import trust as trust_module
 from forecaster.accuracy.drift import COVERAGE
-from forecaster.accuracy.loss_series import Traces
-from forecaster.accuracy.losses import PLACE, measure
-from forecaster.accuracy.metrics import share_interval
+from forecaster.accuracy.loss_series import LossHistory
+from forecaster.accuracy.losses import COLUMN_INDEX, compute_losses
+from forecaster.accuracy.metrics import wilson_interval
 from forecaster.accuracy.scores import RAW
 from forecaster.accuracy.significance import diebold_mariano, skill_interval
-from forecaster.accuracy.trust import judge, may_be_best, trust
+from forecaster.accuracy.trust import compute_trust, compute_verdict, model_confidence_set
 from forecaster.errors import InvalidArgument
 from forecaster.forecast import ModelId
 from tests.builders import HOUR_MS, make_key
@@ -40,15 +40,15 @@ def make_losses(n=400, skill=0.3, coverage=0.8, horizon=1, seed=0, key=None):
         step=np.repeat(step, 2),
         key=key,
     )
-    return measure(steps, make_past(np.full(n + 1, 100.0), key, CUTOFF + (n - 1) * HOUR_MS))
+    return compute_losses(steps, make_past(np.full(n + 1, 100.0), key, CUTOFF + (n - 1) * HOUR_MS))
 
 
 def trusted(losses, step=1, *, is_fresh=True):
-    return trust(Traces([losses]), make_key(), MODEL, step, is_fresh=is_fresh)
+    return compute_trust(LossHistory([losses]), make_key(), MODEL, step, is_fresh=is_fresh)
 
 
 def judged(losses, model_id=MODEL, **of):
-    return judge(Traces([losses]), (make_key(), model_id), **of)
+    return compute_verdict(LossHistory([losses]), (make_key(), model_id), **of)
 
 
 @pytest.mark.parametrize(("field", "step"), [(None, None), ("close", 2), ("low", None), (None, 1)])
@@ -56,13 +56,13 @@ def test_a_verdict_is_that_of_its_course(field, step):
     """Skill, interval and p-value of the losses by cutoff, at their lag."""
     losses = make_losses(horizon=3, skill=0.2)
     found = judged(losses, field=field, step=step)
-    course = Traces([losses]).of(make_key(), MODEL).of(field, step)
+    course = LossHistory([losses]).trace(make_key(), MODEL).select(field, step)
 
     assert (found.key, found.model_id, found.field, found.step, found.n) == (make_key(), MODEL, field, step, 400)
     assert found.skill == pytest.approx(1 - course.loss_U.sum() / course.walk_U.sum())
     assert found.p_value == diebold_mariano(course.loss_U, course.walk_U, course.lag).p_value
     assert (found.lower, found.upper) == skill_interval(course.loss_U, course.walk_U, course.lag)
-    assert found.words == "better than the random walk (p < 0.001)"
+    assert found.summary == "significantly better than the random walk (p < 0.001)"
 
 
 def test_a_worse_model_is_called_worse():
@@ -70,13 +70,13 @@ def test_a_worse_model_is_called_worse():
 
     assert found.skill < 0
     assert found.upper < 0
-    assert found.words.startswith("worse than the random walk")
+    assert found.summary.startswith("significantly worse than the random walk")
 
 
 def test_the_walk_is_not_better_than_itself():
     found = judged(make_losses(), WALK)
 
-    assert (found.skill, found.p_value, found.words) == (0.0, 1.0, "no skill shown (p = 1.00)")
+    assert (found.skill, found.p_value, found.summary) == (0.0, 1.0, "no significant difference (p = 1.00)")
 
 
 @pytest.mark.parametrize(("n", "tested"), [(0, False), (9, False), (10, True), (29, True)])
@@ -85,16 +85,16 @@ def test_too_few_cases_are_named(n, tested):
     losses = make_losses(30)
     found = judged(dataclasses.replace(losses, steps=losses.steps[: 2 * n], served_NGC=losses.served_NGC[: 2 * n]))
 
-    assert (found.n, found.words) == (n, f"too few cases ({n} of 30 needed)")
+    assert (found.n, found.summary) == (n, f"too few cases ({n} of 30 needed)")
     assert (found.p_value is not None, found.lower is not None, found.upper is not None) == (tested,) * 3
 
 
 def test_a_walk_without_error_leaves_no_skill():
     steps = make_steps([[90, 101, 110], [100, 100, 100]] * 40, 100.0, models=[MODEL, WALK] * 40, cutoff=hours(40))
-    found = judged(measure(steps, make_past(np.full(41, 100.0), cutoff=CUTOFF + 39 * HOUR_MS)))
+    found = judged(compute_losses(steps, make_past(np.full(41, 100.0), cutoff=CUTOFF + 39 * HOUR_MS)))
 
     assert found.skill is None
-    assert found.words == "no skill shown (the random walk made no error)"
+    assert found.summary == "no comparison (the random walk made no error)"
 
 
 def hours(n):
@@ -111,9 +111,9 @@ def test_what_was_served_is_judged_apart_from_what_the_model_gave():
         models=[MODEL, WALK] * 40,
         cutoff=hours(40),
     )
-    losses = measure(steps, make_past(np.full(41, 100.0), cutoff=CUTOFF + 39 * HOUR_MS))
+    losses = compute_losses(steps, make_past(np.full(41, 100.0), cutoff=CUTOFF + 39 * HOUR_MS))
 
-    assert judged(losses).skill > 0 > judged(losses, form=RAW).skill
+    assert judged(losses).skill > 0 > judged(losses, variant=RAW).skill
 
 
 def three_models(n=120, garch_from=0):
@@ -127,36 +127,36 @@ def three_models(n=120, garch_from=0):
         cutoff=CUTOFF + hour * HOUR_MS,
     )
     steps = steps[(steps.model_N != steps.models.index("garch@1")) | (steps.cutoff_N >= CUTOFF + garch_from * HOUR_MS)]
-    return Traces([measure(steps, make_past(np.full(n, 100.0), cutoff=CUTOFF + (n - 1) * HOUR_MS))])
+    return LossHistory([compute_losses(steps, make_past(np.full(n, 100.0), cutoff=CUTOFF + (n - 1) * HOUR_MS))])
 
 
 def test_a_rival_is_compared_with_on_the_cutoffs_that_both_forecast():
     """Skill is 1 - loss / the rival's; the other way round it is below 0."""
     traces = three_models(garch_from=40)
-    one, other = traces.of(make_key(), MODEL).of(), traces.of(make_key(), "garch@1").of()
-    found = judge(traces, (make_key(), MODEL), rival=ModelId("garch@1"))
-    back = judge(traces, (make_key(), "garch@1"), rival=MODEL)
+    one, other = traces.trace(make_key(), MODEL).select(), traces.trace(make_key(), "garch@1").select()
+    found = compute_verdict(traces, (make_key(), MODEL), reference=ModelId("garch@1"))
+    back = compute_verdict(traces, (make_key(), "garch@1"), reference=MODEL)
 
-    assert (found.n, found.rival) == (80, "garch")
+    assert (found.n, found.reference) == (80, "garch")
     assert found.skill == pytest.approx(1 - one.loss_U[40:].sum() / other.loss_U.sum())
     assert found.p_value == diebold_mariano(one.loss_U[40:], other.loss_U, 0).p_value
-    assert found.words == "worse than the garch (p < 0.001)"
-    assert (back.skill, back.rival) == (pytest.approx(1 - other.loss_U.sum() / one.loss_U[40:].sum()), "nano")
+    assert found.summary == "significantly worse than the garch (p < 0.001)"
+    assert (back.skill, back.reference) == (pytest.approx(1 - other.loss_U.sum() / one.loss_U[40:].sum()), "nano")
 
 
 def test_a_rival_whose_name_holds_an_at_sign_is_called_by_all_of_it():
     """A folder may hold one; the digest behind the last one may not."""
     steps = make_steps([[88, 98, 108], [86, 96, 106]] * 40, 100.0, models=[MODEL, "/me@home@1"] * 40, cutoff=hours(40))
-    losses = measure(steps, make_past(np.full(41, 100.0), cutoff=CUTOFF + 39 * HOUR_MS))
+    losses = compute_losses(steps, make_past(np.full(41, 100.0), cutoff=CUTOFF + 39 * HOUR_MS))
 
-    assert judge(Traces([losses]), (make_key(), MODEL), rival=ModelId("/me@home@1")).rival == "/me@home"
+    assert compute_verdict(LossHistory([losses]), (make_key(), MODEL), reference=ModelId("/me@home@1")).reference == "/me@home"
 
 
 def test_who_may_be_best():
     """The one that loses least, where there are cutoffs enough to tell; else all of them."""
-    assert may_be_best(three_models(), make_key()) == {"garch@1"}
-    assert may_be_best(three_models(garch_from=112), make_key()) == {MODEL, "garch@1", WALK}
-    assert may_be_best(three_models(), make_key(), "low", 1) == {"garch@1"}
+    assert model_confidence_set(three_models(), make_key()) == {"garch@1"}
+    assert model_confidence_set(three_models(garch_from=112), make_key()) == {MODEL, "garch@1", WALK}
+    assert model_confidence_set(three_models(), make_key(), "low", 1) == {"garch@1"}
 
 
 def equal_pair(seed):
@@ -174,7 +174,7 @@ def equal_pair(seed):
         cutoff=CUTOFF + np.repeat(hour, 2) * HOUR_MS,
         step=np.repeat(step, 2),
     )
-    return Traces([measure(steps, make_past(path[:n], cutoff=CUTOFF + (n - 1) * HOUR_MS))])
+    return LossHistory([compute_losses(steps, make_past(path[:n], cutoff=CUTOFF + (n - 1) * HOUR_MS))])
 
 
 def test_luck_is_seldom_called_skill():
@@ -184,7 +184,7 @@ def test_luck_is_seldom_called_skill():
     """
     pairs = [equal_pair(seed) for seed in range(100)]
     for step in (1, None):
-        words = [judge(one, (make_key(), MODEL), step=step).words for one in pairs]
+        words = [compute_verdict(one, (make_key(), MODEL), step=step).summary for one in pairs]
 
         assert sum("than the random walk" in one for one in words) <= 9
         assert not any("too few" in one for one in words)
@@ -194,8 +194,8 @@ def test_trust_is_the_product_of_its_factors():
     """Each by its formula: 1 - p, a tenth of coverage for all of it, no drift, and a forecast that is fresh."""
     losses = make_losses(skill=0.06, coverage=0.72)
     found = trusted(losses)
-    course = Traces([losses]).of(make_key(), MODEL).of(step=1)
-    upper = share_interval(course.covered_U.sum(), 400)[1]
+    course = LossHistory([losses]).trace(make_key(), MODEL).select(step=1)
+    upper = wilson_interval(course.covered_U.sum(), 400)[1]
 
     assert found.skill == 1 - diebold_mariano(course.loss_U, course.walk_U, 0).p_value
     assert 0 < found.skill < 1
@@ -237,10 +237,10 @@ def test_too_wide_is_no_better_than_too_narrow():
 @pytest.mark.parametrize(("n", "trusted_by"), [(10, 1.0), (40, 0.7), (400, 0.0)])
 def test_the_fewer_cases_the_more_is_possible(n, trusted_by):
     """Half of the outcomes inside: of ten that may be luck, of forty hardly, and of four hundred not."""
-    course = Traces([make_losses(n, coverage=0.5, seed=3)]).of(make_key(), MODEL).of(step=1)
+    course = LossHistory([make_losses(n, coverage=0.5, seed=3)]).trace(make_key(), MODEL).select(step=1)
     half = dataclasses.replace(course, covered_U=np.arange(n) % 2)
 
-    upper = share_interval(n / 2, n)[1]
+    upper = wilson_interval(n / 2, n)[1]
     assert trust_module._calibration(half) == pytest.approx(max(1 - 10 * max(0.8 - upper, 0), 0))
     assert trust_module._calibration(half) <= trusted_by
 
@@ -248,8 +248,8 @@ def test_the_fewer_cases_the_more_is_possible(n, trusted_by):
 def test_cutoffs_that_overlap_count_as_one():
     """Of 400 cutoffs four steps ahead there are a hundred that do not: their share is less sure."""
     losses = make_losses(horizon=4, coverage=0.7)
-    course = Traces([losses]).of(make_key(), MODEL).of(step=4)
-    upper = share_interval(course.covered_U.mean() * 100, 100)[1]
+    course = LossHistory([losses]).trace(make_key(), MODEL).select(step=4)
+    upper = wilson_interval(course.covered_U.mean() * 100, 100)[1]
 
     assert course.lag == 3
     assert trusted(losses, step=4).calibration == pytest.approx(min(1 - 10 * (0.8 - upper), 1.0))
@@ -260,7 +260,7 @@ def changed_at(change, n=700):
     losses = make_losses(n, coverage=0.95)
     outside = np.random.default_rng(9).random(2 * n) < np.where(np.arange(2 * n) < 2 * change, 0.0, 0.7)
     served_NGC = losses.served_NGC.copy()
-    served_NGC[outside, :4, PLACE["covered80"]] = 0.0
+    served_NGC[outside, :4, COLUMN_INDEX["covered80"]] = 0.0
     return dataclasses.replace(losses, served_NGC=served_NGC)
 
 
@@ -270,12 +270,12 @@ def test_trust_comes_back_over_200_cutoffs():
     last = trusted(losses).drifts[-1]
     at = (last.cutoff - CUTOFF) // HOUR_MS
 
-    assert last.what == COVERAGE
+    assert last.measure == COVERAGE
     for later, steadiness in ((0, 0.0), (1, 1 / 200), (100, 0.5)):
         n = 2 * (at + 1 + later)
         part = dataclasses.replace(losses, steps=losses.steps[:n], served_NGC=losses.served_NGC[:n])
         assert trusted(part).drift == pytest.approx(steadiness)
-    assert trust_module._steadiness(Traces([make_losses(900)]).of(make_key(), MODEL), (last,)) == 1.0
+    assert trust_module._recovery(LossHistory([make_losses(900)]).trace(make_key(), MODEL), (last,)) == 1.0
 
 
 def test_trust_is_asked_for_a_step():

@@ -243,12 +243,12 @@ def test_ledger_and_hand_agree(tmp_path):
     bars, made = make_scene(1100)
     write_ledger(tmp_path, made)
     reader = open_reader(f"sqlite:///{tmp_path}/ledger.db")
-    wanted = ForecastQuery(fields=FIELDS, steps=(1, 2), model="nano")
-    in_hand = align(bars, made, wanted)
+    query = ForecastQuery(fields=FIELDS, steps=(1, 2), model="nano")
+    in_hand = align(bars, made, query)
 
     assert (in_hand["fc_status"] == "ok").sum() > 800
-    assert_same(align(bars, reader, wanted), in_hand)
-    assert_same(align(bars, in_store(made), wanted), in_hand)
+    assert_same(align(bars, reader, query), in_hand)
+    assert_same(align(bars, in_store(made), query), in_hand)
     reader.close()
 
 
@@ -257,16 +257,16 @@ def test_model_and_run(bars):
     walk = [replace(one, provenance=make_provenance("random_walk")) for one in forecasts_of(bars)]
     nano = [forecast_of(bars, i, 1, 0) for i in range(12)]
     store = in_store([*walk, *nano], "replay-1")
-    wanted = ForecastQuery(model="nano", run_id="replay-1")
+    query = ForecastQuery(model="nano", run_id="replay-1")
 
-    assert_same(align(bars, store, wanted), align(bars, nano, wanted))
+    assert_same(align(bars, store, query), align(bars, nano, query))
     assert set(align(bars, store, ForecastQuery(model="nano"))["fc_status"]) == {"missing"}
     with pytest.raises(ValueError, match="model: expected the name of one of nano, random_walk, found None"):
         align(bars, store, ForecastQuery(run_id="replay-1"))
 
 
 @pytest.mark.parametrize(
-    ("wanted", "words"),
+    ("query", "words"),
     [
         (ForecastQuery(model="nanoo", run_id="replay-1"), "model: expected one of nano, random_walk, found nanoo"),
         (ForecastQuery(model="nanoo"), "model: expected one of nano, random_walk, found nanoo"),
@@ -283,14 +283,14 @@ def test_model_and_run(bars):
     ],
 )
 @pytest.mark.parametrize("kept", ["memory", "sqlite"])
-def test_names_that_the_ledger_does_not_know(bars, tmp_path, kept, wanted, words):
+def test_names_that_the_ledger_does_not_know(bars, tmp_path, kept, query, words):
     """Never a column of NaN that looks like a market without forecasts; the known names are in the error."""
     store = open_store("memory:" if kept == "memory" else f"sqlite:///{tmp_path}/ledger.db")
     store.add_run(Run("replay-1", "replay", 0))
     for name in ("nano", "random_walk"):
         store.add_forecasts([replace(one, provenance=make_provenance(name)) for one in forecasts_of(bars)], "replay-1")
     with pytest.raises(ValueError, match=words):
-        align(bars, store, wanted)
+        align(bars, store, query)
     store.close()
 
 
@@ -320,8 +320,8 @@ def test_before_the_first_forecast_every_name_may_be_right(bars):
 def test_a_replay_that_is_read_with_a_latency(bars, latency_ms, status):
     """The same forecasts, each there so much later: columns as of forecasts in hand that were."""
     store = in_store(forecasts_of(bars, 0), "replay-1")
-    wanted = ForecastQuery(run_id=RunId("replay-1").delayed(latency_ms))
-    aligned = align(bars, store, wanted)
+    query = ForecastQuery(run_id=RunId("replay-1").delayed(latency_ms))
+    aligned = align(bars, store, query)
 
     assert set(aligned["fc_status"]) == {status}
     assert_same(aligned, align(bars, forecasts_of(bars, latency_ms), STEP_1))
@@ -340,12 +340,12 @@ def test_a_name_that_holds_the_mark_of_digests(bars, name):
 def test_forecasts_that_end_too_soon(bars):
     """One that does not reach the last step asked for is as if it were not there; if none does, that is refused."""
     short, long = forecasts_of(bars, horizon=2), forecasts_of(bars, horizon=4)
-    wanted = ForecastQuery(steps=(1, 4))
+    query = ForecastQuery(steps=(1, 4))
     for source in ([*short[:6], *long[6:]], in_store([*short[:6], *long[6:]])):
-        assert align(bars, source, wanted)["fc_status"].tolist() == ["missing"] * 6 + ["ok"] * 6
+        assert align(bars, source, query)["fc_status"].tolist() == ["missing"] * 6 + ["ok"] * 6
     for source in (short, in_store(short)):
         with pytest.raises(ValueError, match=r"steps: expected 1 to 2, found \(1, 4\)"):
-            align(bars, source, wanted)
+            align(bars, source, query)
 
 
 def test_shift(bars):

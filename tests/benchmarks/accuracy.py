@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Final
 from rich.progress import Progress
 
 from forecaster.accuracy.assess import assess
-from forecaster.accuracy.loss_series import Traces
+from forecaster.accuracy.loss_series import LossHistory
 from forecaster.accuracy.scores import RAW, SERVED
-from forecaster.accuracy.trust import judge, may_be_best
+from forecaster.accuracy.trust import compute_verdict, model_confidence_set
 from forecaster.clock import now_ms
 from forecaster.config import Config
 from forecaster.cycle.settle import settled_losses
@@ -57,22 +57,22 @@ def replayed(path: Path, plan: argparse.Namespace, progress: Progress) -> Iterat
 def verdicts(key: SeriesKey, store: MemoryStore, run_id: str) -> tuple[list[Verdict], dict[str, float | None], str]:
     """The model against each baseline, served and raw; its coverage by form; the models that may be best."""
     losses = list(settled_losses(store, [key], _EVER, run_id=run_id))
-    traces, found = Traces(losses), assess(losses)
-    ids = {model_id.name: model_id for _, model_id in traces.names}
+    traces, found = LossHistory(losses), assess(losses)
+    ids = {model_id.name: model_id for _, model_id in traces.pairs}
     nano = ids["nano"]
-    made = [judge(traces, (key, nano), form, rival=ids[name]) for form in (SERVED, RAW) for name in BASELINES]
-    coverage = {form: found.coverage80[key, nano, form] for form in (SERVED, RAW)}
-    best = ", ".join(sorted(NAMES.get(ModelId(one).name, "nano") for one in may_be_best(traces, key)))
+    made = [compute_verdict(traces, (key, nano), variant, reference=ids[name]) for variant in (SERVED, RAW) for name in BASELINES]
+    coverage = {variant: found.coverage80[key, nano, variant] for variant in (SERVED, RAW)}
+    best = ", ".join(sorted(NAMES.get(ModelId(one).name, "nano") for one in model_confidence_set(traces, key)))
     return made, coverage, best
 
 
-def row(name: str, form: str, made: list[Verdict], coverage: float | None, best: str) -> str:
+def row(name: str, variant: str, made: list[Verdict], coverage: float | None, best: str) -> str:
     """A line of the table: skill against each baseline, in bold where it is more than luck."""
     cells = []
     for one in made:
         sure = one.p_value is not None and one.p_value < 0.05
         cells.append(f"**{one.skill:+.3f}**" if sure else f"{one.skill:+.3f}")
-    label = "calibrated" if form == SERVED else "raw"
+    label = "calibrated" if variant == SERVED else "raw"
     return f"| {name} | {label} | {made[0].n} | {' | '.join(cells)} | {coverage:.1%} | {best} |"
 
 
@@ -98,13 +98,13 @@ def main() -> None:
                         told = dataclasses.asdict(one) | {
                             "key": name,
                             "file": path.name,
-                            "coverage80": coverage[one.form],
+                            "coverage80": coverage[one.variant],
                         }
                         sys.stdout.write(json.dumps(told) + "\n")
                         sys.stdout.flush()
-                for form in (SERVED, RAW):
-                    of_form = [one for one in made if one.form == form]
-                    lines.append(row(name, form, of_form, coverage[form], best if form == SERVED else ""))
+                for variant in (SERVED, RAW):
+                    of_form = [one for one in made if one.variant == variant]
+                    lines.append(row(name, variant, of_form, coverage[variant], best if variant == SERVED else ""))
     heads = " | ".join(NAMES[name] for name in BASELINES)
     sys.stdout.write(f"| series | prices | cutoffs | {heads} | in 80 % | may be best |\n|---|---|---|{'---|' * 6}\n")
     sys.stdout.write("\n".join(lines) + "\n")

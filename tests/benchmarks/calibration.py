@@ -21,7 +21,7 @@ from rich.table import Table
 from scipy import stats
 
 from forecaster.accuracy import metrics
-from forecaster.accuracy.calibration import Calibrator, Seen
+from forecaster.accuracy.calibration import Calibrator, InputBars
 from forecaster.bars import FIELDS
 from forecaster.context import Context
 from forecaster.forecast import CHRONOS_LEVELS, repair
@@ -91,7 +91,7 @@ def play(moves_FT: NDArray[np.float64], raw_HQ: NDArray[np.float64]) -> Played:
     calibrated_NFHQ = np.empty((count, *raw_FHQ.shape))
     for at in range(count):
         here_F11 = walk_FT[:, at, None, None]
-        seen = Seen(opens[max(at - 1, 0) : at + 1], np.exp(walk_FT[:, max(at - 1, 0) : at + 1]))
+        seen = InputBars(opens[max(at - 1, 0) : at + 1], np.exp(walk_FT[:, max(at - 1, 0) : at + 1]))
         targets_H = opens[at + 1 : at + 1 + horizon]
         prices_FHQ = calibrator.calibrate(10 * (at + 1), targets_H, np.exp(here_F11 + raw_FHQ), 1.0, seen)
         calibrated_NFHQ[at] = np.sort(np.log(prices_FHQ) - here_F11, axis=-1)
@@ -205,7 +205,7 @@ def play_file(bars: Bars, model_name: str) -> Played:
         context = Context.ending_at(bars, cutoff, CONTEXT, CONTEXT // 2)
         forecast = model.predict([context], HORIZON)[0]
         end = int(np.searchsorted(bars.open_time, cutoff))
-        seen = Seen(bars.open_time[end - CONTEXT : end], bars.ohlcv_TF[end - CONTEXT : end, : len(FIELDS)].T)
+        seen = InputBars(bars.open_time[end - CONTEXT : end], bars.ohlcv_TF[end - CONTEXT : end, : len(FIELDS)].T)
         targets_H = forecast.target_opens()
         made_FHQ = repair(calibrator.calibrate(cutoff, targets_H, forecast.raw_FHQ, context.last_close, seen))
         at = np.minimum(np.searchsorted(bars.open_time, targets_H), len(bars) - 1)
@@ -246,7 +246,7 @@ def cost() -> Table:
         opens, prices_FT = 10 * np.arange(3000), 100 * np.exp(random.normal(0, SPREAD, (len(FIELDS), 3000)))
         taken = []
         for at in range(CONTEXT, 2500):
-            seen = Seen(opens[at - CONTEXT : at], prices_FT[:, at - CONTEXT : at])
+            seen = InputBars(opens[at - CONTEXT : at], prices_FT[:, at - CONTEXT : at])
             started = time.perf_counter()
             calibrator.calibrate(10 * at, opens[at : at + horizon], raw[at % 50], 100.0, seen)
             taken.append(1e6 * (time.perf_counter() - started))

@@ -1,15 +1,14 @@
-"""Our forward pass beside chronos-forecasting's own, on the same weights: the largest difference, case by case.
+"""Our forward pass compared with chronos-forecasting's own, on the same weights: the largest difference of each case.
 
 Run: `python -m tests.benchmarks.equality [--size nano|base]`; without `--size`, both. Writes `results/equality.md`
-and exits 1 when a case is not equal. tests/model/test_core.py takes its contexts, its measure and some cases from here.
+and exits 1 when a case is not equal. tests/model/chronos2/test_core.py uses its contexts, measure and some cases.
 
-The measure. A row's spread is the largest less the smallest number of upstream's answer for that row, over all quantile
-levels and steps; rows are never pooled, since they may stand at different levels. Two forecasts are equal when each
-row's largest difference is at most `TOLERANCE` of that row's spread. Where that is finer than float32 can be at the
-row's own level (a constant at 1.1e6 has a spread of 1e-5, and its neighbours are 0.125 away), prices may differ by one
-unit in the last place; such rows are counted, and their share of the spread is reported like any other. No row is
-excused by it: every row must also be equal in deviations, which is upstream's output and ours before either
-multiplies by the row's deviation and adds its mean, where no level hides anything.
+The measure. The spread of a row is the range of upstream's forecast of it, over all quantile levels and steps. Rows are
+not pooled, since their levels may differ. Two forecasts are equal when the largest difference of each row is at most
+`TOLERANCE` of its spread. Where that is below the precision of float32 at the level of the row, prices may differ by
+one unit in the last place. (A constant at 1.1e6 has a spread of 1e-5; the next float32 is 0.125 away.) Such rows are
+counted and reported. All rows must also be equal in deviations: the outputs before they are multiplied by the row's
+deviation and its mean is added.
 
 Shapes: as in `forecaster.model.chronos2.core`.
 """
@@ -74,7 +73,7 @@ coarse, and at most one unit for those that are.
 
 
 def nothing_missing(context_BT: torch.Tensor) -> None:
-    """Leave every bar."""
+    """Keep every bar."""
 
 
 def some_bars(context_BT: torch.Tensor) -> None:
@@ -83,7 +82,7 @@ def some_bars(context_BT: torch.Tensor) -> None:
 
 
 def scattered_bars(context_BT: torch.Tensor) -> None:
-    """Lose every seventh bar, each row another."""
+    """Lose every seventh bar, at a different offset in each row."""
     rows, bars = context_BT.shape
     context_BT[(torch.arange(bars) + torch.arange(rows)[:, None]) % 7 == 0] = torch.nan
 
@@ -106,12 +105,12 @@ def a_whole_patch(context_BT: torch.Tensor) -> None:
 
 
 def one_row_late(context_BT: torch.Tensor) -> None:
-    """Let the first row of the first group start half-way."""
+    """Start the first row of the first group half-way."""
     context_BT[0, : context_BT.shape[1] // 2] = torch.nan
 
 
 def uneven_rows(context_BT: torch.Tensor) -> None:
-    """Let each row start later than the one before; the last has one bar."""
+    """Start each row later than the one before; the last has one bar."""
     rows, bars = context_BT.shape
     for row in range(rows):
         context_BT[row, : row * (bars - 1) // max(rows - 1, 1)] = torch.nan
@@ -123,7 +122,7 @@ def a_whole_row(context_BT: torch.Tensor) -> None:
 
 
 def one_row_far_away(context_BT: torch.Tensor) -> None:
-    """Put the last row of the last group a million times higher, as a volume is."""
+    """Multiply the last row of the last group by a million, like a volume."""
     context_BT[-1] *= 1e6
 
 
@@ -164,19 +163,19 @@ class Case(NamedTuple):
 
 
 class Forecast(NamedTuple):
-    """Quantiles (B, Q, H) as answered, and in units of each row's deviation from its mean."""
+    """Quantiles (B, Q, H), and the same in units of each row's deviation from its mean."""
 
     prices: torch.Tensor
     deviations: torch.Tensor
 
 
 class Difference(NamedTuple):
-    """How far two forecasts are apart.
+    """Difference of two forecasts.
 
     Attributes:
         spread: of the row with the largest share.
         share: largest difference over its own row's spread.
-        share_in_deviations: the same, before mean and deviation are put back.
+        share_in_deviations: the same, before mean and deviation are added.
         coarse_rows: rows where `TOLERANCE` of the spread is less than one unit in the last place of the level.
         share_of_others: `share` without those.
         units: largest difference of those, in units in the last place.
@@ -191,16 +190,16 @@ class Difference(NamedTuple):
 
     @property
     def equal(self) -> bool:
-        """Every row within tolerance, as the module says."""
+        """Whether every row is within tolerance."""
         return max(self.share_in_deviations, self.share_of_others) <= TOLERANCE and self.units <= 1.0
 
 
 def random_model(plan: TrainingPlan) -> Chronos2Model:
-    """Make a model of the plan's size with random weights under which attention and groups matter.
+    """Make a model of the plan's size with random weights with which attention and groups matter.
 
-    Upstream's own fresh weights are small: attention is a plain average, and the forecasts of different groups differ
+    Upstream's initial weights are small: attention is a plain average, and the forecasts of different groups differ
     by 0.3 % of their spread. Here scores have a deviation near 1, biases are not 0, norms differ by channel, and
-    outputs stay where sinh is not yet steep, so that no single step makes up the spread.
+    outputs are in the flat part of sinh, so that no single step dominates the spread.
     """
     torch.manual_seed(plan.seed)
     model = build_model(plan).eval().requires_grad_(requires_grad=False)
@@ -247,7 +246,7 @@ def pair_of(upstream: Chronos2Model) -> Pair:
 def make_context(
     rows: int, bars: int, kind: Callable[[torch.Tensor], None] = nothing_missing, level: float = 100.0
 ) -> torch.Tensor:
-    """Make random walks (B, T) with a deviation of 1 % around `level`, and do to them what `kind` does."""
+    """Make random walks (B, T) with a deviation of 1 % around `level`, and apply `kind`."""
     walk = np.random.default_rng([rows, bars]).standard_normal((rows, bars)).cumsum(axis=1)
     walk = (walk - walk.mean(axis=1, keepdims=True)) / walk.std(axis=1, keepdims=True)
     context_BT = torch.from_numpy(1 + 0.01 * walk)
@@ -256,8 +255,8 @@ def make_context(
 
 
 @torch.no_grad()
-def ask_upstream(model: Chronos2Model, context_BT: torch.Tensor, patches: int, group: int) -> Forecast:
-    """Ask chronos-forecasting's own forward."""
+def run_upstream(model: Chronos2Model, context_BT: torch.Tensor, patches: int, group: int) -> Forecast:
+    """Run chronos-forecasting's own forward pass."""
     ids_B = torch.arange(len(context_BT)) // group
     return _watched(
         model,
@@ -267,24 +266,24 @@ def ask_upstream(model: Chronos2Model, context_BT: torch.Tensor, patches: int, g
 
 
 @torch.no_grad()
-def ask_ours(model: Chronos2 | Chronos2Model, context_BT: torch.Tensor, patches: int, group: int) -> Forecast:
-    """Ask ours."""
+def run_ours(model: Chronos2 | Chronos2Model, context_BT: torch.Tensor, patches: int, group: int) -> Forecast:
+    """Run our forward pass."""
     return _watched(model, patches, lambda: grouped_forward(model, context_BT, patches, group))
 
 
-def _watched(model: Chronos2 | Chronos2Model, patches: int, ask: Callable[[], torch.Tensor]) -> Forecast:
-    """Keep what the last layer, which both call, gave on the way."""
-    seen: list[torch.Tensor] = []
-    with model.output_patch_embedding.register_forward_hook(lambda _layer, _given, out: seen.append(out)):
-        prices_BQH = ask()
-    (output_BNK,) = seen
+def _watched(model: Chronos2 | Chronos2Model, patches: int, run: Callable[[], torch.Tensor]) -> Forecast:
+    """Run a forward pass, and record the output of the last layer, which both have."""
+    outputs: list[torch.Tensor] = []
+    with model.output_patch_embedding.register_forward_hook(lambda _layer, _inputs, out: outputs.append(out)):
+        prices_BQH = run()
+    (output_BNK,) = outputs
     output_BNQp = output_BNK.view(len(output_BNK), patches, -1, PATCH)
     return Forecast(prices_BQH, output_BNQp.transpose(1, 2).flatten(2).sinh())
 
 
 def compare(ours: Forecast, theirs: Forecast) -> Difference:
-    """Measure as the module says; upstream's answer gives the spread."""
-    apart_B, spread_B, share_B = _shares(ours.prices, theirs.prices)
+    """Measure the difference; upstream's forecast gives the spread."""
+    difference_B, spread_B, share_B = _shares(ours.prices, theirs.prices)
     unit_B = torch.from_numpy(np.spacing(theirs.prices.abs().amax(dim=(1, 2)).numpy()))
     coarse_B = unit_B > TOLERANCE * spread_B
     return Difference(
@@ -293,20 +292,20 @@ def compare(ours: Forecast, theirs: Forecast) -> Difference:
         share_in_deviations=float(_shares(ours.deviations, theirs.deviations)[2].max()),
         coarse_rows=int(coarse_B.sum()),
         share_of_others=float(share_B[~coarse_B].max()) if not coarse_B.all() else 0.0,
-        units=float((apart_B / unit_B)[coarse_B].max()) if coarse_B.any() else 0.0,
+        units=float((difference_B / unit_B)[coarse_B].max()) if coarse_B.any() else 0.0,
     )
 
 
 def _shares(ours_BQH: torch.Tensor, theirs_BQH: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Largest difference of each row, its spread, and their ratio: 0 where they are one, inf where one is NaN."""
-    apart_B = (ours_BQH - theirs_BQH).abs().amax(dim=(1, 2))
+    """Largest difference of each row, its spread, and their ratio: 0 where they are equal, inf where one is NaN."""
+    difference_B = (ours_BQH - theirs_BQH).abs().amax(dim=(1, 2))
     spread_B = theirs_BQH.amax(dim=(1, 2)) - theirs_BQH.amin(dim=(1, 2))
-    share_B = torch.where(apart_B == 0, 0.0, apart_B / spread_B)
-    return apart_B, spread_B, share_B.nan_to_num(nan=torch.inf)
+    share_B = torch.where(difference_B == 0, 0.0, difference_B / spread_B)
+    return difference_B, spread_B, share_B.nan_to_num(nan=torch.inf)
 
 
 def all_cases(size: str) -> Iterator[Case]:
-    """Everything with everything where it is cheap; from 512 bars on the base size, one thing at a time."""
+    """All combinations where they are cheap; from 512 bars on the base size, one change at a time."""
     short, horizons = ((16, 48, 256, 512), (1, 2, 3, 4)) if size == "nano" else ((16, 48, 256), (1, 2, 3, 17, 64))
     for group, bars in product(GROUPS, short):
         yield from (Case(size, group, bars, kind) for kind in KINDS)
@@ -324,20 +323,20 @@ def all_cases(size: str) -> Iterator[Case]:
 
 
 def measure(pair: Pair, case: Case) -> Difference:
-    """Run one case: three groups of rows, two where contexts are long."""
+    """Run one case: three groups of rows, two for long contexts."""
     rows = case.group * (3 if case.bars <= 512 else 2)
     context_BT = make_context(rows, case.bars, case.kind, case.level)
-    ours = ask_ours(pair.ours, context_BT, case.patches, case.group)
-    return compare(ours, ask_upstream(pair.upstream, context_BT, case.patches, case.group))
+    ours = run_ours(pair.ours, context_BT, case.patches, case.group)
+    return compare(ours, run_upstream(pair.upstream, context_BT, case.patches, case.group))
 
 
 def main() -> int:
-    """Run the cases, write the table, and say on stderr which case is worst."""
+    """Run the cases, write the table, and print the worst cases on stderr."""
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.equality", description=__doc__.splitlines()[0])
     parser.add_argument("--size", choices=SIZES, help="one size only")
-    asked = parser.parse_args().size
-    cases = [case for size in SIZES if asked in (None, size) for case in all_cases(size)]
-    console, pairs, found = Console(stderr=True), {}, []
+    selected = parser.parse_args().size
+    cases = [case for size in SIZES if selected in (None, size) for case in all_cases(size)]
+    console, pairs, results = Console(stderr=True), {}, []
     started = time.monotonic()
     with Progress(*Progress.get_default_columns(), MofNCompleteColumn(), console=console) as progress:
         task = progress.add_task("", total=len(cases))
@@ -345,22 +344,22 @@ def main() -> int:
             progress.update(task, description=f"{case.size}, {case.bars:,} bars")
             if case.size not in pairs:
                 pairs = {case.size: load(case.size)}
-            found.append((case, measure(pairs[case.size], case)))
+            results.append((case, measure(pairs[case.size], case)))
             progress.advance(task)
     RESULT.parent.mkdir(exist_ok=True)
-    RESULT.write_text(_page(found, asked, time.monotonic() - started))
-    unequal = [case for case, difference in found if not difference.equal]
+    RESULT.write_text(_page(results, selected, time.monotonic() - started))
+    unequal = [case for case, difference in results if not difference.equal]
     console.print(
-        _summary(found), *(f"not equal: {_line(case)}" for case in unequal), sep="\n", markup=False, soft_wrap=True
+        _summary(results), *(f"not equal: {_line(case)}" for case in unequal), sep="\n", markup=False, soft_wrap=True
     )
     return 1 if unequal else 0
 
 
-def _page(found: list[tuple[Case, Difference]], asked: str | None, seconds: float) -> str:
-    """Lay out hardware, what came out, and one row per case."""
+def _page(results: list[tuple[Case, Difference]], selected: str | None, seconds: float) -> str:
+    """Format hardware, summary and one row per case."""
     return PAGE.format(
         day=time.strftime("%Y-%m-%d"),
-        command="python -m tests.benchmarks.equality" + (f" --size {asked}" if asked else ""),
+        command="python -m tests.benchmarks.equality" + (f" --size {selected}" if selected else ""),
         seconds=seconds,
         cpu=next(
             line.split(": ")[1] for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line
@@ -368,25 +367,25 @@ def _page(found: list[tuple[Case, Difference]], asked: str | None, seconds: floa
         threads=torch.get_num_threads(),
         torch=torch.__version__,
         chronos=version("chronos-forecasting"),
-        summary=_summary(found),
-        rows="\n".join(f"| {_line(case)} | {_figures(difference)} |" for case, difference in found),
+        summary=_summary(results),
+        rows="\n".join(f"| {_line(case)} | {_figures(difference)} |" for case, difference in results),
     )
 
 
-def _summary(found: list[tuple[Case, Difference]]) -> str:
-    """Give the worst cases of each size, in three lines."""
+def _summary(results: list[tuple[Case, Difference]]) -> str:
+    """Summarise the worst cases of each size, in three lines."""
     lines = []
-    for size in sorted({case.size for case, _ in found}, reverse=True):
-        its = [(case, difference) for case, difference in found if case.size == size]
-        equal = sum(difference.equal for _, difference in its)
-        lines.append(f"- {size}: {equal} of {len(its)} cases equal")
+    for size in sorted({case.size for case, _ in results}, reverse=True):
+        of_size = [(case, difference) for case, difference in results if case.size == size]
+        equal = sum(difference.equal for _, difference in of_size)
+        lines.append(f"- {size}: {equal} of {len(of_size)} cases equal")
         for words, key in (
             ("max Δ / spread, coarse rows aside", "share_of_others"),
             ("in deviations, all rows", "share_in_deviations"),
         ):
-            case, difference = max(its, key=lambda one, key=key: getattr(one[1], key))
+            case, difference = max(of_size, key=lambda result, key=key: getattr(result[1], key))
             lines.append(f"  - worst {words}: {getattr(difference, key):.1e} ({_line(case)})")
-        coarse = [difference.units for _, difference in its if difference.coarse_rows]
+        coarse = [difference.units for _, difference in of_size if difference.coarse_rows]
         lines.append(
             f"  - {len(coarse)} cases with coarse rows; largest difference there: {max(coarse, default=0):g} units"
         )
@@ -394,14 +393,14 @@ def _summary(found: list[tuple[Case, Difference]]) -> str:
 
 
 def _line(case: Case) -> str:
-    """Name a case, column by column."""
+    """Format the columns of a case."""
     kind = case.kind.__name__.replace("_", " ")
     level = f"{case.level:.8g}"
     return f"{case.size} | {case.group} | {case.bars:,} | {kind} | {level} | {case.patches * PATCH:,}"
 
 
 def _figures(difference: Difference) -> str:
-    """Give the other columns."""
+    """Format the columns of a difference."""
     coarse = f"{difference.coarse_rows}: {difference.units:g}" if difference.coarse_rows else ""
     shares = f"{difference.share:.1e} | {difference.share_in_deviations:.1e}"
     return f"{difference.spread:.3g} | {shares} | {coarse} | {'yes' if difference.equal else '**no**'}"

@@ -19,7 +19,7 @@ from rich.progress import Progress
 
 from forecaster.bars import SeriesKey
 from forecaster.errors import BadPayload
-from forecaster.sources.exchange.guard import pair_rows, read_body, read_rows
+from forecaster.sources.exchange.guard import parse_rows, parse_body, bars_from_rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -113,7 +113,7 @@ def judge_rows(rng: np.random.Generator, rows: list[list[Any]]) -> list[str]:
 def judge_body(text: str) -> list[str]:
     """What the guard gets wrong about a body: it must be parsed as JSON's own reader does, or refused."""
     try:
-        answer = read_body("binance", text)
+        answer = parse_body("binance", text)
     except BadPayload:
         return []
     return [] if isinstance(answer, list | dict) else [f"took {text!r} for an answer"]
@@ -161,8 +161,8 @@ def _make_row(rng: np.random.Generator, i: int) -> list[Any]:
 
 def _accepted(rows: list[list[Any]]) -> dict[int, tuple[float | None, ...]]:
     """What comes through: the page as JSON, its rows paired and read; None for a volume that is not known."""
-    answer = read_body("binance", json.dumps(rows))
-    bars = read_rows("binance", KEY, pair_rows("binance", answer, parse), 1).bars
+    answer = parse_body("binance", json.dumps(rows))
+    bars = bars_from_rows("binance", KEY, parse_rows("binance", answer, parse), 1).bars
     rows_read = zip(bars.open_time.tolist(), bars.ohlcv_TF.tolist(), strict=True)
     return {time: tuple(None if math.isnan(one) else one for one in values) for time, values in rows_read}
 

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Final
 
 from rich.progress import Progress
 
-from forecaster.accuracy.losses import SCALE_BARS
+from forecaster.accuracy.losses import MASE_SCALE_BARS
 from forecaster.accuracy.scores import Scores
 from forecaster.bars import FIELDS, Bars
 from forecaster.cycle.settle import newly_settled_losses
@@ -47,8 +47,8 @@ SCORER: Final = """
 import json, re, sys, time
 from pathlib import Path
 from forecaster.accuracy.scores import Scores
-from forecaster.accuracy.loss_series import Traces
-from forecaster.accuracy.trust import judge
+from forecaster.accuracy.loss_series import LossHistory
+from forecaster.accuracy.trust import compute_verdict
 from forecaster.cycle.settle import settled_losses
 from forecaster.bars import SeriesKey
 from forecaster.store import open_reader
@@ -56,13 +56,13 @@ from forecaster.store import open_reader
 reader, traced = open_reader(sys.argv[1]), bool(int(sys.argv[2]))
 keys = [SeriesKey("binance", symbol, "1h") for symbol in sys.argv[3:]]
 started = time.perf_counter()
-scores, traces = Scores(), Traces()
+scores, traces = Scores(), LossHistory()
 for losses in settled_losses(reader, keys, 2**61):
     scores.add(losses)
     if traced:
         traces.add(losses)
 reports = scores.reports()
-verdicts = [judge(traces, name) for name in traces.names]
+verdicts = [compute_verdict(traces, name) for name in traces.pairs]
 seconds = time.perf_counter() - started
 rows = sum(one.n for one in reports if one.field != "range")
 peak = int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) / 1024
@@ -91,7 +91,7 @@ def cutoffs_of(rows: int) -> int:
     return -(-rows // (len(SERIES) * len(MODELS) * STEPS * len(FIELDS)))
 
 
-def measure(url: str) -> list[dict[str, object]]:
+def compute_losses(url: str) -> list[dict[str, object]]:
     """Score all that a ledger holds, without traces and with them, each in a process of its own."""
     found: list[dict[str, object]] = []
     for traced in (False, True):
@@ -118,9 +118,9 @@ def grow(url: str, sizes: list[int]) -> list[dict[str, object]]:
     done = 0
     with closing(SqlStore(url)) as store, Progress(disable=not sys.stderr.isatty()) as progress:
         store.add_run(Run(LIVE, LIVE, CUTOFF))
-        first = CUTOFF - (SCALE_BARS + 1) * HOUR_MS
+        first = CUTOFF - (MASE_SCALE_BARS + 1) * HOUR_MS
         for key in SERIES:
-            store.add_bars(outcomes(key, first, SCALE_BARS + 1 + cutoffs_of(max(sizes)) + STEPS))
+            store.add_bars(outcomes(key, first, MASE_SCALE_BARS + 1 + cutoffs_of(max(sizes)) + STEPS))
         task = progress.add_task("cutoffs", total=cutoffs_of(max(sizes)))
         for size in sizes:
             while done < cutoffs_of(size):
@@ -129,7 +129,7 @@ def grow(url: str, sizes: list[int]) -> list[dict[str, object]]:
                 store.add_forecasts(made, LIVE)
                 done = some[-1] + 1
                 progress.update(task, completed=done)
-            for one in measure(url):
+            for one in compute_losses(url):
                 found.append(one)
                 sys.stdout.write(json.dumps(one) + "\n")
                 sys.stdout.flush()
@@ -142,7 +142,7 @@ def measure_close(url: str, keys: tuple[SeriesKey, ...]) -> dict[str, object]:
     with closing(SqlStore(url)) as store:
         store.add_run(Run(LIVE, LIVE, CUTOFF))
         for key in keys:
-            store.add_bars(outcomes(key, CUTOFF - (SCALE_BARS + 1) * HOUR_MS, SCALE_BARS + 1 + STEPS))
+            store.add_bars(outcomes(key, CUTOFF - (MASE_SCALE_BARS + 1) * HOUR_MS, MASE_SCALE_BARS + 1 + STEPS))
             owed = [(CUTOFF + i * HOUR_MS, STEPS - i) for i in range(STEPS)]
             store.add_forecasts([one for cutoff, steps in owed for one in forecasts(key, cutoff, steps)], LIVE)
         started, busy = time.perf_counter(), time.process_time()

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import numpy as np
 from rich.progress import Progress
 
-from forecaster.accuracy.significance import confidence_set, diebold_mariano, fewest_cases, skill_interval
+from forecaster.accuracy.significance import confidence_set, diebold_mariano, min_cases, skill_interval
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -79,7 +79,7 @@ def proofs() -> Iterator[Proof]:
             name, n, ahead, lambda runs, a=ahead, n=n, e=errors: false_alarms(a, n, runs, errors=e), 0.035, 0.065
         )
     for ahead in (1, 4, 24):
-        n = fewest_cases(ahead - 1)
+        n = min_cases(ahead - 1)
         yield Proof("false alarms", n, ahead, lambda runs, a=ahead, n=n: false_alarms(a, n, runs), 0.03, 0.07)
     for ahead, n in ((1, 30), (1, 250), (4, 250), (24, 250), (24, 1000)):
         yield Proof("interval", n, ahead, lambda runs, a=ahead, n=n: intervals_that_hold(a, n, runs), 0.93, 0.97)

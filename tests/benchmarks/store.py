@@ -25,7 +25,7 @@ from forecaster.bars import FIELDS, Bars
 from forecaster.cycle.settle import newly_settled_losses
 from forecaster.ledger import LIVE, Run
 from forecaster.model.chronos2.artifacts import hardware
-from forecaster.store.maintenance import facts
+from forecaster.store.maintenance import ledger_stats
 from forecaster.store.sql import SqlStore
 from tests.builders import HOUR_MS, make_bars, make_key
 from tests.forecast_builders import CUTOFF, make_forecast
@@ -92,7 +92,7 @@ def measure(store: SqlStore, url: str, number: int) -> dict[str, object]:
     started = time.perf_counter()
     reports = Scores(losses).reports()
     score = time.perf_counter() - started
-    size = facts(url)
+    size = ledger_stats(url)
     rows = size.rows["forecast_step"] * 4
     found: dict[str, object] = {
         "rows": rows,

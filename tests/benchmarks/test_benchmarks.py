@@ -36,7 +36,7 @@ def test_accuracy(run):
     printed, code = run(accuracy, file, "--cutoffs", 40, "--context", 128, "--horizon", 2, "--json")
 
     assert code == 0
-    assert [one["form"] for one in records(printed)] == ["served"] * 4 + ["raw"] * 4
+    assert [one["variant"] for one in records(printed)] == ["served"] * 4 + ["raw"] * 4
     assert all(0 <= one["coverage80"] <= 1 for one in records(printed))
     assert printed.count("| SPX/USD 1d |") == 2
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from forecaster import bars
 from forecaster.errors import BadPayload
 from forecaster.sources.exchange import guard
-from forecaster.sources.exchange.guard import pair_rows, read_body
+from forecaster.sources.exchange.guard import parse_rows, parse_body
 from tests.benchmarks import row_storm
 from tests.benchmarks.row_storm import START, STEP, is_bar, judge_body, judge_rows, make_body, make_rows
 
@@ -60,7 +60,7 @@ def test_rows_of_anything(rows):
 def test_bodies_of_anything(text):
     """A body is JSON's list or object, or refused; its rows are lists or objects, or refused."""
     try:
-        rows = pair_rows("x", read_body("x", text), lambda raw: [None] * 6)
+        rows = parse_rows("x", parse_body("x", text), lambda raw: [None] * 6)
     except BadPayload:
         return
 

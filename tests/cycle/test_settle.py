@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from forecaster.accuracy.assess import assess
-from forecaster.accuracy.loss_series import Traces
-from forecaster.accuracy.losses import measure
+from forecaster.accuracy.loss_series import LossHistory
+from forecaster.accuracy.losses import compute_losses
 from forecaster.accuracy.scores import RAW, SERVED, Scores
-from forecaster.accuracy.trust import judge, trust
+from forecaster.accuracy.trust import compute_trust, compute_verdict
 from forecaster.bars import Bars
 from forecaster.client import trust_in, window_start
 from forecaster.context import Context
@@ -81,7 +81,7 @@ def test_losses_are_those_of_what_settled(store):
     fill(store)
     losses = list(settled_losses(store, [KEY], EVER))
 
-    assert arrays(losses) == arrays(measure(steps, all_bars()) for steps in store.settled(KEY, EVER))
+    assert arrays(losses) == arrays(compute_losses(steps, all_bars()) for steps in store.settled(KEY, EVER))
     assert sum(len(one.steps) for one in losses) == 80 * HORIZON * 2
 
 
@@ -108,7 +108,7 @@ def test_what_arrived_is_what_one_close_settles(store):
         assert (one.walk_N >= 0).all()
     closes = all_bars().close_time[FIRST : FIRST + 24 + HORIZON].tolist()
     grown = Scores(one for at in closes for one in arrived_at(store, at))
-    assert Scores(settled_losses(store, [KEY, ETHER], EVER)).difference(grown) <= 1e-12
+    assert Scores(settled_losses(store, [KEY, ETHER], EVER)).max_difference(grown) <= 1e-12
 
 
 def arrived_at(store, close):
@@ -185,11 +185,11 @@ def test_a_run_is_assessed(store):
     assert list(verdicts) == [(key, model_id) for key in (KEY, ETHER) for model_id in (MODEL, WALK)]
     for key in (KEY, ETHER):
         assert verdicts[key, MODEL].skill == pytest.approx(0.3, abs=0.001)
-        assert verdicts[key, MODEL].words == "better than the random walk (p < 0.001)"
+        assert verdicts[key, MODEL].summary == "significantly better than the random walk (p < 0.001)"
         assert (verdicts[key, WALK].skill, verdicts[key, WALK].n) == (0.0, 80)
-        assert found.may_be_best[key] == {MODEL}
-    assert {one.form for one in found.verdicts} == {SERVED}
-    assert found.scores.difference(Scores(settled_losses(store, [KEY, ETHER], EVER))) == 0.0
+        assert found.model_confidence_set[key] == {MODEL}
+    assert {one.variant for one in found.verdicts} == {SERVED}
+    assert found.scores.max_difference(Scores(settled_losses(store, [KEY, ETHER], EVER))) == 0.0
 
 
 @pytest.mark.parametrize(("field", "step"), [("high", None), (None, 2), ("low", 3)])
@@ -197,7 +197,7 @@ def test_a_verdict_is_of_what_was_asked_for(store, field, step):
     """And so is the coverage beside it."""
     losses = list(settled_losses(fill(store), [KEY], EVER))
     found = assess(losses, field, step)
-    expected = judge(Traces(losses), (KEY, MODEL), SERVED, field, step)
+    expected = compute_verdict(LossHistory(losses), (KEY, MODEL), SERVED, field, step)
 
     assert found.verdicts[0] == expected
     assert found.coverage80[KEY, MODEL, SERVED] == Scores(losses).total("nano", field, step).coverage(80)
@@ -206,7 +206,7 @@ def test_a_verdict_is_of_what_was_asked_for(store, field, step):
 def test_calibration_is_judged_beside_the_model_itself(store):
     """Where it made a difference: served is a thousandth off, and that is worse than what the model gave."""
     found = assess(settled_losses(fill(store, calibrated=1.01), [KEY], EVER))
-    skills = {(one.model_id, one.form): one.skill for one in found.verdicts}
+    skills = {(one.model_id, one.variant): one.skill for one in found.verdicts}
 
     assert list(skills) == [(MODEL, SERVED), (MODEL, RAW), (WALK, SERVED)]
     assert skills[MODEL, RAW] == pytest.approx(0.3, abs=0.001)
@@ -216,8 +216,8 @@ def test_calibration_is_judged_beside_the_model_itself(store):
 
 def test_a_rival_is_another_model(store):
     """Against itself a model has no skill, and against it the walk has less."""
-    found = assess(settled_losses(fill(store), [KEY], EVER), rival="nano")
-    skills = {one.model_id: (one.skill, one.rival) for one in found.verdicts}
+    found = assess(settled_losses(fill(store), [KEY], EVER), reference="nano")
+    skills = {one.model_id: (one.skill, one.reference) for one in found.verdicts}
 
     assert skills[MODEL] == (0.0, "nano")
     assert skills[WALK][0] == pytest.approx(1 - 1 / 0.7, abs=0.005)
@@ -225,10 +225,10 @@ def test_a_rival_is_another_model(store):
 
 def test_series_that_the_rival_has_not_forecast_has_no_verdict(store):
     """It is not compared with another model in its place."""
-    found = assess(settled_losses(fill(store), [KEY], EVER), rival="garch")
+    found = assess(settled_losses(fill(store), [KEY], EVER), reference="garch")
 
     assert found.verdicts == []
-    assert list(found.may_be_best) == [KEY]
+    assert list(found.model_confidence_set) == [KEY]
     assert found.scores.reports()
 
 
@@ -236,7 +236,7 @@ def test_newest_revision_of_a_rival_counts(store):
     fill(store)
     for i in range(FIRST + 80, FIRST + 90):
         store.add_forecasts(forecasts(all_bars(), i, model="nano@2"), LIVE)
-    found = assess(settled_losses(store, [KEY], EVER), rival="nano")
+    found = assess(settled_losses(store, [KEY], EVER), reference="nano")
     skills = {one.model_id: one.skill for one in found.verdicts}
 
     assert skills["nano@2"] == 0.0
@@ -275,8 +275,8 @@ def test_scores_can_be_rebuilt(store, calibrated):
     for since in (None, int(all_bars().close_time[FIRST + 12])):
         whole = assess(settled_losses(store, [KEY, ETHER], EVER, since)).scores
 
-        assert whole.difference(rescore(store, [KEY, ETHER], EVER, since)) <= 1e-12
-        assert rescore(store, [KEY], EVER, since).difference(whole) == float("inf")
+        assert whole.max_difference(rescore(store, [KEY, ETHER], EVER, since)) <= 1e-12
+        assert rescore(store, [KEY], EVER, since).max_difference(whole) == float("inf")
 
 
 def as_of(i=FIRST + 79):
@@ -288,9 +288,9 @@ def test_trust_of_a_ledger_is_that_of_its_traces(store):
     """Live, at a step, of the newest forecast's model; fresh until the next bar has closed."""
     fill(store)
     found = trust_in(store, KEY, "nano", 2, as_of())
-    traces = Traces(settled_losses(store, [KEY], as_of()))
+    traces = LossHistory(settled_losses(store, [KEY], as_of()))
 
-    assert found == trust(traces, KEY, MODEL, 2, is_fresh=True)
+    assert found == compute_trust(traces, KEY, MODEL, 2, is_fresh=True)
     assert found.value > 0.9
     assert (found.verdict.n, found.verdict.step) == (78, 2)
     assert trust_in(store, KEY, "nano", 2, as_of(FIRST + 80) - 11).freshness == 1.0

@@ -18,8 +18,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
-from forecaster.accuracy.losses import measure
-from forecaster.accuracy.significance import verdict
+from forecaster.accuracy.losses import compute_losses
+from forecaster.accuracy.significance import describe_skill
 from forecaster.accuracy.trust import Trust, Verdict
 from forecaster.config import Config
 from forecaster.cycle.run import CycleReport
@@ -37,7 +37,7 @@ HOUR = Timeframe("1h")
 BITCOIN, ETHER, DOGE = (make_key("kraken", symbol) for symbol in ("BTC/USD", "ETH/USD", "DOGE/USD"))
 ELSEWHERE = make_key("binance", "BTC/USDT")
 STOCK = make_key("files", "AAPL/USD", "1d", "XNYS")
-PLACE = {"exchange": "kraken", "timeframe": "1h"}
+COLUMN_INDEX = {"exchange": "kraken", "timeframe": "1h"}
 SETTLE_MS = 5_000
 
 CONTRACT = {
@@ -153,7 +153,7 @@ def make_bucket(rows=8, state="serving", calls=1, reason="2.1 times as quick"):
 
 def make_trust(n, skill, p_value):
     """What the tests of skill say of so many closes."""
-    words = verdict(skill, p_value, n)
+    words = describe_skill(skill, p_value, n)
     found = Verdict(BITCOIN, "nano@1", "served", "random_walk", None, 1, n, skill, None, None, p_value, words)
     return Trust(0.0, 0.0, 1.0, 1.0, 1.0, found, ())
 
@@ -503,8 +503,8 @@ def test_failing_cycles_are_told_until_one_is_completed():
     )
     assert len(others) == 1
     assert told(health_state, "failing_cycle") == []
-    assert value(health_state, "forecaster_cycles_total", **PLACE, outcome="failed") == 3
-    assert value(health_state, "forecaster_cycles_total", **PLACE, outcome="completed") == 1
+    assert value(health_state, "forecaster_cycles_total", **COLUMN_INDEX, outcome="failed") == 3
+    assert value(health_state, "forecaster_cycles_total", **COLUMN_INDEX, outcome="completed") == 1
 
 
 def test_a_standby_does_not_tell_of_cycles_that_failed_before():
@@ -611,7 +611,7 @@ def test_what_has_become_better_is_told_no_more(trust):
     health_state.record_trust(BITCOIN, trust)
 
     assert before.text == (
-        "worse than the random walk, 1 series: kraken BTC/USD 1h, worse than the random walk (p = 0.001), 400 closes"
+        "worse than the random walk, 1 series: kraken BTC/USD 1h, significantly worse than the random walk (p = 0.001), 400 closes"
     )
     assert told(health_state, "no_skill") == []
 
@@ -656,7 +656,7 @@ def full_vitals():
     steps = make_steps([90.0, 99.0, 105.0], 101.0, models=["nano@1", "random_walk@1"], key=BITCOIN)
     report = make_report(
         forecasts=[make_forecast(BITCOIN)],
-        settled=[measure(steps, make_past([100.0, 100.0], BITCOIN))],
+        settled=[compute_losses(steps, make_past([100.0, 100.0], BITCOIN))],
         skipped={BITCOIN: "Banned: kraken: go away"},
         failed_baselines={"random_walk": "InferenceError: broken"},
         missed=2,
@@ -669,7 +669,7 @@ def full_vitals():
 def test_the_exposition_has_every_metric_with_its_labels():
     """As Prometheus's own parser reads it; those of process and interpreter are beside them."""
     found = {}
-    for family in text_string_to_metric_families(full_vitals().exposition().decode()):
+    for family in text_string_to_metric_families(full_vitals().metrics_text().decode()):
         name = f"{family.name}_total" if family.type == "counter" else family.name
         found[name] = {label for one in family.samples for label in one.labels} - {"le"}
 
@@ -683,10 +683,10 @@ def test_what_the_configuration_foresees_stands_at_zero():
     """A rate sees no first event of a series that begins with it."""
     at_start = samples(HealthState(make_config(BITCOIN, ELSEWHERE)))
     expected = [
-        ("forecaster_cycles_total", {**PLACE, "outcome": "failed"}),
-        ("forecaster_forecasts_total", {**PLACE, "outcome": "late"}),
-        ("forecaster_missed_closes_total", PLACE),
-        ("forecaster_cycle_duration_seconds_count", PLACE),
+        ("forecaster_cycles_total", {**COLUMN_INDEX, "outcome": "failed"}),
+        ("forecaster_forecasts_total", {**COLUMN_INDEX, "outcome": "late"}),
+        ("forecaster_missed_closes_total", COLUMN_INDEX),
+        ("forecaster_cycle_duration_seconds_count", COLUMN_INDEX),
         ("forecaster_fetch_errors_total", {"exchange": "binance", "error": "Banned"}),
         ("forecaster_compile_fallbacks_total", {}),
         ("forecaster_scheduler_faults_total", {}),
@@ -718,13 +718,13 @@ def test_a_cycle_is_counted():
         ("forecaster_skipped_series_total", "error", "RateLimited"): 2,
     }
 
-    assert {about: found[about[0], frozenset({**PLACE, about[1]: about[2]}.items())] for about in expected} == expected
-    assert found["forecaster_missed_closes_total", frozenset(PLACE.items())] == 6
-    assert found["forecaster_source_wait_seconds_total", frozenset(PLACE.items())] == 1.5
-    assert found["forecaster_model_seconds_total", frozenset(PLACE.items())] == 2.5
-    assert found["forecaster_cycle_duration_seconds_sum", frozenset(PLACE.items())] == 5
-    assert found["forecaster_forecast_latency_seconds_count", frozenset(PLACE.items())] == 4
-    assert found["forecaster_forecast_latency_seconds_sum", frozenset(PLACE.items())] == pytest.approx(
+    assert {about: found[about[0], frozenset({**COLUMN_INDEX, about[1]: about[2]}.items())] for about in expected} == expected
+    assert found["forecaster_missed_closes_total", frozenset(COLUMN_INDEX.items())] == 6
+    assert found["forecaster_source_wait_seconds_total", frozenset(COLUMN_INDEX.items())] == 1.5
+    assert found["forecaster_model_seconds_total", frozenset(COLUMN_INDEX.items())] == 2.5
+    assert found["forecaster_cycle_duration_seconds_sum", frozenset(COLUMN_INDEX.items())] == 5
+    assert found["forecaster_forecast_latency_seconds_count", frozenset(COLUMN_INDEX.items())] == 4
+    assert found["forecaster_forecast_latency_seconds_sum", frozenset(COLUMN_INDEX.items())] == pytest.approx(
         2 * (7 + 2 * LATENCY_MS / 1000)
     )
     assert value(health_state, "forecaster_fetch_errors_total", exchange="kraken", error="RateLimited") == 2
@@ -801,7 +801,7 @@ def test_skill_and_coverage_are_of_the_next_close():
         key=BITCOIN,
     )
     health_state = make_health_state()
-    losses = measure(steps, make_past(np.full(20, 100.0), BITCOIN, CUTOFF + 10 * HOUR_MS))
+    losses = compute_losses(steps, make_past(np.full(20, 100.0), BITCOIN, CUTOFF + 10 * HOUR_MS))
     for part in (steps.cutoff_N <= CUTOFF, steps.cutoff_N > CUTOFF):
         health_state.record_cycle(make_report(settled=[losses[part]]), None, [])
     cases = [i for i in range(n) if step_N[i] == 1 and not late_N[i]]
@@ -814,8 +814,8 @@ def test_skill_and_coverage_are_of_the_next_close():
     )
     inside = [values_NQ[i][0] <= actual_N[i] <= values_NQ[i][2] for i in cases]
 
-    assert value(health_state, "forecaster_skill_ratio", **PLACE) == pytest.approx(1 - loss / walk)
-    assert value(health_state, "forecaster_coverage80_ratio", **PLACE) == pytest.approx(np.mean(inside))
+    assert value(health_state, "forecaster_skill_ratio", **COLUMN_INDEX) == pytest.approx(1 - loss / walk)
+    assert value(health_state, "forecaster_coverage80_ratio", **COLUMN_INDEX) == pytest.approx(np.mean(inside))
 
 
 @pytest.mark.parametrize("name", ["models/nano@2", "nano@2@3", "@"])
@@ -823,15 +823,15 @@ def test_a_model_whose_name_holds_an_at_sign_has_skill(name):
     """Its folder may be called so; what stands behind the last `@` is the digest."""
     steps = make_steps([90.0, 99.0, 105.0], 101.0, models=[f"{name}@1", "random_walk@1"], key=BITCOIN)
     health_state = make_health_state(model={"id": name})
-    health_state.record_cycle(make_report(settled=[measure(steps, make_past([100.0, 100.0], BITCOIN))]), None, [])
+    health_state.record_cycle(make_report(settled=[compute_losses(steps, make_past([100.0, 100.0], BITCOIN))]), None, [])
 
-    assert value(health_state, "forecaster_coverage80_ratio", **PLACE) == 1
+    assert value(health_state, "forecaster_coverage80_ratio", **COLUMN_INDEX) == 1
 
 
 @pytest.mark.parametrize(("name", "found"), [("nano@2", [105.0]), ("nano", [])])
 def test_the_live_view_knows_its_model_by_its_whole_name(name, found):
     steps = make_steps([90.0, 99.0, 105.0], 101.0, models=["nano@2@1", "random_walk@1"], key=BITCOIN)
-    report = make_report(settled=[measure(steps, make_past([100.0, 100.0], BITCOIN))])
+    report = make_report(settled=[compute_losses(steps, make_past([100.0, 100.0], BITCOIN))])
 
     assert [one.row.values_Q[-1] for one in next_closes(report, name)] == found
 
@@ -839,9 +839,9 @@ def test_the_live_view_knows_its_model_by_its_whole_name(name, found):
 def test_model_whose_name_begins_alike_is_another():
     steps = make_steps([90.0, 99.0, 105.0], 101.0, models=["nano@2@1", "random_walk@1"], key=BITCOIN)
     health_state = make_health_state(model={"id": "nano"})
-    health_state.record_cycle(make_report(settled=[measure(steps, make_past([100.0, 100.0], BITCOIN))]), None, [])
+    health_state.record_cycle(make_report(settled=[compute_losses(steps, make_past([100.0, 100.0], BITCOIN))]), None, [])
 
-    assert ("forecaster_coverage80_ratio", frozenset(PLACE.items())) not in samples(health_state)
+    assert ("forecaster_coverage80_ratio", frozenset(COLUMN_INDEX.items())) not in samples(health_state)
 
 
 @pytest.mark.parametrize("end", ["", "?timeout=20"])
@@ -852,7 +852,7 @@ def test_disk_is_that_of_the_ledger_however_its_url_is_written(tmp_path, monkeyp
     asked = []
     monkeypatch.setattr("forecaster.daemon.health_state.shutil.disk_usage", lambda path: asked.append(path) or NO_DISK)
     url = f"sqlite:///{tmp_path}/a%20b/ledger.db{end}"
-    make_health_state(store={"url": url}).exposition()
+    make_health_state(store={"url": url}).metrics_text()
 
     assert set(asked) == {folder}
 
@@ -860,8 +860,8 @@ def test_disk_is_that_of_the_ledger_however_its_url_is_written(tmp_path, monkeyp
 def test_before_anything_has_settled_there_is_no_skill_to_tell():
     health_state = make_health_state()
 
-    assert value(health_state, "forecaster_skill_ratio", **PLACE) is None
-    assert value(health_state, "forecaster_coverage80_ratio", **PLACE) is None
+    assert value(health_state, "forecaster_skill_ratio", **COLUMN_INDEX) is None
+    assert value(health_state, "forecaster_coverage80_ratio", **COLUMN_INDEX) is None
 
 
 def test_lag_is_that_of_the_oldest_series():
@@ -870,8 +870,8 @@ def test_lag_is_that_of_the_oldest_series():
     hands.now = CUTOFF + 5 * HOUR_MS + 1
     health_state.record_latest_forecast(ETHER, CUTOFF + 4 * HOUR_MS)
 
-    assert value(health_state, "forecaster_forecast_lag_seconds", **PLACE) == 5 * 3600
-    assert value(health_state, "forecaster_stale_series", **PLACE) == 1
+    assert value(health_state, "forecaster_forecast_lag_seconds", **COLUMN_INDEX) == 5 * 3600
+    assert value(health_state, "forecaster_stale_series", **COLUMN_INDEX) == 1
     assert value(health_state, "forecaster_ready") == 0
 
 
@@ -953,7 +953,7 @@ def test_many_threads_lose_no_count():
     """Writers and readers at once, switched as often as can be."""
     health_state = make_health_state(BITCOIN, ELSEWHERE)
     steps = make_steps([90.0, 99.0, 105.0], 101.0, models=["nano@1", "random_walk@1"], key=BITCOIN)
-    settled = [measure(steps, make_past([100.0, 100.0], BITCOIN))]
+    settled = [compute_losses(steps, make_past([100.0, 100.0], BITCOIN))]
     faults: list[BaseException] = []
 
     def run(step):
@@ -986,5 +986,5 @@ def test_many_threads_lose_no_count():
     sys.setswitchinterval(switching)
 
     assert faults == []
-    assert value(health_state, "forecaster_cycles_total", **PLACE, outcome="completed") == 6 * 50
+    assert value(health_state, "forecaster_cycles_total", **COLUMN_INDEX, outcome="completed") == 6 * 50
     assert health_state._metrics._sums["kraken", "1h"][0] == 6 * 50

@@ -32,11 +32,12 @@ from forecaster.errors import (
     StoreUnavailable,
     UnknownSymbol,
 )
+from forecaster.model import ModelSuite
 from forecaster.model.baselines.random_walk import RandomWalk
 from forecaster.sources.files import FileSource
 from forecaster.store import open_reader, open_store
+from forecaster.store.backup import copy_ledger
 from forecaster.store.sql import SqlStore
-from forecaster.store.sqlite import copy
 from forecaster.store.sqlite_library import sqlite3
 from forecaster.timeframe import Timeframe
 from tests.builders import HOUR_MS, make_bars, make_key, utc_ms
@@ -388,7 +389,7 @@ def test_copy_of_the_ledger_is_taken_up_in_its_place(home, walks, watchful):
 
     def act(watch):
         assert watch.until("daemon.ready")
-        copy(ledger, copied)
+        copy_ledger(ledger, copied)
         copied.replace(ledger)
         assert watch.until("daemon.ready", 2)
 

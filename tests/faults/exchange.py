@@ -30,10 +30,10 @@ import ccxt.async_support as ccxt
 
 from forecaster.config import ExchangeConfig
 from forecaster.sources.exchange import breaker
-from forecaster.sources.exchange import paginator as walk
+from forecaster.sources.exchange import paginator, request
 from forecaster.sources.exchange import server_time as exchange_clock
 from forecaster.sources.exchange import source as exchange_source
-from forecaster.sources.exchange.paginator import Pace
+from forecaster.sources.exchange.paginator import RateLimiter
 from forecaster.timeframe import DAY_MS, Timeframe
 from tests.faults.venues import TIMEFRAMES, VENUES, Asked, Endpoint, Okx, Row, Venue
 
@@ -481,11 +481,11 @@ class HandTime:
 def by_hand(monkeypatch: pytest.MonkeyPatch) -> HandTime:
     """Let sources wait by a clock that their waits alone move."""
     hand = HandTime()
-    for module in (walk, exchange_source, exchange_clock, sys.modules[__name__]):
+    for module in (paginator, exchange_source, exchange_clock, sys.modules[__name__]):
         monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=hand.monotonic))
-    monkeypatch.setattr(walk, "_RANDOM", SimpleNamespace(uniform=lambda least, most: (least + most) / 2))
+    monkeypatch.setattr(paginator, "_RANDOM", SimpleNamespace(uniform=lambda least, most: (least + most) / 2))
     changed = SimpleNamespace(**{**vars(asyncio), "sleep": hand.sleep, "timeout": hand.timeout})
-    for module in (walk, exchange_source):
+    for module in (paginator, request, exchange_source):
         monkeypatch.setattr(module, "asyncio", changed)
     monkeypatch.setattr(breaker, "_monotonic_ms", lambda: round(hand.seconds * 1000))
     monkeypatch.setattr(breaker, "now_ms", lambda: round(hand.seconds * 1000))
@@ -498,5 +498,5 @@ def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
     async def pass_on(_self: object, _seconds: float) -> None:
         pass
 
-    monkeypatch.setattr(Pace, "wait", pass_on)
+    monkeypatch.setattr(RateLimiter, "wait", pass_on)
     monkeypatch.setattr(ccxt.Exchange, "timeout_on_exit", 0)

@@ -1,4 +1,4 @@
-"""How people's programs write bars: names, times, numbers, order of columns, encoding, shapes of JSON and of frames.
+"""Formats of programs: names, times, numbers, order of columns, encoding, structures of JSON and frames.
 
 A `Form` is one way to write; `DIALECTS` holds the known ones, a list in place of a value being a choice.
 """
@@ -77,18 +77,18 @@ class Form:
 
     @property
     def has_zone(self) -> bool:
-        """Whether times say what zone they are in."""
+        """Whether times have a zone."""
         tells = self.times in EPOCHS or self.mark != "" or self.shape in ("alpha vantage", "twelve data")
         return tells or self.names[0].lower() in ("gmt time", "utc", "time (utc)")
 
 
 def clock_of(form: Form, market: Market) -> str:
-    """The clock that times are written on."""
+    """Return the zone of written times."""
     return {"utc": "UTC", "local": market.zone, "broker": "America/New_York+07:00", "est": "Etc/GMT+5"}[form.zone]
 
 
 def labels_of(form: Form, market: Market, rows: Sequence[Row]) -> tuple[np.ndarray, np.ndarray]:
-    """What is written of each row's time: wall time and offset, ms."""
+    """Return local time and offset of each row, in ms."""
     opens = np.array([row.open_time for row in rows], np.int64)
     clock = clock_of(form, market)
     if not (market.is_daily and market.has_sessions) or form.label == "open":
@@ -166,7 +166,7 @@ def _marks(form: Form, offset: np.ndarray) -> list[str]:
 
 
 def time_texts(form: Form, wall: np.ndarray, offset: np.ndarray) -> list[str]:
-    """Write times; a parted one has a bar between date and time of day."""
+    """Return times as text; a vertical bar separates date and time of day in two columns."""
     if form.times in EPOCHS:
         per = EPOCHS[form.times]
         instants = (wall - offset).tolist()
@@ -211,7 +211,7 @@ EXTRAS: Final[dict[str, tuple[str, Callable[[int, Row], str]]]] = {
     "close time": ("close_time", lambda at, row: str(row.close_time - 1)),
     "quote volume": ("Volume USDT", lambda at, row: str(1000 + at)),
 }
-"""Columns that are none of a bar's: their names and cells."""
+"""Additional columns: names and cells."""
 
 
 def columns_of(form: Form, sheet: Sheet) -> tuple[list[str], list[list[str]]]:
@@ -751,7 +751,7 @@ DIALECTS: Final[dict[str, dict[str, Any]]] = {
     "feather": {**_FRAME, "suffix": ".feather"},
     "frame": {**_FRAME, "suffix": ""},
 }
-"""A list is a choice."""
+"""A list is a random choice."""
 
 
 def choose(rng: np.random.Generator, name: str) -> Form:
@@ -788,7 +788,7 @@ def fits(form: Form, market: Market) -> bool:
 
 
 def _wide_lines(form: Form, sheet: Sheet) -> list[str]:
-    """Write symbols side by side: `AAA:open`."""
+    """Return lines in wide format: `AAA:open`."""
     symbols = sorted({row.symbol for row in sheet.rows})
     by_time: dict[int, dict[str, Row]] = {}
     for row in sheet.rows:

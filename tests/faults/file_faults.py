@@ -1,4 +1,4 @@
-"""What goes wrong in files of bars: each fault changes the rows of a sheet, and says which bars are still true."""
+"""Faults in files of bars: each changes the rows of a sheet, and records which bars are still true."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ ORDERS: Final = ("rising", "rising", "rising", "falling", "shuffled")
 
 
 def gaps(sheet: Sheet, rng: np.random.Generator) -> None:
-    """Some bars were never traded."""
+    """Bars without trades are missing."""
     there = rng.random(len(sheet.rows)) > rng.uniform(0.01, 0.2)
     sheet.rows = [row for row, keep in zip(sheet.rows, there, strict=True) if keep] or sheet.rows
     sheet.trust(sheet.rows)
 
 
 def repeated(sheet: Sheet, rng: np.random.Generator) -> None:
-    """Some rows are there twice, alike."""
+    """Some rows are repeated."""
     twice = rng.random(len(sheet.rows)) < 0.1
-    sheet.rows = [one for row, again in zip(sheet.rows, twice, strict=True) for one in [row] * (1 + int(again))]
+    sheet.rows = [copy for row, again in zip(sheet.rows, twice, strict=True) for copy in [row] * (1 + int(again))]
 
 
 def revised(sheet: Sheet, rng: np.random.Generator) -> None:
-    """A row or two are there twice, and the later one holds another close."""
+    """One or two rows are repeated with another close in the later row."""
     for _ in range(int(rng.integers(1, 3))):
         at = int(rng.integers(len(sheet.rows)))
         row = sheet.rows[at]
@@ -39,19 +39,22 @@ def revised(sheet: Sheet, rng: np.random.Generator) -> None:
 
 
 def mixed(sheet: Sheet, rng: np.random.Generator) -> None:
-    """Rows of another symbol stand among the rows, and nothing tells whose they are."""
+    """Rows of another symbol are mixed in, without a symbol column."""
     count = max(6, int(rng.uniform(0.3, 1.0) * len(sheet.rows)))
     places = np.sort(rng.permutation(len(sheet.rows))[:count]).tolist()
-    strangers = [
+    other_rows = [
         sheet.rows[at]._replace(cells=cells) for at, cells in zip(places, make_prices(rng, count, "whole"), strict=True)
     ]
-    rows = [*sheet.rows, *(one for one, at in zip(strangers, places, strict=True) if one.cells != sheet.rows[at].cells)]
+    rows = [
+        *sheet.rows,
+        *(row for row, at in zip(other_rows, places, strict=True) if row.cells != sheet.rows[at].cells),
+    ]
     sheet.rows = rows if rng.random() < 0.5 else sorted(rows, key=lambda row: row.open_time)
     sheet.true = {}
 
 
 def another_resolution(sheet: Sheet, rng: np.random.Generator) -> None:
-    """The head or the tail of the rows is of another timeframe; fewer rows than those that are true."""
+    """The first or last rows are of another timeframe; they are fewer than the true ones."""
     market = sheet.market
     foreign = Timeframe(pick(rng, [*COARSER.get(market.timeframe, ()), *FINER.get(market.timeframe, ())])).ms
     grid, symbol = max(foreign, market.step), sheet.rows[0].symbol
@@ -89,7 +92,7 @@ def _shift(sheet: Sheet, rng: np.random.Generator, places: np.ndarray) -> None:
 
 
 def labelled_by_close(sheet: Sheet, rng: np.random.Generator) -> None:
-    """Times are those at which bars close; what is true stays under its open."""
+    """Times are closes; the true bars keep their opens."""
     del rng
     sheet.rows = [row._replace(open_time=row.close_time) for row in sheet.rows]
 
@@ -102,12 +105,12 @@ def read_early(sheet: Sheet, rng: np.random.Generator) -> None:
 
 
 def few_broken(sheet: Sheet, rng: np.random.Generator) -> None:
-    """One row in fifty is none of a bar."""
+    """One row in fifty is not a bar."""
     _break(sheet, rng, rng.permutation(len(sheet.rows))[: max(1, len(sheet.rows) // 50)])
 
 
 def many_broken(sheet: Sheet, rng: np.random.Generator) -> None:
-    """A third of the rows is none of a bar."""
+    """A third of the rows are not bars."""
     _break(sheet, rng, np.flatnonzero(rng.random(len(sheet.rows)) < 0.33))
 
 
@@ -142,7 +145,7 @@ def rounded(sheet: Sheet, rng: np.random.Generator) -> None:
 
 
 def order(sheet: Sheet, rng: np.random.Generator, way: str, fault: str) -> None:
-    """Put the rows in the order in which they will be written; shuffled, neither of two of one time is the newer."""
+    """Order the rows for writing; when shuffled, no row of one time is the newer."""
     if way == "falling":
         sheet.rows.reverse()
     if way == "shuffled":
@@ -170,4 +173,4 @@ FAULTS: Final[dict[str, tuple[float, Callable[[Sheet, np.random.Generator], None
     "truncated": (0.03, None),
     "garbage line": (0.03, None),
 }
-"""How often each fault comes, and what it does to the rows; the others are in the bytes or in the key."""
+"""Weight of each fault, and its change of the rows; other faults are in the bytes or the key."""

@@ -1,4 +1,4 @@
-"""Bars that are true, and rows made of them: what the files of `tests.faults.files` are written from.
+"""True bars, and rows made of them, for the files of `tests.faults.files`.
 
 Times come from the calendars, from whole steps since the epoch, or from days on the clock of a zone. Prices are whole
 numbers of their last digit, so that each has one plain text.
@@ -103,7 +103,7 @@ class Sheet:
     as_of: int = 0
 
     def trust(self, rows: Sequence[Row]) -> None:
-        """Take the bars of these rows for the true ones, and no others."""
+        """Set the true bars to those of these rows."""
         self.true = {}
         for row in rows:
             self.true.setdefault(row.symbol, {}).setdefault(row.open_time, set()).add(values(row.cells))
@@ -115,13 +115,13 @@ def values(cells: tuple[str, ...]) -> tuple[float, ...]:
 
 
 def pick(rng: np.random.Generator, choices: Sequence):
-    """Take one of several, as it is."""
+    """Return a random item."""
     return choices[int(rng.integers(len(choices)))]
 
 
 @cache
 def jumps() -> tuple[int, ...]:
-    """Midnights before clocks are put forward or back somewhere, UTC ms."""
+    """Return midnights before daylight saving changes, UTC ms."""
     found = []
     for zone in ("America/New_York", "Europe/Berlin", "Australia/Sydney"):
         day = dt.datetime(FIRST_YEAR, 1, 2, 12, tzinfo=dt.UTC)
@@ -198,7 +198,7 @@ def _ms(year: int) -> int:
 
 
 def on_clock(instants: NDArray[np.int64], clock: str) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Give what a clock shows at these instants, and how far it is ahead of UTC: ms; `NAME+07:00` is ahead of NAME."""
+    """Return local times and offsets of instants, in ms; `NAME+07:00` is ahead of NAME."""
     name, _, shift = clock.partition("+") if not clock.startswith("Etc/") else (clock, "", "")
     ahead = int(shift[:2]) * HOUR_MS if shift else 0
     zone = ZoneInfo(name)

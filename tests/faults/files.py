@@ -1,8 +1,7 @@
-"""Files of bars from a known truth, in the dialects of people's programs, and a judge of what is read from them.
+"""Generate files of bars from known true bars in the formats of many programs, read them, and compare.
 
-`python -m tests.faults.files --files 200000 --seed 0` writes each file, reads it, and compares every bar that comes out
-with the true ones. A bar that is none of them is wrong; a row that is neither a bar nor counted is lost. `--only N`
-plays one file again, `--keep FOLDER` keeps those that were read wrong.
+`python -m tests.faults.files --files 200000 --seed 0` compares every bar read with the true bars. A bar that differs is
+wrong; a row that is neither a bar nor counted is lost. `--only N` repeats one file; `--keep FOLDER` keeps failures.
 """
 
 from __future__ import annotations
@@ -56,7 +55,7 @@ if TYPE_CHECKING:
 VERDICTS: Final = ("understood", "partly", "refused", "undetectable", "misled", "lost", "wrong", "crash")
 FAILURES: Final = ("lost", "wrong", "crash")
 BENIGN: Final = ("none", "gaps", "repeated", "read early", "few broken", "few off the grid", "rounded")
-"""Faults with which a file is to be read when all is said of it; a frame may have no broken row."""
+"""Faults with which a file must be read if all options are right; a frame may have no broken row."""
 
 TIMEFRAMES: Final = ("1m", "5m", "15m", "30m", "1h", "4h", "1d")
 ZONES: Final = ("UTC", "America/New_York", "Europe/Berlin", "Asia/Tokyo")
@@ -64,15 +63,15 @@ GARBAGE: Final = ("### connection lost ###", "NaN", ";;;;", "<html>502</html>", 
 CLOSE_NAMES: Final = ("close_time", "close time", "end")
 WIDTH: Final = 150
 OFF_GRID: Final = ("few off the grid", "many off the grid")
-LEAST_SESSIONS: Final = 3
-"""In fewer than these nobody sees whether times are those of an exchange's clock."""
+MIN_SESSIONS: Final = 3
+"""Fewer sessions do not show whether times are local."""
 
 _CHUNK: Final = 100
 _FAR: Final = 40 * DAY_MS
 
 
 class Outcome(NamedTuple):
-    """What was read of one series; `counted` rows are refused, replaced or not closed; None where nobody counts."""
+    """The bars read of one series; `counted` rows are rejected, replaced or unclosed; None if they are not counted."""
 
     key: SeriesKey
     bars: Bars
@@ -80,7 +79,7 @@ class Outcome(NamedTuple):
 
 
 class Verdict(NamedTuple):
-    """How a file was read; `detail` says what was refused, lost or wrong, `share` how many of the true bars came."""
+    """The result for one file; `detail` describes errors, `share` is the fraction of true bars that were read."""
 
     kind: str
     detail: str = ""
@@ -88,33 +87,33 @@ class Verdict(NamedTuple):
 
 
 class Judged(NamedTuple):
-    """A file by its kind, and the verdict."""
+    """The kind of a file, and its verdict."""
 
     number: int
     dialect: str
     market: str
     fault: str
-    said: str
+    given: str
     entry: str
     verdict: Verdict
 
     @property
     def is_needless(self) -> bool:
-        """Whether it was refused though all was said and little was wrong with it."""
+        """Whether the file was rejected although all options were right and its fault is benign."""
         strict = self.entry == "frame" and self.fault.startswith("few")
-        return self.verdict.kind == "refused" and self.said == "right" and self.fault in BENIGN and not strict
+        return self.verdict.kind == "refused" and self.given == "right" and self.fault in BENIGN and not strict
 
 
 @dataclass
 class Case:
-    """A file or a frame, what is said of it, and the rows that were written.
+    """A file or a frame, the given options, and the rows that were written.
 
     Args:
-        number: of the file, which makes it together with the seed.
-        options: what is said, by the names of options.
+        number: of the file; with the seed, it determines the file.
+        options: given options by name.
         entry: `guess`, `key`, or `frame` for `Bars.from_frame`.
         source: a path or a frame.
-        last: the row that a truncated file ends in, by its position in the sheet.
+        last: position in the sheet of the row at which a truncated file ends.
     """
 
     number: int
@@ -122,7 +121,7 @@ class Case:
     form: Form
     sheet: Sheet
     fault: str
-    said: str
+    given: str
     options: dict[str, Any]
     entry: str
     source: Path | pd.DataFrame | None = None
@@ -130,12 +129,12 @@ class Case:
 
     @property
     def parse_options(self) -> ParseOptions:
-        """What is said of the table."""
+        """The given options of the table."""
         names = ("timezone", "columns", "decimal", "dayfirst", "symbol_column")
         return ParseOptions(**{name: self.options[name] for name in names if name in self.options})
 
     def known_keys(self) -> list[SeriesKey]:
-        """The keys of somebody who knows the series."""
+        """Return the keys of a user who knows the series."""
         market, options = self.sheet.market, self.options
         name = options.get("calendar", market.calendar if "day_anchor" in options else "24/7")
         timeframe = options.get("timeframe", market.timeframe)
@@ -144,7 +143,7 @@ class Case:
 
 
 def make_case(seed: int, number: int, folder: Path, dialects: Sequence[str] = tuple(DIALECTS)) -> Case:
-    """Make a file of a seed by its number."""
+    """Generate the file with this number of a seed."""
     rng = np.random.default_rng([seed, number])
     while True:
         dialect = pick(rng, dialects)
@@ -167,7 +166,7 @@ def make_case(seed: int, number: int, folder: Path, dialects: Sequence[str] = tu
         change(sheet, rng)
     sheet.as_of = sheet.as_of or max(row.close_time for row in sheet.rows) + _FAR
     file_faults.order(sheet, rng, form.order or pick(rng, file_faults.ORDERS), fault)
-    said, options = _say(rng, form, sheet, fault)
+    given, options = _choose_options(rng, form, sheet, fault)
     entry = (
         "frame"
         if form.suffix == ""
@@ -175,7 +174,7 @@ def make_case(seed: int, number: int, folder: Path, dialects: Sequence[str] = tu
         if form.shape in ("polygon", "kraken")
         else pick(rng, ["guess", "key"])
     )
-    case = Case(number, dialect, form, sheet, fault, said, options, entry)
+    case = Case(number, dialect, form, sheet, fault, given, options, entry)
     _write(case, rng, folder)
     return case
 
@@ -194,7 +193,7 @@ def _pick_fault(rng: np.random.Generator, form: Form, sheet: Sheet) -> str:
 def _can_have(fault: str, form: Form, sheet: Sheet) -> bool:
     market = sheet.market
     if form.shape == "alpha vantage" and fault in ("another resolution", "labelled by close", *OFF_GRID):
-        return False  # a time may come once
+        return False  # each time occurs once
     is_text = form.suffix in (".csv", ".txt", ".tsv") and form.shape in ("csv", "yfinance")
     is_one = len({row.symbol for row in sheet.rows}) == 1
     writes_minutes = not form.times.endswith(("date", "hour", "hour pm", "compact8", "month name"))
@@ -223,26 +222,26 @@ def _can_have(fault: str, form: Form, sheet: Sheet) -> bool:
     }.get(fault, True)
 
 
-def _say(rng: np.random.Generator, form: Form, sheet: Sheet, fault: str) -> tuple[str, dict[str, Any]]:
-    """Choose what is said of a file: nothing, all that is right, some of it, or one thing wrong."""
+def _choose_options(rng: np.random.Generator, form: Form, sheet: Sheet, fault: str) -> tuple[str, dict[str, Any]]:
+    """Choose the given options: none, all right, some of them, or one wrong."""
     right = _right_options(rng, form, sheet)
-    said = str(rng.choice(["nothing", "right", "some", "wrong"], p=[0.3, 0.44, 0.2, 0.06]))
+    given = str(rng.choice(["nothing", "right", "some", "wrong"], p=[0.3, 0.44, 0.2, 0.06]))
     options = dict(right)
-    if said == "nothing":
+    if given == "nothing":
         options = {}
-    if said == "some":
+    if given == "some":
         options = {name: value for name, value in right.items() if rng.random() < 0.5}
-    if said == "wrong":
+    if given == "wrong":
         name = pick(rng, list(right))
         options[name] = _wrong_option(rng, name, right[name])
     if fault == "wrong timeframe":
         others = [one for one in TIMEFRAMES if one != sheet.market.timeframe]
         options["timeframe"] = pick(rng, others)
     if fault == "wrong calendar":
-        said = "wrong"
+        given = "wrong"
         others = [name for name in EXCHANGES if canonical_name(name) != canonical_name(sheet.market.calendar)]
         options["calendar"] = pick(rng, others)
-    return said, options
+    return given, options
 
 
 def _right_options(rng: np.random.Generator, form: Form, sheet: Sheet) -> dict[str, Any]:
@@ -270,9 +269,9 @@ def _right_options(rng: np.random.Generator, form: Form, sheet: Sheet) -> dict[s
 
 
 def _wrong_option(rng: np.random.Generator, name: str, value: Any) -> Any:
-    """Give a value that is not right."""
+    """Return a wrong value."""
     if name == "columns":
-        return tuple({"open": "high", "high": "open"}.get(one, one) for one in value)
+        return tuple({"open": "high", "high": "open"}.get(column, column) for column in value)
     others = {
         "timeframe": TIMEFRAMES,
         "timezone": ZONES,
@@ -283,7 +282,9 @@ def _wrong_option(rng: np.random.Generator, name: str, value: Any) -> Any:
         "symbol_column": ("no such column",),
     }[name]
     right = canonical_name(value) if name == "calendar" else value
-    return pick(rng, [one for one in others if (canonical_name(one) if name == "calendar" else one) != right])
+    return pick(
+        rng, [column for column in others if (canonical_name(column) if name == "calendar" else column) != right]
+    )
 
 
 def _write(case: Case, rng: np.random.Generator, folder: Path) -> None:
@@ -319,53 +320,53 @@ def _text(case: Case, rng: np.random.Generator) -> bytes:
 
 
 def read(case: Case) -> list[Outcome]:
-    """Read a file as people do: by what it seems to hold, by a key, or as a frame."""
+    """Read a file by inference, by a key, or as a frame."""
     if case.entry == "frame":
         return [Outcome(key, Bars.from_frame(key, case.source, case.parse_options), None) for key in case.known_keys()]
     source = FileSource(case.source, case.parse_options)
     if case.entry == "guess":
-        said = {name: case.options.get(name) for name in ("timeframe", "calendar", "day_anchor")}
-        keys = [guess.key for guess in source.infer_series(**said)]
+        given = {name: case.options.get(name) for name in ("timeframe", "calendar", "day_anchor")}
+        keys = [guess.key for guess in source.infer_series(**given)]
     else:
         keys = case.known_keys()
-    return [Outcome(key, *_sift(source, key, case.sheet.as_of)) for key in keys]
+    return [Outcome(key, *_validate(source, key, case.sheet.as_of)) for key in keys]
 
 
-def _sift(source: FileSource, key: SeriesKey, as_of: int) -> tuple[Bars, int]:
-    sifted = source.validate_rows(key, as_of)
-    return sifted.bars, len(sifted.rejected) + sifted.replaced + sifted.unclosed
+def _validate(source: FileSource, key: SeriesKey, as_of: int) -> tuple[Bars, int]:
+    validated = source.validate_rows(key, as_of)
+    return validated.bars, len(validated.rejected) + validated.replaced + validated.unclosed
 
 
 def play(case: Case, read: Callable[[Case], list[Outcome]] = read) -> Judged:
-    """Read a case and judge what comes out."""
+    """Read a case and judge the result."""
     try:
         with warnings.catch_warnings(action="error"):
             verdict = judge(case, read(case))
     except ForecasterError as error:
         option = getattr(error, "option", None)
         verdict = Verdict("refused", type(error).__name__ + (f" {option}" if option else "") + f": {error}"[:240])
-    except Exception as error:  # noqa: BLE001 - whatever it is, it is no answer
+    except Exception as error:  # noqa: BLE001 - any other error is a crash
         verdict = Verdict("crash", f"{type(error).__name__}: {error}"[:300])
     market = case.sheet.market
-    names = (case.dialect, f"{market.kind} {market.calendar} {market.timeframe}", case.fault, case.said, case.entry)
+    names = (case.dialect, f"{market.kind} {market.calendar} {market.timeframe}", case.fault, case.given, case.entry)
     return Judged(case.number, *names, verdict)
 
 
 def judge(case: Case, outcomes: list[Outcome]) -> Verdict:
-    """Compare every bar that came with the true ones, and count those that did not come."""
+    """Compare every bar read with the true bars, and count those that are missing."""
     wrong, missing, true_count, lost = [], 0, 0, []
     for outcome in outcomes:
         true = _true_of(case, outcome.key)
-        strangers, came = _compare(case, outcome, true)
-        wrong += [(outcome.key, *one) for one in strangers]
-        expected = len(true) - came
+        unknown_bars, matched = _compare(case, outcome, true)
+        wrong += [(outcome.key, *one) for one in unknown_bars]
+        expected = len(true) - matched
         true_count, missing = true_count + len(true), missing + expected
         uncounted = _uncounted(case, outcome, expected)
         if uncounted > 0:
             lost.append(f"{outcome.key}: {uncounted} rows of {len(case.sheet.rows)} are nowhere")
     share = (true_count - missing) / max(1, true_count)
     if wrong:
-        kind, why = _excuse(case, wrong)
+        kind, why = _classify_wrong(case, wrong)
         key, at, cells = wrong[0]
         shown = f"{np.datetime64(at, 'ms')} {cells}"
         return Verdict(kind, f"{why}{len(wrong)} bars such as {key} {key.calendar} {shown}", share)
@@ -379,13 +380,13 @@ def judge(case: Case, outcomes: list[Outcome]) -> Verdict:
 
 
 def _symbol_of(case: Case, key: SeriesKey) -> str:
-    """Which series of the truth a key stands for; that of a file of one series whatever it is called."""
+    """Return the true series of a key; the only one of a file with one series."""
     known = {row.symbol for row in case.sheet.rows}
     return next(iter(known)) if len(known) == 1 else key.symbol.partition("/")[0]
 
 
 def _true_of(case: Case, key: SeriesKey) -> dict[int, set[tuple[float, ...]]]:
-    """The true bars of a key: none where its timeframe is another."""
+    """Return the true bars of a key; none for another timeframe."""
     if key.timeframe.name != case.sheet.market.timeframe:
         return {}
     return case.sheet.true.get(_symbol_of(case, key), {})
@@ -394,35 +395,35 @@ def _true_of(case: Case, key: SeriesKey) -> dict[int, set[tuple[float, ...]]]:
 def _compare(
     case: Case, outcome: Outcome, true: dict[int, set[tuple[float, ...]]]
 ) -> tuple[list[tuple[int, list[float]]], int]:
-    """Which bars are none of the true ones, and how many true ones came."""
-    by_time = _by_date(case, true) if _stands_for_date(case, outcome.key) else true
+    """Return the bars that are not true, and the number of true bars read."""
+    by_time = _by_date(case, true) if _compares_dates(case, outcome.key) else true
     times = outcome.bars.open_time
     times = _dates(outcome.key, times) if by_time is not true else times
-    strangers, came = [], 0
+    unknown_bars, matched = [], 0
     for at, open_time, cells in zip(
         times.tolist(), outcome.bars.open_time.tolist(), outcome.bars.ohlcv_TF.tolist(), strict=True
     ):
         if any(_is_same(cells, one) for one in by_time.get(at, ())):
-            came += 1
+            matched += 1
         else:
-            strangers.append((open_time, cells))
-    return strangers, came
+            unknown_bars.append((open_time, cells))
+    return unknown_bars, matched
 
 
 def _is_same(cells: list[float], true: tuple[float, ...]) -> bool:
-    """Prices to the last bit; a volume that is not known may be so."""
+    """Compare prices to the last bit; an unknown volume equals any."""
     return tuple(cells[:4]) == true[:4] and (cells[4] != cells[4] or cells[4] == true[4])
 
 
-def _stands_for_date(case: Case, key: SeriesKey) -> bool:
-    """Whether only dates can be judged: days of sessions without a calendar that was said."""
+def _compares_dates(case: Case, key: SeriesKey) -> bool:
+    """Return whether only dates can be compared: daily sessions without a given calendar."""
     market = case.sheet.market
     is_said = "calendar" in case.options or key.calendar == canonical_name(market.calendar)
     return market.is_daily and market.has_sessions and not is_said
 
 
 def _dates(key: SeriesKey, opens: np.ndarray) -> np.ndarray:
-    """The dates of days on a calendar; where they begin at an anchor, that of most of their hours."""
+    """Return the dates of days on a calendar; of anchored days, the date of most of their hours."""
     if is_continuous(key.calendar):
         return (opens + DAY_MS // 2) // DAY_MS * DAY_MS
     return on_clock(opens, EXCHANGES.get(key.calendar, "UTC"))[0] // DAY_MS * DAY_MS
@@ -434,7 +435,7 @@ def _by_date(case: Case, true: dict[int, set[tuple[float, ...]]]) -> dict[int, s
 
 
 def _uncounted(case: Case, outcome: Outcome, missing: int) -> int:
-    """How many rows are neither bars nor counted."""
+    """Count rows that are neither bars nor counted."""
     if outcome.counted is None:
         return missing
     symbol = _symbol_of(case, outcome.key)
@@ -442,10 +443,10 @@ def _uncounted(case: Case, outcome: Outcome, missing: int) -> int:
     return sum(row.symbol == symbol for row in rows) - len(outcome.bars) - outcome.counted
 
 
-def _excuse(case: Case, wrong: list[tuple[SeriesKey, int, list[float]]]) -> tuple[str, str]:
-    """Whether nobody could have known that these bars are wrong: what they are called then, and why."""
+def _classify_wrong(case: Case, wrong: list[tuple[SeriesKey, int, list[float]]]) -> tuple[str, str]:
+    """Return the kind of wrong bars, and the reason: whether a reader could have detected them."""
     if case.fault == "wrong timeframe" or case.options.get("timeframe", "") not in ("", case.sheet.market.timeframe):
-        is_of_a_part = case.fault == "another resolution"  # which may be the timeframe that is said
+        is_of_a_part = case.fault == "another resolution"  # it may be the given timeframe
         return ("misled" if is_of_a_part else "wrong"), "timeframe: "
     if case.last is not None:
         row = case.sheet.rows[case.last]
@@ -454,8 +455,8 @@ def _excuse(case: Case, wrong: list[tuple[SeriesKey, int, list[float]]]) -> tupl
         ]
         if not wrong:
             return "undetectable", "cut within the last cells: "
-    if case.said == "wrong":
-        return "misled", "by what was said: "
+    if case.given == "wrong":
+        return "misled", "by a wrong option: "
     written = _as_written(case)
     if written is not None and all(tuple(cells[:4]) in written.get(at, ()) for _, at, cells in wrong):
         evidence = _evidence(case)
@@ -464,7 +465,7 @@ def _excuse(case: Case, wrong: list[tuple[SeriesKey, int, list[float]]]) -> tupl
 
 
 def _as_written(case: Case) -> dict[int, set[tuple[float, ...]]] | None:
-    """Prices by the times that are written, taken for open times; None where that is how they are to be read."""
+    """Return prices by written times read as open times; None if that is the right reading."""
     form, market = case.form, case.sheet.market
     if not _is_local(case) and case.fault != "labelled by close":
         return None
@@ -477,21 +478,21 @@ def _as_written(case: Case) -> dict[int, set[tuple[float, ...]]] | None:
 
 
 def _is_local(case: Case) -> bool:
-    """Whether times are of a clock that nothing tells of."""
+    """Return whether times are local without any evidence of their zone."""
     is_zoneless = not case.form.has_zone and "timezone" not in case.options
     return is_zoneless and clock_of(case.form, case.sheet.market) != "UTC"
 
 
 def _closed(cells: tuple[float, ...]) -> tuple[float, ...]:
-    """Prices whose high is that of a close which was rounded."""
+    """Return prices with the high raised to a rounded close."""
     known = [one for one in (cells[0], cells[1], cells[3]) if one is not None]
     return (cells[0], max(known, default=None), cells[2], cells[3])
 
 
 def _evidence(case: Case) -> str:
-    """What in a file speaks against its times, so that a reader could have known."""
+    """Return the evidence in a file that a reader could have used."""
     form, market = case.form, case.sheet.market
-    has_sessions = market.kind == "exchange" and len({row.date for row in case.sheet.rows}) >= LEAST_SESSIONS
+    has_sessions = market.kind == "exchange" and len({row.date for row in case.sheet.rows}) >= MIN_SESSIONS
     if form.names[0].lower() in CLOSE_NAMES:
         return "the name of a column of close times"
     if not _is_local(case):
@@ -503,11 +504,11 @@ def _evidence(case: Case) -> str:
         return "sessions of an exchange in local time"
     if market.step > HOUR_MS or case.fault not in ("none", "read early"):
         return ""
-    return _jump_in(labels_of(form, market, case.sheet.rows)[0], [row.open_time for row in case.sheet.rows])
+    return _transition_in(labels_of(form, market, case.sheet.rows)[0], [row.open_time for row in case.sheet.rows])
 
 
-def _jump_in(wall: np.ndarray, opens: list[int]) -> str:
-    """Which jump of a clock shows in times without gaps."""
+def _transition_in(wall: np.ndarray, opens: list[int]) -> str:
+    """Return the daylight saving change that shows in times without gaps."""
     if len({*wall.tolist()}) < len(wall) - 2:
         return "an hour that comes twice"
     between, apart = np.diff(np.sort(opens)), np.diff(np.sort(wall))
@@ -515,9 +516,9 @@ def _jump_in(wall: np.ndarray, opens: list[int]) -> str:
 
 
 def play_numbers(numbers: Sequence[int], seed: int, keep: Path | None) -> list[Judged]:
-    """Play some files by their numbers; those that are read wrong are kept."""
+    """Play files by number; keep failures."""
     shared = Path("/dev/shm")  # noqa: S108 - a folder of one's own is made in it
-    found = []
+    judged = []
     with tempfile.TemporaryDirectory(dir=shared if shared.is_dir() else None) as name:
         for number in numbers:
             try:
@@ -525,75 +526,77 @@ def play_numbers(numbers: Sequence[int], seed: int, keep: Path | None) -> list[J
             except Exception as error:
                 error.add_note(f"while file {number} of seed {seed} was made")
                 raise
-            found.append(play(case))
-            if keep is not None and found[-1].verdict.kind in FAILURES:
-                _keep(case, found[-1], keep)
+            judged.append(play(case))
+            if keep is not None and judged[-1].verdict.kind in FAILURES:
+                _keep(case, judged[-1], keep)
             if isinstance(case.source, Path):
                 case.source.unlink()
-    return found
+    return judged
 
 
 def _keep(case: Case, judged: Judged, folder: Path) -> None:
-    """Keep a file, and beside it what was said and what came of it."""
+    """Keep a file, with its options and verdict."""
     folder.mkdir(parents=True, exist_ok=True)
     if isinstance(case.source, Path):
         shutil.copy(case.source, folder)
     else:
         case.source.to_pickle(folder / f"{case.number}.pickle")
     record = {**judged._asdict(), "options": case.options, "as_of": case.sheet.as_of, "form": str(case.form)}
-    (folder / f"{case.number}.said").write_text(json.dumps(record, indent=1, default=str), encoding="utf-8")
+    (folder / f"{case.number}.json").write_text(json.dumps(record, indent=1, default=str), encoding="utf-8")
 
 
 def play_all(numbers: Sequence[int], seed: int, workers: int, keep: Path | None) -> Iterator[Judged]:
     """Play files in several processes."""
     chunks = [numbers[at : at + _CHUNK] for at in range(0, len(numbers), _CHUNK)]
-    one = partial(play_numbers, seed=seed, keep=keep)
+    play_chunk = partial(play_numbers, seed=seed, keep=keep)
     if workers == 1:
         for chunk in chunks:
-            yield from one(chunk)
+            yield from play_chunk(chunk)
         return
     with ProcessPoolExecutor(workers) as pool:
-        for found in pool.map(one, chunks):
-            yield from found
+        for judged in pool.map(play_chunk, chunks):
+            yield from judged
 
 
 def count(judged: Sequence[Judged], name: str) -> dict[str, Counter[str]]:
-    """Count verdicts by a property of files; `needless` are among the refused."""
-    found: dict[str, Counter[str]] = {}
-    for one in judged:
-        counter = found.setdefault(getattr(one, name), Counter())
-        counter[one.verdict.kind] += 1
-        counter["needless"] += one.is_needless
-    return found
+    """Count verdicts by a property of files; `needless` are among the rejected."""
+    counters: dict[str, Counter[str]] = {}
+    for item in judged:
+        counter = counters.setdefault(getattr(item, name), Counter())
+        counter[item.verdict.kind] += 1
+        counter["needless"] += item.is_needless
+    return counters
 
 
 def show(judged: Sequence[Judged], console: Console) -> None:
-    """Print how files were read, by their dialect, fault and market, and what was said."""
-    for name in ("dialect", "fault", "said", "entry"):
+    """Print the verdicts by dialect, fault, given options and entry."""
+    for name in ("dialect", "fault", "given", "entry"):
         table = Table(name, "files", *VERDICTS[:3], "needless", *VERDICTS[3:])
         for kind, counter in sorted(count(judged, name).items()):
-            shown = [str(counter[one] or "") for one in (*VERDICTS[:3], "needless", *VERDICTS[3:])]
-            table.add_row(kind, str(sum(counter[one] for one in VERDICTS)), *shown)
+            shown = [str(counter[verdict] or "") for verdict in (*VERDICTS[:3], "needless", *VERDICTS[3:])]
+            table.add_row(kind, str(sum(counter[verdict] for verdict in VERDICTS)), *shown)
         console.print(table)
 
 
 def summary(judged: Sequence[Judged]) -> dict[str, Any]:
-    """Give the counts, and the failures."""
-    kinds = Counter(one.verdict.kind for one in judged)
-    failures = [one._asdict() | {"verdict": one.verdict._asdict()} for one in judged if one.verdict.kind in FAILURES]
+    """Return the counts, and the failures."""
+    kinds = Counter(item.verdict.kind for item in judged)
+    failures = [
+        item._asdict() | {"verdict": item.verdict._asdict()} for item in judged if item.verdict.kind in FAILURES
+    ]
     return {
         "files": len(judged),
         **{kind: kinds[kind] for kind in VERDICTS},
-        "needless": sum(one.is_needless for one in judged),
+        "needless": sum(item.is_needless for item in judged),
         "dialects": {name: dict(counter) for name, counter in count(judged, "dialect").items()},
         "failures": failures,
-        "needless_examples": [str(one) for one in judged if one.is_needless][:200],
-        "refusals": Counter(one.verdict.detail.partition(":")[0] for one in judged if one.verdict.kind == "refused"),
+        "needless_examples": [str(item) for item in judged if item.is_needless][:200],
+        "refusals": Counter(item.verdict.detail.partition(":")[0] for item in judged if item.verdict.kind == "refused"),
     }
 
 
 def main() -> None:
-    """Write files, read them, and print how many bars were wrong."""
+    """Generate files, read them, and print how many bars were wrong."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--files", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=0)
@@ -611,10 +614,10 @@ def main() -> None:
     else:
         if plan.only is None:
             show(judged, console)
-        for one in judged:
-            if one.verdict.kind in FAILURES or plan.only is not None:
-                console.print(f"{one.number} {one.verdict.kind}: {one}", markup=False, highlight=False)
-    sys.exit(any(one.verdict.kind in FAILURES for one in judged))
+        for item in judged:
+            if item.verdict.kind in FAILURES or plan.only is not None:
+                console.print(f"{item.number} {item.verdict.kind}: {item}", markup=False, highlight=False)
+    sys.exit(any(item.verdict.kind in FAILURES for item in judged))
 
 
 if __name__ == "__main__":

@@ -23,8 +23,8 @@ from rich.progress import track
 from forecaster.config import Config
 from forecaster.engine import Forecaster
 from forecaster.sources.exchange import source as exchange_source
-from forecaster.sources.exchange.breaker import LONGEST_LIMIT_MS, LONGEST_PAUSE_MS
-from forecaster.sources.exchange.paginator import Pace
+from forecaster.sources.exchange.breaker import MAX_LIMIT_MS, MAX_PAUSE_MS
+from forecaster.sources.exchange.paginator import RateLimiter
 from forecaster.sources.exchange.source import ExchangeSource
 from forecaster.store.memory import MemoryStore
 from forecaster.timeframe import Timeframe
@@ -206,7 +206,7 @@ class _Play:
 
     def _recover(self) -> None:
         """The cycles after it: one is enough, but for what the exchange told us to wait, and the pause of a symbol."""
-        give_up = time.monotonic() + (LONGEST_PAUSE_MS + LONGEST_LIMIT_MS * self.case.fault.startswith("status")) / 1000
+        give_up = time.monotonic() + (MAX_PAUSE_MS + MAX_LIMIT_MS * self.case.fault.startswith("status")) / 1000
         while self.service.pull(self.service.series, self.exchange.now)[1] and time.monotonic() < give_up:
             time.sleep(0.1)
         for _ in range(2):
@@ -256,8 +256,8 @@ def hurry() -> None:
     async def pass_on(_self: object, _seconds: float) -> None:
         pass
 
-    Pace.wait = pass_on  # type: ignore[method-assign]
-    exchange_source.MARKETS_READ_AGAIN_AFTER = 0.0  # type: ignore[misc]
+    RateLimiter.wait = pass_on  # type: ignore[method-assign]
+    exchange_source.MARKETS_RELOAD_SECONDS = 0.0  # type: ignore[misc]
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
 
 

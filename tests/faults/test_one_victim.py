@@ -13,16 +13,16 @@ from tests.faults.one_victim import ALL_WELL, WELL_AGAIN, Forecasts, Outcome, Sc
 SPEED = 10
 WAITS_FOR_ALL = """
 import time
-from forecaster.sources.fetch_pool import Arrivals
+from forecaster.sources.fetch_pool import FetchPool
 
-Arrivals._is_over = lambda self, keys, give_up, _: not self._unfinished(keys) or time.monotonic() >= give_up
+FetchPool._is_ready = lambda self, keys, deadline, _: not self._unfinished(keys) or time.monotonic() >= deadline
 """
 BELIEVES_AT_ONCE = """
 from forecaster import intake
-from forecaster.sources.plausibility import Compared
+from forecaster.sources.plausibility import Changes
 
 compare = intake.compare
-intake.compare = lambda bars, there: Compared(compare(bars, there).changed, [])
+intake.compare = lambda bars, there: Changes(compare(bars, there).changed, [])
 """
 LEAVES_ONE_OUT = """
 from forecaster.cycle.ingest import BarIngestor

@@ -23,7 +23,7 @@ CASES = [Case(venue, fault, seed) for seed, fault in enumerate(FAULTS) for venue
 @pytest.fixture(autouse=True)
 def _no_waiting(monkeypatch):
     unhurried(monkeypatch)
-    monkeypatch.setattr(exchange_source, "MARKETS_READ_AGAIN_AFTER", 0.0)
+    monkeypatch.setattr(exchange_source, "MARKETS_RELOAD_SECONDS", 0.0)
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.venue} {case.fault}")
@@ -43,7 +43,7 @@ def test_bars_that_are_stored_wrong_would_be_seen(monkeypatch):
         changed[5, 4] += 1
         return Bars(key, bars.open_time, changed, bars.first_seen_at), rejected
 
-    monkeypatch.setattr(Bars, "sift", spoil)
+    monkeypatch.setattr(Bars, "validate_rows", spoil)
 
     assert any("that never were" in text for text in play(Case("binance", "duplicates", 1)).broken)
 
@@ -56,7 +56,7 @@ def test_bars_that_are_missing_would_be_seen(monkeypatch):
 
 
 def test_requests_that_come_too_early_would_be_seen(monkeypatch):
-    monkeypatch.setattr("forecaster.sources.exchange.breaker.Breaker._let_pass", lambda *_: None)
+    monkeypatch.setattr("forecaster.sources.exchange.breaker.Breaker._check_permitted", lambda *_: None)
     broken = [text for seed in range(3) for text in play(Case("binance", "status 429", seed)).broken]
 
     assert any("before Retry-After" in text for text in broken)

@@ -25,21 +25,21 @@ from forecaster.model.chronos2.faults import CompileFallbackWarning
 ROWS, BARS, GROUP = 8, 64, 4
 SHAPE = Shape(ROWS, BARS, 1)
 NEVER_S = 500.0
-"""How long to wait for what must happen."""
+"""Seconds to wait for an event that must happen."""
 
 
 class Toolchain:
-    """Builds and loads packages in this process: the place of the child process, and of torch's loader.
+    """Builds and loads packages in this process, instead of the child process and torch's loader.
 
-    A package is a shape and the number of its build, as text. Loaded, it runs the forward pass on the weights that it
-    is bound to, as compiled code does. What it did not build goes to torch's own loader.
+    A package is a shape and the number of its build, as text. When loaded, it runs the forward pass on the weights it
+    is given, as compiled code does. Files that it did not build go to torch's own loader.
 
     Args:
         model: whose forward pass it runs.
 
     Attributes:
-        fault: raised by each build, where there is one.
-        spoil: what loaded code goes through, `spoil(run)`.
+        fault: raised by each build, if set.
+        spoil: wrapper of loaded code, `spoil(run)`.
         loaded: the packages that were loaded.
     """
 
@@ -51,29 +51,29 @@ class Toolchain:
         self.fault, self.spoil, self.loaded = None, lambda run: run, []
 
     def install(self, patch):
-        """Take the place of child process and loader until `patch` is undone."""
-        patch.setattr(Builder, "_build_once", lambda _, order: self.build(order))
+        """Replace child process and loader until `patch` is undone."""
+        patch.setattr(Builder, "_build_once", lambda _, request: self.build(request))
         patch.setattr(torch._C._aoti, "AOTIModelPackageLoader", self.load)
 
-    def build(self, order):
+    def build(self, request):
         if self.fault is not None:
             raise self.fault
-        package = Path(order.folder) / PACKAGE
-        package.write_text(json.dumps({"shape": order.shape, "build": next(self.builds)}, indent=1))
+        package = Path(request.folder) / PACKAGE
+        package.write_text(json.dumps({"shape": request.shape, "build": next(self.builds)}, indent=1))
         return package
 
     def load(self, path, *arguments):
         try:
-            about = json.loads(Path(path).read_text())
+            record = json.loads(Path(path).read_text())
         except ValueError:
             return self._torch_loader(path, *arguments)
-        self.loaded.append(about)
-        rows, bars, patches, missing, group = about["shape"]
+        self.loaded.append(record)
+        rows, bars, patches, missing, group = record["shape"]
         return _Code(Core(self._skeleton, Shape(rows, bars, patches, Missing(missing), group)), self.spoil)
 
 
 class _Code:
-    """What a loader of torch is: code that waits for its weights."""
+    """A loader as in torch: code without its weights."""
 
     def __init__(self, core, spoil):
         self._core, self._spoil = core, spoil
@@ -102,69 +102,69 @@ def package_of(folder):
     return package
 
 
-def eager_answer(checkpoint, context_BT):
+def eager_quantiles(checkpoint, context_BT):
     with torch.no_grad():
         return grouped_forward(checkpoint[0], context_BT, 1, GROUP)
 
 
-def ask(engines, context_BT):
-    """Ask as the wrapper does; every answer there is, in one tensor."""
-    answers = engines(context_BT, 1, GROUP)
-    return torch.cat([one.quantiles_BQH for one in answers]), answers[0]
+def forecast(engines, context_BT):
+    """Call as the wrapper does; return all quantiles in one tensor, and the first output."""
+    outputs = engines(context_BT, 1, GROUP)
+    return torch.cat([output.quantiles_BQH for output in outputs]), outputs[0]
 
 
-def is_eagers(checkpoint, found_BQH, context_BT):
-    expected_BQH = eager_answer(checkpoint, context_BT)
+def equals_eager(checkpoint, actual_BQH, context_BT):
+    expected_BQH = eager_quantiles(checkpoint, context_BT)
     spread_B = expected_BQH.amax(dim=(1, 2)) - expected_BQH.amin(dim=(1, 2))
-    return bool(((found_BQH - expected_BQH).abs().amax(dim=(1, 2)) <= ENGINE_NOISE * spread_B).all())
+    return bool(((actual_BQH - expected_BQH).abs().amax(dim=(1, 2)) <= ENGINE_NOISE * spread_B).all())
 
 
-def wait_until(there, what="it"):
-    """Wait for something, as long as it takes; give it."""
+def wait_until(condition, what="the condition"):
+    """Wait until `condition()` is true, and return its value."""
     until = time.monotonic() + NEVER_S
-    while not (found := there()):
+    while not (value := condition()):
         if time.monotonic() > until:
             pytest.fail(f"{what} did not happen")
         time.sleep(0.01)
-    return found
+    return value
 
 
 def settle(engines, *, state, shape=SHAPE):
-    """Wait until a bucket has reached `state`; its status."""
+    """Wait until a bucket has reached `state`, and return its status."""
 
     def reached():
-        (found,) = (one for one in engines.status().buckets if one.missing == shape.missing.value)
-        return found if found.state == state.value else None
+        (status,) = (bucket for bucket in engines.status().buckets if bucket.missing == shape.missing.value)
+        return status if status.state == state.value else None
 
     return wait_until(reached, f"{state}, with {engines.status().buckets},")
 
 
 def survives(engines, checkpoint, *, warning, state):
-    """Forecasts before, during and after the fault are all eager's, and exactly one warning tells of it."""
+    """Forecasts before, during and after the fault equal eager's, and exactly one warning reports it."""
     contexts = [make_context(seed=seed) for seed in range(3)]
-    with warnings.catch_warnings(record=True) as seen:
+    with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        answers = [ask(engines, contexts[0])]
+        outputs = [forecast(engines, contexts[0])]
         status = settle(engines, state=state)
-        answers += [ask(engines, context_BT) for context_BT in contexts[1:]]
-    told = [str(one.message) for one in seen if issubclass(one.category, CompileFallbackWarning)]
+        outputs += [forecast(engines, context_BT) for context_BT in contexts[1:]]
+    messages = [str(entry.message) for entry in caught if issubclass(entry.category, CompileFallbackWarning)]
 
-    for (found_BQH, _), context_BT in zip(answers, contexts, strict=True):
-        assert is_eagers(checkpoint, found_BQH, context_BT)
-    assert len(told) == 1
-    assert warning in told[0]
+    for (actual_BQH, _), context_BT in zip(outputs, contexts, strict=True):
+        assert equals_eager(checkpoint, actual_BQH, context_BT)
+    assert len(messages) == 1
+    assert warning in messages[0]
     assert any(warning in fault for fault in status.faults)
     return status
 
 
 def serve(engines):
-    """Ask once, as a service's first forecast does, and wait until compiled code serves."""
-    ask(engines, make_context())
+    """Forecast once, as a service does first, and wait until compiled code serves."""
+    forecast(engines, make_context())
     return settle(engines, state=State.SERVING)
 
 
 def compile_with(monkeypatch, backend):
-    """Let torch.compile run on another backend than Inductor: Dynamo is the real one."""
+    """Make torch.compile use another backend than Inductor, with the real Dynamo."""
     monkeypatch.setattr(
         torch,
         "compile",

@@ -22,10 +22,10 @@ from forecaster.model.chronos2.checkpoint import load_checkpoint
 from forecaster.model.chronos2.faults import CompileFallbackWarning
 from tests.model.engines import (
     SHAPE,
-    ask,
     compile_with,
-    eager_answer,
-    is_eagers,
+    eager_quantiles,
+    equals_eager,
+    forecast,
     make_context,
     make_engines,
     package_of,
@@ -45,7 +45,7 @@ def checkpoint():
 
 @pytest.fixture(scope="module")
 def built(checkpoint, tmp_path_factory):
-    """A folder with a package that was really built, checked and timed."""
+    """A folder with a package built by the real compiler, checked and timed."""
     folder = tmp_path_factory.mktemp("built")
     folder.chmod(0o700)
     engines = make_engines(checkpoint, folder)
@@ -55,22 +55,22 @@ def built(checkpoint, tmp_path_factory):
 
 
 @pytest.fixture(autouse=True)
-def _first_in_this_process(monkeypatch):
-    """Each test sees a process that has not warned yet."""
+def _no_warning_yet(monkeypatch):
+    """Reset the one warning of the process."""
     monkeypatch.setattr(faults, "_warned", threading.Event())
 
 
 def test_one_real_build(checkpoint, built):
-    """A restart finds it; the first forecast is eager, the next is the package's, on the same weights, and the same."""
+    """A restart finds the package: the first forecast is eager, the next compiled, on the same weights."""
     engines = make_engines(checkpoint, built)
     context_BT = make_context()
-    first_BQH, first = ask(engines, context_BT)
+    first_BQH, first = forecast(engines, context_BT)
     status = settle(engines, state=State.SERVING)
-    second_BQH, second = ask(engines, context_BT)
+    second_BQH, second = forecast(engines, context_BT)
 
     assert (first.engine, second.engine) == ("eager", "compiled")
-    assert torch.equal(first_BQH, eager_answer(checkpoint, context_BT))
-    assert is_eagers(checkpoint, second_BQH, context_BT)
+    assert torch.equal(first_BQH, eager_quantiles(checkpoint, context_BT))
+    assert equals_eager(checkpoint, second_BQH, context_BT)
     assert not torch.equal(second_BQH, first_BQH)
     assert 0 < status.max_rel_diff < ENGINE_NOISE
     assert engines.status().fallbacks == 0
@@ -90,53 +90,53 @@ def make_script(tmp_path, text):
     ids=["missing", "failing"],
 )
 def test_compiler_faults(checkpoint, tmp_path, monkeypatch, text, warning):
-    """Eager serves, and says why; one warning tells of it."""
+    """Eager serves and gives the reason; one warning reports it."""
     monkeypatch.setenv("CXX", str(tmp_path / "none") if text is None else make_script(tmp_path, text))
     engines = make_engines(checkpoint, tmp_path / "compiled")
-    with pytest.warns(CompileFallbackWarning, match=warning) as seen:
+    with pytest.warns(CompileFallbackWarning, match=warning) as caught:
         engines.warm_up([SHAPE])
-    found_BQH, answer = ask(engines, make_context())
+    actual_BQH, output = forecast(engines, make_context())
 
-    assert len(seen) == 1
-    assert answer.engine == "eager"
-    assert warning in answer.reason
-    assert torch.equal(found_BQH, eager_answer(checkpoint, make_context()))
+    assert len(caught) == 1
+    assert output.engine == "eager"
+    assert warning in output.reason
+    assert torch.equal(actual_BQH, eager_quantiles(checkpoint, make_context()))
 
 
-def test_compiler_that_hangs_ends_with_the_model(checkpoint, tmp_path, monkeypatch):
-    """Eager serves meanwhile; unloading kills the child and what it started."""
+def test_a_hanging_compiler_is_killed_with_the_model(checkpoint, tmp_path, monkeypatch):
+    """Eager serves meanwhile; unloading kills the child and its processes."""
     seconds, reached = 86_412, tmp_path / "reached"
     monkeypatch.setenv("CXX", make_script(tmp_path, f"touch {reached}\nexec sleep {seconds}"))
     engines = make_engines(checkpoint, tmp_path / "compiled")
     with ThreadPoolExecutor(1) as pool:
         pool.submit(engines.warm_up, [SHAPE])
         wait_until(reached.exists, "the compiler's start")
-        found_BQH, meanwhile = ask(engines, make_context())
+        actual_BQH, meanwhile = forecast(engines, make_context())
         engines.close()
 
     assert meanwhile.engine == "eager"
-    assert is_eagers(checkpoint, found_BQH, make_context())
+    assert equals_eager(checkpoint, actual_BQH, make_context())
     wait_until(lambda: not list(processes_with(f"sleep\x00{seconds}".encode())), "the compiler's end")
 
 
 def processes_with(words):
-    for one in Path("/proc").glob("[0-9]*/cmdline"):
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:
-            if words in one.read_bytes():
-                yield one
+            if words in path.read_bytes():
+                yield path
         except OSError:
             continue
 
 
 @pytest.mark.parametrize("wait_s", [0.0, 0.05])
-def test_process_may_end_while_code_is_loaded(built, wait_s):
-    """The thread that loads and checks is inside torch when Python ends: it is waited for, and nothing crashes."""
+def test_a_process_can_exit_while_code_is_loaded(built, wait_s):
+    """Python waits for the thread that loads and checks, and does not crash."""
     code = (
         "import sys, time, torch\n"
         "from forecaster.model.chronos2.checkpoint import load_checkpoint\n"
-        "from tests.model.engines import ask, make_context, make_engines\n"
+        "from tests.model.engines import forecast, make_context, make_engines\n"
         "engines = make_engines(load_checkpoint('nano', None, 'cpu'), sys.argv[1])\n"
-        "ask(engines, make_context())\n"
+        "forecast(engines, make_context())\n"
         "time.sleep(float(sys.argv[2]))\n"
     )
     done = subprocess.run(
@@ -151,7 +151,7 @@ def test_process_may_end_while_code_is_loaded(built, wait_s):
 
 @pytest.mark.parametrize("compiler", ["default", "reduce-overhead", "max-autotune"])
 def test_in_process_modes_are_checked_as_well(checkpoint, tmp_path, monkeypatch, compiler):
-    """Each is torch's own mode of that name; what it gives is compared with eager, and serves."""
+    """Each is torch's mode of that name; its code is compared with eager, and serves."""
     modes = []
 
     def compile_(core, *, fullgraph, dynamic, mode):
@@ -162,14 +162,14 @@ def test_in_process_modes_are_checked_as_well(checkpoint, tmp_path, monkeypatch,
     engines = make_engines(checkpoint, tmp_path / "compiled", compiler=compiler)
     engines.warm_up([SHAPE])
     context_BT = make_context()
-    found_BQH, answer = ask(engines, context_BT)
+    actual_BQH, output = forecast(engines, context_BT)
 
     assert modes == [(compiler, True, False)]
-    assert answer.engine == "compiled"
-    assert is_eagers(checkpoint, found_BQH, context_BT)
+    assert output.engine == "compiled"
+    assert equals_eager(checkpoint, actual_BQH, context_BT)
 
 
-def test_in_process_code_that_is_wrong_never_serves(checkpoint, tmp_path, monkeypatch):
+def test_wrong_in_process_code_does_not_serve(checkpoint, tmp_path, monkeypatch):
     monkeypatch.setattr(torch, "compile", lambda core, **_: lambda standard_BT: 1.01 * core(standard_BT))
     engines = make_engines(checkpoint, tmp_path / "compiled", compiler="default")
     survives(engines, checkpoint, warning="of the spread away from eager", state=State.COOLING)
@@ -195,8 +195,8 @@ def test_recompile_limit(checkpoint, tmp_path, monkeypatch):
     with pytest.warns(CompileFallbackWarning, match="FailOnRecompileLimitHit"):
         engines.warm_up([SHAPE._replace(rows=16)])
     context_BT = make_context(16)
-    found_BQH, answer = ask(engines, context_BT)
+    actual_BQH, output = forecast(engines, context_BT)
 
-    assert answer.engine == "eager"
-    assert torch.equal(found_BQH, eager_answer(checkpoint, context_BT))
-    assert ask(engines, make_context())[1].engine == "compiled"
+    assert output.engine == "eager"
+    assert torch.equal(actual_BQH, eager_quantiles(checkpoint, context_BT))
+    assert forecast(engines, make_context())[1].engine == "compiled"

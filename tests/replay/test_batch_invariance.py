@@ -62,7 +62,8 @@ def contexts_of(bars, places):
 
 def test_honest_ones_pass():
     """Models, calibration, sources and a strategy: every perturbation at every cutoff."""
-    report = prove(lambda source, store: Subject(ModelSuite(leaks.NamedWalk(), [RandomWalk()]), quantile_breakout, "breakout"))
+    suite = ModelSuite(leaks.NamedWalk(), [RandomWalk()])
+    report = prove(lambda source, store: Subject(suite, quantile_breakout, "breakout"))
 
     assert report.failures == []
     assert (report.checked, report.identical, report.ok) == (15, 15, True)
@@ -77,7 +78,8 @@ def test_gaps_in_the_history_are_no_leak(calibrate):
 
 def test_nano_knows_nothing_of_later_bars():
     model = load_model(make_config(KEY, compile="off").model)
-    report = prove(lambda source, store: Subject(ModelSuite(model, [RandomWalk()])), plan=LookaheadPlan(cutoffs=1, bars_after=4))
+    plan = LookaheadPlan(cutoffs=1, bars_after=4)
+    report = prove(lambda source, store: Subject(ModelSuite(model, [RandomWalk()])), plan=plan)
 
     assert (report.identical, report.failures) == (5, [])
 

@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from forecaster.accuracy.losses import COLUMNS, PLACE, SCORED, Losses
+from forecaster.accuracy.losses import COLUMN_INDEX, COLUMNS, SCORED_FIELDS, Losses
 from forecaster.accuracy.significance import diebold_mariano
 from forecaster.errors import InvalidArgument
 from forecaster.model.baselines.historical_simulation import FilteredHistoricalSimulation
@@ -35,12 +35,12 @@ def evaluation(loss_N, name, symbol="A/B", start=START, *, every=1, walk=2.0):
         step=np.tile([1, 2], 3 * count),
         key=make_key(symbol=symbol),
     )
-    terms_NGC = np.zeros((len(steps), len(SCORED), len(COLUMNS)))
+    terms_NGC = np.zeros((len(steps), len(SCORED_FIELDS), len(COLUMNS)))
     at_N = np.searchsorted(cutoffs_N, steps.cutoff_N)
     own_N = np.array([by_model[steps.models[m].name][at] for m, at in zip(steps.model_N, at_N, strict=True)])
-    terms_NGC[:, :, PLACE["common_n"]] = 1.0
-    terms_NGC[:, :, PLACE["common_pinball"]] = own_N[:, None]
-    terms_NGC[:, :, PLACE["walk_pinball"]] = walk
+    terms_NGC[:, :, COLUMN_INDEX["common_n"]] = 1.0
+    terms_NGC[:, :, COLUMN_INDEX["common_pinball"]] = own_N[:, None]
+    terms_NGC[:, :, COLUMN_INDEX["walk_pinball"]] = walk
     losses = Losses(steps, terms_NGC, terms_NGC, np.ones(len(steps)), np.full(len(steps), -1))
     return Evaluation(steps.key, cutoffs_N, 2, name, [losses[~np.isnan(loss_N)[at_N]]], 0.0)
 

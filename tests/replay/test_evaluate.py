@@ -8,7 +8,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from forecaster.accuracy.losses import PLACE
+from forecaster.accuracy.losses import COLUMN_INDEX
 from forecaster.accuracy.significance import diebold_mariano
 from forecaster.bars import FIELDS, Bars
 from forecaster.context import Context
@@ -86,7 +86,7 @@ def cases(evaluation, name, column):
         for i in range(len(steps)):
             if steps.models[steps.model_N[i]].name == name:
                 case = int(steps.cutoff_N[i]), int(steps.step_N[i])
-                found[case] = losses.served_NGC[i, :4, PLACE[column]]
+                found[case] = losses.served_NGC[i, :4, COLUMN_INDEX[column]]
     return found
 
 

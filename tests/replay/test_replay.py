@@ -14,8 +14,7 @@ from forecaster.bars import Bars
 from forecaster.errors import BarNotClosed, InvalidArgument, MissingBars, NotEnoughBars, StoreUnavailable, format_time
 from forecaster.ledger import Run, RunId
 from forecaster.replay import ReplayPlan, replay
-from forecaster.store import maintenance as upkeep
-from forecaster.store import open_store
+from forecaster.store import maintenance, open_store
 from forecaster.store.memory import MemoryStore
 from tests.builders import DAY_MS, make_bars
 from tests.test_engine import make_forecaster
@@ -360,7 +359,7 @@ def test_pruning_keeps_a_replay_of_today(bars, tmp_path):
             replay(forecaster, bars, bars.close_time[i : i + 2], plan=ReplayPlan(started_at=today - days * DAY_MS))
             for i, days in ((40, 0), (50, 91))
         ]
-    pruned = upkeep.prune(f"sqlite:///{tmp_path}/ledger.db", today - 90 * DAY_MS, dry_run=False)
+    pruned = maintenance.prune(f"sqlite:///{tmp_path}/ledger.db", today - 90 * DAY_MS, dry_run=False)
 
     assert pruned == {runs[1].id: 4}
 

@@ -204,7 +204,7 @@ def test_later_bars_and_forecasts_change_no_decision(seed, latency, until):
 
 
 def test_a_strategy_that_cheats_is_found_by_cutting_the_bars():
-    """`run_strategy` cannot keep a strategy from bars that it holds itself; run on less of them, it decides otherwise."""
+    """A strategy that holds bars itself decides differently on fewer of them."""
 
     def cheat(bars):
         def strategy(forecast, position, context):

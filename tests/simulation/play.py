@@ -62,7 +62,7 @@ class Parts(NamedTuple):
 
     forecaster: type[Forecaster] = Forecaster
     store: type[SqlStore] = SqlStore
-    run: type[ServiceRun] = ServiceRun
+    service_run: type[ServiceRun] = ServiceRun
 
 
 class Outcome(NamedTuple):
@@ -114,8 +114,8 @@ class Life:
         clock = world.clock
         health_state = HealthState(world.config, lambda: clock.wall, lambda: clock.now / 1000)
         store.check_integrity()
-        self.run = parts.run(self.forecaster, MachineClock(clock), health_state)
-        self.daemon = self.run._daemon
+        self.service_run = parts.service_run(self.forecaster, MachineClock(clock), health_state)
+        self.daemon = self.service_run._daemon
         self.queue = self.daemon.queue = CycleQueue(lambda: clock.now / 1000)
         self.busy: dict[ScheduledCycle, int] = {}
         self._schedules = schedules_of(world.config)
@@ -131,7 +131,7 @@ class Life:
         """Call for what is due."""
         for schedule, due in self.next_due.items():
             if due <= wall:
-                self.daemon._call(schedule)
+                self.daemon._enqueue(schedule)
                 self.next_due[schedule] = schedule.next_due(wall)
 
     def free(self, at: int) -> None:
@@ -260,7 +260,7 @@ class Play:
         self._watch.begin()
         try:
             report = life.daemon.run_cycle(due)
-            life.run._on_completed(due, report)
+            life.service_run._on_completed(due, report)
         except Killed:
             self._watch.look()
             delay = self._world.chance("restart", self._clock.now)
@@ -271,7 +271,7 @@ class Play:
             self._end(life, self._clock.now + _RESTART_MS, is_killed=False)
         except Exception as error:  # noqa: BLE001 - as the daemon's own door
             self._fail(due, error)
-            life.run._on_failed(due, error)
+            life.service_run._on_failed(due, error)
         else:
             self._watch.after_cycle(report)
             self._tell(due, report)

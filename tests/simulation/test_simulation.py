@@ -19,6 +19,8 @@ import structlog
 from forecaster import Bars, Forecaster
 from forecaster.accuracy.scores import Scores
 from forecaster.context import Context
+from forecaster.cycle.record import Recorder
+from forecaster.cycle.run import CycleRunner
 from forecaster.daemon.service_run import ServiceRun
 from forecaster.errors import InferenceError, StoreUnavailable
 from forecaster.ledger import Run
@@ -320,37 +322,58 @@ class Growing(SqlStore):
         super().set_pending([*slots, *more], changed_at)
 
 
-class Backdating(Forecaster):
+def recording(recorder):
+    """A forecaster that records by another recorder."""
+
+    class Recording(Forecaster):
+        @functools.cached_property
+        def _recorder(self):
+            return recorder(lambda: self.reader, is_calibrated=self.config.model.calibrate)
+
+    return Recording
+
+
+class Backdating(Recorder):
     """Stamps forecasts with the close that they were made for."""
 
-    def record(self, answers, *, issued_at, run, latency, calibration_run_id=None):
-        issued_at = [one.cutoff for one in answers.contexts]
-        return super().record(answers, issued_at=issued_at, run=run, latency=latency, calibration_run_id=calibration_run_id)
+    def record(self, store, predictions, *, issued_at, **about):
+        return super().record(store, predictions, issued_at=[one.cutoff for one in predictions.contexts], **about)
 
 
-class Instant(Forecaster):
+class Instant(Recorder):
     """Takes no note of the time that models take."""
 
-    def record(self, answers, *, issued_at, run, latency, calibration_run_id=None):
-        return super().record(answers, issued_at=issued_at, run=run, latency=lambda: 0, calibration_run_id=calibration_run_id)
+    def record(self, store, predictions, *, latency, **about):
+        return super().record(store, predictions, latency=lambda: 0, **about)
 
 
-class Ahead(Forecaster):
+class Ahead(Recorder):
     """Promises forecasts for a time to come."""
 
-    def record(self, answers, *, issued_at, run, latency, calibration_run_id=None):
-        later = [one + 60_000 for one in issued_at]
-        return super().record(answers, issued_at=later, run=run, latency=latency, calibration_run_id=calibration_run_id)
+    def record(self, store, predictions, *, issued_at, **about):
+        return super().record(store, predictions, issued_at=[time + 60_000 for time in issued_at], **about)
+
+
+class PeekingRunner(CycleRunner):
+    """Forecasts what was missed from the bars that came after it."""
+
+    def _contexts_of(self, claimed):
+        built = super()._contexts_of(claimed)
+        newest = built.contexts[-1] if built.contexts else None
+        lengths = [min(one.ohlc_CT.shape[1], newest.ohlc_CT.shape[1]) for one in built.contexts]
+        peeked = [
+            Context(one.key, one.cutoff, newest.ohlc_CT[:, -length:])
+            for one, length in zip(built.contexts, lengths, strict=True)
+        ]
+        return built._replace(contexts=peeked)
 
 
 class Peeking(Forecaster):
-    """Forecasts what was missed from the bars that came after it."""
+    """Runs cycles that peek."""
 
-    def _cut(self, bars, cutoff):
-        context = super()._cut(bars, cutoff)
-        seen = super()._cut(bars, int(bars.close_time[-1]))
-        length = min(context.ohlc_CT.shape[1], seen.ohlc_CT.shape[1])
-        return Context(context.key, cutoff, seen.ohlc_CT[:, -length:])
+    @functools.cached_property
+    def _runner(self):
+        return PeekingRunner(self.config, self.store, self._ingestor, self.models, self._recorder)
 
 
 class Fragile(Forecaster):
@@ -366,14 +389,14 @@ class Fragile(Forecaster):
 class Flattering(Forecaster):
     """Counts late forecasts, and not the others."""
 
-    def accuracy(self, window=None, as_of=None, run_id="live"):
-        return Scores(self.losses(window, as_of, run_id)).reports(late=True)
+    def accuracy(self, window=None, as_of=None, run="live"):
+        return Scores(self.losses(window, as_of, run)).reports(late=True)
 
 
 class Impatient(ServiceRun):
     """Tries again at once."""
 
-    def _wait(self, due):
+    def _retry_seconds(self, cycle):
         return 1.0
 
 
@@ -387,13 +410,13 @@ PLANTED = {
     "slot without a state": (Parts(store=Stateless), Rates(outage=400), 0.6),
     "not retried": (Parts(store=Resigned), Rates(outage=400), 0.6),
     "slots grew": (Parts(store=Growing), Rates(), 0.3),
-    "backdated": (Parts(forecaster=Backdating), Rates(), 0.2),
-    "available early": (Parts(forecaster=Instant), Rates(), 0.2),
-    "ahead": (Parts(forecaster=Ahead), Rates(), 0.2),
+    "backdated": (Parts(forecaster=recording(Backdating)), Rates(), 0.2),
+    "available early": (Parts(forecaster=recording(Instant)), Rates(), 0.2),
+    "ahead": (Parts(forecaster=recording(Ahead)), Rates(), 0.2),
     "leak": (Parts(forecaster=Peeking), Rates(outage=400), 0.6),
     "not isolated": (Parts(forecaster=Fragile), Rates(sick=200), 0.4),
     "accuracy": (Parts(forecaster=Flattering), Rates(), 0.3),
-    "storm": (Parts(run=Impatient), Rates(outage=400), 0.2),
+    "storm": (Parts(service_run=Impatient), Rates(outage=400), 0.2),
 }
 
 

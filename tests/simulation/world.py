@@ -27,10 +27,9 @@ from forecaster.config import Config
 from forecaster.cycle import ingest as intake
 from forecaster.errors import BadPayload, Banned, InferenceError, NonFiniteForecast, SourceUnavailable, StoreUnavailable
 from forecaster.forecast import ModelId, OHLCForecast
-from forecaster.model import load_baselines
-from forecaster.model.baselines import simple as baselines
+from forecaster.model import ModelSuite, load_baselines
 from forecaster.sources import Fetched
-from forecaster.sources import fetch_pool as arrivals
+from forecaster.sources import fetch_pool
 from forecaster.store import lease
 from forecaster.store.sqlite import SqliteFile
 from forecaster.store.sqlite_library import sqlite3
@@ -213,10 +212,10 @@ class World:
         said = " ".join(f"{name}={value}" for name, value in facts.items()).replace(str(self.path.parent), "")
         self.log.append(f"{moment(self.clock.now)} {event} {said}")
 
-    def models(self) -> list[Model]:
+    def models(self) -> ModelSuite:
         """The model, a random walk under its name, and the baselines; all of them may fail."""
         known = load_baselines(self.config.model)
-        return [ShakyModel(self, known[0], MODEL), *(ShakyModel(self, one) for one in known)]
+        return ModelSuite(ShakyModel(self, known[0], MODEL), [ShakyModel(self, one) for one in known])
 
 
 class ShakySource:
@@ -398,11 +397,13 @@ def simulated(clock: Clock) -> Iterator[None]:
         patch("forecaster.stopwatch.time", stopwatch),
         patch.object(engine, "now_ms", lambda: clock.wall),
         patch.object(intake, "time", stopwatch),
-        patch.object(arrivals, "time", stopwatch),
-        patch.object(arrivals.Arrivals, "_start", lambda _, work: work()),  # at once, so that the order never changes
+        patch.object(fetch_pool, "time", stopwatch),
+        patch.object(fetch_pool.FetchPool, "_run", lambda _, work: work()),  # at once, so that the order never changes
         patch.object(lease, "now_ms", lambda: clock.wall),
         patch.object(lease, "time", stopwatch),
-        patch.object(baselines, "time", still),
+        patch("forecaster.client.now_ms", lambda: clock.wall),
+        patch("forecaster.model.baselines.random_walk.time", still),
+        patch("forecaster.model.baselines.historical_simulation.time", still),
         patch("forecaster.model.baselines.returns.time", still),
     ]
     with ExitStack() as stack:

@@ -54,10 +54,10 @@ def source(tmp_path):
     return source
 
 
-def inspect(source: FileSource, **said: str) -> ValidatedRows:
+def inspect(source: FileSource, **given: str) -> ValidatedRows:
     """Read the inferred series of a file, as `bars inspect` does."""
-    (guess,) = source.infer_series(**said)
-    return source.validate_rows(guess.key, EVER)
+    (inferred,) = source.infer_series(**given)
+    return source.validate_rows(inferred.key, EVER)
 
 
 def read(source: FileSource, timeframe: str = "1h", calendar: str = "24/7", symbol: str = "BTC/USDT") -> ValidatedRows:
@@ -222,17 +222,17 @@ def test_json_of_one_object_a_line(source):
 def test_an_archive_of_one_file(source):
     """Binance's archive: twelve unnamed columns, microseconds, in a zip file."""
     rows = [f"{1_000_000 * time},{','.join(map(str, row))},0,0,0,0,0,0" for time, row in zip(EPOCHS, BTC, strict=True)]
-    one, two = io.BytesIO(), io.BytesIO()
-    for packed, members in ((one, ["BTCUSDT-1h.csv"]), (two, ["a.csv", "b.csv"])):
+    single, double = io.BytesIO(), io.BytesIO()
+    for packed, members in ((single, ["BTCUSDT-1h.csv"]), (double, ["a.csv", "b.csv"])):
         with zipfile.ZipFile(packed, "w") as archive:
             for member in members:
                 archive.writestr(member, "\n".join(rows))
 
-    validated = inspect(source(one.getvalue(), "BTCUSDT-1h-2024-01.zip"))
+    validated = inspect(source(single.getvalue(), "BTCUSDT-1h-2024-01.zip"))
 
     assert (len(validated.bars), opens(validated.bars)[0], validated.rejected) == (COUNT, "2024-01-01 00:00", [])
     with pytest.raises(BadPayload, match=r"a\.csv.*b\.csv"):
-        inspect(source(two.getvalue(), "BTCUSDT.zip"))
+        inspect(source(double.getvalue(), "BTCUSDT.zip"))
 
 
 # Columns.
@@ -248,8 +248,8 @@ def test_rows_without_names_in_another_order_are_rejected(source, order, rows):
     with pytest.raises(Ambiguous, match=f"--columns open_time,{order},volume"):
         inspect(source(json.dumps(content[::-1]), "BTC-USD_1h.json"))
 
-    said = ("open_time", *order.split(","), "volume")
-    assert inspect(source(json.dumps(content[::-1]), "btc.json", columns=said)).bars.ohlcv_TF.tolist() == BTC
+    columns = ("open_time", *order.split(","), "volume")
+    assert inspect(source(json.dumps(content[::-1]), "btc.json", columns=columns)).bars.ohlcv_TF.tolist() == BTC
 
 
 def test_a_date_and_an_hour_are_joined(source):
@@ -294,12 +294,12 @@ def test_several_symbols_in_one_file(source):
     stocks = source("\n".join([f"date,{NAMES},Name", *lines]), "all_stocks.csv")
 
     guessed = [guess.key for guess in stocks.infer_series()]
-    found = {symbol: read(stocks, "1d", "XNYS", f"{symbol}/USD").bars for symbol in ("AAA", "ZZZ")}
+    bars = {symbol: read(stocks, "1d", "XNYS", f"{symbol}/USD").bars for symbol in ("AAA", "ZZZ")}
 
     assert [(key.symbol, key.calendar) for key in guessed] == [("AAA/USD", "XNYS"), ("ZZZ/USD", "XNYS")]
     for name, dates, rows in both:
-        assert len(found[name]) == len(dates)
-        assert found[name].ohlcv_TF.tolist() == rows
+        assert len(bars[name]) == len(dates)
+        assert bars[name].ohlcv_TF.tolist() == rows
     with pytest.raises(UnknownSymbol):
         read(stocks, "1d", "XNYS", "BBB/USD")
 

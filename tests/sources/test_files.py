@@ -208,7 +208,7 @@ def test_threads_may_fetch_at_once(tmp_path, monkeypatch):
     with ThreadPoolExecutor(8) as pool:
         fetched = list(pool.map(lambda row: source.fetch(make_key(), int(opens[row]), EVER), range(200)))
 
-    assert [len(one.bars) for one in fetched] == list(range(200, 0, -1))
+    assert [len(result.bars) for result in fetched] == list(range(200, 0, -1))
     assert len(reads) == 1
 
 

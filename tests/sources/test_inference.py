@@ -1,6 +1,6 @@
 """The inferred symbol, timeframe and calendar of a file.
 
-A calendar is guessed only where one alone fits; otherwise it must be said.
+A calendar is inferred only if it alone fits.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ DAILY = make_key(timeframe="1d")
 EVER = utc_ms("2100-01-01")
 
 
-def guess_key(path: Path, *said: str | None, **options: str) -> SeriesKey:
+def infer_key(path: Path, *given: str | None, **options: str) -> SeriesKey:
     """Return the inferred key of a file; timeframe, calendar and day anchor may be given."""
-    (guess,) = FileSource(path, ParseOptions(**options)).infer_series(*said)
-    return guess.key
+    (inferred,) = FileSource(path, ParseOptions(**options)).infer_series(*given)
+    return inferred.key
 
 
 def exported(folder: Path, key=DAILY, name="BTCUSDT_1d.csv", count=60, start="2024-01-01") -> Path:
@@ -63,7 +63,7 @@ class TestTimeframe:
     def test_it_is_inferred_from_the_times(self, tmp_path, timeframe):
         key = make_key(timeframe=timeframe)
 
-        assert guess_key(exported(tmp_path, key, count=3000)) == make_key("file", timeframe=timeframe)
+        assert infer_key(exported(tmp_path, key, count=3000)) == make_key("file", timeframe=timeframe)
 
     def test_rows_in_any_order_and_gaps_do_not_change_it(self, tmp_path):
         """Not the first distance; rows are sorted by time."""
@@ -71,7 +71,7 @@ class TestTimeframe:
         frame = make_bars(make_key(timeframe="4h"), count=100).frame.iloc[np.r_[0, 2, 5:100]]
         frame.sample(frac=1, random_state=1).to_csv(path)
 
-        assert str(guess_key(path).timeframe) == "4h"
+        assert str(infer_key(path).timeframe) == "4h"
 
     @pytest.mark.parametrize(
         ("times", "message"),
@@ -88,7 +88,7 @@ class TestTimeframe:
     )
     def test_times_of_no_timeframe_are_rejected(self, tmp_path, times, message):
         with pytest.raises(BadPayload, match=message):
-            guess_key(dated(tmp_path, times))
+            infer_key(dated(tmp_path, times))
 
 
 class TestSymbol:
@@ -113,7 +113,7 @@ class TestSymbol:
         ],
     )
     def test_it_is_read_from_the_name_of_the_file(self, tmp_path, name, symbol):
-        assert guess_key(exported(tmp_path, name=name)).symbol == symbol
+        assert infer_key(exported(tmp_path, name=name)).symbol == symbol
 
     @pytest.mark.parametrize(
         ("named", "symbol"),
@@ -133,7 +133,7 @@ class TestSymbol:
         path = tmp_path / "export.csv"
         make_bars(DAILY, 60).frame.assign(symbol=named).to_csv(path)
 
-        key = guess_key(path)
+        key = infer_key(path)
 
         assert key.symbol == symbol
         assert len(FileSource(path).fetch(key, None, EVER).bars) == 60
@@ -145,7 +145,7 @@ class TestSymbol:
         """CUSD on New York's calendar is not a pair of C and USD."""
         key = make_key(timeframe="1d", calendar="XNYS")
 
-        assert guess_key(exported(tmp_path, key, "CUSD_1d.csv")).symbol == "CUSD/USD"
+        assert infer_key(exported(tmp_path, key, "CUSD_1d.csv")).symbol == "CUSD/USD"
 
 
 class TestCalendarOfDays:
@@ -155,19 +155,19 @@ class TestCalendarOfDays:
     def test_bundled_files_are_of_new_york(self, symbol):
         path = Path(__file__).resolve().parents[2] / "trainingdata" / f"{symbol}_USD_1d.csv"
 
-        assert guess_key(path) == make_key("file", f"{symbol}/USD", "1d", "XNYS")
+        assert infer_key(path) == make_key("file", f"{symbol}/USD", "1d", "XNYS")
 
     def test_new_york_is_recognised_by_its_holidays(self, tmp_path):
-        assert guess_key(dated(tmp_path, dates_of("XNYS", "2024-01-02", 60))).calendar == "XNYS"
+        assert infer_key(dated(tmp_path, dates_of("XNYS", "2024-01-02", 60))).calendar == "XNYS"
 
     def test_dates_between_holidays_fit_more_than_one(self, tmp_path):
         path = dated(tmp_path, dates_of("XNYS", "2024-03-01", 18))
 
         with pytest.raises(Ambiguous, match=r"more than one calendar; those of XNYS, .*XETR, .*24/5 would fit") as no:
-            guess_key(path)
+            infer_key(path)
 
         assert no.value.option == "calendar"
-        assert guess_key(path, None, "XNYS").calendar == "XNYS"
+        assert infer_key(path, None, "XNYS").calendar == "XNYS"
 
     def test_local_times_identify_new_york_without_a_holiday(self, tmp_path):
         """The times of its opens, or its midnights as yfinance writes them, also in summer."""
@@ -178,9 +178,9 @@ class TestCalendarOfDays:
         local = frame.tz_convert("America/New_York")
         local.set_axis(local.index.normalize().rename("Date")).to_csv(midnights)
 
-        assert guess_key(opens).calendar == "XNYS"
-        assert guess_key(midnights) == make_key("file", "ABC/USD", "1d", "XNYS")
-        assert len(FileSource(midnights).fetch(guess_key(midnights), None, EVER).bars) == 18
+        assert infer_key(opens).calendar == "XNYS"
+        assert infer_key(midnights) == make_key("file", "ABC/USD", "1d", "XNYS")
+        assert len(FileSource(midnights).fetch(infer_key(midnights), None, EVER).bars) == 18
 
     @pytest.mark.parametrize("name", ["XETR", "XTKS", "XHKG"])
     def test_days_of_another_exchange_need_its_name(self, tmp_path, name):
@@ -188,9 +188,9 @@ class TestCalendarOfDays:
         path = dated(tmp_path, dates_of(name, "2023-01-02", 250))
 
         with pytest.raises(Ambiguous, match=f"--calendar {name}.*neither New York nor all weekdays; those of {name}"):
-            guess_key(path)
+            infer_key(path)
 
-        key = guess_key(path, None, name)
+        key = infer_key(path, None, name)
         assert len(FileSource(path).fetch(key, None, EVER).bars) == 250
 
     @pytest.mark.parametrize("name", ["XETR", "XLON", "XTKS", "XHKG", "XASX", "BVMF", "XSTO"])
@@ -201,7 +201,7 @@ class TestCalendarOfDays:
         path = dated(tmp_path, days[:month] + days[month + 1 :])
 
         with pytest.raises(Ambiguous, match=f"[ ,]{name}[ ,]"):
-            guess_key(path)
+            infer_key(path)
 
     @pytest.mark.parametrize(
         ("name", "offset", "shown"), [("XHKG", "+08:00", r"UTC\+8"), ("XBOM", "+05:30", r"UTC\+5\.5")]
@@ -211,21 +211,21 @@ class TestCalendarOfDays:
         path = dated(tmp_path, (f"{day} 00:00:00{offset}" for day in dates_of(name, "2024-01-01", 60)))
 
         with pytest.raises(Ambiguous, match=rf"--calendar {name}.* midnight of {shown}; those of {name} would fit"):
-            guess_key(path)
+            infer_key(path)
 
-        assert guess_key(path, None, name).calendar == name
+        assert infer_key(path, None, name).calendar == name
 
     def test_all_weekdays_are_24_5(self, tmp_path):
         """Holidays of New York are among them, and no other exchange has a session on each."""
         path = dated(tmp_path, pd.bdate_range("2024-01-01", periods=60).date)
 
-        key = guess_key(path)
+        key = infer_key(path)
 
         assert key.calendar == "24/5"
         assert len(FileSource(path).fetch(key, None, EVER).bars) == 60
 
     def test_weekends_mean_a_continuous_market(self, tmp_path):
-        assert guess_key(exported(tmp_path)).calendar == "24/7"
+        assert infer_key(exported(tmp_path)).calendar == "24/7"
 
 
 class TestCalendarWithinADay:
@@ -237,13 +237,13 @@ class TestCalendarWithinADay:
         stocks = exported(tmp_path, make_key(timeframe=timeframe, calendar="XNYS"), "ABC.csv")
         crypto = exported(tmp_path, make_key(timeframe=timeframe), "BTCUSDT.csv", count=100)
 
-        assert guess_key(stocks).calendar == "XNYS"
-        assert guess_key(crypto).calendar == "24/7"
+        assert infer_key(stocks).calendar == "XNYS"
+        assert infer_key(crypto).calendar == "24/7"
 
     def test_hours_of_whole_weekdays_are_24_5(self, tmp_path):
         key = make_key(timeframe="1h", calendar="24/5")
 
-        assert guess_key(exported(tmp_path, key, count=24 * 20)).calendar == "24/5"
+        assert infer_key(exported(tmp_path, key, count=24 * 20)).calendar == "24/5"
 
     def test_weeks_that_begin_on_sunday_are_those_of_foreign_exchange(self, tmp_path):
         """From Sunday 17:00 to Friday 17:00 in New York; 24/5 has no bars on Sunday."""
@@ -251,17 +251,17 @@ class TestCalendarWithinADay:
         week = (hours - utc_ms("2024-01-07 22:00")) % (7 * DAY_MS)
         path = dated(tmp_path, pd.to_datetime(hours[week < 5 * DAY_MS], unit="ms", utc=True))
 
-        assert guess_key(path).calendar == "24/5@17:00 America/New_York"
+        assert infer_key(path).calendar == "24/5@17:00 America/New_York"
 
     @pytest.mark.parametrize("name", ["XETR", "XTKS"])
     def test_sessions_of_another_exchange_need_its_name(self, tmp_path, name):
         path = exported(tmp_path, make_key(timeframe="1h", calendar=name), "ABC.csv", count=200)
 
         with pytest.raises(Ambiguous, match="keep to weekdays and to a part of the day, and do not fit XNYS") as no:
-            guess_key(path)
+            infer_key(path)
 
         assert no.value.option == "calendar"
-        assert guess_key(path, None, name).calendar == name
+        assert infer_key(path, None, name).calendar == name
 
     def test_local_times_of_new_york_fit_with_the_zone_option(self, tmp_path):
         key = make_key(timeframe="5m", calendar="XNYS")
@@ -270,24 +270,24 @@ class TestCalendarWithinADay:
         local.to_csv(path)
 
         with pytest.raises(Ambiguous, match="--timezone America/New_York"):
-            guess_key(path)
+            infer_key(path)
 
-        assert guess_key(path, timezone="America/New_York").calendar == "XNYS"
+        assert infer_key(path, timezone="America/New_York").calendar == "XNYS"
 
 
-class TestSaid:
+class TestGiven:
     """Given values are not inferred."""
 
     def test_not_even_where_the_times_would_fit_no_timeframe(self, tmp_path):
         path = tmp_path / "weekly.csv"
         make_bars(DAILY, 70).frame.iloc[::7].to_csv(path)
 
-        key = guess_key(path, "1d", "XNYS")
+        key = infer_key(path, "1d", "XNYS")
 
         assert (str(key.timeframe), key.calendar) == ("1d", "XNYS")
 
     def test_an_exchange_has_many_names(self, tmp_path):
-        assert guess_key(exported(tmp_path), None, "NASDAQ").calendar == "XNYS"
+        assert infer_key(exported(tmp_path), None, "NASDAQ").calendar == "XNYS"
 
     @pytest.mark.parametrize(
         ("anchor", "zone", "calendar"),
@@ -302,26 +302,26 @@ class TestSaid:
         """In the given zone, unless the anchor names one."""
         path = exported(tmp_path, make_key(timeframe="1d", calendar=calendar), count=60)
 
-        key = guess_key(path, None, None, anchor, timezone=zone)
+        key = infer_key(path, None, None, anchor, timezone=zone)
 
         assert key.calendar == calendar
         assert len(FileSource(path, ParseOptions(timezone=zone)).fetch(key, None, EVER).bars) == 60
 
-    @pytest.mark.parametrize("said", [("7m",), (None, "NOWHERE"), (None, None, "25:00")])
-    def test_unknown_values_are_rejected(self, tmp_path, said):
+    @pytest.mark.parametrize("given", [("7m",), (None, "NOWHERE"), (None, None, "25:00")])
+    def test_unknown_values_are_rejected(self, tmp_path, given):
         with pytest.raises(ConfigError):
-            guess_key(exported(tmp_path), *said)
+            infer_key(exported(tmp_path), *given)
 
 
 def test_each_inferred_value_has_a_reason(tmp_path):
     path = exported(tmp_path)
 
-    (guessed,) = FileSource(path).infer_series()
-    (said,) = FileSource(path).infer_series("1d", "24/7")
+    (inferred,) = FileSource(path).infer_series()
+    (given,) = FileSource(path).infer_series("1d", "24/7")
 
-    assert guessed.reasons == {
+    assert inferred.reasons == {
         "symbol": "the file's name",
-        "spacing": "the commonest distance between times",
+        "spacing": "the most common distance between times",
         "calendar": "there are weekends among the days",
     }
-    assert (said.reasons["spacing"], said.reasons["calendar"]) == ("as given", "as given")
+    assert (given.reasons["spacing"], given.reasons["calendar"]) == ("as given", "as given")

@@ -44,7 +44,7 @@ def refused(tmp_path):
     return refused
 
 
-# What is no file, or does not stay one.
+# Not a regular file, or one that changes.
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".json.gz", ".zip", ".parquet"])
@@ -146,9 +146,9 @@ def test_a_zip_of_very_many_files_is_rejected(refused, tmp_path):
         for number in range(1_001):
             archive.writestr(f"{number}.txt", "")
 
-    found = refused("bars.zip", (tmp_path / "made.zip").read_bytes())
+    reason = refused("bars.zip", (tmp_path / "made.zip").read_bytes())
 
-    assert found == "expected at most 1,000 files in a zip, found '1,001: divide the file'"
+    assert reason == "expected at most 1,000 files in a zip, found '1,001: divide the file'"
 
 
 # Json.
@@ -308,8 +308,8 @@ def test_a_packed_text_of_feather_is_rejected_by_its_size(refused, monkeypatch, 
 
 def test_views_of_one_text_cannot_multiply(refused, tmp_path):
     """A text stored once, and 20,000 rows that view it."""
-    one = pa.array(["x" * 60_000], pa.string_view())
-    views, texts = one.buffers()[1].to_pybytes() * 20_000, one.buffers()[2]
+    array = pa.array(["x" * 60_000], pa.string_view())
+    views, texts = array.buffers()[1].to_pybytes() * 20_000, array.buffers()[2]
     column = pa.Array.from_buffers(pa.string_view(), 20_000, [None, pa.py_buffer(views), texts])
     pyarrow.feather.write_feather(pa.table({"symbol": column}), tmp_path / "made", compression="uncompressed")
 
@@ -351,7 +351,7 @@ def test_an_unreadable_file_fails_its_series_alone(tmp_path, name, content):
     with Forecaster(make_config(GOOD, LATE), MemoryStore(), sources, ModelSuite(NamedWalk())) as forecaster:
         report = forecaster.run_cycle(GOOD.timeframe, int(bars.close_time[-1]))
 
-    assert [one.key for one in report.forecasts] == [GOOD]
+    assert [forecast.key for forecast in report.forecasts] == [GOOD]
     assert list(report.skipped) == [LATE]
 
 

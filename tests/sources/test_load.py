@@ -209,7 +209,7 @@ class TestText:
         assert table_of(banner + HEADER + BODY).timezone == zone
 
     @pytest.mark.parametrize(
-        ("content", "found"),
+        ("content", "reason"),
         [
             ("404: Not Found", "a first line of 404: Not Found"),
             ("Exceeded the daily limit\nTry again\n", "a first line of Exceeded the daily limit"),
@@ -218,11 +218,11 @@ class TestText:
         ],
         ids=["one line", "two lines", "spaces", "page"],
     )
-    def test_other_text_is_rejected_with_its_first_line(self, table_of, content, found):
+    def test_other_text_is_rejected_with_its_first_line(self, table_of, content, reason):
         with pytest.raises(BadPayload, match="expected a table of bars") as refused:
             table_of(content)
 
-        assert found in str(refused.value)
+        assert reason in str(refused.value)
 
     @pytest.mark.parametrize(
         ("content", "kind"),
@@ -253,7 +253,7 @@ class TestText:
             (BODY + "2024-01-07,2,4,1,3,5,6\n", "expected 6 cells in line 8, found '2024-01-07,2,4,1,3,5,6'"),
             (BODY + "2024-01-07,2,4,1,3,5,6,7,8\n", "expected 6 cells in line 8, found '9 cells'"),
             ("2024-01-07,2,4,1,3,5,6,7,8\n" + BODY, "expected 6 cells in line 2, found '9 cells'"),
-            (BODY + '2024-01-07,2,4,1,3,"5\n2024-01-08,2,4,1,3,5"\n', "expected each row on a line of its own"),
+            (BODY + '2024-01-07,2,4,1,3,"5\n2024-01-08,2,4,1,3,5"\n', "expected each row on its own line"),
             (BODY + '2024-01-07,2,4,1,3,"5\n2024-01-08,2,4,1,3,5\n', "a closing quote for the cell in line 8"),
             (BODY + "\0\0", "expected a readable csv file, found 'NUL bytes"),
         ],
@@ -372,7 +372,7 @@ class TestPacked:
         assert rows(table) == ROWS
 
     @pytest.mark.parametrize(
-        ("members", "found"),
+        ("members", "reason"),
         [
             ({"a.csv": BODY, "b.csv": BODY}, "a zip of exactly one table, found ['a.csv', 'b.csv']"),
             ({"a.csv": BODY, "b.txt": BODY}, "a zip of exactly one table, found ['a.csv', 'b.txt']"),
@@ -381,11 +381,11 @@ class TestPacked:
             ({"a.pdf": ""}, "found '.pdf'"),
         ],
     )
-    def test_a_zip_of_other_files_is_rejected_with_its_list(self, tmp_path, members, found):
+    def test_a_zip_of_other_files_is_rejected_with_its_list(self, tmp_path, members, reason):
         with pytest.raises(BadPayload) as refused:
             load_tables(zipped(tmp_path / "bars.zip", members))
 
-        assert found in str(refused.value)
+        assert reason in str(refused.value)
 
     @pytest.mark.parametrize("name", ["bars.zip", "bars.csv.gz"])
     def test_what_grows_too_large_is_rejected(self, tmp_path, monkeypatch, name):
@@ -604,7 +604,7 @@ class TestJson:
         assert rows(table_of([[1, 2, 3, 4, 5, 6], [1, 2, 3, 4, 5]], "bars.json"))[1] == [1, 2, 3, 4, 5, None]
 
     @pytest.mark.parametrize(
-        ("content", "found"),
+        ("content", "reason"),
         [
             ("7", "int 7"),
             ("null", "NoneType None"),
@@ -617,11 +617,11 @@ class TestJson:
             ([{"bars": OBJECTS}, {"bars": OBJECTS}], "expected rows of each symbol in one list"),
         ],
     )
-    def test_json_without_bars_is_rejected_by_its_keys(self, table_of, content, found):
+    def test_json_without_bars_is_rejected_by_its_keys(self, table_of, content, reason):
         with pytest.raises(BadPayload) as refused:
             table_of(content, "bars.json")
 
-        assert found in str(refused.value)
+        assert reason in str(refused.value)
 
 
 @pytest.mark.parametrize("name", ["bars.parquet", "bars.pq", "bars.feather"])

@@ -9,7 +9,7 @@ from forecaster.sources.files import FileSource
 from tests.builders import make_key, utc_ms
 from tests.sources.conftest import REAL_BARS
 from tests.sources.test_files import EVER, opened
-from tests.sources.test_inference import guess_key
+from tests.sources.test_inference import infer_key
 
 
 @pytest.mark.parametrize(
@@ -67,7 +67,7 @@ def test_several_symbols_side_by_side():
     ],
 )
 def test_series_of_real_files_are_inferred(name, symbol, timeframe, calendar):
-    assert guess_key(REAL_BARS / name) == make_key("file", symbol, timeframe, calendar)
+    assert infer_key(REAL_BARS / name) == make_key("file", symbol, timeframe, calendar)
 
 
 def test_several_symbols_are_inferred():

@@ -10,7 +10,7 @@ import pytest
 
 from forecaster.errors import StoreUnavailable
 from forecaster.store import integrity as wholeness
-from forecaster.store.integrity import Wholeness
+from forecaster.store.integrity import IntegrityChecker
 from forecaster.store.sql import SqlStore
 from forecaster.store.sqlite_library import sqlite3
 from tests.builders import make_bars
@@ -31,7 +31,7 @@ def store(path):
 
 
 def test_whole_ledger_has_no_faults(path, store):
-    assert Wholeness(path).look() == ([], [])
+    assert IntegrityChecker(path).check() == ([], [])
 
 
 def test_row_that_breaks_a_constraint_is_found(path, store):
@@ -40,7 +40,7 @@ def test_row_that_breaks_a_constraint_is_found(path, store):
         connection.execute("PRAGMA ignore_check_constraints=ON")
         connection.execute("INSERT INTO pending_forecast VALUES (1, 1, 'lost', 0, 0, 0, '', 0)")
 
-    assert Wholeness(path).look() == (["CHECK constraint failed in pending_forecast"], [])
+    assert IntegrityChecker(path).check() == (["CHECK constraint failed in pending_forecast"], [])
 
 
 def test_look_may_not_write(path, store, monkeypatch):
@@ -59,7 +59,7 @@ def test_look_may_not_write(path, store, monkeypatch):
     monkeypatch.setattr(
         wholeness, "connect", lambda at, seconds: sqlite3.connect(at, uri=True, timeout=seconds, factory=Writing)
     )
-    found = Wholeness(path).look()
+    found = IntegrityChecker(path).check()
 
     assert refused == ["attempt to write a readonly database"]
     assert found == ([], [])
@@ -72,13 +72,13 @@ def test_broken_pages_are_found(path, store):
         content[page * 4096 : page * 4096 + 64] = os.urandom(64)
     path.write_bytes(content)
 
-    assert Wholeness(path).look().faults
+    assert IntegrityChecker(path).check().faults
 
 
 @pytest.mark.parametrize("content", [b"", b"nonsense" * 1000])
 def test_file_that_is_no_ledger_is_not_made_one(path, content):
     path.write_bytes(content)
-    found = Wholeness(path).look()
+    found = IntegrityChecker(path).check()
 
     assert found == ([] if not content else ["file is not a database"], [])
     assert path.read_bytes() == content
@@ -86,7 +86,7 @@ def test_file_that_is_no_ledger_is_not_made_one(path, content):
 
 def test_missing_file_is_not_made(path):
     with pytest.raises(StoreUnavailable, match="unable to open"):
-        Wholeness(path).look()
+        IntegrityChecker(path).check()
 
     assert not path.exists()
 
@@ -96,27 +96,27 @@ def test_look_that_takes_long_lets_a_commit_through(path, store, monkeypatch):
     store.close()
     with closing(sqlite3.connect(path)) as connection:
         connection.execute("PRAGMA journal_mode=DELETE")
-    monkeypatch.setattr(wholeness, "LONGEST_WAIT", 0.0)
+    monkeypatch.setattr(wholeness, "MAX_COMMIT_DELAY_SECONDS", 0.0)
     monkeypatch.setattr(wholeness, "connect", slow_connect)
-    faults, left_out = Wholeness(path).look()
+    faults, skipped_tables = IntegrityChecker(path).check()
 
     assert faults == []
-    assert "bar" in left_out
+    assert "bar" in skipped_tables
 
 
 def test_look_can_be_ended(path, store, monkeypatch):
     """In the middle of a table; no other is looked at."""
     begun = threading.Event()
     monkeypatch.setattr(wholeness, "connect", lambda *given, **named: slow_connect(*given, begun=begun, **named))
-    look = Wholeness(path)
+    checker = IntegrityChecker(path)
     found = []
-    thread = threading.Thread(target=lambda: found.append(look.look()))
+    thread = threading.Thread(target=lambda: found.append(checker.check()))
     thread.start()
     assert begun.wait(PATIENCE)
-    look.end()
+    checker.stop()
     thread.join(PATIENCE)
 
-    assert len(found[0].left_out) == 1
+    assert len(found[0].skipped_tables) == 1
 
 
 class Slow(sqlite3.Connection):

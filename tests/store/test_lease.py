@@ -375,7 +375,8 @@ def test_file_system_is_that_of_the_deepest_mount(monkeypatch, tmp_path):
     mounts = "/dev/a / ext4 rw 0 0\nserver:/x /data nfs4 rw 0 0\n/dev/b /data/with\\040space xfs rw 0 0\n"
     monkeypatch.setattr(lock_module.Path, "read_text", lambda *_, **__: mounts)
     found = [
-        lock_module._file_system_of(Path(one)) for one in ("/home/l.db", "/data/l.db", "/data/with space/l.db", "/database/x")
+        lock_module._file_system_of(Path(one))
+        for one in ("/home/l.db", "/data/l.db", "/data/with space/l.db", "/database/x")
     ]
 
     assert found == ["ext4", "nfs4", "xfs", "ext4"]

@@ -233,13 +233,13 @@ def test_ledger_that_is_moved_away_while_it_is_opened_is_not_made_anew(path, mon
     store = SqlStore(f"sqlite:///{path}")
     add(store, 3)
     moved = path.with_name("moved.db")
-    look = store._database._look_at_file
+    look = store._database._check_file
 
     def look_and_move(at):
         look(at)
         path.rename(moved)
 
-    monkeypatch.setattr(store._database, "_look_at_file", look_and_move)
+    monkeypatch.setattr(store._database, "_check_file", look_and_move)
     with store.transaction(write=False), ThreadPoolExecutor(1) as other, pytest.raises(StoreUnavailable):
         other.submit(store.bars, make_key()).result()
     was_made = path.exists()

@@ -127,7 +127,7 @@ def test_ledger_that_is_too_old_is_refused(ledger):
     before = ledger.read_bytes()
     with closing(open_reader(f"sqlite:///{ledger}")) as reader:
         for use in (lambda: reader.latest_open(SPX), lambda: SqlStore(f"sqlite:///{ledger}")):
-            with pytest.raises(StoreUnavailable, match="expected schema 7 or newer, found 6.*start a new ledger"):
+            with pytest.raises(StoreUnavailable, match=r"expected schema 7 or newer, found 6.*start a new ledger"):
                 use()
 
     assert ledger.read_bytes() == before

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from contextlib import closing, suppress
+from pathlib import Path
 
 import numpy as np
 import psycopg
@@ -12,12 +13,11 @@ import pytest
 from forecaster.bars import Bars
 from forecaster.errors import LeaseLost, LedgerMissing, StoreUnavailable
 from forecaster.ledger import LIVE, Run
-from forecaster.store import lease, migrations, open_database, open_reader
-from forecaster.store.database import Database
-from forecaster.store.maintenance import delete_runs, facts, prune, runs
+from forecaster.store import lease, open_database, open_reader
+from forecaster.store.maintenance import delete_runs, ledger_stats, prune, runs
 from forecaster.store.sql import SqlStore
 from forecaster.store.verify import verify_ledger
-from tests.builders import make_bars, make_key
+from tests.builders import HOUR_MS, make_bars, make_key
 from tests.forecast_builders import CUTOFF, make_forecast
 
 pytestmark = pytest.mark.postgres
@@ -136,7 +136,7 @@ def test_old_runs_leave_and_the_guards_stay(cluster, url):
     pruned = prune(url, CUTOFF + 1, dry_run=False)
 
     assert counted == pruned == {"replay-1": 1}
-    assert facts(url).forecasts_by_run == {LIVE: 1}
+    assert ledger_stats(url).forecasts_by_run == {LIVE: 1}
     assert check(url).errors == []
     test_tables_refuse_to_be_changed(cluster, url, "DELETE FROM run")
 
@@ -160,7 +160,12 @@ def test_replay_is_deleted_with_the_bars_that_are_its_own(cluster, url):
 def test_database_without_a_ledger_is_missing_one(url):
     """To whoever reads; once a writer has begun it, the same reader reads it."""
     with closing(open_reader(url)) as reader:
-        for use in (facts, runs, lambda _: reader.bars(make_key()), lambda url: prune(url, CUTOFF, dry_run=False)):
+        for use in (
+            ledger_stats,
+            runs,
+            lambda _: reader.bars(make_key()),
+            lambda url: prune(url, CUTOFF, dry_run=False),
+        ):
             with pytest.raises(LedgerMissing, match="expected a ledger, found none"):
                 use(url)
         fill(url)
@@ -179,26 +184,56 @@ def test_password_is_not_told(url):
     assert "s3cr3t" not in str(refused.value)
 
 
-def test_older_ledger_learns_that_a_volume_may_be_unknown(cluster, url):
-    """Written by a program that knew every volume, and written on by this one; a null is part of the chain."""
-    name, bars = url.rpartition("/")[2], make_bars(count=5)
-    ohlcv_TF = bars.ohlcv_TF.copy()
-    ohlcv_TF[3:, 4] = np.nan
-    with closing(Database(url)) as database:
-        migrations.upgrade(database, "0006")
-    nullable = "SELECT is_nullable FROM information_schema.columns WHERE table_name = 'bar' AND column_name = 'volume'"
-    before = cluster.ask(name, nullable)
-    with closing(SqlStore(url)) as store:
-        assert store.add_bars(bars[:3]) == 3
-        assert store.add_bars(Bars(bars.key, bars.open_time, ohlcv_TF)) == 2
-        assert store.bars(bars.key).ohlcv_TF.tobytes() == ohlcv_TF.tobytes()
-    written = check(url)
-    cluster.ask(name, "ALTER TABLE bar DISABLE TRIGGER USER")
-    cluster.ask(name, "UPDATE bar SET volume = 0 WHERE seq = 4")
+SHAPE = (
+    """
+    SELECT table_name, column_name, data_type, is_nullable, column_default FROM information_schema.columns
+    WHERE table_schema = 'public' ORDER BY table_name, ordinal_position""",
+    """
+    SELECT conrelid::regclass::text, pg_get_constraintdef(oid) FROM pg_constraint
+    WHERE connamespace = 'public'::regnamespace ORDER BY 1, 2""",
+    """
+    SELECT tablename, regexp_replace(indexdef, 'INDEX \\w+', 'INDEX') FROM pg_indexes
+    WHERE schemaname = 'public' ORDER BY 1, 2""",
+    """
+    SELECT event_object_table, trigger_name, event_manipulation FROM information_schema.triggers ORDER BY 1, 2, 3""",
+    "SELECT viewname, definition FROM pg_views WHERE schemaname = 'public' ORDER BY 1",
+    "SELECT prosrc FROM pg_proc WHERE proname = 'refuse_change'",
+)
+"""Queries whose results are a schema, without the names that PostgreSQL makes up."""
+OLDER_HEADS = {
+    "binance BTC/USDT 1h bars": "7e9b780fb9072300cc6f7e1b15b98293d7d8080643efabec6bf4207fe6880e3f",
+    "binance BTC/USDT 1h forecasts of live": "d2e2c5862cacf88cce0084db311c20f0d284630f49b66fad779b7c8b1112c664",
+    "binance BTC/USDT 1h bars of replay-1": "dfc09f7213e35b691c4cda640ef5934d15fe2c5e89e5e7fe05bc9178de1ad4ed",
+    "binance BTC/USDT 1h forecasts of replay-1": "faabd5ea57c65b03386ea647d0542a140ef440fc24f37df04cc8d56e4cd8c4ef",
+}
 
-    assert (before, cluster.ask(name, nullable)) == ([("NO",)], [("YES",)])
-    assert (written.errors, written.rows) == ([], 5)
-    assert len(check(url).errors) == 1
+
+def test_older_ledger_is_upgraded(cluster, url):
+    """It then has the schema of a new ledger and its own content, and its chains go on, with an unknown volume too."""
+    name, new_url = url.rpartition("/")[2], cluster.new_database()
+    cluster.ask(name, (Path(__file__).parent / "released" / "postgres-schema-7.sql").read_text(encoding="utf-8"))
+    SqlStore(new_url).close()
+    bars = make_bars(count=3, start=CUTOFF + 3 * HOUR_MS)
+    ohlcv_TF = bars.ohlcv_TF.copy()
+    ohlcv_TF[1:, 4] = np.nan
+    with pytest.raises(StoreUnavailable, match="store upgrade"), closing(open_reader(url)) as reader:
+        reader.runs()
+    with closing(SqlStore(url)) as store:
+        upgraded = check(url)
+        pending = store.pending_forecasts(bars.key, 0, 2**62)
+        available_at = store.latest(bars.key, "nano").available_at
+        added = store.add_bars(Bars(bars.key, bars.open_time, ohlcv_TF))
+        kinds = [run.kind for run in store.runs()]
+    written = check(url)
+
+    assert [cluster.ask(name, query) for query in SHAPE] == [
+        cluster.ask(new_url.rpartition("/")[2], query) for query in SHAPE
+    ]
+    assert (upgraded.errors, upgraded.rows, upgraded.heads) == ([], 9, OLDER_HEADS)
+    assert [(one.state, one.claimed_until - CUTOFF) for one in pending] == [("done", 0), ("claimed", 1), ("failed", 2)]
+    assert available_at == CUTOFF + 5007
+    assert kinds == ["live", "replay"]
+    assert (added, written.errors, written.rows) == (3, [], 12)
 
 
 def test_people_can_ask_the_views(cluster, url):

@@ -10,9 +10,9 @@ import pytest
 from forecaster.errors import SchemaTooNew, StoreTaken, StoreUnavailable
 from forecaster.ledger import LIVE, Run
 from forecaster.store import lease, open_reader, sqlite
+from forecaster.store.backup import copy_ledger
 from forecaster.store.restore import restore
 from forecaster.store.sql import SqlStore
-from forecaster.store.backup import copy_ledger
 from forecaster.store.sqlite_library import sqlite3
 from forecaster.store.verify import verify_ledger
 from tests.builders import make_bars, make_key, utc_ms
@@ -66,7 +66,7 @@ def test_copy_takes_the_place_and_the_ledger_is_kept(path, backup, tmp_path):
     done = restore(f"sqlite:///{path}", backup, NOW)
 
     assert (bars_in(path), bars_in(tmp_path / ASIDE), bars_in(backup)) == (5, 7, 5)
-    assert (done.ledger, done.set_aside, done.last_cutoff) == (f"sqlite:///{path}", str(tmp_path / ASIDE), CUTOFF)
+    assert (done.ledger, done.previous_ledger, done.last_cutoff) == (f"sqlite:///{path}", str(tmp_path / ASIDE), CUTOFF)
     assert path.stat().st_mode & 0o777 == 0o640
     assert sorted(state_of(tmp_path)) == ["ledger.db", ASIDE]
 
@@ -140,7 +140,7 @@ def test_journal_of_a_ledger_that_is_gone_is_set_aside(path, backup, tmp_path):
     (tmp_path / "ledger.db-journal").write_bytes(b"left")
     done = restore(f"sqlite:///{path}", backup, NOW)
 
-    assert done.set_aside is None
+    assert done.previous_ledger is None
     assert bars_in(path) == 5
     assert (tmp_path / f"{ASIDE}-journal").read_bytes() == b"left"
 
@@ -172,7 +172,7 @@ def test_dry_run_checks_and_changes_nothing(path, backup, tmp_path):
     with closing(SqlStore(f"sqlite:///{path}")):
         beside = restore(f"sqlite:///{path}", backup, NOW, dry_run=True)
 
-    assert (done.rows > 0, done.set_aside) == (True, str(tmp_path / ASIDE))
+    assert (done.rows > 0, done.previous_ledger) == (True, str(tmp_path / ASIDE))
     assert after == before
     assert beside == done
 
@@ -198,10 +198,10 @@ def damage(path):
 @pytest.mark.parametrize(
     ("spoil", "error", "said"),
     [
-        (forge, StoreUnavailable, "expected a copy that is what was written"),
+        (forge, StoreUnavailable, "expected a copy that passes `verify ledger`"),
         (age, StoreUnavailable, "expected schema 8, found 7"),
         (hasten, SchemaTooNew, "found 9999"),
-        (damage, StoreUnavailable, "expected a copy that is whole|malformed"),
+        (damage, StoreUnavailable, "expected an undamaged copy|malformed"),
         (os.remove, StoreUnavailable, "copy.db: expected a copy that `forecaster store backup` made, found none"),
     ],
     ids=["forged", "older", "newer", "damaged", "absent"],

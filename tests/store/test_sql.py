@@ -407,7 +407,9 @@ def test_tables_hold_what_they_say(path, opened):
     """What no read of ours gives back, and people look up when something went wrong."""
     store, stock = opened(), make_key("arch", "SPX/USD", "1d", "XNYS")
     store.hold("kraken", START + 900, "a ban", START + 100)
-    store.set_pending([PendingForecast(make_key(), CUTOFF), PendingForecast(stock, CUTOFF, "failed", 1, "no answer", 7)], CUTOFF + 5)
+    store.set_pending(
+        [PendingForecast(make_key(), CUTOFF), PendingForecast(stock, CUTOFF, "failed", 1, "no answer", 7)], CUTOFF + 5
+    )
     store.add_forecasts([make_forecast(), make_forecast(provenance=make_provenance("mine", "1"))], LIVE)
 
     assert ask(path, "SELECT exchange, until, reason, seen_at FROM hold") == [
@@ -418,7 +420,8 @@ def test_tables_hold_what_they_say(path, opened):
         ("arch", "SPX/USD", "1d", "XNYS"),
     ]
     assert ask(
-        path, "SELECT state, epoch, claimed_until, attempts, reason, changed_at FROM pending_forecast ORDER BY series_id"
+        path,
+        "SELECT state, epoch, claimed_until, attempts, reason, changed_at FROM pending_forecast ORDER BY series_id",
     ) == [
         ("pending", store.epoch, 0, 0, "", CUTOFF + 5),
         ("failed", store.epoch, 7, 1, "no answer", CUTOFF + 5),
@@ -445,7 +448,7 @@ def test_series_that_differ_in_one_name_are_apart(path, opened):
 
 def test_chains_go_on_after_a_restart(path, opened, monkeypatch):
     """Of bars and of forecasts, by series and run, with more series than one query may ask for."""
-    monkeypatch.setattr("forecaster.store.sql._SOME", 2)
+    monkeypatch.setattr("forecaster.store.sql._IDS_PER_QUERY", 2)
     keys = [make_key(), ETHER, *(make_key(symbol=f"{name}/USDT") for name in ("SOL", "ADA", "XRP"))]
     store = opened()
     store.add_run(Run("replay-1", "replay", START))

@@ -10,8 +10,8 @@ import pytest
 
 from forecaster.errors import ConfigError, LedgerMissing, SchemaTooNew, StoreUnavailable
 from forecaster.store import backup, open_reader, sqlite
-from forecaster.store.sql import SqlStore
 from forecaster.store.backup import copy_ledger
+from forecaster.store.sql import SqlStore
 from forecaster.store.sqlite import SCHEMA, SqliteFile
 from forecaster.store.sqlite_library import sqlite3
 from tests.builders import make_bars, make_key

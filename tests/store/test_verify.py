@@ -91,7 +91,8 @@ def replayed(path):
         store.add_forecasts([late], LIVE)
         with store._database.transaction() as connection:
             connection.exec_driver_sql(
-                "INSERT INTO availability_delay SELECT id, available_at + 5 FROM forecast WHERE cutoff = ?", (late.cutoff,)
+                "INSERT INTO availability_delay SELECT id, available_at + 5 FROM forecast WHERE cutoff = ?",
+                (late.cutoff,),
             )
     return path
 
@@ -131,7 +132,10 @@ MISPLACED = {
         "UPDATE availability_delay SET available_at = (SELECT available_at - 1 FROM forecast WHERE id = forecast_id)",
         "1 × availability_delay that ends before",
     ),
-    "delay of nothing": ("INSERT INTO availability_delay VALUES (999, 0)", "1 × availability_delay without its forecast"),
+    "delay of nothing": (
+        "INSERT INTO availability_delay VALUES (999, 0)",
+        "1 × availability_delay without its forecast",
+    ),
     "cutoff after it was issued": (
         "UPDATE forecast SET issued_at = cutoff - 1 WHERE run_id = 'replay-2'",
         "expected cutoff ≤ issued ≤ available",

@@ -36,8 +36,8 @@ def rows(times: np.ndarray, zone_source="assumed", utc_conflict="", written=None
     )
 
 
-def placed(found: Rows, timeframe: str, name: str = "24/7", as_of: int | None = None):
-    return align_rows("bars.csv", Timeframe(timeframe), name, found, as_of)
+def align(table_rows: Rows, timeframe: str, name: str = "24/7", as_of: int | None = None):
+    return align_rows("bars.csv", Timeframe(timeframe), name, table_rows, as_of)
 
 
 class TestZones:
@@ -45,19 +45,19 @@ class TestZones:
 
     @pytest.mark.parametrize("zone", ["written", "given", "assumed"])
     def test_hours_of_a_continuous_market_pass(self, zone):
-        assert len(placed(rows(grid("1h", 60), zone), "1h").opens) == 60
+        assert len(align(rows(grid("1h", 60), zone), "1h").opens) == 60
 
     @pytest.mark.parametrize("name", ["24/7", "XNYS", "24/5"])
     @pytest.mark.parametrize("timeframe", ["1h", "1d"])
     def test_broker_times_need_a_timezone(self, name, timeframe):
         """Except for days of an exchange, which dates identify in any zone."""
-        found = rows(grid(timeframe, 30, name), "required", written=grid(timeframe, 30, name))
+        table_rows = rows(grid(timeframe, 30, name), "required", written=grid(timeframe, 30, name))
         if (name, timeframe) == ("XNYS", "1d"):
-            assert len(placed(found, timeframe, name).opens) == 30
+            assert len(align(table_rows, timeframe, name).opens) == 30
             return
 
         with pytest.raises(Ambiguous) as refused:
-            placed(found, timeframe, name)
+            align(table_rows, timeframe, name)
 
         assert refused.value.option == "timezone"
 
@@ -66,46 +66,46 @@ class TestZones:
         dates = grid("1d", 30, "24/5")
 
         with pytest.raises(Ambiguous, match="days that begin at 22:00 UTC") as refused:
-            placed(rows(dates - 2 * HOUR_MS, "said", written=dates), "1d", "24/5")
+            align(rows(dates - 2 * HOUR_MS, "given", written=dates), "1d", "24/5")
 
         assert refused.value.option == "calendar"
 
     def test_a_utc_conflict_is_reported(self):
         with pytest.raises(Ambiguous, match="01:00 comes twice") as refused:
-            placed(rows(grid("1h", 60), utc_conflict="01:00 comes twice"), "1h")
+            align(rows(grid("1h", 60), utc_conflict="01:00 comes twice"), "1h")
 
         assert refused.value.option == "timezone"
 
     @pytest.mark.parametrize("name", ["XNYS", "XTKS", "XETR", "XHKG"])
     @pytest.mark.parametrize("timeframe", ["5m", "1h"])
-    @pytest.mark.parametrize("told", [True, False])
-    def test_local_session_times_are_not_utc(self, name, timeframe, told):
+    @pytest.mark.parametrize("has_calendar", [True, False])
+    def test_local_session_times_are_not_utc(self, name, timeframe, has_calendar):
         """With the calendar, and with that of a continuous market."""
         local = get_clock(get_calendar(name).zone).to_wall(grid(timeframe, 200, name))
 
         with pytest.raises(Ambiguous) as refused:
-            placed(rows(local), timeframe, name if told else "24/7")
+            align(rows(local), timeframe, name if has_calendar else "24/7")
 
         assert refused.value.option == "timezone"
-        if told or name == "XNYS":
+        if has_calendar or name == "XNYS":
             assert get_calendar(name).zone in str(refused.value)
 
     def test_one_day_of_new_york_is_recognised(self):
         local = get_clock("America/New_York").to_wall(grid("5m", 78, "XNYS"))
 
         with pytest.raises(Ambiguous, match="America/New_York"):
-            placed(rows(local), "5m")
+            align(rows(local), "5m")
 
     @pytest.mark.parametrize("name", ["XNYS", "XTKS", "XETR"])
     def test_sessions_in_utc_pass(self, name):
-        assert len(placed(rows(grid("5m", 200, name)), "5m", name).opens) == 200
+        assert len(align(rows(grid("5m", 200, name)), "5m", name).opens) == 200
 
     def test_a_written_zone_is_used(self):
         """A continuous market may have such hours: a note asks about the calendar, and no bar is lost."""
-        found = placed(rows(grid("5m", 200, "XNYS"), "written"), "5m")
+        aligned = align(rows(grid("5m", 200, "XNYS"), "written"), "5m")
 
-        assert len(found.opens) == 200
-        assert found.notes == ["rows keep to a part of the day: is 24/7 their calendar?"]
+        assert len(aligned.opens) == 200
+        assert aligned.notes == ["rows keep to a part of the day: is 24/7 their calendar?"]
 
 
 def local(name: str, timeframe: str, count: int) -> np.ndarray:
@@ -131,7 +131,7 @@ class TestPartsOfADay:
     )
     def test_they_are_rejected(self, wall):
         with pytest.raises(Ambiguous) as refused:
-            placed(rows(wall), f"{int(np.diff(np.unique(wall)).min()) // MINUTE_MS}m")
+            align(rows(wall), f"{int(np.diff(np.unique(wall)).min()) // MINUTE_MS}m")
 
         assert refused.value.option == "timezone"
 
@@ -139,13 +139,13 @@ class TestPartsOfADay:
         """Though it lies within New York's session in local time."""
         opens = grid("1m", 60, start=START + 10 * HOUR_MS)
 
-        assert len(placed(rows(opens), "1m").opens) == 60
+        assert len(align(rows(opens), "1m").opens) == 60
 
     @pytest.mark.parametrize("name", ["XBOM", "XSHG", "XHKG"])
     def test_other_exchanges_are_not_mistaken_for_new_york(self, name):
         """Though all its times lie within New York's sessions."""
         with pytest.raises(Ambiguous) as refused:
-            placed(rows(local(name, "5m", 400)), "5m")
+            align(rows(local(name, "5m", 400)), "5m")
 
         assert "New_York" not in str(refused.value)
 
@@ -156,8 +156,8 @@ class TestPartsOfADay:
         opens = grid(timeframe, 1500)
         kept = opens[np.random.default_rng(4).random(len(opens)) < share]
 
-        assert len(placed(rows(kept), timeframe).opens) == len(kept)
-        assert len(placed(rows(opens[1200:1290] if timeframe == "1m" else opens[20:26]), timeframe).opens) > 0
+        assert len(align(rows(kept), timeframe).opens) == len(kept)
+        assert len(align(rows(opens[1200:1290] if timeframe == "1m" else opens[20:26]), timeframe).opens) > 0
 
 
 class TestCloses:
@@ -169,7 +169,7 @@ class TestCloses:
         closes = key.trading_calendar.closes_of(key.timeframe, grid(timeframe, 300, "XNYS"))
 
         with pytest.raises(BadPayload, match="expected times at which bars open, found 'a row at the close of"):
-            placed(rows(closes, "written"), timeframe, "XNYS")
+            align(rows(closes, "written"), timeframe, "XNYS")
 
     def test_an_extra_row_at_the_close_passes(self):
         """Some exports add the closing auction."""
@@ -178,7 +178,7 @@ class TestCloses:
             Timeframe("1d"), get_calendar("XNYS").opens_between(Timeframe("1d"), START, int(opens[-1]))
         )
 
-        assert len(placed(rows(np.sort(np.append(opens, ends)), "written"), "1h", "XNYS").opens) == 70 + len(ends)
+        assert len(align(rows(np.sort(np.append(opens, ends)), "written"), "1h", "XNYS").opens) == 70 + len(ends)
 
 
 class TestRepeated:
@@ -187,7 +187,7 @@ class TestRepeated:
     def test_a_few_are_revisions(self):
         times = np.append(grid("1h", 60), grid("1h", 3))
 
-        assert len(placed(rows(times), "1h").opens) == 63
+        assert len(align(rows(times), "1h").opens) == 63
 
     def test_many_different_repeats_are_rejected_with_their_lines(self):
         times = np.append(grid("1h", 60), grid("1h", 30))
@@ -195,14 +195,14 @@ class TestRepeated:
         with pytest.raises(
             BadPayload, match=r"symbol_column.*30 times with rows that differ, the first 2024-01-02 00:00 UTC in 2, 62"
         ):
-            placed(rows(times), "1h")
+            align(rows(times), "1h")
 
     def test_many_equal_repeats_are_a_file_written_twice(self):
         times, values = grid("1h", 60), make_bars(make_key(), 60).ohlcv_TF
 
-        found = rows(np.append(times, times), values=np.concatenate([values, values]))
+        table_rows = rows(np.append(times, times), values=np.concatenate([values, values]))
 
-        assert Bars.from_rows(make_key(), "bars.csv", found).replaced == 60
+        assert Bars.from_rows(make_key(), "bars.csv", table_rows).replaced == 60
 
 
 class TestTime:
@@ -226,20 +226,20 @@ class TestTime:
         opens, values = grid("1h", 50), make_bars(make_key(), 51).ohlcv_TF.copy()
         times = np.append(opens[::-1], opens[7])
 
-        sifted = Bars.from_rows(make_key(), "bars.csv", rows(times, values=values))
+        validated = Bars.from_rows(make_key(), "bars.csv", rows(times, values=values))
 
-        assert sifted.bars.ohlcv_TF[7].tolist() == values[42].tolist()
+        assert validated.bars.ohlcv_TF[7].tolist() == values[42].tolist()
 
     def test_later_rows_change_nothing(self):
         opens = grid("1h", 100)
         later = np.append(opens, opens[-1] + HOUR_MS + np.arange(200) * 5 * MINUTE_MS)
         as_of = int(opens[-1]) + HOUR_MS
 
-        found = placed(rows(later), "1h", as_of=as_of)
+        aligned = align(rows(later), "1h", as_of=as_of)
 
-        assert found.opens.tolist() == opens.tolist()
-        assert (found.reasons == "").all()
-        assert found.unclosed == 200
+        assert aligned.opens.tolist() == opens.tolist()
+        assert (aligned.reasons == "").all()
+        assert aligned.unclosed == 200
 
 
 class TestHistory:
@@ -253,11 +253,11 @@ class TestHistory:
         kept = dates[(dates < utc_ms("1990-01-01")) & ((dates // DAY_MS + 3) % 7 < 5)]
         times = np.concatenate([kept, sessions - sessions % DAY_MS])
 
-        sifted = Bars.from_rows(key, "bars.csv", rows(times))
+        validated = Bars.from_rows(key, "bars.csv", rows(times))
 
-        assert sifted.bars.open_time.tolist() == sessions.tolist()
-        assert {row.reason for row in sifted.rejected} == {"open time is before the time for which XNYS is known"}
-        assert len(sifted.rejected) == len(kept)
+        assert validated.bars.open_time.tolist() == sessions.tolist()
+        assert {row.reason for row in validated.rejected} == {"open time is before the time for which XNYS is known"}
+        assert len(validated.rejected) == len(kept)
 
 
 class TestRefused:
@@ -267,18 +267,18 @@ class TestRefused:
         times = grid("1h", 60).copy()
         times[10:13] += MINUTE_MS
 
-        sifted = Bars.from_rows(make_key(), "bars.csv", rows(times))
+        validated = Bars.from_rows(make_key(), "bars.csv", rows(times))
 
-        assert (len(sifted.bars), len(sifted.rejected)) == (57, 3)
+        assert (len(validated.bars), len(validated.rejected)) == (57, 3)
 
-    @pytest.mark.parametrize(("shift", "said"), [(16 * HOUR_MS, "16:00"), (6 * HOUR_MS, "06:00")])
-    def test_days_off_midnight_name_the_anchor(self, shift, said):
+    @pytest.mark.parametrize(("shift", "anchor"), [(16 * HOUR_MS, "16:00"), (6 * HOUR_MS, "06:00")])
+    def test_days_off_midnight_name_the_anchor(self, shift, anchor):
         key = make_key(timeframe="1d")
 
-        with pytest.raises(InvalidBars, match=rf"60 of 60 rows .* all rows open at {said} UTC: `day_anchor`"):
+        with pytest.raises(InvalidBars, match=rf"60 of 60 rows .* all rows open at {anchor} UTC: `day_anchor`"):
             Bars.from_rows(key, "bars.csv", rows(grid("1d", 60) + shift))
 
-        anchored = SeriesKey("any", "BTC/USDT", "1d", f"24/7@{said}")
+        anchored = SeriesKey("any", "BTC/USDT", "1d", f"24/7@{anchor}")
 
         assert len(Bars.from_rows(anchored, "bars.csv", rows(grid("1d", 60) + shift)).bars) == 60
 
@@ -312,9 +312,9 @@ class TestRefused:
         values = make_bars(make_key(), 60).ohlcv_TF.copy()
         values[10:40, :4] = np.nan
 
-        sifted = Bars.from_rows(make_key(), "bars.csv", rows(grid("1h", 60), values=values))
+        validated = Bars.from_rows(make_key(), "bars.csv", rows(grid("1h", 60), values=values))
 
-        assert (len(sifted.bars), len(sifted.rejected)) == (30, 30)
+        assert (len(validated.bars), len(validated.rejected)) == (30, 30)
 
     def test_a_table_without_a_bar_is_rejected(self):
         values = np.full((2, 5), np.nan)
@@ -334,9 +334,9 @@ def test_the_week_of_foreign_exchange_in_utc_is_utc():
     week = "24/5@17:00 America/New_York"
     opens = grid("1h", 360, week)
 
-    assert len(placed(rows(opens), "1h", week).opens) == 360
+    assert len(align(rows(opens), "1h", week).opens) == 360
     with pytest.raises(Ambiguous, match="America/New_York"):
-        placed(rows(get_clock("America/New_York").to_wall(opens)), "1h", week)
+        align(rows(get_clock("America/New_York").to_wall(opens)), "1h", week)
 
 
 def test_a_repeated_hour_in_a_long_file_means_clocks_went_back():
@@ -345,9 +345,9 @@ def test_a_repeated_hour_in_a_long_file_means_clocks_went_back():
     times = np.append(opens, opens[600:660:4])
 
     with pytest.raises(BadPayload, match=r"where clocks go back, `timezone`.*15 times with rows that differ"):
-        placed(rows(times), "1m")
+        align(rows(times), "1m")
 
-    assert len(placed(rows(times, "written"), "1m").opens) == len(times)
+    assert len(align(rows(times, "written"), "1m").opens) == len(times)
 
 
 def test_a_history_before_its_calendar_is_rejected_as_a_whole():
@@ -359,11 +359,11 @@ def test_a_history_before_its_calendar_is_rejected_as_a_whole():
 
 def test_unreadable_times_do_not_reject_a_file_that_begins_later():
     """Before its first bar there is none, whatever the file contains."""
-    found = replace(rows(grid("1h", 50)), rejected=(("2024-01-02 0x", "no time"),))
+    table_rows = replace(rows(grid("1h", 50)), rejected=(("2024-01-02 0x", "no time"),))
 
-    sifted = Bars.from_rows(make_key(), "bars.csv", found, START)
+    validated = Bars.from_rows(make_key(), "bars.csv", table_rows, START)
 
-    assert (len(sifted.bars), sifted.unclosed, len(sifted.rejected)) == (0, 50, 1)
+    assert (len(validated.bars), validated.unclosed, len(validated.rejected)) == (0, 50, 1)
 
 
 def test_unclosed_rows_count_for_the_spacing():
@@ -371,4 +371,4 @@ def test_unclosed_rows_count_for_the_spacing():
     opens = grid("5m", 24)
 
     with pytest.raises(BadPayload, match="expected rows 1h apart, found 'rows 5m apart'"):
-        placed(rows(opens, "written"), "1h", as_of=START + HOUR_MS + 4 * MINUTE_MS)
+        align(rows(opens, "written"), "1h", as_of=START + HOUR_MS + 4 * MINUTE_MS)

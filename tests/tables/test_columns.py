@@ -13,7 +13,7 @@ from forecaster.tables import COLUMNS, FIELDS, ParseOptions, Table
 from forecaster.tables.column_names import match_field
 from forecaster.tables.columns import find_columns, is_bar_header
 from forecaster.tables.field_order import check_field_order
-from forecaster.tables.symbol_column import rows_by_symbol
+from forecaster.tables.symbols import rows_by_symbol
 
 DATES = ["2024-01-02", "2024-01-03", "2024-01-04"]
 
@@ -46,8 +46,8 @@ def find(header: str, options: ParseOptions | None = None, at_0=DATES, **cells: 
     """Return the names of the columns by field."""
     table = make_named(header, at_0=at_0, **cells)
     columns = find_columns(table, options or ParseOptions())
-    found = {"time": [table.names[place] for place in columns.time]}
-    return found | {field: table.names[place] for field, place in columns.fields.items()}
+    names = {"time": [table.names[place] for place in columns.time]}
+    return names | {field: table.names[place] for field, place in columns.fields.items()}
 
 
 @pytest.mark.parametrize(
@@ -92,10 +92,10 @@ def find(header: str, options: ParseOptions | None = None, at_0=DATES, **cells: 
 )
 def test_column_names_of_exports_are_recognised(header, fields):
     """Case, punctuation, units and accents do not matter."""
-    found = find(header)
+    names = find(header)
 
-    assert found.pop("time") == header.split(",")[:1]
-    assert [found[field] for field in COLUMNS if field in found] == fields.split(",")
+    assert names.pop("time") == header.split(",")[:1]
+    assert [names[field] for field in COLUMNS if field in names] == fields.split(",")
     assert is_bar_header(header.split(","))
 
 
@@ -112,9 +112,9 @@ def test_other_headers_are_not_bar_headers(names):
 
 
 def test_a_full_name_wins_over_a_letter():
-    found = find("open_time,o,h,l,c,open,high,low,close,t")
+    names = find("open_time,o,h,l,c,open,high,low,close,t")
 
-    assert found == {"time": ["open_time"], "open": "open", "high": "high", "low": "low", "close": "close"}
+    assert names == {"time": ["open_time"], "open": "open", "high": "high", "low": "low", "close": "close"}
 
 
 def test_two_columns_of_one_field_are_rejected_unless_they_are_alike():
@@ -392,29 +392,29 @@ def test_the_right_order_holds_in_spite_of_broken_rows_and_roundings():
     check(np.empty((0, 4)))
 
 
-# What is said.
+# Columns given by the user.
 
 
 def test_columns_given_by_name():
     """Other columns are found by name."""
-    found = find("Date,Open,High,Low,Close,Settle", ParseOptions(columns={"close": "settle"}))
+    names = find("Date,Open,High,Low,Close,Settle", ParseOptions(columns={"close": "settle"}))
 
-    assert found == {"time": ["Date"], "open": "Open", "high": "High", "low": "Low", "close": "Settle"}
+    assert names == {"time": ["Date"], "open": "Open", "high": "High", "low": "Low", "close": "Settle"}
 
 
 def test_columns_given_by_position():
-    said = ("open_time", "low", "high", "open", "close", "-", "volume")
+    given = ("open_time", "low", "high", "open", "close", "-", "volume")
 
-    columns = find_columns(make_rows((1704067200, 1, 4, 2, 3, 9, 5)), ParseOptions(columns=said))
+    columns = find_columns(make_rows((1704067200, 1, 4, 2, 3, 9, 5)), ParseOptions(columns=given))
 
     assert columns.time == (0,)
     assert columns.fields == {"low": 1, "high": 2, "open": 3, "close": 4, "volume": 6}
 
 
 def test_a_date_and_a_time_given_by_position():
-    said = ("time", "date", "open", "high", "low", "close")
+    given = ("time", "date", "open", "high", "low", "close")
 
-    assert find_columns(make_rows(("00:00", "2024.01.02", 1, 4, 2, 3)), ParseOptions(columns=said)).time == (1, 0)
+    assert find_columns(make_rows(("00:00", "2024.01.02", 1, 4, 2, 3)), ParseOptions(columns=given)).time == (1, 0)
 
 
 @pytest.mark.parametrize(

@@ -196,7 +196,7 @@ def test_noon_and_midnight_of_twelve_hour_clocks(hour, expected):
     ],
 )
 def test_other_text_is_rejected_with_its_line(text):
-    """pandas reads `now` from the system clock."""
+    """`pandas` reads `now` from the system clock."""
     with pytest.raises(BadPayload, match="an ISO date or an epoch in s, ms, us or ns in line 3, found"):
         read(["2024-01-01", text])
 

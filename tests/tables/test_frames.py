@@ -210,7 +210,7 @@ def break_column(frame: pd.DataFrame, random: np.random.Generator) -> pd.DataFra
         is_odd = random.random(len(cells)) < random.choice([0.1, 1])
         odd = [ODD_CELLS[place] for place in random.integers(len(ODD_CELLS), size=len(cells))]
         cells = pd.Series(
-            [one if use else cell for cell, one, use in zip(cells, odd, is_odd, strict=True)], dtype=object
+            [odd_cell if use else cell for cell, odd_cell, use in zip(cells, odd, is_odd, strict=True)], dtype=object
         )
     name = name if random.random() < 0.8 else str(random.choice(["symbol", "complete", "contract", "interval", "Kod"]))
     if random.random() < 0.1:

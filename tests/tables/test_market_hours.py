@@ -30,7 +30,7 @@ def traded(start, end, freq="h", *, has_breaks=False):
     return times[is_open & ~((hour == 17) & has_breaks)].as_unit("ms").asi8
 
 
-def doubt(instants, name="UTC", step=HOUR_MS):
+def find_conflict(instants, name="UTC", step=HOUR_MS):
     return find_hours_conflict(np.unique(get_clock(name).to_wall(instants)), step)
 
 
@@ -49,26 +49,28 @@ SPANS = pytest.mark.parametrize(
 @pytest.mark.parametrize("has_breaks", [False, True])
 def test_utc_has_no_conflict(start, end, has_breaks):
     """Also over daylight saving changes of New York."""
-    assert doubt(traded(start, end, has_breaks=has_breaks)) == ""
+    assert find_conflict(traded(start, end, has_breaks=has_breaks)) == ""
 
 
 @SPANS
 @pytest.mark.parametrize("has_breaks", [False, True])
 @pytest.mark.parametrize("name", ELSEWHERE)
 def test_another_zone_is_recognised_by_the_first_hour_of_the_week(start, end, has_breaks, name):
-    assert doubt(traded(start, end, has_breaks=has_breaks), name).startswith("the week begins at ")
+    assert find_conflict(traded(start, end, has_breaks=has_breaks), name).startswith("the week begins at ")
 
 
 @pytest.mark.parametrize("name", [NEW_YORK, "America/Chicago", "America/New_York+07:00", "Asia/Tokyo"])
 @pytest.mark.parametrize("has_breaks", [False, True])
 def test_the_zone_is_named(name, has_breaks):
-    assert doubt(traded("2024-02-20", "2024-06-20", has_breaks=has_breaks), name).endswith(f", as on {name}'s clock")
+    assert find_conflict(traded("2024-02-20", "2024-06-20", has_breaks=has_breaks), name).endswith(
+        f", as on {name}'s clock"
+    )
 
 
 @pytest.mark.parametrize("name", ["Europe/London", "Europe/Berlin", "Europe/Athens"])
 def test_a_european_zone_is_recognised_over_a_spring(name):
     """There the week begins an hour earlier for three weeks."""
-    assert doubt(traded("2024-01-20", "2024-06-20"), name)
+    assert find_conflict(traded("2024-01-20", "2024-06-20"), name)
 
 
 def test_a_week_that_begins_at_one_time_all_year_is_not_utc():
@@ -92,10 +94,10 @@ def test_a_daily_break_is_enough():
     """In a file without a weekend."""
     instants = traded("2024-01-08 12:00", "2024-01-12 12:00", "5min", has_breaks=True)
 
-    assert doubt(instants, NEW_YORK, HOUR_MS // 12) == (
+    assert find_conflict(instants, NEW_YORK, HOUR_MS // 12) == (
         "an hour without rows ends at 18:00 of 2024-01-08, as on America/New_York's clock"
     )
-    assert doubt(instants, "UTC", HOUR_MS // 12) == ""
+    assert find_conflict(instants, "UTC", HOUR_MS // 12) == ""
 
 
 @pytest.mark.parametrize("seed", range(10))
@@ -106,7 +108,7 @@ def test_a_continuous_market_has_no_conflict(seed, name):
     times = times[np.random.default_rng(seed).random(len(times)) > 0.04]
     times = np.concatenate([times[:500], times[546:]])
 
-    assert doubt(times, name) == ""
+    assert find_conflict(times, name) == ""
 
 
 @pytest.mark.parametrize(("first", "last"), [(0, 6), (8, 17), (14, 21)])
@@ -114,7 +116,7 @@ def test_sessions_of_an_exchange_have_no_conflict(first, last):
     times = pd.date_range("2024-02-01", "2024-04-30", freq="h")
     times = times[(times.day_of_week < 5) & (times.hour >= first) & (times.hour < last)]
 
-    assert doubt(times.as_unit("ms").asi8) == ""
+    assert find_conflict(times.as_unit("ms").asi8) == ""
 
 
 def test_a_longer_weekend_has_no_conflict():
@@ -122,9 +124,9 @@ def test_a_longer_weekend_has_no_conflict():
     times = pd.date_range("2024-02-01", "2024-04-30", freq="h", tz="Europe/Berlin")
     times = times[(times.day_of_week < 5) & (times.hour >= 1) & (times.hour < 22)]
 
-    assert doubt(times.as_unit("ms").asi8) == ""
+    assert find_conflict(times.as_unit("ms").asi8) == ""
 
 
 @pytest.mark.parametrize("step", [6, 12, 24])
 def test_bars_of_many_hours_have_no_conflict(step):
-    assert doubt(traded("2024-02-20", "2024-04-20", f"{step}h"), NEW_YORK, step * HOUR_MS) == ""
+    assert find_conflict(traded("2024-02-20", "2024-04-20", f"{step}h"), NEW_YORK, step * HOUR_MS) == ""

@@ -142,7 +142,7 @@ def test_given_columns_are_reported(columns, shown):
 
 
 @pytest.mark.parametrize(
-    ("names", "symbol", "found"),
+    ("names", "symbol", "name"),
     [
         (["ABC.US", "XYZ.US"], "ABC/USD", "ABC.US"),
         (["SH.600000", "SZ.000001"], "600000/CNY", "SH.600000"),
@@ -151,10 +151,10 @@ def test_given_columns_are_reported(columns, shown):
         (["BRK.B", "AAPL"], "BRK/USD", "BRK.B"),
     ],
 )
-def test_a_symbol_is_the_name_before_a_dot(names, symbol, found):
+def test_a_symbol_is_the_name_before_a_dot(names, symbol, name):
     rows = dict.fromkeys(names)
 
-    assert select_rows("a.csv", rows | {found: "it"}, symbol, ParseOptions()) == "it"
+    assert select_rows("a.csv", rows | {name: "it"}, symbol, ParseOptions()) == "it"
 
 
 @pytest.mark.parametrize("symbol", ["B/USD", "A/USD", "US/USD"])
@@ -173,12 +173,12 @@ def test_a_symbol_in_wide_format_reads_its_own_columns(monkeypatch):
 
     monkeypatch.setattr(numbers, "_suggests_decimal_comma", spelled)
     beside = {f"S{number}:{name}": BARS[name] for number in range(50) for name in ("open", "high", "low", "close")}
-    found = read_table(make_table({"date": BARS["date"], **beside, "note": ["x"] * COUNT}), ParseOptions())
+    by_symbol = read_table(make_table({"date": BARS["date"], **beside, "note": ["x"] * COUNT}), ParseOptions())
 
-    assert list(found) == [f"S{number}" for number in range(50)]
+    assert list(by_symbol) == [f"S{number}" for number in range(50)]
     assert set(widths) == {6}
-    assert found["S49"].ohlcv_TF[:, 3].tolist() == WALK[1:]
+    assert by_symbol["S49"].ohlcv_TF[:, 3].tolist() == WALK[1:]
     assert (
-        found["S49"].parsed_as["columns"]
+        by_symbol["S49"].parsed_as["columns"]
         == "open_time = date, open = S49:open, high = S49:high, low = S49:low, close = S49:close"
     )

@@ -31,9 +31,9 @@ def test_rows_of_their_own_timeframe_pass(calendar_name, timeframe):
     thinned = opens[np.random.default_rng(0).random(len(opens)) < 0.5]
     length, sessions = Timeframe(timeframe), get_calendar(calendar_name)
 
-    for some in (opens, thinned, opens[::-1], opens[:3], opens[:1], opens[:0]):
-        check_spacing("file", length, sessions, some)
-        assert (find_other_timeframes(length, sessions, some)[0] == "").all()
+    for selected in (opens, thinned, opens[::-1], opens[:3], opens[:1], opens[:0]):
+        check_spacing("file", length, sessions, selected)
+        assert (find_other_timeframes(length, sessions, selected)[0] == "").all()
 
 
 @pytest.mark.parametrize(

@@ -13,14 +13,14 @@ from tests.tables.tables import make_table
 ZONES = ["America/New_York", "Europe/London", "Europe/Berlin", "Europe/Athens", "Australia/Sydney", "Pacific/Auckland"]
 
 
-def doubt(times, closes=None):
+def find_conflict(times, closes=None):
     """Return the conflict of local times with UTC."""
     texts = pd.DatetimeIndex(times).tz_localize(None).strftime("%Y-%m-%d %H:%M").tolist()
     table = make_table({"time": texts, "close": range(len(texts)) if closes is None else closes})
-    found = read_times(table, (0,), ParseOptions())
+    times_read = read_times(table, (0,), ParseOptions())
 
-    assert found.zone_source == "assumed"
-    return found.utc_conflict
+    assert times_read.zone_source == "assumed"
+    return times_read.utc_conflict
 
 
 def local(zone, start, end, freq):
@@ -34,31 +34,31 @@ def test_a_year_with_daylight_saving_is_recognised(zone, freq, keeps_twins):
     """With the repeated hour, and without it."""
     times = local(zone, "2024-01-05", "2024-12-28", freq).tz_localize(None)
 
-    assert doubt(times if keeps_twins else times.unique()).endswith(f"as on {zone}'s clock")
+    assert find_conflict(times if keeps_twins else times.unique()).endswith(f"as on {zone}'s clock")
 
 
 def test_a_repeated_hour_is_reported_with_its_date():
     times = local("America/New_York", "2024-11-03", "2024-11-03 04:00", "min")
 
-    assert doubt(times) == "01:00 to 01:59 of 2024-11-03 come twice, as on America/New_York's clock"
+    assert find_conflict(times) == "01:00 to 01:59 of 2024-11-03 come twice, as on America/New_York's clock"
 
 
 def test_a_missing_hour_is_reported_with_its_date():
     times = local("Europe/Berlin", "2024-03-30", "2024-04-02", "h")
 
-    assert doubt(times) == "02:00 to 02:59 of 2024-03-31 are missing, as on Europe/Berlin's clock"
+    assert find_conflict(times) == "02:00 to 02:59 of 2024-03-31 are missing, as on Europe/Berlin's clock"
 
 
 def test_a_broker_that_follows_new_york_is_recognised():
     times = local("America/New_York", "2024-03-08", "2024-03-12", "h").tz_localize(None) + pd.Timedelta(hours=7)
 
-    assert doubt(times).endswith("as on America/New_York+07:00's clock")
+    assert find_conflict(times).endswith("as on America/New_York+07:00's clock")
 
 
 @pytest.mark.parametrize("zone", ["UTC", "Asia/Tokyo"])
 @pytest.mark.parametrize("freq", ["1min", "h", "4h", "D"])
 def test_a_zone_without_daylight_saving_has_no_conflict(zone, freq):
-    assert doubt(local(zone, "2024-01-05", "2024-01-07" if freq == "1min" else "2024-12-28", freq)) == ""
+    assert find_conflict(local(zone, "2024-01-05", "2024-01-07" if freq == "1min" else "2024-12-28", freq)) == ""
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -69,20 +69,20 @@ def test_ordinary_gaps_are_no_conflict(seed):
     lost = random.choice(len(times), 12, replace=False)
     lost = np.append(lost, times.get_loc("2024-03-10 02:00"))
 
-    assert doubt(times.delete(lost)) == ""
+    assert find_conflict(times.delete(lost)) == ""
 
 
 def test_one_row_at_a_nonexistent_hour_means_utc():
     times = pd.date_range("2023-03-01", "2024-03-31", freq="h")
 
-    assert doubt(times.delete(times.get_loc("2024-03-10 02:00"))) == ""
+    assert find_conflict(times.delete(times.get_loc("2024-03-10 02:00"))) == ""
 
 
 def test_repeated_times_elsewhere_are_no_conflict():
     """Concatenated symbols, or rows appended again."""
     times = pd.date_range("2024-11-01", "2024-11-05", freq="h")
 
-    assert doubt(times.append(times)) == ""
+    assert find_conflict(times.append(times)) == ""
 
 
 def test_equal_rows_are_duplicates():
@@ -90,7 +90,7 @@ def test_equal_rows_are_duplicates():
     at = times.get_loc("2024-11-03 01:00")
     twice = times.insert(at, times[at])
 
-    assert doubt(twice, [0] * len(twice)) == ""
+    assert find_conflict(twice, [0] * len(twice)) == ""
 
 
 def test_weekends_are_no_conflict():
@@ -98,14 +98,14 @@ def test_weekends_are_no_conflict():
     times = pd.date_range("2024-01-01", "2024-12-31", freq="h", tz="UTC")
     monday = (times.tz_convert("America/New_York").tz_localize(None) + pd.Timedelta(hours=7)).day_of_week
 
-    assert doubt(times[monday < 5]) == ""
+    assert find_conflict(times[monday < 5]) == ""
 
 
 def test_weeks_of_a_broker_are_a_conflict():
     """From Monday to Friday midnight; no market trades so in UTC."""
     times = pd.date_range("2024-01-01", "2024-02-28", freq="h")
 
-    assert doubt(times[times.day_of_week < 5]).startswith("the week begins at 00:00 of 2024-01-08")
+    assert find_conflict(times[times.day_of_week < 5]).startswith("the week begins at 00:00 of 2024-01-08")
 
 
 @pytest.mark.parametrize(
@@ -123,9 +123,9 @@ def test_weeks_of_a_broker_are_a_conflict():
 )
 def test_any_zone_whose_clocks_go_forward_is_recognised(zone, start):
     """By the missing time, if no other row is missing; also for midnights."""
-    said = doubt(local(zone, start, pd.Timestamp(start) + pd.Timedelta(days=40), "15min"))
+    conflict = find_conflict(local(zone, start, pd.Timestamp(start) + pd.Timedelta(days=40), "15min"))
 
-    assert "are missing, as on" in said
+    assert "are missing, as on" in conflict
 
 
 @pytest.mark.parametrize(
@@ -140,9 +140,9 @@ def test_any_zone_whose_clocks_go_forward_is_recognised(zone, start):
     ],
 )
 def test_any_zone_whose_clocks_go_back_is_recognised(zone, start):
-    said = doubt(local(zone, start, pd.Timestamp(start) + pd.Timedelta(days=30), "10min"))
+    conflict = find_conflict(local(zone, start, pd.Timestamp(start) + pd.Timedelta(days=30), "10min"))
 
-    assert "come twice, as on" in said
+    assert "come twice, as on" in conflict
 
 
 @pytest.mark.parametrize(("first", "minutes"), [("03:00", 60), ("14:30", 30)])
@@ -150,10 +150,10 @@ def test_a_repeated_hour_of_an_unknown_zone_is_reported(first, minutes):
     times = pd.date_range("2024-06-01", "2024-06-20", freq="5min")
     again = pd.date_range(f"2024-06-11 {first}", periods=minutes // 5, freq="5min")
 
-    said = doubt(times.append(again).sort_values())
+    conflict = find_conflict(times.append(again).sort_values())
 
-    assert said.startswith(f"{first} to ")
-    assert said.endswith("of 2024-06-11 come twice, as on a clock that is put back")
+    assert conflict.startswith(f"{first} to ")
+    assert conflict.endswith("of 2024-06-11 come twice, as on a clock that is put back")
 
 
 @pytest.mark.parametrize(
@@ -168,7 +168,7 @@ def test_a_repeated_hour_of_an_unknown_zone_is_reported(first, minutes):
 def test_rows_fetched_again_are_no_conflict(again):
     times = pd.date_range("2024-06-01", "2024-06-20", freq="5min")
 
-    assert doubt(times.append(again)) == ""
+    assert find_conflict(times.append(again)) == ""
 
 
 @pytest.mark.parametrize(
@@ -177,19 +177,19 @@ def test_rows_fetched_again_are_no_conflict(again):
 def test_days_that_begin_at_midnight_utc_name_a_zone(zone, first):
     times = pd.date_range("2024-03-12", "2024-04-20", freq="D", tz="UTC").tz_convert(zone)
 
-    assert doubt(times) == f"days begin at {first}, which is midnight UTC on {zone}'s clock"
+    assert find_conflict(times) == f"days begin at {first}, which is midnight UTC on {zone}'s clock"
 
 
 def test_days_that_begin_elsewhere_are_no_conflict():
-    assert doubt(pd.date_range("2024-01-01 16:07", periods=50, freq="D")) == ""
+    assert find_conflict(pd.date_range("2024-01-01 16:07", periods=50, freq="D")) == ""
 
 
 def test_daily_sessions_are_no_conflict():
     times = pd.date_range("2024-03-01", "2024-04-15", freq="5min")
 
-    assert doubt(times[(times.day_of_week < 5) & (times.hour >= 14) & (times.hour < 21)]) == ""
+    assert find_conflict(times[(times.day_of_week < 5) & (times.hour >= 14) & (times.hour < 21)]) == ""
 
 
 @pytest.mark.parametrize("count", [1, 2])
 def test_few_rows_are_no_conflict(count):
-    assert doubt(pd.date_range("2024-01-01 01:00", periods=count, freq="h")) == ""
+    assert find_conflict(pd.date_range("2024-01-01 01:00", periods=count, freq="h")) == ""

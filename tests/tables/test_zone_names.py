@@ -36,10 +36,10 @@ from forecaster.tables.zone_names import mentions_zone, parse_clock, parse_zone_
     ],
 )
 def test_a_zone_is_parsed(text, name):
-    told = parse_clock(text)
+    clock = parse_clock(text)
 
-    assert told is not None
-    assert told.name == name
+    assert clock is not None
+    assert clock.name == name
     assert mentions_zone(text)
 
 
@@ -123,10 +123,10 @@ def test_units_and_date_formats_are_not_zones(name):
     ],
 )
 def test_a_cell_is_a_zone(text, name):
-    found = parse_zone_cell(text)
+    clock = parse_zone_cell(text)
 
-    assert found is not None
-    assert found.name == name
+    assert clock is not None
+    assert clock.name == name
 
 
 @pytest.mark.parametrize(

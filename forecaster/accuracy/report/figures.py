@@ -19,7 +19,7 @@ import plotly.graph_objects as go
 
 from forecaster.accuracy.drift import COVERAGE, SKILL
 from forecaster.accuracy.losses import PIT_BINS
-from forecaster.accuracy.report.content import ANY_FIELD, FEWEST_ROLLING, NEXT_BAR, luck
+from forecaster.accuracy.report.content import ANY_FIELD, FEWEST_ROLLING, NEXT_BAR, null_band
 from forecaster.accuracy.scores import RAW, SERVED
 from forecaster.bars import FIELDS
 from forecaster.forecast import ModelId, interpolate
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from forecaster.accuracy.report.content import Evidence, Reliability, Scene
+    from forecaster.accuracy.report.content import ChartPanel, Reliability, SeriesEvidence
     from forecaster.accuracy.trust import Verdict
     from forecaster.bars import Bars
     from forecaster.timeframe import Timeframe
@@ -49,7 +49,7 @@ _TICKS: Final = 3
 
 
 @dataclass(frozen=True)
-class Drawing:
+class CaptionedFigure:
     """A figure under its title, and `label`, the words for who cannot see it; no figure: `label` says why."""
 
     title: str
@@ -58,7 +58,7 @@ class Drawing:
     wide: bool = False
 
 
-def fan(scene: Scene) -> Drawing:
+def fan(scene: ChartPanel) -> CaptionedFigure:
     """Candles with the quantiles that were forecast over them: the central 50, 80 and 98 % of each field."""
     bars, one = scene.bars, scene.fan
     timeframe = bars.key.timeframe
@@ -68,11 +68,11 @@ def fan(scene: Scene) -> Drawing:
     times = clock(one.target_open_H, timeframe)
     forms = {SERVED: one.served_FHQ} | ({RAW: one.raw_FHQ} if one.is_calibrated else {})
     traces = []
-    for form, prices_FHQ in forms.items():
+    for variant, prices_FHQ in forms.items():
         for name, prices_HQ in zip(FIELDS, prices_FHQ, strict=True):
-            traces += _bands(name, form, x_H, prices_HQ, one.quantile_levels)
+            traces += _bands(name, variant, x_H, prices_HQ, one.quantile_levels)
             heads = [f"{name} forecast for {time}" for time in times]
-            traces.append(_median(heads, x_H, prices_HQ, one.quantile_levels, _fan_meta(name, form)))
+            traces.append(_median(heads, x_H, prices_HQ, one.quantile_levels, _fan_meta(name, variant)))
     traces.append(candles(bars, [place[time] for time in bars.open_time.tolist()]))
     ticks = np.unique(np.arange(1, 2 * _TICKS, 2) * (len(opens) - 1) // (2 * _TICKS)).tolist()
     figure = figure_of(traces, y_title="price")
@@ -86,32 +86,32 @@ def fan(scene: Scene) -> Drawing:
         f"{scene.title}, made at {instant(one.cutoff)} for {len(x_H)} bars, of which {came} have come. "
         f"The central 80 % of the last close reaches from {lower} to {upper}."
     )
-    return Drawing(scene.title, label, figure)
+    return CaptionedFigure(scene.title, label, figure)
 
 
-def skill_by_step(evidence: Evidence) -> Drawing:
+def skill_by_step(evidence: SeriesEvidence) -> CaptionedFigure:
     """Skill of each model at each step with its 95 % interval; the random walk is the line at 0."""
     title = "Skill by step"
     found = [one for one in evidence.by_step if one.skill is not None]
     if not found:
-        return Drawing(title, "Nothing that the random walk forecast as well has settled yet.")
-    lines = list(dict.fromkeys((one.model_id, one.form) for one in found))
+        return CaptionedFigure(title, "Nothing that the random walk forecast as well has settled yet.")
+    lines = list(dict.fromkeys((one.model_id, one.variant) for one in found))
     names = short_names([model_id for model_id, _ in lines])
     traces = []
-    for i, (model_id, form) in enumerate(lines):
+    for i, (model_id, variant) in enumerate(lines):
         colour = _colour(model_id, evidence.model_id, names)
         shift = 0.12 * (i - (len(lines) - 1) / 2)
-        name = escape(names[model_id]) + ("" if (model_id, RAW) not in lines else f", {PRICES[form]}")
+        name = escape(names[model_id]) + ("" if (model_id, RAW) not in lines else f", {PRICES[variant]}")
         for field in ANY_FIELD:
-            of_line = [one for one in found if (one.model_id, one.form, one.field) == (model_id, form, field)]
+            of_line = [one for one in found if (one.model_id, one.variant, one.field) == (model_id, variant, field)]
             traces.append(_skill_line(of_line, name, colour, shift))
     figure = figure_of(traces, x_title="step", y_title="skill")
     figure.update_yaxes(tickformat="+.2f", autorangeoptions={"include": [0], "clipmin": -1, "clipmax": 1})
     figure.update_xaxes(tickformat="d", dtick=max(1, round(max(one.step or 1 for one in found) / 12)))
     figure.add_hline(y=0, line={"color": _GREY, "width": 1.5})
-    own = [one for one in found if (one.model_id, one.form, one.field) == (evidence.model_id, SERVED, None)]
+    own = [one for one in found if (one.model_id, one.variant, one.field) == (evidence.model_id, SERVED, None)]
     said = "; ".join(f"step {one.step}: {signed(one.skill)}" for one in own)
-    return Drawing(
+    return CaptionedFigure(
         title,
         f"Skill over all fields beside the random walk, {names.get(evidence.model_id)}: {said}.",
         figure,
@@ -119,37 +119,37 @@ def skill_by_step(evidence: Evidence) -> Drawing:
     )
 
 
-def reliability(evidence: Evidence) -> Drawing:
+def reliability(evidence: SeriesEvidence) -> CaptionedFigure:
     """Share of outcomes at or below each quantile over its level; on the diagonal where quantiles are true."""
     title = "Reliability"
     if not evidence.reliability:
-        return Drawing(title, "No forecast that came in time has settled yet.")
+        return CaptionedFigure(title, "No forecast that came in time has settled yet.")
     traces: list[Any] = []
     for one in evidence.reliability:
-        if one.form == SERVED:
+        if one.variant == SERVED:
             traces.append(_luck_about_diagonal(one))
-        traces.append(_reliability_line(one, with_raw=any(other.form == RAW for other in evidence.reliability)))
+        traces.append(_reliability_line(one, with_raw=any(other.variant == RAW for other in evidence.reliability)))
     figure = figure_of(traces, x_title="quantile level", y_title="outcomes at or below it")
     figure.add_shape(type="line", x0=0, y0=0, x1=1, y1=1, line={"color": _GREY, "width": 1, "dash": "dot"})
     figure.update_xaxes(range=[0, 1], dtick=0.25, tickformat=".0%")
     figure.update_yaxes(range=[0, 1], dtick=0.25, tickformat=".0%")
     one = evidence.reliability[0]
     said = ", ".join(f"{level:.0%}: {below:.1%}" for level, below in zip(one.quantile_levels, one.below_Q, strict=True))
-    return Drawing(title, f"Share of outcomes of the next bar, all fields, at or below each quantile: {said}.", figure)
+    return CaptionedFigure(title, f"Share of outcomes of the next bar, all fields, at or below each quantile: {said}.", figure)
 
 
-def pit(evidence: Evidence) -> Drawing:
+def pit(evidence: SeriesEvidence) -> CaptionedFigure:
     """Share of outcomes in each tenth of the forecast distribution; a tenth each where it is true."""
     title = "Where outcomes fell in the forecast distribution"
     if not evidence.reliability:
-        return Drawing(title, "No forecast that came in time has settled yet.")
+        return CaptionedFigure(title, "No forecast that came in time has settled yet.")
     x = [(i + 0.5) / PIT_BINS for i in range(PIT_BINS)]
     traces: list[Any] = []
     for one in evidence.reliability:
         meta = _meta(field=one.field, steps=STEPS[one.step])
-        hover = "%{y:.1%} of outcomes<extra>" + PRICES[one.form] + "</extra>"
-        if one.form == SERVED:
-            lower, upper = luck(1 / PIT_BINS, one.n)
+        hover = "%{y:.1%} of outcomes<extra>" + PRICES[one.variant] + "</extra>"
+        if one.variant == SERVED:
+            lower, upper = null_band(1 / PIT_BINS, one.n)
             traces.append(_band([0, 1], [lower] * 2, [upper] * 2, meta))
             traces.append(
                 go.Bar(x=x, y=one.pit, width=0.088, name="outcomes", marker={"color": BLUE, "opacity": 0.75},
@@ -165,17 +165,17 @@ def pit(evidence: Evidence) -> Drawing:
     figure.update_xaxes(range=[0, 1], dtick=0.25, tickformat=".0%")
     figure.update_yaxes(rangemode="tozero", tickformat=".0%")
     shares = ", ".join(f"{share:.1%}" for share in evidence.reliability[0].pit)
-    return Drawing(title, f"Share of outcomes of the next bar, all fields, in each tenth: {shares}.", figure)
+    return CaptionedFigure(title, f"Share of outcomes of the next bar, all fields, in each tenth: {shares}.", figure)
 
 
-def coverage_over_time(evidence: Evidence) -> Drawing:
+def coverage_over_time(evidence: SeriesEvidence) -> CaptionedFigure:
     """Rolling share of outcomes of the next bar inside the 80 % interval, with the band that luck allows."""
     title = "Inside the 80 % interval, over time"
     if not evidence.rolling:
-        return Drawing(title, _too_few(evidence))
+        return CaptionedFigure(title, _too_few(evidence))
     whole = evidence.rolling[0]
     span = [date_of(whole.cutoff_U[0]), date_of(whole.cutoff_U[-1])]
-    lower, upper = luck(0.8, evidence.window)
+    lower, upper = null_band(0.8, evidence.window)
     traces = [_band(span, [lower] * 2, [upper] * 2, {})]
     traces += [_over_time(one.cutoff_U, one.coverage_U, one.field, "%{y:.1%} inside") for one in evidence.rolling]
     figure = figure_of([*traces, *_marks(evidence, COVERAGE, 0.8)], y_title=f"over {evidence.window} cutoffs")
@@ -186,20 +186,20 @@ def coverage_over_time(evidence: Evidence) -> Drawing:
         f"cutoffs: between {np.min(whole.coverage_U):.1%} and {np.max(whole.coverage_U):.1%}, "
         f"at last {whole.coverage_U[-1]:.1%}."
     )
-    return Drawing(title, label, figure)
+    return CaptionedFigure(title, label, figure)
 
 
-def skill_over_time(evidence: Evidence) -> Drawing:
+def skill_over_time(evidence: SeriesEvidence) -> CaptionedFigure:
     """Rolling skill of the next bar."""
     title = "Skill of the next bar, over time"
     if not evidence.rolling:
-        return Drawing(title, _too_few(evidence))
+        return CaptionedFigure(title, _too_few(evidence))
     traces = [_over_time(one.cutoff_U, one.skill_U, one.field, "skill %{y:+.3f}") for one in evidence.rolling]
     figure = figure_of([*traces, *_marks(evidence, SKILL, 0.0)], y_title=f"over {evidence.window} cutoffs")
     figure.add_hline(y=0, line={"color": _GREY, "width": 1.5})
     figure.update_yaxes(tickformat="+.2f")
     last = evidence.rolling[0].skill_U[-1]
-    return Drawing(title, f"Rolling skill over {evidence.window} cutoffs, all fields: at last {last:+.3f}.", figure)
+    return CaptionedFigure(title, f"Rolling skill over {evidence.window} cutoffs, all fields: at last {last:+.3f}.", figure)
 
 
 def short_names(model_ids: Sequence[str]) -> dict[str, str]:
@@ -237,7 +237,7 @@ def clock(opens: NDArray[np.int64], timeframe: Timeframe) -> list[str]:
 
 
 def _bands(
-    name: str, form: str, x_H: list[int], prices_HQ: NDArray[np.float64], levels: tuple[float, ...]
+    name: str, variant: str, x_H: list[int], prices_HQ: NDArray[np.float64], levels: tuple[float, ...]
 ) -> list[Any]:
     """One closed band for each interval whose ends the levels hold."""
     found = []
@@ -252,7 +252,7 @@ def _bands(
         found.append(
             go.Scatter(x=[*ends, *ends[::-1]], y=[*lower, *upper[::-1]], fill="toself", mode="lines",
                        line={"width": 0}, fillcolor=f"rgba({_BLUE_RGB}, {opacity})", hoverinfo="skip",
-                       name=f"{coverage:.0%}", meta=_fan_meta(name, form))
+                       name=f"{coverage:.0%}", meta=_fan_meta(name, variant))
         )  # fmt: skip
     return found
 
@@ -299,7 +299,7 @@ def _skill_line(of_line: list[Verdict], name: str, colour: str, shift: float) ->
     skill = [one.skill for one in of_line]
     reach = [_reach(one) for one in of_line]
     texts = [
-        f"{name}, step {one.step}<br>skill {signed(one.skill)}{_interval_text(one)}<br>{one.words}" for one in of_line
+        f"{name}, step {one.step}<br>skill {signed(one.skill)}{_interval_text(one)}<br>{one.summary}" for one in of_line
     ]
     own = colour == BLUE
     return go.Scatter(
@@ -334,15 +334,15 @@ def _colour(model_id: str, own: str, names: dict[str, str]) -> str:
 
 def _luck_about_diagonal(one: Reliability) -> Any:
     levels = [0.0, *one.quantile_levels, 1.0]
-    lower, upper = zip(*(luck(level, one.n) for level in levels), strict=True)
+    lower, upper = zip(*(null_band(level, one.n) for level in levels), strict=True)
     return _band(levels, list(lower), list(upper), _meta(field=one.field, steps=STEPS[one.step]))
 
 
 def _reliability_line(one: Reliability, *, with_raw: bool) -> Any:
-    colour = BLUE if one.form == SERVED else _OTHERS[0]
+    colour = BLUE if one.variant == SERVED else _OTHERS[0]
     return go.Scatter(
-        x=one.quantile_levels, y=one.below_Q.tolist(), mode="lines+markers", name=PRICES[one.form],
-        showlegend=with_raw, line={"color": colour, "width": 2, "dash": "solid" if one.form == SERVED else "dash"},
+        x=one.quantile_levels, y=one.below_Q.tolist(), mode="lines+markers", name=PRICES[one.variant],
+        showlegend=with_raw, line={"color": colour, "width": 2, "dash": "solid" if one.variant == SERVED else "dash"},
         marker={"size": 5}, meta=_meta(field=one.field, steps=STEPS[one.step]),
         hovertemplate="level %{x:.0%}: %{y:.1%} at or below<extra></extra>",
     )  # fmt: skip
@@ -356,7 +356,7 @@ def _over_time(cutoff_U: NDArray[np.int64], values_U: NDArray[np.float64], field
     )  # fmt: skip
 
 
-def _marks(evidence: Evidence, what: str, y: float) -> list[Any]:
+def _marks(evidence: SeriesEvidence, what: str, y: float) -> list[Any]:
     """Where a change was found."""
     found = [one for one in evidence.drifts if one.what == what]
     texts = [f"{what} changed: {one.before:.3f} → {one.now:.3f}<br>found at {instant(one.cutoff)}" for one in found]
@@ -394,9 +394,9 @@ def _meta(field: str | None = None, steps: str | None = None) -> dict[str, list[
     return {"field": [field or ALL_FIELDS]} | ({"steps": [steps]} if steps else {})
 
 
-def _fan_meta(name: str, form: str) -> dict[str, list[str]]:
+def _fan_meta(name: str, variant: str) -> dict[str, list[str]]:
     """A fan is of one field: of the close where all are asked for."""
-    return {"field": [name, ALL_FIELDS] if name == "close" else [name], "prices": [PRICES[form]]}
+    return {"field": [name, ALL_FIELDS] if name == "close" else [name], "prices": [PRICES[variant]]}
 
 
 def date_of(time_ms: int) -> str:
@@ -410,7 +410,7 @@ def _tick(time_ms: int, timeframe: Timeframe) -> str:
     return f"{time:%d %b<br>%Y}" if timeframe.is_daily else f"{time:%d %b<br>%H:%M}"
 
 
-def _too_few(evidence: Evidence) -> str:
+def _too_few(evidence: SeriesEvidence) -> str:
     return (
         f"Too few cutoffs beside the random walk for a line over time: {evidence.verdicts[0].n}, "
         f"of {2 * FEWEST_ROLLING} that are needed."

@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from forecaster.accuracy.report.content import Evidence, Scope, Section
-    from forecaster.accuracy.report.figures import Drawing
+    from forecaster.accuracy.report.content import Scope, SeriesEvidence, SeriesSection
+    from forecaster.accuracy.report.figures import CaptionedFigure
     from forecaster.accuracy.trust import Trust, Verdict
 
 NOTHING: Final = "Nothing has settled yet: no forecast of this series has met its bar."
@@ -47,7 +47,7 @@ _LONG_AGO: Final = "nothing of it settled within the last 500 bars"
 
 
 @dataclass(frozen=True)
-class Card:
+class SummaryCard:
     """A headline figure: its name, its value, what it means; `mood` is better, worse or nothing."""
 
     name: str
@@ -56,7 +56,7 @@ class Card:
     mood: str = ""
 
 
-def write_report(sections: Sequence[Section], scope: Scope, path: Path) -> int:
+def write_report(sections: Sequence[SeriesSection], scope: Scope, path: Path) -> int:
     """Write the report; returns its size in bytes.
 
     Raises:
@@ -74,7 +74,7 @@ def write_report(sections: Sequence[Section], scope: Scope, path: Path) -> int:
     return write_text(page, path)
 
 
-def cards(section: Section, scope: Scope) -> list[Card]:
+def cards(section: SeriesSection, scope: Scope) -> list[SummaryCard]:
     """Headline figures of a series."""
     found = [] if section.evidence is None else _proven(section.evidence, scope)
     if scope.run_id == LIVE:
@@ -82,7 +82,7 @@ def cards(section: Section, scope: Scope) -> list[Card]:
     return [*found, _newest_card(section, scope)]
 
 
-def proof(sections: Sequence[Section], scope: Scope) -> str:
+def proof(sections: Sequence[SeriesSection], scope: Scope) -> str:
     """Say what the times of the forecasts prove, in words that are true of this run."""
     if scope.is_replay:
         return _REPLAY
@@ -95,20 +95,20 @@ def proof(sections: Sequence[Section], scope: Scope) -> str:
     return f"{counted} settled forecasts were in the ledger before the first bar that they forecast had closed.{late}"
 
 
-def _proven(evidence: Evidence, scope: Scope) -> list[Card]:
+def _proven(evidence: SeriesEvidence, scope: Scope) -> list[SummaryCard]:
     in_time = "" if scope.is_replay else ", in time"
     verdict, (lower, upper) = evidence.verdicts[0], evidence.coverage80_interval
-    better = verdict.words.startswith("better")
-    mood = "better" if better else "worse" if verdict.words.startswith("worse") else ""
+    better = verdict.summary.startswith("better")
+    mood = "better" if better else "worse" if verdict.summary.startswith("worse") else ""
     return [
-        Card("Verdict", verdict.words.partition(" (")[0], verdict.words.partition(" (")[2].rstrip(")"), mood),
-        Card("Skill, all steps and fields", signed(verdict.skill), _interval_words(verdict), mood),
-        Card(
+        SummaryCard("Verdict", verdict.summary.partition(" (")[0], verdict.summary.partition(" (")[2].rstrip(")"), mood),
+        SummaryCard("Skill, all steps and fields", signed(verdict.skill), _interval_words(verdict), mood),
+        SummaryCard(
             "Inside the 80 % interval",
             share(evidence.coverage80),
             f"the true share: {100 * lower:.0f} to {100 * upper:.0f}\N{NO-BREAK SPACE}%",
         ),
-        Card("Settled cutoffs", f"{evidence.service.forecasts:,}", f"{verdict.n:,} beside the random walk{in_time}"),
+        SummaryCard("Settled cutoffs", f"{evidence.service.forecasts:,}", f"{verdict.n:,} beside the random walk{in_time}"),
     ]
 
 
@@ -120,24 +120,24 @@ def _interval_words(verdict: Verdict) -> str:
     return f"95 % interval {signed(verdict.lower)} to {signed(verdict.upper)}; above 0 is better"
 
 
-def _trust_card(trust: Trust | None) -> Card:
+def _trust_card(trust: Trust | None) -> SummaryCard:
     if trust is None:
-        return Card("Trust now, next bar", "–", _LONG_AGO)
+        return SummaryCard("Trust now, next bar", "–", _LONG_AGO)
     factors = {name: asdict(trust)[name] for name in ("skill", "calibration", "drift", "freshness")}
-    return Card("Trust now, next bar", f"{trust.value:.2f}", " × ".join(f"{n} {v:.2f}" for n, v in factors.items()))
+    return SummaryCard("Trust now, next bar", f"{trust.value:.2f}", " × ".join(f"{n} {v:.2f}" for n, v in factors.items()))
 
 
-def _newest_card(section: Section, scope: Scope) -> Card:
+def _newest_card(section: SeriesSection, scope: Scope) -> SummaryCard:
     if section.newest is None:
-        return Card("Newest forecast", "–", "there is none")
+        return SummaryCard("Newest forecast", "–", "there is none")
     if scope.run_id != LIVE:
-        return Card("Newest forecast", instant(section.newest.cutoff), "the last cutoff of this run")
+        return SummaryCard("Newest forecast", instant(section.newest.cutoff), "the last cutoff of this run")
     stale = section.newest.is_stale(scope.as_of)
     means = "stale: its first bar has closed, a newer one should exist" if stale else "fresh: its first bar is open"
-    return Card("Newest forecast", instant(section.newest.cutoff), means, "worse" if stale else "")
+    return SummaryCard("Newest forecast", instant(section.newest.cutoff), means, "worse" if stale else "")
 
 
-def _shown(section: Section, scope: Scope) -> dict[str, Any]:
+def _shown(section: SeriesSection, scope: Scope) -> dict[str, Any]:
     """What the template shows of a series."""
     evidence = section.evidence
     drawings = [figures.fan(scene) for scene in section.scenes]
@@ -163,12 +163,12 @@ def _shown(section: Section, scope: Scope) -> dict[str, Any]:
     }
 
 
-def json_of(drawing: Drawing) -> Markup | None:
+def json_of(drawing: CaptionedFigure) -> Markup | None:
     """A figure as JSON, in which plotly writes every < and > as an escape, so that no script ends early."""
     return None if drawing.figure is None else Markup(to_json(drawing.figure, validate=False))  # noqa: S704 - as above
 
 
-def _choices(drawings: Sequence[Drawing]) -> list[tuple[str, str, list[str]]]:
+def _choices(drawings: Sequence[CaptionedFigure]) -> list[tuple[str, str, list[str]]]:
     """The controls: name, what people read, and the choices, the first of which is made; one alone is no choice."""
     drawn = [one.figure for one in drawings if one.figure is not None]
     meta = [trace.meta or {} for figure in drawn for trace in figure.data]
@@ -182,7 +182,7 @@ def _choices(drawings: Sequence[Drawing]) -> list[tuple[str, str, list[str]]]:
     return [one for one in found if len(one[2]) > 1]
 
 
-def _about(section: Section) -> list[str]:
+def _about(section: SeriesSection) -> list[str]:
     """The model, in short sentences."""
     lines, newest, evidence = [], section.newest, section.evidence
     if newest is not None:
@@ -197,7 +197,7 @@ def _about(section: Section) -> list[str]:
     return lines
 
 
-def _misses(section: Section) -> list[tuple[str, ...]]:
+def _misses(section: SeriesSection) -> list[tuple[str, ...]]:
     """The worst outcomes as cells of a table."""
     if section.evidence is None:
         return []

@@ -20,7 +20,7 @@ from matplotlib.ticker import MaxNLocator
 
 from forecaster.accuracy.drift import COVERAGE
 from forecaster.accuracy.losses import PIT_BINS
-from forecaster.accuracy.report.content import NEXT_BAR, luck
+from forecaster.accuracy.report.content import NEXT_BAR, null_band
 from forecaster.accuracy.scores import RAW, SERVED
 from forecaster.bars import FIELDS
 from forecaster.errors import ConfigError
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from numpy.typing import NDArray
 
-    from forecaster.accuracy.report.content import Evidence, Scene, Section
+    from forecaster.accuracy.report.content import ChartPanel, SeriesEvidence, SeriesSection
     from forecaster.accuracy.trust import Verdict
     from forecaster.bars import Bars, SeriesKey
     from forecaster.forecast import OHLCForecast
@@ -79,7 +79,7 @@ def draw_charts(charts: Sequence[Chart], path: Path) -> None:
             figure.savefig(file, dpi=110, format="png")
 
 
-def draw_pictures(sections: Sequence[Section], folder: Path) -> list[Path]:
+def draw_pictures(sections: Sequence[SeriesSection], folder: Path) -> list[Path]:
     """Draw each series into files of its own in `folder`: fans, and once something has settled, how good they were.
 
     Raises:
@@ -141,7 +141,7 @@ def _draw_fan(axes: Axes, chart: Chart) -> None:
     label_times(axes, np.arange(len(bars)), bars.open_time, bars.key.timeframe)
 
 
-def _draw_section(section: Section, folder: Path) -> list[Path]:
+def _draw_section(section: SeriesSection, folder: Path) -> list[Path]:
     key, paths = section.key, []
 
     def draw(name: str, drawings: Sequence[Callable[[Axes], None]]) -> None:
@@ -170,7 +170,7 @@ def file_name(key: SeriesKey) -> str:
     return re.sub(r"[^\w.]+", "-", str(key)).strip("-.")
 
 
-def _draw_scene(axes: Axes, scene: Scene) -> None:
+def _draw_scene(axes: Axes, scene: ChartPanel) -> None:
     """Candles, and the fan of the close over them."""
     fan, bars = scene.fan, scene.bars
     opens = np.union1d(bars.open_time, fan.target_open_H)
@@ -192,18 +192,18 @@ def _draw_scene(axes: Axes, scene: Scene) -> None:
     label_times(axes, np.arange(len(opens)), opens, bars.key.timeframe)
 
 
-def _draw_skill(axes: Axes, evidence: Evidence) -> None:
+def _draw_skill(axes: Axes, evidence: SeriesEvidence) -> None:
     """Skill of each model at each step, over all fields; the random walk is the line at 0."""
     found = [one for one in evidence.by_step if one.field is None and one.skill is not None]
-    lines = list(dict.fromkeys((one.model_id, one.form) for one in found))
-    for i, (model_id, form) in enumerate(lines):
-        of_line = [one for one in found if (one.model_id, one.form) == (model_id, form)]
+    lines = list(dict.fromkeys((one.model_id, one.variant) for one in found))
+    for i, (model_id, variant) in enumerate(lines):
+        of_line = [one for one in found if (one.model_id, one.variant) == (model_id, variant)]
         x = np.array([one.step or 0 for one in of_line]) + 0.12 * (i - (len(lines) - 1) / 2)
-        name = f"{model_id.name}, {form}" if (model_id, RAW) in lines else model_id.name
+        name = f"{model_id.name}, {variant}" if (model_id, RAW) in lines else model_id.name
         own = model_id == evidence.model_id
         axes.errorbar(
             x, [one.skill or 0.0 for one in of_line], yerr=np.array([_reach(one) for one in of_line]).T,
-            label=name.replace("$", r"\$"), linestyle="--" if form == RAW else "-", marker="o", markersize=3, capsize=2,
+            label=name.replace("$", r"\$"), linestyle="--" if variant == RAW else "-", marker="o", markersize=3, capsize=2,
             linewidth=1.6 if own else 1.0, color=_FAN if own else _OTHERS[i % len(_OTHERS)],
         )  # fmt: skip
     axes.axhline(0, color=_INK, linewidth=0.9)
@@ -220,14 +220,14 @@ def _reach(verdict: Verdict) -> tuple[float, float]:
     return verdict.skill - verdict.lower, verdict.upper - verdict.skill
 
 
-def _draw_reliability(axes: Axes, evidence: Evidence) -> None:
+def _draw_reliability(axes: Axes, evidence: SeriesEvidence) -> None:
     for one in evidence.reliability:
         if (one.field, one.step) != (None, NEXT_BAR):
             continue
-        if one.form == SERVED:
-            lower, upper = zip(*(luck(level, one.n) for level in one.quantile_levels), strict=True)
+        if one.variant == SERVED:
+            lower, upper = zip(*(null_band(level, one.n) for level in one.quantile_levels), strict=True)
             axes.fill_between(one.quantile_levels, lower, upper, color=_FAINT, alpha=0.25, linewidth=0)
-        colour, style = (_FAN, "-") if one.form == SERVED else (_MISS, "--")
+        colour, style = (_FAN, "-") if one.variant == SERVED else (_MISS, "--")
         axes.plot(
             one.quantile_levels,
             one.below_Q,
@@ -236,7 +236,7 @@ def _draw_reliability(axes: Axes, evidence: Evidence) -> None:
             marker="o",
             markersize=3,
             linewidth=1.2,
-            label=one.form,
+            label=one.variant,
         )
     axes.plot([0, 1], [0, 1], color=_INK, linewidth=0.7, linestyle=":")
     axes.set(xlim=(0, 1), ylim=(0, 1), xlabel="quantile level", ylabel="outcomes at or below it")
@@ -244,26 +244,26 @@ def _draw_reliability(axes: Axes, evidence: Evidence) -> None:
     _legend(axes)
 
 
-def _draw_pit(axes: Axes, evidence: Evidence) -> None:
+def _draw_pit(axes: Axes, evidence: SeriesEvidence) -> None:
     x = (np.arange(PIT_BINS) + 0.5) / PIT_BINS
     for one in evidence.reliability:
         if (one.field, one.step) != (None, NEXT_BAR):
             continue
-        if one.form == SERVED:
-            axes.axhspan(*luck(1 / PIT_BINS, one.n), color=_FAINT, alpha=0.25, linewidth=0)
-            axes.bar(x, one.pit, width=0.088, color=_FAN, alpha=0.75, label=one.form)
+        if one.variant == SERVED:
+            axes.axhspan(*null_band(1 / PIT_BINS, one.n), color=_FAINT, alpha=0.25, linewidth=0)
+            axes.bar(x, one.pit, width=0.088, color=_FAN, alpha=0.75, label=one.variant)
         else:
-            axes.plot(x, one.pit, "D", color=_MISS, markerfacecolor="none", label=one.form)
+            axes.plot(x, one.pit, "D", color=_MISS, markerfacecolor="none", label=one.variant)
     axes.axhline(1 / PIT_BINS, color=_INK, linewidth=0.7, linestyle=":")
     axes.set(xlim=(0, 1), xlabel="tenth of the forecast distribution", ylabel="share of outcomes")
     axes.set_title("Where outcomes of the next bar fell", loc="left")
 
 
-def _draw_coverage(axes: Axes, evidence: Evidence) -> None:
+def _draw_coverage(axes: Axes, evidence: SeriesEvidence) -> None:
     if not evidence.rolling:
         axes.text(0.5, 0.5, "too few cutoffs for a line over time", ha="center", transform=axes.transAxes)
     for one in evidence.rolling[:1]:
-        axes.axhspan(*luck(0.8, evidence.window), color=_FAINT, alpha=0.25, linewidth=0, label="what luck allows")
+        axes.axhspan(*null_band(0.8, evidence.window), color=_FAINT, alpha=0.25, linewidth=0, label="what luck allows")
         axes.plot(one.cutoff_U, one.coverage_U, color=_FAN, linewidth=1.4)
         label_times(axes, one.cutoff_U, one.cutoff_U, evidence.verdicts[0].key.timeframe)
     for drift in evidence.drifts:

@@ -1,7 +1,7 @@
-"""The modules of a Chronos-2, as holders of weights: upstream's names, shapes and defaults, without transformers.
+"""The modules of a Chronos-2, which hold its weights: upstream's names, shapes and defaults, without transformers.
 
-What decides them is read and checked in `config_json`. The forward pass is in `core`; it runs on upstream's own model
-too, which training and fine-tuning use.
+Their configuration is checked in `checkpoint_config`. The forward pass is in `core`. It also runs on upstream's own
+model, which training and fine-tuning use.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class Chronos2(nn.Module):
-    """Weights of a Chronos-2, uninitialised where they are made on the device `meta`.
+    """Weights of a Chronos-2, uninitialised on the device `meta`.
 
     Attributes:
         config: the architecture.
@@ -36,12 +36,12 @@ class Chronos2(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """Device of the weights."""
         return self.shared.weight.device
 
 
 class _Tokens(nn.Module):
-    """Embeddings of the special tokens, (tokens, D); `nn.Embedding` would load torch's compiler to draw them."""
+    """Embeddings of the special tokens, (tokens, D); `nn.Embedding` would import torch's compiler."""
 
     def __init__(self, tokens: int, width: int) -> None:
         super().__init__()
@@ -49,7 +49,7 @@ class _Tokens(nn.Module):
 
 
 class Residual(nn.Module):
-    """A hidden layer beside a linear one: (…, in) to (…, out)."""
+    """Sum of a hidden layer and a linear layer: (…, in) to (…, out)."""
 
     def __init__(self, inputs: int, hidden: int, outputs: int) -> None:
         super().__init__()
@@ -58,7 +58,7 @@ class Residual(nn.Module):
         self.residual_layer = nn.Linear(inputs, outputs)
 
     def forward(self, values: torch.Tensor) -> torch.Tensor:
-        """Give both, summed."""
+        """Return the sum of both layers."""
         out: torch.Tensor = self.output_layer(self.hidden_layer(values).relu()) + self.residual_layer(values)
         return out
 
@@ -89,7 +89,7 @@ class AttentionLayer(nn.Module):
 
 
 class Attention(nn.Module):
-    """Projections of attention with several heads; `rope_embed` only where positions rotate them."""
+    """Projections of attention with several heads; `rope_embed` only with rotary positions."""
 
     def __init__(self, config: Architecture, *, rotated: bool) -> None:
         super().__init__()
@@ -116,7 +116,7 @@ class _Rotary(nn.Module):
 
 
 class Norm(nn.Module):
-    """A weight for root mean square normalisation, as T5 has it."""
+    """Weight of root mean square normalisation, as in T5."""
 
     def __init__(self, config: Architecture) -> None:
         super().__init__()

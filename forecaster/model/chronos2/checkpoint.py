@@ -1,7 +1,7 @@
-"""A Chronos-2 checkpoint, loaded from its files, checked, and put on its device.
+"""Loading of a Chronos-2 checkpoint from its files onto a device.
 
 Weights are safetensors in float32, at a pinned revision; nothing is unpickled and no remote code runs. Neither
-transformers nor chronos-forecasting is imported: a process that forecasts with `nano` loads torch and no more.
+transformers nor chronos-forecasting is imported: a process that forecasts imports torch only.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ _DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF
 
 
 def load_checkpoint(model_id: str, revision: str | None, device: str) -> tuple[Chronos2, str]:
-    """Load a model in evaluation mode; gives it with the sha256 of its weights: of the bytes that were loaded.
+    """Load a model in evaluation mode; return it with the sha256 of the loaded weights.
 
     Raises:
-        ModelLoadError: when files are missing, damaged, or not a Chronos-2 that the forward pass has.
+        ModelLoadError: when files are missing, damaged, or not a supported Chronos-2.
     """
     with open_checkpoint(model_id, revision) as opened:
-        weights = {one.name: _read(opened.weights, one) for one in opened.weights.tensors}
+        weights = {tensor.name: _read(opened.weights, tensor) for tensor in opened.weights.tensors}
         files = opened.finish()
     if not all(torch.isfinite(weight).all() for weight in weights.values()):
         raise ModelLoadError(model_id, "finite weights", "NaN or infinity")
@@ -42,15 +42,15 @@ def load_checkpoint(model_id: str, revision: str | None, device: str) -> tuple[C
 
 @cache
 def library_versions() -> str:
-    """Name the libraries that numbers depend on, with their versions."""
+    """Return names and versions of the libraries that compute forecasts."""
     return ", ".join(f"{name} {version(name)}" for name in ("torch", "numpy"))
 
 
 def _read(weights: WeightsFile, tensor: Tensor) -> torch.Tensor:
     """Read the next tensor, as float32."""
-    read = torch.empty(tensor.shape, dtype=_DTYPES[tensor.dtype])
-    weights.read_into(read.flatten().view(torch.uint8).numpy().data)
-    return read.to(torch.float32)
+    weight = torch.empty(tensor.shape, dtype=_DTYPES[tensor.dtype])
+    weights.read_into(weight.flatten().view(torch.uint8).numpy().data)
+    return weight.to(torch.float32)
 
 
 def _pick_device(model_id: str, device: str) -> torch.device:

@@ -1,6 +1,6 @@
-"""The `config.json` of a checkpoint: what decides its modules and its numbers, checked before anything is made of it.
+"""The `config.json` of a checkpoint: its architecture and limits, checked before use.
 
-It is read without torch: whoever names a model, and does not run it, reads this file and no weights.
+This module does not import torch: naming a model without running it needs no weights.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from typing import Annotated, Final, Literal
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, model_validator
 
 _BUNDLED: Final = "15e2170cdd21b5a914309decbee92f827a9cc8b6025d12c2d044c0e5398a088b"
-_BUNDLED_KNOWN_AS: Final = "6f9a56fd2b855e97028327085e18c190fdb9903dcdc30779d99b60595b9e595f"
-"""The bundled checkpoint keeps the digest that ledgers have known it by: that of its weights alone."""
+_BUNDLED_LEDGER_DIGEST: Final = "6f9a56fd2b855e97028327085e18c190fdb9903dcdc30779d99b60595b9e595f"
+"""Digest of the bundled checkpoint in existing ledgers: that of its weights alone."""
 
 NEEDED_LEVELS: Final = (0.1, 0.5, 0.9)
 
@@ -34,20 +34,20 @@ METADATA: Final = frozenset(
         *("relative_attention_max_distance", "relative_attention_num_buckets"),
     }
 )
-"""Keys that transformers writes, and that decide no forecast of a Chronos-2: they are ignored, whatever they say.
+"""Keys written by transformers that do not affect a forecast of a Chronos-2; they are ignored.
 
-Weights are used as float32. Tokens other than REG, and T5's decoder and relative positions, are no part of the model.
+Weights are used as float32. Tokens other than REG, T5's decoder and relative positions are not part of the model.
 """
 
 
 class _Record(BaseModel):
-    """Part of a `config.json`; a key that is not known could change the forecast elsewhere, and is refused."""
+    """Part of a `config.json`; unknown keys are refused, since they could change the forecast elsewhere."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class Limits(_Record):
-    """What `config.json` calls `chronos_config`: patches, context, horizon and quantile levels."""
+    """The section `chronos_config`: patches, context, horizon and quantile levels."""
 
     context_length: _Bars
     output_patch_size: _Size
@@ -62,7 +62,7 @@ class Limits(_Record):
     @model_validator(mode="before")
     @classmethod
     def _fill_scale(cls, values: object) -> object:
-        """Divide positions by the context's length where the file names nothing else."""
+        """Set the default scale of positions: the length of the context."""
         if isinstance(values, dict) and values.get("time_encoding_scale") is None:
             return values | {"time_encoding_scale": values.get("context_length")}
         return values
@@ -70,14 +70,14 @@ class Limits(_Record):
     @model_validator(mode="after")
     def _check(self) -> Limits:
         if list(self.quantiles) != sorted(set(self.quantiles)):
-            raise ValueError(f"quantiles: expected levels that rise, found {self.quantiles!s:.200}")
+            raise ValueError(f"quantiles: expected ascending levels, found {self.quantiles!s:.200}")
         if self.context_length < 2 * self.input_patch_size:
             raise ValueError(f"context_length: expected at least two patches, found {self.context_length}")
         return self
 
 
 class Architecture(_Record):
-    """What decides the modules of a Chronos-2; defaults are those of `Chronos2CoreConfig`."""
+    """Configuration of the modules of a Chronos-2; defaults are those of `Chronos2CoreConfig`."""
 
     chronos_config: Limits
     d_model: _Size = 512
@@ -102,18 +102,18 @@ class Architecture(_Record):
 
     @property
     def max_horizon(self) -> int:
-        """The most bars that the model forecasts."""
+        """Most bars that the model can forecast."""
         return self.chronos_config.max_output_patches * self.chronos_config.output_patch_size
 
     @property
     def max_context(self) -> int:
-        """The most bars that it sees; the patch behind them, where there is one, takes the place of some."""
+        """Most bars of context that the model uses; a reference patch takes the place of some."""
         limits = self.chronos_config
         return limits.context_length - (limits.input_patch_size if self.reference_patch else 0)
 
     @property
     def unsupported(self) -> str | None:
-        """Why it cannot be run here: what the forward pass does not have, or a forecast needs; None when it can be."""
+        """Reason why the forward pass does not support it, or None."""
         limits = self.chronos_config
         if not (limits.use_reg_token and limits.use_arcsinh):
             return "a checkpoint without REG token or arcsinh scaling"
@@ -128,11 +128,10 @@ class Architecture(_Record):
 
 
 def checkpoint_digest(weights_sha256: str, architecture: Architecture) -> str:
-    """Give the sha256 that tells two checkpoints apart: of the weights, and of what decides how they are used.
+    """Return the sha256 that identifies a checkpoint: of its weights and its architecture.
 
-    The architecture counts as it was understood: neither the order of its keys, nor a default that is written out, nor
-    metadata.
+    The order of keys, explicit defaults and metadata do not change it.
     """
-    understood = json.dumps(architecture.model_dump(mode="json", exclude_defaults=True), sort_keys=True)
-    digest = hashlib.sha256(f"{weights_sha256}\n{understood}".encode()).hexdigest()
-    return _BUNDLED_KNOWN_AS if digest == _BUNDLED else digest
+    canonical = json.dumps(architecture.model_dump(mode="json", exclude_defaults=True), sort_keys=True)
+    digest = hashlib.sha256(f"{weights_sha256}\n{canonical}".encode()).hexdigest()
+    return _BUNDLED_LEDGER_DIGEST if digest == _BUNDLED else digest

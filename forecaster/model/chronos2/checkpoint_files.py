@@ -1,7 +1,7 @@
-"""The files of a checkpoint: found in a folder or a hub's cache, checked, and named by their digest.
+"""The files of a checkpoint: found in a folder or the cache of a hub, checked, and identified by their digest.
 
-A model folder is a guest: what is read of it are regular files within it, each opened once, and nothing else of it is
-loaded. No torch: whoever asks other processes to forecast names the model without loading it.
+A model folder is not trusted: only regular files within it are read, each is opened once, and nothing else is loaded.
+This module does not import torch: a process can name a model that other processes run.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ _BESIDE: Final = {
     *("training_state.pt", "training_state.pt.part"),
     *("LICENSE", "LICENCE", "NOTICE", "README"),
 }
-"""Files that may stand beside weights and configuration; the state of a training is read by no one who forecasts."""
+"""Files allowed next to weights and configuration; forecasting does not read the training state."""
 _DOCUMENTS: Final = {".md", ".rst", ".txt", ".csv", ".png", ".svg", ".html", ".pdf"}
 _MOST_TEXT: Final = 1 << 20
 
 
 class CheckpointFiles(NamedTuple):
-    """A checkpoint on disk, whose files are those of its SHA256SUMS where it has any."""
+    """A checkpoint on disk; its files agree with SHA256SUMS, if there is one."""
 
     folder: Path
     weights_sha256: str
@@ -51,13 +51,13 @@ class CheckpointFiles(NamedTuple):
 
     @property
     def digest(self) -> str:
-        """The sha256 of weights and architecture: what ran, whatever it is called."""
+        """The sha256 of weights and architecture, independent of the name."""
         return checkpoint_digest(self.weights_sha256, self.architecture)
 
 
 @dataclass(frozen=True)
 class OpenCheckpoint:
-    """A checkpoint whose header of weights fits its configuration; the weights are still to be read."""
+    """A checkpoint whose weights header matches its configuration; the weights are not read yet."""
 
     model_id: str
     folder: Path
@@ -66,7 +66,7 @@ class OpenCheckpoint:
     sums: dict[str, str] | None
 
     def finish(self) -> CheckpointFiles:
-        """Read what was not read of the weights, and compare them with SHA256SUMS.
+        """Read the rest of the weights, and compare them with SHA256SUMS.
 
         Raises:
             ModelLoadError: when they are damaged.
@@ -77,9 +77,9 @@ class OpenCheckpoint:
 
 
 def find_checkpoint(model_id: str, revision: str | None) -> CheckpointFiles:
-    """Find the files of `nano`, of `hub:OWNER/NAME` at a commit, or of a folder; a hub's are fetched where they lack.
+    """Find the files of `nano`, of `hub:OWNER/NAME` at a commit, or of a folder; missing files of a hub are downloaded.
 
-    A relative path is relative to the working directory: whoever has it from a file makes it absolute.
+    A relative path is relative to the working directory.
 
     Raises:
         ModelLoadError: when `open_checkpoint` refuses them, or they are damaged.
@@ -93,8 +93,8 @@ def open_checkpoint(model_id: str, revision: str | None) -> Iterator[OpenCheckpo
     """Find the files of a checkpoint as `find_checkpoint` does, and check all but the bytes of the weights.
 
     Raises:
-        ModelLoadError: when files are missing, damaged, or not those of a Chronos-2 that the forward pass here has;
-            when others stand beside them; or when the id may mean a folder and a hub repository.
+        ModelLoadError: when files are missing, damaged, or not those of a supported Chronos-2; for other files in the
+            folder; or when the id may mean a folder and a hub repository.
     """
     find = _fetch if model_id.startswith(HUB) else _find_folder
     with _opened(model_id, find(model_id, revision)) as opened:
@@ -102,9 +102,9 @@ def open_checkpoint(model_id: str, revision: str | None) -> Iterator[OpenCheckpo
 
 
 def examine_checkpoint(model_id: str, revision: str | None) -> CheckpointFiles | None:
-    """Look at the files of a checkpoint as far as that is possible without a network.
+    """Check the files of a checkpoint as far as possible without a network.
 
-    None for a hub's that are not in the cache yet.
+    Return None for files of a hub that are not in the cache.
 
     Raises:
         ModelLoadError: when `open_checkpoint` refuses them, or they are damaged.
@@ -117,7 +117,7 @@ def examine_checkpoint(model_id: str, revision: str | None) -> CheckpointFiles |
 
 
 def read_beside(model_id: str, folder: Path, name: str) -> bytes | None:
-    """Read a small file of a model folder; None when there is none.
+    """Read a small file of a model folder; return None if there is none.
 
     Raises:
         ModelLoadError: when it is no regular file within the folder, or larger than 1 MiB.
@@ -132,14 +132,14 @@ def read_beside(model_id: str, folder: Path, name: str) -> bytes | None:
 
 
 def write_sums(folder: Path) -> None:
-    """Write SHA256SUMS of weights and configuration, as `sha256sum -c` reads it."""
+    """Write SHA256SUMS of weights and configuration, in the format of `sha256sum -c`."""
     names = (WEIGHTS_FILE, CONFIG_FILE)
     sums = [f"{hashlib.sha256((folder / name).read_bytes()).hexdigest()}  {name}\n" for name in names]
     write_text("".join(sums), folder / SUMS_FILE)
 
 
 def read_sums(model_id: str, folder: Path) -> dict[str, str] | None:
-    """Give what SHA256SUMS says, by the files' names; None when there is none."""
+    """Return the digests in SHA256SUMS by file name; None if there is no such file."""
     sums = read_beside(model_id, folder, SUMS_FILE)
     if sums is None:
         return None
@@ -161,7 +161,7 @@ def _opened(model_id: str, folder: Path) -> Iterator[OpenCheckpoint]:
 
 
 def _check_names(model_id: str, folder: Path) -> None:
-    """Refuse a folder that lacks a file, or holds one that others would load: an adapter, code, further weights."""
+    """Refuse a folder without a needed file, or with one that other programs load: adapter, code, more weights."""
     for name in _NEEDED:
         if not os.path.lexists(folder / name):
             raise ModelLoadError(model_id, f"a file {name} in {folder.absolute()}", "none")
@@ -174,13 +174,13 @@ def _check_names(model_id: str, folder: Path) -> None:
 
 
 def open_beside(model_id: str, folder: Path, name: str) -> BufferedReader:
-    """Open a regular file of a folder; links lead within it or, in a hub's cache, to its blobs."""
+    """Open a regular file of a folder; links must stay within it or, in the cache of a hub, lead to its blobs."""
     expected = f"a regular file {name} within {folder.absolute()}"
     try:
         home, path = folder.resolve(), (folder / name).resolve(strict=True)
-        if not any(path.is_relative_to(place) for place in _places(home)):
+        if not any(path.is_relative_to(root) for root in _allowed_roots(home)):
             raise ModelLoadError(model_id, expected, f"a link to {path}: name the folder of that file, or copy it")
-        # Without O_NONBLOCK a pipe that nobody writes to would be waited for.
+        # Without O_NONBLOCK, opening a pipe without a writer would block.
         content = os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC), "rb")
     except (OSError, RuntimeError) as error:
         raise ModelLoadError(model_id, expected, error) from error
@@ -190,8 +190,8 @@ def open_beside(model_id: str, folder: Path, name: str) -> BufferedReader:
     return content
 
 
-def _places(home: Path) -> list[Path]:
-    """Where the files of a folder may lie: in it or, for a snapshot of a hub's cache, in the cache's blobs."""
+def _allowed_roots(home: Path) -> list[Path]:
+    """Return where the files of a folder may be: in it or, for a snapshot of a hub, in the blobs of the cache."""
     if home.parent.name != "snapshots":
         return [home]
     repository = home.parent.parent
@@ -210,10 +210,10 @@ def _find_folder(model_id: str, revision: str | None) -> Path:
 
 
 def _fetch(model_id: str, revision: str | None, *, local_only: bool = False) -> Path:
-    """Give the folder of a hub repository at a commit; nothing but configuration and weights is fetched."""
+    """Return the folder of a hub repository at a commit; download only configuration and weights."""
     if revision is None:
         raise ModelLoadError(model_id, "a pinned revision for a hub repository", "none")
-    from huggingface_hub import snapshot_download  # noqa: PLC0415 - only who names a hub repository
+    from huggingface_hub import snapshot_download  # noqa: PLC0415 - only for hub repositories
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError  # noqa: PLC0415 - the same
 
     try:
@@ -226,7 +226,7 @@ def _fetch(model_id: str, revision: str | None, *, local_only: bool = False) -> 
 
 
 def _cached(model_id: str, revision: str | None) -> Path | None:
-    """Give the folder of a hub repository at a commit, if all that is needed of it is in the cache."""
+    """Return the folder of a hub repository at a commit, if all needed files are in the cache."""
     try:
         folder = _fetch(model_id, revision, local_only=True)
     except ModelLoadError as error:
@@ -237,7 +237,7 @@ def _cached(model_id: str, revision: str | None) -> Path | None:
 
 
 def _compare(model_id: str, file: Path, digest: str, sums: dict[str, str] | None) -> None:
-    """Compare a file with SHA256SUMS where there is one."""
+    """Compare a file with SHA256SUMS, if there is one."""
     if sums is not None and sums.get(file.name) != digest:
         found = f"{digest}: the file is damaged; after a change of your own write {SUMS_FILE} anew"
         raise ModelLoadError(model_id, f"{file} with sha256 {sums.get(file.name)}", found)
@@ -256,10 +256,8 @@ def _read_architecture(model_id: str, folder: Path, config: bytes) -> Architectu
 
 
 def _first_fault(error: ValidationError) -> str:
-    """Name a key, what is expected of it, and what was found."""
+    """Return the first invalid key, what was expected and what was found."""
     first = error.errors(include_url=False)[0]
-    expected = (
-        "this key is not known, and could change the forecast" if first["type"] == "extra_forbidden" else first["msg"]
-    )
+    expected = "unknown key, which could change the forecast" if first["type"] == "extra_forbidden" else first["msg"]
     found = "" if first["type"] == "value_error" else f", found {first['input']!r:.100}"
     return f"{'.'.join(map(str, first['loc'])) or 'the file'}: {expected}{found}"

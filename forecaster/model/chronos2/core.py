@@ -1,15 +1,15 @@
-"""The forward pass of a Chronos-2 checkpoint for uniform groups: what is run eager, and what is compiled.
+"""The forward pass of a Chronos-2 checkpoint for uniform groups, run eager or compiled.
 
-Equal to chronos-forecasting's own forward on the same weights, for rows that come in groups of one size: four for
-open, high, low and close, five with a past covariate, one for a single series. Since groups are uniform, attention
-inside them is a reshape: no mask over the batch, and no work that grows with its square. Whether anything is missing
-is looked at on the host (`Missing`), before the graph; inside, nothing looks at a value.
+Equal to chronos-forecasting's own forward pass on the same weights, for rows in groups of one size: four for open,
+high, low and close, five with a past covariate, one for a single series. With uniform groups, attention inside them is
+a reshape: no mask over the batch, and no work that grows with its square. Missing values are detected on the host
+(`Missing`), so that the graph does not branch on values.
 
-`standardise` stays outside the graph, in upstream's own operations: a constant row, whose deviation is rounding
-alone, would otherwise be another input for every compiler.
+`standardise` is outside the graph, with upstream's own operations: the deviation of a constant row is rounding error,
+and would differ between compilers.
 
 Shapes: B rows, G rows per group, S = B / G groups, T bars, P context patches of p bars, N output patches,
-L = P + 1 + N tokens (patches, REG, output patches), M tokens that ask, A heads of width d, D model width,
+L = P + 1 + N tokens (patches, REG, output patches), M query tokens, A heads of width d, D model width,
 Q quantile levels, H = N · p steps.
 """
 
@@ -29,7 +29,7 @@ SMALLEST_SCALE = 1e-5
 
 
 class Missing(Enum):
-    """What a batch lacks; each further kind costs a little more work."""
+    """What is missing in a batch; each further kind costs a little more work."""
 
     NOTHING = "nothing"
     BARS = "bars"
@@ -37,7 +37,7 @@ class Missing(Enum):
 
     @classmethod
     def of(cls, context_BT: torch.Tensor, patch: int) -> Missing:
-        """Look at a batch, on the host."""
+        """Return what is missing in a batch, computed on the host."""
         missing_BT = context_BT.isnan()
         if not missing_BT.any():
             return cls.NOTHING
@@ -45,7 +45,7 @@ class Missing(Enum):
 
 
 class Shape(NamedTuple):
-    """What one graph is for: rows in groups of `group`, `bars` of context, `patches` of output, what is missing."""
+    """Shape of one graph: rows in groups of `group`, `bars` of context, `patches` of output, what is missing."""
 
     rows: int
     bars: int
@@ -55,13 +55,13 @@ class Shape(NamedTuple):
 
     @classmethod
     def of(cls, context_BT: torch.Tensor, patches: int, group: int, patch: int) -> Shape:
-        """Look at a batch, on the host."""
+        """Return the shape of a batch, computed on the host."""
         rows, bars = context_BT.shape
         return cls(rows, bars, patches, Missing.of(context_BT, patch), group)
 
 
 class _Tables(NamedTuple):
-    """What all blocks share: rotations (L, d / 2) and, where patches are missing, additive masks."""
+    """Shared by all blocks: rotations (L, d / 2) and, where patches are missing, additive masks."""
 
     cos_Ld: torch.Tensor
     sin_Ld: torch.Tensor
@@ -70,7 +70,7 @@ class _Tables(NamedTuple):
 
 
 def standardise(context_BT: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Rows with mean 0 and deviation 1 over what is there, (B, T), with their means and deviations, (B, 1) each."""
+    """Return rows with mean 0 and deviation 1 over known values, (B, T), and means and deviations, (B, 1) each."""
     loc_B1 = context_BT.nanmean(dim=1, keepdim=True).nan_to_num(nan=0.0)
     scale_B1 = (context_BT - loc_B1).square().nanmean(dim=1, keepdim=True).sqrt().nan_to_num(nan=1.0)
     scale_B1 = torch.where(scale_B1 == 0, SMALLEST_SCALE, scale_B1)
@@ -78,14 +78,14 @@ def standardise(context_BT: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, t
 
 
 class Core(torch.nn.Module):
-    """What is compiled: standardised rows (B, T) in, quantiles (B, Q, H) in units of each row's deviation out.
+    """The compiled part: from standardised rows (B, T) to quantiles (B, Q, H) in units of each row's deviation.
 
-    The last block runs for the output tokens alone, and future tokens, which carry no covariates, are embedded once
-    for the whole batch. Future covariates as NaN, which upstream's pipeline passes, would give the same numbers.
+    The last block runs for the output tokens only. Future tokens have no covariates, and are embedded once for the
+    whole batch. Upstream's pipeline passes future covariates as NaN, which gives the same numbers.
 
     Args:
         model: the checkpoint, in evaluation mode; its weights are shared, not copied.
-        shape: T is a multiple of the patch, rows stand group by group; the number of rows is free when run eager.
+        shape: T is a multiple of the patch, rows of a group are adjacent; eager takes any number of rows.
     """
 
     def __init__(self, model: Chronos2, shape: Shape) -> None:
@@ -94,11 +94,11 @@ class Core(torch.nn.Module):
         self.shape = shape
 
     def forward(self, standard_BT: torch.Tensor) -> torch.Tensor:
-        """Give quantiles (B, Q, H)."""
+        """Return quantiles (B, Q, H)."""
         return self.compressed(standard_BT).sinh()
 
     def compressed(self, standard_BT: torch.Tensor) -> torch.Tensor:
-        """Give the inverse hyperbolic sine of the quantiles (B, Q, H): what the model was trained on."""
+        """Return the inverse hyperbolic sine of the quantiles (B, Q, H), the scale of training."""
         model, (_, _, patches, missing, group) = self.model, self.shape
         patch = model.chronos_config.output_patch_size
         *body, last = cast("list[Block]", model.encoder.block)
@@ -116,7 +116,7 @@ class Core(torch.nn.Module):
 
 
 def grouped_forward(model: Chronos2, context_BT: torch.Tensor, patches: int, group: int) -> torch.Tensor:
-    """Give quantiles (B, Q, H) for contexts (B, T): the whole pass, eager."""
+    """Return quantiles (B, Q, H) for contexts (B, T) by the whole forward pass, eager."""
     shape = Shape.of(context_BT, patches, group, model.chronos_config.output_patch_size)
     standard_BT, loc_B1, scale_B1 = standardise(context_BT)
     quantiles_BQH: torch.Tensor = Core(model, shape)(standard_BT)
@@ -124,9 +124,9 @@ def grouped_forward(model: Chronos2, context_BT: torch.Tensor, patches: int, gro
 
 
 def _embed(model: Chronos2, scaled_BPp: torch.Tensor, known_BPp: torch.Tensor | None, patches: int) -> torch.Tensor:
-    """Tokens of the context, REG, and of the output patches, (B, L, D).
+    """Embed context patches, REG and output patches as tokens, (B, L, D).
 
-    A patch is embedded from its time, its values and which of them are known; of the future only time is known.
+    The input of a patch is its time, its values and their mask; only time is known for the future.
     """
     rows, context_patches, patch = scaled_BPp.shape
     steps = torch.arange(-context_patches * patch, patches * patch, device=scaled_BPp.device, dtype=torch.float32)
@@ -145,24 +145,24 @@ def _embed(model: Chronos2, scaled_BPp: torch.Tensor, known_BPp: torch.Tensor | 
 
 
 def _tables(model: Chronos2, hidden_BLD: torch.Tensor, known_BPp: torch.Tensor | None, group: int) -> _Tables:
-    """Rotations by position and, for `known_BPp`, masks of patches that are missing whole."""
+    """Compute rotations by position and, for `known_BPp`, masks of missing patches."""
     tokens = hidden_BLD.shape[1]
     frequency_d = cast("list[Any]", model.encoder.block)[0].layer[0].self_attention.rope_embed.inv_freq
     angle_Ld = torch.arange(tokens, device=hidden_BLD.device, dtype=torch.float32)[:, None] * frequency_d
     if known_BPp is None:
         return _Tables(angle_Ld.cos(), angle_Ld.sin(), None, None)
-    there_BP = known_BPp.any(dim=2)
-    there_BL = functional.pad(there_BP, (0, tokens - there_BP.shape[1]), value=True)
-    hidden_from_BL = torch.where(there_BL, 0.0, torch.finfo(hidden_BLD.dtype).min)
+    known_BP = known_BPp.any(dim=2)
+    known_BL = functional.pad(known_BP, (0, tokens - known_BP.shape[1]), value=True)
+    hidden_from_BL = torch.where(known_BL, 0.0, torch.finfo(hidden_BLD.dtype).min)
     group_S1GL1 = hidden_from_BL.view(-1, 1, group, tokens, 1)
     return _Tables(angle_Ld.cos(), angle_Ld.sin(), hidden_from_BL[:, None, None], group_S1GL1)
 
 
-def _block(block: Block, hidden_BLD: torch.Tensor, asking: int, tables: _Tables, group: int) -> torch.Tensor:
-    """One block for the last `asking` tokens, (B, M, D): attention over time, over the group, feed-forward."""
+def _block(block: Block, hidden_BLD: torch.Tensor, queries: int, tables: _Tables, group: int) -> torch.Tensor:
+    """Run a block for the last `queries` tokens, (B, M, D): attention over time, over the group, feed-forward."""
     time, across, feed = cast("tuple[AttentionLayer, AttentionLayer, FeedForward]", block.layer)
-    hidden_BMD = hidden_BLD[:, -asking:] + _time_attention(
-        time.self_attention, _normed(time.layer_norm, hidden_BLD), asking, tables
+    hidden_BMD = hidden_BLD[:, -queries:] + _time_attention(
+        time.self_attention, _normed(time.layer_norm, hidden_BLD), queries, tables
     )
     hidden_BMD = hidden_BMD + _group_attention(
         across.self_attention, _normed(across.layer_norm, hidden_BMD), tables.group_S1GL1, group
@@ -171,21 +171,21 @@ def _block(block: Block, hidden_BLD: torch.Tensor, asking: int, tables: _Tables,
     return out_BMD
 
 
-def _time_attention(mha: Attention, normed_BLD: torch.Tensor, asking: int, tables: _Tables) -> torch.Tensor:
-    query_BAMd = _rotated(_heads(mha.q(normed_BLD[:, -asking:]), mha.n_heads), tables)
+def _time_attention(mha: Attention, normed_BLD: torch.Tensor, queries: int, tables: _Tables) -> torch.Tensor:
+    query_BAMd = _rotated(_heads(mha.q(normed_BLD[:, -queries:]), mha.n_heads), tables)
     key_BALd = _rotated(_heads(mha.k(normed_BLD), mha.n_heads), tables)
     value_BALd = _heads(mha.v(normed_BLD), mha.n_heads)
-    answer_BAMd = functional.scaled_dot_product_attention(
+    attended_BAMd = functional.scaled_dot_product_attention(
         query_BAMd, key_BALd, value_BALd, attn_mask=tables.time_B11L, scale=1.0
     )
-    out_BMD: torch.Tensor = mha.o(answer_BAMd.transpose(1, 2).flatten(2))
+    out_BMD: torch.Tensor = mha.o(attended_BAMd.transpose(1, 2).flatten(2))
     return out_BMD
 
 
 def _group_attention(
     mha: Attention, normed_BMD: torch.Tensor, mask_S1GL1: torch.Tensor | None, group: int
 ) -> torch.Tensor:
-    """Attention of the rows of a group to each other, at each token; a group of one attends to itself alone.
+    """Attend over the rows of a group, at each token.
 
     Written out, since the matrices are G × G: a general attention kernel took up to 3.5 times as long.
     """
@@ -194,17 +194,17 @@ def _group_attention(
     if group == 1:
         out_BMD = mha.o(value_BMD)
         return out_BMD
-    asking = normed_BMD.shape[1]
+    queries = normed_BMD.shape[1]
     query_SGMAd, key_SGMAd, value_SGMAd = (
-        states_BMD.view(-1, group, asking, mha.n_heads, mha.kv_proj_dim)
+        states_BMD.view(-1, group, queries, mha.n_heads, mha.kv_proj_dim)
         for states_BMD in (mha.q(normed_BMD), mha.k(normed_BMD), value_BMD)
     )
     score_SGGMA = (query_SGMAd[:, :, None] * key_SGMAd[:, None]).sum(dim=5)
     if mask_S1GL1 is not None:
-        score_SGGMA = score_SGGMA + mask_S1GL1[:, :, :, -asking:]
+        score_SGGMA = score_SGGMA + mask_S1GL1[:, :, :, -queries:]
     weight_SGGMA = score_SGGMA.softmax(dim=2)
-    answer_SGMAd = (weight_SGGMA[..., None] * value_SGMAd[:, None]).sum(dim=2)
-    out_BMD = mha.o(answer_SGMAd.flatten(3).flatten(0, 1))
+    attended_SGMAd = (weight_SGGMA[..., None] * value_SGMAd[:, None]).sum(dim=2)
+    out_BMD = mha.o(attended_SGMAd.flatten(3).flatten(0, 1))
     return out_BMD
 
 
@@ -214,13 +214,13 @@ def _heads(states_BLD: torch.Tensor, heads: int) -> torch.Tensor:
 
 
 def _rotated(states_BAMd: torch.Tensor, tables: _Tables) -> torch.Tensor:
-    """Rotary position embedding (Su et al., 2021, "RoFormer"), halves paired as upstream pairs them."""
-    asking = states_BAMd.shape[2]
-    cos, sin = tables.cos_Ld[-asking:], tables.sin_Ld[-asking:]
+    """Apply rotary position embedding (Su et al., 2021, "RoFormer"); halves are paired as in upstream."""
+    queries = states_BAMd.shape[2]
+    cos, sin = tables.cos_Ld[-queries:], tables.sin_Ld[-queries:]
     first, second = states_BAMd.chunk(2, dim=3)
     return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=3)
 
 
 def _normed(norm: Norm, states: torch.Tensor) -> torch.Tensor:
-    """Root mean square normalisation, as T5 has it."""
+    """Apply root mean square normalisation, as in T5."""
     return functional.rms_norm(states, states.shape[-1:], norm.weight, norm.variance_epsilon)

@@ -1,4 +1,4 @@
-"""What a checkpoint is: its architecture, its limits, its weights' digest, and the records that stand beside it."""
+"""Facts of a checkpoint: architecture, limits, digest of its weights, licence and training record."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ MODEL_CARD = "MODEL_CARD.md"
 
 @dataclass(frozen=True)
 class CheckpointFacts:
-    """One checkpoint; what is not known of it is None.
+    """Facts of one checkpoint; unknown ones are None.
 
-    `reference_patch`: contexts end with one (`model/chronos2/reference.py`); `max_context` is without it.
+    `reference_patch`: contexts end with one (`model/chronos2/reference.py`); `max_context` does not include it.
     """
 
     model: str
@@ -58,10 +58,10 @@ class CheckpointFacts:
 
 
 def describe(model_id: str) -> CheckpointFacts:
-    """Load a checkpoint, as a server would, and say what it is. A hub repository is described once it is a folder.
+    """Load a checkpoint and describe it. A hub repository must be downloaded to a folder first.
 
     Raises:
-        ModelLoadError: when it is missing, damaged, or no Chronos-2 that the forward pass here has.
+        ModelLoadError: when it is missing, damaged, or not a supported Chronos-2.
     """
     if model_id.startswith(HUB):
         raise ModelLoadError(model_id, f"{NANO} or a folder that exists", "neither")
@@ -92,7 +92,7 @@ def describe(model_id: str) -> CheckpointFacts:
 
 
 def _compare_sums(model_id: str, folder: Path) -> str:
-    """Say whether the files are those that SHA256SUMS names; loading has compared weights and configuration."""
+    """Compare the other files with SHA256SUMS; loading has compared weights and configuration."""
     sums = read_sums(model_id, folder)
     if sums is None:
         return "no SHA256SUMS"
@@ -109,7 +109,7 @@ def _digest(model_id: str, folder: Path, name: str) -> str | None:
 
 
 def _find_licence(model_id: str, folder: Path) -> str | None:
-    """Give the licence that a row of the model card's table names."""
+    """Return the licence in the table of the model card."""
     card = read_beside(model_id, folder, MODEL_CARD) or b""
     rows = [
         [cell.strip() for cell in line.strip("| ").split("|")] for line in card.decode(errors="replace").splitlines()
@@ -118,7 +118,7 @@ def _find_licence(model_id: str, folder: Path) -> str | None:
 
 
 def _read_record(model_id: str, folder: Path) -> dict[str, object] | None:
-    """Give the record that training or fine-tuning left, with its name."""
+    """Return the record of training or fine-tuning, with its name."""
     for name in MADE_BY:
         record = read_beside(model_id, folder, name)
         if record is not None:

@@ -1,12 +1,12 @@
-"""The reference patch: what a checkpoint that was trained with it is shown behind the last bar.
+"""The reference patch: an extra input patch after the last bar, for checkpoints trained with it.
 
-Chronos-2 standardises each row of a group by itself and gives rows no names. So a model of open, high, low and close
-can hardly see how far the low lies below the close or how large the gap before an open is, nor which row is which; and
-what one move is in its units differs twentyfold from one context to the next. One patch more shows it all, in every
-row: the last close, but for one missing slot that names the row; two marks about the last close, so far apart that they
-set the unit by the range of the newest bars; and where its field would be if the moves of the past came again.
+Chronos-2 standardises each row of a group separately, and rows have no names. The model can hardly see the distance
+between the fields, or which row is which. The scale of one return also differs by a factor of twenty between contexts.
+The reference patch adds this to every row: the last close, with one missing slot whose position identifies the row; two
+marks around the last close, whose distance sets the scale by the range of the latest bars; and the last close moved by
+quantiles of the field's past returns.
 
-Shapes: C the four price fields, T bars, p slots of a patch.
+Shapes: C the four price fields, T bars, p time slots of a patch.
 """
 
 from __future__ import annotations
@@ -21,23 +21,23 @@ if TYPE_CHECKING:
     from forecaster.model.chronos2.architecture import Chronos2
 
 REFERENCE_PATCH = "reference_patch"
-"""A key of `config.json`, true where the model was trained so."""
+"""Key of `config.json`; true for a model trained with reference patches."""
 
-NEWEST_BARS = 16
+LATEST_BARS = 16
 MARK_IN_RANGES = 3.0
 MOVES_ENLARGED = 8.0
 
 
 def reference_bars(model: Chronos2) -> int:
-    """How many slots a checkpoint's reference patch has: those of a patch, or none."""
+    """Return the slots of a checkpoint's reference patch: those of one patch, or 0."""
     patch: int = model.chronos_config.input_patch_size
     return patch if getattr(model.config, REFERENCE_PATCH, False) else 0
 
 
 def reference_patch(ohlc_CT: NDArray[np.float64], slots: int) -> NDArray[np.float64]:
-    """The patch (…, C, p) behind bars (…, C, T), the last of which is there; nothing for no slots.
+    """Return the patch (…, C, p) after bars (…, C, T), the last of which is known; an empty one for 0 slots.
 
-    Leading axes are batch axes. A slot is NaN where the bars tell nothing of it.
+    Leading axes are batch axes. A slot without a known value is NaN.
     """
     if not slots:
         return ohlc_CT[..., :0]
@@ -47,15 +47,15 @@ def reference_patch(ohlc_CT: NDArray[np.float64], slots: int) -> NDArray[np.floa
     named = np.where(np.eye(fields, names, dtype=bool), np.nan, last)
     moves = ohlc_CT[..., 1:] / ohlc_CT[..., -1:, :-1] - 1
     bars = (~np.isnan(ohlc_CT[..., -1:, :])).sum(axis=-1, keepdims=True)
-    mark = MARK_IN_RANGES * ((bars + slots) / 2) ** 0.5 * _newest_range(moves)  # by their number, a share of the spread
+    mark = MARK_IN_RANGES * ((bars + slots) / 2) ** 0.5 * _latest_range(moves)  # scaled to the spread of that many bars
     marks = np.broadcast_to(mark * (-1.0, 1.0), (*moves.shape[:-1], 2))
     ranked = MOVES_ENLARGED * _ranked(moves, slots - names - 2)
     return np.concatenate([named, last * (1 + marks), last * (1 + ranked)], axis=-1)
 
 
-def _newest_range(moves: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Mean true range of the newest bars by the close before each, (…, 1, 1); 0 where none is known."""
-    newest = moves[..., -NEWEST_BARS:]
+def _latest_range(moves: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the mean true range of the latest bars over the close before each, (…, 1, 1); 0 where none is known."""
+    newest = moves[..., -LATEST_BARS:]
     ranges = np.maximum(newest[..., 1:2, :], 0) - np.minimum(newest[..., 2:3, :], 0)
     known = ~np.isnan(ranges)
     mean: NDArray[np.float64] = np.where(known, ranges, 0).sum(axis=-1) / np.maximum(1, known.sum(axis=-1))
@@ -63,7 +63,7 @@ def _newest_range(moves: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _ranked(moves: NDArray[np.float64], count: int) -> NDArray[np.float64]:
-    """`count` moves of each field from its lowest to its highest, in the middle of equal parts."""
+    """Return `count` past returns of each field in ascending order, at the midpoints of equal parts."""
     known = (~np.isnan(moves)).sum(axis=-1, keepdims=True)
     at = ((np.arange(count) + 0.5) / count * known).astype(int)
     return np.take_along_axis(np.sort(moves, axis=-1), at, axis=-1)

@@ -1,4 +1,4 @@
-"""chronos-forecasting's own model with the weights of a checkpoint: what fine-tuning trains and benches compare."""
+"""chronos-forecasting's own model with the weights of a checkpoint: used by fine-tuning and benchmarks."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 def to_upstream(model: Chronos2) -> Chronos2Model:
     """Copy a loaded checkpoint into upstream's model, in evaluation mode, on the same device.
 
-    Upstream sees checked settings and loaded weights, never the folder: it would load adapters and code from there.
+    Upstream gets checked settings and loaded weights, never the folder: it would load adapters and code from it.
     """
-    from chronos.chronos2 import Chronos2Model  # noqa: PLC0415 - it loads transformers
+    from chronos.chronos2 import Chronos2Model  # noqa: PLC0415 - it imports transformers
     from chronos.chronos2.config import Chronos2CoreConfig  # noqa: PLC0415 - the same
     from transformers.utils import logging as hub_logging  # noqa: PLC0415 - the same
 
@@ -31,6 +31,6 @@ def to_upstream(model: Chronos2) -> Chronos2Model:
 
 
 def upstream_versions() -> str:
-    """Name the libraries that upstream's numbers depend on, with their versions."""
+    """Return names and versions of the libraries that compute upstream's forecasts."""
     upstream = (f"{name} {version(name)}" for name in ("chronos-forecasting", "transformers"))
     return ", ".join([library_versions(), *upstream])

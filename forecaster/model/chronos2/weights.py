@@ -1,7 +1,7 @@
-"""The file of weights, `model.safetensors`: a header that says where each tensor lies, then their bytes.
+"""The weights file, `model.safetensors`: a header with the offset of each tensor, then their bytes.
 
-The header is compared with the architecture before anything is allocated. The bytes are read once: what is hashed is
-what is used. No torch: whoever names a model reads this file too.
+The header is compared with the architecture before memory is allocated. The bytes are read once, so the hashed bytes
+are the used ones. This module does not import torch: naming a model also reads this file.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ if TYPE_CHECKING:
     _Shapes = Mapping[str, tuple[int, ...]]
 
 MOST_WEIGHTS: Final = 1_000_000_000
-"""Eight times as many as amazon/chronos-2 has."""
+"""Eight times the number of amazon/chronos-2."""
 _MOST_HEADER: Final = 4 << 20
 _BYTES: Final = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
 
 
 class _Entry(BaseModel):
-    """What the header says of one tensor."""
+    """Header entry of one tensor."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -51,18 +51,18 @@ class Tensor(NamedTuple):
 
 
 class WeightsFile:
-    """Weights that fit an architecture, of which no byte was read yet but the header.
+    """Weights that match an architecture; only the header is read yet.
 
     Args:
         model_id: named in errors.
         content: the file, open at its start.
-        architecture: decides names and shapes.
+        architecture: gives names and shapes.
 
     Attributes:
-        tensors: in the order in which `read_into` reads them.
+        tensors: in the order of `read_into`.
 
     Raises:
-        ModelLoadError: when it is no safetensors file, or not that of the architecture.
+        ModelLoadError: when the file is not safetensors, or does not match the architecture.
     """
 
     def __init__(self, model_id: str, content: BufferedReader, architecture: Architecture) -> None:
@@ -79,24 +79,24 @@ class WeightsFile:
             more = f"; and {len(wrong) - 3} more" if len(wrong) > 3 else ""  # noqa: PLR2004 - enough to see what is wrong
             raise ModelLoadError(model_id, "weights that fit config.json", f"{'; '.join(wrong[:3]):.300}{more}")
         self._check_layout(entries)
-        self.tensors = [Tensor(name, one.dtype, one.shape) for name, one in entries.items()]
+        self.tensors = [Tensor(name, entry.dtype, entry.shape) for name, entry in entries.items()]
 
     def read_into(self, buffer: memoryview) -> None:
         """Read the bytes of the next tensor.
 
         Raises:
-            ModelLoadError: when the file has become shorter.
+            ModelLoadError: when the file became shorter.
         """
         if self._content.readinto(buffer) != len(buffer):
             raise self._unreadable("a file that became shorter while it was read")
         self._sha256.update(buffer)
 
     def digest(self) -> str:
-        """Give the sha256 of the whole file; what was not read yet is read."""
+        """Return the sha256 of the whole file, after reading the rest of it."""
         return hashlib.file_digest(self._content, lambda: self._sha256).hexdigest()
 
     def _read_header(self) -> dict[str, _Entry]:
-        """Give the entries in the order of their bytes."""
+        """Return the entries in the order of their bytes."""
         prefix = self._content.read(8)
         length = int.from_bytes(prefix, "little")
         if len(prefix) < 8 or length > _MOST_HEADER:  # noqa: PLR2004 - the format's own
@@ -104,21 +104,21 @@ class WeightsFile:
         header = self._content.read(length)
         self._sha256.update(prefix + header)
         try:
-            found = _Header.validate_json(header)
+            parsed = _Header.validate_json(header)
         except ValidationError as error:
             raise self._unreadable("a header that describes no tensors") from error
-        entries = {name: one for name, one in found.items() if isinstance(one, _Entry)}
-        if found.keys() - entries.keys() - {"__metadata__"}:
+        entries = {name: entry for name, entry in parsed.items() if isinstance(entry, _Entry)}
+        if parsed.keys() - entries.keys() - {"__metadata__"}:
             raise self._unreadable("a header that describes no tensors")
         return dict(sorted(entries.items(), key=lambda item: item[1].data_offsets))
 
     def _check_layout(self, entries: Mapping[str, _Entry]) -> None:
-        """See that the tensors lie one after the other, each as long as its shape says, to the end of the file."""
+        """Check that the tensors fill the file without gaps, each with the size of its shape."""
         end = 0
-        for name, one in entries.items():
-            start, end = end, end + math.prod(one.shape) * _BYTES[one.dtype]
-            if one.data_offsets != (start, end):
-                raise self._unreadable(f"{name} at bytes {one.data_offsets}, expected at {start, end}")
+        for name, entry in entries.items():
+            start, end = end, end + math.prod(entry.shape) * _BYTES[entry.dtype]
+            if entry.data_offsets != (start, end):
+                raise self._unreadable(f"{name} at bytes {entry.data_offsets}, expected at {start, end}")
         size = os.fstat(self._content.fileno()).st_size - self._content.tell()
         if size != end:
             raise self._unreadable(f"{size:,} bytes of weights, while its header describes {end:,}")
@@ -128,7 +128,7 @@ class WeightsFile:
 
 
 def weight_shapes(architecture: Architecture) -> dict[str, tuple[int, ...]]:
-    """Name the weights of a Chronos-2, with their shapes."""
+    """Return the shape of each weight of a Chronos-2."""
     limits, width, hidden = architecture.chronos_config, architecture.d_model, architecture.d_ff
     outputs = len(limits.quantiles) * limits.output_patch_size
     shapes: dict[str, tuple[int, ...]] = {"shared.weight": (2 if limits.use_reg_token else 1, width)}
@@ -159,11 +159,11 @@ def _block(name: str, architecture: Architecture) -> dict[str, tuple[int, ...]]:
 
 
 def _misfits(expected: _Shapes, entries: Mapping[str, _Entry]) -> list[str]:
-    """Name the weights that lack, that the architecture does not have, or that have another shape or type."""
-    found = {name: one.shape for name, one in entries.items()}
-    differing = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
-    wrong = [f"{name}: expected {expected.get(name)}, found {found.get(name)}" for name in differing]
+    """Describe weights that are missing, unexpected, or of another shape or type."""
+    shapes = {name: entry.shape for name, entry in entries.items()}
+    differing = sorted(name for name in expected.keys() | shapes.keys() if expected.get(name) != shapes.get(name))
+    wrong = [f"{name}: expected {expected.get(name)}, found {shapes.get(name)}" for name in differing]
     types = ", ".join(_BYTES)
     return wrong + [
-        f"{name}: expected {types}, found {one.dtype}" for name, one in entries.items() if one.dtype not in _BYTES
+        f"{name}: expected {types}, found {entry.dtype}" for name, entry in entries.items() if entry.dtype not in _BYTES
     ]

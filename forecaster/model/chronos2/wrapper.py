@@ -1,7 +1,7 @@
-"""Chronos-2 for open, high, low and close: loading, checking, batching.
+"""Chronos-2 for open, high, low and close.
 
 One series is one group of four rows that the model forecasts jointly; series never share a group.
-The forward pass is in `core`, the choice of engine in `compiled`.
+The rows are made in `rows`, the forward pass is in `core`, the choice of engine in `compiled`.
 
 Shapes: S series, C the four price fields, B = 4·S rows, T bars, Q quantile levels, H steps, F fields.
 """
@@ -16,10 +16,9 @@ import numpy as np
 import torch
 
 from forecaster.arguments import check_integer
-from forecaster.bars import FIELDS, Bars
 from forecaster.config import NANO, SHORTEST_CONTEXT
 from forecaster.context import Context
-from forecaster.errors import InvalidContext
+from forecaster.errors import InferenceError, InvalidContext
 from forecaster.forecast import ModelId, OHLCForecast, Provenance, repair
 from forecaster.model.chronos2.bucket import bucket_rows, fine_step
 from forecaster.model.chronos2.checkpoint import library_versions, load_checkpoint
@@ -28,6 +27,7 @@ from forecaster.model.chronos2.compiled import Engines, ModelStatus
 from forecaster.model.chronos2.compilers import CompileMode, CompileSettings
 from forecaster.model.chronos2.core import OHLC_GROUP, Missing, Shape
 from forecaster.model.chronos2.reference import reference_bars, reference_patch
+from forecaster.model.chronos2.rows import anchored, checked_prices, masked_rows, padded_rows, split_by_missing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -35,24 +35,30 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from forecaster.bars import Bars
     from forecaster.model.chronos2.architecture import Chronos2
 
 DEFAULT_CONTEXT = 256
 TOKENS_PER_BATCH = {"cpu": 2048, "cuda": 32_768}
-"""Rows times tokens that run at once: on a CPU they should fit its caches (docs/findings.md)."""
+"""Rows times tokens of one batch; on a CPU they should fit its caches (docs/findings.md)."""
 
 
 class Chronos2OHLCWrapper:
-    """A Chronos-2 model that forecasts bars. Use `from_pretrained`; safe to call from several threads.
+    """Forecast bars with a Chronos-2 model. Create it with `from_pretrained`. Calls are thread-safe.
 
     Args:
         model: the model in evaluation mode, on its device.
-        name: what the configuration calls it.
-        weights_sha256: digest of the weights' file.
-        compile: `auto`, `on` or `off`, or all the settings.
+        name: its name in the configuration.
+        weights_sha256: digest of the weights file.
+        compile: `auto`, `on` or `off`, or all settings.
 
-    `id` is its name and a digest of the weights and the architecture that run. `forward_seconds` is the time that it
-    has spent in the model so far.
+    Attributes:
+        id: `name`, and a digest of the weights and the architecture.
+        forward_seconds: time spent in the forward pass so far.
+        patch: bars of one patch.
+        max_context: most bars of context that the model uses.
+        max_horizon: most bars that it can forecast.
+        quantile_levels: levels of its quantiles.
     """
 
     def __init__(
@@ -65,7 +71,7 @@ class Chronos2OHLCWrapper:
         settings = compile if isinstance(compile, CompileSettings) else CompileSettings(compile)
         digest = checkpoint_digest(weights_sha256, model.config)
         self._engines: Engines | None = Engines(model, digest, library_versions(), settings)
-        self._latest = ("eager", "nothing was forecast yet")
+        self._latest = ("eager", "no forecast yet")
         self.forward_seconds = 0.0
         self.name = name
         self.id = ModelId.of(name, digest)
@@ -98,7 +104,7 @@ class Chronos2OHLCWrapper:
 
     @property
     def engine(self) -> str:
-        """What made the latest forecast: `compiled` or `eager`."""
+        """Engine of the latest forecast: `compiled` or `eager`."""
         return self._latest[0]
 
     @property
@@ -112,53 +118,54 @@ class Chronos2OHLCWrapper:
         Args:
             bars: the series.
             horizon: bars to forecast, 1 to `max_horizon`.
-            context_length: bars that the model sees, 16 to `max_context`; 256, or `max_context` where that is less,
-                when left out.
+            context_length: bars of context, 16 to `max_context`. Default: the smaller of 256 and `max_context`.
 
         Raises:
-            InvalidContext: for too few bars, or a horizon or context that the model does not have.
+            InvalidArgument: for a horizon or context length out of range.
+            InvalidContext: for too few bars.
         """
         return self.predict_ohlc_batch([bars], horizon, context_length)[0]
 
     def predict_ohlc_batch(
         self, bars: Sequence[Bars], horizon: int, context_length: int | None = None
     ) -> list[OHLCForecast]:
-        """Forecast many series at once, each from its own last bar; answers in the order of `bars`."""
+        """Forecast many series at once, each from its own last bar, in the order of `bars`."""
         horizon = self._check_horizon(horizon)
         if context_length is None:
             context_length = min(DEFAULT_CONTEXT, self.max_context)
         context_length = check_integer("context_length", context_length, SHORTEST_CONTEXT, self.max_context)
-        for one in bars:
-            if not len(one):
-                raise InvalidContext(f"bars of {one.key}", f"at least {SHORTEST_CONTEXT}", 0)
-        contexts = [Context.ending_at(one, int(one.close_time[-1]), context_length, 1) for one in bars]
+        for series in bars:
+            if not len(series):
+                raise InvalidContext(f"bars of {series.key}", f"at least {SHORTEST_CONTEXT}", 0)
+        contexts = [Context.ending_at(series, int(series.close_time[-1]), context_length, 1) for series in bars]
         return self.predict(contexts, horizon)
 
     def predict(self, contexts: Sequence[Context], horizon: int) -> list[OHLCForecast]:
         """Forecast `horizon` bars after each context, in the order of `contexts`.
 
-        Contexts of like length run together, in batches sized to the machine; a context past the model's
-        limit is cut to its newest bars.
+        Contexts of similar length run in one batch, sized for the machine. A context longer than `max_context` is cut
+        to its latest bars.
 
         Raises:
-            InvalidContext: for a horizon or context that the model does not have.
-            InferenceError: when the model failed on a valid call.
-            NonFiniteForecast: when it answered NaN or infinity.
+            InvalidArgument: for a horizon out of range.
+            InvalidContext: for a context that the model cannot forecast from.
+            InferenceError: when the model fails on a valid call.
+            NonFiniteForecast: when the model returns NaN or infinity.
         """
         forecasts: dict[int, OHLCForecast] = {}
-        for made in self._run(self._rows_of_each(contexts), horizon):
-            raw_SFHQ = made.quantiles_SGQH.transpose(0, 1, 3, 2)
-            for i, raw_FHQ, values_FHQ in zip(made.positions, raw_SFHQ, repair(raw_SFHQ), strict=True):
+        for output in self._run(self._rows_of_all(contexts), horizon):
+            raw_SFHQ = output.quantiles_SGQH.transpose(0, 1, 3, 2)
+            for i, raw_FHQ, values_FHQ in zip(output.positions, raw_SFHQ, repair(raw_SFHQ), strict=True):
                 context = contexts[i]
-                about = self._provenance(context, made)
+                provenance = self._provenance(context, output)
                 forecasts[i] = OHLCForecast(
-                    context.key, context.cutoff, self.quantile_levels, raw_FHQ, values_FHQ, about
+                    context.key, context.cutoff, self.quantile_levels, raw_FHQ, values_FHQ, provenance
                 )
         return [forecasts[i] for i in range(len(contexts))]
 
     def rows_of(self, context: Context) -> NDArray[np.float64]:
-        """The rows (4, T) that a context becomes: its newest bars and, for a model trained so, a reference patch."""
-        return self._rows_of_each([context])[0]
+        """Return the rows (4, T) of a context: its latest bars and, if the model was trained so, a reference patch."""
+        return self._rows_of_all([context])[0]
 
     def predict_rows(
         self,
@@ -167,56 +174,57 @@ class Chronos2OHLCWrapper:
         group: int = 1,
         known_BT: NDArray[np.bool_] | None = None,
     ) -> NDArray[np.float64]:
-        """Forecast rows of any series, by the same path as bars: quantiles (B, Q, H) of each row.
+        """Forecast rows of any series, on the same path as bars: quantiles (B, Q, H) of each row.
 
         Args:
-            rows_BT: values, NaN where one is missing; rows of a group stand together.
+            rows_BT: values, NaN where missing; rows of a group are adjacent.
             horizon: steps to forecast.
-            group: rows that are forecast jointly: 1 for single series, 5 for OHLC with a past covariate.
-            known_BT: where a value is known; wherever it is not NaN, when left out.
+            group: number of rows forecast jointly: 1 for single series, 5 for OHLC with a past covariate.
+            known_BT: mask of known values. Default: those that are not NaN.
 
         Raises:
-            InvalidContext: for another shape, infinite values, a mask that does not match its values, too few values.
+            InvalidArgument: for a horizon or group out of range, or a mask that does not match the values.
+            InvalidContext: for rows of another shape, infinite values or too few values.
         """
         horizon, group = self._check_horizon(horizon), check_integer("group", group)
-        rows_BT = _check_rows(np.asarray(rows_BT, np.float64), group, known_BT)
+        rows_BT = masked_rows(np.asarray(rows_BT, np.float64), group, known_BT)
         groups_SGT = rows_BT.reshape(-1, group, rows_BT.shape[1])
         quantiles_SGQH = np.empty((len(groups_SGT), group, len(self.quantile_levels), horizon))
-        for made in self._run(list(groups_SGT), horizon):
-            quantiles_SGQH[made.positions] = made.quantiles_SGQH
+        for output in self._run(list(groups_SGT), horizon):
+            quantiles_SGQH[output.positions] = output.quantiles_SGQH
         return quantiles_SGQH.reshape(len(rows_BT), -1, horizon)
 
     def warm_up(self, shapes: Iterable[tuple[int, int, int]], on_shape: Callable[[], object] = int) -> None:
         """Build, check and time compiled code now, and wait for it; nothing where compile is off.
 
         Args:
-            shapes: (series, bars, horizon) of calls to come, for OHLC bars of which none is missing.
-            on_shape: called after each batch shape that those calls fall into.
+            shapes: (series, bars, horizon) of later calls, for OHLC bars without gaps.
+            on_shape: called after each batch shape of those calls.
         """
         for shape in self.batch_shapes(shapes):
             self._loaded().warm_up([shape])
             on_shape()
 
     def batch_shapes(self, shapes: Iterable[tuple[int, int, int]]) -> list[Shape]:
-        """The batches that calls of (series, bars, horizon) are cut into, each once."""
-        found: dict[Shape, None] = {}
+        """Return the batch shapes of calls of (series, bars, horizon), each once."""
+        batches: dict[Shape, None] = {}
         for series, bars, horizon in shapes:
             horizon = self._check_horizon(horizon)  # noqa: PLW2901 - as an int
-            given = min(bars, self.max_context) + self._reference_bars
-            length = self._padded_length(given)
+            bars_used = min(bars, self.max_context) + self._reference_bars
+            length = self._padded_length(bars_used)
             most = self._most_groups(length, horizon, OHLC_GROUP)
-            for some in {min(series, most), series % most} - {0}:
-                missing = Missing.NOTHING if length == given and not self._reference_bars else Missing.BARS
-                shape = Shape(bucket_rows(some * OHLC_GROUP, OHLC_GROUP), length, -(-horizon // self.patch), missing)
-                found[shape] = None
-        return list(found)
+            for groups in {min(series, most), series % most} - {0}:
+                missing = Missing.NOTHING if length == bars_used and not self._reference_bars else Missing.BARS
+                shape = Shape(bucket_rows(groups * OHLC_GROUP, OHLC_GROUP), length, -(-horizon // self.patch), missing)
+                batches[shape] = None
+        return list(batches)
 
     def status(self) -> ModelStatus:
-        """Describe which engine serves each shape seen so far, why, how often, and what was measured."""
+        """Describe the engine of each shape seen so far: reason, number of calls, faults and times."""
         return self._loaded().status()
 
     def unload(self) -> None:
-        """Let go of the weights and of any build in progress; a later call of predict raises InvalidContext."""
+        """Release the weights and stop any build; a later call of `predict` raises InferenceError."""
         if self._engines is not None:
             self._engines.close()
         self._engines = None
@@ -225,7 +233,7 @@ class Chronos2OHLCWrapper:
 
     def _loaded(self) -> Engines:
         if self._engines is None:
-            raise InvalidContext(f"model {self.name}", "a loaded model", "one that was unloaded")
+            raise InferenceError(f"expected a loaded model, found that {self.name} was unloaded; load it again")
         return self._engines
 
     def _check_horizon(self, horizon: int) -> int:
@@ -235,47 +243,47 @@ class Chronos2OHLCWrapper:
         return -(-min(bars, self._longest) // self.patch) * self.patch
 
     def _most_groups(self, length: int, horizon: int, group: int) -> int:
-        """Groups in one batch: as many as TOKENS_PER_BATCH allows, and a number that compiled code is built for."""
+        """Return the groups of one batch: as many as TOKENS_PER_BATCH allows, and a number that is compiled."""
         tokens = group * (length // self.patch + 1 + -(-horizon // self.patch))
         most: int = max(1, TOKENS_PER_BATCH.get(self._device.partition(":")[0], 2048) // tokens)
         return most // fine_step(most) * fine_step(most)
 
-    def _rows_of_each(self, contexts: Sequence[Context]) -> list[NDArray[np.float64]]:
-        """The rows (4, T) of each context, made for all of one shape at once.
+    def _rows_of_all(self, contexts: Sequence[Context]) -> list[NDArray[np.float64]]:
+        """Return the rows (4, T) of each context, computed for all of one shape at once.
 
         Raises:
-            InvalidContext: for a context that no model could forecast from.
+            InvalidContext: for a context that no model can forecast from.
         """
         rows: dict[int, NDArray[np.float64]] = {}
-        alike: dict[tuple[int, ...], list[int]] = defaultdict(list)
+        by_shape: dict[tuple[int, ...], list[int]] = defaultdict(list)
         for i, context in enumerate(contexts):
-            alike[context.ohlc_CT.shape].append(i)
-        for positions in alike.values():
-            newest_SCT = _checked([contexts[i] for i in positions])[:, :, -self.max_context :]
-            rows_SCT = np.concatenate([newest_SCT, reference_patch(newest_SCT, self._reference_bars)], axis=2)
+            by_shape[context.ohlc_CT.shape].append(i)
+        for positions in by_shape.values():
+            latest_SCT = checked_prices([contexts[i] for i in positions])[:, :, -self.max_context :]
+            rows_SCT = np.concatenate([latest_SCT, reference_patch(latest_SCT, self._reference_bars)], axis=2)
             rows.update(zip(positions, rows_SCT, strict=True))
         return [rows[i] for i in range(len(contexts))]
 
-    def _run(self, groups: Sequence[NDArray[np.float64]], horizon: int) -> Iterator[_Made]:
-        """Forecast groups of rows (G, T), those of like length and like gaps in one batch."""
+    def _run(self, groups: Sequence[NDArray[np.float64]], horizon: int) -> Iterator[_BatchOutput]:
+        """Forecast groups of rows (G, T); those of similar length and gaps are one batch."""
         engines = self._loaded()
         horizon = self._check_horizon(horizon)
         for positions, rows_SGT, anchor_SG in self._batches(groups, horizon):
             context_BT = torch.from_numpy(rows_SGT.reshape(-1, rows_SGT.shape[2]))
-            first = 0
+            start = 0
             started = time.perf_counter()
-            answers = engines(context_BT, -(-horizon // self.patch), rows_SGT.shape[1])
+            outputs = engines(context_BT, -(-horizon // self.patch), rows_SGT.shape[1])
             seconds = time.perf_counter() - started
             self.forward_seconds += seconds
-            for answer in answers:
-                quantiles_BQH = answer.quantiles_BQH[:, :, :horizon].cpu().numpy().astype(np.float64)
+            for output in outputs:
+                quantiles_BQH = output.quantiles_BQH[:, :, :horizon].cpu().numpy().astype(np.float64)
                 quantiles_SGQH = quantiles_BQH.reshape(-1, rows_SGT.shape[1], *quantiles_BQH.shape[1:])
-                some = slice(first, first + len(quantiles_SGQH))
-                first = some.stop
-                self._latest = (answer.engine, answer.reason)
-                yield _Made(
-                    positions[some],
-                    quantiles_SGQH + anchor_SG[some, :, None, None],
+                part = slice(start, start + len(quantiles_SGQH))
+                start = part.stop
+                self._latest = (output.engine, output.reason)
+                yield _BatchOutput(
+                    positions[part],
+                    quantiles_SGQH + anchor_SG[part, :, None, None],
                     *self._latest,
                     (len(quantiles_BQH), context_BT.shape[1]),
                     seconds,
@@ -284,39 +292,39 @@ class Chronos2OHLCWrapper:
     def _batches(
         self, groups: Sequence[NDArray[np.float64]], horizon: int
     ) -> Iterator[tuple[list[int], NDArray[np.float32], NDArray[np.float64]]]:
-        """Positions of the groups of a batch, their rows (S, G, T), and what was taken off each row.
+        """Yield batches: positions of the groups, their rows (S, G, T), and the anchor taken off each row, (S, G).
 
-        A series with gaps shares no batch with one without: what stands beside it must not change its code path.
+        Series with and without gaps are in different batches: other series must not change the code path of a series.
         """
-        alike: dict[int, list[int]] = defaultdict(list)
+        by_length: dict[int, list[int]] = defaultdict(list)
         for i, rows_GT in enumerate(groups):
-            alike[self._padded_length(rows_GT.shape[1])].append(i)
-        for length, positions in sorted(alike.items()):
-            rows_SGT = _padded([groups[i] for i in positions], length)
+            by_length[self._padded_length(rows_GT.shape[1])].append(i)
+        for length, positions in sorted(by_length.items()):
+            rows_SGT = padded_rows([groups[i] for i in positions], length)
             most = self._most_groups(length, horizon, rows_SGT.shape[1])
-            for lacking in _by_missing(rows_SGT, self.patch):
-                for first in range(0, len(lacking), most):
-                    some = lacking[first : first + most]
-                    yield [positions[i] for i in some], *_anchored(rows_SGT[some])
+            for members in split_by_missing(rows_SGT, self.patch):
+                for start in range(0, len(members), most):
+                    batch = members[start : start + most]
+                    yield [positions[i] for i in batch], *anchored(rows_SGT[batch])
 
-    def _provenance(self, context: Context, made: _Made) -> Provenance:
+    def _provenance(self, context: Context, output: _BatchOutput) -> Provenance:
         return Provenance(
             model_id=self.name,
             revision=self.id.digest,
             weights_sha256=self._weights_sha256,
             dtype="float32",
             device=self._device,
-            engine=made.engine,
-            engine_reason=made.reason,
+            engine=output.engine,
+            engine_reason=output.reason,
             input_sha256=context.sha256,
-            batch_shape=made.batch_shape,
+            batch_shape=output.batch_shape,
             library_versions=library_versions(),
-            seconds=made.seconds,
+            seconds=output.seconds,
         )
 
 
-class _Made(NamedTuple):
-    """Quantiles (S, G, Q, H) of the groups at `positions`, and what made them."""
+class _BatchOutput(NamedTuple):
+    """Quantiles (S, G, Q, H) of the groups at `positions`, and how they were computed."""
 
     positions: list[int]
     quantiles_SGQH: NDArray[np.float64]
@@ -324,68 +332,3 @@ class _Made(NamedTuple):
     reason: str
     batch_shape: tuple[int, ...]
     seconds: float
-
-
-def _checked(contexts: Sequence[Context]) -> NDArray[np.float64]:
-    """Give the prices (S, C, T) of contexts of one shape."""
-    ohlc_SCT = np.stack([one.ohlc_CT for one in contexts])
-    if ohlc_SCT.shape[1:-1] != (len(FIELDS),):
-        raise InvalidContext(f"context of {contexts[0].key}", "shape (4, bars)", ohlc_SCT.shape[1:])
-    finite_SCT = np.isfinite(ohlc_SCT)
-    wrong_S = np.isinf(ohlc_SCT).any(axis=(1, 2)) | ~finite_SCT[:, :, -1:].all(axis=(1, 2))
-    if wrong_S.any():
-        raise InvalidContext(
-            f"context of {contexts[int(wrong_S.argmax())].key}",
-            "finite prices, NaN only where a bar is missing",
-            "±inf or a missing last bar",
-        )
-    bars_S = finite_SCT.all(axis=1).sum(axis=1)
-    fewest = int(bars_S.argmin())
-    if bars_S[fewest] < SHORTEST_CONTEXT:
-        raise InvalidContext(
-            f"context of {contexts[fewest].key}", f"at least {SHORTEST_CONTEXT} bars", int(bars_S[fewest])
-        )
-    return ohlc_SCT
-
-
-def _check_rows(rows_BT: NDArray[np.float64], group: int, known_BT: NDArray[np.bool_] | None) -> NDArray[np.float64]:
-    """Give the rows with NaN wherever they are not known."""
-    if rows_BT.ndim != 2 or group < 1 or not len(rows_BT) or len(rows_BT) % group:  # noqa: PLR2004 - (B, T)
-        raise InvalidContext("rows", f"shape (rows, values), rows a multiple of the group, {group}", rows_BT.shape)
-    if np.isinf(rows_BT).any():
-        raise InvalidContext("rows", "finite values, NaN only where one is missing", "±inf")
-    if known_BT is not None:
-        if known_BT.shape != rows_BT.shape:
-            raise InvalidContext("mask", f"shape {rows_BT.shape}, that of its values", known_BT.shape)
-        if np.isnan(rows_BT[known_BT]).any():
-            raise InvalidContext("mask", "values wherever it says that they are known", "NaN")
-        rows_BT = np.where(known_BT, rows_BT, np.nan)
-    fewest = int(np.isfinite(rows_BT).reshape(-1, group, rows_BT.shape[1]).any(axis=1).sum(axis=1).min())
-    if fewest < SHORTEST_CONTEXT:
-        raise InvalidContext("rows", f"at least {SHORTEST_CONTEXT} values in each group", fewest)
-    return rows_BT
-
-
-def _padded(groups: Sequence[NDArray[np.float64]], length: int) -> NDArray[np.float64]:
-    """Groups as rows (S, G, T), cut to the newest values or padded on the left with NaN."""
-    rows_SGT = np.full((len(groups), len(groups[0]), length), np.nan)
-    for rows_GT, padded_GT in zip(groups, rows_SGT, strict=True):
-        padded_GT[:, max(0, length - rows_GT.shape[1]) :] = rows_GT[:, -length:]
-    return rows_SGT
-
-
-def _by_missing(rows_SGT: NDArray[np.float64], patch: int) -> list[list[int]]:
-    """Which groups lack nothing, which lack values, and which whole patches."""
-    missing_SPp = np.isnan(rows_SGT).reshape(len(rows_SGT), -1, patch)
-    value_S, patch_S = np.any(missing_SPp, axis=(1, 2)), np.any(np.all(missing_SPp, axis=2), axis=1)
-    return [np.flatnonzero(one).tolist() for one in (~value_S, value_S & ~patch_S, patch_S)]
-
-
-def _anchored(rows_SGT: NDArray[np.float64]) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
-    """Rows less the last known value of each (S, G), and that value.
-
-    It is taken off in float64, before the cast: differences of a large price survive it.
-    """
-    last_SG1 = rows_SGT.shape[2] - 1 - np.isfinite(rows_SGT[:, :, ::-1]).argmax(axis=2, keepdims=True)
-    anchor_SG1 = np.nan_to_num(np.take_along_axis(rows_SGT, last_SG1, axis=2))
-    return (rows_SGT - anchor_SG1).astype(np.float32), anchor_SG1[:, :, 0]

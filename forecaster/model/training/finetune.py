@@ -288,7 +288,7 @@ def _reporter(on_step: Callable[[int, float], None], plan: FinetunePlan) -> Trai
             if "loss" not in logs:
                 return
             if not math.isfinite(logs["loss"]):
-                expected = f"one at which the loss stays finite, which it did for {state.global_step - 1} steps"
+                expected = f"a rate at which the loss stays finite; it did for {state.global_step - 1} steps"
                 raise ConfigError("learning_rate", expected, plan.first_learning_rate)
             on_step(state.global_step - 1, logs["loss"])
 

@@ -2,9 +2,9 @@
 
 Each bar is cut from a simulated intrabar path, so open, high, low and close are consistent by construction. Every
 series is its own market (`Market`), drawn so that real markets lie inside the range (docs/stylised_facts.md).
-Volatility clusters on three time scales, reacts to returns, and changes its level. There are fat tails, jumps, leverage, daily and
-weekly seasons, and every kind of gap. Reversion and momentum are weak and mostly absent; drift is small. Ticks, bars
-without a trade, splits, missing bars, and price levels between 1e-6 and 1e6 are included.
+Volatility clusters on three time scales, reacts to returns, and changes its level. There are fat tails, jumps,
+leverage, daily and weekly seasons, and every kind of gap. Reversion and momentum are weak and mostly absent; drift is
+small. Ticks, bars without a trade, splits, missing bars, and price levels between 1e-6 and 1e6 are included.
 
 The past and the future are drawn separately: `simulate_futures` draws many futures of one past, in mirrored pairs,
 which makes the training target less noisy than a single outcome.
@@ -245,7 +245,7 @@ def _draw_season(draw: _Draw, period: NDArray[np.int64]) -> Floats:
 
 
 def _draw_gaps(draw: _Draw, period: NDArray[np.int64]) -> Floats:
-    """Return the size of the gap before each position, (S, P): none, a tick, an index's, a stock's night, a session's."""
+    """Return the size of the gap by position, (S, P): none, a tick, an index's, a stock's night, a session's."""
     size = draw.keep(0.65, draw.log_uniform(*GAP_SIZES[0]))
     size = np.where(draw.chance(0.2), draw.log_uniform(*GAP_SIZES[1]), size)
     size = np.where(draw.chance(0.35), draw.log_uniform(*GAP_SIZES[2]), size)
@@ -293,7 +293,7 @@ def _draw_noise(rng: np.random.Generator, market: Market, n_bars: int) -> _Noise
 
 
 def _tails(rng: np.random.Generator, df: Floats, n_bars: int) -> Floats:
-    """Return the random scale that makes a Student t of unit variance of a normal, (S, T); chi-square is at least 0.05."""
+    """Return the random scale that turns a normal into a Student t of unit variance, (S, T), with a cap."""
     chi_square = rng.chisquare(np.broadcast_to(df, (len(df), n_bars)))
     return np.sqrt((df - 2.0) / np.maximum(chi_square, 0.05))
 
@@ -365,7 +365,7 @@ def _extremes(open_ST: Floats, inside_STU: Floats, noise: _Noise, sigma_ST: Floa
 def _to_prices(market: Market, log: Floats) -> Floats:
     """Convert log prices, first axis S, to prices, rounded to the series' tick if it has one."""
     of_series = (-1, *[1] * (log.ndim - 1))
-    level, tick = (one.reshape(of_series) for one in (market.level, market.level * market.tick))
+    level, tick = (array.reshape(of_series) for array in (market.level, market.level * market.tick))
     prices = level * np.exp(log)
     rounded = np.maximum(np.round(prices / np.where(tick > 0, tick, 1.0)), 1.0) * tick
     return np.where(tick > 0, rounded, prices)

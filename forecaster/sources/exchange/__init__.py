@@ -1,1 +1,1 @@
-"""Bars of exchanges, through ccxt: requests, payload checks, rate limits, pages, server time."""
+"""Bars of exchanges, through ccxt."""

@@ -1,7 +1,4 @@
-"""One event loop in one thread, for clients that live on a loop and callers that do not.
-
-Knows nothing of exchanges; what runs on the loop is the caller's.
-"""
+"""An event loop in a thread, between clients that live on a loop and callers that do not."""
 
 from __future__ import annotations
 
@@ -18,11 +15,11 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-class Worker:
-    """An event loop in a daemon thread, started when it is first needed.
+class EventLoopThread:
+    """An event loop in a daemon thread, started with the first call.
 
     Args:
-        name: of the source, for its errors.
+        name: of the source; errors carry it.
     """
 
     def __init__(self, name: str) -> None:
@@ -30,34 +27,34 @@ class Worker:
         self._lock = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
-        self._closed = False
+        self._is_closed = False
 
-    def run(self, work: Coroutine[Any, Any, T]) -> T:
-        """Run on the loop, and wait."""
+    def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        """Run a coroutine on the loop, and wait for its result."""
         with self._lock:
-            if self._closed:
-                work.close()
+            if self._is_closed:
+                coroutine.close()
                 raise SourceUnavailable(self._name, "it was closed")
-            future = asyncio.run_coroutine_threadsafe(work, self._started())
+            future = asyncio.run_coroutine_threadsafe(coroutine, self._started_loop())
         try:
             return future.result()
         except CancelledError as error:
             raise SourceUnavailable(self._name, "it was closed while it was asked") from error
 
-    def close(self, last: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        """Cancel what runs, run `last`, and stop; once."""
+    def close(self, cleanup: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Cancel what runs, run `cleanup`, and stop the thread. Idempotent."""
         with self._lock:
-            if self._closed:
+            if self._is_closed:
                 return
-            self._closed = True
+            self._is_closed = True
         if self._loop is None or self._thread is None:
             return
-        asyncio.run_coroutine_threadsafe(_wind_up(last), self._loop).result()
+        asyncio.run_coroutine_threadsafe(_shut_down(cleanup), self._loop).result()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
 
-    def _started(self) -> asyncio.AbstractEventLoop:
+    def _started_loop(self) -> asyncio.AbstractEventLoop:
         if self._loop is None:
             self._loop = asyncio.new_event_loop()
             self._thread = threading.Thread(target=self._loop.run_forever, name=f"exchange {self._name}", daemon=True)
@@ -65,9 +62,9 @@ class Worker:
         return self._loop
 
 
-async def _wind_up(last: Callable[[], Coroutine[Any, Any, None]]) -> None:
+async def _shut_down(cleanup: Callable[[], Coroutine[Any, Any, None]]) -> None:
     running = asyncio.all_tasks() - {asyncio.current_task()}
     for task in running:
         task.cancel()
     await asyncio.gather(*running, return_exceptions=True)
-    await last()
+    await cleanup()

@@ -170,11 +170,7 @@ def csv_tables(source: str, content: bytes, kind: str) -> list[Table]:
 
 
 def _read_rows(source: str, body: str, separator: str, header: _Header) -> pd.DataFrame:
-    """Read the cells below the header; their index holds line numbers.
-
-    Raises:
-        BadPayload: for a row with too many cells, or a quoted cell that does not end on its line.
-    """
+    """Read the cells below the header; their index holds line numbers. Raises as `csv_tables`."""
     count = _count_lines(body)
     limits.check_shape(source, count, len(header.names))
     top = io.StringIO(body[: limits.MAX_LINE_CHARS], newline="")

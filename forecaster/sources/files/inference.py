@@ -76,7 +76,7 @@ def infer_from_rows(path: Path, symbol: str, rows: Rows, options: ParseOptions, 
     """
     source, (timeframe_name, calendar_name, anchor) = str(path), given
     timeframe = infer_timeframe(source, rows.labels.instant) if timeframe_name is None else Timeframe(timeframe_name)
-    spacing = "the commonest distance between times" if timeframe_name is None else "as given"
+    spacing = "the most common distance between times" if timeframe_name is None else "as given"
     if calendar_name is None and anchor is None:
         calendar, reason = _infer_calendar(source, timeframe, rows, options)
     else:
@@ -91,11 +91,7 @@ def infer_from_rows(path: Path, symbol: str, rows: Rows, options: ParseOptions, 
 
 
 def _infer_calendar(source: str, timeframe: Timeframe, rows: Rows, options: ParseOptions) -> tuple[str, str]:
-    """Return the calendar that the times fit, and the reason.
-
-    Raises:
-        Ambiguous: if none or several fit.
-    """
+    """Return the calendar that the times fit, and the reason; raise Ambiguous if none or several fit."""
     labels = rows.labels[np.unique(rows.labels.instant, return_index=True)[1]]
     known = labels.instant >= _CALENDARS_START
     labels = labels[known] if known.any() else labels
@@ -169,12 +165,9 @@ def _infer_daily_calendar(source: str, labels: Labels, *, is_given: bool) -> tup
 
 
 def _infer_from_dates(source: str, dates: NDArray[np.int64], *, fits_new_york: bool) -> str:
-    """Return the calendar with the fewest other days: New York or all weekdays, if it alone fits.
+    """Return the calendar with the fewest other days: New York or all weekdays; raise Ambiguous unless it alone fits.
 
     Days that leave out no weekday are all weekdays, even if some exchange had no holiday among them.
-
-    Raises:
-        Ambiguous: for another exchange, or several calendars.
     """
     days = np.arange(dates[0], dates[-1] + 1, DAY_MS)
     weekdays, has_weekend = days[~is_weekend(days)], is_weekend(days).any()

@@ -108,11 +108,7 @@ def json_tables(source: str, content: bytes, kind: str) -> list[Table]:
 
 
 def _check_size(source: str, text: str) -> None:
-    """Check depth and number of values before parsing.
-
-    Raises:
-        BadPayload: for more of them.
-    """
+    """Raise BadPayload for json that is too deep or has too many values, before it is parsed."""
     bare = _STRING.sub("", text)
     limits.check_count(source, "values", sum(map(bare.count, ",[{")), limits.MAX_JSON_VALUES)
     depth = deepest = 0

@@ -51,22 +51,14 @@ READ_TIMEOUT_SECONDS: Final = 120.0
 
 
 class Deadline:
-    """The time by which a file has to be read.
-
-    Args:
-        source: the file.
-    """
+    """The time by which a file has to be read; `source` is its name."""
 
     def __init__(self, source: str) -> None:
         self._source = source
         self._at = time.monotonic() + READ_TIMEOUT_SECONDS
 
     def check(self) -> None:
-        """Check the time.
-
-        Raises:
-            SourceUnavailable: after the deadline.
-        """
+        """Raise SourceUnavailable after the deadline."""
         if time.monotonic() > self._at:
             expected = f"expected to read the file within {READ_TIMEOUT_SECONDS:g} s"
             reason = f"{expected}, found that it takes longer: use a smaller file"
@@ -74,21 +66,13 @@ class Deadline:
 
 
 def check_bytes(source: str, size: int) -> None:
-    """Check a size against MAX_BYTES.
-
-    Raises:
-        BadPayload: for a larger size.
-    """
+    """Raise BadPayload for a size above MAX_BYTES."""
     if size > MAX_BYTES:
         raise BadPayload(source, f"at most {MAX_BYTES >> 20} MiB", f"{size:,} bytes: divide the file")
 
 
 def check_unpacked(source: str, packed: int, unpacked: int) -> None:
-    """Check the unpacked size and its ratio to the packed size.
-
-    Raises:
-        BadPayload: for a larger size or ratio.
-    """
+    """Raise BadPayload for an unpacked size above MAX_BYTES, or a ratio above MAX_UNPACK_RATIO."""
     if unpacked > MAX_BYTES:
         raise BadPayload(source, f"at most {MAX_BYTES >> 20} MiB when unpacked", "more: divide the file")
     if unpacked > max(MIN_RATIO_BYTES, MAX_UNPACK_RATIO * packed):
@@ -97,31 +81,19 @@ def check_unpacked(source: str, packed: int, unpacked: int) -> None:
 
 
 def check_shape(source: str, rows: int, columns: int) -> None:
-    """Check the numbers of rows, columns and cells.
-
-    Raises:
-        BadPayload: for a larger table.
-    """
+    """Raise BadPayload for too many rows, columns or cells."""
     check_count(source, "rows", rows, MAX_ROWS)
     check_count(source, "columns", columns, MAX_COLUMNS)
     check_count(source, "cells", rows * columns, MAX_CELLS)
 
 
 def check_count(source: str, what: str, count: int, most: int) -> None:
-    """Check a count against its limit.
-
-    Raises:
-        BadPayload: for a larger count.
-    """
+    """Raise BadPayload for a count above its limit."""
     if count > most:
         raise BadPayload(source, f"at most {most:,} {what}", f"{count:,}: divide the file")
 
 
 def check_text(source: str, what: str, length: int, most: int) -> None:
-    """Check the length of a line or a cell.
-
-    Raises:
-        BadPayload: for a longer one.
-    """
+    """Raise BadPayload for a line or a cell above its length."""
     if length > most:
         raise BadPayload(source, f"{what} of at most {most:,} characters", f"{length:,}")

@@ -82,9 +82,7 @@ def load_tables(path: Path) -> list[Table]:
 def _read(source: str, path: Path, deadline: limits.Deadline) -> bytes:
     """Read a regular file as it was at one moment; a pipe, which would block, is not opened.
 
-    Raises:
-        BadPayload: if it is not a file, or too large.
-        SourceUnavailable: if it changes meanwhile.
+    Raises as `load_tables`.
     """
     try:
         _require_file(source, path.stat())

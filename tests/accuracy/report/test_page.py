@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from forecaster.accuracy.report.content import Scope, luck
+from forecaster.accuracy.report.content import Scope, null_band
 from forecaster.accuracy.report.figures import price, short_names, signed
 from forecaster.accuracy.report.page import write_report
 from forecaster.accuracy.report.pictures import draw_pictures, file_name
@@ -169,10 +169,10 @@ def test_reliability_of_all_steps_and_fields_against_a_loop(page, ledger):
 def test_luck_allows_what_it_should():
     """95 of 100 shares of a thousand draws lie inside, and a share without cases may be anything."""
     shares = np.random.default_rng(1).binomial(200, 0.8, size=20_000) / 200
-    lower, upper = luck(0.8, 200)
+    lower, upper = null_band(0.8, 200)
 
     assert ((shares >= lower) & (shares <= upper)).mean() == pytest.approx(0.95, abs=0.012)
-    assert luck(0.8, 0) == (0.0, 1.0)
+    assert null_band(0.8, 0) == (0.0, 1.0)
 
 
 def test_the_band_counts_cases_that_do_not_overlap(page, ledger):
@@ -182,7 +182,7 @@ def test_the_band_counts_cases_that_do_not_overlap(page, ledger):
         band = page.line("Reliability", "what luck allows", field="all fields", steps=steps)
         lower = band["y"][band["x"].index(0.5)]
 
-        assert lower == pytest.approx(luck(0.5, n)[0])
+        assert lower == pytest.approx(null_band(0.5, n)[0])
 
 
 def test_pit_against_a_loop(page, ledger):
@@ -223,7 +223,7 @@ def test_skill_has_the_verdicts_interval(ledger, page):
     (verdict,) = [
         one
         for one in evidence.by_step
-        if (one.model_id, one.form, one.field, one.step) == (evidence.model_id, SERVED, None, 2)
+        if (one.model_id, one.variant, one.field, one.step) == (evidence.model_id, SERVED, None, 2)
     ]
 
     line = page.line("Skill by step", "nano, as served", field="all fields")
@@ -361,12 +361,12 @@ def test_worst_misses_against_a_loop(ledger):
 
 def test_misses_of_parts_are_those_of_the_whole(ledger):
     """However the ledger hands out its cutoffs."""
-    from forecaster.accuracy.report.content import Gathering
+    from forecaster.accuracy.report.content import ReportBuilder
     from forecaster.cycle.settle import settled_losses
 
     store, bars = ledger
     whole = gathered(store, bars)[0].evidence
-    parts = Gathering("nano")
+    parts = ReportBuilder("nano")
     for losses in settled_losses(Portions(store), [bars.key], 2**60):
         parts.add(losses)
     evidence = parts.evidence(bars.key)
@@ -399,7 +399,7 @@ def test_cards_say_what_was_found(page, ledger):
 
     values = [page.texts[page.texts.index(name) + 1] for name in ("Verdict", "Skill, all steps and fields")]
 
-    assert values == [verdict.words.partition(" (")[0], signed(verdict.skill)]
+    assert values == [verdict.summary.partition(" (")[0], signed(verdict.skill)]
     assert f"{one.trust.value:.2f}" in page.texts
     assert "fresh: its first bar is open" in page.texts
     assert f"{100 * one.evidence.coverage80:.1f} %" in page.texts
@@ -712,5 +712,5 @@ def test_forms_are_told_apart(ledger):
     evidence = gathered(*ledger)[0].evidence
     plain = gathered(*make_ledger(cutoffs=12, calibrated=False))[0].evidence
 
-    assert {one.form for one in evidence.reliability} == {SERVED, RAW}
-    assert {one.form for one in plain.reliability} == {SERVED}
+    assert {one.variant for one in evidence.reliability} == {SERVED, RAW}
+    assert {one.variant for one in plain.reliability} == {SERVED}

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from forecaster.accuracy.losses import measure
+from forecaster.accuracy.losses import compute_losses
 from forecaster.accuracy.report.pictures import Chart, Page, draw_charts, write_page
 from forecaster.accuracy.scores import Scores
 from forecaster.bars import FIELDS
@@ -259,7 +259,7 @@ def test_a_page_without_scores_is_a_page(tmp_path):
 def test_the_report_of_scores_fits_the_page(tmp_path):
     """What `Scores` gives of a field is what the page takes."""
     steps = make_steps([90, 100, 110], 101.0, cutoff=START + np.arange(17) * HOUR_MS)
-    reports = Scores([measure(steps, make_past([100.0], cutoff=START))]).reports()
+    reports = Scores([compute_losses(steps, make_past([100.0], cutoff=START))]).reports()
     page = make_page(reports=[one for one in reports if one.field in FIELDS])
 
     assert "<td>17</td>" in written(tmp_path, page)

@@ -1,4 +1,4 @@
-"""GARCH(1,1) with Student's t: against arch, SciPy and slow loops, and honest on series that it describes.
+"""GARCH(1,1) with Student's t: compared with arch, SciPy and slow loops, and calibrated on simulated series.
 
 Shapes: N series, T bars, C price fields, H steps.
 """
@@ -37,7 +37,7 @@ OMEGA, ALPHA, BETA, FREEDOM = 2e-6, 0.12, 0.83, 5.0
 
 
 def simulated_prices(count: int, length: int, seed: int) -> np.ndarray:
-    """Open, high, low and close (N, C, T) of series that follow the law of the constants above."""
+    """Open, high, low and close (N, C, T) of series simulated with the constants above."""
     random = np.random.default_rng(seed)
     shocks = scipy.stats.t.rvs(FREEDOM, size=(length, count), random_state=random) * math.sqrt(1 - 2 / FREEDOM)
     variance, close = np.full(count, OMEGA / (1 - ALPHA - BETA)), np.zeros(count)
@@ -56,7 +56,7 @@ def make_context(prices_CT: np.ndarray, cutoff: int = START, symbol: str = "BTC/
 
 
 def moving_context(returns: np.ndarray, reach: float = 0.01) -> Context:
-    """Closes that move by these logarithms from 100 on; each bar reaches as far above its close as below."""
+    """Closes with these log returns, from 100 on; each bar ranges as far above its close as below."""
     close = 100 * np.exp(np.concatenate([[0.0], np.cumsum(returns)]))
     return make_context([close, close * np.exp(reach), close * np.exp(-reach), close])
 
@@ -76,7 +76,7 @@ def log_close(context: Context, horizon: int) -> np.ndarray:
 
 
 def settled_returns(context: Context) -> np.ndarray:
-    """What parameters are estimated from, bar by bar: whole blocks of 48 hours among the last 960."""
+    """The estimation sample, bar by bar: whole blocks of 48 hours among the last 960."""
     close = context.ohlc_CT[3]
     hours = [context.cutoff // HOUR_MS - age for age in range(len(close), 0, -1)]
     stagger = crc32(str(context.key).encode()) % 48
@@ -88,14 +88,14 @@ def settled_returns(context: Context) -> np.ndarray:
 
 
 def parameters(context: Context) -> tuple[float, float, float, float]:
-    """The parameters (omega, alpha, beta, degrees of freedom) as arch finds them, asked in percent."""
+    """The parameters (omega, alpha, beta, degrees of freedom) as estimated by arch, in percent."""
     model = ZeroMean(100 * settled_returns(context), volatility=GARCH(1, 0, 1), distribution=StudentsT(), rescale=False)
     omega, alpha, beta, freedom = model.fit(disp="off").params
     return omega / 1e4, alpha, beta, freedom
 
 
 def slow_variances(returns: np.ndarray, omega: float, alpha: float, beta: float) -> list[float]:
-    """The variance of each return, and of the one to come: the recursion as it is printed."""
+    """The variance of each return and of the next one, by the published recursion."""
     variances = [float(np.nanmean(returns**2))]
     for move in returns:
         expected = variances[-1] if math.isnan(move) else move**2
@@ -125,7 +125,7 @@ def test_parameters_come_from_the_past_of_the_block():
 
 
 def test_later_closes_agree_with_plain_simulation():
-    """400,000 random draws from the recursion; a thousand even ones come within 6 %, and 10 % in the utmost tails."""
+    """400,000 random draws from the recursion: a thousand even ones are within 6 %, and 10 % in the extreme tails."""
     context = make_context(simulated_prices(1, 900, seed=2)[0])
     omega, alpha, beta, freedom = parameters(context)
     random = np.random.default_rng(0)
@@ -143,7 +143,7 @@ def test_later_closes_agree_with_plain_simulation():
     np.testing.assert_allclose(made_HQ[:, -1], np.array(expected)[:, -1], rtol=0.1)
 
 
-def test_open_high_and_low_keep_their_past_distances():
+def test_open_high_and_low_keep_their_past_offsets():
     """Of the first step: quantiles of log(field / close before) / volatility then, times the volatility now."""
     context = make_context(simulated_prices(1, 700, seed=6)[0])
     omega, alpha, beta, _ = parameters(context)
@@ -158,7 +158,7 @@ def test_open_high_and_low_keep_their_past_distances():
 
 
 def test_high_and_low_of_later_steps_start_from_the_close_before():
-    """With reaches that never vary, the high of step h is the close of step h - 1, that much higher."""
+    """With constant offsets, the high of step h is the close of step h - 1 plus that offset."""
     random = np.random.default_rng(3)
     close = 100 * np.exp(np.cumsum(np.where(random.permutation(400) % 2, 0.01, -0.01)))
     before = np.concatenate([[100.0], close[:-1]])
@@ -177,7 +177,7 @@ def test_the_median_of_the_close_is_the_last_close():
     assert forecast(context, 12).median().tolist() == [context.last_close] * 12
 
 
-def test_a_longer_horizon_begins_with_the_same():
+def test_a_longer_horizon_starts_with_the_same():
     context = make_context(simulated_prices(1, 400, seed=1)[0])
 
     assert forecast(context, 64).raw_FHQ[:, :5].tobytes() == forecast(context, 5).raw_FHQ.tobytes()
@@ -213,8 +213,8 @@ def test_it_beats_the_random_walk_where_volatility_clusters(scored, step):
     assert losses[step - 1] < of_walk[step - 1]
 
 
-def test_a_slot_without_a_bar_counts_as_what_was_expected():
-    """Both returns that a gap took are left out of the sample and of the recursion."""
+def test_a_slot_without_a_bar_counts_as_its_expected_value():
+    """Both returns of a gap are left out of the sample and of the recursion."""
     prices_CT = simulated_prices(1, 600, seed=8)[0]
     prices_CT[:, [3, 250, 251, 400, 597]] = np.nan
     context = make_context(prices_CT)
@@ -239,7 +239,7 @@ def contexts_of(bars: Bars, cutoffs: np.ndarray, length: int = 512) -> list[Cont
 
 @pytest.mark.parametrize(("length", "estimates"), [(256, 5), (512, 5), (8192, 3)])
 def test_parameters_change_only_with_the_blocks(length, estimates):
-    """96 cutoffs in a row meet the ends of two blocks, and where slots go missing at the front, two starts."""
+    """96 consecutive cutoffs include the ends of two blocks and, with a limited context, two starts."""
     bars = hourly_bars(1200)
 
     reasons = [
@@ -251,8 +251,8 @@ def test_parameters_change_only_with_the_blocks(length, estimates):
     assert len({i % 48 for i in changes}) <= 2
 
 
-def test_series_meet_the_ends_of_their_blocks_at_different_times():
-    """So that not all are estimated in one cycle: of 16 series, fewer than 4 in any of 48."""
+def test_blocks_of_different_series_end_at_different_times():
+    """So that estimates are spread over cycles: of 16 series, fewer than 4 in any of 48."""
     bars = hourly_bars(560)
     change_at = []
     for number in range(16):
@@ -266,7 +266,7 @@ def test_series_meet_the_ends_of_their_blocks_at_different_times():
 
 
 def test_a_forecast_does_not_depend_on_those_before_it():
-    """A model that has seen every cutoff, in either direction, says what a new one says, to the last bit."""
+    """A model used at every cutoff, in either direction, equals a new one to the last bit."""
     bars = hourly_bars(700)
     contexts = contexts_of(bars, bars.close_time[-60::6])
     alone = [forecast(context).raw_FHQ.tobytes() for context in contexts]
@@ -279,7 +279,7 @@ def test_a_forecast_does_not_depend_on_those_before_it():
     assert backwards[::-1] == alone
 
 
-def test_what_was_estimated_of_other_bars_is_not_used():
+def test_estimates_of_other_bars_are_not_used():
     """The same series at the same cutoff, with its prices revised."""
     context, other = (make_context(one) for one in simulated_prices(2, 400, seed=3))
     model = Garch()
@@ -323,8 +323,8 @@ def test_threads_may_share_a_model():
     assert made == alone * 4
 
 
-def test_the_search_leaves_no_warning_filter_behind():
-    """They are the whole program's; arch sets its own."""
+def test_the_search_restores_warning_filters():
+    """The library arch changes those of the process."""
     filters = list(warnings.filters)
 
     forecast(make_context(simulated_prices(1, 300, seed=7)[0]))
@@ -334,7 +334,7 @@ def test_the_search_leaves_no_warning_filter_behind():
 
 @pytest.mark.parametrize(("seed", "factor"), [(0, 1e-6), (1, 3.7), (2, 1e6)])
 def test_the_unit_of_prices_does_not_matter(seed, factor):
-    """Ticks and rounding move the last bits of every return; the search must not notice."""
+    """Rounding changes the last bits of every return; the result of the search must not change."""
     context = make_context(simulated_prices(1, 500, seed)[0].round(2))
     scaled = make_context(context.ohlc_CT * factor)
 
@@ -342,7 +342,7 @@ def test_the_unit_of_prices_does_not_matter(seed, factor):
 
 
 def test_960_slots_are_used():
-    """What lies before them changes nothing, not even the last bit."""
+    """Earlier bars do not change the last bit."""
     prices_CT = simulated_prices(1, 1100, seed=5)[0]
     long, just, short = (make_context(prices_CT[:, -length:]) for length in (1100, 960, 800))
 
@@ -351,7 +351,7 @@ def test_960_slots_are_used():
 
 
 def test_bars_of_a_stock_exchange():
-    """Blocks are of time, so sessions fill them with as many bars as they have."""
+    """Blocks are spans of time, with as many bars as the sessions have."""
     key = make_key("file", "AAPL/USD", "1h", "XNYS")
     bars = make_bars(key, count=600, start=START)
 
@@ -386,11 +386,11 @@ def test_fewer_than_30_returns_are_refused(count, found):
         forecast(moving_context(np.full(count - 1, 0.01)))
 
 
-def test_30_returns_will_do_at_any_horizon():
+def test_30_returns_are_enough_at_any_horizon():
     assert forecast(moving_context(np.random.default_rng(0).normal(0, 0.01, 30)), 64).horizon == 64
 
 
-def test_returns_that_gaps_took_do_not_count():
+def test_returns_with_a_missing_end_do_not_count():
     """Bars in every other slot are never one slot apart."""
     prices_CT = simulated_prices(1, 400, seed=1)[0]
     prices_CT[:, ::2] = np.nan
@@ -416,8 +416,8 @@ def test_prices_that_never_move_leave_no_uncertainty():
     assert made.provenance.engine_reason == "all closes are equal"
 
 
-def test_closes_that_never_move_still_have_ranges():
-    """High and low repeat their past distances, and the close stands."""
+def test_constant_closes_still_have_ranges():
+    """High and low repeat their past offsets, and the close is constant."""
     close = np.full(200, 100.0)
     reach = np.linspace(0.01, 0.02, 200)
     context = make_context([close, close * np.exp(reach), close * np.exp(-reach), close])
@@ -428,8 +428,8 @@ def test_closes_that_never_move_still_have_ranges():
     np.testing.assert_allclose(np.log(made.median("high") / 100), 0.01 + 100 / 199 * 0.01, rtol=1e-9)
 
 
-def test_closes_that_only_now_move():
-    """The blocks to estimate from never moved; the smoothed variance knows that the last bars did."""
+def test_closes_that_move_only_at_the_end():
+    """All closes of the sample are equal; the smoothed variance follows the last bars."""
     returns = np.zeros(300)
     returns[-2:] = 0.01
     sigma = math.sqrt(slow_variances(returns, 0.0, 0.06, 0.94)[-1])
@@ -442,16 +442,16 @@ def test_closes_that_only_now_move():
     assert reason(context).startswith("all closes of the sample are equal: variance smoothed")
 
 
-def test_a_search_that_fails_is_said():
-    """One move in a year of flat closes has no greatest likelihood."""
+def test_a_failed_search_is_reported():
+    """One return in a year of equal closes has no maximum likelihood."""
     returns = np.zeros(300)
     returns[100] = 0.01
 
     assert reason(moving_context(returns)).startswith("no maximum of the likelihood was found: variance smoothed")
 
 
-def test_a_variance_without_a_mean_is_said():
-    """Volatility that grows without end drives alpha + beta to 1, where arch stops. It is forecast all the same."""
+def test_a_variance_without_a_mean_is_reported():
+    """Growing volatility drives alpha + beta to 1, the bound of arch. The forecast is still made."""
     growth = np.exp(np.arange(400) / 150)
     context = moving_context(np.random.default_rng(2).normal(size=400) * 1e-3 * growth)
     _, alpha, beta, _ = parameters(context)
@@ -464,15 +464,15 @@ def test_a_variance_without_a_mean_is_said():
 @pytest.mark.parametrize("jump", [30.0, -30.0])
 @pytest.mark.parametrize("at", [250, 299])
 def test_a_jump_of_thirteen_digits_leaves_a_finite_forecast(jump, at):
-    """Bars hold prices up to 1e15; the forecast of one series must not stop all others."""
+    """Bars hold prices up to 1e15; one series must not stop the forecasts of the others."""
     returns = np.random.default_rng(0).normal(0, 0.01, 300)
     returns[at] = jump
 
     assert np.isfinite(forecast(moving_context(returns), 64).raw_FHQ).all()
 
 
-def test_no_price_moves_further_than_floats_reach():
-    """Seventeen digits back and forth: the smoothed variance alone would give quantiles of infinity."""
+def test_prices_stay_finite():
+    """Jumps of seventeen digits: the smoothed variance would give infinite quantiles."""
     returns = np.where(np.arange(60) % 2, 40.0, -40.0)
 
     made = forecast(moving_context(returns), 64)
@@ -486,8 +486,8 @@ def test_no_price_moves_further_than_floats_reach():
     st.lists(st.integers(0, 30), max_size=3),
     st.sampled_from([0.0, 1e-6, 0.01]),
 )
-def test_odd_series_have_forecasts_too(returns, gaps, reach):
-    """Of flat, jumping and gappy closes: the forecast's own constructor checks that it is finite and in order."""
+def test_unusual_series_have_forecasts(returns, gaps, reach):
+    """For flat, jumping and gappy closes: the constructor of the forecast checks that it is finite and in order."""
     prices_CT = moving_context(np.array(returns), reach).ohlc_CT.copy()
     prices_CT[:, gaps] = np.nan
     context = make_context(prices_CT)
@@ -497,8 +497,8 @@ def test_odd_series_have_forecasts_too(returns, gaps, reach):
     assert forecast(context, 16).horizon == 16
 
 
-def test_no_move_is_measured_in_less_than_a_tenth_of_the_volatility_now():
-    """Bars that reached 1 % when closes stood still count as ten times as far, and not as twenty."""
+def test_past_volatility_is_at_least_a_tenth_of_the_current_one():
+    """Ranges of 1 % at constant closes are scaled by ten, not by twenty."""
     returns = np.concatenate([np.zeros(80), np.where(np.arange(19) % 2, 0.05, -0.05)])
     sigma = np.sqrt(slow_variances(returns, 0.0, 0.06, 0.94))
     assert sigma.min() < sigma[-1] / 20
@@ -508,7 +508,7 @@ def test_no_move_is_measured_in_less_than_a_tenth_of_the_volatility_now():
     assert math.log(upper[0] / moving_context(returns).last_close) == pytest.approx(0.1, rel=1e-6)
 
 
-def test_it_says_what_it_is_of_and_who_made_it():
+def test_provenance():
     context = make_context(simulated_prices(1, 300, seed=0)[0])
 
     made = forecast(context)

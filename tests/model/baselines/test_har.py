@@ -1,4 +1,4 @@
-"""The autoregression of ranges: against statsmodels and slow loops, and honest where ranges have a long memory.
+"""The autoregression of ranges: compared with statsmodels and slow loops, and calibrated on series of long memory.
 
 Shapes: N series, T bars, C price fields, H steps.
 """
@@ -29,7 +29,7 @@ UPPER = CHRONOS_LEVELS.index(0.9)
 
 
 def simulated_prices(count: int, length: int, seed: int) -> np.ndarray:
-    """Open, high, low and close (N, C, T): walks of 25 moves a bar, whose log volatility is the autoregression."""
+    """Open, high, low and close (N, C, T): walks of 25 steps per bar, whose log volatility is the autoregression."""
     random = np.random.default_rng(seed)
     log_sigma = np.zeros((count, 22))
     for _ in range(length + 100):
@@ -58,7 +58,7 @@ def with_gaps(context: Context, at: list[int]) -> Context:
 
 
 def steady_context(moves: np.ndarray, reach: float | np.ndarray = 0.01) -> Context:
-    """Closes that move by these logarithms from 100 on; each bar reaches as far above its close as below."""
+    """Closes with these log returns, from 100 on; each bar ranges as far above its close as below."""
     close = 100 * np.exp(np.concatenate([[0.0], np.cumsum(moves)]))
     return make_context([close, close * np.exp(reach), close * np.exp(-np.asarray(reach)), close])
 
@@ -120,7 +120,7 @@ def test_it_agrees_with_statsmodels_and_a_slow_loop(length):
 
 @pytest.mark.parametrize("seed", range(3))
 def test_with_gaps_it_agrees_with_a_slow_loop(seed):
-    """The regression passes over a slot without a bar; a return needs both its ends, over slots."""
+    """The regression skips slots without a bar; a return needs both its ends, over slots."""
     at = np.random.default_rng(seed).integers(1, 200, 20).tolist()
     context = with_gaps(simulated_context(200, seed), at)
 
@@ -128,7 +128,7 @@ def test_with_gaps_it_agrees_with_a_slow_loop(seed):
 
 
 def test_with_bars_without_a_range_it_agrees_with_a_slow_loop():
-    """They count as a tenth of the median range of those that have one."""
+    """They count as a tenth of the median range."""
     context = simulated_context(200, seed=3)
     flat = np.random.default_rng(3).integers(0, 199, 60)
     context.ohlc_CT[:3, flat] = context.ohlc_CT[3, flat]
@@ -136,8 +136,8 @@ def test_with_bars_without_a_range_it_agrees_with_a_slow_loop():
     np.testing.assert_allclose(forecast(context, 6).raw_FHQ, slow_forecast(context, 6), rtol=1e-9)
 
 
-def test_ranges_that_grow_without_end_do_not_run_away():
-    """The regression alone would have them explode; a slow loop that scales its weights down agrees."""
+def test_growing_ranges_do_not_explode():
+    """The plain regression would explode; a slow loop that scales its weights down agrees."""
     random = np.random.default_rng(1)
     reach = 0.001 * np.exp(np.arange(200) / 50 + random.normal(0, 0.02, 200))
     context = steady_context(random.normal(0, 0.01, 199), reach)
@@ -145,7 +145,7 @@ def test_ranges_that_grow_without_end_do_not_run_away():
     np.testing.assert_allclose(forecast(context, 30).raw_FHQ, slow_forecast(context, 30), rtol=1e-8)
 
 
-def test_under_a_steady_range_past_moves_stand_as_they_are():
+def test_with_constant_ranges_returns_are_not_rescaled():
     """One each from -5 % to 5 % by a tenth: quantiles by hand."""
     moves = np.random.default_rng(0).permutation(np.arange(-50, 51)) / 1000
     context = steady_context(moves)
@@ -157,7 +157,7 @@ def test_under_a_steady_range_past_moves_stand_as_they_are():
 
 
 def test_wide_ranges_widen_the_forecast():
-    """And less so further ahead, as the range comes back to its mean."""
+    """Less so further ahead, as the range reverts to its mean."""
     prices_CT = simulated_prices(1, 500, seed=4)[0]
     calm, wild = prices_CT.copy(), prices_CT.copy()
     calm[1:3, -5:] = calm[3, -5:] * np.exp([[0.004], [-0.004]])
@@ -190,7 +190,7 @@ def scored() -> dict[str, tuple[np.ndarray, np.ndarray]]:
 @pytest.mark.parametrize("step", [1, 8])
 @pytest.mark.parametrize("field", ["high", "low", "close"])
 def test_intervals_are_calibrated(scored, field, step):
-    """200 outcomes: two standard deviations of a true 80 % are six points, and moves over 8 bars are few."""
+    """200 outcomes: two standard deviations of a true 80 % are six points, and returns over 8 bars are few."""
     inside_FH, _ = scored["har_range"]
 
     assert abs(inside_FH[FIELDS.index(field), step - 1] - 0.8) < 0.07
@@ -206,7 +206,7 @@ def test_it_beats_the_random_walk_where_ranges_have_memory(scored, field, step):
 
 
 def test_no_return_is_rescaled_more_than_tenfold():
-    """The first bars reach a hundredth as far; their moves of 0.1 % become ones of 1 %."""
+    """The first bars have a hundredth of the range; their returns of 0.1 % become 1 %."""
     reach = np.where(np.arange(200) < 100, 0.0001, 0.01) * np.exp(np.random.default_rng(0).normal(0, 0.01, 200))
     moves = np.where(np.arange(199) < 99, 0.001, 0.0)
 
@@ -252,8 +252,8 @@ def test_a_jump_of_thirteen_digits_leaves_a_finite_forecast(at):
     st.lists(st.sampled_from([0.0, 0.0, 1e-12, 0.01, 2.0]), min_size=7, max_size=7),
     st.lists(st.integers(0, 30), max_size=2),
 )
-def test_odd_series_have_forecasts_too(moves, reaches, gaps):
-    """Of flat, jumping and gappy bars: the forecast's own constructor checks that it is finite and in order."""
+def test_unusual_series_have_forecasts(moves, reaches, gaps):
+    """For flat, jumping and gappy bars: the constructor of the forecast checks that it is finite and in order."""
     prices_CT = steady_context(np.array(moves), np.resize(reaches, len(moves) + 1)).ohlc_CT.copy()
     prices_CT[:, gaps] = np.nan
 
@@ -266,7 +266,7 @@ def test_fewer_than_52_bars_are_refused(count):
         forecast(simulated_context(count), 1)
 
 
-def test_52_bars_will_do():
+def test_52_bars_are_enough():
     assert forecast(simulated_context(52), 22).horizon == 22
 
 
@@ -301,7 +301,7 @@ def test_the_unit_of_prices_does_not_matter(seed, factor):
 
 
 def test_500_slots_are_used():
-    """What lies before them changes nothing, not even the last bit; the first of them does count."""
+    """Earlier bars do not change the last bit; the first of the 500 does."""
     prices_CT = simulated_prices(1, 520, seed=5)[0]
     long, just, short = (make_context(prices_CT[:, -length:]) for length in (520, 500, 499))
 
@@ -329,7 +329,7 @@ def test_bars_after_the_cutoff_change_nothing():
     assert forecast(seen).raw_FHQ.tobytes() == forecast(changed).raw_FHQ.tobytes()
 
 
-def test_a_longer_horizon_begins_with_the_same():
+def test_a_longer_horizon_starts_with_the_same():
     context = simulated_context(300)
 
     np.testing.assert_allclose(forecast(context, 64).raw_FHQ[:, :5], forecast(context, 5).raw_FHQ, rtol=1e-12)
@@ -337,11 +337,11 @@ def test_a_longer_horizon_begins_with_the_same():
 
 @pytest.mark.parametrize("seed", range(3))
 def test_it_needs_no_repair(seed):
-    """Each past bar's high was above its open and close, and one stretch for all fields keeps that order."""
+    """Each past bar's high was above its open and close, and one scale for all fields keeps that order."""
     assert forecast(simulated_context(200, seed), 12).repairs == 0
 
 
-def test_it_says_what_it_is_of_and_who_made_it():
+def test_provenance():
     context = simulated_context(100)
 
     made = forecast(context)

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 
-from forecaster.bars import Bars
 from forecaster.context import Context
 from forecaster.errors import InvalidArgument, InvalidContext
 from forecaster.forecast import CHRONOS_LEVELS
 from forecaster.model.baselines.historical_simulation import FilteredHistoricalSimulation
 from tests.builders import make_bars, make_key, utc_ms
+
+if TYPE_CHECKING:
+    from forecaster.bars import Bars
 
 START = utc_ms("2024-01-01")
 
@@ -54,7 +57,7 @@ def slow_simulation(context: Context, horizon: int) -> np.ndarray:
 
 
 def steady_context(moves: np.ndarray, spread: float | np.ndarray = 0.01) -> Context:
-    """Closes that move by these logarithms from 100 on; each bar reaches as far above its close as below."""
+    """Closes with these log returns, from 100 on; each bar ranges as far above its close as below."""
     close = 100 * np.exp(np.concatenate([[0.0], np.cumsum(moves)]))
     return Context(make_key(), START, np.array([close, close * np.exp(spread), close * np.exp(-spread), close]))
 
@@ -118,7 +121,7 @@ def test_the_unit_of_prices_does_not_matter_to_the_simulation():
 
 
 def test_the_simulation_uses_500_slots():
-    """What lies before them changes nothing, not even the last bit; the first of them does count."""
+    """Earlier bars do not change the last bit; the first of the 500 does."""
     long = context_of(make_bars(count=520))
     last_500 = Context(long.key, long.cutoff, long.ohlc_CT[:, -500:])
     last_499 = Context(long.key, long.cutoff, long.ohlc_CT[:, -499:])

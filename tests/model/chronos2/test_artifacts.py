@@ -1,4 +1,4 @@
-"""The folder of compiled code: nobody else may put machine code there, or the folder itself in its place."""
+"""The folder of compiled code: other users cannot place machine code in it, or replace it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ KEY = ArtifactKey.of("0" * 64, "torch 2", torch.device("cpu"), Shape(8, 64, 1))
 
 @pytest.fixture
 def home(tmp_path):
-    """A folder of ours, in one of ours."""
+    """A private folder in a private folder."""
     home = tmp_path / "cache" / "forecaster"
     home.mkdir(mode=0o700, parents=True)
     return home
@@ -25,7 +25,7 @@ def home(tmp_path):
 
 @pytest.fixture
 def owned(monkeypatch):
-    """Give a function that gives a folder to another user, which root alone can do for real."""
+    """Return a function that makes a folder appear to have another owner."""
     owners, lstat = {}, Path.lstat
 
     def changed(path):
@@ -37,8 +37,8 @@ def owned(monkeypatch):
     return owners.__setitem__
 
 
-def test_folder_is_made_for_us_alone(home):
-    """Its parents too, where they lack, and though the group may write what this user makes otherwise."""
+def test_folder_is_created_private(home):
+    """Missing parents too, whatever the umask."""
     before = os.umask(0o002)
     try:
         own_folder(home / "model" / "compiled")
@@ -49,8 +49,8 @@ def test_folder_is_made_for_us_alone(home):
 
 
 @pytest.mark.parametrize("mode", [0o770, 0o707, 0o777])
-def test_parent_that_others_may_write_is_refused(home, mode):
-    """They could put a folder of their own in the place of ours, as soon as it was looked at."""
+def test_parent_writable_by_others_is_refused(home, mode):
+    """They could replace the folder after the check."""
     home.parent.chmod(mode)
 
     with pytest.raises(
@@ -59,8 +59,8 @@ def test_parent_that_others_may_write_is_refused(home, mode):
         own_folder(home)
 
 
-def test_parents_are_looked_at_up_to_the_root(home):
-    """However far above."""
+def test_parents_are_checked_up_to_the_root(home):
+    """At any depth."""
     home.parents[1].chmod(0o777)
 
     with pytest.raises(ArtifactsRefused, match=f"expected {home.parents[1]} "):
@@ -68,14 +68,14 @@ def test_parents_are_looked_at_up_to_the_root(home):
 
 
 def test_shared_parent_with_the_sticky_bit_is_fine(home):
-    """As /tmp: nobody can move what is another's there."""
+    """As /tmp: other users cannot move the folder."""
     home.parent.chmod(0o1777)
 
     own_folder(home)
 
 
-def test_folder_in_a_shared_parent_must_be_ours(home, owned):
-    """The sticky bit keeps others from moving it, and not from having made it first."""
+def test_folder_in_a_shared_parent_must_have_this_owner(home, owned):
+    """The sticky bit does not prevent others from creating it first."""
     home.parent.chmod(0o1777)
     owned(home, 65_534)
 
@@ -84,7 +84,7 @@ def test_folder_in_a_shared_parent_must_be_ours(home, owned):
 
 
 def test_parent_of_another_user_is_refused(home, owned):
-    """Whoever owns it may give himself the right to write."""
+    """Its owner can make it writable."""
     owned(home.parent, 65_534)
 
     with pytest.raises(
@@ -93,8 +93,8 @@ def test_parent_of_another_user_is_refused(home, owned):
         own_folder(home)
 
 
-def test_folder_of_root_is_refused_where_we_are_not_root(home, owned, monkeypatch):
-    """Above ours it is as good as ours; in the place of ours it is not."""
+def test_folder_of_root_is_refused_for_other_users(home, owned, monkeypatch):
+    """Root may own a parent, but not the folder."""
     monkeypatch.setattr(artifacts.os, "getuid", lambda: 1234)
     for path in (home, *home.parents):
         owned(path, 0)
@@ -103,8 +103,8 @@ def test_folder_of_root_is_refused_where_we_are_not_root(home, owned, monkeypatc
         own_folder(home)
 
 
-def test_parents_behind_a_symbolic_link_are_looked_at(home, tmp_path):
-    """The folders that the path names, and those where it ends."""
+def test_parents_behind_a_symbolic_link_are_checked(home, tmp_path):
+    """Those of the path, and those of the target."""
     shared = tmp_path / "shared"
     (shared / "real").mkdir(parents=True)
     (home / "link").symlink_to(shared / "real")
@@ -114,8 +114,8 @@ def test_parents_behind_a_symbolic_link_are_looked_at(home, tmp_path):
         own_folder(home / "link" / "compiled")
 
 
-def test_link_in_a_folder_that_others_may_write_is_refused(home, tmp_path):
-    """They could let it lead elsewhere."""
+def test_link_in_a_folder_writable_by_others_is_refused(home, tmp_path):
+    """They could change its target."""
     shared = tmp_path / "shared"
     shared.mkdir()
     shared.chmod(0o777)
@@ -125,8 +125,8 @@ def test_link_in_a_folder_that_others_may_write_is_refused(home, tmp_path):
         own_folder(shared / "link" / "compiled")
 
 
-def test_nothing_is_made_below_a_folder_that_others_may_write(home):
-    """It is looked at first."""
+def test_nothing_is_created_below_a_folder_writable_by_others(home):
+    """The check comes first."""
     home.chmod(0o777)
 
     with pytest.raises(ArtifactsRefused):
@@ -135,7 +135,7 @@ def test_nothing_is_made_below_a_folder_that_others_may_write(home):
 
 
 def test_package_below_such_a_folder_is_not_found(home, tmp_path):
-    """A package that was whole a moment ago is not loaded any more."""
+    """A valid package is no longer loaded."""
     built = tmp_path / "built.pt2"
     built.write_bytes(b"machine code")
     kept = Artifacts(home / "compiled")
@@ -146,7 +146,7 @@ def test_package_below_such_a_folder_is_not_found(home, tmp_path):
         kept.find(KEY)
 
 
-def test_relative_folder_is_looked_at_from_the_root(home, monkeypatch):
+def test_relative_folder_is_checked_from_the_root(home, monkeypatch):
     monkeypatch.chdir(home)
     home.parent.chmod(0o777)
 
@@ -154,8 +154,8 @@ def test_relative_folder_is_looked_at_from_the_root(home, monkeypatch):
         own_folder(Path("compiled"))
 
 
-def test_folder_that_a_link_passes_through_is_looked_at(tmp_path):
-    """A link in it could be made to lead elsewhere by whoever may write there."""
+def test_folders_of_a_link_target_are_checked(tmp_path):
+    """Users who can write there could change a link in it."""
     real, open_folder = tmp_path / "real", tmp_path / "open"
     for folder in (real, open_folder):
         folder.mkdir(mode=0o700)

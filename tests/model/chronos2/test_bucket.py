@@ -1,4 +1,4 @@
-"""What a bucket is: which numbers of rows share code, what fills them up, and what it is checked with."""
+"""Buckets: sizes, padding, and the probes that check compiled code."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ def make_answer():
 
 
 @pytest.mark.parametrize("group", [1, 4, 5])
-def test_few_numbers_of_rows_have_code_of_their_own(group):
-    """Each number of groups falls into the next that is kept; none is padded by more than a quarter."""
+def test_few_sizes_are_compiled(group):
+    """Each number of groups is rounded up to one of them; none is padded by more than a quarter."""
     kept = {bucket_rows(groups * group, group) for groups in range(1, 1025)}
 
     assert len(kept) == 36
@@ -46,7 +46,7 @@ def test_padding_repeats_the_last_group():
 
 @pytest.mark.parametrize("missing", Missing)
 @pytest.mark.parametrize("bars", [16, 64, 512])
-def test_probes_are_what_their_shape_says(missing, bars):
+def test_probes_have_their_shape(missing, bars):
     shape = Shape(8, bars, 1, missing)
     standard_BT = probe(shape, 1, 16)
 
@@ -58,7 +58,7 @@ def test_probes_are_what_their_shape_says(missing, bars):
 
 @pytest.mark.parametrize(("noises", "equal"), [(0.5, True), (2.0, False), (float("nan"), False), (float("inf"), False)])
 def test_one_element_decides(noises, equal):
-    """The tolerance is a share of the spread of the element's own row."""
+    """The tolerance is relative to the spread of the element's own row."""
     expected_BQH, found_BQH = make_answer(), make_answer()
     spread = float(expected_BQH[5].max() - expected_BQH[5].min())
     found_BQH[5, 3, 7] += noises * ENGINE_NOISE * spread
@@ -69,7 +69,7 @@ def test_one_element_decides(noises, equal):
     assert (bucket.difference is not None) == equal
 
 
-def test_compiled_code_serves_only_while_it_is_said_to():
+def test_compiled_code_serves_only_in_state_serving():
     bucket = make_bucket()
     bucket.compiled = torch.nn.Identity()
 

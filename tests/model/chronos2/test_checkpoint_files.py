@@ -1,4 +1,4 @@
-"""A model folder as a guest: which files and settings are taken, and that what is hashed is what is loaded."""
+"""Untrusted model folders: accepted files and settings, and that the hashed bytes are the loaded ones."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ CONFIG = {
 }
 """What chronos-forecasting writes: the keys of amazon/chronos-2, in the smallest size."""
 _opened: list[str] | None = None
-"""The files that were opened since a test began to listen; None while none does."""
+"""The files opened since a test started to record; None otherwise."""
 
 
 def _listen(event: str, arguments: tuple[object, ...]) -> None:
@@ -64,7 +64,7 @@ sys.addaudithook(_listen)
 
 @pytest.fixture
 def opened(monkeypatch):
-    """The files that are opened during the test, in their order."""
+    """The files opened during the test, in order."""
     files = []
     monkeypatch.setattr(sys.modules[__name__], "_opened", files)
     return files
@@ -101,14 +101,14 @@ def load(folder):
         *("model-00001-of-00002.safetensors", "code.so", "tokenizer.model"),
     ],
 )
-def test_file_that_others_would_load_is_refused(folder, name):
-    """It is never opened; but who put it there expects it to count."""
+def test_file_that_other_programs_load_is_refused(folder, name):
+    """It is not opened: an adapter that is silently ignored would be a surprise."""
     (folder / name).touch()
     with pytest.raises(ModelLoadError, match=f"expected config.json, model.safetensors and documents .*'{name}'"):
         find_checkpoint(str(folder), None)
 
 
-def test_documents_may_stand_beside_the_weights(folder):
+def test_documents_are_allowed(folder):
     before = find_checkpoint(str(folder), None)
     for name in ("README.md", "LICENSE", ".gitattributes", "generation_config.json", "training_state.pt", "loss.png"):
         (folder / name).write_text("anything")
@@ -137,8 +137,8 @@ def test_link_within_the_folder_is_followed(folder):
     assert load(folder.parent / "link")[1] == find_checkpoint(str(folder), None).weights_sha256
 
 
-def test_link_that_takes_the_place_of_a_file_is_not_followed(folder, monkeypatch):
-    """It is put there after the file was looked at, and before it is opened."""
+def test_link_that_replaces_a_file_is_not_followed(folder, monkeypatch):
+    """It is created after the check, before the file is opened."""
     opens = os.open
 
     def exchange(path, *how, **more):
@@ -154,7 +154,7 @@ def test_link_that_takes_the_place_of_a_file_is_not_followed(folder, monkeypatch
 
 
 def test_sums_are_not_written_through_a_link(folder):
-    """Else whoever made the folder has any file of ours overwritten."""
+    """Otherwise the author of the folder could overwrite any file of this user."""
     (folder.parent / "precious").write_text("mine")
     (folder / "SHA256SUMS").symlink_to("../precious")
 
@@ -184,7 +184,7 @@ def test_cache_of_the_hub_links_to_its_blobs(snapshot):
 
 
 def test_blobs_that_are_a_link_themselves_are_refused(snapshot):
-    """A folder that only looks like a cache leads nowhere else."""
+    """A folder that looks like a cache gives no access to other folders."""
     blobs = snapshot.parent.parent / "blobs"
     shutil.move(blobs, snapshot.parents[3] / "elsewhere")
     blobs.symlink_to(snapshot.parents[3] / "elsewhere")
@@ -196,8 +196,8 @@ def test_blobs_that_are_a_link_themselves_are_refused(snapshot):
 @pytest.mark.parametrize(
     "make", [os.mkfifo, os.mkdir, lambda path: path.symlink_to(path)], ids=["pipe", "folder", "loop"]
 )
-def test_what_is_no_file_is_refused(folder, name, make):
-    """A pipe that nobody writes to is not waited for."""
+def test_only_regular_files_are_read(folder, name, make):
+    """A pipe without a writer does not block."""
     (folder / name).unlink(missing_ok=True)
     make(folder / name)
     with pytest.raises(ModelLoadError, match=f"a regular file {name} within "):
@@ -205,14 +205,14 @@ def test_what_is_no_file_is_refused(folder, name, make):
 
 
 @pytest.mark.parametrize("name", ["config.json", "SHA256SUMS"])
-def test_text_too_large_to_be_one_is_refused(folder, name):
+def test_too_large_text_is_refused(folder, name):
     with (folder / name).open("wb") as file:
         file.truncate(1 << 40)
     with pytest.raises(ModelLoadError, match=f"at most 1,048,576 bytes in .*{name}"):
         load(folder)
 
 
-def test_file_that_may_not_be_read_is_named(folder, monkeypatch):
+def test_unreadable_file_is_named(folder, monkeypatch):
     def refuse(*_):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
@@ -221,8 +221,8 @@ def test_file_that_may_not_be_read_is_named(folder, monkeypatch):
         load(folder)
 
 
-def test_file_that_cannot_be_read_any_further_is_named(folder, monkeypatch):
-    """As on a disk that fails: here a descriptor that is open for writing alone."""
+def test_read_error_is_named(folder, monkeypatch):
+    """As on a failing disk: here a write-only descriptor."""
     really = os.open
     monkeypatch.setattr("forecaster.model.chronos2.checkpoint_files.os.open", lambda path, _: really(path, os.O_WRONLY))
     with pytest.raises(ModelLoadError, match=r"a folder .* that can be read, found .*Bad file descriptor"):
@@ -240,8 +240,8 @@ def test_only_configuration_and_weights_are_fetched(monkeypatch, folder):
 # The identity.
 
 
-def test_every_file_is_read_once_and_none_besides(folder, opened):
-    """What was checked and hashed is what was loaded: no path is looked up a second time."""
+def test_every_file_is_read_once_and_no_other(folder, opened):
+    """The hashed bytes are the loaded ones: no path is looked up twice."""
     write_sums(folder)
     (folder / "README.md").touch()
     opened.clear()
@@ -254,7 +254,7 @@ def test_every_file_is_read_once_and_none_besides(folder, opened):
 
 
 def test_weights_that_change_while_they_are_loaded(folder):
-    """The digest is of the bytes that were loaded, whatever stands in the file before or after."""
+    """The digest is of the bytes that were loaded, whatever the file contains before or after."""
     first = (folder / "model.safetensors").read_bytes()
     with open_checkpoint(str(folder), None) as opened:
         tensors = opened.weights.tensors
@@ -280,7 +280,7 @@ def test_weights_that_are_replaced_while_they_are_loaded(folder):
     assert found.weights_sha256 == hashlib.sha256(content).hexdigest()
 
 
-def test_file_that_becomes_shorter_is_refused(folder):
+def test_file_that_is_truncated_is_refused(folder):
     with open_checkpoint(str(folder), None) as opened:
         os.truncate(folder / "model.safetensors", 100)
         with pytest.raises(ModelLoadError, match="became shorter"):
@@ -292,8 +292,8 @@ def decisive(config):
 
 
 @pytest.mark.parametrize("sums", [False, True], ids=["without sums", "with sums"])
-def test_no_byte_changes_unnoticed(folder, sums, opened):
-    """One bit of each file that loading opens: another model, a refusal, or metadata, which decides no forecast."""
+def test_every_changed_bit_is_detected(folder, sums, opened):
+    """One bit of each file that loading opens: another model, an error, or metadata without effect."""
     if sums:
         write_sums(folder)
     opened.clear()
@@ -335,8 +335,8 @@ WRONG = {
 
 
 @pytest.mark.parametrize("value", WRONG.values(), ids=WRONG)
-def test_any_value_of_any_key_is_taken_or_refused(folder, value):
-    """No other error, and nothing is allocated: the refusal comes before torch is asked for anything."""
+def test_any_value_of_any_key_is_accepted_or_refused(folder, value):
+    """No other error, and no memory is allocated before."""
     changed = [CONFIG | {name: "here"} for name in [*CONFIG, "unknown"]]
     changed += [CONFIG | {"chronos_config": LIMITS | {name: "here"}} for name in [*LIMITS, "unknown"]]
     taken, refused = [], []
@@ -354,11 +354,11 @@ def test_any_value_of_any_key_is_taken_or_refused(folder, value):
 @pytest.mark.parametrize(
     ("changes", "found"),
     [
-        ({"auto_map": {"AutoModel": "code.Model"}}, "auto_map: this key is not known.*, found {'AutoModel'"),
-        ({"_attn_implementation": "owner/kernel"}, "_attn_implementation: this key is not known"),
-        ({"hidden_size": 64}, "hidden_size: this key is not known"),
-        ({"quantization_config": {}}, "quantization_config: this key"),
-        ({"chronos_config": LIMITS | {"future": 1}}, r"chronos_config\.future: this key"),
+        ({"auto_map": {"AutoModel": "code.Model"}}, "auto_map: unknown key.*, found {'AutoModel'"),
+        ({"_attn_implementation": "owner/kernel"}, "_attn_implementation: unknown key"),
+        ({"hidden_size": 64}, "hidden_size: unknown key"),
+        ({"quantization_config": {}}, "quantization_config: unknown key"),
+        ({"chronos_config": LIMITS | {"future": 1}}, r"chronos_config\.future: unknown key"),
         ({"dense_act_fn": "gelu"}, "dense_act_fn: Input should be 'relu', found 'gelu'"),
         ({"is_gated_act": True}, "is_gated_act"),
         ({"d_model": "768"}, "d_model: .*, found '768'"),
@@ -367,15 +367,15 @@ def test_any_value_of_any_key_is_taken_or_refused(folder, value):
         ({"num_layers": 100_000}, "num_layers: .*, found 100000"),
     ],
 )
-def test_setting_that_no_model_here_has(folder, changes, found):
-    """Named with what is expected of it."""
+def test_unsupported_setting(folder, changes, found):
+    """The error names the key and the expected value."""
     (folder / "config.json").write_text(json.dumps(CONFIG | changes))
     with pytest.raises(ModelLoadError, match=found):
         find_checkpoint(str(folder), None)
 
 
 def test_metadata_is_ignored(folder):
-    """Names and types of what transformers writes, and nothing that is computed with."""
+    """Keys written by transformers that compute nothing."""
     before = find_checkpoint(str(folder), None)
     (folder / "config.json").write_text(json.dumps(CONFIG | dict.fromkeys(METADATA, "anything")))
 
@@ -383,7 +383,7 @@ def test_metadata_is_ignored(folder):
 
 
 def test_defaults_of_transformers_are_known():
-    """Whatever chronos-forecasting saves is taken."""
+    """Everything that chronos-forecasting saves is accepted."""
     from chronos.chronos2.config import Chronos2CoreConfig
 
     config = Chronos2CoreConfig(chronos_config=LIMITS, d_model=6).to_dict()
@@ -463,8 +463,8 @@ LAST = "shared.weight"
         (moved(LAST, 0, 4), "at bytes"),
     ],
 )
-def test_header_that_does_not_fit_is_refused(folder, change, found):
-    """Before a byte of the weights is read."""
+def test_mismatched_header_is_refused(folder, change, found):
+    """Before the weights are read."""
     header, data = header_of(folder)
     write_header(folder, change(header), data)
     with pytest.raises(ModelLoadError, match=found):
@@ -486,8 +486,8 @@ def test_length_of_the_header_is_bounded(folder, content, found):
 
 
 @pytest.mark.parametrize("bytes_more", [-4, 4, 1 << 40])
-def test_file_is_as_large_as_its_header_says(folder, bytes_more):
-    """A terabyte of holes costs nothing to make, and nothing to refuse."""
+def test_file_size_must_match_the_header(folder, bytes_more):
+    """A sparse file of a terabyte is refused at once."""
     weights = folder / "model.safetensors"
     os.truncate(weights, weights.stat().st_size + bytes_more)
     with pytest.raises(ModelLoadError, match="bytes of weights, while its header describes"):

@@ -1,7 +1,7 @@
-"""The compiler is a guest: whatever goes wrong with it, every forecast is answered, and is eager's.
+"""Faults of the compiler: every forecast succeeds and equals eager's.
 
-Packages are built and loaded by `Toolchain`, in this process; each test gets a copy of a folder with one, and injects
-its fault where it would happen: in the build, in the kept files, in the loaded code. Real builds are in
+`Toolchain` builds and loads packages in this process. Each test gets a copy of a folder with a package, and injects a
+fault where it would happen: in the build, in the stored files, in the loaded code. Real builds are in
 test_real_builds.py.
 """
 
@@ -37,9 +37,9 @@ from tests.model.engines import (
     ROWS,
     SHAPE,
     Toolchain,
-    ask,
-    eager_answer,
-    is_eagers,
+    eager_quantiles,
+    equals_eager,
+    forecast,
     make_context,
     make_engines,
     package_of,
@@ -80,7 +80,7 @@ def built(checkpoint, tmp_path_factory):
 
 @pytest.fixture
 def folder(built, tmp_path):
-    """A copy to damage."""
+    """A copy of that folder, to damage."""
     copy = tmp_path / "compiled"
     shutil.copytree(built, copy)
     copy.chmod(0o700)
@@ -88,8 +88,8 @@ def folder(built, tmp_path):
 
 
 @pytest.fixture(autouse=True)
-def _first_in_this_process(toolchain, monkeypatch):
-    """Each test sees a process that has not warned yet, and none compiles in earnest."""
+def _no_warning_yet(toolchain, monkeypatch):
+    """Reset the one warning of the process, and replace the real compiler."""
     monkeypatch.setattr(faults, "_warned", threading.Event())
 
 
@@ -98,17 +98,17 @@ def text_of(folder):
     return json.loads(package_of(folder).read_text())
 
 
-def test_kept_code_serves_after_a_restart(checkpoint, folder, toolchain):
-    """The first forecast is eager; once the package is loaded and checked, compiled code answers the same."""
+def test_stored_code_serves_after_a_restart(checkpoint, folder, toolchain):
+    """The first forecast is eager; once the package is loaded and checked, compiled code gives the same."""
     engines = make_engines(checkpoint, folder)
     context_BT = make_context()
-    first_BQH, first = ask(engines, context_BT)
+    first_BQH, first = forecast(engines, context_BT)
     status = settle(engines, state=State.SERVING)
-    second_BQH, second = ask(engines, context_BT)
+    second_BQH, second = forecast(engines, context_BT)
 
     assert (first.engine, second.engine) == ("eager", "compiled")
-    assert torch.equal(first_BQH, eager_answer(checkpoint, context_BT))
-    assert is_eagers(checkpoint, second_BQH, context_BT)
+    assert torch.equal(first_BQH, eager_quantiles(checkpoint, context_BT))
+    assert equals_eager(checkpoint, second_BQH, context_BT)
     assert second.reason == status.reason
     assert "checked to" in status.reason
     assert status.compiled_s > 0
@@ -116,8 +116,8 @@ def test_kept_code_serves_after_a_restart(checkpoint, folder, toolchain):
     assert toolchain.loaded == [text_of(folder)]
 
 
-def test_what_is_not_kept_is_built_once(checkpoint, tmp_path, toolchain):
-    """Found by the next process, which builds nothing."""
+def test_a_missing_package_is_built_once(checkpoint, tmp_path, toolchain):
+    """The next process finds it and builds nothing."""
     serve(make_engines(checkpoint, tmp_path / "compiled"))
     toolchain.fault = BuildFailed("built again")
     serve(make_engines(checkpoint, tmp_path / "compiled"))
@@ -125,21 +125,21 @@ def test_what_is_not_kept_is_built_once(checkpoint, tmp_path, toolchain):
     assert toolchain.loaded == [text_of(tmp_path / "compiled")] * 2
 
 
-def test_rows_are_padded_up_to_what_was_compiled(checkpoint, folder):
-    """Seven groups run in the code for eight; a padded answer is that of its own rows."""
+def test_rows_are_padded_to_the_compiled_number(checkpoint, folder):
+    """Seven groups run in the code for eight; padding does not change the other rows."""
     engines = make_engines(checkpoint, folder)
     engines.warm_up([SHAPE])
     bucket = engines._buckets[SHAPE]
     context_BT = make_context(ROWS - GROUP)
     bucket.eager_s, bucket.compiled_s = 1.0, 0.1
     engines._buckets[SHAPE._replace(rows=ROWS - GROUP)] = bucket
-    found_BQH, answer = ask(engines, context_BT)
+    actual_BQH, output = forecast(engines, context_BT)
 
-    assert answer.engine == "compiled"
-    assert is_eagers(checkpoint, found_BQH, context_BT)
+    assert output.engine == "compiled"
+    assert equals_eager(checkpoint, actual_BQH, context_BT)
 
 
-def test_padding_that_costs_more_than_it_gains_is_not_done(checkpoint, folder):
+def test_no_padding_where_eager_is_faster(checkpoint, folder):
     engines = make_engines(checkpoint, folder)
     engines.warm_up([SHAPE])
     bucket = engines._buckets[SHAPE]
@@ -153,8 +153,8 @@ def test_padding_that_costs_more_than_it_gains_is_not_done(checkpoint, folder):
     ("mode", "seconds", "state"),
     [("auto", 9.0, State.SLOWER), ("on", 9.0, State.SERVING), ("auto", 1e-9, State.SERVING)],
 )
-def test_auto_serves_what_is_quicker(checkpoint, folder, mode, seconds, state):
-    """Under `auto` code that is right but slower stays out, and says so; `on` serves it."""
+def test_auto_serves_faster_code(checkpoint, folder, mode, seconds, state):
+    """`auto` does not serve correct code that is slower, and gives the reason; `on` serves it."""
     packages = PackageCompiler(*checkpoint, library_versions(), CompileSettings(folder=folder))
     engines = make_engines(checkpoint, folder, mode)
     bucket = engines._bucket(SHAPE)
@@ -162,16 +162,16 @@ def test_auto_serves_what_is_quicker(checkpoint, folder, mode, seconds, state):
     engines.warm_up([SHAPE])
 
     assert bucket.state is state
-    assert ("no quicker" in bucket.reason) == (state is State.SLOWER)
-    assert ask(engines, make_context())[1].engine == ("compiled" if state is State.SERVING else "eager")
+    assert ("not faster" in bucket.reason) == (state is State.SLOWER)
+    assert forecast(engines, make_context())[1].engine == ("compiled" if state is State.SERVING else "eager")
 
 
 def test_auto_builds_nothing_before_it_pays(checkpoint, tmp_path, toolchain):
-    """A shape that has cost less than a build leaves no package and no warning."""
+    """A rare shape leaves no package and no warning."""
     toolchain.fault = BuildFailed("built too early")
     engines = make_engines(checkpoint, tmp_path / "compiled", "auto", build_after_s=1e9)
     for _ in range(3):
-        ask(engines, make_context())
+        forecast(engines, make_context())
         settle(engines, state=State.EAGER)
     (status,) = engines.status().buckets
 
@@ -180,9 +180,9 @@ def test_auto_builds_nothing_before_it_pays(checkpoint, tmp_path, toolchain):
 
 
 def test_auto_builds_once_it_pays(checkpoint, tmp_path, toolchain):
-    """One call has cost enough."""
+    """Here one call is enough."""
     engines = make_engines(checkpoint, tmp_path / "compiled", "auto", build_after_s=0.0)
-    ask(engines, make_context())
+    forecast(engines, make_context())
     bucket = engines._bucket(SHAPE)
     wait_until(lambda: bucket.state in {State.SERVING, State.SLOWER}, "a build")
 
@@ -191,13 +191,13 @@ def test_auto_builds_once_it_pays(checkpoint, tmp_path, toolchain):
 
 
 @pytest.mark.parametrize("compiler", ["package", "default"])
-def test_off_never_looks(checkpoint, folder, toolchain, monkeypatch, compiler):
+def test_off_loads_nothing(checkpoint, folder, toolchain, monkeypatch, compiler):
     monkeypatch.setattr(torch, "compile", lambda *_, **__: pytest.fail("compiled, though it is off"))
     engines = make_engines(checkpoint, folder, "off", compiler=compiler)
     engines.warm_up([SHAPE])
-    _, answer = ask(engines, make_context())
+    _, output = forecast(engines, make_context())
 
-    assert (answer.engine, answer.reason) == ("eager", "compile is off")
+    assert (output.engine, output.reason) == ("eager", "compile is off")
     assert toolchain.loaded == []
 
 
@@ -212,18 +212,18 @@ def test_build_that_fails(checkpoint, tmp_path, toolchain):
 
 
 @pytest.mark.parametrize(
-    ("told", "tries"),
+    ("message", "tries"),
     [("AssertionError: -834735604272579/1000000000000000", 2), ("CppCompileError: C++ compile error", 1)],
 )
-def test_random_assertion_is_tried_twice(checkpoint, tmp_path, toolchain, told, tries):
-    """Inductor's sympy fails at random on good input, so the second child succeeds; of other faults there is none."""
-    build, made = toolchain.build, []
+def test_random_assertion_is_tried_twice(checkpoint, tmp_path, toolchain, message, tries):
+    """Inductor's sympy fails at random on valid input, so the second child succeeds; other faults are not retried."""
+    build, requests = toolchain.build, []
 
-    def build_or_fail(order):
-        made.append(order)
-        if len(made) == 1:
-            raise BuildFailed(told)
-        return build(order)
+    def build_or_fail(request):
+        requests.append(request)
+        if len(requests) == 1:
+            raise BuildFailed(message)
+        return build(request)
 
     toolchain.build = build_or_fail
     engines = make_engines(checkpoint, tmp_path / "compiled")
@@ -231,11 +231,11 @@ def test_random_assertion_is_tried_twice(checkpoint, tmp_path, toolchain, told, 
         warnings.simplefilter("ignore", CompileFallbackWarning)
         engines.warm_up([SHAPE])
 
-    assert len(made) == tries
+    assert len(requests) == tries
     assert engines.status().buckets[0].state == ("serving" if tries == 2 else "cooling")
 
 
-# Faults of the folder: nothing that we did not write is loaded, and what replaces it is built.
+# Faults of the folder: files of others are not loaded, and a new package is built.
 
 
 def flip_byte(folder):
@@ -245,7 +245,7 @@ def flip_byte(folder):
 
 
 def swap_keys(folder):
-    """The package of another shape under this one's name, with its own true note."""
+    """The package of another shape under this name, with its own valid note."""
     about = package_of(folder).with_suffix(".json")
     about.write_text(about.read_text().replace("rows 8", "rows 16"))
 
@@ -268,7 +268,7 @@ def link_elsewhere(folder):
     ],
     ids=["changed byte", "other key", "link", "broken note", "no note", "no package", "others may write"],
 )
-def test_what_we_did_not_write_is_quarantined(checkpoint, folder, built, toolchain, damage, warning):
+def test_untrusted_files_are_quarantined(checkpoint, folder, built, toolchain, damage, warning):
     damage(folder)
     survives(make_engines(checkpoint, folder), checkpoint, warning=warning, state=State.SERVING)
 
@@ -307,17 +307,17 @@ def refuse_no_folder(folder, monkeypatch):
         (refuse_foreign_owner, "to be our own folder"),
         (refuse_open_folder, "with mode 700, found 777"),
         (refuse_open_parent, "to be writable by its owner alone, found 777"),
-        (refuse_no_folder, "cannot be made"),
+        (refuse_no_folder, "cannot be created"),
     ],
 )
-def test_folder_that_is_not_ours_alone_is_not_used(checkpoint, folder, toolchain, monkeypatch, spoil, warning):
-    """Compiled code is built for this process, serves, and is not kept."""
-    kept = text_of(folder)
+def test_a_folder_that_is_not_private_is_not_used(checkpoint, folder, toolchain, monkeypatch, spoil, warning):
+    """Compiled code is built for this process, serves, and is not stored."""
+    stored = text_of(folder)
     spoil(folder, monkeypatch)
     survives(make_engines(checkpoint, folder), checkpoint, warning=warning, state=State.SERVING)
 
     assert len(toolchain.loaded) == 1
-    assert toolchain.loaded != [kept]
+    assert toolchain.loaded != [stored]
     assert not (folder / "quarantine").exists()
 
 
@@ -330,23 +330,23 @@ def test_read_only_folder(checkpoint, tmp_path, monkeypatch):
     survives(engines, checkpoint, warning="Read-only file system", state=State.SERVING)
 
 
-def test_file_that_is_no_package(checkpoint, folder, toolchain):
-    """With a true digest it goes to torch's own loader, fails, is put aside, and rests; the next try builds afresh."""
+def test_a_file_that_is_not_a_package(checkpoint, folder, toolchain):
+    """With a valid digest it reaches torch's own loader, fails and is quarantined; the next try builds a new one."""
     package_of(folder).write_bytes(b"not a package")
     engines = make_engines(checkpoint, folder)
     bucket = engines._bucket(SHAPE)
     engines._packages.note(bucket, Note(artifacts._digest(package_of(folder))))
     survives(engines, checkpoint, warning="RuntimeError", state=State.COOLING)
-    aside = not list(folder.glob("*.pt2"))
+    removed = not list(folder.glob("*.pt2"))
     bucket.retry_at = time.monotonic()
     serve(engines)
 
-    assert aside
+    assert removed
     assert toolchain.loaded == [text_of(folder)]
 
 
-def test_code_is_not_built_where_others_could_replace_it(checkpoint, toolchain, tmp_path, monkeypatch):
-    """It would be loaded from there; forecasts are eager, and one warning says why."""
+def test_code_is_not_built_where_other_users_could_replace_it(checkpoint, toolchain, tmp_path, monkeypatch):
+    """Forecasts are eager, and one warning gives the reason."""
     shared = tmp_path / "shared"
     shared.mkdir()
     shared.chmod(0o777)
@@ -358,7 +358,7 @@ def test_code_is_not_built_where_others_could_replace_it(checkpoint, toolchain, 
     assert toolchain.loaded == []
 
 
-def test_files_are_made_for_their_owner_alone(checkpoint, built):
+def test_files_are_private(checkpoint, built):
     key = ArtifactKey.of(checkpoint[1], library_versions(), torch.device("cpu"), SHAPE)
 
     assert stat.S_IMODE((built / f"{key.digest}.pt2").stat().st_mode) == 0o600
@@ -376,7 +376,7 @@ def test_every_part_of_the_key_counts(checkpoint):
 
 
 def late(fault, after):
-    """Spoil what compiled code answers after so many calls: it was right when it was checked."""
+    """Change the result of compiled code after this many calls: it was correct when it was checked."""
 
     def spoil(run):
         calls = []
@@ -397,21 +397,21 @@ def raising(error):
     return fault
 
 
-def add_nan(found_BQH):
-    return found_BQH.masked_fill(torch.arange(21)[:, None] == 3, torch.nan)
+def add_nan(actual_BQH):
+    return actual_BQH.masked_fill(torch.arange(21)[:, None] == 3, torch.nan)
 
 
 @pytest.mark.parametrize(
     ("fault", "warning"),
     [
-        (lambda found: found * 1.01, "of the spread away from eager"),
+        (lambda actual_BQH: actual_BQH * 1.01, "of the spread away from eager"),
         (add_nan, "of the spread away"),
-        (lambda found: found[:, :20], "gave shape"),
+        (lambda actual_BQH: actual_BQH[:, :20], "returned shape"),
         (raising(RuntimeError("kernel failed")), "kernel failed"),
     ],
     ids=["drifting", "NaN", "other shape", "raising"],
 )
-def test_wrong_code_never_serves(checkpoint, folder, toolchain, fault, warning):
+def test_wrong_code_does_not_serve(checkpoint, folder, toolchain, fault, warning):
     toolchain.spoil = late(fault, 0)
     status = survives(make_engines(checkpoint, folder), checkpoint, warning=warning, state=State.COOLING)
 
@@ -422,76 +422,78 @@ def test_wrong_code_never_serves(checkpoint, folder, toolchain, fault, warning):
 @pytest.mark.parametrize(
     ("fault", "warning"),
     [
-        (lambda found: found * 1.01, "of the spread away from eager"),
+        (lambda actual_BQH: actual_BQH * 1.01, "of the spread away from eager"),
         (add_nan, "NaN or infinity"),
         (raising(RuntimeError("Inductor failed")), "RuntimeError"),
         (raising(UnboundLocalError("cannot access local variable 'tracer_output'")), "UnboundLocalError"),
     ],
     ids=["drifting", "NaN", "raising", "raising what is no RuntimeError"],
 )
-def test_code_that_goes_wrong_while_serving(checkpoint, folder, toolchain, fault, warning):
-    """The very batch in which it shows is answered by eager, and the bucket is taken out of service."""
+def test_code_that_fails_while_serving(checkpoint, folder, toolchain, fault, warning):
+    """Eager forecasts that batch, and the bucket is taken out of service."""
     toolchain.spoil = late(fault, CHECKS)
     engines = make_engines(checkpoint, folder, sample_every=1)
     serve(engines)
     with pytest.warns(CompileFallbackWarning, match=warning) as seen:
-        answers = [(context_BT, *ask(engines, context_BT)) for context_BT in map(make_context, [ROWS] * 3, range(3))]
+        outputs = [
+            (context_BT, *forecast(engines, context_BT)) for context_BT in map(make_context, [ROWS] * 3, range(3))
+        ]
     (status,) = engines.status().buckets
 
-    for context_BT, found_BQH, answer in answers:
-        assert torch.equal(found_BQH, eager_answer(checkpoint, context_BT))
-        assert answer.engine == "eager"
-        assert warning in answer.reason
+    for context_BT, actual_BQH, output in outputs:
+        assert torch.equal(actual_BQH, eager_quantiles(checkpoint, context_BT))
+        assert output.engine == "eager"
+        assert warning in output.reason
     assert len(seen) == 1
     assert (status.state, status.compiled_calls, len(status.faults)) == ("cooling", 1, 1)
     assert engines.status().fallbacks == 1
 
 
 def test_drift_between_samples_is_found_at_the_next(checkpoint, folder, toolchain):
-    """With one batch in four compared, drift lives for three batches at most."""
-    toolchain.spoil = late(lambda found: found * 1.01, CHECKS + 1)
+    """With one batch in four compared, drift lasts for three batches at most."""
+    toolchain.spoil = late(lambda actual_BQH: actual_BQH * 1.01, CHECKS + 1)
     engines = make_engines(checkpoint, folder, sample_every=4)
     serve(engines)
     with pytest.warns(CompileFallbackWarning):
-        served = [ask(engines, make_context())[1].engine for _ in range(6)]
+        served = [forecast(engines, make_context())[1].engine for _ in range(6)]
 
     assert served == ["compiled"] * 4 + ["eager"] * 2
 
 
-def test_faulty_bucket_leaves_the_others_alone(checkpoint, folder, toolchain):
-    """A fault is that of one shape: another, and its counts, stay as they are."""
+def test_a_fault_affects_one_bucket(checkpoint, folder, toolchain):
+    """Another shape and its counts do not change."""
     toolchain.spoil = late(raising(RuntimeError("once")), CHECKS)
     engines = make_engines(checkpoint, folder)
     engines.warm_up([SHAPE])
     other = engines._bucket(SHAPE._replace(missing=Missing.BARS))
     other.compiled, other.state = engines._bucket(SHAPE).eager, State.SERVING
     with pytest.warns(CompileFallbackWarning):
-        ask(engines, make_context())
+        forecast(engines, make_context())
 
     assert engines._bucket(SHAPE).state is State.COOLING
     assert other.state is State.SERVING
 
 
-def test_bucket_comes_back_after_its_rest(checkpoint, folder, built, toolchain):
-    """The package that failed is put aside; after the rest a new one is made, checked, and serves."""
+def test_a_bucket_serves_again_after_its_cool_down(checkpoint, folder, built, toolchain):
+    """The failed package is quarantined; after the cool-down a new one is built and checked, and serves."""
     spoil, toolchain.spoil = toolchain.spoil, late(raising(RuntimeError("once")), CHECKS)
     engines = make_engines(checkpoint, folder)
     engines.warm_up([SHAPE])
     toolchain.spoil = spoil
     with pytest.warns(CompileFallbackWarning):
-        ask(engines, make_context())
-    resting = ask(engines, make_context())[1].engine
+        forecast(engines, make_context())
+    cooling = forecast(engines, make_context())[1].engine
     engines._bucket(SHAPE).retry_at = time.monotonic()
     serve(engines)
 
-    assert resting == "eager"
-    assert ask(engines, make_context())[1].engine == "compiled"
+    assert cooling == "eager"
+    assert forecast(engines, make_context())[1].engine == "compiled"
     assert len(list((folder / "quarantine").glob("*.pt2"))) == 1
     assert toolchain.loaded == [text_of(built), text_of(folder)]
 
 
-def test_rests_grow(checkpoint, tmp_path):
-    """Twice as long each time, from the one that is set to six hours."""
+def test_cool_downs_grow(checkpoint, tmp_path):
+    """Twice as long each time, from the configured one to six hours."""
     engines = make_engines(checkpoint, tmp_path, "off", cool_down_s=100.0)
     bucket = engines._bucket(SHAPE)
     for cool_down_s in (100, 200, 400, 800, 1600, 3200, 6400, 12800, 21600, 21600):
@@ -502,35 +504,35 @@ def test_rests_grow(checkpoint, tmp_path):
 
 
 def test_one_warning_per_process(checkpoint, folder, toolchain):
-    """A second model that falls back records it without a further warning."""
+    """A second model that falls back records it without another warning."""
     toolchain.spoil = late(raising(RuntimeError("broken")), CHECKS)
     first, second = (make_engines(checkpoint, folder) for _ in range(2))
     first.warm_up([SHAPE])
     second.warm_up([SHAPE])
     with pytest.warns(CompileFallbackWarning):
-        ask(first, make_context())
+        forecast(first, make_context())
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        ask(second, make_context())
+        forecast(second, make_context())
 
     assert second.status().buckets[0].faults == ("RuntimeError: broken",)
 
 
-def test_keyboard_interrupt_goes_through_at_once(checkpoint, folder, toolchain):
+def test_keyboard_interrupt_is_raised_at_once(checkpoint, folder, toolchain):
     toolchain.spoil = late(raising(KeyboardInterrupt()), CHECKS)
     engines = make_engines(checkpoint, folder)
     engines.warm_up([SHAPE])
     calls = engines._bucket(SHAPE).eager_calls
     with pytest.raises(KeyboardInterrupt):
-        ask(engines, make_context())
+        forecast(engines, make_context())
 
     assert engines._bucket(SHAPE).eager_calls == calls
     assert engines._bucket(SHAPE).state is State.SERVING
 
 
 @pytest.mark.parametrize("link", ["__context__", "__cause__"])
-def test_hidden_keyboard_interrupt_goes_through(checkpoint, folder, toolchain, link):
-    """A fault raised in a `finally` while Ctrl-C was on its way up does not swallow it."""
+def test_hidden_keyboard_interrupt_is_raised(checkpoint, folder, toolchain, link):
+    """A fault raised in a `finally` during Ctrl-C does not hide it."""
     outer, middle = RuntimeError("outer"), UnboundLocalError("tracer_output")
     setattr(outer, link, middle)
     setattr(middle, link, KeyboardInterrupt())
@@ -538,35 +540,35 @@ def test_hidden_keyboard_interrupt_goes_through(checkpoint, folder, toolchain, l
     engines = make_engines(checkpoint, folder)
     engines.warm_up([SHAPE])
     with pytest.raises(KeyboardInterrupt):
-        ask(engines, make_context())
+        forecast(engines, make_context())
 
     assert engines._bucket(SHAPE).state is State.SERVING
 
 
-def test_fault_of_both_engines_is_not_the_compilers(checkpoint, folder, toolchain, monkeypatch):
-    """Where eager fails on the same input, both faults are told and chained, and compiled code stays in service."""
+def test_a_fault_of_both_engines_keeps_compiled_code(checkpoint, folder, toolchain, monkeypatch):
+    """Where eager fails on the same input, both faults are raised, chained, and compiled code stays in service."""
     fault = RuntimeError("compiled failed")
     toolchain.spoil = late(raising(fault), CHECKS)
     engines = make_engines(checkpoint, folder)
     engines.warm_up([SHAPE])
     monkeypatch.setattr(engines._bucket(SHAPE), "eager", raising(RuntimeError("shape mismatch")))
     with pytest.raises(InferenceError, match=r"shape mismatch.*compiled failed") as raised:
-        ask(engines, make_context())
+        forecast(engines, make_context())
 
     assert raised.value.__cause__ is fault
     assert engines._bucket(SHAPE).state is State.SERVING
 
 
-def test_nan_of_both_engines_is_not_the_compilers(checkpoint, folder, toolchain, monkeypatch):
-    """The model's own NaN goes on to whoever refuses it; compiled code stays in service."""
-    toolchain.spoil = late(lambda found: found * torch.nan, CHECKS)
+def test_nan_of_both_engines_keeps_compiled_code(checkpoint, folder, toolchain, monkeypatch):
+    """The model's own NaN is returned; compiled code stays in service."""
+    toolchain.spoil = late(lambda actual_BQH: actual_BQH * torch.nan, CHECKS)
     engines = make_engines(checkpoint, folder)
     engines.warm_up([SHAPE])
     eager = engines._bucket(SHAPE).eager
     monkeypatch.setattr(engines._bucket(SHAPE), "eager", lambda standard_BT: eager(standard_BT) * torch.nan)
-    found_BQH, _ = ask(engines, make_context())
+    actual_BQH, _ = forecast(engines, make_context())
 
-    assert found_BQH.isnan().all()
+    assert actual_BQH.isnan().all()
     assert engines._bucket(SHAPE).state is State.SERVING
 
 
@@ -579,8 +581,8 @@ def no_room(standard_BT, run, most):
     return run(standard_BT)
 
 
-def test_memory_that_runs_out_halves_the_batch(checkpoint, tmp_path, monkeypatch):
-    """Halved until it fits, in the same call; the cap is remembered, so the next call does not try again."""
+def test_exhausted_memory_halves_the_batch(checkpoint, tmp_path, monkeypatch):
+    """Halved until it fits, in the same call; the next call starts with that size."""
     engines = make_engines(checkpoint, tmp_path, "off")
     tried = []
 
@@ -591,41 +593,41 @@ def test_memory_that_runs_out_halves_the_batch(checkpoint, tmp_path, monkeypatch
     bucket_of = engines._bucket
     monkeypatch.setattr(engines, "_run_eager", lambda bucket, standard_BT, fault=None: limited(standard_BT))
     context_BT = make_context(32)
-    found_BQH, _ = ask(engines, context_BT)
+    actual_BQH, _ = forecast(engines, context_BT)
     first, tried[:] = list(tried), []
-    ask(engines, context_BT)
+    forecast(engines, context_BT)
 
     assert bucket_of(SHAPE).state is State.EAGER
     assert first == [32, 16, 8, 8, 8, 8]
     assert tried == [8, 8, 8, 8]
-    assert is_eagers(checkpoint, found_BQH, context_BT)
+    assert equals_eager(checkpoint, actual_BQH, context_BT)
     assert engines.status().most_tokens == 8 * (BARS // 16 + 2)
 
 
-def test_memory_that_holds_not_even_one_group_is_named(checkpoint, tmp_path, monkeypatch):
+def test_too_little_memory_for_one_group_is_an_error(checkpoint, tmp_path, monkeypatch):
     engines = make_engines(checkpoint, tmp_path, "off")
     monkeypatch.setattr(engines, "_run_eager", lambda *_: no_room(make_context(), None, 0))
     with pytest.raises(InferenceError, match="out of memory"):
-        ask(engines, make_context())
+        forecast(engines, make_context())
 
 
-def test_memory_of_compiled_code_is_not_its_fault(checkpoint, folder, toolchain):
+def test_exhausted_memory_is_not_a_fault_of_compiled_code(checkpoint, folder, toolchain):
     toolchain.spoil = late(raising(torch.OutOfMemoryError("CUDA out of memory")), CHECKS)
     engines = make_engines(checkpoint, folder)
     engines.warm_up([SHAPE])
     context_BT = make_context()
-    found_BQH, _ = ask(engines, context_BT)
+    actual_BQH, _ = forecast(engines, context_BT)
 
     assert engines._bucket(SHAPE).state is State.SERVING
     assert engines._bucket(SHAPE).faults == []
-    assert is_eagers(checkpoint, found_BQH, context_BT)
+    assert equals_eager(checkpoint, actual_BQH, context_BT)
 
 
 # Threads.
 
 
 def test_calls_never_overlap(checkpoint, tmp_path, monkeypatch):
-    """One thread owns the model; it is nobody's who calls."""
+    """One thread owns the model; it is not the thread of a caller."""
     engines = make_engines(checkpoint, tmp_path, "off")
     inside, most, owners = [], [], set()
 
@@ -639,7 +641,7 @@ def test_calls_never_overlap(checkpoint, tmp_path, monkeypatch):
 
     monkeypatch.setattr(engines, "_run_eager", watched)
     with ThreadPoolExecutor(8) as pool:
-        callers = set(pool.map(lambda _: ask(engines, make_context()) and threading.get_ident(), range(24)))
+        callers = set(pool.map(lambda _: forecast(engines, make_context()) and threading.get_ident(), range(24)))
 
     assert most == [1] * 24
     assert len(owners) == 1
@@ -647,28 +649,28 @@ def test_calls_never_overlap(checkpoint, tmp_path, monkeypatch):
 
 
 def test_forecasts_do_not_wait_for_a_build(checkpoint, tmp_path, toolchain):
-    """While the compiler is at work, eager answers."""
-    build, begun, may_end = toolchain.build, threading.Event(), threading.Event()
+    """During a build, eager forecasts."""
+    build, started, released = toolchain.build, threading.Event(), threading.Event()
 
-    def build_when_told(order):
-        begun.set()
-        may_end.wait()
-        return build(order)
+    def build_when_released(request):
+        started.set()
+        released.wait()
+        return build(request)
 
-    toolchain.build = build_when_told
+    toolchain.build = build_when_released
     engines = make_engines(checkpoint, tmp_path / "compiled")
-    ask(engines, make_context())
-    begun.wait()
-    _, meanwhile = ask(engines, make_context())
-    may_end.set()
+    forecast(engines, make_context())
+    started.wait()
+    _, meanwhile = forecast(engines, make_context())
+    released.set()
     settle(engines, state=State.SERVING)
 
     assert (meanwhile.engine, meanwhile.reason) == ("eager", "compiled code is being built")
-    assert ask(engines, make_context())[1].engine == "compiled"
+    assert forecast(engines, make_context())[1].engine == "compiled"
 
 
-def test_in_process_cache_that_is_not_ours_alone(checkpoint, tmp_path, monkeypatch):
-    """What is found there would be unpickled, so it is not used, and eager goes on."""
+def test_an_in_process_cache_that_is_not_private(checkpoint, tmp_path, monkeypatch):
+    """Its files would be unpickled, so it is not used, and eager serves."""
     monkeypatch.setattr(torch, "compile", lambda *_, **__: pytest.fail("compiled, with a cache of others"))
     (tmp_path / "compiled" / "inductor").mkdir(parents=True, mode=0o777)
     (tmp_path / "compiled").chmod(0o700)

@@ -23,8 +23,6 @@ from tests.benchmarks.equality import (
     Forecast,
     a_whole_patch,
     a_whole_row,
-    ask_ours,
-    ask_upstream,
     compare,
     constant,
     load,
@@ -36,6 +34,8 @@ from tests.benchmarks.equality import (
     one_tick,
     pair_of,
     random_model,
+    run_ours,
+    run_upstream,
     scattered_bars,
     some_bars,
     the_middle,
@@ -55,12 +55,12 @@ WIDE = TrainingPlan(
 )
 """As much context and horizon as amazon/chronos-2 has, in a small model."""
 SHALLOW = dataclasses.replace(WIDE, num_layers=1)
-"""For upstream's own graph breaks, which lie before its layers."""
+"""For upstream's own graph breaks, before its layers."""
 
 
 @pytest.fixture(scope="module", autouse=True)
 def _one_thread():
-    """Beside a busy core two threads wait for each other, and these many small batches took seven times as long."""
+    """On a busy machine two threads wait for each other: these small batches took seven times as long."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -100,7 +100,7 @@ def test_checkpoint_equals_upstream(nano, kind):
     ids=lambda kind: kind.__name__,
 )
 def test_groups_of_another_size_equal_upstream(nano, group, kind):
-    """Where rows differ from each other: a group of one attends to itself alone, one of five is masked by row."""
+    """With different rows: a group of one attends to itself only, one of five is masked by row."""
     assert measure(nano, Case("nano", group, 48, kind)).equal
 
 
@@ -117,7 +117,7 @@ def test_groups_of_another_size_equal_upstream(nano, group, kind):
     ],
 )
 def test_shortest_and_longest_context_equal_upstream(nano, bars, kind):
-    """One patch, of which all may be missing, and as many as training saw."""
+    """One patch, which may be missing, and as many as in training."""
     assert measure(nano, Case("nano", 4, bars, kind)).equal
 
 
@@ -137,14 +137,14 @@ def test_long_contexts_equal_upstream(wide, group, bars, kind):
 
 @pytest.mark.parametrize("level", CONSTANTS)
 def test_constants_equal_upstream(nano, level):
-    """The deviation of such a row is 0, or rounding alone."""
+    """The deviation of such a row is 0 or rounding error."""
     differences = {bars: measure(nano, Case("nano", 4, bars, constant, level)) for bars in (16, 48, 512)}
 
     assert [bars for bars, difference in differences.items() if not difference.equal] == []
 
 
 def test_long_constant_equals_upstream(wide):
-    """Of 8,176 bars at 1.1e6, float32 does not have the exact mean, which it has at all other lengths."""
+    """With 8,176 bars at 1.1e6, float32 does not hold the exact mean, as it does for all other lengths."""
     assert measure(wide, Case("wide", 4, 8176, constant, 1.1e6)).equal
 
 
@@ -175,7 +175,7 @@ def test_long_horizons_equal_upstream(wide, patches, bars, kind):
     [*((kind, 100.0) for kind in KINDS), *((constant, level) for level in CONSTANTS)],
     ids=lambda value: getattr(value, "__name__", str(value)),
 )
-def test_rows_are_standardised_as_upstream_does_it_bit_by_bit(nano, kind, level):
+def test_rows_are_standardised_as_in_upstream_bit_for_bit(nano, kind, level):
     """So that rows whose spread is hidden by their level have upstream's mean and deviation too."""
     for bars in (16, 48, 512, 8176, 8192):
         context_BT = make_context(5, bars, kind, level)
@@ -187,7 +187,7 @@ def test_rows_are_standardised_as_upstream_does_it_bit_by_bit(nano, kind, level)
 
 @pytest.mark.parametrize(("level", "exact"), [(7.0, True), (0.1, False)])
 def test_constants_have_a_mean_that_float32_holds_or_not(level, exact):
-    """Where it does not, the row's deviation is rounding alone."""
+    """If it does not, the row's deviation is rounding error."""
     _, _, scale_B1 = standardise(make_context(1, 48, constant, level))
 
     assert (float(scale_B1) == pytest.approx(SMALLEST_SCALE)) is exact
@@ -196,7 +196,7 @@ def test_constants_have_a_mean_that_float32_holds_or_not(level, exact):
 @pytest.mark.parametrize("model", ["nano", "wide"])
 def test_comparison_sees_another_group_size(request, model):
     pair, context_BT = request.getfixturevalue(model), make_context(20, 64)
-    difference = compare(ask_ours(pair.ours, context_BT, 1, 5), ask_upstream(pair.upstream, context_BT, 1, 4))
+    difference = compare(run_ours(pair.ours, context_BT, 1, 5), run_upstream(pair.upstream, context_BT, 1, 4))
 
     assert not difference.equal
     assert difference.share > 0.01
@@ -204,23 +204,23 @@ def test_comparison_sees_another_group_size(request, model):
 
 @pytest.mark.parametrize("layer", [0, 1], ids=["time", "group"])
 def test_comparison_sees_attention_that_is_a_plain_average(wide, layer):
-    """The random weights are such that attention matters."""
+    """Attention matters with the random weights."""
     flat = copy.deepcopy(wide.ours)
     for block in flat.encoder.block:
         block.layer[layer].self_attention.q.weight.zero_()
     context_BT = make_context(8, 512)
-    difference = compare(ask_ours(flat, context_BT, 1, 4), ask_upstream(wide.upstream, context_BT, 1, 4))
+    difference = compare(run_ours(flat, context_BT, 1, 4), run_upstream(wide.upstream, context_BT, 1, 4))
 
     assert not difference.equal
     assert difference.share > 0.01
 
 
 def test_comparison_sees_what_the_level_hides(nano):
-    """Two models' forecasts of a constant at 1.1e6 are one number in float32, and still told apart."""
+    """Two models' forecasts of a constant at 1.1e6 are equal in float32, but the comparison detects the difference."""
     other = copy.deepcopy(nano.ours)
     other.output_patch_embedding.output_layer.bias.mul_(1.01)
     context_BT = make_context(4, 64, constant, 1.1e6)
-    difference = compare(ask_ours(other, context_BT, 1, 4), ask_upstream(nano.upstream, context_BT, 1, 4))
+    difference = compare(run_ours(other, context_BT, 1, 4), run_upstream(nano.upstream, context_BT, 1, 4))
 
     assert difference.share == 0.0
     assert not difference.equal
@@ -258,7 +258,7 @@ def test_ordinary_checkpoints_are_supported(request, model):
     ("setting", "value", "word"),
     [("use_reg_token", False, "REG"), ("use_arcsinh", False, "arcsinh"), ("input_patch_stride", 8, "stride 8")],
 )
-def test_unsupported_checkpoint_is_told_why(setting, value, word):
+def test_unsupported_checkpoint_has_a_reason(setting, value, word):
     config = build_model(WIDE).config
     config.chronos_config[setting] = value
 
@@ -266,11 +266,11 @@ def test_unsupported_checkpoint_is_told_why(setting, value, word):
 
 
 def test_upstream_ignores_unknown_future_covariates(nano):
-    """NaN covariates, as upstream's pipeline passes, and none at all: the same, bit by bit."""
+    """NaN covariates, as upstream's pipeline passes, and none at all: the same, bit for bit."""
     asked = unknown_future(4)
 
     assert torch.equal(
-        nano.upstream(**asked).quantile_preds, ask_upstream(nano.upstream, asked["context"], 1, 4).prices
+        nano.upstream(**asked).quantile_preds, run_upstream(nano.upstream, asked["context"], 1, 4).prices
     )
 
 
@@ -286,7 +286,7 @@ def test_upstream_ignores_unknown_future_covariates(nano):
     ],
     ids=lambda value: getattr(value, "__name__", value.name if isinstance(value, Missing) else None),
 )
-def test_batches_are_told_apart_on_the_host(kind, missing):
+def test_missing_values_are_detected_on_the_host(kind, missing):
     assert Missing.of(make_context(4, 64, kind), PATCH) is missing
 
 
@@ -307,10 +307,10 @@ def test_upstream_breaks_its_graph_at_the_check_of_future_covariates():
     assert {reason.user_stack[-1].name for reason in explanation.break_reasons} == {"_prepare_patched_future"}
 
 
-@pytest.mark.parametrize(("ask", "grows"), [(ask_ours, False), (ask_upstream, True)], ids=["ours", "upstream"])
-def test_memory_grows_with_the_square_of_the_batch_in_upstream_alone(nano, ask, grows):
+@pytest.mark.parametrize(("ask", "grows"), [(run_ours, False), (run_upstream, True)], ids=["ours", "upstream"])
+def test_memory_grows_with_the_square_of_the_batch_only_in_upstream(nano, ask, grows):
     """No tensor of a batch of 1,024 rows is more than sixteen times its largest for 64 rows; upstream's is."""
-    model = nano.ours if ask is ask_ours else nano.upstream
+    model = nano.ours if ask is run_ours else nano.upstream
 
     def largest(rows):
         sizes = []

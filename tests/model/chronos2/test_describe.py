@@ -1,4 +1,4 @@
-"""Facts of a checkpoint: from its config, its weights, and the records beside them."""
+"""Facts of a checkpoint: from its config, its weights and its records."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ def test_bundled_model():
     assert facts.made_by["plan"]["d_model"] == facts.d_model
 
 
-def test_folder_with_nothing_beside_the_weights(folder):
-    """What is not known is None, not an error."""
+def test_folder_with_weights_only(folder):
+    """Unknown facts are None, not an error."""
     for name in ("SHA256SUMS", "training.json", "MODEL_CARD.md"):
         (folder / name).unlink()
     facts = describe(str(folder))
@@ -55,7 +55,7 @@ def test_folder_with_nothing_beside_the_weights(folder):
 
 
 def test_reference_patch_is_not_context(folder):
-    """What a user may ask for is what the wrapper takes."""
+    """`max_context` is that of the wrapper."""
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {REFERENCE_PATCH: True}))
     write_sums(folder)
@@ -65,7 +65,7 @@ def test_reference_patch_is_not_context(folder):
     assert facts.max_context == Chronos2OHLCWrapper.from_pretrained(folder, compile="off").max_context
 
 
-def test_changed_and_missing_files_are_told(folder):
+def test_changed_and_missing_files_are_listed(folder):
     """Weights and configuration are compared when they are loaded; the others here."""
     sums = folder / "SHA256SUMS"
     sums.write_text(sums.read_text() + f"{'0' * 64}  lost.txt\n{'0' * 64} *loss.csv\n")
@@ -75,7 +75,7 @@ def test_changed_and_missing_files_are_told(folder):
 
 @pytest.mark.parametrize("name", ["/dev/zero", "../outside.txt"])
 def test_sums_of_files_elsewhere_are_not_computed(folder, name):
-    """A SHA256SUMS that came with a model does not decide what is read on this machine."""
+    """A downloaded SHA256SUMS cannot make other files be read."""
     (folder.parent / "outside.txt").write_text("not the model's")
     sums = folder / "SHA256SUMS"
     sums.write_text(sums.read_text() + f"{'0' * 64}  {name}\n")
@@ -91,14 +91,14 @@ def test_card_in_another_encoding(folder):
 
 
 @pytest.mark.parametrize("content", ["{", "[1]", "[" * 100_000], ids=["cut", "list", "nested"])
-def test_record_that_is_no_record(folder, content):
+def test_invalid_record(folder, content):
     (folder / "training.json").write_text(content)
     with pytest.raises(ModelLoadError, match=r"a JSON object in training\.json"):
         describe(str(folder))
 
 
 @pytest.mark.parametrize("name", ["amazon/chronos-2", "nowhere"])
-def test_what_is_not_there(name):
-    """A hub repository is not fetched to be described."""
+def test_missing_folder(name):
+    """A hub repository is not downloaded."""
     with pytest.raises(ModelLoadError, match=f"model {name}: expected "):
         describe(name)

@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 
 from forecaster.config import ModelConfig
 from forecaster.context import Context
-from forecaster.errors import InferenceError, InvalidContext, ModelLoadError, NonFiniteForecast
+from forecaster.errors import InferenceError, InvalidArgument, InvalidContext, ModelLoadError, NonFiniteForecast
 from forecaster.model import load_model, model_id_of
 from forecaster.model.baselines import create_baseline
 from forecaster.model.baselines.random_walk import RandomWalk
@@ -74,10 +74,10 @@ def test_equal_to_upstream_pipeline(wrapper, missing):
     assert np.abs(ours.raw_FHQ.transpose(0, 2, 1) - upstream_CQH).max() < 1e-4 * spread.max()
 
 
-def test_companions_do_not_matter(wrapper):
-    """Alone, among two hundred, and among them in another order: equal within 1e-5 of its own spread.
+def test_a_forecast_does_not_depend_on_its_batch(wrapper):
+    """Alone, in a batch of two hundred, and in another order: equal within 1e-5 of its own spread.
 
-    Two thirds have gaps, and lengths differ, so batches are cut in other places each time.
+    Two thirds have gaps, and lengths differ, so that batches differ each time.
     """
     contexts = [make_context(40 + 30 * (i % 3), missing=(3, 20) if i % 3 else (), seed=i) for i in range(200)]
     order = np.random.default_rng(0).permutation(len(contexts))
@@ -91,7 +91,7 @@ def test_companions_do_not_matter(wrapper):
         assert (np.abs(shuffled[i].raw_FHQ - alone) <= 1e-5 * spread).all()
 
 
-def test_answers_come_in_the_order_of_the_contexts(wrapper):
+def test_forecasts_are_in_the_order_of_the_contexts(wrapper):
     contexts = [make_context(count, scale=scale) for count, scale in ((300, 1), (40, 1e-6), (128, 1e6))]
 
     for context, forecast in zip(contexts, wrapper.predict(contexts, 3), strict=True):
@@ -114,7 +114,7 @@ def test_constant_prices(wrapper):
     assert np.isfinite(forecast.values_FHQ).all()
 
 
-def test_ohlc_methods_agree_with_the_port(wrapper):
+def test_predict_ohlc_agrees_with_predict(wrapper):
     bars = [make_bars(count=100, seed=seed) for seed in (1, 2)]
     contexts = [Context.ending_at(one, int(one.close_time[-1]), 64, 1) for one in bars]
     batch = wrapper.predict_ohlc_batch(bars, 5, context_length=64)
@@ -124,7 +124,7 @@ def test_ohlc_methods_agree_with_the_port(wrapper):
     assert wrapper.predict_ohlc(bars[0], 5, 64).horizon == 5
 
 
-def test_provenance_tells_where_it_came_from(wrapper):
+def test_provenance(wrapper):
     context = make_context()
     forecast = wrapper.predict([context], 4)[0]
     provenance = forecast.provenance
@@ -147,8 +147,8 @@ def test_provenance_tells_where_it_came_from(wrapper):
     ],
     ids=["three fields", "infinity", "last low missing", "15 bars"],
 )
-def test_the_wrong_context_is_named(wrapper, change):
-    """Wherever it stands among others."""
+def test_an_invalid_context_is_named(wrapper, change):
+    """At any position of the batch."""
     for at in range(3):
         contexts = [make_context(seed=i) for i in range(3)]
         contexts[at] = Context(make_key(symbol="ETH/USDT"), 0, change(contexts[at].ohlc_CT))
@@ -157,11 +157,11 @@ def test_the_wrong_context_is_named(wrapper, change):
             wrapper.predict(contexts, 4)
 
 
-def test_rows_of_many_contexts_are_those_of_each(wrapper):
-    """Lengths and gaps mixed: no engine sees another bit of a row than if it were asked for alone."""
+def test_rows_do_not_depend_on_the_batch(wrapper):
+    """With mixed lengths and gaps, the rows of a context are bit for bit those of a batch of its own."""
     contexts = [make_context(40 + 30 * (i % 3), missing=(3, 20) if i % 2 else (), seed=i) for i in range(12)]
     made = list(wrapper._batches([wrapper.rows_of(one) for one in contexts], 8))
-    together = list(wrapper._batches(wrapper._rows_of_each(contexts), 8))
+    together = list(wrapper._batches(wrapper._rows_of_all(contexts), 8))
 
     assert sorted(i for positions, _, _ in together for i in positions) == list(range(12))
     for (one, rows_SGT, anchor_SG), (other, rows_too_SGT, anchor_too_SG) in zip(made, together, strict=True):
@@ -172,14 +172,14 @@ def test_rows_of_many_contexts_are_those_of_each(wrapper):
 
 @pytest.mark.parametrize("horizon", [0, -1, 65, 10**30])
 def test_horizon_out_of_range(wrapper, horizon):
-    with pytest.raises(InvalidContext, match=f"horizon: expected 1 to 64, found {horizon}"):
+    with pytest.raises(InvalidArgument, match=f"horizon: expected 1 to 64, found {horizon}"):
         wrapper.predict([make_context()], horizon)
 
 
-NO_COUNTS = [4.0, math.nan, "4", True, np.True_, None, np.float64(4), [4]]
+NOT_INTEGERS = [4.0, math.nan, "4", True, np.True_, None, np.float64(4), [4]]
 
 
-@pytest.mark.parametrize("horizon", NO_COUNTS, ids=repr)
+@pytest.mark.parametrize("horizon", NOT_INTEGERS, ids=repr)
 @pytest.mark.parametrize(
     "call",
     [
@@ -194,25 +194,25 @@ NO_COUNTS = [4.0, math.nan, "4", True, np.True_, None, np.float64(4), [4]]
     ],
     ids=["predict", "nothing", "ohlc", "batch", "rows", "shapes", "walk", "garch"],
 )
-def test_horizon_that_is_no_whole_number(wrapper, call, horizon):
-    """Whoever is asked names the argument, before any work."""
-    with pytest.raises(InvalidContext, match=r"horizon: expected a whole number, 1 (to 64|or more), found "):
+def test_horizon_must_be_an_integer(wrapper, call, horizon):
+    """Every method names the argument before any work."""
+    with pytest.raises(InvalidArgument, match=r"horizon: expected a whole number, 1 (to 64|or more), found "):
         call(wrapper, horizon)
 
 
 @pytest.mark.parametrize("length", [0, -5, 15, 513, 10**30])
 def test_context_length_out_of_range(wrapper, length):
-    with pytest.raises(InvalidContext, match=f"context_length: expected 16 to 512, found {length}"):
+    with pytest.raises(InvalidArgument, match=f"context_length: expected 16 to 512, found {length}"):
         wrapper.predict_ohlc(make_bars(), 4, length)
 
 
-@pytest.mark.parametrize("length", [one for one in NO_COUNTS if one is not None], ids=repr)
-def test_context_length_that_is_no_whole_number(wrapper, length):
-    with pytest.raises(InvalidContext, match="context_length: expected a whole number, 16 to 512, found "):
+@pytest.mark.parametrize("length", [one for one in NOT_INTEGERS if one is not None], ids=repr)
+def test_context_length_must_be_an_integer(wrapper, length):
+    with pytest.raises(InvalidArgument, match="context_length: expected a whole number, 16 to 512, found "):
         wrapper.predict_ohlc(make_bars(), 4, length)
 
 
-def test_whole_numbers_of_numpy_are_counts(wrapper):
+def test_numpy_integers_are_accepted(wrapper):
     bars = make_bars()
     forecast = wrapper.predict_ohlc(bars, np.int64(4), np.uint16(64))
 
@@ -232,7 +232,7 @@ def test_whole_numbers_of_numpy_are_counts(wrapper):
     ids=["three fields", "no bars", "infinity", "last bar missing", "15 bars", "15 bars that are not missing"],
 )
 def test_invalid_context_is_a_value_error(wrapper, change):
-    """Refused before the model is asked, and not taken for a compiler's fault."""
+    """Refused before the model runs, and not counted as a fault of the compiler."""
     context = Context(make_key(), 0, change(make_context().ohlc_CT))
     with pytest.raises(ValueError, match="expected"):
         wrapper.predict([context], 4)
@@ -240,7 +240,7 @@ def test_invalid_context_is_a_value_error(wrapper, change):
 
 @pytest.fixture
 def faulty(wrapper, monkeypatch):
-    """Let the forward pass of the shared wrapper do something else: `faulty(lambda standard_BT: …)`."""
+    """Replace the forward pass of the shared wrapper: `faulty(lambda standard_BT: …)`."""
 
     def replace(run):
         monkeypatch.setattr(Core, "forward", lambda self, standard_BT: run(standard_BT))
@@ -257,16 +257,16 @@ def test_fault_of_the_model_is_named(faulty):
         faulty(fail).predict([make_context()], 4)
 
 
-def test_non_finite_answer_is_refused(faulty):
+def test_a_non_finite_forecast_is_refused(faulty):
     wrapper = faulty(lambda _: torch.full((4, 21, 16), torch.nan))
     with pytest.raises(NonFiniteForecast, match="binance BTC/USDT 1h"):
         wrapper.predict([make_context()], 4)
 
 
-def test_unloaded_model_says_so():
+def test_an_unloaded_model_cannot_forecast():
     wrapper = Chronos2OHLCWrapper.from_pretrained("nano", compile="off")
     wrapper.unload()
-    with pytest.raises(InvalidContext, match="expected a loaded model"):
+    with pytest.raises(InferenceError, match="expected a loaded model"):
         wrapper.predict([make_context()], 4)
 
 
@@ -289,7 +289,7 @@ def damage_truncated(folder):
 
 
 def configured(**changes):
-    """Damage that gives keys of config.json other values."""
+    """Damage that changes keys of config.json."""
 
     def change(folder):
         config = json.loads((folder / "config.json").read_text())
@@ -299,7 +299,7 @@ def configured(**changes):
 
 
 def limited(**changes):
-    """Damage that gives keys of chronos_config other values."""
+    """Damage that changes keys of chronos_config."""
     return configured(chronos_config=json.loads((NANO_FOLDER / "config.json").read_text())["chronos_config"] | changes)
 
 
@@ -334,7 +334,7 @@ def damage_other_model(folder):
         (limited(context_length=10**30), "context_length"),
         (limited(time_encoding_scale=10**40), "time_encoding_scale"),
         (limited(time_encoding_scale=0), "time_encoding_scale"),
-        (limited(quantiles=[0.9, 0.5, 0.1]), "levels that rise"),
+        (limited(quantiles=[0.9, 0.5, 0.1]), "ascending levels"),
         (limited(quantiles=[i / 22 for i in range(1, 22)]), "quantile levels with"),
         (weighted(lambda weights: weights["shared.weight"].fill_(np.nan)), "finite weights"),
         (weighted(lambda weights: weights.update(further=torch.zeros(1))), "further: expected None"),
@@ -376,7 +376,7 @@ def test_damaged_weights_are_named(folder, damage, found):
 
 
 def test_defaults_are_upstreams():
-    """What a config.json leaves out is what chronos-forecasting takes for it."""
+    """Missing keys of config.json have the defaults of chronos-forecasting."""
     from chronos.chronos2.config import Chronos2CoreConfig
 
     limits = {"context_length": 64, "quantiles": [0.5]} | dict.fromkeys(PATCHES, 16)
@@ -396,7 +396,7 @@ HUB_ID, COMMIT = "hub:amazon/chronos-2", "29ec3766d36d6f73f0696f85560a422f50e849
 
 @pytest.fixture
 def hub(monkeypatch, tmp_path):
-    """A cache of the hub's files, empty and without a network; gives the folder of the commit."""
+    """An empty cache of the hub, without a network; return the folder of the commit."""
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache/models--amazon--chronos-2/snapshots" / COMMIT
@@ -408,7 +408,7 @@ def test_hub_repository_needs_a_revision():
 
 
 def test_revision_of_a_folder_is_refused(folder):
-    """It would say nothing of the weights that are there."""
+    """A folder has no revisions."""
     with pytest.raises(ModelLoadError, match="expected no revision"):
         Chronos2OHLCWrapper.from_pretrained(folder, revision=COMMIT)
 
@@ -418,7 +418,7 @@ def test_unreachable_hub_is_named(hub):
         Chronos2OHLCWrapper.from_pretrained(HUB_ID, revision=COMMIT)
 
 
-def test_folder_in_the_working_directory_is_never_the_hubs(hub, folder, tmp_path, monkeypatch):
+def test_a_folder_in_the_working_directory_is_not_the_hubs(hub, folder, tmp_path, monkeypatch):
     """Of the same name, with weights of its own."""
     shutil.copytree(folder, tmp_path / "amazon/chronos-2")
     monkeypatch.chdir(tmp_path)
@@ -434,8 +434,8 @@ def test_name_that_could_be_either_is_refused_with_both_ways(tmp_path, monkeypat
         Chronos2OHLCWrapper.from_pretrained("amazon/chronos-2")
 
 
-def test_what_is_recorded_of_a_hub_model_is_what_ran(wrapper, hub):
-    """The digest of the files at the commit, and never what the hub calls them."""
+def test_the_id_of_a_hub_model_is_its_digest(wrapper, hub):
+    """Of the files at the commit, not of their names on the hub."""
     shutil.copytree(NANO_FOLDER, hub)
     loaded = Chronos2OHLCWrapper.from_pretrained(HUB_ID, revision=COMMIT, compile="off")
     (forecast,), (same,) = (one.predict([make_context()], 4) for one in (loaded, wrapper))
@@ -444,8 +444,8 @@ def test_what_is_recorded_of_a_hub_model_is_what_ran(wrapper, hub):
     assert forecast.provenance.weights_sha256 == same.provenance.weights_sha256
 
 
-def test_bundled_model_has_the_id_that_ledgers_know(wrapper):
-    """Trust and calibration of a ledger go by it: another one would start them anew."""
+def test_the_bundled_model_keeps_its_id(wrapper):
+    """Trust and calibration in existing ledgers depend on it."""
     (forecast,) = wrapper.predict([make_context()], 4)
 
     assert forecast.provenance.ledger_id == wrapper.id == "nano@6f9a56fd2b85"
@@ -466,8 +466,8 @@ def test_same_weights_under_another_architecture_are_another_model(wrapper, fold
     assert len(set(ids)) == 3
 
 
-def test_what_decides_no_forecast_is_no_part_of_the_identity(wrapper, folder):
-    """Spelling, order, defaults that are written out, and keys that nobody here reads."""
+def test_metadata_is_not_part_of_the_id(wrapper, folder):
+    """Nor spelling, order, explicit defaults and unused keys."""
     config = json.loads((folder / "config.json").read_text())
     written = {"transformers_version": "9.9", **dict(reversed(config.items()))}
     (folder / "config.json").write_text(json.dumps({name: written[name] for name in written if name != "reg_token_id"}))
@@ -475,8 +475,8 @@ def test_what_decides_no_forecast_is_no_part_of_the_identity(wrapper, folder):
     assert Chronos2OHLCWrapper.from_pretrained(folder, compile="off").id.digest == wrapper.id.digest
 
 
-def test_identity_is_told_without_loading(wrapper, folder, hub):
-    """From the files alone: what asks other processes to forecast need not load weights to name the run."""
+def test_the_id_is_known_without_loading(wrapper, folder, hub):
+    """From the files alone: a process that delegates forecasts does not load weights."""
     shutil.copytree(NANO_FOLDER, hub)
     configs = [ModelConfig(), ModelConfig(id=str(folder)), ModelConfig(id=HUB_ID, revision=COMMIT)]
     configured(rope_theta=20_000.0)(folder)
@@ -486,8 +486,8 @@ def test_identity_is_told_without_loading(wrapper, folder, hub):
 
 
 @pytest.mark.processes
-def test_identity_is_told_without_torch():
-    """A replay whose forecasts are made elsewhere starts without it."""
+def test_the_id_is_known_without_torch():
+    """A replay on other machines starts without it."""
     program = (
         "import sys; from forecaster.config import ModelConfig; from forecaster.model import model_id_of; "
         "print(model_id_of(ModelConfig()), 'torch' in sys.modules)"
@@ -497,8 +497,8 @@ def test_identity_is_told_without_torch():
     assert done.stdout.split() == ["nano@6f9a56fd2b85", "False"]
 
 
-def test_compiled_code_of_another_architecture_is_not_looked_for(folder, tmp_path, monkeypatch):
-    """Code that was built for these weights under other positions computes something else."""
+def test_compiled_code_of_another_architecture_is_not_loaded(folder, tmp_path, monkeypatch):
+    """Code for the same weights with other positions computes other numbers."""
     kept, loaded = tmp_path / "compiled", []
     for change in (lambda _: None, configured(rope_theta=20_000.0)):
         change(folder)
@@ -525,7 +525,7 @@ def test_absent_device_is_named():
 
 
 def test_threads_share_a_model():
-    """16 threads, 20 calls each: every answer is bit by bit that of a call alone."""
+    """16 threads, 20 calls each: every forecast is bit for bit that of a single call."""
     plan = TrainingPlan(num_layers=1, d_model=32, d_kv=16, d_ff=32, num_heads=2)
     upstream = build_model(plan)
     model = Chronos2(Architecture.model_validate(upstream.config.to_dict()))
@@ -547,7 +547,7 @@ def test_threads_share_a_model():
 
 @pytest.mark.processes
 def test_fork_is_refused(wrapper):
-    """A forked child gets a clear error at once, not a hang in torch's threads that were not forked."""
+    """A forked child gets an error at once, instead of hanging in torch's missing threads."""
     child = os.fork()
     if not child:
         try:
@@ -561,8 +561,8 @@ def test_fork_is_refused(wrapper):
     assert wrapper.predict([make_context()], 4)
 
 
-def test_large_calls_run_in_batches_sized_to_the_machine(wrapper):
-    """However many series are asked for, no batch holds more tokens than the machine's share."""
+def test_large_calls_run_in_limited_batches(wrapper):
+    """No batch has more tokens than TOKENS_PER_BATCH."""
     forecasts = wrapper.predict([make_context(512)] * 40, 4)
 
     for forecast in forecasts:
@@ -573,7 +573,7 @@ def test_large_calls_run_in_batches_sized_to_the_machine(wrapper):
 
 @pytest.fixture
 def plain(folder):
-    """The bundled weights without a reference patch, as any other checkpoint is."""
+    """The bundled weights without a reference patch."""
     config = json.loads((folder / "config.json").read_text())
     config.pop(REFERENCE_PATCH)
     (folder / "config.json").write_text(json.dumps(config))
@@ -581,7 +581,7 @@ def plain(folder):
 
 
 def test_gaps_of_one_series_do_not_change_the_path_of_another(plain):
-    """A whole series runs in batches of whole series: bit by bit the same beside one with gaps."""
+    """A series without gaps is bit for bit the same next to one with gaps."""
     whole, gaps = make_context(), make_context(missing=(3, 50), seed=1)
     forecasts = plain.predict([whole, gaps], 4)
 
@@ -589,8 +589,8 @@ def test_gaps_of_one_series_do_not_change_the_path_of_another(plain):
     assert np.array_equal(forecasts[0].raw_FHQ, plain.predict([whole], 4)[0].raw_FHQ)
 
 
-def test_a_silence_of_one_series_does_not_change_the_path_of_another(plain):
-    """A series that lacks whole patches shares no batch with one that lacks bars, nor with a whole one."""
+def test_missing_patches_of_one_series_do_not_change_the_path_of_another(plain):
+    """A series with missing patches is not in a batch with others."""
     contexts = [make_context(), make_context(missing=(3, 50), seed=1), make_context(missing=range(30, 50), seed=2)]
     forecasts = plain.predict(contexts, 4)
 
@@ -601,8 +601,8 @@ def test_a_silence_of_one_series_does_not_change_the_path_of_another(plain):
     )
 
 
-def test_with_a_reference_patch_every_series_takes_the_path_of_gaps(wrapper):
-    """Something is missing in each, so a whole one may share a batch with one that has gaps."""
+def test_with_a_reference_patch_every_series_has_missing_values(wrapper):
+    """So series with and without gaps can be in one batch."""
     forecasts = wrapper.predict([make_context(), make_context(missing=(3, 50), seed=1)], 4)
 
     assert [one.provenance.batch_shape for one in forecasts] == [(8, 144), (8, 144)]
@@ -610,7 +610,7 @@ def test_with_a_reference_patch_every_series_takes_the_path_of_gaps(wrapper):
 
 @pytest.mark.parametrize("group", [1, 4, 5])
 def test_rows_of_any_group_equal_upstream(wrapper, group):
-    """Single series, OHLC, and OHLC with volume as a past covariate, beside chronos-forecasting's own pipeline."""
+    """Single series, OHLC, and OHLC with volume as a past covariate, as in chronos-forecasting's own pipeline."""
     ohlcv_TF = make_bars(count=128).ohlcv_TF
     rows_BT = np.concatenate([ohlcv_TF[:, :group].T, ohlcv_TF[::-1, :group].T])
     rows_BT[group:, 5:9] = np.nan
@@ -631,7 +631,7 @@ def test_rows_and_bars_share_one_path(wrapper):
 
 
 def test_reference_patch(wrapper, plain):
-    """A checkpoint whose config.json says so is shown it behind the bars; any other sees the bars alone."""
+    """Rows end with it if config.json has the key; otherwise they are the bars alone."""
     context = make_context()
     rows_CT = wrapper.rows_of(context)
 
@@ -641,8 +641,8 @@ def test_reference_patch(wrapper, plain):
     assert plain.max_context == wrapper.max_context + 16
 
 
-def test_mask_says_what_is_known(wrapper):
-    """A value that the mask calls unknown is not seen, whatever stands there."""
+def test_masked_values_are_unknown(wrapper):
+    """A masked value has no effect."""
     rows_BT = make_bars(count=128).ohlcv_TF[:, :4].T.copy()
     known_BT = np.ones(rows_BT.shape, bool)
     known_BT[:, 7] = False
@@ -659,15 +659,15 @@ def test_mask_says_what_is_known(wrapper):
         (lambda rows, known: (rows[0], known[0]), r"rows: expected shape"),
         (lambda rows, known: (rows[:0], known[:0]), r"rows: expected shape"),
         (lambda rows, known: (np.where(np.arange(64) == 3, np.inf, rows), known), "finite values"),
-        (lambda rows, known: (np.where(np.arange(64) == 3, np.nan, rows), known), "values wherever it says that"),
+        (lambda rows, known: (np.where(np.arange(64) == 3, np.nan, rows), known), "no NaN among known values"),
         (lambda rows, known: (rows, known[:, :-1]), r"mask: expected shape \(8, 64\)"),
         (lambda rows, known: (rows, known & (np.arange(64) < 15)), "at least 16 values in each group, found 15"),
         (lambda rows, known: (rows[:, :15], known[:, :15]), "at least 16 values in each group, found 15"),
     ],
     ids=["group", "one axis", "no rows", "infinity", "mask and NaN", "mask's shape", "masked away", "short"],
 )
-def test_rows_that_no_model_could_answer(wrapper, change, found):
-    """A ValueError before the model is asked: also where a mask does not match its values."""
+def test_invalid_rows(wrapper, change, found):
+    """A ValueError before the model runs, also for a mask that does not match the values."""
     rows_BT, known_BT = change(np.random.default_rng(0).random((8, 64)), np.ones((8, 64), bool))
     with pytest.raises(ValueError, match=found):
         wrapper.predict_rows(rows_BT, 4, 4, known_BT)
@@ -675,7 +675,7 @@ def test_rows_that_no_model_could_answer(wrapper, change, found):
 
 @pytest.mark.parametrize("compile_", ["off", "auto", "on"])
 def test_refused_input_blames_no_engine(compile_, tmp_path):
-    """Bad symbols are refused before the graph: no fault is counted, whatever the engine."""
+    """Invalid input is refused before the graph: no engine counts a fault."""
     wrapper = Chronos2OHLCWrapper.from_pretrained("nano", compile=CompileSettings(compile_, folder=tmp_path))
     with pytest.raises(InvalidContext):
         wrapper.predict([Context(make_key(), 0, np.full((4, 64), np.inf))], 4)
@@ -683,7 +683,7 @@ def test_refused_input_blames_no_engine(compile_, tmp_path):
     assert wrapper.status().buckets == ()
 
 
-def test_status_describes_what_served(wrapper):
+def test_status_describes_the_engine(wrapper):
     wrapper = Chronos2OHLCWrapper.from_pretrained("nano", compile="off")
     wrapper.predict([make_context(100)] * 3, 20)
     (bucket,) = wrapper.status().buckets
@@ -692,8 +692,8 @@ def test_status_describes_what_served(wrapper):
     assert (bucket.engine, bucket.reason, bucket.eager_calls, bucket.faults) == ("eager", "compile is off", 1, ())
 
 
-def test_calls_fall_into_the_shapes_that_are_named(wrapper):
-    """What `warm_up` prepares is what `predict` asks for: whole batches, the rest, and padding on the left."""
+def test_batch_shapes_are_those_of_predict(wrapper):
+    """`warm_up` prepares the shapes of `predict`: whole batches, the rest, and padding on the left."""
     wrapper = Chronos2OHLCWrapper.from_pretrained("nano", compile="off")
     for series, bars, horizon in [(3, 128, 4), (70, 128, 20), (1, 100, 4)]:
         wrapper.predict([make_context(bars, seed=i) for i in range(series)], horizon)
@@ -704,7 +704,7 @@ def test_calls_fall_into_the_shapes_that_are_named(wrapper):
 
 
 def test_checkpoint_outside_the_forward_pass_is_refused(folder):
-    """Never a silently different model."""
+    """It would be a different model."""
     config = json.loads((folder / "config.json").read_text())
     config["chronos_config"]["use_arcsinh"] = False
     (folder / "config.json").write_text(json.dumps(config))

@@ -343,7 +343,7 @@ def test_loss_that_is_no_number_ends_the_run(tmp_path):
     """A learning rate that throws the weights out of float32."""
     told = []
     plan = dataclasses.replace(SHORT, steps=50, learning_rate=1e30)
-    with pytest.raises(ConfigError, match="learning_rate: expected one at which the loss stays finite"):
+    with pytest.raises(ConfigError, match="learning_rate: expected a rate at which the loss stays finite"):
         finetune("nano", [make_bars()], plan, tmp_path / "model", lambda step, loss: told.append(loss))
 
     assert len(told) < 5

@@ -56,7 +56,7 @@ def ask(breaker, error=None, subject="BTC/USD"):
     """One request about a subject that ends so."""
 
     async def request():
-        async with breaker.asking(subject):
+        async with breaker.request(subject):
             if error is not None:
                 raise error
 
@@ -270,7 +270,7 @@ class Request:
 
     @classmethod
     async def begin(cls, breaker, subject="BTC/USD"):
-        asking = breaker.asking(subject)
+        asking = breaker.request(subject)
         await asking.__aenter__()
         return cls(asking)
 
@@ -539,7 +539,7 @@ class Play:
             assert (new, left < now_left <= 120 * 2 ** (self.incidents - 1)) == (1, True)
         elif outcome in ("answer", "unknown") and is_current:
             self.closed_by, self.incidents = None, 0
-            await self.breaker._written()
+            await self.breaker._hold_log.flush()
 
             assert now_left == 0
             assert len(self.holds.rows) - rows == bool(left)
@@ -571,7 +571,7 @@ def test_wait_that_cannot_be_kept_stands_in_this_process(clock, fault):
         fail(breaker, LIMIT)
 
     assert breaker.seconds_left == 10
-    assert [(one["event"], one["exchange"]) for one in logs] == [("hold.not_written", "kraken")]
+    assert [(one["event"], one["exchange"]) for one in logs] == [("hold.write_failed", "kraken")]
 
 
 class Slow(Rows):
@@ -670,7 +670,7 @@ def test_request_that_is_cut_short_while_its_wait_is_written_loses_nothing(clock
 @pytest.mark.parametrize("told", [float("nan"), float("inf"), -5.0])
 def test_times_that_are_none_are_no_fault(told):
     """An exchange may say anything: without a number it is as if it had said nothing, and the rest has its bounds."""
-    wait = module._told_ms(RateLimited("x", "slow down", told))
+    wait = module._named_wait_ms(RateLimited("x", "slow down", told))
 
     assert wait is None or 0 <= wait <= ledger.LIMIT.longest_ms
 
@@ -1083,4 +1083,4 @@ def test_store_that_cannot_be_read_lifts_nothing(clock):
         asked = is_asked(breaker)
 
     assert not asked
-    assert [one["event"] for one in logs] == ["hold.not_read"]
+    assert [one["event"] for one in logs] == ["hold.read_failed"]

@@ -9,14 +9,14 @@ import pytest
 from forecaster.bars import NO_TIME, SeriesKey
 from forecaster.errors import BadPayload
 from forecaster.sources.exchange.guard import (
-    ANY,
-    KEPT_CHARACTERS,
+    ANY_KEY,
+    MAX_BODY_CHARACTERS,
     Row,
     anchor_hint,
-    check_place,
-    pair_rows,
-    read_body,
-    read_rows,
+    bars_from_rows,
+    check_rows_path,
+    parse_body,
+    parse_rows,
 )
 from forecaster.timeframe import Timeframe
 from tests.builders import HOUR_MS, utc_ms
@@ -38,7 +38,7 @@ def make_row(position=0, **changes):
 
 
 def read(rows, key=KEY):
-    return read_rows("binance", key, rows, first_seen_at=START + 1)
+    return bars_from_rows("binance", key, rows, first_seen_at=START + 1)
 
 
 def test_good_rows_become_bars_bit_for_bit():
@@ -149,8 +149,8 @@ def test_numbers_of_numpy_are_numbers():
         ('"text"', "expected a JSON list or object"),
         ("<html>Back soon.</html>", "expected a JSON list or object, found '<html>"),
         ("[1, 2", "expected JSON, found"),
-        ("[NaN]", "NaN is no number of JSON"),
-        ("[-Infinity]", "-Infinity is no number of JSON"),
+        ("[NaN]", "NaN is not a number in JSON"),
+        ("[-Infinity]", "-Infinity is not a number in JSON"),
         ("[" * 17 + "]" * 17, "at most 16 deep, found '17 deep'"),
         ("[" * 100_000 + "]" * 100_000, "found '100000 deep'"),
         ("[" + "9" * 5000 + "]", "expected JSON, found"),
@@ -159,32 +159,32 @@ def test_numbers_of_numpy_are_numbers():
 )
 def test_a_body_that_is_no_answer(text, found):
     with pytest.raises(BadPayload, match=found) as refused:
-        read_body("binance", text)
+        parse_body("binance", text)
 
-    assert refused.value.body == text[:KEPT_CHARACTERS]
+    assert refused.value.body == text[:MAX_BODY_CHARACTERS]
 
 
 @pytest.mark.parametrize("text", ["[]", " [[1]]", '{"a": "[[[[[[[[[[[[[[[[[[[[["}', r'["\"[[[[[[[[[[[[[[[[[[[[["]'])
 def test_a_body_that_is_one(text):
     """Brackets within a text nest nothing."""
-    assert read_body("binance", text) == json.loads(text)
+    assert parse_body("binance", text) == json.loads(text)
 
 
 @pytest.mark.parametrize(
     ("answer", "path"),
-    [([], ()), ({"data": {"ohlc": [1]}}, ("data", "ohlc")), ({"result": {"XBT": [], "last": 1}}, ("result", ANY))],
+    [([], ()), ({"data": {"ohlc": [1]}}, ("data", "ohlc")), ({"result": {"XBT": [], "last": 1}}, ("result", ANY_KEY))],
 )
 def test_rows_are_where_they_should_be(answer, path):
-    check_place("kraken", answer, path, "body")
+    check_rows_path("kraken", answer, path, "body")
 
 
 @pytest.mark.parametrize(
     ("answer", "path"),
-    [({"a": 1}, ()), ({"data": []}, ("data", "ohlc")), ({"result": {"last": 1}}, ("result", ANY)), ([], ("data",))],
+    [({"a": 1}, ()), ({"data": []}, ("data", "ohlc")), ({"result": {"last": 1}}, ("result", ANY_KEY)), ([], ("data",))],
 )
 def test_an_answer_without_rows_is_not_an_empty_page(answer, path):
     with pytest.raises(BadPayload, match="expected a list of rows") as refused:
-        check_place("kraken", answer, path, "body")
+        check_rows_path("kraken", answer, path, "body")
 
     assert refused.value.body == "body"
 
@@ -192,7 +192,7 @@ def test_an_answer_without_rows_is_not_an_empty_page(answer, path):
 def test_a_raw_row_of_another_shape_is_refused_alone():
     """With what it was, whatever the parser would have made of it."""
     raw = [["1", "2", "3"], ["1", "2"], ["1", ["2"], "3"], ["4", "5", "6"]]
-    rows = pair_rows("binance", raw, lambda row: [START, *(float(one) for one in row), 1.0, 1.0])
+    rows = parse_rows("binance", raw, lambda row: [START, *(float(one) for one in row), 1.0, 1.0])
 
     assert [row.fault for row in rows] == [
         "",
@@ -205,12 +205,12 @@ def test_a_raw_row_of_another_shape_is_refused_alone():
 
 
 def test_no_raw_rows_are_no_rows():
-    assert pair_rows("binance", None, list) == pair_rows("binance", [], list) == []
+    assert parse_rows("binance", None, list) == parse_rows("binance", [], list) == []
 
 
 def test_letters_are_no_raw_rows():
     with pytest.raises(BadPayload, match="expected a list of rows"):
-        pair_rows("binance", list("<html>"), list)
+        parse_rows("binance", list("<html>"), list)
 
 
 @pytest.mark.parametrize(("name", "values"), EMPTY_VOLUMES, ids=repr)
@@ -236,7 +236,7 @@ def test_a_row_without_a_volume_is_a_bar(name, values):
 )
 def test_a_volume_that_is_there_is_a_number(raw, fault):
     """Ccxt's parsers make nothing of null, of an empty text and of what they cannot read alike."""
-    (row,) = pair_rows("binance", [raw], lambda _: [*make_row()[:5], None])
+    (row,) = parse_rows("binance", [raw], lambda _: [*make_row()[:5], None])
 
     assert row.fault == fault
 
@@ -336,13 +336,13 @@ def test_rows_of_a_quiet_market_are_not():
 
 @pytest.mark.parametrize("entry", ["NaN", "inf", "-Infinity", "1_000", " 7", "\u0667", True])
 def test_what_only_python_takes_for_a_number_is_none(entry):
-    (row,) = pair_rows("binance", [["1", entry]], list)
+    (row,) = parse_rows("binance", [["1", entry]], list)
 
     assert row.fault == "every entry must be a text or a number"
 
 
 @pytest.mark.parametrize("entry", ["7", "7.", ".7", "-7e-3", "+7E10", "", "2024-01-01T00:00:00Z", None, 7, 7.5])
 def test_numbers_and_texts_of_json_are_left_to_the_parser(entry):
-    (row,) = pair_rows("binance", [["1", entry]], list)
+    (row,) = parse_rows("binance", [["1", entry]], list)
 
     assert (row.fault, list(row)) == ("", ["1", entry])

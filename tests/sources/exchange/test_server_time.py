@@ -1,16 +1,16 @@
-"""What an answer says about time."""
+"""The exchange's clock, the dates of its answers, and Retry-After."""
 
 import asyncio
 
 import pytest
 
-from forecaster.sources.exchange import server_time as exchange_clock
+from forecaster.sources.exchange import server_time
 from forecaster.sources.exchange.server_time import ExchangeClock, retry_after
 
 DATE = "Mon, 10 Jun 2024 06:00:05 GMT"
 DATE_MS = 1_717_999_205_000
-HERE = DATE_MS + 50_000
-"""This machine's clock, which is wrong."""
+LOCAL = DATE_MS + 50_000
+"""This machine's time, which is wrong."""
 
 
 @pytest.mark.parametrize(
@@ -30,7 +30,7 @@ HERE = DATE_MS + 50_000
     ],
 )
 def test_seconds_to_wait(headers, seconds):
-    """A date counts from the answer's own: this machine's clock takes no part."""
+    """A date counts from the answer's own date, not from this machine's clock."""
     assert retry_after(headers) == seconds
 
 
@@ -38,7 +38,7 @@ def test_seconds_to_wait(headers, seconds):
 def clock(monkeypatch):
     """An exchange's clock on a machine whose monotonic clock is moved by hand."""
     now = [100.0]
-    monkeypatch.setattr(exchange_clock.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(server_time.time, "monotonic", lambda: now[0])
 
     async def make():
         return ExchangeClock()
@@ -46,76 +46,76 @@ def clock(monkeypatch):
     return asyncio.run(make()), now
 
 
-def test_told_time_goes_on(clock):
+def test_reported_time_is_carried_on(clock):
     exchange, now = clock
-    exchange.set(DATE_MS, HERE)
+    exchange.synchronize(DATE_MS, LOCAL)
     now[0] += 2.5
 
-    assert (exchange.now(), exchange.is_told) == (DATE_MS + 2_500, True)
+    assert (exchange.now(), exchange.is_synchronized) == (DATE_MS + 2_500, True)
 
 
 @pytest.mark.parametrize(("headers", "hours"), [({"Date": DATE}, 1), ({}, 1 / 60)])
-def test_time_is_asked_for_again_after_a_while(clock, headers, hours):
+def test_reported_time_expires(clock, headers, hours):
     """An hour; a minute where answers carry no date that would show a change."""
     exchange, now = clock
-    exchange.hear(headers)
-    exchange.set(DATE_MS, HERE)
+    exchange.observe_date(headers)
+    exchange.synchronize(DATE_MS, LOCAL)
     now[0] += 3600 * hours - 1
-    before, now[0] = exchange.is_stale(HERE + round(3_600_000 * hours) - 1000), now[0] + 1
+    before, now[0] = exchange.is_stale(LOCAL + round(3_600_000 * hours) - 1000), now[0] + 1
 
-    assert (before, exchange.is_stale(HERE + round(3_600_000 * hours))) == (False, True)
+    assert (before, exchange.is_stale(LOCAL + round(3_600_000 * hours))) == (False, True)
 
 
-def test_time_is_asked_for_again_when_it_has_fallen_behind(clock):
-    """This machine slept, and its monotonic clock stood still; or a date says that the exchange's clock was set."""
+def test_time_that_has_fallen_behind_is_stale_at_once(clock):
+    """This machine slept, or the exchange's clock was set."""
     exchange, _ = clock
-    exchange.hear({"Date": DATE})
-    exchange.set(DATE_MS, HERE)
-    at_first, slept = exchange.is_stale(HERE + 1_900), exchange.is_stale(HERE + 2_100)
-    exchange.hear({"Date": "Mon, 10 Jun 2024 07:00:05 GMT"})
+    exchange.observe_date({"Date": DATE})
+    exchange.synchronize(DATE_MS, LOCAL)
+    at_first, slept = exchange.is_stale(LOCAL + 1_900), exchange.is_stale(LOCAL + 2_100)
+    exchange.observe_date({"Date": "Mon, 10 Jun 2024 07:00:05 GMT"})
 
-    assert (at_first, slept, exchange.is_stale(HERE)) == (False, True, True)
+    assert (at_first, slept, exchange.is_stale(LOCAL)) == (False, True, True)
 
 
-def test_time_that_is_ahead_of_others_is_asked_for_again_after_a_while(clock):
-    """A clock was set back, or a cache gives an old date: nothing is final too early by these, so not each second."""
+def test_time_that_is_ahead_is_stale_after_ten_seconds(clock):
+    """A clock was set back, or a cache sends an old date: no bar is final too early, so it is not urgent."""
     exchange, now = clock
-    exchange.hear({"Date": DATE})
-    exchange.set(DATE_MS, HERE)
-    too_soon = exchange.is_stale(HERE - 60_000)
+    exchange.observe_date({"Date": DATE})
+    exchange.synchronize(DATE_MS, LOCAL)
+    too_soon = exchange.is_stale(LOCAL - 60_000)
     now[0] += 10
-    set_back = exchange.is_stale(HERE + 10_000 - 60_000)
-    exchange.hear({"Date": DATE})
+    set_back = exchange.is_stale(LOCAL + 10_000 - 60_000)
+    exchange.observe_date({"Date": DATE})
 
-    assert (too_soon, set_back, exchange.is_stale(HERE + 10_000)) == (False, True, True)
+    assert (too_soon, set_back, exchange.is_stale(LOCAL + 10_000)) == (False, True, True)
 
 
-def test_difference_that_stays_is_not_asked_about(clock):
-    """Of an exchange that is behind, or whose dates another machine makes."""
+def test_constant_difference_is_not_stale(clock):
+    """The exchange is behind, or another machine makes its dates."""
     exchange, now = clock
-    exchange.hear({"Date": DATE})
-    exchange.set(DATE_MS + 90_000, HERE)
+    exchange.observe_date({"Date": DATE})
+    exchange.synchronize(DATE_MS + 90_000, LOCAL)
     now[0] += 30
-    exchange.hear({"Date": "Mon, 10 Jun 2024 06:00:35 GMT"})
+    exchange.observe_date({"Date": "Mon, 10 Jun 2024 06:00:35 GMT"})
 
-    assert not exchange.is_stale(HERE + 30_000)
+    assert not exchange.is_stale(LOCAL + 30_000)
 
 
-def test_untold_time_is_asked_for_again_after_a_minute(clock):
+def test_missing_time_is_stale_after_a_minute(clock):
     exchange, now = clock
-    exchange.set(None, HERE)
-    before, now[0] = exchange.is_stale(HERE), now[0] + 60
+    exchange.synchronize(None, LOCAL)
+    before, now[0] = exchange.is_stale(LOCAL), now[0] + 60
 
-    assert (before, exchange.is_stale(HERE), exchange.now(), exchange.is_told) == (False, True, None, False)
+    assert (before, exchange.is_stale(LOCAL), exchange.now(), exchange.is_synchronized) == (False, True, None, False)
 
 
-def test_date_of_an_answer_goes_on(clock):
-    """Where no time is told; one that is none changes nothing."""
+def test_date_of_an_answer_is_carried_on(clock):
+    """Without a reported time; an invalid date changes nothing."""
     exchange, now = clock
     before = exchange.now()
-    heard = exchange.hear({"Date": DATE})
+    observed = exchange.observe_date({"Date": DATE})
     now[0] += 1.5
-    others = [exchange.hear({"Date": "no date"}), exchange.hear({})]
+    others = [exchange.observe_date({"Date": "no date"}), exchange.observe_date({})]
 
-    assert (before, heard, others) == (None, DATE_MS, [None, None])
+    assert (before, observed, others) == (None, DATE_MS, [None, None])
     assert exchange.now() == DATE_MS + 1_500

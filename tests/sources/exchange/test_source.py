@@ -28,8 +28,9 @@ from forecaster.errors import (
 )
 from forecaster.sources import Fetched
 from forecaster.sources.exchange import source as exchange_source
-from forecaster.sources.exchange.paginator import Walk
-from forecaster.sources.exchange.source import ExchangeSource, kind_of
+from forecaster.sources.exchange.paginator import Paginator
+from forecaster.sources.exchange.request import error_kind
+from forecaster.sources.exchange.source import ExchangeSource
 from forecaster.store.memory import MemoryStore
 from tests.builders import held_until
 from tests.faults import exchange as faults
@@ -108,6 +109,13 @@ def binance(exchange, open_source):
     return open_source(exchange.config("binance"))
 
 
+def reconfigure(source, config):
+    """Change the limits of a source, whether its client is open or not."""
+    source._config = config
+    if source._opened is not None:
+        source._opened._config = config
+
+
 def make_key(venue, timeframe="1h"):
     return SeriesKey(venue, SYMBOLS[venue], timeframe)
 
@@ -156,7 +164,7 @@ def test_paging_goes_on_past_a_gap_longer_than_a_page(exchange, binance):
     assert_equal_to_truth(fetched.bars, exchange, AS_OF - 3500 * HOUR, AS_OF - 5_000)
 
 
-def test_an_empty_page_does_not_end_the_walk(exchange, venue, source):
+def test_an_empty_page_is_not_the_last(exchange, venue, source):
     """A venue that answers by windows gives an empty page within a gap; the next window is asked for."""
     exchange.fail_next("empty")
 
@@ -168,8 +176,8 @@ def test_an_empty_page_does_not_end_the_walk(exchange, venue, source):
         assert_equal_to_truth(fetched.bars, exchange, max(asked_from, kept_from), AS_OF - 5_000)
 
 
-def test_a_venue_that_repeats_an_old_page_cannot_hold_the_walk(exchange, binance, monkeypatch):
-    """Whatever `since` says, it answers with the same ten bars: they come once, and the walk ends."""
+def test_an_exchange_that_repeats_a_page_does_not_cause_a_loop(exchange, binance, monkeypatch):
+    """Whatever `since` says, it answers with the same ten bars: they are returned once."""
     old = exchange.rows("BTC/USDT", "1h", AS_OF - 2500 * HOUR, AS_OF - 2490 * HOUR)
     monkeypatch.setattr(exchange, "_each_row", lambda *_: iter(old))
 
@@ -467,12 +475,14 @@ def test_a_fault_has_its_name_and_is_over_when_it_ends(exchange, binance, ready,
     exchange.fail_next(fault, at=endpoint, times=1000)
     patient = binance._config
     if fault == "drip":
-        clock.stretch, binance._config = 1.0, patient.model_copy(update={"timeout": SHORT})
+        clock.stretch = 1.0
+        reconfigure(binance, patient.model_copy(update={"timeout": SHORT}))
 
     with pytest.raises(FAULTS[fault], match=r"^binance: ") as caught:
         binance.fetch(make_key("binance"), AS_OF - 5 * HOUR, AS_OF)
     exchange.recover()
-    clock.stretch, binance._config = STRETCH, patient
+    clock.stretch = STRETCH
+    reconfigure(binance, patient)
 
     assert type(caught.value) is FAULTS[fault]
     assert len(exchange.asked(endpoint)) > 1
@@ -485,7 +495,8 @@ def test_a_fault_that_passes_is_not_felt(exchange, open_source, clock, fault):
     """It is asked again, a moment later."""
     source = open_source(exchange.config("binance"))
     if fault == "drip":
-        clock.stretch, source._config = 1.0, exchange.config("binance", timeout=SHORT, deadline=300.0)
+        clock.stretch = 1.0
+        reconfigure(source, exchange.config("binance", timeout=SHORT, deadline=300.0))
     exchange.fail_next(fault)
 
     assert len(source.fetch(make_key("binance"), AS_OF - 5 * HOUR, AS_OF).bars) == 4
@@ -587,14 +598,16 @@ def test_an_answer_that_takes_too_long_is_given_up(exchange, binance, ready, clo
     """At the limit of a request, as often as it is asked, and at that of the series, in the middle of a request."""
     binance.fetch(make_key("binance"), AS_OF - 5 * HOUR, AS_OF)
     exchange.fail_next("delay", times=1000)
-    patient, binance._config = binance._config, binance._config.model_copy(update=limits)
+    patient = binance._config
+    reconfigure(binance, patient.model_copy(update=limits))
     clock.stretch = 1.0
 
     with pytest.raises(SourceUnavailable, match=reason):
         binance.fetch(make_key("binance"), AS_OF - 5 * HOUR, AS_OF)
 
     exchange.recover()
-    clock.stretch, binance._config = STRETCH, patient
+    clock.stretch = STRETCH
+    reconfigure(binance, patient)
     assert len(ready(binance).fetch(make_key("binance"), AS_OF - 5 * HOUR, AS_OF).bars) == 4
 
 
@@ -658,7 +671,7 @@ def test_only_the_exchange_itself_is_asked(exchange, every_venue, open_source):
     source = open_source(exchange.config(every_venue))
     source.fetch(make_key(every_venue), AS_OF - 5 * HOUR, AS_OF)
     exchange.requests.clear()
-    client = source._client
+    client = source._client.ccxt
     sign = client.sign
     client.sign = lambda *args, **more: sign(*args, **more) | {"url": exchange.url.replace("127.0.0.1", "localhost")}
 
@@ -783,27 +796,27 @@ def test_days_that_begin_at_an_anchor_are_refused_where_it_is_not_said(exchange,
     assert len(fetched.rejected) == 28
 
 
-def test_a_history_is_walked_over_a_change_of_the_clock():
+def test_a_history_is_paged_across_a_clock_change():
     """Days of New York's clock, page by page: the bar after the day of 23 hours is not left out."""
     key = SeriesKey("binance", "BTC/USDT", "1d", "24/7@17:00 America/New_York")
     opens = key.trading_calendar.last_opens(key.timeframe, AS_OF, 400)
-    cursors = walk_over(key, opens, pages=40)
+    cursors = page_cursors(key, opens, pages=40)
 
     assert cursors == key.trading_calendar.closes_of(key.timeframe, opens[9::10]).tolist()
 
 
-def walk_over(key, opens, pages):
-    """Where a walk asks from after each of so many pages of equal length."""
-    walk = Walk("binance", key, AS_OF)
-    walk.begin(int(opens[0]) - HOUR)
+def page_cursors(key, opens, pages):
+    """The cursor after each of so many pages of equal length."""
+    paginator = Paginator("binance", key, AS_OF)
+    paginator.start(int(opens[0]) - HOUR)
     cursors = []
     for of_page in np.split(opens, pages):
-        walk.pages.clear()
-        assert walk.goes_on(AS_OF)
-        walk.add(Fetched(Bars(key, of_page, np.tile([10.0, 12.0, 9.0, 11.0, 1.0], (len(of_page), 1)))), AS_OF)
-        cursors.append(walk.cursor)
-    walk.pages.clear()
-    assert not walk.goes_on(AS_OF)
+        paginator.pages.clear()
+        assert paginator.has_next(AS_OF)
+        paginator.add(Fetched(Bars(key, of_page, np.tile([10.0, 12.0, 9.0, 11.0, 1.0], (len(of_page), 1)))), AS_OF)
+        cursors.append(paginator.cursor)
+    paginator.pages.clear()
+    assert not paginator.has_next(AS_OF)
     return cursors
 
 
@@ -837,7 +850,7 @@ def test_body_that_is_kept_can_be_stored(exchange, binance, monkeypatch):
 
 def test_a_symbol_delisted_on_the_way_sits_out_alone(exchange, every_venue, open_source, monkeypatch, clock):
     """Some venues say only that something is wrong. The others are served, and so is it once it is listed again."""
-    monkeypatch.setattr(exchange_source, "MARKETS_READ_AGAIN_AFTER", 0.0)
+    monkeypatch.setattr(exchange_source, "MARKETS_RELOAD_SECONDS", 0.0)
     source = open_source(exchange.config(every_venue, deadline=0.4))
     source.fetch(make_key(every_venue), AS_OF - 5 * HOUR, AS_OF)
     exchange.delist(SYMBOLS[every_venue])
@@ -865,7 +878,7 @@ def test_error_that_says_nothing_has_the_markets_read_once_more(exchange, open_s
         with pytest.raises(SourceUnavailable):
             ready(source).fetch(make_key("kraken"), AS_OF - 5 * HOUR, AS_OF)
     early = len(exchange.asked("markets"))
-    clock.seconds += exchange_source.MARKETS_READ_AGAIN_AFTER
+    clock.seconds += exchange_source.MARKETS_RELOAD_SECONDS
     for _ in range(3):
         with pytest.raises(UnknownSymbol):
             ready(source).fetch(make_key("kraken"), AS_OF - 5 * HOUR, AS_OF)
@@ -921,9 +934,7 @@ def test_many_threads_may_fetch_at_once(exchange, every_venue, open_source):
     """The market list is loaded once, and everybody has their own bars."""
     source = open_source(exchange.config(every_venue))
     keys = [
-        SeriesKey(every_venue, symbol, timeframe)
-        for symbol in sorted(exchange.symbols)
-        for timeframe in ("1h", "5m")
+        SeriesKey(every_venue, symbol, timeframe) for symbol in sorted(exchange.symbols) for timeframe in ("1h", "5m")
     ]
 
     with ThreadPoolExecutor(len(keys)) as pool:
@@ -1005,14 +1016,14 @@ def test_every_error_of_ccxt_has_its_kind():
     """A class that ccxt adds fails here until somebody decides what it means."""
     decided = {name: kind for kind, names in KINDS.items() for name in names.split()}
 
-    found = {error.__name__: kind_of(error) for error in family(BaseError)}
+    found = {error.__name__: error_kind(error) for error in family(BaseError)}
 
     assert found == decided
 
 
 @pytest.mark.parametrize("error", [asyncio.TimeoutError, aiohttp.ServerDisconnectedError, ConnectionResetError])
 def test_errors_of_the_network_mean_unavailable(error):
-    assert kind_of(error) is SourceUnavailable
+    assert error_kind(error) is SourceUnavailable
 
 
 def test_times_and_prices_have_the_types_of_bars(binance):

@@ -7,9 +7,9 @@ from contextlib import closing
 import pytest
 
 from forecaster.errors import StoreUnavailable
-from forecaster.store.served import Served
-from forecaster.store.sql import SqlStore
 from forecaster.store.backup import copy_ledger
+from forecaster.store.ledger_identity import LedgerIdentity
+from forecaster.store.sql import SqlStore
 from forecaster.store.sqlite_library import sqlite3
 
 
@@ -26,10 +26,10 @@ def url(path):
 @pytest.fixture
 def served(url):
     """A ledger that was served, and left."""
-    served = Served()
+    served = LedgerIdentity()
     with closing(SqlStore(url)) as store:
-        served.note(url, store.owner, store.epoch)
-    served.leave()
+        served.record(url, store.owner, store.epoch)
+    served.record_log()
     return served
 
 
@@ -40,17 +40,17 @@ def begin_another(path):
 
 
 def test_nothing_is_known_before_anything_was_served(url):
-    Served().refuse_another(url)
+    LedgerIdentity().check(url)
 
 
 def test_ledger_that_nobody_touched_is_the_same(served, url):
-    served.refuse_another(url)
+    served.check(url)
 
 
 def test_ledger_whose_lease_another_has_taken_is_the_same(served, url):
     """In the same file, and later: a standby, or a command."""
     SqlStore(url).close()
-    served.refuse_another(url)
+    served.check(url)
 
 
 def test_ledger_in_the_same_file_that_was_never_ours_is_another(served, url, path):
@@ -58,24 +58,24 @@ def test_ledger_in_the_same_file_that_was_never_ours_is_another(served, url, pat
     with closing(sqlite3.connect(path)) as connection, connection:
         connection.execute("UPDATE lease SET owner = 'another'")
     with pytest.raises(StoreUnavailable, match=f"{path}: expected the ledger that was served, found another ledger"):
-        served.refuse_another(url)
+        served.check(url)
 
 
 def test_ledger_of_another_address_is_what_is_configured(served, tmp_path):
     """A configuration that names it means it."""
     begin_another(tmp_path / "other.db")
-    served.refuse_another(f"sqlite:///{tmp_path}/other.db")
+    served.check(f"sqlite:///{tmp_path}/other.db")
 
 
 def test_file_beside_the_log_of_the_ledger_is_not_opened(served, url, path, tmp_path):
     """A copy of it even: SQLite would mix the two."""
     log = path.with_name("ledger.db-wal")
     log.write_bytes(b"log")
-    served.leave()
+    served.record_log()
     copy_ledger(path, tmp_path / "copy.db")
     (tmp_path / "copy.db").replace(path)
     with pytest.raises(StoreUnavailable, match="found another file beside its write-ahead log"):
-        served.refuse_another(url)
+        served.check(url)
 
     assert log.read_bytes() == b"log"
 
@@ -88,6 +88,6 @@ def test_file_that_is_no_ledger_stays_as_it_is(served, url, path, content):
     path.write_bytes(content)
     log.write_bytes(b"log")
     with pytest.raises(StoreUnavailable, match="put that ledger back, or restart the service"):
-        served.refuse_another(url)
+        served.check(url)
 
     assert (path.read_bytes(), log.read_bytes()) == (content, b"log")

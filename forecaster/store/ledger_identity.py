@@ -1,4 +1,4 @@
-"""The ledger that a process has served, to be known again: it writes to no other one that stands in its place."""
+"""Recognise the ledger that a process has served, so that it never writes to another one in its place."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 _LEASE: Final = "SELECT owner, epoch FROM lease WHERE name = 'writer'"
 
 
-class Served:
-    """What a process knows of the SQLite ledger that it served last.
+class LedgerIdentity:
+    """The identity of the SQLite ledger that this process served last.
 
-    The same ledger is one whose lease names this process, in whatever file, or one in the same file whose lease another
-    process has taken since.
+    It is the same ledger if its lease names this process, in any file, or if it is the same file and another process
+    has acquired its lease since.
     """
 
     def __init__(self) -> None:
@@ -30,42 +30,42 @@ class Served:
         self._file: tuple[int, int] | None = None
         self._log: tuple[int, int] | None = None
 
-    def note(self, url: str, owner: str, epoch: int) -> None:
-        """Note the ledger that is served from now on, and what its lease calls this process."""
+    def record(self, url: str, owner: str, epoch: int) -> None:
+        """Record the ledger that is served from now on, with the name of this process in its lease."""
         path = sqlite_path(url)
         self.url, self._epoch, self._log = url, epoch, None
         self._file = None if path is None else identity(path)
         self._owners.add(owner)
 
-    def leave(self) -> None:
-        """Note the write-ahead log that is left behind: it belongs to no other file."""
+    def record_log(self) -> None:
+        """Record the write-ahead log that the process leaves: it belongs to no other file."""
         path = None if self.url is None else sqlite_path(self.url)
         self._log = None if path is None else _log_of(path)
 
-    def refuse_another(self, url: str) -> None:
-        """Look what stands in the place of the ledger, and write nothing.
+    def check(self, url: str) -> None:
+        """Check that the file is still that ledger; write nothing.
 
         Raises:
-            StoreUnavailable: when it is not that ledger.
+            StoreUnavailable: when it is not.
         """
         path = sqlite_path(url)
-        found = self._other(path, url) if path is not None and url == self.url else ""
-        if path is not None and found:
-            expected = f"expected the ledger that was served, found {found}"
+        other = self._find_other(path, url) if path is not None and url == self.url else ""
+        if path is not None and other:
+            expected = f"expected the ledger that was served, found {other}"
             raise StoreUnavailable(
                 sqlite_url(path.absolute()),
                 f"{expected}: put that ledger back, or restart the service to serve another",
             )
 
-    def _other(self, path: Path, url: str) -> str:
-        """What stands there in place of the ledger; empty when it is the ledger."""
+    def _find_other(self, path: Path, url: str) -> str:
+        """Describe what is in the place of the ledger; empty when it is the ledger."""
         try:
-            there = path.stat()
+            status = path.stat()
         except OSError:
             return "no file"
-        if not there.st_size:
-            return "an empty file"  # which nobody opens: SQLite would delete a log beside it
-        is_same_file = (there.st_dev, there.st_ino) == self._file
+        if not status.st_size:
+            return "an empty file"  # not opened: SQLite would delete a log beside it
+        is_same_file = (status.st_dev, status.st_ino) == self._file
         if not is_same_file and self._log is not None and _log_of(path) == self._log:
             return "another file beside its write-ahead log"
         try:
