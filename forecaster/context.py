@@ -67,11 +67,6 @@ class Context:
         """Open times of the slots, (T,) UTC ms."""
         return self.key.trading_calendar.last_opens(self.key.timeframe, self.cutoff, self.ohlc_CT.shape[1])
 
-    @property
-    def missing_fraction(self) -> float:
-        """Fraction of slots without a bar, 0 to 1."""
-        return float(np.isnan(self.ohlc_CT[3]).mean())
-
     @cached_property
     def sha256(self) -> str:
         """Digest of series, cutoff and every bit of the prices."""

@@ -57,11 +57,6 @@ class Labels:
         written = times.tz_localize(None)
         return cls(_to_ms(written if times.tz is None else times.tz_convert(None)), _to_ms(written))
 
-    @classmethod
-    def from_epochs(cls, instant: NDArray[np.int64]) -> Labels:
-        """Make labels from UTC ms, which have no written date."""
-        return cls(instant, np.full(len(instant), UNWRITTEN, np.int64))
-
     def __len__(self) -> int:
         """Return the number of labels."""
         return len(self.instant)

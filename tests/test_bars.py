@@ -1,4 +1,4 @@
-"""Series, bars and contexts: each rule broken once, and what a model is shown."""
+"""Series, bars and contexts: each rule of a bar, and what a model sees."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_a_timeframe_may_be_a_string_or_a_timeframe():
     assert pickle.loads(pickle.dumps(key)) == key  # noqa: S301 - our own bytes
 
 
-def test_the_name_of_a_series_is_what_people_say():
+def test_the_text_of_a_series():
     assert str(make_key("kraken", "BTC/USD", "1h")) == "kraken BTC/USD 1h"
 
 
@@ -83,7 +83,7 @@ def test_a_key_cannot_be_changed():
 
 
 @pytest.mark.parametrize(("row", "reason"), BROKEN.values(), ids=BROKEN)
-def test_a_broken_row_is_refused_by_name(row, reason):
+def test_an_invalid_row_is_refused_with_its_reason(row, reason):
     """The message names the series, the row and the rule."""
     with pytest.raises(InvalidBars) as refused:
         Bars(make_key(), hours(0, 1, 2), [GOOD, row, GOOD])
@@ -119,8 +119,8 @@ def test_a_stock_has_no_bar_on_a_holiday():
         Bars(key, [utc_ms("2018-11-22 14:30")], [GOOD])
 
 
-def test_the_first_broken_row_is_named():
-    """By its position, whichever rule it broke."""
+def test_the_first_invalid_row_is_named():
+    """By its position, for every rule."""
     negative_volume, nan = BROKEN["negative volume"][0], BROKEN["nan"][0]
 
     with pytest.raises(InvalidBars, match="row 1: volume"):
@@ -128,7 +128,7 @@ def test_the_first_broken_row_is_named():
 
 
 def test_the_first_rule_that_a_row_breaks_is_named():
-    """In the order of the rules, as `sift` has it."""
+    """In the order of the rules, as in `validate_rows`."""
     row = (111.0, 110.0, 0.0, 105.0, -1.0)
     _, rejected = Bars.validate_rows(make_key(), hours(0), [row])
 
@@ -146,12 +146,12 @@ def test_a_bar_that_closes_at_the_epoch_is_a_bar():
     [(5.0, 5.0, 5.0, 5.0, 0.0), (90.0, 110.0, 90.0, 110.0, 1.0), (1e-12, 1e-12, 1e-12, 1e-12, 1e-9)],
     ids=["flat without volume", "open is low and close is high", "tiny"],
 )
-def test_a_bar_at_the_edge_of_the_rules_is_a_bar(row):
+def test_limits_are_inclusive(row):
     assert Bars(make_key(), [START], [row]).ohlcv_TF.tolist() == [list(row)]
 
 
 def test_a_volume_may_be_unknown():
-    """Any volume but an infinite or a negative one: whoever knows none leaves its cell empty."""
+    """NaN is a valid volume; infinite and negative ones are not."""
     unknown = (*GOOD[:4], np.nan)
 
     bars, rejected = Bars.validate_rows(make_key(), hours(0, 1), [GOOD, unknown])
@@ -164,7 +164,7 @@ def test_a_volume_may_be_unknown():
 
 
 def test_an_unknown_volume_is_always_the_same_bits():
-    """A float has many NaNs, and digests take bytes."""
+    """A float has many NaNs, and digests read bytes."""
     nans = np.array([0x7FF8000000000000, 0xFFF8000000000000, 0x7FF8000000000001], np.uint64).view(np.float64)
     ohlcv_TF = np.array([GOOD] * 3)
     ohlcv_TF[:, 4] = nans
@@ -176,7 +176,7 @@ def test_an_unknown_volume_is_always_the_same_bits():
 
 
 def test_a_context_of_bars_without_volume_is_the_same():
-    """No forecast takes the volume."""
+    """No forecast uses the volume."""
     bars = make_bars(count=30)
     ohlcv_TF = bars.ohlcv_TF.copy()
     ohlcv_TF[:, 4] = np.nan
@@ -193,7 +193,7 @@ apart = st.floats(-3 * ROUNDING_TOLERANCE, 3 * ROUNDING_TOLERANCE)
 
 @st.composite
 def rows_apart(draw):
-    """A row whose high and low are those of a bar, moved by about a rounding."""
+    """A row whose high and low are moved by about a rounding."""
     first, second, volume = draw(prices), draw(prices), draw(st.sampled_from([0.0, 7.0, np.nan]))
     top, bottom = max(first, second), min(first, second)
     return first, top * (1 + draw(apart)), bottom * (1 + draw(apart)), second, volume
@@ -201,8 +201,8 @@ def rows_apart(draw):
 
 @settings(derandomize=True, deadline=None)
 @given(st.lists(rows_apart(), min_size=1, max_size=20))
-def test_prices_apart_by_a_rounding_are_closed(rows):
-    """High is the higher of open and close where it was below by less than a rounding; low alike; else nothing."""
+def test_prices_that_differ_by_a_rounding_are_fixed(rows):
+    """High becomes the higher of open and close where it is lower by less than a rounding; low likewise."""
     closed_TF, count = fix_rounding(np.array(rows))
 
     changed = 0
@@ -219,7 +219,7 @@ def test_prices_apart_by_a_rounding_are_closed(rows):
 
 @settings(derandomize=True, deadline=None)
 @given(st.lists(rows_apart(), min_size=1, max_size=20))
-def test_closed_roundings_stay_closed(rows):
+def test_fixing_roundings_is_idempotent(rows):
     once_TF, _ = fix_rounding(np.array(rows))
 
     again_TF, count = fix_rounding(once_TF)
@@ -230,8 +230,8 @@ def test_closed_roundings_stay_closed(rows):
 
 @settings(derandomize=True, deadline=None)
 @given(st.lists(st.tuples(*[st.floats(width=64)] * 5), min_size=1, max_size=10))
-def test_no_row_becomes_a_bar_but_by_a_rounding(rows):
-    """Whatever numbers they hold, NaN and infinity too: open, close, volume and every price further off stay."""
+def test_only_roundings_are_fixed(rows):
+    """Open, close, volume and every price further off stay, for all numbers, NaN and infinity too."""
     before_TF = np.array(rows)
 
     after_TF, count = fix_rounding(before_TF.copy())
@@ -243,7 +243,7 @@ def test_no_row_becomes_a_bar_but_by_a_rounding(rows):
 
 
 def test_bars_without_roundings_are_the_same_array():
-    """They are many, and a copy of them takes time."""
+    """A copy takes time."""
     ohlcv_TF = make_bars().ohlcv_TF
 
     assert fix_rounding(ohlcv_TF) == (ohlcv_TF, 0)
@@ -272,7 +272,7 @@ def test_the_array_with_roundings_is_not_changed():
     ],
     ids=["high", "low", "one of both"],
 )
-def test_prices_further_apart_stay_and_are_refused(row):
+def test_larger_differences_are_refused(row):
     ohlcv_TF = np.array([row])
 
     closed_TF, count = fix_rounding(ohlcv_TF)
@@ -283,11 +283,11 @@ def test_prices_further_apart_stay_and_are_refused(row):
         Bars(make_key(), hours(0), closed_TF)
 
 
-def test_a_gap_is_no_fault():
+def test_gaps_are_allowed():
     assert len(Bars(make_key(), hours(0, 5), [GOOD, GOOD])) == 2
 
 
-def test_no_bars_are_bars():
+def test_empty_bars():
     empty = Bars.empty(make_key())
 
     assert len(empty) == len(empty.close_time) == len(empty.frame) == len(empty.closed_by(2**60)) == 0
@@ -303,7 +303,7 @@ def test_bars_cannot_be_changed():
 
 
 def test_bars_do_not_share_memory_with_the_caller():
-    """A later change of the caller's array would go unchecked."""
+    """A later change of the caller's array would not be checked."""
     times, values = np.array(hours(0, 1)), np.array([GOOD, GOOD])
     bars = Bars(make_key(), times, values)
 
@@ -313,8 +313,8 @@ def test_bars_do_not_share_memory_with_the_caller():
     assert bars.ohlcv_TF.tolist() == [list(GOOD), list(GOOD)]
 
 
-def test_whatever_numbers_are_given_bars_hold_their_own_kinds():
-    """Times as floats and prices as integers, as files have them: the digest and the ledger take bytes."""
+def test_bars_convert_numbers_to_their_dtypes():
+    """Times as floats and prices as integers, as in files: the digest and the ledger read bytes."""
     ones = np.ones(2)
     bars = Bars(make_key(), np.array(hours(0, 1), np.float64), np.full((2, 5), 100), ones, ones)
 
@@ -323,7 +323,7 @@ def test_whatever_numbers_are_given_bars_hold_their_own_kinds():
     assert bars.first_seen_at.tolist() == bars.revision.tolist() == [1, 1]
 
 
-def test_when_bars_were_seen_is_0_unless_told():
+def test_first_seen_at_is_0_by_default():
     sifted, _ = Bars.validate_rows(make_key(), hours(0), [GOOD])
 
     assert sifted.first_seen_at.tolist() == Bars(make_key(), hours(0), [GOOD]).first_seen_at.tolist() == [0]
@@ -344,14 +344,14 @@ def test_close_is_the_fourth_column():
     assert bars.close.tolist() == [105.0]
 
 
-def test_one_first_seen_time_is_meant_for_all():
+def test_a_single_first_seen_at_applies_to_all_bars():
     bars = Bars(make_key(), hours(0, 1), [GOOD, GOOD], np.full(1, 42))
 
     assert bars.first_seen_at.tolist() == [42, 42]
     assert bars.revision.tolist() == [0, 0]
 
 
-def test_known_at_is_what_had_closed():
+def test_closed_by():
     bars = make_bars(count=5)
     close = int(bars.close_time[2])
 
@@ -363,7 +363,7 @@ def test_known_at_is_what_had_closed():
     [(slice(1, 3), [1, 2]), (np.array([0, 3]), [0, 3]), (np.array([True, False, False, True]), [0, 3])],
     ids=["slice", "positions", "mask"],
 )
-def test_some_bars_keep_what_belongs_to_them(rows, expected):
+def test_selection(rows, expected):
     whole = Bars(make_key(), hours(0, 1, 2, 3), [GOOD] * 4, np.arange(4), np.arange(4) + 10)
 
     some = whole[rows]
@@ -373,12 +373,12 @@ def test_some_bars_keep_what_belongs_to_them(rows, expected):
     assert some.revision.tolist() == [10 + row for row in expected]
 
 
-def test_bars_cannot_be_turned_around():
+def test_bars_cannot_be_reversed():
     with pytest.raises(InvalidBars, match="open times must rise"):
         make_bars(count=3)[::-1]
 
 
-def test_sift_keeps_good_rows_and_names_each_other():
+def test_validate_rows_keeps_valid_rows_and_gives_reasons_for_the_others():
     rows = [GOOD, *(row for row, _ in BROKEN.values()), GOOD]
 
     bars, rejected = Bars.validate_rows(make_key(), hours(*range(len(rows))), rows, first_seen_at=42)
@@ -397,15 +397,15 @@ def test_a_rejected_row_shows_what_it_held():
     assert rejected[0].reason == "open time must be on the 1h grid of 24/7"
 
 
-def test_sift_takes_a_price_that_is_missing_for_no_number():
-    """Exchanges answer with null where they know none."""
+def test_validate_rows_rejects_a_missing_price():
+    """Exchanges answer with null for an unknown price."""
     bars, rejected = Bars.validate_rows(make_key(), hours(0, 1), [GOOD, (100.0, None, 90.0, 105.0, 7.0)])
 
     assert bars.open_time.tolist() == hours(0)
     assert [row.reason for row in rejected] == ["every value must be finite"]
 
 
-def test_sift_puts_rows_in_order():
+def test_validate_rows_sorts_rows():
     bars, rejected = Bars.validate_rows(make_key(), hours(2, 0, 1), [GOOD, (*GOOD[:4], 0.0), (*GOOD[:4], 1.0)])
 
     assert bars.open_time.tolist() == hours(0, 1, 2)
@@ -413,7 +413,7 @@ def test_sift_puts_rows_in_order():
     assert rejected == []
 
 
-def test_sift_lets_the_later_of_two_rows_for_one_time_stand():
+def test_validate_rows_keeps_the_later_of_two_rows_of_one_time():
     bars, rejected = Bars.validate_rows(make_key(), hours(0, 1, 0), [GOOD, GOOD, (*GOOD[:4], 8.0)])
 
     assert bars.open_time.tolist() == hours(0, 1)
@@ -421,14 +421,14 @@ def test_sift_lets_the_later_of_two_rows_for_one_time_stand():
     assert rejected == []
 
 
-def test_sift_does_not_replace_a_good_row_by_a_broken_one():
+def test_validate_rows_does_not_replace_a_valid_row_by_an_invalid_one():
     bars, rejected = Bars.validate_rows(make_key(), hours(0, 0), [GOOD, BROKEN["zero"][0]])
 
     assert bars.ohlcv_TF.tolist() == [list(GOOD)]
     assert [row.reason for row in rejected] == ["prices must be above 0"]
 
 
-def test_sift_of_nothing_is_nothing():
+def test_validate_rows_of_no_rows():
     bars, rejected = Bars.validate_rows(make_key(), [], [])
 
     assert (len(bars), rejected) == (0, [])
@@ -438,8 +438,8 @@ def test_sift_of_nothing_is_nothing():
 @given(
     st.lists(st.tuples(st.integers(0, 20), st.sampled_from([GOOD, *(row for row, _ in BROKEN.values())])), max_size=30)
 )
-def test_sift_keeps_replaces_or_rejects_every_row(rows):
-    """What it keeps `Bars` accepts, and nothing is lost without a trace."""
+def test_validate_rows_keeps_replaces_or_rejects_every_row(rows):
+    """`Bars` accepts the rows that are kept, and every row is accounted for."""
     bars, rejected = Bars.validate_rows(make_key(), hours(*(hour for hour, _ in rows)), [row for _, row in rows])
 
     assert set(bars.open_time.tolist()) == {START + hour * HOUR_MS for hour, row in rows if row is GOOD}
@@ -447,7 +447,7 @@ def test_sift_keeps_replaces_or_rejects_every_row(rows):
     assert len(Bars(bars.key, bars.open_time, bars.ohlcv_TF)) == len(bars)
 
 
-def test_a_frame_and_back_are_the_same_bars():
+def test_frame_round_trip():
     bars = make_bars()
 
     back = Bars.from_frame(bars.key, bars.frame)
@@ -459,7 +459,7 @@ def test_a_frame_and_back_are_the_same_bars():
 
 
 @pytest.mark.parametrize("zone", [None, "UTC", "America/New_York"])
-def test_times_of_a_frame_are_utc_unless_they_say_otherwise(zone):
+def test_frame_times_without_a_zone_are_utc(zone):
     bars = make_bars(count=3)
     naive = bars.frame.tz_localize(None)
 
@@ -469,14 +469,14 @@ def test_times_of_a_frame_are_utc_unless_they_say_otherwise(zone):
 
 
 @pytest.mark.parametrize("unit", ["s", "ms", "us", "ns"])
-def test_any_unit_of_the_index_will_do(unit):
+def test_all_units_of_an_index(unit):
     bars = make_bars(count=3)
     frame = bars.frame.set_axis(bars.frame.index.as_unit(unit))
 
     assert Bars.from_frame(bars.key, frame).open_time.tolist() == bars.open_time.tolist()
 
 
-def test_columns_of_a_frame_are_found_by_name_and_volume_may_be_absent():
+def test_frame_columns_by_name_with_optional_volume():
     frame = make_bars(count=3).frame
 
     bars = Bars.from_frame(make_key(), frame[["close", "low", "open", "high"]])
@@ -494,7 +494,7 @@ def test_the_frame_of_the_caller_is_not_changed():
     pd.testing.assert_frame_equal(frame, before)
 
 
-def test_a_session_date_stands_for_its_open():
+def test_a_session_date_is_its_open():
     key = make_key(symbol="SPX/USD", timeframe="1d", calendar="XNYS")
     frame = pd.DataFrame([GOOD], columns=list(COLUMNS), index=pd.to_datetime(["2018-11-23"]))
 
@@ -545,11 +545,11 @@ def test_a_context_is_the_last_slots_up_to_the_cutoff():
     assert context.ohlc_CT.tolist() == bars.ohlcv_TF[20:30, :4].T.tolist()
     assert context.open_time.tolist() == bars.open_time[20:30].tolist()
     assert context.last_close == bars.close[29]
-    assert context.missing_fraction == 0
+    assert not np.isnan(context.ohlc_CT).any()
 
 
 def test_a_missing_bar_is_nan_in_its_slot_of_the_context():
-    """Never filled, and the bars beside it do not move together."""
+    """It is not filled, and the bars beside it stay in their slots."""
     bars = make_bars(count=10)
     holes = [3, 4, 7]
 
@@ -558,10 +558,10 @@ def test_a_missing_bar_is_nan_in_its_slot_of_the_context():
     expected = bars.ohlcv_TF[:, :4].T.copy()
     expected[:, holes] = np.nan
     np.testing.assert_array_equal(context.ohlc_CT, expected)
-    assert context.missing_fraction == pytest.approx(0.3)
+    assert np.isnan(context.ohlc_CT).mean() == pytest.approx(0.3)
 
 
-def test_a_context_begins_with_the_first_bar_there_is():
+def test_a_context_begins_with_the_first_bar():
     bars = make_bars(count=5)
 
     context = Context.ending_at(bars, int(bars.close_time[-1]), length=100, min_bars=2)
@@ -575,7 +575,7 @@ def test_a_context_cannot_be_changed():
         Context.ending_at(make_bars(count=5), START + 5 * HOUR_MS, 5, 2).ohlc_CT[0, 0] = 1.0
 
 
-def test_a_gap_at_the_beginning_of_a_context_is_left_out():
+def test_a_gap_at_the_start_of_a_context_is_cut_off():
     bars = make_bars(count=10)
 
     context = Context.ending_at(bars[np.delete(np.arange(10), [2, 3])], int(bars.close_time[9]), 8, 2)
@@ -590,7 +590,7 @@ def test_a_weekend_is_no_gap_in_sessions():
     context = Context.ending_at(bars, utc_ms("2018-11-23 18:00"), length=10, min_bars=10)
 
     assert context.ohlc_CT.shape == (4, 10)
-    assert context.missing_fraction == 0
+    assert not np.isnan(context.ohlc_CT).any()
 
 
 def test_the_bar_of_the_cutoff_must_be_there():
@@ -607,7 +607,7 @@ def test_the_bar_of_the_cutoff_must_be_there():
     )
 
 
-def test_a_hole_at_the_cutoff_is_a_missing_bar_though_later_ones_are_there():
+def test_a_gap_at_the_cutoff_is_a_missing_bar_despite_later_bars():
     bars = make_bars(count=10)
 
     with pytest.raises(MissingBars, match="the newest closes at 2024-01-01 05:00 UTC"):
@@ -634,7 +634,7 @@ def test_a_cutoff_before_the_first_session_is_a_missing_bar():
 
 @pytest.mark.parametrize("minutes", [1, 30, 59])
 def test_a_cutoff_at_which_no_bar_closes_is_a_missing_bar(minutes):
-    """Else step 1 of the forecast would be the bar after the one that is open: off by one, unnoticed."""
+    """Otherwise step 1 of the forecast would be off by one bar."""
     bars = make_bars(count=10)
 
     with pytest.raises(MissingBars):
@@ -642,14 +642,14 @@ def test_a_cutoff_at_which_no_bar_closes_is_a_missing_bar(minutes):
 
 
 @pytest.mark.parametrize("length", [0, -1, 2.0, True, "8", None])
-def test_length_that_is_no_count_is_refused(length):
+def test_invalid_length_is_refused(length):
     bars = make_bars(count=10)
 
     with pytest.raises(InvalidArgument, match=r"length: expected (a whole number, )?1 or more, found"):
         Context.ending_at(bars, int(bars.close_time[5]), length, min_bars=2)
 
 
-def test_length_of_numpy_is_a_count():
+def test_numpy_integer_as_length():
     bars = make_bars(count=10)
 
     assert Context.ending_at(bars, int(bars.close_time[5]), np.int64(3), min_bars=2).ohlc_CT.shape == (4, 3)
@@ -667,14 +667,14 @@ def test_too_few_real_bars_are_refused():
     assert len(Context.ending_at(bars, int(bars.close_time[-1]), 8, min_bars=2).ohlc_CT[0]) == 8
 
 
-def test_steps_stand_for_the_bars_after_the_cutoff():
+def test_target_opens_follow_the_cutoff():
     bars = make_bars(count=10)
     context = Context.ending_at(bars, int(bars.close_time[5]), length=5, min_bars=2)
 
     assert context.target_opens(3).tolist() == bars.open_time[6:9].tolist()
 
 
-def test_steps_stand_for_sessions():
+def test_target_opens_are_sessions():
     key = make_key(symbol="SPX/USD", timeframe="1h", calendar="XNYS")
     bars = make_bars(key, count=30, start=utc_ms("2018-11-19"))
     context = Context.ending_at(bars, utc_ms("2018-11-21 21:00"), length=5, min_bars=2)
@@ -691,7 +691,7 @@ def test_steps_stand_for_sessions():
     ]
 
 
-def test_the_digest_tells_contexts_apart():
+def test_contexts_have_different_digests():
     bars, other = make_bars(count=20), make_bars(make_key(symbol="ETH/USDT"), count=20)
     changed = Bars(bars.key, bars.open_time, bars.ohlcv_TF * np.array([1, 1, 1 - 1e-15, 1, 1]))
     cutoff = int(bars.close_time[-1])
@@ -708,8 +708,8 @@ def test_the_digest_tells_contexts_apart():
     assert Context.ending_at(make_bars(count=20), cutoff, 10, 2).sha256 == digests[0]
 
 
-def test_the_digest_is_of_these_bytes():
-    """Ledgers keep it, so it must be the same next year."""
+def test_digest_is_stable():
+    """It is stored in ledgers, so it must not change."""
     bars = make_bars(count=20)
     cutoff = int(bars.close_time[-1])
     seen = f"binance BTC/USDT 1h|24/7|{cutoff}|".encode() + bars.ohlcv_TF[:, :4].T.tobytes()
@@ -726,7 +726,7 @@ def test_the_digest_is_of_these_bytes():
     st.sampled_from([("1h", "24/7"), ("1h", "XNYS"), ("1d", "XNYS"), ("1d", "24/7")]),
 )
 def test_bars_after_the_cutoff_change_nothing(seed, last, length, holes, grid):
-    """Whether they are there, are missing or hold other prices: the model is shown the same bits."""
+    """The model sees the same bits whether later bars exist, are missing or have other prices."""
     key = make_key(symbol="SPX/USD", timeframe=grid[0], calendar=grid[1])
     whole, other = make_bars(key, 60, seed=seed), make_bars(key, 60, seed=seed + 1)
     cutoff = int(whole.close_time[last])

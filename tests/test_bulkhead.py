@@ -1,4 +1,4 @@
-"""Series do not wait for each other: what takes long, is in doubt or fails costs its own series alone."""
+"""Series do not wait for each other: a slow, implausible or failing answer affects only its own series."""
 
 from __future__ import annotations
 
@@ -14,8 +14,7 @@ import structlog
 from forecaster import Bars, Forecaster, MemoryStore
 from forecaster.errors import SourceUnavailable
 from forecaster.model import ModelSuite
-from forecaster.sources import Fetched
-from forecaster.sources import fetch_pool
+from forecaster.sources import Fetched, fetch_pool
 from forecaster.timeframe import Timeframe
 from tests.builders import HOUR_MS, make_bars, make_key
 from tests.test_engine import NamedWalk, make_config
@@ -24,18 +23,18 @@ HOUR = Timeframe("1h")
 KEY, SLOW = make_key(), make_key(symbol="SLOW/USDT")
 BARS = make_bars(KEY, count=200)
 PATIENCE = 60.0
-"""Seconds that only what hangs takes."""
+"""Seconds that only a hanging request takes."""
 
 
 class Venue:
-    """Bars of any series: each may be held back, be behind, or be wrong for some answers."""
+    """A source whose answers can be held back, late or wrong, by series."""
 
     def __init__(self):
         self.asked = []
         self.gates = {}
         self.behind = {}
         self.wrong = {}
-        self.clock_ms = None
+        self.clock_offset_ms = None
 
     def fetch(self, key, since, as_of):
         self.asked.append((key, since, as_of))
@@ -45,7 +44,7 @@ class Venue:
         bars = bars[bars.open_time >= since]
         if self.wrong.get(key):
             bars = self.wrong[key].pop(0)(bars)
-        return Fetched(replace(bars, first_seen_at=np.full(1, as_of)), clock_ms=self.clock_ms, may_change=True)
+        return Fetched(replace(bars, first_seen_at=np.full(1, as_of)), clock_offset_ms=self.clock_offset_ms, may_change=True)
 
     def close(self):
         pass
@@ -57,7 +56,7 @@ def closes(i):
 
 @pytest.fixture(autouse=True)
 def at_once(monkeypatch):
-    """What takes long is left after a moment, and second answers come at once."""
+    """Slow fetches are detached after a moment, and second answers come at once."""
     monkeypatch.setattr("forecaster.cycle.ingest.SECOND_ANSWER_AFTER", 0.0)
     monkeypatch.setattr("forecaster.cycle.ingest._PATIENCE", {"all": PATIENCE, "most": 0.5, "none": 0.0})
 
@@ -90,8 +89,8 @@ def states(forecaster, key):
     return [(slot.cutoff, slot.state) for slot in forecaster.store.pending_forecasts(key, 0, closes(199) + 1)]
 
 
-def test_what_has_come_is_forecast_while_another_series_is_waited_for(venue):
-    """It is told when that has come, and taken then; nobody is asked twice."""
+def test_completed_series_are_forecast_while_another_is_in_flight(venue):
+    """Its completion is reported, and it is collected then, without a second request."""
     venue.gates[SLOW] = threading.Event()
     came = threading.Event()
     forecaster = make_forecaster(venue)
@@ -111,8 +110,8 @@ def test_what_has_come_is_forecast_while_another_series_is_waited_for(venue):
     assert [key for key, *_ in venue.asked].count(SLOW) == 1
 
 
-def test_slow_series_is_waited_for_where_all_are(venue):
-    """Beside one that answers at once: nobody is given up before the next bar has closed."""
+def test_slow_series_is_waited_for_with_policy_all(venue):
+    """No series is skipped before the next bar has closed."""
     venue.gates[SLOW] = threading.Event()
     threading.Timer(0.6, venue.gates[SLOW].set).start()
     report = make_forecaster(venue).run_cycle(HOUR, closes(99))
@@ -121,8 +120,8 @@ def test_slow_series_is_waited_for_where_all_are(venue):
     assert report.skipped == {}
 
 
-def test_doubted_series_is_waited_for_where_all_are(venue):
-    """Its second answer comes behind the answers of the others."""
+def test_unconfirmed_series_is_waited_for_with_policy_all(venue):
+    """Its second answer comes after those of the others."""
     forecaster = make_forecaster(venue)
     forecaster.run_cycle(HOUR, closes(99))
     venue.wrong[SLOW] = [scaled(3.0, slice(-1, None))]
@@ -132,7 +131,7 @@ def test_doubted_series_is_waited_for_where_all_are(venue):
 
 
 def test_second_answer_comes_after_a_while(venue, monkeypatch):
-    """A slip of a moment is over by then."""
+    """A momentary error is over by then."""
     waits = []
     monkeypatch.setattr("forecaster.cycle.ingest.SECOND_ANSWER_AFTER", 3.5)
     monkeypatch.setattr("forecaster.cycle.ingest.time", SimpleNamespace(monotonic=time.monotonic, sleep=waits.append))
@@ -144,8 +143,8 @@ def test_second_answer_comes_after_a_while(venue, monkeypatch):
     assert waits == [3.5]
 
 
-def test_exchange_that_hangs_keeps_no_other_from_being_asked(venue, monkeypatch):
-    """However many of its series hang, and however few are asked at once."""
+def test_exchange_that_hangs_delays_no_other(venue, monkeypatch):
+    """For any number of hanging series, and few concurrent requests."""
     monkeypatch.setattr(fetch_pool, "MAX_IN_FLIGHT", 3)
     hanging = [make_key(exchange="okx", symbol=f"H{i}/USDT") for i in range(8)]
     venue.gates = {key: threading.Event() for key in hanging}
@@ -160,8 +159,8 @@ def test_exchange_that_hangs_keeps_no_other_from_being_asked(venue, monkeypatch)
     assert 2 <= len(venue.asked) - 1 <= 3
 
 
-def test_thread_that_cannot_be_had_costs_one_cycle(venue, monkeypatch):
-    """The series is told so, and is asked for again at the next try."""
+def test_missing_thread_affects_one_cycle(venue, monkeypatch):
+    """The series has that reason, and is requested again in the next cycle."""
     forecaster = make_forecaster(venue, KEY)
     with monkeypatch.context() as short:
         short.setattr(
@@ -174,8 +173,8 @@ def test_thread_that_cannot_be_had_costs_one_cycle(venue, monkeypatch):
     assert [one.key for one in second.forecasts] == [KEY]
 
 
-def test_answer_that_came_before_it_was_left_is_told_of(venue):
-    """Between the last look of a cycle and its end."""
+def test_answer_that_completes_before_detach_is_reported(venue):
+    """Between the last collection of a cycle and its end."""
     told = []
     forecaster = make_forecaster(venue, KEY)
     forecaster.on_straggler(told.append)
@@ -188,8 +187,8 @@ def test_answer_that_came_before_it_was_left_is_told_of(venue):
     assert told == [KEY]
 
 
-def test_straggler_of_an_older_close_is_asked_again_as_of_the_newest(venue):
-    """What it brought of the older close is forecast at once, flagged late where it is."""
+def test_straggler_of_an_older_close_is_requested_again(venue):
+    """The older close is forecast at once, and flagged as late if it is."""
     venue.gates[SLOW] = threading.Event()
     forecaster = make_forecaster(venue)
     forecaster.run_cycle(HOUR, closes(99), waits_for="most")
@@ -207,8 +206,8 @@ def test_straggler_of_an_older_close_is_asked_again_as_of_the_newest(venue):
     assert [as_of for key, _, as_of in venue.asked if key == SLOW] == [closes(99), closes(100) + 5000]
 
 
-def test_what_is_under_way_has_a_word_at_the_end(venue):
-    """What comes in a moment is forecast, and of the rest is written down why it was not; it stays owed."""
+def test_fetches_in_flight_at_the_end_have_a_reason(venue):
+    """Answers within a moment are forecast. The other forecasts stay pending, with a reason."""
     quick = make_key(symbol="QUICK/USDT")
     venue.gates = {SLOW: threading.Event(), quick: threading.Event()}
     forecaster = make_forecaster(venue, KEY, SLOW, quick)
@@ -224,8 +223,8 @@ def test_what_is_under_way_has_a_word_at_the_end(venue):
     assert len(again) == 1  # its question is under way still, and would be taken if it came
 
 
-def test_many_that_hang_keep_no_other_from_being_asked(venue, monkeypatch):
-    """However few are asked at once: those that take long no longer count."""
+def test_many_hanging_series_delay_no_other(venue, monkeypatch):
+    """Stragglers do not count as concurrent requests."""
     monkeypatch.setattr(fetch_pool, "STRAGGLER_SECONDS", 0.05)
     hanging = [make_key(symbol=f"H{i}/USDT") for i in range(20)]
     venue.gates = {key: threading.Event() for key in hanging}
@@ -238,11 +237,11 @@ def test_many_that_hang_keep_no_other_from_being_asked(venue, monkeypatch):
     assert [one.key for one in made] == [KEY]
 
 
-def test_owed_closes_are_made_though_the_newest_cannot(venue):
-    """An exchange whose clock is behind: its bars come late, are forecast, and flagged."""
+def test_pending_closes_are_forecast_though_the_latest_cannot(venue):
+    """The clock of the exchange is slow: its bars are late, forecast and flagged."""
     forecaster = make_forecaster(venue, KEY)
     forecaster.run_cycle(HOUR, closes(95))
-    venue.behind[KEY], venue.clock_ms = 2 * HOUR_MS, -2 * HOUR_MS
+    venue.behind[KEY], venue.clock_offset_ms = 2 * HOUR_MS, -2 * HOUR_MS
     with structlog.testing.capture_logs() as logs:
         reports = [forecaster.run_cycle(HOUR, closes(i)) for i in (98, 99)]
 
@@ -259,8 +258,8 @@ def test_owed_closes_are_made_though_the_newest_cannot(venue):
     assert [log["ahead_seconds"] for log in logs if log["event"] == "exchange.clock_differs"] == [-7200.0]
 
 
-def test_price_that_is_far_waits_for_a_second_answer(venue):
-    """What the second one says stands: a slip is never stored, and costs its series a moment."""
+def test_implausible_price_waits_for_a_second_answer(venue):
+    """The second answer is stored, not the wrong price."""
     forecaster = make_forecaster(venue, KEY)
     forecaster.run_cycle(HOUR, closes(99))
     venue.wrong[KEY] = [scaled(3.0, slice(-1, None))]
@@ -272,7 +271,7 @@ def test_price_that_is_far_waits_for_a_second_answer(venue):
     assert np.array_equal(bars.ohlcv_TF, BARS[36:101].ohlcv_TF)
 
 
-def test_price_that_is_far_and_said_twice_is_taken(venue):
+def test_implausible_price_is_stored_when_confirmed(venue):
     """A market may crash."""
     forecaster = make_forecaster(venue, KEY)
     forecaster.run_cycle(HOUR, closes(99))
@@ -283,7 +282,7 @@ def test_price_that_is_far_and_said_twice_is_taken(venue):
 
 
 def test_answer_of_another_symbol_changes_nothing(venue):
-    """All bars differ at once: that is no revision, unless it is said again."""
+    """All bars differ at once: that needs a second answer."""
     forecaster = make_forecaster(venue, KEY)
     forecaster.run_cycle(HOUR, closes(99))
     venue.wrong[KEY] = [scaled(1.001)]
@@ -294,7 +293,7 @@ def test_answer_of_another_symbol_changes_nothing(venue):
 
 
 def test_wrong_answers_after_a_start_leave_no_bar_wrong(venue):
-    """The whole context was asked for, and is served wrong, twice; right answers that come later mend all of it."""
+    """The whole context is wrong twice; later correct answers replace all of it."""
     forecaster = make_forecaster(venue, KEY)
     forecaster.run_cycle(HOUR, closes(99))
     again = make_forecaster(venue, KEY, store=forecaster.store)
@@ -310,7 +309,7 @@ def test_wrong_answers_after_a_start_leave_no_bar_wrong(venue):
 
 @pytest.mark.parametrize("cycles", [3, 6])
 def test_wrong_answers_of_many_cycles_leave_no_bar_wrong(venue, cycles):
-    """However often they are said; bars of which the wrong ones were new are mended as well."""
+    """For any number of wrong answers; bars whose first version was wrong are corrected too."""
     forecaster = make_forecaster(venue, KEY)
     for i in range(96, 100):
         forecaster.run_cycle(HOUR, closes(i))
@@ -325,8 +324,8 @@ def test_wrong_answers_of_many_cycles_leave_no_bar_wrong(venue, cycles):
     assert np.array_equal(bars.ohlcv_TF, BARS[33 : 103 + cycles].ohlcv_TF)
 
 
-def test_history_is_doubted_too(venue):
-    """A page of another symbol, over bars that are stored: the second answer stands, and nothing is revised."""
+def test_history_must_be_confirmed_too(venue):
+    """A page of another symbol: the second answer counts, and nothing is revised."""
     forecaster = make_forecaster(venue, KEY)
     forecaster.run_cycle(HOUR, closes(99))
     venue.wrong[KEY] = [scaled(5.0)]
@@ -336,8 +335,8 @@ def test_history_is_doubted_too(venue):
     assert np.array_equal(forecaster.store.bars(KEY).ohlcv_TF, BARS[:100].ohlcv_TF)
 
 
-def test_stored_history_is_asked_for_again_on_demand(venue):
-    """Wrong for longer than a second answer takes: it is believed, and mended when it is asked for anew."""
+def test_stored_history_is_requested_again_on_demand(venue):
+    """Wrong twice: the bars are stored, and corrected on request."""
     forecaster = make_forecaster(venue, KEY)
     venue.wrong[KEY] = [scaled(5.0)]
     since = int(BARS.open_time[0])
@@ -351,7 +350,7 @@ def test_stored_history_is_asked_for_again_on_demand(venue):
     assert (wrong, still) == (True, True)
 
 
-def test_answers_that_never_agree_let_the_series_sit_out(venue):
+def test_series_is_skipped_when_answers_never_agree(venue):
     forecaster = make_forecaster(venue, KEY)
     forecaster.run_cycle(HOUR, closes(99))
     venue.wrong[KEY] = [scaled(3.0 + i, slice(-1, None)) for i in range(4)]
@@ -361,8 +360,8 @@ def test_answers_that_never_agree_let_the_series_sit_out(venue):
     assert len(forecaster.store.bars(KEY)) == 64
 
 
-def test_bar_that_changed_is_told(venue):
-    """It is a revision, an event, and part of the report."""
+def test_revised_bar_is_reported(venue):
+    """It is a revision, logged and reported."""
     forecaster = make_forecaster(venue, KEY)
     forecaster.run_cycle(HOUR, closes(99))
     venue.wrong[KEY] = [scaled(1.001, slice(-2, -1))]
@@ -374,8 +373,8 @@ def test_bar_that_changed_is_told(venue):
     assert [(log["series"], log["bars"]) for log in logs if log["event"] == "bars.revised"] == [(str(KEY), 1)]
 
 
-def test_forecast_from_a_bar_that_changed_is_marked(venue, monkeypatch):
-    """It names that bar, from the time on at which that is known; one that was made afterwards does not."""
+def test_forecast_from_a_revised_bar_is_marked(venue, monkeypatch):
+    """Forecasts made before the revision are marked, later ones are not."""
     monkeypatch.setattr("forecaster.client.now_ms", lambda: closes(150))
     forecaster = make_forecaster(venue, KEY)
     forecaster.run_cycle(HOUR, closes(99))
@@ -394,7 +393,7 @@ def test_forecast_from_a_bar_that_changed_is_marked(venue, monkeypatch):
 
 @pytest.mark.parametrize("every", [2, 5])
 def test_rows_of_a_coarser_timeframe_are_refused(venue, every):
-    """Though each of them opens when a bar does: the bars between them are stored."""
+    """Although each of them is on the grid: the bars between them are stored."""
     forecaster = make_forecaster(venue, KEY)
     forecaster.run_cycle(HOUR, closes(99))
     venue.wrong[KEY] = [lambda bars: bars[::every]]
@@ -406,8 +405,8 @@ def test_rows_of_a_coarser_timeframe_are_refused(venue, every):
     assert np.array_equal(forecaster.store.bars(KEY).ohlcv_TF, BARS[36:101].ohlcv_TF)
 
 
-def test_source_that_fails_in_the_end_is_told_of_once(venue):
-    """Its series sits out with the reason when its answer has come."""
+def test_late_failure_is_reported_once(venue):
+    """Its series is skipped with the reason."""
     venue.gates[SLOW] = threading.Event()
 
     class Failing(Venue):

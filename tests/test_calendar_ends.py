@@ -1,4 +1,4 @@
-"""A calendar that is recorded to the end of this year: the series on it sit out by name, and all others go on."""
+"""A calendar recorded to the end of this year: its series are skipped with the reason, the others go on."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ NEW_YORK = make_key("nyse", "C/USD", "1d", "XNYS")
 
 
 class Named(RandomWalk):
-    """One under the configured model's name."""
+    """A model with the configured name."""
 
     name = "nano"
 
@@ -43,12 +43,14 @@ def make_forecaster(end: str, *keys, horizon: int = 10) -> Forecaster:
     model = {"context": 40, "min_context": 20, "horizon": horizon}
     config = Config.model_validate({"series": series, "model": model, "store": {"url": "memory:"}})
     source = MemorySource([bars_until(key, end) for key in keys])
-    return Forecaster(config, MemoryStore(), dict.fromkeys(keys, source), ModelSuite(Named(), [FilteredHistoricalSimulation()]))
+    return Forecaster(
+        config, MemoryStore(), dict.fromkeys(keys, source), ModelSuite(Named(), [FilteredHistoricalSimulation()])
+    )
 
 
 @pytest.mark.parametrize("order", [[SHANGHAI, CRYPTO, BOMBAY, NEW_YORK], [NEW_YORK, BOMBAY, CRYPTO, SHANGHAI]])
 @pytest.mark.parametrize("time", ["2026-12-24 23:00", "2026-12-31 23:00", "2027-01-06 23:00"])
-def test_series_sit_out_by_name_where_their_calendar_ends(order, time):
+def test_series_are_skipped_where_their_calendar_ends(order, time):
     """Ten sessions ahead are not recorded: before the end of the year, on its last day, and after it."""
     program = make_forecaster(time, *order)
 
@@ -65,7 +67,7 @@ def test_series_sit_out_by_name_where_their_calendar_ends(order, time):
     }
 
 
-def test_as_far_as_the_record_goes_everything_is_forecast():
+def test_series_are_forecast_up_to_the_end_of_the_record():
     """Two weeks before the year ends, and for one session two days before it."""
     for time, horizon in (("2026-12-11 23:00", 10), ("2026-12-29 23:00", 1)):
         report = make_forecaster(time, SHANGHAI, BOMBAY, CRYPTO, horizon=horizon).run_cycle(DAILY, utc_ms(time))
@@ -74,8 +76,8 @@ def test_as_far_as_the_record_goes_everything_is_forecast():
         assert report.skipped == {}
 
 
-def test_cycles_go_on_over_the_turn_of_the_year():
-    """Day by day, as a service has them: none fails, and no close of another series is lost."""
+def test_cycles_go_on_after_the_end_of_the_record():
+    """No cycle fails, and no close of another series is lost."""
     program = make_forecaster("2027-01-12", SHANGHAI, CRYPTO, NEW_YORK, horizon=3)
     days = range(utc_ms("2026-12-20 23:00"), utc_ms("2027-01-11"), DAY_MS)
     reports = [program.run_cycle(DAILY, day) for day in days]
@@ -88,8 +90,8 @@ def test_cycles_go_on_over_the_turn_of_the_year():
     assert all(set(one.skipped) <= {SHANGHAI} for one in reports)
 
 
-def test_what_is_asked_by_hand_is_refused_by_name(monkeypatch):
-    """But for as many bars as there are sessions."""
+def test_prediction_is_refused_with_the_reason(monkeypatch):
+    """Up to as many bars as there are sessions."""
     monkeypatch.setattr("forecaster.engine.now_ms", lambda: utc_ms("2026-12-24 23:00"))
     program = make_forecaster("2026-12-24 23:00", SHANGHAI)
     bars = bars_until(SHANGHAI, "2026-12-24 23:00")

@@ -50,7 +50,7 @@ def test_a_calendar_is_made_once():
 
 @pytest.mark.parametrize("name", ["24x7", "", "XXXX", "XNYX"])
 def test_an_unknown_name_is_refused(name):
-    """With names that are like it, where there are any."""
+    """With similar names, if there are any."""
     with pytest.raises(ConfigError, match=r"calendar: expected 24/7 or an exchange_calendars code such as ") as refused:
         get_calendar(name)
 
@@ -60,8 +60,8 @@ def test_an_unknown_name_is_refused(name):
 @pytest.mark.parametrize(
     ("alias", "name"), [("NYSE", "XNYS"), ("NASDAQ", "XNYS"), ("XNAS", "XNYS"), ("xnys", "XNYS"), ("LSE", "XLON")]
 )
-def test_an_alias_is_told_by_its_name(alias, name):
-    """Two names for one calendar would make two series of one: a key has the one name."""
+def test_an_alias_is_refused_with_the_canonical_name(alias, name):
+    """Two names of one calendar would make one series two."""
     with pytest.raises(ConfigError, match=f"expected {name}, which is the name of that calendar here"):
         get_calendar(alias)
 
@@ -87,7 +87,7 @@ def test_an_alias_is_told_by_its_name(alias, name):
     ],
 )
 def test_an_anchor_names_the_calendar_that_it_moves(anchor, zone, timeframe, name):
-    """And none where bars open at the same times without it: one grid has one name."""
+    """An anchor that moves no bar is left out: one grid has one name."""
     assert anchored_name(anchor, zone, Timeframe(timeframe)) == name
 
 
@@ -100,7 +100,7 @@ def test_an_anchor_names_the_calendar_that_it_moves(anchor, zone, timeframe, nam
         ("24/7@1:00 +x", "timezone"),
     ],
 )
-def test_an_anchor_that_is_none_is_refused(name, key):
+def test_an_invalid_anchor_is_refused(name, key):
     with pytest.raises(ConfigError) as refused:
         get_calendar(name)
 
@@ -112,8 +112,8 @@ ANCHORS = ("24/7@16:00", "24/7@17:00 America/New_York", "24/7@00:00 Asia/Kolkata
 
 @pytest.mark.parametrize("name", ANCHORS)
 @pytest.mark.parametrize("timeframe", ["1m", "1h", "2h", "4h", "12h", "1d"])
-def test_an_anchored_grid_has_no_hole(name, timeframe):
-    """Each bar closes when the next one opens, through both changes of the clocks; days begin at the anchor."""
+def test_an_anchored_grid_has_no_gap(name, timeframe):
+    """Each bar closes when the next one opens, across both clock changes; days begin at the anchor."""
     sessions, length = get_calendar(name), Timeframe(timeframe)
     start, end = utc_ms("2024-03-08"), utc_ms("2024-11-06")
     start = start if timeframe != "1m" else utc_ms("2024-11-02")
@@ -153,7 +153,7 @@ def test_the_week_of_foreign_exchange(timeframe):
     ]
 
 
-def test_a_date_of_foreign_exchange_is_the_day_that_ends_then():
+def test_a_date_of_foreign_exchange_is_the_day_that_ends_on_it():
     """Monday's bar opens on Sunday; a Saturday has none."""
     days = times("2024-01-08", "2024-01-13")
 
@@ -165,8 +165,8 @@ def test_a_date_of_foreign_exchange_is_the_day_that_ends_then():
 
 @pytest.mark.parametrize("timeframe", ["1m", "5m", "1h", "1d"])
 @pytest.mark.parametrize("name", ["XNYS", "XTKS", FOREIGN_EXCHANGE])
-def test_bars_are_the_same_however_they_are_asked_for(name, timeframe):
-    """They are cut from the sessions that are asked for: in which order, and how many at once, changes nothing."""
+def test_bars_do_not_depend_on_the_order_of_calls(name, timeframe):
+    """Bars are cut from the sessions requested; neither order nor number of calls matters."""
     length = Timeframe(timeframe)
     start, end = utc_ms("2019-02-01"), utc_ms("2019-03-20")
     whole = get_calendar.__wrapped__(name).opens_between(length, start, end)
@@ -184,8 +184,8 @@ def test_bars_are_the_same_however_they_are_asked_for(name, timeframe):
         )
 
 
-def test_a_bare_date_is_a_day_of_the_clock_by_which_days_begin():
-    """Where they begin at its midnight; an anchor at another hour leaves open which of two days is meant."""
+def test_a_bare_date_is_a_day_of_the_anchor_zone():
+    """Where days begin at midnight there; with another anchor two days would be possible."""
     day = times("2024-07-01")
     labels = Labels(day, day)
 
@@ -198,14 +198,14 @@ def test_a_bare_date_is_a_day_of_the_clock_by_which_days_begin():
 
 @pytest.mark.parametrize("name", ["XNYS", "XLON", "XTKS", "XSHG", "XBOM"])
 def test_a_known_name_gives_its_sessions(name):
-    """Whatever year the exchange's holidays are known from."""
+    """For any first year of the record."""
     opens = get_calendar(name).opens_between(DAILY, utc_ms("2019-07-01"), utc_ms("2019-07-06"))
 
     assert len(opens) == 5 - (name == "XNYS")
 
 
 class Library:
-    """Stands for exchange_calendars: three sessions, a day apart; it knows the years between its bounds."""
+    """A stub of exchange_calendars: three sessions, one a day, recorded between bounds."""
 
     def __init__(self, first, last, fault):
         self.first, self.last, self.fault = first, last, fault
@@ -243,7 +243,7 @@ class Library:
     ],
 )
 def test_a_calendar_is_read_as_far_as_it_is_recorded(fault, first, start, last, end, until):
-    """From 1990 on, or from where its record begins, whatever today is; never past its end."""
+    """From 1990 or the start of the record, independent of today, never past its end."""
     library = Library(first, last, fault)
 
     opened = load_sessions(library, "XXXX", end)
@@ -259,7 +259,7 @@ def test_a_calendar_is_read_as_far_as_it_is_recorded(fault, first, start, last, 
     ("name", "first"), [("XTKS", "1997-01-06"), ("XBOM", "1997-01-01"), ("XSHG", "1990-12-03"), ("XSAU", "2021-01-03")]
 )
 def test_the_first_session_does_not_depend_on_today(name, first):
-    """Left to itself the library begins 20 years before the day on which it is asked."""
+    """By default the library begins 20 years before today."""
     date = get_calendar(name).opens_between(DAILY, 0, utc_ms("2021-02-01"))[0].astype("datetime64[ms]").astype("<M8[D]")
 
     assert str(date) == first
@@ -322,8 +322,8 @@ def test_daylight_saving_does_not_move_the_grid():
 
 @settings(derandomize=True, deadline=None)
 @given(st.sampled_from(["1m", "15m", "1h", "4h", "1d"]), st.integers(0, utc_ms("2100-01-01")), st.integers(1, 50))
-def test_what_closed_and_what_opens_meet(name, now, count):
-    """The last bars that closed and the next that open leave between them at most the bar of now."""
+def test_last_and_next_opens_meet(name, now, count):
+    """Between the last closed bars and the next ones there is at most the current bar."""
     timeframe = Timeframe(name)
     past = ALWAYS.last_opens(timeframe, now, count)
     future = ALWAYS.next_opens(timeframe, now, count)
@@ -354,7 +354,7 @@ def test_a_daily_bar_is_its_session(date, opened, closed):
 
 @pytest.mark.parametrize("date", ["2018-11-22", "2018-12-05", "2018-12-25", "2018-11-24", "2001-09-11", "2012-10-29"])
 def test_a_day_without_a_session_has_no_bars(date):
-    """Thanksgiving, a state funeral, Christmas, a Saturday, and two closures that no rule foretold."""
+    """Thanksgiving, a state funeral, Christmas, a Saturday, and two ad hoc closures."""
     assert on(date, DAILY) == ([], [])
     assert on(date, HOURLY) == ([], [])
 
@@ -371,7 +371,7 @@ def test_hourly_bars_of_a_short_day():
 
 
 @pytest.mark.parametrize(("name", "count"), [("1m", 390), ("15m", 26), ("30m", 13), ("2h", 4), ("4h", 2), ("12h", 1)])
-def test_a_full_session_is_cut_into_so_many(name, count):
+def test_number_of_bars_of_a_full_session(name, count):
     opens, closes = on("2018-11-21", Timeframe(name))
 
     assert len(opens) == count
@@ -438,7 +438,7 @@ def test_next_opens_says_where_the_calendar_ends():
     ],
 )
 def test_the_next_close_is_later_than_now(after, close):
-    """Of a session as of a market that never closes: what closes at this moment has closed."""
+    """A bar that closes at this moment has closed."""
     assert new_york().next_close(HOURLY, utc_ms(after)) == utc_ms(close)
     assert [ALWAYS.next_close(HOURLY, utc_ms("2024-01-01 12:00") + late) for late in (-1, 0, 1)] == [
         utc_ms(f"2024-01-01 {hour}:00") for hour in (12, 13, 13)
@@ -446,7 +446,7 @@ def test_the_next_close_is_later_than_now(after, close):
 
 
 class Reader:
-    """Reads a session of an hour at noon of each day from 2024 on: ten, or until a date, but no more than `most`."""
+    """Loads one-hour sessions at noon from 2024 on: ten, or until a date, at most `most`."""
 
     def __init__(self, most=10_000):
         self.most = most
@@ -493,8 +493,8 @@ LAST_OPEN, LAST_CLOSE = utc_ms("2024-01-10 12:00"), utc_ms("2024-01-10 13:00")
     ],
     ids=["last opens", "next opens", "next close"],
 )
-def test_sessions_are_read_on_when_their_end_is_near(timeframe, ask, near, far, end):
-    """A service that runs for years outlives the sessions that were known at its start: a further year is read."""
+def test_sessions_are_extended_near_their_end(timeframe, ask, near, far, end):
+    """In a service that runs for years, a further year is loaded."""
     reader = Reader()
     sessions = SessionCalendar("XXXX", reader)
 
@@ -512,14 +512,14 @@ def test_the_last_session_that_is_known_is_one():
     assert sessions.closes_of(HOURLY, np.array([LAST_OPEN, LAST_OPEN + DAY_MS])).tolist() == [LAST_CLOSE, -1]
 
 
-def test_the_library_itself_is_read_on():
+def test_sessions_of_the_library_are_extended():
     fresh = get_calendar.__wrapped__("XNYS")
 
     assert fresh.last_opens(DAILY, utc_ms("2038-11-23"), 1).tolist() == [utc_ms("2038-11-22 14:30")]
 
 
-def test_time_may_leap_beyond_what_was_read():
-    """What opens at a time is asked of a calendar that reaches there, not of one a year longer than it was."""
+def test_time_far_beyond_the_loaded_sessions():
+    """Sessions are loaded up to that time, not only one year further."""
     sessions = SessionCalendar("XXXX", Reader())
 
     assert sessions.next_opens(DAILY, LAST_OPEN + 1000 * DAY_MS, 2).tolist() == [
@@ -528,8 +528,8 @@ def test_time_may_leap_beyond_what_was_read():
 
 
 @pytest.mark.parametrize("timeframe", [DAILY, HOURLY], ids=str)
-def test_a_calendar_that_goes_no_further_says_where_it_ends(timeframe):
-    """Every time that it is asked, and it is read to its end once."""
+def test_calendar_ends_names_the_last_close(timeframe):
+    """In every call; it is loaded to its end once."""
     reader = Reader(most=10)
     sessions = SessionCalendar("XXXX", reader)
     for _ in range(3):
@@ -549,7 +549,7 @@ def test_a_calendar_that_goes_no_further_says_where_it_ends(timeframe):
 
 
 @pytest.mark.parametrize("name", ["XSHG", "XBOM", "XSES"])
-def test_the_end_of_a_record_is_no_fault_of_what_comes_before(name):
+def test_times_before_the_end_of_a_record_are_known(name):
     """They are recorded to the end of 2026: ten days ahead are known until the middle of December."""
     fresh = get_calendar.__wrapped__(name)
     known = fresh.next_opens(DAILY, utc_ms("2026-12-14"), 10)
@@ -577,8 +577,8 @@ def test_a_session_around_its_lunch_break():
     ("name", "date", "count"),
     [("XTKS", "2024-05-14", 60), ("XHKG", "2024-05-14", 66), ("XHKG", "2024-12-24", 30), ("XSHG", "2024-05-14", 48)],
 )
-def test_nobody_trades_at_lunch(name, date, count):
-    """Slots of five minutes; on a half day Hong Kong closes for lunch and does not come back."""
+def test_no_bars_during_the_lunch_break(name, date, count):
+    """Slots of five minutes; on a half day Hong Kong does not reopen."""
     opens = get_calendar(name).opens_between(Timeframe("5m"), utc_ms(date), utc_ms(date) + DAY_MS)
 
     assert len(opens) == count
@@ -586,8 +586,8 @@ def test_nobody_trades_at_lunch(name, date, count):
 
 @pytest.mark.parametrize("name", ["XTKS", "XHKG", "XSHG", "XNYS"])
 @pytest.mark.parametrize("timeframe", ["5m", "1h", "4h"])
-def test_bars_fill_the_hours_of_trade_and_nothing_else(name, timeframe):
-    """In the two years of 2023 and 2024, half days included: no bar reaches into a break, none is missing beside it."""
+def test_bars_fill_exactly_the_trading_hours(name, timeframe):
+    """In 2023 and 2024, half days included."""
     with warnings.catch_warnings(action="ignore"):  # the library on a newer pandas
         days = exchange_calendars.get_calendar(name, start="2023-01-01", end="2024-12-31").schedule
     opens = get_calendar(name).opens_between(Timeframe(timeframe), utc_ms("2023-01-01"), utc_ms("2025-01-01"))
@@ -621,7 +621,7 @@ def test_bars_fill_the_hours_of_trade_and_nothing_else(name, timeframe):
     ids=["on the hour", "within an hour", "to the close", "from the close", "after the close"],
 )
 def test_a_break_may_lie_anywhere(pause, opens, closes):
-    """Of a session from 12:00 to 15:30: what an early close leaves of a break is none."""
+    """Of a session from 12:00 to 15:30, also with an early close."""
     date = utc_ms("2024-01-02")
     marks = (np.array([utc_ms(f"2024-01-02 {time}")]) for time in ("12:00", "15:30", "00:00", *pause))
     sessions = SessionCalendar("XXXX", lambda _: SessionTable(*marks, zone="UTC"))
@@ -642,10 +642,10 @@ def test_a_break_may_lie_anywhere(pause, opens, closes):
         "2990-01-03 14:30",
     ],
 )
-def test_closes_of_marks_what_is_no_session(time):
+def test_closes_of_a_time_without_a_session(time):
     """Midnight, the wrong side of daylight saving, a minute late, a Saturday, and years it does not know."""
     assert new_york().closes_of(DAILY, times(time)).tolist() == [-1]
 
 
-def test_closes_of_no_bars_is_none():
+def test_closes_of_no_bars():
     assert len(new_york().closes_of(HOURLY, times())) == 0

@@ -1,4 +1,4 @@
-"""A calendar of a newer library: a closure that nobody foresaw, and a ledger that has bars of that day."""
+"""A newer version of a calendar has an additional closure, and the ledger has bars of that day."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Closed(XNYSExchangeCalendar):
 
 @pytest.fixture
 def close_one_day():
-    """A calendar of New York's sessions, and what makes it lose one."""
+    """A calendar of New York, and a function that removes one session."""
 
     def become(kind):
         exchange_calendars.register_calendar_type(NAME, kind, force=True)
@@ -57,8 +57,8 @@ def bars_of(timeframe: str, symbol: str) -> Bars:
 
 @pytest.mark.parametrize(("timeframe", "lost"), [("1d", 1), ("1h", 7)])
 @pytest.mark.parametrize("kind", ["memory", "sqlite"])
-def test_bars_of_a_session_that_is_no_more_are_left_out(tmp_path, close_one_day, kind, timeframe, lost):
-    """With one warning that counts them, however often they are read; all others are what they were."""
+def test_bars_of_a_removed_session_are_left_out(tmp_path, close_one_day, kind, timeframe, lost):
+    """With one warning and their number; all others stay."""
     bars = bars_of(timeframe, f"{kind.upper()}/USD")
     url = f"sqlite:///{tmp_path}/ledger.db"
     store = MemoryStore() if kind == "memory" else open_store(url)
@@ -83,7 +83,7 @@ def test_bars_of_a_session_that_is_no_more_are_left_out(tmp_path, close_one_day,
     assert told == [warning | {"series": str(bars.key), "calendar": "XTEST", "bars": lost}]
 
 
-def test_a_context_goes_over_the_day_that_was_lost(close_one_day):
+def test_a_context_skips_the_removed_day(close_one_day):
     """The slot is gone, not empty."""
     bars = bars_of("1d", "CONTEXT/USD")
     close_one_day()
@@ -98,7 +98,7 @@ def test_a_context_goes_over_the_day_that_was_lost(close_one_day):
     assert not np.isnan(context.ohlc_CT).any()
 
 
-def test_what_is_on_the_calendar_is_taken_as_it_is():
+def test_bars_on_the_calendar_are_unchanged():
     bars = make_bars(make_key("file", "A/USD", "1d", "XNYS"), 20)
     with structlog.testing.capture_logs() as logs:
         read = read_bars(bars.key, bars.open_time, bars.ohlcv_TF, np.arange(20), np.arange(20) % 2)
@@ -109,7 +109,7 @@ def test_what_is_on_the_calendar_is_taken_as_it_is():
 
 
 def test_targets_of_a_forecast_stay_what_they_were(tmp_path, close_one_day):
-    """The ledger has their open times: step 1 is the bar that was meant, whatever the calendar says now."""
+    """The ledger has their open times, whatever the calendar says now."""
     key = make_key("file", "KEPT/USD", "1d", NAME)
     cutoff = utc_ms("2024-05-14 20:00")
     url = f"sqlite:///{tmp_path}/ledger.db"

@@ -16,8 +16,9 @@ from typer.main import get_command
 
 from forecaster.cli import app
 from forecaster.cli.evaluation import EvaluationReport, SeriesResult, StepResult, report_of
+from forecaster.cli.evaluation_printing import print_evaluation
+from forecaster.cli.forecast_printing import revised_message
 from forecaster.cli.model import model_train
-from forecaster.cli.printing import print_evaluation, revised_text
 from forecaster.clock import now_ms
 from forecaster.model.chronos2.checkpoint_files import NANO_FOLDER
 from forecaster.model.training.pretrain import TrainingPlan
@@ -215,7 +216,7 @@ def test_latest_names_the_bar_that_was_revised(config, bars_file):
 
 def test_many_revised_bars_are_counted():
     first = utc_ms("2024-01-05")
-    text = revised_text([first + hour * HOUR_MS for hour in range(5)])
+    text = revised_message([first + hour * HOUR_MS for hour in range(5)])
 
     named = "2024-01-05 00:00 UTC, 2024-01-05 01:00 UTC, 2024-01-05 02:00 UTC and 2 more"
     assert text == f"5 bars behind this forecast were revised later; do not rely on it: {named}"
@@ -437,7 +438,7 @@ def test_shortest_demo_twice(tmp_path):
 
     assert (first["cycles"], first["forecasts"], first["settled"], first["skill_close"]) == (1, 2, 0, None)
     assert second | {"seconds": 0} == first | {"seconds": 0}
-    assert (tmp_path / "demo-report.png").stat().st_size > 0
+    assert (tmp_path / "demo-report.html").stat().st_size > 0
 
 
 OWN = ("demo-ledger.db", "demo-ledger.db-journal", "demo-ledger.db-wal", "demo-ledger.db-shm")

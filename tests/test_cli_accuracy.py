@@ -63,7 +63,7 @@ def told(capsys, config, **asked):
 
 
 def test_every_metric_of_every_case(capsys, ledger):
-    """Of two series, two models, three steps, four fields and the range; a verdict for each form that there is."""
+    """Of two series, two models, three steps, four fields and the range; a verdict for each variant."""
     found = told(capsys, ledger)
 
     assert set(found) == {"run", "as_of", "verdicts", "reports", "series_without_reference", "rescore_difference"}
@@ -154,7 +154,7 @@ def test_what_the_training_may_have_seen_is_told_apart(capsys, ledger):
     released = np.datetime64(START, "ms") + np.timedelta64(FIRST + 20, "h")
     day = str((released + np.timedelta64(23, "h")).astype("datetime64[D]"))
     ledger.write_text(ledger.read_text() + f'[model]\nreleased = "{day}"\n'.replace(f'"{day}"', day))
-    whole = told(capsys, ledger, rebuild_=True)
+    whole = told(capsys, ledger, rescore_=True)
     since, before = (
         [one["n"] for one in whole["reports"] if (one["period"], one["step"], one["field"]) == (era, 1, "close")]
         for era in ("since the release", "before the release")
@@ -189,7 +189,7 @@ def test_nothing_settled_is_no_fault(capsys, unsettled, json_):
             "rescore_difference": None,
         }
     else:
-        assert out == "run live: nothing has settled yet\n"
+        assert out == "run live: no forecast has settled yet\n"
 
 
 @pytest.mark.parametrize("model", ["nano", "random_walk"])
@@ -199,7 +199,7 @@ def test_a_known_model_of_which_nothing_has_settled_is_no_fault(unsettled, model
     for name in (model, "garch"):
         done = forecaster("accuracy", "--config", unsettled, "--model", name)
 
-        assert (done.returncode, done.stdout) == (0, f"run live: nothing of {name} has settled yet\n")
+        assert (done.returncode, done.stdout) == (0, f"run live: no forecast of {name} has settled yet\n")
 
 
 @pytest.mark.parametrize(
@@ -207,7 +207,7 @@ def test_a_known_model_of_which_nothing_has_settled_is_no_fault(unsettled, model
     [
         ("--model", "nanoo", "--model: expected one of nano, random_walk, found 'nanoo'"),
         ("--model", "random_wlk", "--model: expected one of random_walk, nano, found 'random_wlk'"),
-        ("--reference", "garchh", "--rival: expected one of nano, random_walk, found 'garchh'"),
+        ("--reference", "garchh", "--reference: expected one of nano, random_walk, found 'garchh'"),
         ("--run", "replay-nope", "run: expected one of live, replay-1, found 'replay-nope'"),
         ("--series", "x A/B 1d", "series: expected one of x A/B 1h, x C/D 1h, found 'x A/B 1d'"),
         ("--field", "closed", "--field: expected one of close, high, low, open, found 'closed'"),
@@ -223,7 +223,7 @@ def test_a_step_of_which_nothing_has_settled_is_no_fault(ledger):
     """The configured horizon has it."""
     done = forecaster("accuracy", "--config", ledger, "--step", "4")
 
-    assert (done.returncode, done.stdout) == (0, "run live: nothing has settled yet\n")
+    assert (done.returncode, done.stdout) == (0, "run live: no forecast has settled yet\n")
 
 
 def test_a_run_that_nobody_knows_is_not_exported(ledger, tmp_path):
@@ -242,7 +242,7 @@ def test_a_run_that_nobody_knows_in_python(ledger):
                 ask(run_id="replay-2")
 
 
-def test_a_rival_that_has_not_forecast_a_series_is_told(capsys, ledger):
+def test_series_without_the_reference_model_are_listed(capsys, ledger):
     """That series gets no verdict beside another model instead; the other one gets its own."""
     bars = all_bars(BTC)
     with closing(open_store(f"sqlite:///{ledger.parent}/ledger.db")) as store:
@@ -267,8 +267,8 @@ def test_another_ledger(capsys, ledger):
 
 def test_scores_that_can_be_rebuilt_are_told_so(capsys, ledger):
     """Both forms of both models, each cutoff alone."""
-    found = told(capsys, ledger, rebuild_=True)
-    accuracy(ledger, rebuild_=True)
+    found = told(capsys, ledger, rescore_=True)
+    accuracy(ledger, rescore_=True)
 
     assert 0 <= found["rescore_difference"] <= 1e-12
     assert "scored again, each cutoff alone: the largest relative difference of a sum is" in capsys.readouterr().out
@@ -291,10 +291,10 @@ def test_scores_that_differ_when_rebuilt_are_a_fault(capsys, ledger, monkeypatch
     monkeypatch.setattr(assess_module, "rescore", disturbed)
     if ends:
         with pytest.raises(typer.Exit) as ended:
-            accuracy(ledger, rebuild_=True, json_=True)
+            accuracy(ledger, rescore_=True, json_=True)
         assert ended.value.exit_code == 2
     else:
-        accuracy(ledger, rebuild_=True, json_=True)
+        accuracy(ledger, rescore_=True, json_=True)
     found = json.loads(capsys.readouterr().out)
 
     assert found["rescore_difference"] == pytest.approx(float("inf") if column == "n" else by, rel=0.1)

@@ -89,7 +89,7 @@ def test_a_service_that_is_not_ready():
     assert done.returncode == 1
     assert "ready                no" in done.stdout
     assert "- phase: catching_up" in done.stdout
-    assert f"- {KEY}: newest forecast" in done.stdout
+    assert f"- {KEY}: latest forecast" in done.stdout
 
 
 def test_a_service_that_is_not_alive():
@@ -114,7 +114,7 @@ def test_a_standby_is_alive():
     assert done.record == {"alive": True, "ready": None, "phase": None, "reasons": []}
 
 
-def test_nobody_is_there():
+def test_no_one_is_there():
     with closing(socket.create_server(("127.0.0.1", 0))) as taken:
         port = taken.getsockname()[1]
     done = ask("--url", f"http://127.0.0.1:{port}", "--alive")
@@ -138,7 +138,7 @@ def test_nobody_is_there():
 def test_something_else_is_there(answer, said, monkeypatch):
     """Code 2, and what came."""
     if answer is None:
-        monkeypatch.setattr(health, "_SECONDS", 0.2)
+        monkeypatch.setattr(health, "_TIMEOUT_SECONDS", 0.2)
     with stranger(answer) as port:
         done = ask("--url", f"http://127.0.0.1:{port}")
 
@@ -186,7 +186,7 @@ def test_a_configuration_without_health(tmp_path):
     assert "a table [health]" in refused("health", "--config", path)
 
 
-def test_a_wrong_token_is_told(tmp_path):
+def test_a_wrong_token_is_reported(tmp_path):
     token = write_secret(tmp_path, "token", TOKEN)
     other = write_secret(tmp_path, "other", TOKEN[::-1])
     with door(token_file=token) as (_, port):

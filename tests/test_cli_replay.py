@@ -12,7 +12,6 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
-from PIL import Image
 
 from forecaster.accuracy.scores import Scores
 from forecaster.bars import FIELDS, Bars
@@ -394,23 +393,21 @@ def test_a_fill_waits_for_a_bar_that_is_missing(folder, replay):
     assert account["strategy"]["total_return"] == pytest.approx(growth(BARS, MIN_CONTEXT + 1, 119), rel=1e-9)
 
 
-def test_page_and_picture_of_the_trades(folder, replay):
-    """Two series and their portfolio, under the rules that were asked for; both files are named in the JSON."""
+def test_page_of_the_trades(folder, replay):
+    """Two series and their portfolio, under the rules that were asked for; the JSON names the file."""
     config = configured(folder, BARS, make_bars(OTHER, seed=1))
     told = replay(
-        config, "--strategy", "mine:long", "--page", "trades.html", "--png", "trades.png", "--fee-bps", 7.5,
+        config, "--strategy", "mine:long", "--page", "trades.html", "--fee-bps", 7.5,
         "--max-weight", 0.5, "--long-only", "--close-after", 2,
     )["strategy"]  # fmt: skip
     page = Opened(folder / "trades.html")
 
-    assert (told["report"], told["picture"]) == ("trades.html", "trades.png")
+    assert told["report"] == "trades.html"
     assert list(told["accounts"]) == ["x A/B 1h", "x C/D 1h", "portfolio"]
-    assert "mine:long: what it came to" in page.texts
+    assert "Backtest of mine:long" in page.texts
     assert any("7.5 bps" in text for text in page.texts)
-    assert any("At most 50% of the equity is held, never short" in text for text in page.texts)
+    assert any("at most 50% of the equity, never short" in text for text in page.texts)
     assert any("closed after 2 bars" in text for text in page.texts)
-    with Image.open(folder / "trades.png") as picture:
-        assert picture.format == "PNG"
 
 
 def test_without_a_strategy_nothing_is_traded(folder, replay):
@@ -712,9 +709,7 @@ MISTAKES = {
     "ending": (("--out", "out.xls"), "--out: expected a file that ends in .parquet, .feather, .csv, found 'out.xls'"),
     "out": (("--out", "no/out.csv"), "--out: expected a file in an existing folder"),
     "page": (("--strategy", "mine:long", "--page", "no/a.html"), "--page: expected a file in an existing folder"),
-    "png": (("--strategy", "mine:long", "--png", "no/a.png"), "--png: expected a file in an existing folder"),
     "page without a strategy": (("--page", "a.html"), "--page: expected --strategy as well"),
-    "picture without a strategy": (("--png", "a.png"), "--png: expected --strategy as well"),
     "address": (("--address", "ray://host:10001"), "--address: expected --workers as well"),
     "fee": (("--fee-bps", "1001"), "fee_bps: expected 0 to 1000"),
     "share": (("--max-weight", "1.5"), "max_weight: expected above 0, at most 1"),

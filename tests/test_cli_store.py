@@ -330,7 +330,10 @@ def test_replay_is_deleted_with_all_that_is_its_own(replays, forecaster):
     }
     assert (code, verified["ok"]) == (0, True)
     for table in ("run", "forecast", "forecast_step", "bar", "series", "availability_delay"):
-        with closing(sqlite3.connect(replays)) as connection, pytest.raises(sqlite3.IntegrityError, match="append-only"):
+        with (
+            closing(sqlite3.connect(replays)) as connection,
+            pytest.raises(sqlite3.IntegrityError, match="append-only"),
+        ):
             connection.execute(f"DELETE FROM {table}")  # noqa: S608
 
 

@@ -90,7 +90,7 @@ class TestUnit:
         assert SERVICE.store.url.reveal() == f"sqlite:////var/lib/{directives()['StateDirectory'][0]}/ledger.db"
         assert SERVICE.model.compiled_folder.parent == Path("/var/cache", directives()["CacheDirectory"][0])
 
-    def test_tells_of_readiness_and_of_progress(self):
+    def test_reports_readiness_and_of_progress(self):
         found = directives()
 
         assert found["Type"] == ["notify"]
@@ -148,7 +148,7 @@ def instructions():
 class TestImage:
     """config/docker/Dockerfile; it is not built here."""
 
-    def test_runs_as_nobody_special(self):
+    def test_runs_as_no_one_special(self):
         served = dict(instructions()[-1])
         made = " ".join(rest for name, rest in instructions()[-1] if name == "RUN")
 
@@ -323,13 +323,15 @@ def families():
 @pytest.fixture(scope="module")
 def exposed(families):
     """The samples' names that a service shows, and the labels of ours."""
-    return {name for one in families for name in (one.name, *(sample.name for sample in one.samples))} | LABELS.keys()
+    return {
+        name for metric in families for name in (metric.name, *(sample.name for sample in metric.samples))
+    } | LABELS.keys()
 
 
 @pytest.fixture(scope="module")
 def counted(families):
     """The samples of our counters."""
-    counters = [one for one in families if one.type == "counter" and one.name.startswith("forecaster_")]
+    counters = [metric for metric in families if metric.type == "counter" and metric.name.startswith("forecaster_")]
     return [sample for one in counters for sample in one.samples]
 
 
@@ -384,7 +386,7 @@ class TestRules:
         assert done.returncode == 0, done.stdout + done.stderr
 
     @pytest.mark.docs
-    def test_the_first_event_of_each_counter_is_told(self, counted, tmp_path):
+    def test_the_first_event_of_each_counter_is_reported(self, counted, tmp_path):
         """What a new service exposes, from 0 to 1 after an hour: each rule of single events fires."""
         labels = [",".join(f'{name}="{value}"' for name, value in one.labels.items()) for one in counted]
         fed = [f'{one.name}{{job="forecaster",{text}}}' for one, text in zip(counted, labels, strict=True)]
@@ -405,7 +407,7 @@ class TestRules:
     def test_the_worlds_name_every_rule(self):
         """The first two worlds that promtool tries: both feed every metric, one expects no alert and one each."""
         tried = yaml.safe_load(WORLDS.read_text(encoding="utf-8"))["tests"][:2]
-        fed = [{re.match(r"\w+", one["series"])[0] for one in world["input_series"]} for world in tried]
+        fed = [{re.match(r"\w+", series["series"])[0] for series in world["input_series"]} for world in tried]
         fired = {re.search(r'"(\w+)"', one["labels"])[1] for one in tried[1]["promql_expr_test"][0]["exp_samples"]}
         asked = {name for rule in RULES for name in re.findall(r"\b(?:forecaster_\w+|process_\w+|up)\b", rule["expr"])}
 

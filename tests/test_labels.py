@@ -226,7 +226,7 @@ def test_an_intraday_label_is_an_instant(tmp_path, name):
 def test_labels_are_taken_from_times_as_they_are_written():
     eastern = Labels.from_index(pd.DatetimeIndex(["2024-05-14"], tz=timezone(timedelta(hours=9))))
     naive = Labels.from_index(pd.DatetimeIndex(["2024-05-14"]))
-    epoch = Labels.from_epochs(np.array([utc_ms("2024-05-14")]))
+    epoch = Labels(np.array([utc_ms("2024-05-14")]), np.array([UNWRITTEN]))
 
     assert (eastern.instant.tolist(), eastern.written.tolist()) == (
         [utc_ms("2024-05-13 15:00")],

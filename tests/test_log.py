@@ -211,7 +211,7 @@ def test_setting_up_again_tells_everything_once(monkeypatch):
     log.info("one")
     logging.getLogger("ccxt").error("two")
 
-    assert [one["event"] for one in shown.events] == ["one", "two"]
+    assert [event["event"] for event in shown.events] == ["one", "two"]
 
 
 def test_records_of_others_are_json_too(shown):
@@ -245,7 +245,7 @@ def test_setting_up_takes_warnings_of_python_over(monkeypatch):
         warnings.warn("old", stacklevel=1)
         logging.captureWarnings(capture=False)
 
-    assert [one["logger"] for one in shown.events] == ["py.warnings"]
+    assert [event["logger"] for event in shown.events] == ["py.warnings"]
 
 
 def test_a_live_display_shows_lines_in_place_of_the_stream(shown):
@@ -259,10 +259,10 @@ def test_a_live_display_shows_lines_in_place_of_the_stream(shown):
 
     assert [json.loads(line)["event"] for line in kept] == ["ours", "theirs"]
     assert meanwhile == ""
-    assert [one["event"] for one in shown.events] == ["after"]
+    assert [event["event"] for event in shown.events] == ["after"]
 
 
-def test_a_live_display_that_fails_stops_nobody(shown):
+def test_a_live_display_that_fails_stops_no_one(shown):
     """Whatever it raises; the lines that it lost are counted, and told as soon as a line can be shown."""
     kept, faults = [], [KeyError("markup"), BrokenPipeError()]
 
@@ -302,7 +302,7 @@ def test_only_warnings_unless_verbose(monkeypatch):
     log.info("bars.fetched")
     log.warning("series.skipped")
 
-    assert [one["event"] for one in shown.events] == ["series.skipped"]
+    assert [event["event"] for event in shown.events] == ["series.skipped"]
 
 
 def test_event_that_is_left_out(monkeypatch):
@@ -310,7 +310,7 @@ def test_event_that_is_left_out(monkeypatch):
     log.warning("series.skipped")
     log.warning("baseline.failed")
 
-    assert [one["event"] for one in shown.events] == ["baseline.failed"]
+    assert [event["event"] for event in shown.events] == ["baseline.failed"]
 
 
 def test_what_was_bound_is_on_every_line(shown):
@@ -320,7 +320,7 @@ def test_what_was_bound_is_on_every_line(shown):
         logging.getLogger("ccxt").warning("two")
     log.info("three")
 
-    assert [one.get("cycle") for one in shown.events] == ["1h", "1h", None]
+    assert [event.get("cycle") for event in shown.events] == ["1h", "1h", None]
 
 
 def fail():
@@ -628,7 +628,7 @@ class Fault(Exception):
         raise KeyError("x")
 
 
-def test_what_cannot_be_shown_does_not_stop_whoever_logs(either):
+def test_what_cannot_be_shown_does_not_stop_callers(either):
     """A value, a key, an exception, arguments of a library, and a name that the lines for people keep to themselves."""
     log.info("one", value=Broken(), rows=[Broken()])
     log.info("two", value={Broken(): 1})
@@ -677,7 +677,7 @@ def test_lines_that_were_lost_are_counted_and_told(fault):
 
 
 @pytest.mark.processes
-def test_full_disk_stops_nobody():
+def test_full_disk_stops_no_one():
     """Ours and theirs; what the kernel refuses is not kept back to be written twice."""
     program = START.replace(
         "configure_logging()", 'import sys; sys.stderr = open("/dev/full", "w"); configure_logging()'
@@ -774,7 +774,7 @@ def test_ctrl_c_is_no_crash(monkeypatch, shown):
 
     assert seen == [KeyboardInterrupt]
     assert before == []
-    assert [one["event"] for one in shown.events] == ["program.failed"]
+    assert [event["event"] for event in shown.events] == ["program.failed"]
 
 
 class Watched(dict):
@@ -842,7 +842,7 @@ def pipe(monkeypatch):
         one.sink.close()
 
 
-def test_pipe_that_nobody_reads_stops_nobody(pipe, monkeypatch):
+def test_pipe_that_no_one_reads_stops_nobody(pipe, monkeypatch):
     """Lines beyond those that may wait are counted, a library's too: each line is written, in order, or counted."""
     monkeypatch.setattr("forecaster.log.sink.FLUSH_SECONDS", 0.0)
     with write_lines_in_background():
@@ -858,9 +858,9 @@ def test_pipe_that_nobody_reads_stops_nobody(pipe, monkeypatch):
     log.info("over")
 
     assert lost > 0
-    assert [one["event"] for one in pipe.events("over")] == ["over"]
+    assert [event["event"] for event in pipe.events("over")] == ["over"]
     for i in range(4):
-        numbers = [one["number"] for one in told if one["event"] == f"thread.{i}"]
+        numbers = [event["number"] for event in told if event["event"] == f"thread.{i}"]
         assert numbers == sorted(numbers)
 
 
@@ -885,7 +885,7 @@ def test_lines_that_wait_are_written_at_the_end(pipe):
     events = read.result()
     reader.shutdown()
 
-    assert [one["number"] for one in events[:-1]] == list(range(500))
+    assert [event["number"] for event in events[:-1]] == list(range(500))
 
 
 def test_handler_of_a_signal_may_log_while_a_line_is_written(pipe):
@@ -910,8 +910,8 @@ def test_handler_of_a_signal_may_log_while_a_line_is_written(pipe):
     finally:
         signal.signal(signal.SIGALRM, before)
 
-    assert len([one for one in events if one["event"] == "line"]) == 1_000
-    assert "signal" in {one["event"] for one in events}
+    assert len([event for event in events if event["event"] == "line"]) == 1_000
+    assert "signal" in {event["event"] for event in events}
 
 
 @pytest.mark.processes
@@ -937,7 +937,7 @@ with write_lines_in_background():
 
 
 @pytest.mark.processes
-def test_program_whose_lines_nobody_reads_ends():
+def test_program_whose_lines_no_one_reads_ends():
     """A crash is told if somebody reads it, and the program ends within a moment in any case."""
     program = START + (
         "from forecaster.log import write_lines_in_background, log_uncaught_exceptions\n"

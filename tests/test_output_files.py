@@ -1,4 +1,4 @@
-"""Files that we write: whole or not at all, through no link, and with the content that was meant."""
+"""Output files: atomic writes, no links, safe content."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from contextlib import suppress
 import pandas as pd
 import pytest
 
-from forecaster.cli.printing import write_frames
+from forecaster.cli.frame_files import write_frames
 from forecaster.errors import ConfigError
 from forecaster.output_files import atomic_write, write_text
 from tests.cli import refused
@@ -21,8 +21,8 @@ def left(folder) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-def test_a_file_is_whole_or_what_it_was(tmp_path):
-    """A writer that fails in the middle leaves the older file, and nothing beside it."""
+def test_a_failed_write_keeps_the_old_file(tmp_path):
+    """No temporary file is left."""
     path = tmp_path / "a.txt"
     path.write_text("older")
     with suppress(RuntimeError), atomic_write(path) as file:
@@ -40,7 +40,7 @@ def test_a_full_disk_is_an_error_with_the_path(tmp_path):
     assert left(tmp_path) == []
 
 
-def test_what_is_being_written_has_a_name_that_nobody_can_foresee(tmp_path):
+def test_temporary_name_is_unpredictable(tmp_path):
     names = []
     for _ in range(2):
         with atomic_write(tmp_path / "a.txt"):
@@ -50,7 +50,7 @@ def test_what_is_being_written_has_a_name_that_nobody_can_foresee(tmp_path):
     assert left(tmp_path) == ["a.txt"]
 
 
-def test_content_is_on_the_disk_before_it_takes_the_place_and_the_name_after(tmp_path, monkeypatch):
+def test_content_is_synced_before_the_rename_and_the_folder_after(tmp_path, monkeypatch):
     """A power cut leaves one of the two files, not an empty one."""
     path, synced = tmp_path / "a.txt", []
 
@@ -69,7 +69,7 @@ def test_content_is_on_the_disk_before_it_takes_the_place_and_the_name_after(tmp
 @pytest.mark.parametrize("name", ["z.csv", "z.parquet", "z.feather", "z.html"])
 @pytest.mark.parametrize("to", ["precious", "nowhere"])
 def test_a_link_is_refused(tmp_path, name, to):
-    """Else whoever may write to the folder has any file of ours overwritten."""
+    """Otherwise anyone with write access to the folder could redirect the write."""
     (tmp_path / "precious").write_text("mine")
     (tmp_path / name).symlink_to(tmp_path / to)
 
@@ -90,7 +90,7 @@ def test_a_folder_or_a_pipe_is_refused(tmp_path):
 
 
 def test_permissions_stay(tmp_path):
-    """A new file has those of the umask; one that is there keeps its own, as it may hold what others must not read."""
+    """A new file follows the umask; an existing one keeps its permissions."""
     write_text("", tmp_path / "new")
     (tmp_path / "old").touch(0o600)
     write_text("", tmp_path / "old")
@@ -111,7 +111,7 @@ def test_a_replay_refuses_a_link_before_the_work(tmp_path):
 
 
 @pytest.mark.parametrize("symbol", ["=1+1/USD", "+A/USD", "-A/USD", "@A/USD", "\tA/USD"])
-def test_a_text_that_a_spreadsheet_would_run_begins_with_an_apostrophe(tmp_path, symbol):
+def test_a_formula_is_escaped_for_spreadsheets(tmp_path, symbol):
     frame = FRAME.assign(symbol=symbol)
     for name in ("z.csv", "z.parquet"):
         write_frames([frame], tmp_path / name)
@@ -121,14 +121,14 @@ def test_a_text_that_a_spreadsheet_would_run_begins_with_an_apostrophe(tmp_path,
 
 
 def test_no_text_begins_a_line(tmp_path):
-    """What stands behind a carriage return would be a cell of its own."""
+    """Text after a carriage return would be a separate cell."""
     write_frames([FRAME.assign(symbol="A/USD\r=1+1\n=2")], tmp_path / "z.csv")
 
     assert pd.read_csv(tmp_path / "z.csv").symbol.tolist() == ["A/USD =1+1\n=2"]
 
 
 def test_numbers_stay_numbers(tmp_path):
-    """A negative one begins with a minus, and runs nothing."""
+    """A negative number is not a formula."""
     write_frames([FRAME, FRAME], tmp_path / "z.csv")
 
     assert (tmp_path / "z.csv").read_text() == "symbol,q0.5\nA/USD,-1.5\nA/USD,-1.5\n"

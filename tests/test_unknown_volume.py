@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from forecaster.bars import Bars
-from forecaster.cli.printing import write_frames
+from forecaster.cli.frame_files import write_frames
 from forecaster.replay.lookahead import _bars_differ
 from forecaster.replay.run_identity import _digest
 from strategies.adapters.nautilus import bar_records

@@ -1,4 +1,4 @@
-"""Clocks: their names, the hours that come twice, and those that they leave out."""
+"""Clocks: names, ambiguous times, and nonexistent times."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def walls(*times):
 
 
 def read(name, *times):
-    """Give instants as texts, None where the clock does not tell."""
+    """Return instants as texts, None where unread."""
     instants, unreadable = get_clock(name).to_utc(walls(*times))
     shown = [str(np.datetime64(int(instant), "ms").astype("datetime64[m]")).replace("T", " ") for instant in instants]
     return [None if row in unreadable else text for row, text in enumerate(shown)]
@@ -53,8 +53,8 @@ def read(name, *times):
         ("EST5EDT", "EST5EDT", -4),
     ],
 )
-def test_a_clock_comes_by_its_name(name, shown, ahead):
-    """A name of IANA's wins over a name and a shift, which is added to what the clock of the name shows."""
+def test_get_clock(name, shown, ahead):
+    """An IANA name has priority over a name and a shift, which is added to the wall time."""
     found = get_clock(name)
 
     assert found.name == shown
@@ -70,14 +70,14 @@ def test_a_clock_comes_by_its_name(name, shown, ahead):
         ("Europe/Berlin+99", "Europe/Berlin"),
     ],
 )
-def test_near_names_are_shown(name, near):
+def test_similar_names_are_listed(name, near):
     with pytest.raises(ConfigError, match=rf"timezone: expected an IANA name .* \(near: {near}\), found '"):
         get_clock(name)
 
 
 @pytest.mark.parametrize("name", ["", "EDT", "+25", "America", "localtime", "../UTC", "a\0b", "Factory"])
 def test_other_names_are_refused(name):
-    """The clock of a machine is none: it would be another one elsewhere."""
+    """The zone of a machine is refused: it differs elsewhere."""
     with pytest.raises(ConfigError, match="timezone"):
         get_clock(name)
 
@@ -85,7 +85,7 @@ def test_other_names_are_refused(name):
 @pytest.mark.parametrize(
     "zone", ["America/New_York", "Europe/London", "Australia/Lord_Howe", "Africa/Casablanca", "Pacific/Apia"]
 )
-def test_a_clock_shows_what_pandas_says(zone):
+def test_wall_times_are_those_of_pandas(zone):
     instants = np.random.default_rng(0).integers(utc_ms("1920-01-01"), utc_ms("2060-01-01"), 2000)
 
     expected = pd.DatetimeIndex(instants.astype("datetime64[ms]"), tz="UTC").tz_convert(zone).tz_localize(None)
@@ -94,15 +94,15 @@ def test_a_clock_shows_what_pandas_says(zone):
 
 
 def some_seconds(name):
-    """Give random seconds of three years between 1971 and 2037, ten of each; other years for each name."""
+    """Ten random seconds of each of three years between 1971 and 2037."""
     random = np.random.default_rng(zlib.crc32(name.encode()))
     for year in random.choice(np.arange(1971, 2038), 3, replace=False):
         yield np.sort(utc_ms(f"{year}-01-01") + 1000 * random.integers(0, 365 * 86_400, 10))
 
 
 @pytest.mark.parametrize("letter", sorted({name[0] for name in ZONES}))
-def test_every_zone_is_read_in_both_directions(letter):
-    """In years without a jump too: offsets have changed since 1970."""
+def test_every_zone_converts_both_ways(letter):
+    """Also in years without a transition."""
     for name in (one for one in ZONES if one[0] == letter):
         found = get_clock(name)
         for instants in some_seconds(name):
@@ -116,7 +116,7 @@ def test_every_zone_is_read_in_both_directions(letter):
 
 @pytest.mark.parametrize("year", [-5000, 1, 9999, 200_000])
 @pytest.mark.parametrize("name", [NEW_YORK, "Asia/Singapore"])
-def test_a_year_that_no_calendar_has_is_read_as_its_neighbours(name, year):
+def test_a_year_out_of_range_has_the_nearest_offset(name, year):
     times = np.array([f"{year:05}-06-01"], "datetime64[ms]").astype(np.int64)
 
     found = get_clock(name)
@@ -127,8 +127,8 @@ def test_a_year_that_no_calendar_has_is_read_as_its_neighbours(name, year):
 @pytest.mark.parametrize("step", [1, 5, 15, 30, 60, 120, 180, 360, 720])
 @pytest.mark.parametrize("name", JUMPING)
 @pytest.mark.parametrize("direction", [1, -1])
-def test_rows_without_a_gap_are_read_back(name, step, direction):
-    """Also over the hours that come twice, in files that run backwards as well."""
+def test_rows_without_a_gap_round_trip(name, step, direction):
+    """Also across ambiguous hours, and newest first."""
     instants = np.concatenate(
         [
             np.arange(utc_ms(f"2024-{month:02}-01"), utc_ms(f"2024-{month + 1:02}-10"), step * 60_000)
@@ -144,7 +144,7 @@ def test_rows_without_a_gap_are_read_back(name, step, direction):
 
 
 def test_a_pass_may_have_gaps():
-    """One time of the hour that comes in both passes shows that there are two."""
+    """One time that occurs in both passes proves that there are two."""
     times = ["00:30", "00:45", "01:00", "01:15", "01:45", "01:00", "01:30", "02:00", "02:15"]
 
     assert read(NEW_YORK, *(f"2024-11-03 {time}" for time in times))[2:7] == [
@@ -171,8 +171,8 @@ def test_a_pass_may_have_gaps():
     ],
     ids=["once", "one pass", "thrice", "sorted", "every row twice", "disorder", "one pass in disorder", "alone", "one"],
 )
-def test_a_time_that_comes_twice_is_not_guessed(times):
-    """Once where it should come twice, thrice, or in rows whose order tells nothing."""
+def test_an_ambiguous_time_is_not_guessed(times):
+    """Once, three times, or in rows without a clear order."""
     found = read(NEW_YORK, *(f"2024-11-03 {time}" for time in times))
 
     assert [instant is None for instant in found] == [time.startswith("01") for time in times]
@@ -180,8 +180,8 @@ def test_a_time_that_comes_twice_is_not_guessed(times):
 
 @pytest.mark.parametrize("kept", [0.2, 0.4])
 @pytest.mark.parametrize("seed", range(5))
-def test_bars_of_an_hour_with_gaps_are_no_longer_ones(seed, kept):
-    """The distance of most rows is two hours and more, and still nothing tells the hour that comes twice."""
+def test_hourly_bars_with_gaps_are_not_longer_bars(seed, kept):
+    """Most rows are two hours apart or more, and the ambiguous hour stays unread."""
     instants = np.arange(utc_ms("2024-10-20"), utc_ms("2024-11-15"), HOUR_MS)
     instants = instants[np.random.default_rng(seed).random(len(instants)) < kept]
     instants = np.unique(np.append(instants, utc_ms("2024-11-03 06:00")))
@@ -194,7 +194,7 @@ def test_bars_of_an_hour_with_gaps_are_no_longer_ones(seed, kept):
     assert (np.delete(read_back, list(unreadable)) == np.delete(instants, list(unreadable))).all()
 
 
-def test_few_rows_tell_no_step():
+def test_few_rows_have_no_step():
     times = ["02 21:00", "02 23:00", "03 01:00", "03 02:00", "03 04:00", "03 06:00"]
 
     assert read(NEW_YORK, *(f"2024-11-{time}" for time in times))[2] is None
@@ -207,7 +207,7 @@ def test_the_reason_says_which_time():
 
 
 @pytest.mark.parametrize("step", [2 * HOUR_MS, 4 * HOUR_MS, DAY_MS])
-def test_the_first_is_meant_where_rows_are_farther_apart_than_the_jump(step):
+def test_the_first_instant_is_meant_where_rows_are_far_apart(step):
     times = utc_ms("2024-11-03 01:00") + step * np.arange(-5, 6)
 
     instants, unreadable = get_clock(NEW_YORK).to_utc(times)
@@ -216,23 +216,23 @@ def test_the_first_is_meant_where_rows_are_farther_apart_than_the_jump(step):
     assert not unreadable
 
 
-def test_at_the_end_of_a_file_distances_tell_nothing():
-    """Bars of four hours from 01:00 on may be on the clock's hours, or on those of UTC after the jump."""
+def test_distances_do_not_decide_at_the_end_of_a_file():
+    """Bars of four hours from 01:00 on may follow the clock, or UTC after the transition."""
     assert read(NEW_YORK, "2024-11-03 01:00", "2024-11-03 05:00", "2024-11-03 09:00")[0] is None
     assert read("America/Havana", "2024-11-02", "2024-11-03")[1] == "2024-11-03 04:00"
 
 
-def test_a_time_that_is_left_out_is_told():
+def test_nonexistent_times():
     times = walls("2024-03-10 01:59", "2024-03-10 02:00", "2024-03-10 02:59", "2024-03-10 03:00")
 
     assert get_clock(NEW_YORK).nonexistent(times).tolist() == [False, True, True, False]
 
 
-def test_a_midnight_that_is_left_out_is_the_first_moment_after():
+def test_a_nonexistent_midnight_is_the_transition():
     assert read("America/Havana", "2024-03-10") == ["2024-03-10 05:00"]
 
 
-def test_no_times_are_no_instants():
+def test_no_times():
     instants, unreadable = get_clock(NEW_YORK).to_utc(np.array([], np.int64))
 
     assert len(instants) == len(unreadable) == 0

@@ -12,25 +12,16 @@ import typer
 from typer.core import TyperGroup
 
 from forecaster.cli.accuracy import accuracy, report
+from forecaster.cli.accuracy_printing import print_scores
 from forecaster.cli.alerts import alerts_app
 from forecaster.cli.bars import bars_app, pull
+from forecaster.cli.bars_printing import print_files, unused_rows
+from forecaster.cli.forecast_printing import print_cycle, print_forecast, revised_message
 from forecaster.cli.health import ask_health
 from forecaster.cli.holds import holds_app
 from forecaster.cli.model import model_app
 from forecaster.cli.options import AsOfOption, ConfigOption, JsonOption, SeriesOption, StoreOption, as_of_ms, read_files
-from forecaster.cli.printing import (
-    SKIPPED,
-    log_to_stderr,
-    print_cycle,
-    print_files,
-    print_findings,
-    print_forecast,
-    print_record,
-    print_scores,
-    refused_of,
-    revised_text,
-    say,
-)
+from forecaster.cli.printing import SKIP_EVENTS, log_to_stderr, print_findings, print_record, say
 from forecaster.cli.proofs import verify_app
 from forecaster.cli.replay import replay
 from forecaster.cli.start import start
@@ -99,7 +90,7 @@ def demo(
 ) -> None:
     """Watch the whole service run on bundled bars and a sped-up clock, offline.
 
-    Ends with a table, demo-report.html and demo-report.png. In the JSON, `settled` counts ledger rows (one
+    Ends with a table and demo-report.html, the page of `forecaster report`. In the JSON, `settled` counts ledger rows (one
     per model, step and field) whose bar has come; the scores are of the next bar's close.
     """
     from rich.console import Console
@@ -120,11 +111,11 @@ def demo(
     with Forecaster(with_store(settings, ledger)) as forecaster:
         show = Demo(forecaster)
         summary = show.run(Console(stderr=True))
-        picture, page = out / "demo-report.png", out / "demo-report.html"
-        show.write_report(summary, picture, page)
+        page = out / "demo-report.html"
+        show.write_report(page)
         if not json_:
             print_scores(show.scores)
-    say(f"report: {page} and {picture}", err=json_)
+    say(f"report: {page}", err=json_)
     print_record(dataclasses.asdict(summary), json_=json_)
 
 
@@ -164,7 +155,7 @@ def once(
     from forecaster.clock import now_ms
     from forecaster.engine import Forecaster
 
-    log_to_stderr(verbose=False, without=SKIPPED)
+    log_to_stderr(verbose=False, without=SKIP_EVENTS)
     now = now_ms()
     until = as_of_ms(as_of, now)
     with Forecaster.from_config(config) as forecaster:
@@ -178,7 +169,7 @@ def once(
         "settled": sum(one.settled_rows for one in reports),
     }
     print_files(read, until)
-    print_cycle(until, record | (refused_of(read) if json_ else {}), skipped, json_=json_)
+    print_cycle(until, record | (unused_rows(read) if json_ else {}), skipped, json_=json_)
 
 
 @app.command()
@@ -207,7 +198,7 @@ def latest(
             print_forecast(forecast, (0.1, 0.5, 0.9))
             say(f"available since {format_time(forecast.available_at)}, engine {forecast.engine}")
             if forecast.revised:
-                say(revised_text(forecast.revised), fg="yellow")
+                say(revised_message(forecast.revised), fg="yellow")
 
 
 @app.command()

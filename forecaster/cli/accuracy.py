@@ -1,9 +1,8 @@
-"""The commands about how good forecasts were."""
+"""The commands about accuracy: verdicts and scores, and the report."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
 import time
 from functools import partial
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from forecaster.cli.accuracy_printing import print_reports, print_verdicts
 from forecaster.cli.options import (
     AsOfOption,
     ConfigOption,
@@ -22,14 +22,7 @@ from forecaster.cli.options import (
     check_name,
     utc_ms,
 )
-from forecaster.cli.printing import (
-    log_to_stderr,
-    print_record,
-    print_reports,
-    print_verdicts,
-    progress_bar,
-    say,
-)
+from forecaster.cli.printing import log_to_stderr, print_record, progress_bar, say, say_json
 from forecaster.errors import ConfigError, StoreUnavailable
 
 if TYPE_CHECKING:
@@ -48,7 +41,7 @@ if TYPE_CHECKING:
     from forecaster.store import Reader
 
 _ROUNDING = 1e-12
-_EVER = 2**62
+_NO_END = 2**62
 
 
 def accuracy(  # noqa: PLR0913, PLR0917 - one parameter for each option
@@ -60,40 +53,40 @@ def accuracy(  # noqa: PLR0913, PLR0917 - one parameter for each option
     step: Annotated[int | None, typer.Option(min=1, help="Only this step.")] = None,
     model: Annotated[str | None, typer.Option(help="Only this model, such as nano or random_walk.")] = None,
     reference: Annotated[
-        str | None, typer.Option(help="Compare with this model, such as garch, and not with the random walk.")
+        str | None, typer.Option(help="Compare with this model, such as garch. Default: the random walk.")
     ] = None,
-    detail: Annotated[bool, typer.Option("--detail", help="Every step and field, and not the verdicts alone.")] = False,
-    rebuild_: Annotated[
-        bool, typer.Option("--rescore", help="Score each cutoff alone as well; code 2 unless that gives the same.")
+    detail: Annotated[bool, typer.Option("--detail", help="Print every step and field as well.")] = False,
+    rescore_: Annotated[
+        bool, typer.Option("--rescore", help="Check the scores: compute each cutoff alone; code 2 if they differ.")
     ] = False,
     run_id: RunOption = "live",
     store: StoreOption = None,
     json_: JsonOption = False,
 ) -> None:
-    """Say whether the forecasts help: verdicts beside the random walk, from settled rows of the ledger alone.
+    """Compare the forecasts with the random walk: skill, significance and coverage of settled forecasts.
 
-    `served` is what strategies got, `raw` the model's own prices before calibration, where that made a difference. Late
-    forecasts do not count. Where the configuration says when the model was released, what is older, which its training
-    may have seen, is told apart. A series that the rival has not forecast gets no verdict, and is named. --json has
-    every metric of every series, model, step and field.
+    `served` are the prices that strategies got, `raw` those before calibration, if calibration changed them. Late
+    forecasts do not count. If the configuration has the release date of the model, forecasts from before it are listed
+    separately: its training may have seen those bars. A series that the reference model has not forecast gets no
+    verdict. --json has every metric of every series, model, step and field.
     """
     from forecaster.clock import now_ms
     from forecaster.engine import Forecaster
 
-    asked = Asked(as_of_ms(as_of, now_ms()), run_id, window, field, step, model, reference, check=rebuild_)
+    query = AccuracyQuery(as_of_ms(as_of, now_ms()), run_id, window, field, step, model, reference, rescore=rescore_)
     with Forecaster.from_config(config, store) as forecaster:
-        answer = _assess(forecaster, forecaster.select(series), asked)
+        result = _compute(forecaster, forecaster.select(series), query)
     if json_:
-        _print_json(answer, asked)
+        _print_json(result, query)
     else:
-        _print_answer(answer, asked, detail=detail)
-    if (answer.difference or 0.0) > _ROUNDING:
+        _print_result(result, query, detail=detail)
+    if (result.difference or 0.0) > _ROUNDING:
         raise typer.Exit(2)
 
 
 @dataclasses.dataclass(frozen=True)
-class Asked:
-    """Which scores are wanted. None, where it may stand, is all of them; `check` scores them in another way too."""
+class AccuracyQuery:
+    """Which scores are wanted; None means all. `rescore` checks them by another computation."""
 
     as_of: int
     run_id: str = "live"
@@ -102,10 +95,10 @@ class Asked:
     step: int | None = None
     model: str | None = None
     reference: str | None = None
-    check: bool = False
+    rescore: bool = False
 
     def __post_init__(self) -> None:
-        """Check what no ledger is needed for."""
+        """Check what needs no ledger."""
         from forecaster.bars import FIELDS
 
         if self.field is not None:
@@ -113,121 +106,138 @@ class Asked:
 
 
 @dataclasses.dataclass(frozen=True)
-class Answer:
-    """What was asked for, by era: all sums, the chosen verdicts and reports. `without_rival` has no verdicts."""
+class AccuracyResult:
+    """Scores by period: before and since the release of the model, or all.
 
-    found: dict[str, Assessment]
+    Args:
+        assessments: everything.
+        verdicts: those that were asked for.
+        reports: those that were asked for.
+        without_reference: series that the reference model has not forecast.
+        difference: of `--rescore`.
+    """
+
+    assessments: dict[str, Assessment]
     verdicts: dict[str, list[Verdict]]
     reports: dict[str, list[AccuracyReport]]
-    without_rival: list[SeriesKey]
+    without_reference: list[SeriesKey]
     difference: float | None
 
 
-def _assess(forecaster: Forecaster, keys: list[SeriesKey], asked: Asked) -> Answer:
-    """Score and judge what was asked for.
+def _compute(forecaster: Forecaster, keys: list[SeriesKey], query: AccuracyQuery) -> AccuracyResult:
+    """Compute scores and verdicts.
 
     Raises:
-        ConfigError: for a run, a model, a rival or a step that nobody knows.
+        ConfigError: for an unknown run, model or step.
     """
     from forecaster.accuracy.assess import assess
     from forecaster.accuracy.scores import Scores
     from forecaster.client import window_start
     from forecaster.cycle.settle import rescore, with_cutoffs
 
-    _check_models(forecaster, {"--model": asked.model, "--reference": asked.reference})
-    found = {
-        era: assess(
-            with_cutoffs(forecaster.losses(asked.window, asked.as_of, asked.run_id, keys), *span),
-            asked.field,
-            asked.step,
-            asked.reference,
+    _check_models(forecaster, {"--model": query.model, "--reference": query.reference})
+    assessments = {
+        period: assess(
+            with_cutoffs(forecaster.losses(query.window, query.as_of, query.run_id, keys), *span),
+            query.field,
+            query.step,
+            query.reference,
         )
-        for era, span in _eras(forecaster.config.model.released).items()
+        for period, span in _periods(forecaster.config.model.released).items()
     }
-    _check_step(found, asked.step, forecaster.config.model.horizon)
+    _check_step(assessments, query.step, forecaster.config.model.horizon)
     difference = None
-    if asked.check:
-        since = window_start(asked.window, asked.as_of)
-        again = rescore(forecaster.reader, keys, asked.as_of, since, asked.run_id)
-        difference = Scores.combine(one.scores for one in found.values()).max_difference(again)
-    chosen = {era: _choose(one, asked) for era, one in found.items()}
-    return Answer(
-        found,
-        {era: verdicts for era, (verdicts, _) in chosen.items()},
-        {era: reports for era, (_, reports) in chosen.items()},
-        _without_rival(found, asked.reference),
+    if query.rescore:
+        since = window_start(query.window, query.as_of)
+        again = rescore(forecaster.reader, keys, query.as_of, since, query.run_id)
+        total = Scores.combine(assessment.scores for assessment in assessments.values())
+        difference = total.max_difference(again)
+    selected = {period: _select(assessment, query) for period, assessment in assessments.items()}
+    return AccuracyResult(
+        assessments,
+        {period: verdicts for period, (verdicts, _) in selected.items()},
+        {period: reports for period, (_, reports) in selected.items()},
+        _without_reference(assessments, query.reference),
         difference,
     )
 
 
-def _check_models(forecaster: Forecaster, asked: Mapping[str, str | None]) -> None:
-    """Refuse names, by option, of models that have neither forecast nor are configured."""
-    there = {one.name for one in forecaster.reader.models()}
-    known = {*there, forecaster.model_name, *forecaster.config.model.baselines}
-    for option, name in asked.items():
+def _check_models(forecaster: Forecaster, options: Mapping[str, str | None]) -> None:
+    """Refuse the names, by option, of models that are neither in the ledger nor configured."""
+    recorded = {model_id.name for model_id in forecaster.reader.models()}
+    known = {*recorded, forecaster.model_name, *forecaster.config.model.baselines}
+    for option, name in options.items():
         if name is not None:
             check_name(option, name, known)
 
 
-def _check_step(found: dict[str, Assessment], step: int | None, horizon: int) -> None:
-    """Refuse a step beyond the configured horizon that no settled forecast has."""
-    last = max([horizon, *(one.step for era in found.values() for one in era.scores.reports())])
+def _check_step(assessments: dict[str, Assessment], step: int | None, horizon: int) -> None:
+    """Refuse a step that is beyond the configured horizon and that of every settled forecast."""
+    steps = [report.step for assessment in assessments.values() for report in assessment.scores.reports()]
+    last = max([horizon, *steps])
     if step is not None and step > last:
         raise ConfigError("--step", f"1 to {last}", step)
 
 
-def _without_rival(found: dict[str, Assessment], reference: str | None) -> list[SeriesKey]:
-    """The series on which models were judged, and the rival was not among them."""
+def _without_reference(assessments: dict[str, Assessment], reference: str | None) -> list[SeriesKey]:
+    """List the series that the reference model has not forecast."""
     if reference is None:
         return []
-    there = {one.key for era in found.values() for one in era.verdicts}
-    return [key for key in dict.fromkeys(key for era in found.values() for key in era.model_confidence_set) if key not in there]
+    compared = {verdict.key for assessment in assessments.values() for verdict in assessment.verdicts}
+    keys = dict.fromkeys(key for assessment in assessments.values() for key in assessment.model_confidence_set)
+    return [key for key in keys if key not in compared]
 
 
-def _print_json(answer: Answer, asked: Asked) -> None:
+def _print_json(result: AccuracyResult, query: AccuracyQuery) -> None:
     """Print every metric as one JSON object."""
-    told = {
+    tables = {
         name: [
-            {**dataclasses.asdict(one), "key": str(one.key), "period": era} for era, some in by_era.items() for one in some
+            {**dataclasses.asdict(row), "key": str(row.key), "period": period}
+            for period, rows in by_period.items()
+            for row in rows
         ]
-        for name, by_era in (("verdicts", answer.verdicts), ("reports", answer.reports))
+        for name, by_period in (("verdicts", result.verdicts), ("reports", result.reports))
     }
-    about: dict[str, object] = {"run": asked.run_id, "as_of": asked.as_of}
-    missing = [str(key) for key in answer.without_rival]
-    typer.echo(json.dumps({**about, **told, "series_without_reference": missing, "rescore_difference": answer.difference}))
+    header: dict[str, object] = {"run": query.run_id, "as_of": query.as_of}
+    missing = [str(key) for key in result.without_reference]
+    say_json({**header, **tables, "series_without_reference": missing, "rescore_difference": result.difference})
 
 
-def _print_answer(answer: Answer, asked: Asked, *, detail: bool) -> None:
+def _print_result(result: AccuracyResult, query: AccuracyQuery, *, detail: bool) -> None:
     """Print tables for people."""
-    if not any(answer.reports.values()):
-        whose = "nothing" if asked.model is None else f"nothing of {asked.model}"
-        say(f"run {asked.run_id}: {whose} has settled yet")
+    if not any(result.reports.values()):
+        say(f"run {query.run_id}: no forecast{'' if query.model is None else f' of {query.model}'} has settled yet")
         return
-    for era, reports in answer.reports.items():
-        if answer.verdicts[era]:
-            print_verdicts(answer.verdicts[era], answer.found[era], era)
+    for period, reports in result.reports.items():
+        if result.verdicts[period]:
+            print_verdicts(result.verdicts[period], result.assessments[period], period)
         if detail and reports:
             print_reports(reports)
-    for key in answer.without_rival:
-        say(f"{key}: no verdict, since no forecast of {asked.reference} has settled on it")
-    if answer.difference is not None:
-        size = f"{answer.difference:.1e}"
-        say(f"scored again, each cutoff alone: the largest relative difference of a sum is {size}")
+    for key in result.without_reference:
+        say(f"{key}: no verdict: no forecast of {query.reference} has settled")
+    if result.difference is not None:
+        say(f"rescored, each cutoff alone: largest relative difference of a sum {result.difference:.1e}")
 
 
-def _eras(released: dt.date | None) -> dict[str, tuple[int, int]]:
-    """What is told apart, with its cutoffs, UTC ms: since the model's release, and before it."""
+def _periods(released: dt.date | None) -> dict[str, tuple[int, int]]:
+    """Return the periods that are listed separately, with their cutoffs (UTC ms)."""
     if released is None:
-        return {"all": (0, _EVER)}
+        return {"all": (0, _NO_END)}
     at = utc_ms(released.isoformat(), 0)
-    return {"since the release": (at, _EVER), "before the release": (0, at)}
+    return {"since the release": (at, _NO_END), "before the release": (0, at)}
 
 
-def _choose(found: Assessment, asked: Asked) -> tuple[list[Verdict], list[AccuracyReport]]:
-    """What was asked for."""
-    verdicts = [one for one in found.verdicts if asked.model in (None, one.model_id.name)]
-    reports = [one for one in found.scores.reports() if asked.model in (None, one.model_id.name)]
-    return verdicts, [one for one in reports if asked.step in (None, one.step) and asked.field in (None, one.field)]
+def _select(assessment: Assessment, query: AccuracyQuery) -> tuple[list[Verdict], list[AccuracyReport]]:
+    """Select the verdicts and reports of the query."""
+    verdicts = [verdict for verdict in assessment.verdicts if query.model in (None, verdict.model_id.name)]
+    reports = [
+        report
+        for report in assessment.scores.reports()
+        if query.model in (None, report.model_id.name)
+        and query.step in (None, report.step)
+        and query.field in (None, report.field)
+    ]
+    return verdicts, reports
 
 
 def report(  # noqa: PLR0913, PLR0917 - one parameter for each option
@@ -235,18 +245,17 @@ def report(  # noqa: PLR0913, PLR0917 - one parameter for each option
     series: SeriesOption = None,
     window: Annotated[str | None, typer.Option(help="Only what settled in the last days, such as 30d.")] = None,
     as_of: AsOfOption = None,
-    model: Annotated[str | None, typer.Option(help="The model it is about; the configured one if left out.")] = None,
-    out: Annotated[Path, typer.Option(help="The file to write; one that is there is replaced.")] = Path("report.html"),
-    png: Annotated[Path | None, typer.Option(help="Folder for the same figures as PNGs.")] = None,
+    model: Annotated[str | None, typer.Option(help="The model to report on. Default: the configured one.")] = None,
+    out: Annotated[Path, typer.Option(help="The file to write; an existing one is replaced.")] = Path("report.html"),
     run_id: RunOption = "live",
     store: StoreOption = None,
     json_: JsonOption = False,
 ) -> None:
-    """Write what was forecast and what came of it as one HTML file, which needs no network.
+    """Write the forecasts and their outcomes as one HTML file, which needs no network.
 
-    Per series: verdict, skill, coverage and trust; the newest forecasts over their bars; skill by step, reliability,
-    coverage and skill over time, latency, the worst misses, every score. Late forecasts do not count. The page says
-    how many live forecasts were there in time, and of a replay what it does not prove.
+    Per series: verdict, skill, coverage and trust; fan charts over the bars; skill by step, reliability, coverage and
+    skill over time, latency, worst misses, every score. Late forecasts do not count. The page says how many live
+    forecasts were available in time, and what a replay does not prove.
     """
     from forecaster.accuracy.report.page import write_report
     from forecaster.clock import now_ms
@@ -257,32 +266,27 @@ def report(  # noqa: PLR0913, PLR0917 - one parameter for each option
     until = as_of_ms(as_of, now_ms())
     with Forecaster.from_config(config, store) as forecaster:
         scope = _scope(forecaster, model, run_id, window, until)
-        found = list(_sections(forecaster.reader, forecaster.select(series), scope))
+        sections = list(_sections(forecaster.reader, forecaster.select(series), scope))
         url = str(forecaster.config.store.url)
-    if all(one.newest is None and one.evidence is None for one in found):
+    if all(section.latest is None and section.evidence is None for section in sections):
         raise StoreUnavailable(url, f"expected forecasts of {scope.model_name} in run {run_id!r}, found none")
-    size = write_report(found, scope, out)
-    pictures: list[Path] = []
-    if png is not None:
-        from forecaster.accuracy.report.pictures import draw_pictures
-
-        pictures = draw_pictures(found, png)
+    size = write_report(sections, scope, out)
+    evidence = [section.evidence for section in sections if section.evidence is not None]
     record = {
         "report": str(out),
         "bytes": size,
-        "series": len(found),
-        "settled_forecasts": sum(one.evidence.service.forecasts for one in found if one.evidence is not None),
-        "pictures": [str(path) for path in pictures],
+        "series": len(sections),
+        "settled_forecasts": sum(scores.service.forecasts for scores in evidence),
         "seconds": round(time.perf_counter() - started, 2),
     }
     print_record(record, json_=json_)
 
 
 def _scope(forecaster: Forecaster, model: str | None, run_id: str, window: str | None, until: int) -> Scope:
-    """What a report is about.
+    """Return the scope of a report.
 
     Raises:
-        ConfigError: for a run or a model that nobody knows.
+        ConfigError: for an unknown run or model.
     """
     from forecaster.accuracy.report.content import Scope
     from forecaster.client import check_run, window_start
@@ -291,12 +295,12 @@ def _scope(forecaster: Forecaster, model: str | None, run_id: str, window: str |
     check_run(forecaster.reader, run_id)
     _check_models(forecaster, {"--model": model})
     recorded = RunId(run_id).recorded
-    kind = next((one.kind for one in forecaster.reader.runs() if one.id == recorded), LIVE)
+    kind = next((run.kind for run in forecaster.reader.runs() if run.id == recorded), LIVE)
     return Scope(model or forecaster.model_name, run_id, until, window_start(window, until), kind)
 
 
 def _sections(reader: Reader, keys: list[SeriesKey], scope: Scope) -> Iterator[SeriesSection]:
-    """Gather each series under a progress bar, which follows its bars through time."""
+    """Build the section of each series under a progress bar over its bars."""
     from forecaster.client import report_section
 
     with progress_bar(transient=True) as progress:

@@ -10,8 +10,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from forecaster.cli.bars_printing import print_files, print_summaries
+from forecaster.cli.forecast_printing import print_cycle
+from forecaster.cli.frame_files import write_frames
 from forecaster.cli.options import (
-    FILES_AS_THEY_ARE,
+    INFERRED,
     ConfigOption,
     FileOptions,
     JsonOption,
@@ -21,21 +24,9 @@ from forecaster.cli.options import (
     utc_ms,
     with_file_options,
 )
-from forecaster.cli.printing import (
-    SKIPPED,
-    leave_with_errors,
-    left_text,
-    log_to_stderr,
-    option_time,
-    print_cycle,
-    print_facts,
-    print_files,
-    print_record,
-    progress_bar,
-    say,
-    write_frames,
-)
+from forecaster.cli.printing import SKIP_EVENTS, exit_with_errors, log_to_stderr, print_record, progress_bar, say
 from forecaster.errors import ConfigError
+from forecaster.formatting import approximate_duration, option_time
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -53,7 +44,7 @@ bars_app = typer.Typer(no_args_is_help=True, help="Look into files of bars and i
 @with_file_options
 def inspect(
     files: Annotated[list[Path], typer.Argument(help="csv, Parquet, feather or json; also packed, .gz or .zip.")],
-    how: FileOptions = FILES_AS_THEY_ARE,
+    how: FileOptions = INFERRED,
     json_: JsonOption = False,
 ) -> None:
     """Say how files are read and what they hold: bars, gaps, and rows that are refused, with the reasons.
@@ -75,8 +66,8 @@ def inspect(
         records = [dataclasses.asdict(one) for one in errors]
         typer.echo(json.dumps({"series": [_record(one) for one in found], "errors": records}))
     else:
-        print_facts(found)
-    leave_with_errors(errors, json_=json_)
+        print_summaries(found)
+    exit_with_errors(errors, json_=json_)
 
 
 @bars_app.command("show")
@@ -103,9 +94,9 @@ def show(config: ConfigOption = None, series: SeriesOption = None, json_: JsonOp
     if json_:
         typer.echo(json.dumps({"series": [_record(one) for one in found], "held_until": held}))
         return
-    print_facts(found)
+    print_summaries(found)
     for exchange, time in held.items():
-        say(f"{exchange}: on hold for {left_text(time - now)}; see `forecaster holds`")
+        say(f"{exchange}: on hold for {approximate_duration(time - now)}; see `forecaster holds`")
 
 
 @bars_app.command("export")
@@ -150,7 +141,7 @@ def pull(
     from forecaster.clock import now_ms
     from forecaster.engine import Forecaster
 
-    log_to_stderr(verbose=False, without=SKIPPED)
+    log_to_stderr(verbose=False, without=SKIP_EVENTS)
     if anew and since is None:
         raise ConfigError("--anew", "--since with it: from when on", None)
     as_of = now_ms()

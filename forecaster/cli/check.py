@@ -16,12 +16,7 @@ import typer
 from pydantic import ValidationError
 
 from forecaster.cli.options import listed
-from forecaster.cli.printing import (
-    log_to_stderr,
-    print_findings,
-    print_record,
-    say,
-)
+from forecaster.cli.printing import log_to_stderr, print_findings, print_record, say
 from forecaster.cli.probe import idle_keys, probe
 from forecaster.clock import now_ms
 from forecaster.config import HUB, NANO

@@ -55,7 +55,8 @@ def ask_health(
         Path | None, typer.Option(help="File with the token.", show_default="as in table health")
     ] = None,
     certificate: Annotated[
-        Path | None, typer.Option(help="PEM file: certificate of the service or its issuer.", show_default="as in table health")
+        Path | None,
+        typer.Option(help="PEM file: certificate of the service or its issuer.", show_default="as in table health"),
     ] = None,
     alive: Annotated[bool, typer.Option("--alive", help="Only check whether it is alive: a standby is.")] = False,
     json_: JsonOption = False,

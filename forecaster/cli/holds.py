@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from forecaster.cli.options import ConfigOption, JsonOption, StoreOption, check_name
-from forecaster.cli.printing import left_text, say, say_json
+from forecaster.cli.printing import say, say_json
 from forecaster.cli.store import configured_url
+from forecaster.formatting import approximate_duration
 
 if TYPE_CHECKING:
     from forecaster.ledger import Hold
@@ -88,7 +89,7 @@ def hold_text(hold: Hold, now: int) -> str:
     from forecaster.ledger import LIMIT
 
     kind, reason = hold.kind, hold.reason.removeprefix(f"{hold.kind.name}: ")
-    left = f"on hold until {format_time(hold.until)} ({left_text(hold.until - now)} left)"
+    left = f"on hold until {format_time(hold.until)} ({approximate_duration(hold.until - now)} left)"
     return f"{hold.exchange}: {left}, {'rate limit' if kind is LIMIT else kind.name}: {reason}"
 
 

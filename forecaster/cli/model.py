@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from forecaster.cli.bars_printing import print_rejected
+from forecaster.cli.evaluation_printing import print_evaluation
 from forecaster.cli.options import (
-    FILES_AS_THEY_ARE,
+    INFERRED,
     ConfigOption,
     FileOptions,
     FileSeries,
@@ -21,15 +23,7 @@ from forecaster.cli.options import (
     for_each_series,
     with_file_options,
 )
-from forecaster.cli.printing import (
-    leave_with_errors,
-    log_to_stderr,
-    print_evaluation,
-    print_record,
-    print_refused,
-    progress_bar,
-    say,
-)
+from forecaster.cli.printing import exit_with_errors, log_to_stderr, print_record, progress_bar, say
 from forecaster.cli.tuning import tuning_app
 from forecaster.errors import ConfigError
 
@@ -79,7 +73,7 @@ def model_eval(  # noqa: PLR0913, PLR0917 - one parameter for each option
     ] = None,
     start: Annotated[dt.datetime | None, typer.Option(help="First cutoff (UTC).")] = None,
     end: Annotated[dt.datetime | None, typer.Option(help="Last cutoff (UTC), not included.")] = None,
-    how: FileOptions = FILES_AS_THEY_ARE,
+    how: FileOptions = INFERRED,
     compile_: Annotated[
         Literal["auto", "on", "off"], typer.Option("--compile", help="off: the same numbers on every run.")
     ] = "off",
@@ -112,7 +106,7 @@ def model_eval(  # noqa: PLR0913, PLR0917 - one parameter for each option
 
         def evaluate_one(one: FileSeries) -> None:
             sifted = one.source.validate_rows(one.inferred.key, now)
-            print_refused(one.name, sifted)
+            print_rejected(one.name, sifted)
             task = progress.add_task(one.name, total=cutoffs)
             result = evaluate_series(sifted, loaded, plan, partial(progress.advance, task))
             series.append(dataclasses.replace(result, name=one.name))
@@ -124,7 +118,7 @@ def model_eval(  # noqa: PLR0913, PLR0917 - one parameter for each option
         typer.echo(json.dumps(dataclasses.asdict(report)))
     else:
         print_evaluation(report, steps=steps)
-    leave_with_errors(errors, json_=json_)
+    exit_with_errors(errors, json_=json_)
 
 
 @model_app.command("compile")

@@ -1,4 +1,4 @@
-"""Options that several commands share, and the names and times that they take."""
+"""Options that several commands share, and how their names, times and files are read."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, NamedTuple
 
 import typer
 
+from forecaster.cli.printing import say
 from forecaster.errors import ConfigError, ForecasterError, UnknownSymbol
 from forecaster.tables import COLUMNS, ParseOptions
 
@@ -23,36 +24,70 @@ if TYPE_CHECKING:
     from forecaster.sources.files import FileSource, InferredSeries
     from forecaster.sources.summary import FileError
 
-ConfigOption = Annotated[str | None, typer.Option("--config", "-c", help="TOML file; see config/*.toml.")]
+
+
+def resolve_config(config: str | None, *, quiet: bool = False) -> str:
+    """Return the configuration file of a command; without --config, say on standard error which one is used.
+
+    Args:
+        config: what --config says.
+        quiet: whether to say so only of the embedded demo configuration.
+    """
+    from forecaster.config_file import EMBEDDED, default_config_path
+
+    if config is not None:
+        return config
+    path = default_config_path()
+    if path == EMBEDDED:
+        say("using the embedded demo configuration; for your own pass --config, or set FORECASTER_CONFIG", err=True)
+    elif not quiet:
+        say(f"configuration: {path}", err=True)
+    return path
+
+
+def _resolve(context: typer.Context, config: str | None) -> str | None:
+    return config if context.resilient_parsing else resolve_config(config)
+
+
+_CONFIG_HELP: Final = "TOML file; see config/*.toml."
+_CONFIG_DEFAULT: Final = "FORECASTER_CONFIG, else the embedded demo"
+ConfigOption = Annotated[
+    str | None,
+    typer.Option("--config", "-c", help=_CONFIG_HELP, show_default=_CONFIG_DEFAULT, callback=_resolve),
+]
+OptionalConfigOption = Annotated[
+    str | None, typer.Option("--config", "-c", help=_CONFIG_HELP, show_default=_CONFIG_DEFAULT)
+]
+"""For commands that may not need it: they call `resolve_config` when they do."""
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line.")]
 SeriesOption = Annotated[
-    str | None, typer.Option("--series", help="One series as 'EXCHANGE SYMBOL TIMEFRAME'; all when left out.")
+    str | None, typer.Option("--series", help="One series, as 'EXCHANGE SYMBOL TIMEFRAME'.", show_default="all series")
 ]
 StoreOption = Annotated[
     str | None,
-    typer.Option("--store", help="Another ledger than the configured one, such as replays.db: a path or a URL."),
+    typer.Option("--store", help="Path or URL of a ledger, such as replays.db.", show_default="as configured"),
 ]
 AsOfOption = Annotated[
-    str | None, typer.Option("--as-of", help="As known at this time (UTC, ISO 8601); now if left out.")
+    str | None, typer.Option("--as-of", help="As known at this time (UTC, ISO 8601).", show_default="now")
 ]
-RunOption = Annotated[str, typer.Option("--run", help="Which run: `live`, or the id a replay printed.")]
+RunOption = Annotated[str, typer.Option("--run", help="`live`, or the id of a replay.")]
 
 _LISTED: Final = 20
-"""How many known names a message lists."""
+"""Number of known names in a message."""
 _PLACES: Final = ("open_time", *COLUMNS)
 _COLUMNS_EXAMPLE: Final = "open_time,open,high,low,close,volume by place, or close=Last,open=First by name"
 
 
 @dataclass(frozen=True)
 class FileOptions:
-    """What a command was told of its files; None leaves it to the files.
+    """How a command reads its files; None means: infer it from the file.
 
     Args:
         timeframe: distance between bars, such as `1h`.
         calendar: `24/7` or the code of an exchange.
-        day_anchor: time of day at which the bars of a venue that never closes begin.
-        parse_options: how their cells are read.
-        symbol: of a file that does not say it, or the one that is meant of several.
+        day_anchor: time at which days of a market that never closes begin.
+        parse_options: how cells are parsed.
+        symbol: the symbol of a file without one, or one of several in a file.
     """
 
     timeframe: str | None = None
@@ -62,11 +97,11 @@ class FileOptions:
     symbol: str | None = None
 
 
-FILES_AS_THEY_ARE: Final = FileOptions()
+INFERRED: Final = FileOptions()
 
 
 class FileSeries(NamedTuple):
-    """One series of a file; `name` is the file's, with the symbol where the file holds several."""
+    """One series of a file. `name` is that of the file, with the symbol where the file holds several."""
 
     path: Path
     source: FileSource
@@ -75,41 +110,41 @@ class FileSeries(NamedTuple):
 
 
 def open_file(path: Path, how: FileOptions) -> list[FileSeries]:
-    """Open a file and name its series.
+    """Open a file and infer its series.
 
     Raises:
-        ForecasterError: for a file that cannot be read, or not without a further option.
+        ForecasterError: for a file that cannot be read, or needs another option.
     """
     from forecaster.sources.files import FileSource
 
     source = FileSource(path, how.parse_options)
-    guesses = source.infer_series(how.timeframe, how.calendar, how.day_anchor)
+    inferred = source.infer_series(how.timeframe, how.calendar, how.day_anchor)
     if how.symbol is not None:
-        guesses = [_called(path, guesses, how.symbol)]
-    names = [path.stem if len(guesses) == 1 else f"{path.stem} {one.key.symbol}" for one in guesses]
-    return [FileSeries(path, source, *one) for one in zip(guesses, names, strict=True)]
+        inferred = [_with_symbol(path, inferred, how.symbol)]
+    names = [path.stem if len(inferred) == 1 else f"{path.stem} {series.key.symbol}" for series in inferred]
+    return [FileSeries(path, source, series, name) for series, name in zip(inferred, names, strict=True)]
 
 
-def _called(path: Path, guesses: list[InferredSeries], symbol: str) -> InferredSeries:
-    """Give the one series of a file the name that was said, or take it out of several.
+def _with_symbol(path: Path, inferred: list[InferredSeries], symbol: str) -> InferredSeries:
+    """Name the only series of a file `symbol`, or choose the series of that symbol.
 
     Raises:
-        UnknownSymbol: when none of several is called so.
+        UnknownSymbol: when the file holds several series, and none has that symbol.
     """
     from forecaster.bars import SeriesKey
 
     name = SeriesKey("", symbol, "1d").symbol
-    among = {one.key.symbol: one for one in guesses}
-    if len(guesses) > 1:
-        if name not in among:
-            raise UnknownSymbol(str(path), name, among)
-        return among[name]
-    (guess,) = guesses
-    return replace(guess, key=replace(guess.key, symbol=name), reasons={**guess.reasons, "symbol": "as given"})
+    by_symbol = {series.key.symbol: series for series in inferred}
+    if len(inferred) > 1:
+        if name not in by_symbol:
+            raise UnknownSymbol(str(path), name, by_symbol)
+        return by_symbol[name]
+    (series,) = inferred
+    return replace(series, key=replace(series.key, symbol=name), reasons={**series.reasons, "symbol": "as given"})
 
 
 def for_each_series(files: Iterable[Path], how: FileOptions, work: Callable[[FileSeries], None]) -> list[FileError]:
-    """Do `work` with each series of each file; gives what could not be used, after all others have been."""
+    """Call `work` with each series of each file. Return the errors of those that cannot be used."""
     from forecaster.sources.summary import FileError
 
     errors = []
@@ -128,7 +163,7 @@ def for_each_series(files: Iterable[Path], how: FileOptions, work: Callable[[Fil
 
 
 def read_files(config: Config, keys: Iterable[SeriesKey], as_of: int) -> dict[SeriesKey, ValidatedRows]:
-    """Read what files hold of these series at `as_of` (UTC ms); one that cannot be read is not among the answers."""
+    """Read these series from their files as of `as_of` (UTC ms). Files that cannot be read are left out."""
     from forecaster.replay.histories import HistoryLoader
 
     in_files = {one.key for one in config.series if one.file is not None}
@@ -141,7 +176,7 @@ def read_files(config: Config, keys: Iterable[SeriesKey], as_of: int) -> dict[Se
 
 
 def with_file_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command the options of `_file_options`, in the place of its parameter `how`, a `FileOptions`."""
+    """Replace the parameter `how` of a command by the options of `_file_options`."""
     options = inspect.signature(_file_options, eval_str=True).parameters
     own = inspect.signature(command, eval_str=True)
     parameters = [one for name, one in own.parameters.items() for one in (options.values() if name == "how" else [one])]
@@ -198,17 +233,17 @@ def _file_options(  # noqa: PLR0913, PLR0917 - one parameter for each option
         typer.Option(help="Symbol as BASE/QUOTE, such as SPY/USD; of several in a file, the one that is meant."),
     ] = None,
 ) -> FileOptions:
-    """Make one record of all options that say how files are read."""
+    """Collect the options for reading files."""
     named = None if columns is None else parse_columns(columns)
     parse_options = ParseOptions(timezone, named, decimal, dayfirst, symbol_column)
     return FileOptions(timeframe, calendar, day_anchor, parse_options, symbol)
 
 
 def parse_columns(text: str) -> tuple[str, ...] | Mapping[str, str]:
-    """Read `--columns`: fields by place, or the name of the column of each field.
+    """Parse `--columns`: fields in order, or the name of the column of each field.
 
     Raises:
-        ConfigError: for an unknown field, one that comes twice, or a mixture.
+        ConfigError: for an unknown field, a repeated field, or a mixture of both forms.
     """
     parts = [part.strip() for part in text.split(",")]
     pairs = [part.partition("=") for part in parts]
@@ -220,7 +255,7 @@ def parse_columns(text: str) -> tuple[str, ...] | Mapping[str, str]:
 
 
 def utc_ms(text: str | None, default: int) -> int:
-    """UTC ms of a date or time; one without a zone is UTC."""
+    """Return a date or time as UTC ms. Without a zone, it is UTC."""
     import datetime as dt
 
     if text is None:
@@ -233,10 +268,10 @@ def utc_ms(text: str | None, default: int) -> int:
 
 
 def as_of_ms(text: str | None, now: int) -> int:
-    """UTC ms of `--as-of`; now when it is left out.
+    """Return `--as-of` as UTC ms; now when it is left out.
 
     Raises:
-        ConfigError: for a time that is still to come: the same question would get another answer later.
+        ConfigError: for a time in the future: the same command would print something else later.
     """
     time = utc_ms(text, now)
     if time > now:
@@ -245,7 +280,7 @@ def as_of_ms(text: str | None, now: int) -> int:
 
 
 def check_name(option: str, name: str, known: Collection[str]) -> None:
-    """Refuse a name that nobody knows; the message lists the known ones, the most similar first.
+    """Check that a name is known. The message lists known names, the most similar first.
 
     Raises:
         ConfigError: when `name` is not among `known`.
@@ -255,7 +290,7 @@ def check_name(option: str, name: str, known: Collection[str]) -> None:
 
 
 def listed(name: str, known: Collection[str]) -> str:
-    """The known names as a list for people: those that are similar to `name` first, at most 20."""
+    """List at most 20 known names, those similar to `name` first."""
     similar = get_close_matches(name, known, n=3)
     names = [*similar, *sorted(set(known) - set(similar))]
     more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final, cast
 import numpy as np
 
 from forecaster.calendars import ALWAYS_OPEN, WEEKDAYS
-from forecaster.cli.printing import end_text, unclosed_text
+from forecaster.cli.bars_printing import file_end_message, unclosed_message
 from forecaster.errors import (
     BadPayload,
     ForecasterError,
@@ -248,9 +248,9 @@ def _file_notes(sifted: ValidatedRows, as_of: int) -> Iterator[str]:
     if sifted.replaced:
         yield f"{sifted.replaced:,} rows replaced by later rows of the same time"
     if sifted.unclosed:
-        yield unclosed_text(sifted.unclosed)
+        yield unclosed_message(sifted.unclosed)
     if len(sifted.bars) and not is_up_to_date(sifted.bars, as_of):
-        yield end_text(int(sifted.bars.close_time[-1]))
+        yield file_end_message(int(sifted.bars.close_time[-1]))
 
 
 def _name_notes(source: FileSource, one: SeriesConfig) -> Iterator[str]:
@@ -298,7 +298,9 @@ def _guessed_calendar(source: FileSource, one: SeriesConfig) -> str:
 
 
 def _expected_close(key: SeriesKey, as_of: int) -> int:
-    return int(key.trading_calendar.closes_of(key.timeframe, key.trading_calendar.last_opens(key.timeframe, as_of, 1))[0])
+    return int(
+        key.trading_calendar.closes_of(key.timeframe, key.trading_calendar.last_opens(key.timeframe, as_of, 1))[0]
+    )
 
 
 def _closed(time_ms: int, age_seconds: float) -> str:

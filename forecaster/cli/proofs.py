@@ -14,11 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from forecaster.cli.options import ConfigOption, JsonOption, SeriesOption
-from forecaster.cli.printing import (
-    log_to_stderr,
-    progress_bar,
-    say,
-)
+from forecaster.cli.printing import log_to_stderr, progress_bar, say
 from forecaster.cli.store import verify_app
 from forecaster.errors import printable
 

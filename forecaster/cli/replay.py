@@ -10,17 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
+from forecaster.cli.accuracy_printing import print_scores
+from forecaster.cli.bars_printing import print_rejected, unused_rows
+from forecaster.cli.frame_files import write_frames
 from forecaster.cli.options import ConfigOption, JsonOption, SeriesOption, StoreOption, utc_ms
-from forecaster.cli.printing import (
-    log_to_stderr,
-    print_record,
-    print_refused,
-    print_scores,
-    progress_bar,
-    refused_of,
-    say,
-    write_frames,
-)
+from forecaster.cli.printing import log_to_stderr, print_record, progress_bar, say
 from forecaster.cli.strategy import TradePlan, load_strategy, print_trades, trade_replay
 from forecaster.errors import ConfigError, StoreTaken, format_time
 from forecaster.output_files import check_target
@@ -69,7 +63,6 @@ def replay(  # noqa: PLR0913, PLR0917 - one parameter for each option
         int | None, typer.Option(help="Close the position after so many bars without a forecast. Default: keep it.")
     ] = None,
     page: Annotated[Path | None, typer.Option(help="Write a page about the backtest, .html.")] = None,
-    png: Annotated[Path | None, typer.Option(help="Write the page as a picture, .png.")] = None,
     store: StoreOption = None,
     json_: JsonOption = False,
 ) -> None:
@@ -98,9 +91,9 @@ def replay(  # noqa: PLR0913, PLR0917 - one parameter for each option
     within = None if known_within is None else round(known_within * _SECONDS)
     if address is not None and not workers:
         raise ConfigError("--address", "--workers as well: the number of processes", address)
-    _check_files({"--out": out, "--page": page, "--png": png})
+    _check_files({"--out": out, "--page": page})
     rules = TradingRules(fee_bps, slippage_bps, max_weight, shorting=not long_only, close_after=close_after)
-    trading = _trade_plan(strategy, rules, span, page, png)
+    trading = _trade_plan(strategy, rules, span, page)
     configured = load_config(config or default_config_path())
     with Forecaster.from_config(config, store) as forecaster, HistoryLoader(configured) as histories:
         keys = forecaster.select(series)
@@ -123,7 +116,7 @@ def replay(  # noqa: PLR0913, PLR0917 - one parameter for each option
     record |= _throughput(count, added, seconds) | {"model_share": share}
     left_out = {str(each.key): dict(each.left_out) for each in prepared if each.left_out}
     if json_:
-        record |= {"series": figures, "left_out": left_out, **refused_of(histories.from_files)}
+        record |= {"series": figures, "left_out": left_out, **unused_rows(histories.from_files)}
         print_record(record if backtest is None else record | {"strategy": backtest}, json_=True)
         return
     print_scores(scores)
@@ -175,15 +168,14 @@ def _check_files(files: Mapping[str, Path | None]) -> None:
 
 
 def _trade_plan(
-    strategy: str | None, rules: TradingRules, span: tuple[int, int], page: Path | None, png: Path | None
+    strategy: str | None, rules: TradingRules, span: tuple[int, int], page: Path | None
 ) -> TradePlan | None:
     """Return the strategy and its rules; an unknown strategy is refused before the work."""
     if strategy is not None:
         load_strategy(strategy)
-        return TradePlan(strategy, rules, span, page, png)
-    for option, path in (("--page", page), ("--png", png)):
-        if path is not None:
-            raise ConfigError(option, "--strategy as well: the strategy whose trades it shows", str(path))
+        return TradePlan(strategy, rules, span, page)
+    if page is not None:
+        raise ConfigError("--page", "--strategy as well: the strategy whose trades it shows", str(page))
     return None
 
 
@@ -195,7 +187,7 @@ def _choose(
 
     bars = histories.load(key, now)
     if key in histories.from_files:
-        print_refused(str(key), histories.from_files[key])
+        print_rejected(str(key), histories.from_files[key])
     span = (utc_ms(dates[0], 0), utc_ms(dates[1], now))
     series = choose_cutoffs(bars, histories.config.model, *span, every)
     if len(series.cutoffs) or series.left_out:

@@ -11,15 +11,12 @@ from typing import TYPE_CHECKING, Annotated, Final, NamedTuple
 
 import typer
 
-from forecaster.cli.options import FILES_AS_THEY_ARE, FileOptions, JsonOption, open_file, with_file_options
-from forecaster.cli.printing import (
-    log_to_stderr,
-    option_time,
-    print_forecast,
-    print_refused,
-    say,
-)
+from forecaster.cli.bars_printing import print_rejected
+from forecaster.cli.forecast_printing import print_forecast
+from forecaster.cli.options import INFERRED, FileOptions, JsonOption, open_file, with_file_options
+from forecaster.cli.printing import log_to_stderr, say
 from forecaster.errors import Ambiguous, ConfigError, ForecasterError
+from forecaster.formatting import option_time
 from forecaster.output_files import atomic_write
 
 if TYPE_CHECKING:
@@ -77,7 +74,7 @@ class _Ready(NamedTuple):
 @with_file_options
 def start(
     files: Annotated[list[Path], typer.Argument(help="csv, Parquet, feather or json; also packed, .gz or .zip.")],
-    how: FileOptions = FILES_AS_THEY_ARE,
+    how: FileOptions = INFERRED,
     horizon: Annotated[int, typer.Option(min=1, max=1024, help="Bars to forecast.")] = 5,
     out: Annotated[
         Path | None, typer.Option(help="Configuration to write; NAME.toml beside the first file if left out.")
@@ -139,7 +136,7 @@ def _read(files: Sequence[Path], how: FileOptions, now: int) -> tuple[list[_Read
     for one in [one for path in files for one in open_file(path, how)]:
         try:
             sifted = one.source.validate_rows(one.inferred.key, now)
-            print_refused(one.name, sifted)
+            print_rejected(one.name, sifted)
             _check_clock(one, sifted)
             _real_bars(sifted.bars)
             ready.append(_Ready(one, sifted))

@@ -163,7 +163,7 @@ def export(
     json_: JsonOption = False,
 ) -> None:
     """Write a run's forecasts to a file: a row per field and step, with all quantiles and the actual."""
-    from forecaster.cli.printing import write_frames
+    from forecaster.cli.frame_files import write_frames
     from forecaster.client import check_run
     from forecaster.engine import Forecaster
     from forecaster.export import frames

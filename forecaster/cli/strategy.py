@@ -44,14 +44,12 @@ class TradePlan:
         rules: costs and limits.
         span: cutoffs in [start, end), UTC ms.
         out: the page to write, if any.
-        png: the picture to write, if any.
     """
 
     strategy: str
     rules: TradingRules
     span: tuple[int, int]
     out: Path | None = None
-    png: Path | None = None
 
 
 def load_strategy(name: str) -> Strategy:
@@ -156,7 +154,7 @@ def live_signal(  # noqa: PLR0913, PLR0917 - one parameter for each option
 def trade_replay(
     forecaster: Forecaster, keys: Sequence[SeriesKey], run_id: str, plan: TradePlan, as_of: int
 ) -> dict[str, object]:
-    """Backtest a strategy on the forecasts of a replay, write page and picture, and return the figures.
+    """Backtest a strategy on the forecasts of a replay, write the page, and return the figures.
 
     Each series starts with the same capital; `portfolio` combines several. The figures are those of
     `performance.Performance`, for the strategy and for buy-and-hold at the same costs.
@@ -166,26 +164,23 @@ def trade_replay(
         InvalidArgument: for a series without a forecast in the span.
     """
     from forecaster.replay.backtest import combine_accounts
-    from forecaster.replay.backtest_report import TradeReport, draw_trades, write_trade_report
+    from forecaster.replay.backtest_report import BacktestReport, write_backtest_report
 
     strategy = load_strategy(plan.strategy)
     results = [_trade(forecaster, key, run_id, (strategy, plan), as_of) for key in keys]
-    report = TradeReport(plan.strategy, run_id, plan.rules, results)
+    report = BacktestReport(plan.strategy, run_id, plan.rules, results)
     accounts = {result.account.name: (result.account, result.benchmark) for result in results}
     if len(results) > 1:
         own = combine_accounts([result.account for result in results])
         accounts["portfolio"] = (own, combine_accounts([result.benchmark for result in results]))
     if plan.out is not None:
-        write_trade_report(report, plan.out)
-    if plan.png is not None:
-        draw_trades(report, plan.png)
+        write_backtest_report(report, plan.out)
     return {
         "strategy": plan.strategy,
         "run": run_id,
         "rules": dataclasses.asdict(plan.rules),
         "accounts": {name: _figures(*pair) for name, pair in accounts.items()},
         "report": None if plan.out is None else str(plan.out),
-        "picture": None if plan.png is None else str(plan.png),
     }
 
 
@@ -197,9 +192,8 @@ def print_trades(record: dict[str, object]) -> None:
         say(f"{name}: {account['verdict']}", bold=True)
         for figure, value in own.items():
             say(f"  {figure:16} {_number(value):>14}   buy and hold {_number(benchmark[figure]):>14}")
-    for what in ("report", "picture"):
-        if record[what] is not None:
-            say(f"{what}: {record[what]}")
+    if record["report"] is not None:
+        say(f"report: {record['report']}")
 
 
 def _trade(

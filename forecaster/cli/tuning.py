@@ -11,14 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
 
 import typer
 
-from forecaster.cli.options import FILES_AS_THEY_ARE, FileOptions, JsonOption, open_file, with_file_options
-from forecaster.cli.printing import (
-    log_to_stderr,
-    print_record,
-    print_refused,
-    progress_bar,
-    say,
-)
+from forecaster.cli.bars_printing import print_rejected
+from forecaster.cli.options import INFERRED, FileOptions, JsonOption, open_file, with_file_options
+from forecaster.cli.printing import log_to_stderr, print_record, progress_bar, say
 from forecaster.errors import ConfigError, InvalidArgument, NonFiniteForecast
 from forecaster.output_files import write_text
 
@@ -88,7 +83,7 @@ def model_finetune(  # noqa: PLR0913, PLR0917 - one parameter for each option
     ] = None,
     cutoffs: Annotated[int, typer.Option(min=10, help="Number of cutoffs for the comparison, per file.")] = 200,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the training windows and their order.")] = 0,
-    how: FileOptions = FILES_AS_THEY_ARE,
+    how: FileOptions = INFERRED,
     json_: JsonOption = False,
 ) -> None:
     """Fine-tune a model on your own bars, and accept it only if it is significantly better than the original.
@@ -167,7 +162,7 @@ def _read(file: Path, how: FileOptions, as_of: int, until: dt.datetime | None) -
         raise ConfigError("file", "bars of one series", ", ".join(each.inferred.key.symbol for each in series))
     rows = series[0].source.validate_rows(series[0].inferred.key, as_of)
     bars = rows.bars
-    print_refused(str(file), rows)
+    print_rejected(str(file), rows)
     if until is None:
         older = bars[: int(len(bars) * TRAINING_FRACTION)]
     else:

@@ -278,9 +278,9 @@ class BarIngestor:
     def _clock_offsets(self, answers: Sequence[FetchOutcome]) -> dict[str, int]:
         """Return how far the clocks of exchanges are ahead (ms); log a change."""
         offsets = {
-            answer.key.exchange: answer.fetched.clock_ms
+            answer.key.exchange: answer.fetched.clock_offset_ms
             for answer in answers
-            if answer.fetched is not None and answer.fetched.clock_ms is not None
+            if answer.fetched is not None and answer.fetched.clock_offset_ms is not None
         }
         for exchange, ahead_ms in offsets.items():
             if abs(ahead_ms - self._clocks.get(exchange, 0)) > _CLOCK_CHANGE_MS:

@@ -127,7 +127,9 @@ class AlertStates:
             self._tracked.setdefault(name, _Tracked(condition, now)).mark_present(condition, now)
         for name in self._tracked.keys() - active.keys():
             self._tracked[name].mark_absent()
-        alerts = list(_grouped([(tracked.next_state(self._repeat), tracked) for tracked in self._tracked.values()], now))
+        alerts = list(
+            _grouped([(tracked.next_state(self._repeat), tracked) for tracked in self._tracked.values()], now)
+        )
         self._tracked = {name: tracked for name, tracked in self._tracked.items() if not tracked.is_forgettable}
         return alerts
 

@@ -32,7 +32,7 @@ REMEDIES: Final = {
     "no_skill": "Do not trade on it. `forecaster accuracy` shows since when.",
     "disk": "Free space beside the ledger, or run `forecaster store prune`: without space nothing is recorded.",
     "ledger_unavailable": "Put the ledger back, or make its folder writable: the service waits and writes no other.",
-    "ledger_damaged": "Stop the service, keep the file, restore a copy. `forecaster verify ledger` says what is intact.",
+    "ledger_damaged": "Stop the service, keep the file, restore a copy. `forecaster verify ledger` shows the damage.",
     "failing_cycle": "Read cycle.failed in the log. Nothing is recorded until a cycle succeeds; then it catches up.",
     "not_alive": "Restart the service unless its watchdog does, and keep the log.",
 }

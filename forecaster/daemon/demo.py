@@ -1,21 +1,20 @@
-"""The demo: the daemon itself, on embedded bars and a sped-up clock, ending in a report."""
+"""The demo: the daemon on bundled bars and a simulated clock, and the report at its end."""
 
 from __future__ import annotations
 
 import time
-from collections import defaultdict, deque
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from forecaster.accuracy.report.pictures import Chart, Page, draw_charts, write_page
 from forecaster.accuracy.scores import Scores
-from forecaster.bars import FIELDS
+from forecaster.client import report_section
 from forecaster.daemon.daemon import Daemon
-from forecaster.daemon.live_view import CycleView, next_closes
+from forecaster.daemon.live_view import CycleView
 from forecaster.daemon.scheduler import schedules_of
 from forecaster.daemon.time_source import SimulatedClock
 from forecaster.errors import ConfigError
+from forecaster.ledger import LIVE
 from forecaster.log import redirect_lines
 
 if TYPE_CHECKING:
@@ -23,16 +22,13 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
-    from forecaster.bars import SeriesKey
     from forecaster.cycle.run import CycleReport
     from forecaster.engine import Forecaster
-    from forecaster.forecast import OHLCForecast
-    from forecaster.ledger import SettledRow
 
 
 @dataclass(frozen=True)
 class DemoSummary:
-    """What the demo did and found; `settled` counts ledger rows, the scores are of the next bar's close."""
+    """Counts and scores of the demo; `settled` counts ledger rows, the scores are of the next bar's close."""
 
     cycles: int
     bars: int
@@ -47,7 +43,7 @@ class DemoSummary:
 
 
 class Demo:
-    """Runs the scheduled job through a stretch of history and keeps count.
+    """Runs the daemon through a part of history and counts.
 
     Raises:
         ConfigError: when the configuration has no [demo].
@@ -59,11 +55,8 @@ class Demo:
         self._forecaster = forecaster
         self._plan = forecaster.config.demo
         self.scores = Scores()
-        self._bars = self._forecasts = self._settled = 0
+        self._bars = self._forecasts = self._settled = self._available_at = 0
         self._last_reason = ""
-        self._next_closes: dict[SeriesKey, list[SettledRow]] = defaultdict(list)
-        horizon = forecaster.config.model.horizon
-        self._recent: dict[SeriesKey, deque[OHLCForecast]] = defaultdict(lambda: deque(maxlen=horizon + 1))
 
     def run(self, console: Console) -> DemoSummary:
         """Run all cycles under a live view.
@@ -85,10 +78,14 @@ class Demo:
             raise ConfigError("demo", "bars to forecast from in at least one cycle", self._last_reason)
         return self._summary(cycles, time.perf_counter() - started)
 
-    def write_report(self, summary: DemoSummary, picture: Path, page: Path) -> None:
-        """Draw the picture and write the page around it."""
-        draw_charts([self._chart(key) for key in self._recent], picture)
-        write_page(self._page(summary), picture, page)
+    def write_report(self, path: Path) -> None:
+        """Write the report, as of the last forecast: the page of `forecaster report`."""
+        from forecaster.accuracy.report.content import Scope  # noqa: PLC0415 - plotly is slow to import
+        from forecaster.accuracy.report.page import write_report  # noqa: PLC0415 - the same
+
+        scope = Scope(self._forecaster.model_name, LIVE, self._available_at)
+        sections = [report_section(self._forecaster.reader, key, scope) for key in self._forecaster.series]
+        write_report(sections, scope, path)
 
     def _count(self, report: CycleReport) -> None:
         self._bars += report.bars_added
@@ -97,10 +94,7 @@ class Demo:
         for losses in report.settled:
             self.scores.add(losses)
         self._last_reason = next(iter(report.skipped.values()), self._last_reason)
-        for forecast in report.forecasts:
-            self._recent[forecast.key].append(forecast)
-        for one in next_closes(report, self._forecaster.model_name):
-            self._next_closes[one.row.key].append(one)
+        self._available_at = max([self._available_at, *(forecast.available_at or 0 for forecast in report.forecasts)])
 
     def _summary(self, cycles: int, seconds: float) -> DemoSummary:
         model = self._forecaster.models.primary
@@ -118,40 +112,9 @@ class Demo:
             seconds=round(seconds, 2),
         )
 
-    def _chart(self, key: SeriesKey) -> Chart:
-        """The newest forecast whose whole horizon has come, and the next-bar forecasts so far."""
-        return Chart(self._forecaster.store.bars(key), self._recent[key][0], self._next_closes[key])
-
-    def _page(self, summary: DemoSummary) -> Page:
-        model = self._forecaster.models.primary
-        return Page(
-            title="What was forecast, and what came",
-            lead=f"{summary.cycles} bar closes of {', '.join(map(str, self._forecaster.series))}, forecast by "
-            f"{model.name} as they closed on a sped-up clock, each before its outcome was known.",
-            figures=[
-                ("Skill, next close", _signed(summary.skill_close), "against the random walk; above 0 is better"),
-                ("Inside 80 % interval", _share(summary.coverage80), "of next closes; 80 % would be exact"),
-                ("Mean error, next close", f"{summary.mae_close or 0:,.2f}", "points, absolute, of the median"),
-                ("Forecasts", f"{summary.forecasts:,}", f"{summary.settled:,} ledger rows met their bar"),
-                ("Engine", summary.engine, summary.engine_reason),
-            ],
-            reports=[one for one in self.scores.reports() if one.field in FIELDS],
-            notes=[
-                "Point skill near zero is what honest scoring of prices shows; look at the intervals, high and low."
-            ],
-        )
-
 
 def _midnight(date: str) -> int:
     try:
         return round(datetime.strptime(date, "%Y-%m-%d").replace(tzinfo=UTC).timestamp() * 1000)
     except ValueError as error:
         raise ConfigError("demo.start", "a date such as 2017-01-03", date) from error
-
-
-def _signed(value: float | None) -> str:
-    return "–" if value is None else f"{value:+.3f}"
-
-
-def _share(value: float | None) -> str:
-    return "–" if value is None else f"{value:.1%}"

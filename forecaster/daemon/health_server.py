@@ -4,7 +4,8 @@ Answers come from `HealthState` alone. The server is small on purpose: GET and H
 of 8 KiB, 16 connections at a time, 5 seconds each. A further connection closes the oldest one: a proper request is
 answered in milliseconds, so the oldest is the slowest.
 
-The host name is checked against DNS rebinding: a web page can make a browser send requests here only under its own name.
+The host name is checked against DNS rebinding: a web page can make a browser send requests here, but only under its
+own host name.
 """
 
 from __future__ import annotations

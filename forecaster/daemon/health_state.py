@@ -280,7 +280,9 @@ class HealthState:
         if self._phase in _WORKING:
             active += [conditions.failing_cycle(labels, *failing) for labels, failing in self._failing.items()]
         active += [conditions.ban(hold) for hold in self._holds.values() if hold.until > now]
-        self._drifts = {about: drift for about, drift in self._drifts.items() if drift.at > seconds - DRIFT_ACTIVE_SECONDS}
+        self._drifts = {
+            about: drift for about, drift in self._drifts.items() if drift.at > seconds - DRIFT_ACTIVE_SECONDS
+        }
         self._revised = {key: rev for key, rev in self._revised.items() if rev.at > seconds - REVISED_ACTIVE_SECONDS}
         revised = [(key, revision.text) for key, revision in self._revised.items()]
         active += conditions.by_group("revised", "bars were revised after they were final", revised)

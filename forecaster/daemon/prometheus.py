@@ -52,7 +52,10 @@ COUNTERS: Final = {
     "forecaster_missed_closes_total": (_GROUP, "Closes that were not forecast and will not be."),
     "forecaster_skipped_series_total": ((*_GROUP, "error"), "Series skipped, for any reason."),
     "forecaster_revised_bars_total": (_GROUP, "Bars that were revised after they were final."),
-    "forecaster_unconfirmed_answers_total": (_GROUP, "Answers with implausible bars that a second request had to confirm."),
+    "forecaster_unconfirmed_answers_total": (
+        _GROUP,
+        "Answers with implausible bars that a second request had to confirm.",
+    ),
     "forecaster_baseline_failures_total": (("model",), "Cycles in which a baseline failed."),
     "forecaster_drifts_total": (("measure",), "Detected changes of skill or coverage."),
     "forecaster_scheduler_faults_total": ((), "Exceptions that the scheduler survived."),
@@ -60,16 +63,25 @@ COUNTERS: Final = {
 }
 HISTOGRAMS: Final = {
     "forecaster_cycle_duration_seconds": (_GROUP, "Duration of a cycle."),
-    "forecaster_forecast_latency_seconds": (_GROUP, "Seconds from a close to its forecast in the ledger, on time only."),
+    "forecaster_forecast_latency_seconds": (
+        _GROUP,
+        "Seconds from a close to its forecast in the ledger, on time only.",
+    ),
 }
 GAUGES: Final = {
-    "forecaster_forecast_lag_seconds": (_GROUP, "The largest lag of any series' latest forecast behind the last close."),
+    "forecaster_forecast_lag_seconds": (
+        _GROUP,
+        "The largest lag of any series' latest forecast behind the last close.",
+    ),
     "forecaster_stale_series": (_GROUP, "Series whose latest forecast is too old or missing."),
     "forecaster_series_awaiting_bars": (_GROUP, "Series whose bars are still being fetched."),
     "forecaster_exchange_clock_offset_seconds": (("exchange",), "The exchange's clock minus this machine's clock."),
     "forecaster_breaker_open": (("exchange",), "1 while the exchange must not be asked for bars."),
     "forecaster_engine_bucket": (("bucket", "engine"), "1 for the engine that serves this batch shape."),
-    "forecaster_skill_ratio": (_GROUP, "1 - pinball loss / pinball loss of the random walk, next close, since the start."),
+    "forecaster_skill_ratio": (
+        _GROUP,
+        "1 - pinball loss / pinball loss of the random walk, next close, since the start.",
+    ),
     "forecaster_coverage80_ratio": (_GROUP, "Fraction of next closes inside the 80 % interval, since the start."),
     "forecaster_queue_length": ((), "Cycles queued for a worker."),
     "forecaster_lease_held": ((), "1 while this process may write the ledger."),

@@ -135,7 +135,9 @@ class Service:
         forecaster.load()
         self._models = forecaster.models
         with ServiceRun(forecaster, self._clock, self._health) as run:
-            self._ledger_identity.record(self._config.store.url.reveal(), forecaster.store.owner, forecaster.store.epoch)
+            self._ledger_identity.record(
+                self._config.store.url.reveal(), forecaster.store.owner, forecaster.store.epoch
+            )
             self._previous_config = None
             self._health.enter_phase(Phase.CATCHING_UP)
             run.catch_up()

@@ -29,7 +29,7 @@ _log = get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """The closes of one exchange's series of a timeframe on a calendar; bars are fetched `fetch_delay_ms` after each."""
+    """The closes of one exchange, timeframe and calendar; bars are fetched `fetch_delay_ms` after each."""
 
     exchange: str
     timeframe: Timeframe

@@ -48,7 +48,9 @@ def get_logger(name: str) -> FilteringBoundLogger:
 def configure_logging(*, verbose: bool = True, without: frozenset[str] = frozenset()) -> None:
     """Write events to standard error, without those named in `without`; unless `verbose`, from warnings up."""
 
-    def drop_excluded(_logger: WrappedLogger, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    def drop_excluded(
+        _logger: WrappedLogger, _method: str, event: MutableMapping[str, Any]
+    ) -> MutableMapping[str, Any]:
         if event["event"] in without:
             raise structlog.DropEvent
         return event

@@ -22,7 +22,7 @@ class Fetched:
         since: open time where the source's history begins, if that is later than requested; earlier bars are unknown.
         until: open time to continue from; None when all was requested.
         fault: an error after a part of the bars had arrived.
-        clock_ms: by how much the source's clock is ahead of this machine's; None when it has none.
+        clock_offset_ms: by how much the source's clock is ahead of this machine's; None when it has none.
         may_change: whether the source may answer differently when asked again.
     """
 
@@ -31,7 +31,7 @@ class Fetched:
     since: int | None = None
     until: int | None = None
     fault: SourceError | None = None
-    clock_ms: int | None = None
+    clock_offset_ms: int | None = None
     may_change: bool = False
 
 

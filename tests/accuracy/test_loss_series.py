@@ -35,7 +35,7 @@ def random_losses(cutoffs=range(12), horizon=3, seed=0, key=None, **about):
     return compute_losses(steps, make_past(np.arange(100.0, 150.0), key, CUTOFF + 40 * HOUR_MS))
 
 
-def course(losses, field=None, step=None, **of):
+def loss_series(losses, field=None, step=None, **of):
     return LossHistory(losses).trace(make_key(), MODEL, **of).select(field, step)
 
 
@@ -61,7 +61,7 @@ def by_hand(losses, which, field=None, step=None):
 def test_course_agrees_with_a_loop(field, step):
     """The model's loss and the walk's, each in units of the last close, and the share inside the 80 % interval."""
     losses = random_losses()
-    found = course([losses], field, step)
+    found = loss_series([losses], field, step)
 
     for row_U, which in ((found.loss_U, "own"), (found.walk_U, "walk"), (found.covered_U, "inside")):
         expected = by_hand(losses, which, field, step)
@@ -72,13 +72,13 @@ def test_course_agrees_with_a_loop(field, step):
 @pytest.mark.parametrize(("step", "lag"), [(1, 0), (2, 1), (3, 2), (None, 2)])
 def test_lag_is_how_many_cutoffs_overlap(step, lag):
     """From every bar: a step's number less one, and of all steps that of the last."""
-    assert course([random_losses()], step=step).lag == lag
+    assert loss_series([random_losses()], step=step).lag == lag
 
 
 @pytest.mark.parametrize(("every", "lag"), [(2, 1), (3, 0), (24, 0)])
 def test_cutoffs_far_apart_do_not_overlap(every, lag):
     """Three steps, forecast at each second hour, third, or once a day."""
-    assert course([random_losses(range(0, 39, every))]).lag == lag
+    assert loss_series([random_losses(range(0, 39, every))]).lag == lag
 
 
 def test_lag_counts_sessions():
@@ -101,7 +101,7 @@ def test_parts_are_joined_in_their_order():
     whole = random_losses()
     parts = [random_parts(whole, slice(first, first + 4)) for first in range(0, 12, 4)]
     traces = LossHistory(parts)
-    one, grown = course([whole]), traces.trace(make_key(), MODEL).select()
+    one, grown = loss_series([whole]), traces.trace(make_key(), MODEL).select()
 
     for name in ("cutoff_U", "loss_U", "walk_U", "covered_U"):
         assert getattr(one, name).tobytes() == getattr(grown, name).tobytes()
@@ -139,7 +139,7 @@ def test_raw_is_kept_beside_served():
     steps = make_steps([[92, 102, 112], [84, 94, 104]], 104.0, raw=[[84, 94, 104], [84, 94, 104]], models=[MODEL, WALK])
     losses = compute_losses(steps, make_past([100.0, 100.0]))
 
-    served, raw = (course([losses], **of) for of in ({}, {"form": RAW}))
+    served, raw = (loss_series([losses], **of) for of in ({}, {"variant": RAW}))
     assert served.loss_U[0] < raw.loss_U[0] == raw.walk_U[0] == served.walk_U[0]
 
 

@@ -14,6 +14,7 @@ from arch.bootstrap import MCS
 from forecaster.accuracy.significance import (
     DieboldMariano,
     confidence_set,
+    describe_skill,
     diebold_mariano,
     min_cases,
     skill_interval,
@@ -119,26 +120,26 @@ TESTS = [
 ]
 
 
-@pytest.mark.parametrize("compute_verdict", TESTS, ids=["diebold_mariano", "skill_interval", "confidence_set"])
+@pytest.mark.parametrize("compare", TESTS, ids=["diebold_mariano", "skill_interval", "confidence_set"])
 class TestRefusals:
     """What no verdict is given on."""
 
     @pytest.mark.parametrize(("n", "lag", "needed"), [(9, 0, 10), (11, 2, 12), (31, 7, 32)])
-    def test_too_few_cases(self, compute_verdict, n, lag, needed):
+    def test_too_few_cases(self, compare, n, lag, needed):
         with pytest.raises(InvalidArgument, match=f"losses: expected {needed} cases or more, found {n}"):
-            compute_verdict(np.arange(n), np.zeros(n), lag)
+            compare(np.arange(n), np.zeros(n), lag)
 
-    def test_losses_of_other_cases(self, compute_verdict):
+    def test_losses_of_other_cases(self, compare):
         with pytest.raises(InvalidArgument, match=r"losses: expected (20|19) cases of both, found (19|20)"):
-            compute_verdict(np.arange(20.0), np.zeros(19), 0)
+            compare(np.arange(20.0), np.zeros(19), 0)
 
     @pytest.mark.parametrize("first", [True, False])
-    def test_losses_that_are_no_numbers(self, compute_verdict, first):
+    def test_losses_that_are_no_numbers(self, compare, first):
         """One NaN would be a verdict of its own: no comparison with it is true."""
         good_N, bad_N = np.ones(20), np.r_[np.nan, np.ones(19)]
 
         with pytest.raises(InvalidArgument, match="losses: expected 20 finite numbers, found 19"):
-            compute_verdict(*((bad_N, good_N) if first else (good_N, bad_N)), 0)
+            compare(*((bad_N, good_N) if first else (good_N, bad_N)), 0)
 
 
 @pytest.mark.parametrize(("lag", "n"), [(0, 100), (3, 200), (23, 1000)])

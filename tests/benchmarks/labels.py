@@ -34,7 +34,7 @@ from forecaster.errors import ConfigError
 from forecaster.sources.files.load import load_tables
 from forecaster.tables import ParseOptions
 from forecaster.tables.rows import read_table
-from forecaster.zones import Labels
+from forecaster.zones import UNWRITTEN, Labels
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -158,7 +158,8 @@ def _check_epochs(judge: Judge, found: Found) -> None:
     opens, dates = judge.opens[there], judge.dates[there]
     local = dates.tz_localize(judge.zone, ambiguous=np.ones(len(dates), bool), nonexistent="shift_forward")
     for times in (pd.to_datetime(opens, unit="ms"), dates, local.tz_convert(None)):
-        epochs = Labels.from_epochs(times.to_numpy().astype("datetime64[ms]").astype(np.int64))
+        instant = times.to_numpy().astype("datetime64[ms]").astype(np.int64)
+        epochs = Labels(instant, np.full(len(instant), UNWRITTEN))
         found.add(f"{judge.key.calendar} epoch", landed(judge.key, epochs), opens, times)
 
 

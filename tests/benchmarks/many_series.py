@@ -36,11 +36,11 @@ def measure(
 ) -> dict[str, object]:
     """Let the service run for so many bars behind its start, and measure."""
     service = world.start(world.write_config(model=model))
-    service.hear("daemon.ready", seconds=300)
+    service.wait_for("daemon.ready", seconds=300)
     begun, patience = service.count("cycle.completed"), 4 * 60 / world.clock.speed + 60
     first = newest_close(world.now(), MINUTE_MS) + MINUTE_MS
     for number in range(minutes):
-        service.hear("cycle.completed", after=begun + number, seconds=patience)
+        service.wait_for("cycle.completed", after=begun + number, seconds=patience)
         on_cycle(number + 1)
     service.signal(15)
     code, cycles = service.wait(), [one for one in service.events if one["event"] == "cycle.completed"][begun:]

@@ -61,8 +61,8 @@ def test_all_is_drawn_and_nothing_is_complained_of(report, width):
 
 
 def test_choices_choose(report):
-    """A field and the model's own prices: all figures of the section follow, of the other section none."""
-    choose = """(() => { for (const [name, value] of [["field", "high"], ["prices", "the model's own"]]) {
+    """A field and before calibration prices: all figures of the section follow, of the other section none."""
+    choose = """(() => { for (const [name, value] of [["field", "high"], ["variant", "before calibration"]]) {
         const one = document.querySelector(`#series-1 select[data-choice=${name}]`);
         one.value = value; one.dispatchEvent(new Event("change")); } })()"""
     data = "document.querySelectorAll('.plot')[1].data.filter(t => t.visible).map(t => t.meta)"
@@ -70,7 +70,7 @@ def test_choices_choose(report):
 
     assert all(before)
     assert [len(one) for one in before] == [len(one) for one in after]
-    assert {(*one["field"], *one["prices"]) for one in meta if one} == {("high", "the model's own")}
+    assert {(*one["field"], *one["variant"]) for one in meta if one} == {("high", "before calibration")}
 
 
 def test_dark_is_dark(report):

@@ -45,27 +45,27 @@ DISK = Condition("disk", "ledger", "12 MiB are free", "critical")
 START = utc_ms("2024-05-01")
 
 
-def told(states, looks, every=1):
-    """What a states tells over looks, each a list of conditions: (look, state, kind) of each alert."""
+def reported(states, checks, every=1):
+    """Return (check, state, kind) of each alert over checks, each a list of conditions."""
     return [
-        (look, alert.state, alert.kind)
-        for look, found in enumerate(looks, 1)
-        for alert in states.update(found, START + look * every)
+        (check, alert.state, alert.kind)
+        for check, found in enumerate(checks, 1)
+        for alert in states.update(found, START + check * every)
     ]
 
 
-def test_condition_is_told_once_and_when_it_is_over():
-    """After three looks that found it, and twelve that did not."""
-    looks = [[STALE]] * 50 + [[]] * 50
+def test_condition_is_reported_once_and_when_resolved():
+    """After three checks with it, and twelve without it."""
+    checks = [[STALE]] * 50 + [[]] * 50
 
-    assert told(AlertStates(1000), looks) == [(3, "firing", "stale_series"), (62, "resolved", "stale_series")]
+    assert reported(AlertStates(1000), checks) == [(3, "firing", "stale_series"), (62, "resolved", "stale_series")]
 
 
-def test_condition_that_lasts_is_told_again():
-    """Each time so many looks have passed; not while it happens to be gone."""
-    looks = [[STALE]] * 23 + [[]] * 11 + [[STALE]] * 5
+def test_condition_that_lasts_is_reported_again():
+    """After every `repeat` checks; not while it is absent."""
+    checks = [[STALE]] * 23 + [[]] * 11 + [[STALE]] * 5
 
-    assert told(AlertStates(10), looks) == [
+    assert reported(AlertStates(10), checks) == [
         (3, "firing", "stale_series"),
         (13, "repeated", "stale_series"),
         (23, "repeated", "stale_series"),
@@ -74,40 +74,40 @@ def test_condition_that_lasts_is_told_again():
 
 
 @pytest.mark.parametrize(
-    "looks",
+    "checks",
     [[[STALE], [STALE], []] * 100, [[STALE], []] * 100, [[]] * 100],
     ids=["two of three", "every other", "never"],
 )
-def test_condition_that_never_lasts_is_not_told(looks):
-    """Three looks must find it in a row."""
-    assert told(AlertStates(10), looks) == []
+def test_condition_that_never_lasts_is_not_reported(checks):
+    """It must be present in three checks in a row."""
+    assert reported(AlertStates(10), checks) == []
 
 
 def test_condition_that_is_gone_for_a_moment_lasts():
-    looks = [[STALE]] * 3 + ([[]] * (RESOLVED_AFTER - 1) + [[STALE]]) * 20
+    checks = [[STALE]] * 3 + ([[]] * (RESOLVED_AFTER - 1) + [[STALE]]) * 20
 
-    assert told(AlertStates(10**6), looks) == [(3, "firing", "stale_series")]
+    assert reported(AlertStates(10**6), checks) == [(3, "firing", "stale_series")]
 
 
-def test_condition_that_comes_and_goes_is_told_a_few_times():
-    """A day of 15 s here and 5 minutes gone: each time it must be gone for twice as long, until it never is."""
-    looks = ([[STALE]] * FIRING_AFTER + [[]] * 60) * 274
-    states = [state for _, state, _ in told(AlertStates(10**6), looks)]
+def test_condition_that_comes_and_goes_is_reported_a_few_times():
+    """A day of 15 s present and 5 minutes absent: the required absence doubles until it is never reached."""
+    checks = ([[STALE]] * FIRING_AFTER + [[]] * 60) * 274
+    states = [state for _, state, _ in reported(AlertStates(10**6), checks)]
 
     assert states == ["firing", "resolved"] * 3 + ["firing"]
 
 
-def test_condition_that_comes_back_late_is_told_as_at_first():
-    """What was there an hour ago or more is forgotten."""
+def test_condition_that_comes_back_late_is_reported_as_at_first():
+    """A condition absent for an hour is forgotten."""
     episode = [[STALE]] * FIRING_AFTER + [[]] * (REMEMBERED_CHECKS + 2 * RESOLVED_AFTER)
-    looks = [look for _ in range(3) for look in episode]
-    places = [place for place, state, _ in told(AlertStates(10**6), looks) if state == "resolved"]
+    checks = [check for _ in range(3) for check in episode]
+    places = [place for place, state, _ in reported(AlertStates(10**6), checks) if state == "resolved"]
 
     assert [place % len(episode) for place in places] == [FIRING_AFTER + RESOLVED_AFTER] * 3
 
 
-def test_book_forgets():
-    """What is over leaves nothing behind, however many series there were."""
+def test_resolved_conditions_are_forgotten():
+    """Resolved conditions leave nothing in memory."""
     states = AlertStates(10)
     for place in range(100):
         states.update([Condition("stale_series", str(place), "x")], START)
@@ -117,7 +117,7 @@ def test_book_forgets():
     assert states._tracked == {}
 
 
-def test_conditions_of_one_kind_are_told_together():
+def test_conditions_of_one_kind_are_reported_together():
     """When an exchange is down, one message tells of all its series."""
     series = [STALE._replace(subject=f"kraken {i}") for i in range(200)]
     states = AlertStates(1000)
@@ -132,8 +132,8 @@ def test_conditions_of_one_kind_are_told_together():
 def test_times_of_an_alert():
     """Since the first look of those that found it; later the same, though it was gone for a moment; the newest text."""
     states = AlertStates(5)
-    looks = [[STALE], [], *[[STALE._replace(text=f"{i} bars old")] if i != 4 else [] for i in range(9)]]
-    alerts = [alert for look, found in enumerate(looks) for alert in states.update(found, START + look * 5000)]
+    checks = [[STALE], [], *[[STALE._replace(text=f"{i} bars old")] if i != 4 else [] for i in range(9)]]
+    alerts = [alert for check, found in enumerate(checks) for alert in states.update(found, START + check * 5000)]
     began, lasts = alerts
 
     assert (began.since, began.at) == (START + 10_000, START + 20_000)
@@ -143,9 +143,11 @@ def test_times_of_an_alert():
 
 @given(st.lists(st.booleans(), max_size=300), st.integers(1, 50))
 @settings(max_examples=200, deadline=None)
-def test_what_is_told_alternates(found, repeat):
+def test_what_is_reported_alternates(found, repeat):
     """It begins before it lasts or is over, and is over at most as often as it began."""
-    states = [state for _, state, _ in told(AlertStates(repeat), [[STALE] if one else [] for one in found])]
+    states = [
+        state for _, state, _ in reported(AlertStates(repeat), [[STALE] if condition else [] for condition in found])
+    ]
     without = [state for state in states if state != "repeated"]
 
     assert without == ["firing", "resolved"] * (len(without) // 2) + ["firing"] * (len(without) % 2)
@@ -332,10 +334,12 @@ def test_webhook_that_never_ends(inbox, address, answer):
     """It is given up, though bytes may come all the time, and tried again later."""
     inbox.answer = answer
 
-    assert Webhook(Secret(address)).send(make_test_alert(START)) == SendResult(sent=False, retryable=True, detail="TimeoutError")
+    assert Webhook(Secret(address)).send(make_test_alert(START)) == SendResult(
+        sent=False, retryable=True, detail="TimeoutError"
+    )
 
 
-def test_webhook_where_nobody_listens():
+def test_webhook_where_no_one_listens():
     reply = Webhook(Secret(f"http://127.0.0.1:{closed_port()}/{SECRET}")).send(make_test_alert(START))
 
     assert reply == SendResult(sent=False, retryable=True, detail="ClientConnectorError")
@@ -367,7 +371,7 @@ GONE = SendResult(sent=False, retryable=False, detail="404")
 
 
 @contextmanager
-def carried(receiver, first_wait=0.01):
+def running_sender(receiver, first_wait=0.01):
     """A sender to a receiver, and how its alerts ended."""
     ends = []
     sender = AlertSender(receiver, lambda *end: ends.append(end), first_wait)
@@ -399,7 +403,7 @@ def until_true(condition, within=300.0):
 )
 def test_courier_tries_until_it_is_decided(replies, tries, end):
     receiver = Scripted(*replies)
-    with structlog.testing.capture_logs() as logs, carried(receiver) as (sender, ends):
+    with structlog.testing.capture_logs() as logs, running_sender(receiver) as (sender, ends):
         sender.send(make_test_alert(START))
         until_true(lambda: ends)
 
@@ -413,7 +417,7 @@ def test_courier_waits_longer_each_time():
     """Twice as long as before: 0.05, 0.1 and 0.2 s."""
     receiver = Scripted(DOWN, DOWN, DOWN, OK)
     started = time.monotonic()
-    with carried(receiver, 0.05) as (sender, ends):
+    with running_sender(receiver, 0.05) as (sender, ends):
         sender.send(make_test_alert(START))
         until_true(lambda: ends)
 
@@ -426,9 +430,9 @@ def test_waits_grow_to_a_minute():
     assert [next(waits) for _ in range(9)] == [1, 2, 4, 8, 16, 32, 60, 60, 60]
 
 
-def test_alert_that_nobody_takes_is_given_up(monkeypatch):
+def test_alert_that_no_one_takes_is_given_up(monkeypatch):
     monkeypatch.setattr(receivers, "GIVE_UP_AFTER_SECONDS", 0.1)
-    with carried(Scripted(DOWN)) as (sender, ends):
+    with running_sender(Scripted(DOWN)) as (sender, ends):
         sender.send(make_test_alert(START))
         until_true(lambda: ends)
 
@@ -440,7 +444,7 @@ def test_whoever_brings_never_waits_and_the_oldest_is_dropped():
     receiver = Scripted(OK)
     receiver.may_answer.clear()
     alerts = [Alert("firing", str(i), (STALE,), START, START) for i in range(MAX_QUEUED + 11)]
-    with carried(receiver) as (sender, ends):
+    with running_sender(receiver) as (sender, ends):
         sender.send(alerts[0])
         until_true(lambda: not sender._queued)
         for alert in alerts[1:]:
@@ -456,7 +460,7 @@ def test_whoever_brings_never_waits_and_the_oldest_is_dropped():
 def test_courier_that_ends_tries_what_waits_once_more():
     """Without the hour between; so what went wrong last is told, if it can be."""
     receiver = Scripted(DOWN)
-    with carried(receiver, 3600.0) as (sender, ends):
+    with running_sender(receiver, 3600.0) as (sender, ends):
         for _ in range(3):
             sender.send(make_test_alert(START))
         until_true(lambda: receiver.got)
@@ -468,10 +472,10 @@ def test_courier_that_ends_tries_what_waits_once_more():
 
 
 @contextmanager
-def alerting(config, look, every=0.01):
+def alerting(config, check, every=0.01):
     """Alerts at work, and how they ended."""
     ends = []
-    alerts = AlertManager(config, look, lambda *end: ends.append(end), now=lambda: START, every=every)
+    alerts = AlertManager(config, check, lambda *end: ends.append(end), now=lambda: START, every=every)
     alerts.start()
     try:
         yield ends
@@ -480,7 +484,7 @@ def alerting(config, look, every=0.01):
 
 
 def test_condition_is_posted_when_it_begins_lasts_and_ends(inbox, address, secret_file):
-    """Through the whole of it: a thread that looks, a sender, and a server."""
+    """Through the whole of it: a thread that checks, a sender, and a server."""
     here = [[STALE]]
     config = AlertsConfig(webhook_file=secret_file(f"# for the bots\n\n{address}\n"), repeat_hours=0.5 / 3600)
     with alerting(config, lambda: here[0]) as ends:
@@ -494,21 +498,21 @@ def test_condition_is_posted_when_it_begins_lasts_and_ends(inbox, address, secre
 
 
 @pytest.mark.parametrize("answer", ["hang", "500", "close", "drip"])
-def test_receiver_that_misbehaves_hurts_nobody(inbox, address, secret_file, monkeypatch, answer):
+def test_receiver_that_misbehaves_hurts_no_one(inbox, address, secret_file, monkeypatch, answer):
     """The looking goes on while the sending hangs, and so does whoever ends it: here nothing else would."""
     monkeypatch.setattr(receivers, "_TIMEOUT_SECONDS", 10_000.0)
     inbox.answer = answer
-    looks = []
+    checks = []
 
-    def look():
-        looks.append(None)
+    def check():
+        checks.append(None)
         return [STALE, DISK]
 
-    alerts = AlertManager(AlertsConfig(webhook_file=secret_file(address)), look, lambda *_: None, every=0.02)
+    alerts = AlertManager(AlertsConfig(webhook_file=secret_file(address)), check, lambda *_: None, every=0.02)
     alerts.start()
     inbox.posts(1)
-    before = len(looks)
-    until_true(lambda: len(looks) > before + 10)
+    before = len(checks)
+    until_true(lambda: len(checks) > before + 10)
     alerts.close(0.2)
     still_open = not inbox.closing.is_set()
     inbox.closing.set()
@@ -516,24 +520,24 @@ def test_receiver_that_misbehaves_hurts_nobody(inbox, address, secret_file, monk
     assert still_open
 
 
-def test_looking_that_fails_is_told_once_and_goes_on(inbox, address, secret_file):
-    fails, looks = [True], []
+def test_looking_that_fails_is_reported_once_and_goes_on(inbox, address, secret_file):
+    fails, checks = [True], []
 
-    def look():
-        looks.append(None)
+    def check():
+        checks.append(None)
         if fails[0]:
             raise ValueError("no")
         return [STALE]
 
-    with structlog.testing.capture_logs() as logs, alerting(AlertsConfig(webhook_file=secret_file(address)), look):
-        until_true(lambda: len(looks) > 5)
+    with structlog.testing.capture_logs() as logs, alerting(AlertsConfig(webhook_file=secret_file(address)), check):
+        until_true(lambda: len(checks) > 5)
         fails[0] = False
         inbox.posts(1)
 
-    assert [one["event"] for one in logs][:2] == ["alerts.check_failed", "alert.fired"]
+    assert [event["event"] for event in logs][:2] == ["alerts.check_failed", "alert.fired"]
 
 
-def test_log_tells_though_nobody_is_named():
+def test_log_tells_though_no_one_is_named():
     with structlog.testing.capture_logs() as logs, alerting(AlertsConfig(), lambda: [STALE]):
         until_true(lambda: logs)
 
@@ -603,7 +607,7 @@ def test_file_that_is_none_is_refused(tmp_path):
     assert "expected a file of UTF-8 text" in refusal(AlertsConfig(webhook_file=binary))
 
 
-def test_nothing_named_is_nobody():
+def test_nothing_named_is_no_one():
     assert open_receivers(AlertsConfig()) == []
 
 
@@ -668,7 +672,7 @@ def test_file_of_apprise_without_an_address(secret_file):
     )
 
 
-def test_apprise_that_is_not_installed_is_told(secret_file, monkeypatch):
+def test_apprise_that_is_not_installed_is_reported(secret_file, monkeypatch):
     """By the extra to install; the webhook works without it."""
     monkeypatch.setitem(sys.modules, "apprise", None)
     both = AlertsConfig(
@@ -680,7 +684,7 @@ def test_apprise_that_is_not_installed_is_told(secret_file, monkeypatch):
     assert len(open_receivers(both.model_copy(update={"apprise_file": None}))) == 1
 
 
-def test_fault_of_any_kind_is_told_by_its_class():
+def test_fault_of_any_kind_is_reported_by_its_class():
     assert try_once(Scripted(RuntimeError(SECRET)), make_test_alert(START)) == SendResult(
         sent=False, retryable=False, detail="RuntimeError"
     )

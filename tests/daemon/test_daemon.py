@@ -29,8 +29,8 @@ def test_cycles_follow_the_closes(bars):
     done = make_daemon(make_forecaster(bars), int(bars.close_time[80])).run(10, reports.append)
 
     assert done == 10
-    assert [one.as_of for one in reports] == [int(bars.close_time[i]) + 5000 for i in range(80, 90)]
-    assert all(len(one.forecasts) == 1 for one in reports)
+    assert [report.as_of for report in reports] == [int(bars.close_time[i]) + 5000 for i in range(80, 90)]
+    assert all(len(report.forecasts) == 1 for report in reports)
 
 
 def test_stop_from_another_thread(bars):
@@ -50,7 +50,7 @@ def test_owe_all_calls_for_one_cycle_of_everything(bars):
     daemon.run(1, reports.append)
 
     assert [(due.exchange, str(due.timeframe)) for due in dues] == [("binance", "1h")]
-    assert [one.forecasts[0].cutoff for one in reports] == [bars.close_time[99]]
+    assert [report.forecasts[0].cutoff for report in reports] == [bars.close_time[99]]
 
 
 def test_fault_of_the_caller_ends_the_run(bars):

@@ -6,11 +6,9 @@ import io
 import json
 import logging
 import time
-from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from PIL import Image
 from rich.console import Console
 
 from forecaster import Forecaster
@@ -24,6 +22,7 @@ from forecaster.log import configure_logging
 from forecaster.model import ModelSuite
 from forecaster.model.baselines.random_walk import RandomWalk
 from forecaster.store.sqlite_library import sqlite3
+from tests.accuracy.report.test_page import Opened
 from tests.cli import forecaster, told
 
 ROOT = Path(__file__).parents[2]
@@ -118,14 +117,15 @@ def test_scores_agree_with_the_ledger_by_plain_sql(folder, done, summary):
     assert coverage == pytest.approx(summary["coverage80"])
 
 
-def test_picture_and_page(folder, done):
-    with Image.open(folder / "demo-report.png") as picture:
-        assert picture.size[0] > 1000
-    page = (folder / "demo-report.html").read_text(encoding="utf-8")
-    HTMLParser().feed(page)
+def test_report_is_the_page_of_the_report_command(folder, done):
+    """Every settled forecast counts, all were on time, and the latest forecast is fresh at the end of the demo."""
+    page = Opened(folder / "demo-report.html")
+    text = " ".join(page.texts)
 
-    assert "arch SPX/USD 1d" in page
-    assert "data:image/png;base64," in page
+    assert {"arch SPX/USD 1d", "arch IXIC/USD 1d"} <= set(page.texts)
+    assert f"All {2 * (CYCLES - 1)} settled forecasts were in the ledger before their first target bar closed." in text
+    assert text.count("fresh: its first target bar is open") == 2
+    assert "Latest forecast with all outcomes" in page.figures
 
 
 def test_view_shows_each_part(done):

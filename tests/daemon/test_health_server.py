@@ -95,7 +95,7 @@ def status_of(answer):
 
 def server_threads():
     """Those that run a method of the door's server; other servers of this process have theirs."""
-    owners = ((one, getattr(getattr(one, "_target", None), "__self__", None)) for one in threading.enumerate())
+    owners = ((thread, getattr(getattr(thread, "_target", None), "__self__", None)) for thread in threading.enumerate())
     return [one for one, owner in owners if isinstance(owner, health_server._Server)]
 
 
@@ -113,8 +113,8 @@ def test_not_alive(opened):
     """A scheduler that is wedged while the worker beats: 503, with one reason a line."""
     hands = Hands()
     health_state = make_health_state(hands=hands)
-    for organ in ("scheduler", "sender", "worker"):
-        health_state.register(organ, 30)
+    for component in ("scheduler", "sender", "worker"):
+        health_state.register(component, 30)
     hands.seconds += 31
     health_state.heartbeat("worker")
 
@@ -150,7 +150,7 @@ def test_metrics_are_what_prometheus_reads(opened):
 
     assert status == 200
     assert headers["Content-Type"] == "text/plain; version=0.0.4; charset=utf-8"
-    assert "forecaster_ready" in {one.name for one in text_string_to_metric_families(body.decode())}
+    assert "forecaster_ready" in {metric.name for metric in text_string_to_metric_families(body.decode())}
 
 
 @pytest.mark.parametrize("path", ["/livez", "/readyz", "/livez?verbose=1"])
@@ -214,7 +214,7 @@ def test_one_name_is_needed(opened, hosts):
     assert status_of(ask_raw(opened(), f"GET /livez HTTP/1.1\r\n{hosts}\r\n".encode())) == 421
 
 
-def test_a_token_opens_what_tells_of_series(opened, token_file):
+def test_a_token_opens_what_reports_series(opened, token_file):
     health = opened(token_file=token_file)
 
     assert [ask(health, path)[0] for path in ("/livez", "/readyz", "/metrics")] == [200, 401, 401]
@@ -444,7 +444,9 @@ def test_slow_clients_do_not_stop_the_others(opened, monkeypatch, tmp_path, tls)
     """Four times as many as there is room for, each a byte now and then: who asks does not wait until they are done."""
     pem = key_file(tmp_path)
     health = opened(certificate=pem) if tls else opened()
-    monkeypatch.setattr(health_server, "_POLL_SECONDS", PATIENCE)  # which is also how long the oldest may take to give way
+    monkeypatch.setattr(
+        health_server, "_POLL_SECONDS", PATIENCE
+    )  # which is also how long the oldest may take to give way
     trusting = ssl.create_default_context(cafile=pem) if tls else None
     slow = [socket.create_connection(health.address) for _ in range(4 * health_server.MAX_CONNECTIONS)]
     for i in range(5):
@@ -476,7 +478,7 @@ def test_a_slow_client_has_its_time_and_no_more(opened, monkeypatch):
         assert time.monotonic() - started >= 0.3
 
 
-def test_who_reads_nothing_holds_nobody_up(opened, monkeypatch):
+def test_who_reads_nothing_holds_no_one_up(opened, monkeypatch):
     """An answer larger than all buffers on the way, that nobody takes."""
     monkeypatch.setattr(health_server, "CONNECTION_TIMEOUT_SECONDS", 0.3)
     health_state = make_health_state()
@@ -486,7 +488,7 @@ def test_who_reads_nothing_holds_nobody_up(opened, monkeypatch):
     with socket.create_connection(health.address) as connection:
         connection.sendall(GET.replace(b"/livez", b"/metrics"))
         assert wait_until(asked.is_set)
-        assert wait_until(lambda: [one.name for one in server_threads()] == ["health"])
+        assert wait_until(lambda: [thread.name for thread in server_threads()] == ["health"])
     monkeypatch.setattr(health_server, "CONNECTION_TIMEOUT_SECONDS", 3 * PATIENCE)
     assert ask(health, "/livez")[0] == 200
 
@@ -520,7 +522,7 @@ def test_a_fault_of_ours_is_logged_and_costs_one_answer(opened):
     with structlog.testing.capture_logs() as logs, pytest.raises(http.client.RemoteDisconnected):
         ask(health, "/readyz")
 
-    assert [one["event"] for one in logs] == ["health.failed"]
+    assert [event["event"] for event in logs] == ["health.failed"]
     assert ask(health, "/livez")[0] == 200
 
 
@@ -576,7 +578,7 @@ def test_random_requests(opened):
                 answer = connection.recv(65536)
                 statuses |= {status_of(answer)} if answer.startswith(b"HTTP/") else set()
         assert ask(health, "/livez")[0] == 200
-        assert wait_until(lambda: [one.name for one in server_threads()] == ["health"])
+        assert wait_until(lambda: [thread.name for thread in server_threads()] == ["health"])
 
     assert logs == []
     assert {200, 400, 404, 405, 421} <= statuses <= {200, 400, 404, 405, 414, 421, 431, 505}

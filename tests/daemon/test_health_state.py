@@ -168,12 +168,12 @@ def value(health_state, name, **labels):
     return samples(health_state).get((name, frozenset(labels.items())))
 
 
-def told(health_state, kind):
+def conditions_of(health_state, kind):
     """The conditions of a kind."""
-    return [one for one in health_state.conditions() if one.kind == kind]
+    return [condition for condition in health_state.conditions() if condition.kind == kind]
 
 
-def test_an_organ_that_stops_is_named():
+def test_an_component_that_stops_is_named():
     hands = Hands()
     health_state = make_health_state(hands=hands)
     health_state.register("worker", 60)
@@ -184,16 +184,22 @@ def test_an_organ_that_stops_is_named():
     assert before == []
     assert health_state.unhealthy() == ["worker: no progress for 61 s, expected within 60 s"]
     assert health_state.not_ready_reasons() == health_state.unhealthy()
-    assert [(one.subject, one.severity) for one in told(health_state, "not_alive")] == [("worker", "critical")]
+    assert [(condition.subject, condition.severity) for condition in conditions_of(health_state, "not_alive")] == [
+        ("worker", "critical")
+    ]
 
 
 @pytest.mark.parametrize("mend", ["beat", "expect", "rest"])
-def test_an_organ_that_goes_on_is_alive_again(mend):
+def test_an_component_that_goes_on_is_alive_again(mend):
     hands = Hands()
     health_state = make_health_state(hands=hands)
     health_state.register("worker", 60)
     hands.seconds += 100
-    {"beat": health_state.heartbeat, "rest": health_state.unregister, "expect": lambda organ: health_state.register(organ, 60)}[mend]("worker")
+    {
+        "beat": health_state.heartbeat,
+        "rest": health_state.unregister,
+        "expect": lambda component: health_state.register(component, 60),
+    }[mend]("worker")
 
     assert health_state.unhealthy() == []
 
@@ -212,11 +218,11 @@ def test_a_beat_counts_from_when_it_came():
 
 
 def test_a_wedged_scheduler_shows_while_the_worker_beats():
-    """Each organ is watched alone: one that is busy does not hide one that hangs."""
+    """Each component is watched alone: one that is busy does not hide one that hangs."""
     hands = Hands()
     health_state = make_health_state(hands=hands)
-    for organ in ("scheduler", "worker"):
-        health_state.register(organ, 30)
+    for component in ("scheduler", "worker"):
+        health_state.register(component, 30)
     for _ in range(4):
         hands.seconds += 10
         health_state.heartbeat("worker")
@@ -264,11 +270,14 @@ def end_by_skipping(health_state):
     health_state.record_cycle(make_report(skipped={BITCOIN: "SourceUnavailable: down"}), None, [])
 
 
-ENDS = {"skipped": end_by_skipping, "failed": lambda health_state: health_state.record_cycle_failure("kraken", HOUR, RuntimeError("odd"))}
+ENDS = {
+    "skipped": end_by_skipping,
+    "failed": lambda health_state: health_state.record_cycle_failure("kraken", HOUR, RuntimeError("odd")),
+}
 
 
 def test_a_place_whose_cycles_do_not_end_is_not_alive():
-    """Three closes have passed, and every organ beats: a loop that turns makes no forecast."""
+    """Three closes have passed, and every component beats: a loop that turns makes no forecast."""
     hands = Hands()
     health_state = working(BITCOIN, ELSEWHERE, hands=hands)
     pass_time(hands, 3 * 3600 + 60)
@@ -277,7 +286,9 @@ def test_a_place_whose_cycles_do_not_end_is_not_alive():
 
     assert health_state.unhealthy() == expected
     assert expected[0] in health_state.not_ready_reasons()
-    assert [(one.subject, one.severity) for one in told(health_state, "not_alive")] == [("kraken 1h", "critical")]
+    assert [(condition.subject, condition.severity) for condition in conditions_of(health_state, "not_alive")] == [
+        ("kraken 1h", "critical")
+    ]
     health_state.record_cycle(make_report(), None, [])
     assert health_state.unhealthy() == []
 
@@ -337,12 +348,16 @@ def test_who_runs_no_cycles_is_alive_without_them(phase):
 def test_a_ledger_that_fails_ends_readiness_and_not_life(kind):
     health_state = make_health_state()
     health_state.set_ledger_fault(kind, "store sqlite:////l.db: gone")
-    found = health_state.not_ready_reasons(), health_state.unhealthy(), [(one.text, one.severity) for one in told(health_state, kind)]
+    found = (
+        health_state.not_ready_reasons(),
+        health_state.unhealthy(),
+        [(condition.text, condition.severity) for condition in conditions_of(health_state, kind)],
+    )
     gone = value(health_state, "forecaster_ledger_healthy")
     health_state.set_ledger_fault(kind, None)
 
     assert found == ([f"{kind}: store sqlite:////l.db: gone"], [], [("store sqlite:////l.db: gone", "critical")])
-    assert health_state.not_ready_reasons() == told(health_state, kind) == []
+    assert health_state.not_ready_reasons() == conditions_of(health_state, kind) == []
     assert (gone, value(health_state, "forecaster_ledger_healthy")) == (0, 1)
 
 
@@ -459,14 +474,14 @@ def test_a_series_that_is_not_configured_is_no_matter():
     assert ETHER not in health_state._freshness._latest
 
 
-def test_stale_series_are_told_of_together():
+def test_stale_series_are_reported_of_together():
     """One alert for a venue that is away, not one for each of its series; five are named."""
     keys = [make_key("kraken", f"A{i}/USD") for i in range(8)]
     hands = Hands()
     health_state = make_health_state(*keys, ELSEWHERE, hands=hands)
     hands.now += 10 * HOUR_MS
     health_state.record_latest_forecast(keys[0], hands.now)
-    here, there = told(health_state, "stale_series")
+    here, there = conditions_of(health_state, "stale_series")
 
     assert (here.subject, there.subject) == ("kraken 1h", "binance 1h")
     assert here.text.startswith(
@@ -478,23 +493,23 @@ def test_stale_series_are_told_of_together():
 
 
 @pytest.mark.parametrize("phase", [one for one in Phase if one is not Phase.READY])
-def test_staleness_is_told_by_who_serves(phase):
+def test_staleness_is_reported_by_who_serves(phase):
     """A standby has old forecasts for months, and who catches up is about to mend it."""
     health_state = HealthState(make_config(BITCOIN), lambda: CUTOFF, lambda: 0.0)
     health_state.enter_phase(phase)
 
-    assert told(health_state, "stale_series") == []
+    assert conditions_of(health_state, "stale_series") == []
 
 
-def test_failing_cycles_are_told_until_one_is_completed():
+def test_failing_cycles_are_reported_until_one_is_completed():
     hands = Hands()
     health_state = make_health_state(hands=hands)
     for _ in range(3):
         health_state.record_cycle_failure("kraken", HOUR, RuntimeError("no\nsuch \x1b[31mthing"))
         hands.now += 60_000
-    (found,) = told(health_state, "failing_cycle")
+    (found,) = conditions_of(health_state, "failing_cycle")
     health_state.record_cycle(make_report(timeframe=Timeframe("4h")), None, [])
-    others = told(health_state, "failing_cycle")
+    others = conditions_of(health_state, "failing_cycle")
     health_state.record_cycle(make_report(), None, [])
 
     assert found.subject == "kraken 1h"
@@ -502,7 +517,7 @@ def test_failing_cycles_are_told_until_one_is_completed():
         "3 cycles failed in a row, since 2024-01-05 00:00 UTC, the last with RuntimeError: no such  [31mthing"
     )
     assert len(others) == 1
-    assert told(health_state, "failing_cycle") == []
+    assert conditions_of(health_state, "failing_cycle") == []
     assert value(health_state, "forecaster_cycles_total", **COLUMN_INDEX, outcome="failed") == 3
     assert value(health_state, "forecaster_cycles_total", **COLUMN_INDEX, outcome="completed") == 1
 
@@ -512,7 +527,7 @@ def test_a_standby_does_not_tell_of_cycles_that_failed_before():
     health_state.record_cycle_failure("kraken", HOUR, RuntimeError("lost"))
     health_state.enter_phase(Phase.WAITING)
 
-    assert told(health_state, "failing_cycle") == []
+    assert conditions_of(health_state, "failing_cycle") == []
 
 
 def held(exchange, ms):
@@ -520,12 +535,12 @@ def held(exchange, ms):
     return Hold(exchange, CUTOFF + ms, "limit: 429 Too Many Requests", CUTOFF)
 
 
-def test_a_hold_is_told_while_it_lasts():
+def test_a_hold_is_reported_while_it_lasts():
     """With its reason: a limit is no ban."""
     hands = Hands()
     health_state = make_health_state(BITCOIN, ELSEWHERE, hands=hands)
     health_state.record_cycle(make_report(), None, [held("kraken", 1000), held("binance", 0), held("unknown", 1000)])
-    during = told(health_state, "ban")
+    during = conditions_of(health_state, "ban")
     open_ = [value(health_state, "forecaster_breaker_open", exchange=name) for name in ("kraken", "binance", "unknown")]
     hands.now += 1000
 
@@ -533,56 +548,60 @@ def test_a_hold_is_told_while_it_lasts():
         ("kraken", "kraken must not be asked until 2024-01-05 00:00:01 UTC: limit: 429 Too Many Requests")
     ]
     assert open_ == [1, 0, None]
-    assert told(health_state, "ban") == []
+    assert conditions_of(health_state, "ban") == []
     assert value(health_state, "forecaster_breaker_open", exchange="kraken") == 0
 
 
-def test_a_fallback_is_told_while_compiled_code_rests():
+def test_a_fallback_is_reported_while_compiled_code_rests():
     health_state = make_health_state()
     buckets = (make_bucket(8), make_bucket(16, "cooling", reason="compiled code gave NaN\nrests 300 s"))
     health_state.record_cycle(make_report(), ModelStatus(buckets, 3, None), [])
-    during = told(health_state, "fallback")
+    during = conditions_of(health_state, "fallback")
     health_state.record_cycle(make_report(), None, [])
-    still = told(health_state, "fallback")
+    still = conditions_of(health_state, "fallback")
     health_state.record_cycle(make_report(), ModelStatus((make_bucket(8), make_bucket(16)), 3, None), [])
 
     assert [one.text for one in during] == ["eager serves 1 of 2 shapes: compiled code gave NaN rests 300 s"]
     assert still == during
-    assert told(health_state, "fallback") == []
+    assert conditions_of(health_state, "fallback") == []
 
 
-def test_a_drift_is_told_for_a_day():
+def test_a_drift_is_reported_for_a_day():
     hands = Hands()
     health_state = make_health_state(hands=hands)
     health_state.record_drift(BITCOIN, "coverage", 0.8123, 0.6)
     hands.seconds += DRIFT_ACTIVE_SECONDS - 1
-    during = told(health_state, "drift")
+    during = conditions_of(health_state, "drift")
     hands.seconds += 1
 
     assert [(one.subject, one.text) for one in during] == [
         ("kraken 1h", "skill or coverage changed, 1 series: kraken BTC/USD 1h, coverage 0.812 → 0.600")
     ]
-    assert told(health_state, "drift") == []
+    assert conditions_of(health_state, "drift") == []
     assert value(health_state, "forecaster_drifts_total", measure="coverage") == 1
 
 
-def test_bars_that_changed_are_told_for_an_hour():
+def test_bars_that_changed_are_reported_for_an_hour():
     hands = Hands()
     health_state = make_health_state(hands=hands)
-    health_state.record_cycle(make_report(revised_bars={BITCOIN: [CUTOFF - HOUR.ms, CUTOFF]}, unconfirmed={BITCOIN}), None, [])
-    during = told(health_state, "revised")
+    health_state.record_cycle(
+        make_report(revised_bars={BITCOIN: [CUTOFF - HOUR.ms, CUTOFF]}, unconfirmed={BITCOIN}), None, []
+    )
+    during = conditions_of(health_state, "revised")
     hands.seconds += REVISED_ACTIVE_SECONDS
 
     assert [(one.subject, one.severity) for one in during] == [("kraken 1h", "warning")]
     assert "1 series: kraken BTC/USD 1h, 2 bars" in during[0].text
-    assert told(health_state, "revised") == []
+    assert conditions_of(health_state, "revised") == []
     assert value(health_state, "forecaster_revised_bars_total", exchange="kraken", timeframe="1h") == 2
     assert value(health_state, "forecaster_unconfirmed_answers_total", exchange="kraken", timeframe="1h") == 1
 
 
 def test_series_that_are_waited_for_and_clocks_are_shown():
     health_state = make_health_state()
-    health_state.record_cycle(make_report(awaiting_bars={BITCOIN}, exchange_clock_offsets_ms={"kraken": -90_500}), None, [])
+    health_state.record_cycle(
+        make_report(awaiting_bars={BITCOIN}, exchange_clock_offsets_ms={"kraken": -90_500}), None, []
+    )
     during = value(health_state, "forecaster_series_awaiting_bars", exchange="kraken", timeframe="1h")
     health_state.record_cycle(make_report(), None, [])
 
@@ -595,50 +614,51 @@ def test_series_that_are_waited_for_and_clocks_are_shown():
     [(400, -0.1, 0.001, True), (400, -0.01, 0.4, False), (400, 0.1, 0.001, False), (20, -0.1, 0.001, False)],
     ids=["surely worse", "perhaps worse", "better", "too few"],
 )
-def test_what_is_surely_worse_than_the_walk_is_told(n, skill, p_value, is_told):
+def test_what_is_surely_worse_than_the_walk_is_reported(n, skill, p_value, is_told):
     """Skill that is not shown is the usual thing with prices, and no news."""
     health_state = make_health_state()
     health_state.record_trust(BITCOIN, make_trust(n, skill, p_value))
 
-    assert bool(told(health_state, "no_skill")) == is_told
+    assert bool(conditions_of(health_state, "no_skill")) == is_told
 
 
 @pytest.mark.parametrize("trust", [None, make_trust(400, 0.1, 0.001)], ids=["nothing settled", "better"])
-def test_what_has_become_better_is_told_no_more(trust):
+def test_what_has_become_better_is_reported_no_more(trust):
     health_state = make_health_state()
     health_state.record_trust(BITCOIN, make_trust(400, -0.1, 0.001))
-    (before,) = told(health_state, "no_skill")
+    (before,) = conditions_of(health_state, "no_skill")
     health_state.record_trust(BITCOIN, trust)
 
     assert before.text == (
-        "worse than the random walk, 1 series: kraken BTC/USD 1h, significantly worse than the random walk (p = 0.001), 400 closes"
+        "worse than the random walk, 1 series: kraken BTC/USD 1h, "
+        "significantly worse than the random walk (p = 0.001), 400 closes"
     )
-    assert told(health_state, "no_skill") == []
+    assert conditions_of(health_state, "no_skill") == []
 
 
 @pytest.mark.parametrize(("needed", "is_told"), [(0, False), (1 << 40, True)])
-def test_a_disk_that_is_about_to_be_full_is_told(tmp_path, needed, is_told):
+def test_a_disk_that_is_about_to_be_full_is_reported(tmp_path, needed, is_told):
     """Also before the folder of the ledger is there."""
     health_state = make_health_state(folder=tmp_path / "not" / "there", alerts={"disk_free_mib": needed})
-    found = told(health_state, "disk")
+    found = conditions_of(health_state, "disk")
 
     assert bool(found) == is_told
-    assert all(one.text.startswith(f"{tmp_path}: ") for one in found)
+    assert all(condition.text.startswith(f"{tmp_path}: ") for condition in found)
     assert value(health_state, "forecaster_disk_free_bytes") > 0
 
 
-def test_a_disk_that_nobody_can_ask_is_unknown(tmp_path, monkeypatch):
+def test_a_disk_that_no_one_can_ask_is_unknown(tmp_path, monkeypatch):
     def fail(_):
         raise OSError(5, "Input/output error")
 
     health_state = make_health_state(folder=tmp_path)
     monkeypatch.setattr("shutil.disk_usage", fail)
 
-    assert told(health_state, "disk") == []
+    assert conditions_of(health_state, "disk") == []
     assert math.isnan(value(health_state, "forecaster_disk_free_bytes"))
 
 
-def test_every_kind_that_is_told_is_known():
+def test_every_kind_that_is_reported_is_known():
     """So that alerts of each stand at 0 from the start; another is counted, but makes no label of its own."""
     health_state = make_health_state()
     for kind in KINDS:
@@ -718,7 +738,9 @@ def test_a_cycle_is_counted():
         ("forecaster_skipped_series_total", "error", "RateLimited"): 2,
     }
 
-    assert {about: found[about[0], frozenset({**COLUMN_INDEX, about[1]: about[2]}.items())] for about in expected} == expected
+    assert {
+        about: found[about[0], frozenset({**COLUMN_INDEX, about[1]: about[2]}.items())] for about in expected
+    } == expected
     assert found["forecaster_missed_closes_total", frozenset(COLUMN_INDEX.items())] == 6
     assert found["forecaster_source_wait_seconds_total", frozenset(COLUMN_INDEX.items())] == 1.5
     assert found["forecaster_model_seconds_total", frozenset(COLUMN_INDEX.items())] == 2.5
@@ -778,8 +800,8 @@ def test_hostile_names_cannot_forge_a_sample():
     assert found["forecaster_ready", frozenset()] == 0
     assert {dict(labels)["exchange"] for name, labels in found if name == "forecaster_stale_series"} == {hostile}
     assert "ZZZ" not in health_state.metrics_text().decode()
-    assert {one.kind for one in conditions} >= {"stale_series", "ban", "failing_cycle"}
-    assert all((one.subject + one.text).isprintable() for one in conditions)
+    assert {condition.kind for condition in conditions} >= {"stale_series", "ban", "failing_cycle"}
+    assert all((condition.subject + condition.text).isprintable() for condition in conditions)
 
 
 def test_skill_and_coverage_are_of_the_next_close():
@@ -823,7 +845,9 @@ def test_a_model_whose_name_holds_an_at_sign_has_skill(name):
     """Its folder may be called so; what stands behind the last `@` is the digest."""
     steps = make_steps([90.0, 99.0, 105.0], 101.0, models=[f"{name}@1", "random_walk@1"], key=BITCOIN)
     health_state = make_health_state(model={"id": name})
-    health_state.record_cycle(make_report(settled=[compute_losses(steps, make_past([100.0, 100.0], BITCOIN))]), None, [])
+    health_state.record_cycle(
+        make_report(settled=[compute_losses(steps, make_past([100.0, 100.0], BITCOIN))]), None, []
+    )
 
     assert value(health_state, "forecaster_coverage80_ratio", **COLUMN_INDEX) == 1
 
@@ -839,7 +863,9 @@ def test_the_live_view_knows_its_model_by_its_whole_name(name, found):
 def test_model_whose_name_begins_alike_is_another():
     steps = make_steps([90.0, 99.0, 105.0], 101.0, models=["nano@2@1", "random_walk@1"], key=BITCOIN)
     health_state = make_health_state(model={"id": "nano"})
-    health_state.record_cycle(make_report(settled=[compute_losses(steps, make_past([100.0, 100.0], BITCOIN))]), None, [])
+    health_state.record_cycle(
+        make_report(settled=[compute_losses(steps, make_past([100.0, 100.0], BITCOIN))]), None, []
+    )
 
     assert ("forecaster_coverage80_ratio", frozenset(COLUMN_INDEX.items())) not in samples(health_state)
 
@@ -888,7 +914,9 @@ def test_the_engine_of_each_shape_is_shown_as_it_is_now():
     for state in ("building", "serving"):
         health_state.record_cycle(make_report(), ModelStatus((make_bucket(8, state),), 0, None), [])
         _ = health_state.metrics_text()
-    found = {labels: is_so for (name, labels), is_so in samples(health_state).items() if name == "forecaster_engine_bucket"}
+    found = {
+        labels: is_so for (name, labels), is_so in samples(health_state).items() if name == "forecaster_engine_bucket"
+    }
 
     assert found == {frozenset({"bucket": "8x256x1 nothing in 4", "engine": "compiled"}.items()): 1}
 
@@ -904,12 +932,14 @@ def test_shapes_are_bounded():
     assert "1000x256x1 nothing in 4" in shown
 
 
-def test_what_is_told_outright_is_shown():
+def test_what_is_reported_outright_is_shown():
     health_state = make_health_state()
     health_state.set_queue_length(7)
     health_state.set_lease(held=True, epoch=12)
     health_state.record_scheduler_fault()
-    held = [value(health_state, f"forecaster_{name}") for name in ("queue_length", "lease_held", "lease_epoch", "ready")]
+    held = [
+        value(health_state, f"forecaster_{name}") for name in ("queue_length", "lease_held", "lease_epoch", "ready")
+    ]
     health_state.set_lease(held=False, epoch=12)
 
     assert held == [7, 1, 12, 1]
@@ -930,7 +960,10 @@ def test_another_configuration_is_adopted():
     shown = {dict(labels)["exchange"] for name, labels in samples(health_state) if name == "forecaster_stale_series"}
 
     assert health_state.not_ready_reasons() == ["kraken ETH/USD 1h: no forecast yet"]
-    assert Counter(one.subject for one in health_state.conditions() if one.kind != "disk") == {"kraken 1h": 4, "kraken": 1}
+    assert Counter(condition.subject for condition in health_state.conditions() if condition.kind != "disk") == {
+        "kraken 1h": 4,
+        "kraken": 1,
+    }
     assert shown == {"kraken"}
     assert value(health_state, "forecaster_cycles_total", exchange="binance", timeframe="1h", outcome="failed") == 1
 
@@ -964,14 +997,21 @@ def test_many_threads_lose_no_count():
             faults.append(error)
 
     def write(i):
-        health_state.record_cycle(make_report(settled=settled), ModelStatus((make_bucket(i + 1),), 0, None), [held("kraken", i)])
+        health_state.record_cycle(
+            make_report(settled=settled), ModelStatus((make_bucket(i + 1),), 0, None), [held("kraken", i)]
+        )
         health_state.record_cycle_failure("binance", HOUR, RuntimeError("broken"))
         health_state.record_drift(BITCOIN, f"{i % 2}", 0.5, 0.4)
         health_state.register(f"worker {i % 3}", 60)
         health_state.unregister(f"worker {i % 3}")
 
     def read(_):
-        _ = health_state.conditions(), health_state.not_ready_reasons(), health_state.metrics_text(), health_state.summary()
+        _ = (
+            health_state.conditions(),
+            health_state.not_ready_reasons(),
+            health_state.metrics_text(),
+            health_state.summary(),
+        )
 
     def adopt(i):
         health_state.reconfigure(make_config(BITCOIN, ELSEWHERE if i % 2 else ETHER))

@@ -31,26 +31,26 @@ class Systemd:
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._socket.bind(f"\0{address[1:]}" if address.startswith("@") else address)
         self._socket.settimeout(0.05)
-        self.told: list[str] = []
+        self.messages: list[str] = []
 
-    def hear(self, until):
+    def receive(self, until):
         """Listen until a message has come."""
         give_up = time.monotonic() + PATIENCE
-        while time.monotonic() < give_up and until not in self.told:
+        while time.monotonic() < give_up and until not in self.messages:
             try:
-                self.told.append(self._socket.recv(4096).decode())
+                self.messages.append(self._socket.recv(4096).decode())
             except TimeoutError:
                 continue
-        return self.told
+        return self.messages
 
-    def hear_all(self):
+    def receive_all(self):
         """Listen to what has been sent by now."""
         self._socket.settimeout(0)
         with contextlib.suppress(BlockingIOError):
             while True:
-                self.told.append(self._socket.recv(4096).decode())
+                self.messages.append(self._socket.recv(4096).decode())
         self._socket.settimeout(0.05)
-        return self.told
+        return self.messages
 
     def close(self):
         self._socket.close()
@@ -117,34 +117,34 @@ def notifying(systemd):
         one.stop()
 
 
-def test_ready_is_told_once_and_not_before(systemd, notifying, looks):
+def test_ready_is_reported_once_and_not_before(systemd, notifying, looks):
     health_state = make_health_state(phase=Phase.CATCHING_UP)
     notifying(health_state)
-    before = list(systemd.hear(until=MORE_TIME))
+    before = list(systemd.receive(until=MORE_TIME))
     health_state.enter_phase(Phase.READY)
-    systemd.hear(until="READY=1")
+    systemd.receive(until="READY=1")
     health_state.enter_phase(Phase.WAITING)
     looks.pass_()
     health_state.enter_phase(Phase.READY)
     looks.pass_()
-    systemd.hear_all()
+    systemd.receive_all()
 
     assert before[0] == "STATUS=catching_up; 1 series, 0 stale; last cycle: none yet"
     assert "READY=1" not in before
-    assert systemd.told.count("READY=1") == 1
+    assert systemd.messages.count("READY=1") == 1
 
 
 def test_a_standby_is_given_more_time(systemd, notifying):
-    """Otherwise systemd ends a start that takes long, and this one may take months; with a lost organ it is right."""
+    """Otherwise systemd would end a long start, and a standby may wait for months; a stuck component ends it."""
     hands = Hands()
     health_state = make_health_state(hands=hands, phase=Phase.WAITING)
     notifying(health_state)
 
-    assert MORE_TIME in systemd.hear(until=MORE_TIME)
+    assert MORE_TIME in systemd.receive(until=MORE_TIME)
 
 
 @pytest.mark.parametrize("cause", ["dead", "ready"])
-def test_nobody_else_is_given_more_time(systemd, notifying, looks, cause):
+def test_no_one_else_is_given_more_time(systemd, notifying, looks, cause):
     hands = Hands()
     health_state = make_health_state(hands=hands, phase=Phase.READY if cause == "ready" else Phase.WAITING)
     if cause == "dead":
@@ -153,7 +153,7 @@ def test_nobody_else_is_given_more_time(systemd, notifying, looks, cause):
     notifying(health_state)
     looks.pass_()
 
-    assert MORE_TIME not in systemd.hear_all()
+    assert MORE_TIME not in systemd.receive_all()
 
 
 def test_the_status_follows_what_happens(systemd, notifying, looks):
@@ -162,12 +162,12 @@ def test_the_status_follows_what_happens(systemd, notifying, looks):
     looks.pass_()
     health_state.record_cycle(make_report(), None, [])
     expected = "STATUS=ready; 1 series, 0 stale; last cycle: kraken 1h as of 2024-01-05 00:00 UTC, 0 forecasts"
-    systemd.hear(until=expected)
+    systemd.receive(until=expected)
 
-    assert [one for one in systemd.told if one.startswith("STATUS=")][1:] == [expected]
+    assert [one for one in systemd.messages if one.startswith("STATUS=")][1:] == [expected]
 
 
-def test_a_name_cannot_tell_systemd_anything(systemd, notifying, looks):
+def test_a_name_cannot_inject_a_message(systemd, notifying, looks):
     """A message is lines of `NAME=value`, so a line break in a value would be a further message."""
     name = "kraken\nSTOPPING=1"
     health_state = make_health_state(make_key(name))
@@ -175,22 +175,22 @@ def test_a_name_cannot_tell_systemd_anything(systemd, notifying, looks):
     notifying(health_state)
     looks.pass_()
 
-    assert all("\n" not in one for one in systemd.hear_all())
-    assert any("kraken STOPPING=1 1h" in one for one in systemd.told)
+    assert all("\n" not in one for one in systemd.receive_all())
+    assert any("kraken STOPPING=1 1h" in one for one in systemd.messages)
 
 
-def test_draining_is_no_end(systemd, notifying, looks):
+def test_draining_is_not_reported_as_stopping(systemd, notifying, looks):
     """A new configuration drains too; systemd would end for good what says that it stops."""
     health_state = make_health_state(phase=Phase.DRAINING)
     notifier = notifying(health_state)
     looks.pass_()
-    while_draining = list(systemd.hear_all())
+    while_draining = list(systemd.receive_all())
     health_state.enter_phase(Phase.STOPPED)
     notifier.stop()
-    systemd.hear_all()
+    systemd.receive_all()
 
     assert "STOPPING=1" not in while_draining
-    assert systemd.told[-1] == "STOPPING=1"
+    assert systemd.messages[-1] == "STOPPING=1"
 
 
 def test_the_watchdog_is_fed_in_time(systemd, notifying, looks, clock):
@@ -199,32 +199,32 @@ def test_the_watchdog_is_fed_in_time(systemd, notifying, looks, clock):
     fed = []
     for _ in range(8):
         looks.pass_()
-        fed.append(systemd.hear_all().count("WATCHDOG=1"))
+        fed.append(systemd.receive_all().count("WATCHDOG=1"))
         clock.seconds += 2.0
 
     assert fed == [1, 1, 2, 2, 3, 3, 4, 4]
 
 
-@pytest.mark.parametrize("organ", ["scheduler", "worker"])
-def test_the_watchdog_starves_when_an_organ_is_dead(systemd, notifying, looks, clock, organ):
+@pytest.mark.parametrize("component", ["scheduler", "worker"])
+def test_the_watchdog_starves_when_a_component_is_stuck(systemd, notifying, looks, clock, component):
     """However busy the others are; and is fed again if it comes back in time."""
     hands = Hands()
     health_state = make_health_state(hands=hands)
     for one in ("scheduler", "worker"):
         health_state.register(one, 10)
     notifying(health_state, watchdog_seconds=0.2)
-    systemd.hear(until="WATCHDOG=1")
+    systemd.receive(until="WATCHDOG=1")
     hands.seconds += 11
-    health_state.heartbeat({"scheduler": "worker", "worker": "scheduler"}[organ])
+    health_state.heartbeat({"scheduler": "worker", "worker": "scheduler"}[component])
     looks.pass_()
-    systemd.hear_all().clear()
+    systemd.receive_all().clear()
     clock.seconds += 100
     looks.pass_()
-    starving = list(systemd.hear_all())
-    health_state.heartbeat(organ)
+    starving = list(systemd.receive_all())
+    health_state.heartbeat(component)
 
     assert "WATCHDOG=1" not in starving
-    assert "WATCHDOG=1" in systemd.hear(until="WATCHDOG=1")
+    assert "WATCHDOG=1" in systemd.receive(until="WATCHDOG=1")
 
 
 def test_without_a_watchdog_none_is_fed(systemd, notifying, looks, clock):
@@ -233,7 +233,7 @@ def test_without_a_watchdog_none_is_fed(systemd, notifying, looks, clock):
     clock.seconds += 100
     looks.pass_()
 
-    assert "WATCHDOG=1" not in systemd.hear_all()
+    assert "WATCHDOG=1" not in systemd.receive_all()
 
 
 def test_without_a_socket_nothing_is_done():
@@ -245,7 +245,7 @@ def test_without_a_socket_nothing_is_done():
     notifier.stop()
 
 
-def test_a_socket_that_is_not_there_is_told_once_and_tried_again(tmp_path, monkeypatch, looks):
+def test_a_socket_that_is_not_there_is_reported_once_and_tried_again(tmp_path, monkeypatch, looks):
     """The manager itself may be started anew; what it was not told is told then."""
     monkeypatch.chdir(tmp_path)
     notifier = Notifier(make_health_state(), ServiceManager("late", 0.2))
@@ -253,15 +253,15 @@ def test_a_socket_that_is_not_there_is_told_once_and_tried_again(tmp_path, monke
         notifier.start()
         looks.pass_()
         late = Systemd("late")
-        late.hear(until="READY=1")
+        late.receive(until="READY=1")
         notifier.stop()
     late.close()
 
-    assert [one["event"] for one in logs] == ["notify.failed"]
-    assert "READY=1" in late.told
+    assert [event["event"] for event in logs] == ["notify.failed"]
+    assert "READY=1" in late.messages
 
 
-def test_a_socket_that_nobody_reads_holds_nothing_up(systemd, notifying):
+def test_a_socket_that_no_one_reads_holds_nothing_up(systemd, notifying):
     """Datagrams pile up until the kernel takes no more: then each is given up after a moment, and the thread ends."""
     with structlog.testing.capture_logs() as logs:
         notifier = notifying(make_health_state(), watchdog_seconds=0.0001)

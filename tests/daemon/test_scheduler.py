@@ -145,7 +145,7 @@ def test_fault_in_a_trigger_is_outlived():
     """Pitfall 1: counted, logged, and calls go on."""
     with Calls(TickClock(broken=3)) as calls:
         assert calls.wait_for(5)
-        assert [str(one) for one in calls.faults] == ["injected"]
+        assert [str(condition) for condition in calls.faults] == ["injected"]
 
 
 DAILY = Schedule("files", Timeframe("1d"), "XNYS", 5000)
@@ -190,8 +190,8 @@ def test_schedule_whose_trigger_fails_for_good_stops_no_other(well):
         scheduler.stop()
 
     assert went_on
-    assert {type(one) for one in faults} == {ConfigError}
-    assert {one["schedule"] for one in logs if one["event"] == "scheduler.faulted"} == {str(DAILY)}
+    assert {type(condition) for condition in faults} == {ConfigError}
+    assert {event["schedule"] for event in logs if event["event"] == "scheduler.faulted"} == {str(DAILY)}
 
 
 def test_trigger_that_fails_is_asked_less_and_less_often():
@@ -230,7 +230,7 @@ def test_call_that_fails_after_a_jump_stops_no_other(quick, monkeypatch, error):
     assert faults[:2] == [error, error]
 
 
-def test_fault_in_what_is_told_of_faults_is_outlived():
+def test_fault_in_what_is_reported_of_faults_is_outlived():
     def fail(error):
         raise OSError(error)
 
@@ -258,10 +258,10 @@ def test_fault_in_the_job_store_is_outlived(monkeypatch):
         monkeypatch.setattr(MemoryJobStore, "update_job", fail_once)
 
         assert calls.wait_for(3)
-        assert [str(one) for one in calls.faults] == ["store"]
+        assert [str(condition) for condition in calls.faults] == ["store"]
 
 
-def test_fault_in_a_call_is_told_and_outlived():
+def test_fault_in_a_call_is_reported_and_outlived():
     """Pitfall 13: APScheduler swallows what a job raises, `SystemExit` too."""
     raised = iter([ValueError("bad"), SystemExit(3)])
 
@@ -272,7 +272,7 @@ def test_fault_in_a_call_is_told_and_outlived():
 
     with Calls(TickClock(), call) as calls:
         assert calls.wait_for(4)
-        assert sorted(type(one).__name__ for one in calls.faults) == ["SystemExit", "ValueError"]
+        assert sorted(type(condition).__name__ for condition in calls.faults) == ["SystemExit", "ValueError"]
 
 
 def test_fault_in_a_listener_is_outlived():
@@ -351,7 +351,7 @@ def test_year_of_missed_minutes_is_one_call():
     assert trigger.asked == 1
 
 
-def test_stopping_waits_for_nobody():
+def test_stopping_waits_for_no_one():
     """Pitfall 8: `shutdown(wait=True)` hangs where a job asks the scheduler; ours do not, and it is not used."""
     entered, leave, left = threading.Event(), threading.Event(), threading.Event()
 

@@ -140,9 +140,9 @@ def looks(monkeypatch):
     """How often the main thread of a service has looked for orders, as a list of one number."""
     beat, count = HealthState.heartbeat, [0]
 
-    def counted(health_state, organ):
-        count[0] += organ == "main"
-        beat(health_state, organ)
+    def counted(health_state, component):
+        count[0] += component == "main"
+        beat(health_state, component)
 
     monkeypatch.setattr(HealthState, "heartbeat", counted)
     return count
@@ -187,7 +187,7 @@ def serve(home, act):
 def test_start_catches_up_before_it_is_ready(home, walks):
     """Lease, check, catch-up, readiness last; and the newest close is forecast."""
     watch = serve(home, lambda watch: watch.until("daemon.ready"))
-    order = [one["event"] for one in watch.logs]
+    order = [event["event"] for event in watch.logs]
     wanted = ["lease.acquired", "ledger.checked", "daemon.started", "catch_up.started", "catch_up.completed"]
     wanted += ["daemon.ready", "daemon.draining", "daemon.stopped"]
 
@@ -251,7 +251,7 @@ def test_lost_lease_is_noticed_and_waited_for(home, walks, monkeypatch):
     watch = serve(home, act)
 
     assert len(watch.of("lease.lost")) >= 1
-    assert [one["epoch"] for one in watch.of("lease.acquired")] == [1, 3]
+    assert [event["epoch"] for event in watch.of("lease.acquired")] == [1, 3]
 
 
 def test_idle_service_notices_that_another_has_taken_over(home, walks, monkeypatch):
@@ -283,7 +283,9 @@ def watchful(monkeypatch):
 
 def held(health_state):
     """What the metric says of the lease."""
-    return [line for line in health_state.metrics_text().decode().splitlines() if line.startswith("forecaster_lease_held ")]
+    return [
+        line for line in health_state.metrics_text().decode().splitlines() if line.startswith("forecaster_lease_held ")
+    ]
 
 
 def faults_of(health_state):
@@ -317,8 +319,12 @@ def test_ledger_that_is_moved_away_is_noticed_and_waited_for(home, walks, watchf
         _, bring_back = sever(home, what)
         assert watch.until("lease.waiting")
         assert watch.until_true(lambda: health_state.phase is Phase.WAITING)
-        found["held"], found["dead"], found["reasons"] = held(health_state), health_state.unhealthy(), faults_of(health_state)
-        found["told"] = [one for one in health_state.conditions() if one.kind == "ledger_unavailable"]
+        found["held"], found["dead"], found["reasons"] = (
+            held(health_state),
+            health_state.unhealthy(),
+            faults_of(health_state),
+        )
+        found["told"] = [condition for condition in health_state.conditions() if condition.kind == "ledger_unavailable"]
         found["there"] = (home.folder / "ledgers" / "ledger.db").exists()
         bring_back()
         assert watch.until("daemon.ready", 2)
@@ -327,10 +333,10 @@ def test_ledger_that_is_moved_away_is_noticed_and_waited_for(home, walks, watchf
     watch = serve(home, act)
 
     assert (found["held"], found["dead"], found["there"]) == (["forecaster_lease_held 0.0"], [], False)
-    assert [one.severity for one in found["told"]] == ["critical"]
+    assert [condition.severity for condition in found["told"]] == ["critical"]
     assert f"{home.folder}/ledgers/ledger.db" in found["told"][0].text
     assert len(found["reasons"]) == 1
-    assert [one["epoch"] for one in watch.of("lease.acquired")] == [1, 2]
+    assert [event["epoch"] for event in watch.of("lease.acquired")] == [1, 2]
     assert home.cutoffs("one") == [CLOSE]
 
 
@@ -370,7 +376,9 @@ def test_other_file_in_the_place_of_the_ledger_is_not_written(home, walks, watch
         looked = looks[0]
         assert watch.until_true(lambda: looks[0] > looked + 3)
         told["same"] = ledger.read_bytes() == before
-        told["texts"] = [one.text for one in health_state.conditions() if one.kind == "ledger_unavailable"]
+        told["texts"] = [
+            condition.text for condition in health_state.conditions() if condition.kind == "ledger_unavailable"
+        ]
         old.replace(ledger)
         assert watch.until("daemon.ready", 2)
         assert faults_of(health_state) == []
@@ -379,7 +387,7 @@ def test_other_file_in_the_place_of_the_ledger_is_not_written(home, walks, watch
 
     assert told["same"]
     assert [found in one and "put that ledger back, or restart the service" in one for one in told["texts"]] == [True]
-    assert [one["epoch"] for one in watch.of("lease.acquired")] == [1, 2]
+    assert [event["epoch"] for event in watch.of("lease.acquired")] == [1, 2]
     assert home.cutoffs("one") == [CLOSE]
 
 
@@ -396,12 +404,12 @@ def test_copy_of_the_ledger_is_taken_up_in_its_place(home, walks, watchful):
     watch = serve(home, act)
 
     assert not watch.of("lease.waiting")
-    assert [one["epoch"] for one in watch.of("lease.acquired")] == [1, 2]
+    assert [event["epoch"] for event in watch.of("lease.acquired")] == [1, 2]
     assert len(watch.of("ledger.checked")) == 2
     assert home.cutoffs("one") == [CLOSE]
 
 
-def test_second_name_of_the_ledger_is_told_once(home, walks, watchful, looks):
+def test_second_name_of_the_ledger_is_reported_once(home, walks, watchful, looks):
     """The service goes on: as long as nobody opens that name, there is one journal."""
 
     def act(watch):
@@ -413,7 +421,7 @@ def test_second_name_of_the_ledger_is_told_once(home, walks, watchful, looks):
 
     watch = serve(home, act)
 
-    assert [one["names"] for one in watch.of("ledger.linked")] == [2]
+    assert [event["names"] for event in watch.of("ledger.linked")] == [2]
     assert len(watch.of("lease.acquired")) == 1
 
 
@@ -445,7 +453,7 @@ def test_ledger_that_cannot_be_written_ends_readiness(home, walks, watchful, mon
         assert watch.until("daemon.ready")
         (health_state,) = watchful
         monkeypatch.setattr(SqlStore, "renew", fail)
-        assert watch.until_true(lambda: any("disk is full" in one for one in faults_of(health_state)))
+        assert watch.until_true(lambda: any("disk is full" in condition for condition in faults_of(health_state)))
         fault.clear()
         assert watch.until_true(lambda: faults_of(health_state) == [])
 
@@ -463,7 +471,9 @@ def test_ledger_is_checked_on_a_schedule(home, walks, watchful):
             connection.execute("PRAGMA ignore_check_constraints=ON")
             connection.execute("INSERT INTO pending_forecast VALUES (1, 1, 'lost', 0, 0, 0, '', 0)")
         assert watch.until("ledger.damaged")
-        assert watch.until_true(lambda: any("CHECK constraint failed" in one for one in faults_of(health_state)))
+        assert watch.until_true(
+            lambda: any("CHECK constraint failed" in condition for condition in faults_of(health_state))
+        )
         assert health_state.unhealthy() == []
         with closing(sqlite3.connect(home.folder / "ledger.db", timeout=PATIENCE)) as connection, connection:
             connection.execute("DELETE FROM pending_forecast WHERE state = 'lost'")
@@ -484,7 +494,7 @@ def test_hangup_reads_the_configuration_again(home, walks):
 
     watch = serve(home, act)
 
-    assert [one["series"] for one in watch.of("daemon.ready")] == [2, 3]
+    assert [event["series"] for event in watch.of("daemon.ready")] == [2, 3]
     assert len(home.cutoffs("three")) == 1
 
 
@@ -517,7 +527,7 @@ def test_configuration_that_cannot_be_served_is_taken_back(home, walks):
         watch = serve(home, act)
 
     assert len(watch.of("config.refused")) == 1
-    assert [one["series"] for one in watch.of("daemon.ready")] == [2, 2]
+    assert [event["series"] for event in watch.of("daemon.ready")] == [2, 2]
 
 
 def listening():
@@ -548,7 +558,7 @@ def test_exchange_that_fails_does_not_delay_another(home, walks, monkeypatch):
 
     watch = serve(home, act)
 
-    assert {one["exchange"] for one in watch.of("cycle.failed")} == {"one"}
+    assert {event["exchange"] for event in watch.of("cycle.failed")} == {"one"}
     assert left == [0]
     assert len(home.cutoffs("one")) == len(home.cutoffs("two")) == 1
 
@@ -617,15 +627,15 @@ def test_series_whose_rows_cannot_be_read_stops_no_start(home, walks, monkeypatc
     serve(home, lambda watch: watch.until("daemon.ready"))
     latest = Forecaster.latest
 
-    def read(forecaster, exchange, *rest):
-        if exchange == "one":
+    def read(forecaster, series, **options):
+        if series.exchange == "one":
             raise InvalidBars("one A/B 1h", "not on the calendar's grid", 0)
-        return latest(forecaster, exchange, *rest)
+        return latest(forecaster, series, **options)
 
     monkeypatch.setattr(Forecaster, "latest", read)
     watch = serve(home, lambda watch: watch.until("daemon.ready"))
 
-    assert [one["series"] for one in watch.of("ledger.read_failed")] == ["one A/B 1h"]
+    assert [event["series"] for event in watch.of("ledger.read_failed")] == ["one A/B 1h"]
     assert len(watch.of("daemon.ready")) == 1
 
 
@@ -633,16 +643,16 @@ def test_series_whose_trust_cannot_be_told_stops_no_service(home, walks, monkeyp
     monkeypatch.setattr(module, "_CHECK_SECONDS", 0.05)
     trust, looked = Forecaster.trust, []
 
-    def judge(forecaster, exchange, *rest):
-        looked.append(exchange)
-        if exchange == "one":
+    def judge(forecaster, series):
+        looked.append(series.exchange)
+        if series.exchange == "one":
             raise InvalidBars("one A/B 1h", "not on the calendar's grid", 0)
-        return trust(forecaster, exchange, *rest)
+        return trust(forecaster, series)
 
     monkeypatch.setattr(Forecaster, "trust", judge)
     watch = serve(home, lambda watch: watch.until_true(lambda: looked.count("two") >= 2))
 
-    assert {one["series"] for one in watch.of("ledger.read_failed")} == {"one A/B 1h"}
+    assert {event["series"] for event in watch.of("ledger.read_failed")} == {"one A/B 1h"}
     assert looked.count("two") >= 2
 
 
@@ -753,14 +763,14 @@ def test_first_start_without_a_model_ends(home):
         Service(str(home.path)).run()
 
 
-def test_ledger_that_nobody_can_open_ends_the_first_start(home, walks):
+def test_ledger_that_no_one_can_open_ends_the_first_start(home, walks):
     home.url = "nonsense://"
     home.write("one")
     with pytest.raises(StoreUnavailable, match="URL"):
         Service(str(home.path)).run()
 
 
-def test_draining_waits_for_the_cycle_in_hand(home, walks, monkeypatch):
+def test_draining_waits_for_the_running_cycle(home, walks, monkeypatch):
     """What was begun is stored, and told so."""
     home.write("one", "two", more=f"daemon.drain_seconds = {PATIENCE}\n")
     begun, draining = threading.Event(), threading.Event()
@@ -809,7 +819,7 @@ def test_draining_does_not_wait_for_ever(home, walks, monkeypatch):
     assert hung
 
 
-def test_series_that_is_under_way_at_a_stop_has_a_word(monkeypatch):
+def test_series_that_is_under_way_at_a_stop_is_logged(monkeypatch):
     """Nobody asks any more what it waited for: its close is owed, and the ledger says why it was not forecast."""
     monkeypatch.setattr("forecaster.cycle.ingest._PATIENCE", {"all": PATIENCE, "most": 0.1, "none": 0.0})
     run_last = Forecaster.run_last
@@ -822,7 +832,11 @@ def test_series_that_is_under_way_at_a_stop_has_a_word(monkeypatch):
         give_up = time.monotonic() + PATIENCE
         while not run.has_caught_up and time.monotonic() < give_up:
             time.sleep(0.01)
-    found = [slot for key in (make_key(), hanging) for slot in forecaster.store.pending_forecasts(key, closes(99), closes(100))]
+    found = [
+        slot
+        for key in (make_key(), hanging)
+        for slot in forecaster.store.pending_forecasts(key, closes(99), closes(100))
+    ]
     venue.gates[hanging].set()
 
     assert [slot.state for slot in found] == ["done", "failed"]

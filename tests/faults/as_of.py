@@ -33,6 +33,7 @@ from forecaster.cli.strategy import _signal
 from forecaster.client import report_section
 from forecaster.config import Config
 from forecaster.errors import BarsError, ConfigError
+from forecaster.model import ModelSuite
 from forecaster.model.baselines.random_walk import RandomWalk
 from forecaster.replay import replay
 from forecaster.sources import Fetched
@@ -142,7 +143,7 @@ class Growing:
             "model": {"context": 64, "min_context": 16, "horizon": 3},
             "store": {"url": f"sqlite:///{folder}/ledger.db"},
         })  # fmt: skip
-        models = [self._model, RandomWalk()]
+        models = ModelSuite(self._model, [RandomWalk()])
         self._writer = forecaster(config, self._store, dict.fromkeys(KEYS, source), models)
         self._reader = Forecaster(config, models=models)
         self._began, self._as_of = time.perf_counter(), 0

@@ -117,7 +117,7 @@ def main() -> None:
 
 def _live(world: World, service: Service, scene: Scene) -> list[str]:
     """Live through all steps, be on time again, end, and give what was wrong."""
-    service.hear("daemon.ready")
+    service.wait_for("daemon.ready")
     for step in scene.steps:
         world.sleep_through(step.everybody)
         world.clock.ahead += step.machine

@@ -79,8 +79,8 @@ def play(kills: int, seed: int, fault: str = "", on_kill: Callable[[], None] = l
 def recover(world: World, config: Path) -> list[str]:
     """Start once more, let it catch up, end it, and give all that is wrong then."""
     service = world.start(config)
-    service.hear("daemon.ready")
-    service.hear("cycle.completed", after=service.count("cycle.completed") + 1)
+    service.wait_for("daemon.ready")
+    service.wait_for("cycle.completed", after=service.count("cycle.completed") + 1)
     service.signal(signal.SIGTERM)
     code, until = service.wait(), newest_close(last_cycle(service), MINUTE_MS)
     return ([f"ended with {code}"] if code else []) + service.failures() + faults(world.url, world.keys, until)
@@ -133,7 +133,7 @@ def _live_and_die(
         world.sleep_through(chance.randrange(LONGEST_PAUSE_MS))
     born, service = world.clock.machine(), world.start(config)
     if chance.random() >= KILLED_AT_THE_START:
-        service.hear("cycle.completed")
+        service.wait_for("cycle.completed")
         time.sleep(chance.uniform(0, LONGEST_LIFE))
     else:
         time.sleep(chance.uniform(0, LONGEST_START))

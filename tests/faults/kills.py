@@ -1,4 +1,4 @@
-"""A service that is told to wait, killed at once, and started again: it must wait all the same.
+"""A service that an exchange tells to wait is killed and started again: it must still wait.
 
 `python -m tests.faults.kills --seeds 20` kills real processes at every venue and prints what was broken; the tests
 kill one. The exchange is in this process, so what it logs outlives the service.

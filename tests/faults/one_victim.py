@@ -137,7 +137,7 @@ def play(
         keys = world.keys
         service = world.start(world.write_config(exchange=dict.fromkeys(OURS)))
         try:
-            service.hear("daemon.ready")
+            service.wait_for("daemon.ready")
             _turn(world)
             windows = [(name, _live(world, keys[0], name, closes, on_close)) for name in scenes]
             wrong = _end(world, service, keys, windows[0][1].start - MINUTE_MS)

@@ -50,10 +50,10 @@ class Use(NamedTuple):
 def live(world: World, cycles: int, on_look: Callable[[int], None] = lambda _: None) -> tuple[list[Use], list[str]]:
     """Let a service run for so many cycles; gives what it used, and what was wrong in the end."""
     service = world.start(world.write_config(), MALLOC_ARENA_MAX="2")
-    service.hear("daemon.ready")
+    service.wait_for("daemon.ready")
     looks: list[Use] = []
     for number in range(CYCLES_BETWEEN_LOOKS, cycles + 1, CYCLES_BETWEEN_LOOKS):
-        service.hear("cycle.completed", after=number - 1, seconds=LONGEST_CYCLE_SECONDS * CYCLES_BETWEEN_LOOKS)
+        service.wait_for("cycle.completed", after=number - 1, seconds=LONGEST_CYCLE_SECONDS * CYCLES_BETWEEN_LOOKS)
         looks.append(look(service, number))
         on_look(number)
     service.signal(15)

@@ -44,7 +44,8 @@ WATCHED_MS: Final = 20_000
 _OLD_ROWS: Final = """
 SELECT 'forecast ' || id AS row FROM forecast WHERE issued_at <= :stopped
 UNION ALL SELECT 'bar ' || series_id || ' ' || open_time || ' ' || revision FROM bar WHERE first_seen_at <= :stopped
-UNION ALL SELECT 'pending_forecast ' || series_id || ' ' || cutoff || ' ' || state || ' ' || changed_at FROM pending_forecast
+UNION ALL SELECT 'pending_forecast ' || series_id || ' ' || cutoff || ' ' || state || ' ' || changed_at
+FROM pending_forecast
 WHERE epoch <= :epoch"""
 
 
@@ -69,7 +70,7 @@ class Crowd:
         wait_until(lambda: any(one.count("daemon.ready") for one in self.services), "a leader")
         self.leader = next(one for one in self.services if one.count("daemon.ready"))
         for one in self.others():
-            one.hear("lease.waiting")
+            one.wait_for("lease.waiting")
 
     def others(self) -> list[Service]:
         """All but the one that leads."""
@@ -79,7 +80,7 @@ class Crowd:
         """How often each has taken the lease, by its process."""
         return Counter({one.pid: one.count("lease.acquired") for one in self.services})
 
-    def hear_leader(self, among: Iterable[Service], before: Counter[int], seconds: float) -> Service:
+    def wait_for_leader(self, among: Iterable[Service], before: Counter[int], seconds: float) -> Service:
         """Wait until one of them takes the lease once more than before."""
         wait_until(lambda: any(self.taken()[one.pid] > before[one.pid] for one in among), "a leader", seconds)
         return next(one for one in among if one.count("lease.acquired") > before[one.pid])
@@ -170,12 +171,12 @@ def _turn(crowd: Crowd, chance: random.Random, found: Found, within_ms: int) -> 
     found.stopped_with_the_lock += _stop(old, world.url, chance)
     stopped, epoch, before = world.now(), crowd.epoch(), crowd.taken()
     caught_up = {one.pid: one.count("catch_up.completed") for one in crowd.services}
-    crowd.leader = crowd.hear_leader(crowd.others(), before, max(10 * TAKEN_WITHIN_MS, within_ms) / 1000 / SPEED)
+    crowd.leader = crowd.wait_for_leader(crowd.others(), before, max(10 * TAKEN_WITHIN_MS, within_ms) / 1000 / SPEED)
     taken = world.now() - stopped
     found.takeovers.append(taken / 1000)
     if taken > within_ms:
         found.wrong.append(f"taken over after {taken / 1000:.1f} s")
-    crowd.leader.hear("catch_up.completed", after=caught_up[crowd.leader.pid])
+    crowd.leader.wait_for("catch_up.completed", after=caught_up[crowd.leader.pid])
     waited, newer = old.count("lease.waiting"), crowd.epoch()
     there = _old_rows(crowd, stopped, epoch)
     old.signal(signal.SIGCONT)
@@ -190,12 +191,12 @@ def _turn(crowd: Crowd, chance: random.Random, found: Found, within_ms: int) -> 
     found.stale_rows += len(stale | (_old_rows(crowd, stopped, epoch) - there))
     if crowd.epoch() != newer:
         found.taken_back += 1
-        found.wrong.append("the lease was taken from a leader that lives")
+        found.wrong.append("the lease was taken from a running leader")
         crowd.leader = max(crowd.services, key=_led_last)
 
 
 def _stop(service: Service, url: str, chance: random.Random) -> int:
-    """Stop it, and not while it has the database's own lock, with which nobody could write; gives how often it had."""
+    """Stop it, and not while it has the database's own lock, which would block all writers; return how often it had."""
     held = 0
     service.signal(signal.SIGSTOP)
     while _is_locked(url):

@@ -1,4 +1,4 @@
-"""The whole service, told to end or to read its configuration again, in the middle of its work.
+"""The whole service, stopped or reloaded in the middle of its work.
 
 `python -m tests.faults.stop_daemon --rounds 50`. A round is one case: SIGTERM at a random moment under load, while it
 starts, or while an exchange does not answer; a second one; SIGHUP with a configuration that is good, or that is not.
@@ -70,7 +70,7 @@ class Play:
 
     def while_starting(self) -> float:
         """SIGTERM while it loads its model or catches up."""
-        self.service.hear("lease.acquired")
+        self.service.wait_for("lease.acquired")
         time.sleep(self.chance.uniform(0, 3))
         return self._end(SPEED * DRAIN_SECONDS)
 
@@ -85,7 +85,7 @@ class Play:
         self._be_ready()
         self._hang()
         self.service.signal(signal.SIGTERM)
-        self.service.hear("daemon.draining")
+        self.service.wait_for("daemon.draining")
         began = time.monotonic()
         self.service.signal(signal.SIGTERM)
         self._expect(1, self.service.wait())
@@ -101,7 +101,7 @@ class Play:
         self.world.exchange.symbols.add("MORE/USDT")
         self.world.write_config(daemon={"drain_seconds": DRAIN_SECONDS})
         self.service.signal(signal.SIGHUP)
-        self.service.hear("config.reloaded")
+        self.service.wait_for("config.reloaded")
         name = "binance MORE/USDT 1m"
         wait_until(lambda: any(one.series == name for one in forecasts(self.world.url)), f"a forecast of {name}")
         self._wait_for_load()
@@ -112,15 +112,15 @@ class Play:
         self._be_ready()
         self.config.write_text(self.config.read_text().replace("[daemon]", "[demon]"))
         self.service.signal(signal.SIGHUP)
-        told = self.service.hear("config.refused")
-        if "demon" not in json.dumps(told):
-            self.wrong.append(f"the refusal does not name the key: {told}")
-        self.service.hear("cycle.completed", after=self.service.count("cycle.completed") + 1)
+        refusal = self.service.wait_for("config.refused")
+        if "demon" not in json.dumps(refusal):
+            self.wrong.append(f"the refusal does not name the key: {refusal}")
+        self.service.wait_for("cycle.completed", after=self.service.count("cycle.completed") + 1)
         return self._end()
 
     def _be_ready(self) -> None:
-        self.service.hear("daemon.ready")
-        self.service.hear("cycle.completed", after=self.service.count("cycle.completed"))
+        self.service.wait_for("daemon.ready")
+        self.service.wait_for("cycle.completed", after=self.service.count("cycle.completed"))
 
     def _wait_for_load(self) -> None:
         """Wait for a random moment at which work is in hand."""
@@ -128,7 +128,7 @@ class Play:
         self.world.clock.sleep(((moment - into) % MINUTE_MS) / 1000)
 
     def _hang(self) -> None:
-        """Let the exchange answer nobody, and wait until somebody waits."""
+        """Stop the exchange from answering, and wait until a request waits."""
         asked = len(self.world.exchange.asked("bars"))
         self.world.exchange.fail_next("delay", times=10_000)
         wait_until(lambda: len(self.world.exchange.asked("bars")) > asked, "a request")
@@ -138,7 +138,7 @@ class Play:
         before = forecasts(self.world.url) if self.world.ledger.exists() else {}
         began = time.monotonic()
         self.service.signal(signal.SIGTERM)
-        self.service.hear("daemon.stopped")
+        self.service.wait_for("daemon.stopped")
         taken = (time.monotonic() - began) * SPEED
         self._expect(0, self.service.wait())
         if taken > allowed + ENDED_WITHIN_SECONDS * self.patience:
@@ -155,8 +155,8 @@ class Play:
         """Start again, end at peace, and look at what is stored."""
         config = self.world.write_config(daemon={"drain_seconds": DRAIN_SECONDS})
         again = self.world.start(config)
-        again.hear("daemon.ready")
-        again.hear("cycle.completed", after=again.count("cycle.completed"))
+        again.wait_for("daemon.ready")
+        again.wait_for("cycle.completed", after=again.count("cycle.completed"))
         again.signal(signal.SIGTERM)
         self._expect_of(again)
         self.wrong += faults(self.world.url, self.world.keys, newest_close(last_cycle(again), MINUTE_MS))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from forecaster.cycle import record
 from forecaster.cycle.ingest import BarIngestor
 from forecaster.stopwatch import CommitTimes
 from forecaster.store.queries import LedgerQueries

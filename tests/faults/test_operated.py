@@ -1,4 +1,4 @@
-"""The whole service beside clocks that are behind, replicas that are old, readers that stay, and a log nobody reads."""
+"""The whole service with late exchange clocks, old replicas, open readers, and a log that is not read."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def served(tmp_path, fault="", exchange_ahead=0, speed=SPEED):
     with World(tmp_path, SYMBOLS, utc_ms("2024-05-14 12:30"), speed, fault) as world:
         world.exchange_ahead = exchange_ahead
         service = world.start(world.write_config(health={"port": 0}))
-        service.hear("daemon.ready")
+        service.wait_for("daemon.ready")
         yield world, service
 
 
@@ -100,12 +100,12 @@ def unsound(world):
 
 
 def clock_seconds(service):
-    """How far the clock of the exchange is ahead, as the service tells."""
-    port = service.hear("health.listening")["port"]
+    """How far the clock of the exchange is ahead, as the service reports it."""
+    port = service.wait_for("health.listening")["port"]
     with urlopen(f"http://127.0.0.1:{port}/metrics") as answer:
         lines = answer.read().decode().splitlines()
-    (told,) = (line for line in lines if line.startswith("forecaster_exchange_clock_offset_seconds{"))
-    return float(told.split()[-1])
+    (sample,) = (line for line in lines if line.startswith("forecaster_exchange_clock_offset_seconds{"))
+    return float(sample.split()[-1])
 
 
 def test_exchange_whose_clock_is_behind_is_forecast_late(tmp_path):
@@ -114,11 +114,11 @@ def test_exchange_whose_clock_is_behind_is_forecast_late(tmp_path):
         before = set(made(world))
         live(world, 2)
         late = [one.late for name, one in made(world).items() if name not in before]
-        told = clock_seconds(service)
+        offset = clock_seconds(service)
 
     assert len(late) >= 2 * len(SYMBOLS)
     assert all(late)
-    assert -100 < told < -80
+    assert -100 < offset < -80
     assert service.count("cycle.failed") == 0
 
 
@@ -196,7 +196,7 @@ def test_writer_that_waits_for_a_reader_would_be_seen(tmp_path):
     with served(tmp_path, HAS_NO_LOG_OF_WRITES) as (world, service):
         live(world, 1)
         with reading(world) as end:
-            service.hear("cycle.failed")
+            service.wait_for("cycle.failed")
             end()
 
 

@@ -153,7 +153,7 @@ def test_service_that_ends_is_told_of(tmp_path):
     with World(tmp_path, [], START) as world:
         service = world.start(tmp_path / "none.toml")
         with pytest.raises(RuntimeError, match=r"expected daemon.ready.*ended with 2.*none.toml"):
-            service.hear("daemon.ready")
+            service.wait_for("daemon.ready")
 
     assert not service.is_running
     assert service.events == []

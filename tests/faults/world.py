@@ -116,7 +116,7 @@ class Service:
         return self._process.poll() is None
 
     def count(self, event: str) -> int:
-        """How often it has told of this."""
+        """Count the log lines of this event."""
         return sum(one["event"] == event for one in list(self.events))
 
     def failures(self) -> list[str]:
@@ -125,8 +125,8 @@ class Service:
         causes = [one.get("exception") or [{}] for one in failed]
         return [f"a cycle failed: {first.get('exc_type')}: {first.get('exc_value', '')!s:.300}" for first, *_ in causes]
 
-    def hear(self, event: str, after: int = 0, seconds: float = PATIENCE_SECONDS) -> dict[str, Any]:
-        """Wait until it has told of `event` more than `after` times; gives that line. Seconds are real ones.
+    def wait_for(self, event: str, after: int = 0, seconds: float = PATIENCE_SECONDS) -> dict[str, Any]:
+        """Wait until it has logged `event` more than `after` times; return that line. Seconds are real seconds.
 
         Raises:
             RuntimeError: when it ends or the time is over before.

@@ -1,4 +1,4 @@
-"""The page and the picture of a strategy: its numbers, its warnings, and names that are text alone."""
+"""The page of a backtest: its numbers, its limits, and escaped names."""
 
 from __future__ import annotations
 
@@ -6,11 +6,10 @@ import dataclasses
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from forecaster.errors import ConfigError
 from forecaster.replay.backtest import combine_accounts, trade
-from forecaster.replay.backtest_report import TradeReport, draw_trades, notes, write_trade_report
+from forecaster.replay.backtest_report import BacktestReport, describe_limits, write_backtest_report
 from forecaster.replay.performance import compute_performance, drawdown_of
 from forecaster.replay.strategy import Signal, TradingRules
 from tests.accuracy.report.test_page import HOSTILE, Opened
@@ -34,8 +33,8 @@ def traded():
 
 
 def written(folder, traded, strategy="strategies.trend", rules=None):
-    report = TradeReport(strategy, "replay-0123", rules or TradingRules(), traded)
-    size = write_trade_report(report, folder / "trades.html")
+    report = BacktestReport(strategy, "replay-0123", rules or TradingRules(), traded)
+    size = write_backtest_report(report, folder / "trades.html")
 
     assert size == (folder / "trades.html").stat().st_size
     return Opened(folder / "trades.html")
@@ -50,7 +49,7 @@ def test_equity_and_drawdown_beside_buy_and_hold(page, traded):
     """The lines are the accounts, bar by bar."""
     for name, account in (("strategy", traded[0].account), ("buy and hold", traded[0].benchmark)):
         for title, marks_T in (
-            ("Equity at each close, costs paid", account.equity_T),
+            ("Equity at each close, after costs", account.equity_T),
             ("Drawdown", drawdown_of(account)),
         ):
             (line,) = [one for one in page.figures[title]["data"] if one["name"] == name]
@@ -61,8 +60,8 @@ def test_equity_and_drawdown_beside_buy_and_hold(page, traded):
 
 def test_what_is_held_and_the_fills(page, traded):
     account = traded[0].account
-    (held,) = page.figures["What is held"]["data"]
-    candles, bought, sold = page.figures["Fills on the last 160 bars"]["data"]
+    (held,) = page.figures["Position"]["data"]
+    candles, bought, sold = page.figures["Fills in the last 160 bars"]["data"]
     newest = [one for one in account.fills if one.open_time >= traded[0].bars.open_time[-160]]
 
     np.testing.assert_allclose(held["y"], account.net_T / account.equity_T, rtol=1e-12)
@@ -77,7 +76,7 @@ def test_the_table_says_what_the_figures_are(page, traded):
     own, held = compute_performance(traded[0].account), compute_performance(traded[0].benchmark)
     place = page.texts.index("return")
 
-    assert page.texts[place + 1 : place + 3] == [f"{100 * one.total_return:.1f} %" for one in (own, held)]
+    assert page.texts[place + 1 : place + 3] == [f"{one.total_return:.1%}" for one in (own, held)]
     place = page.texts.index("trades")
     assert page.texts[place + 1 : place + 3] == [str(own.trades), "1"]
 
@@ -88,16 +87,16 @@ def test_a_portfolio_comes_first(tmp_path, traded):
     whole = combine_accounts([one.account for one in traded])
 
     assert names == ["portfolio", "binance BTC/USDT 1h", "binance ETH/USDT 1h"]
-    assert f"{100 * compute_performance(whole).total_return:.1f} %" in page.texts
+    assert f"{compute_performance(whole).total_return:.1%}" in page.texts
 
 
 def test_names_and_reasons_are_text(tmp_path, traded):
     """A strategy's name and its reasons come from anybody: no tag of theirs reaches the page or a figure."""
     page = written(tmp_path, traded[:1], strategy=HOSTILE)
-    _, bought, _ = page.figures["Fills on the last 160 bars"]["data"]
+    _, bought, _ = page.figures["Fills in the last 160 bars"]["data"]
 
     assert HOSTILE not in page.text
-    assert f"{HOSTILE}: what it came to" in page.texts
+    assert f"Backtest of {HOSTILE}" in page.texts
     assert all("&lt;script&gt;" in text and "<script" not in text for text in bought["text"])
 
 
@@ -117,8 +116,8 @@ def test_long_lines_are_thinned(tmp_path):
 def test_what_has_to_be_known():
     """Costs, how few trades, how short a past, and what was not simulated; and when all was lost, that first."""
     account, rules = five(), TradingRules(fee_bps=7.5, slippage_bps=3)
-    said = " ".join(notes(account, compute_performance(account), rules))
-    lost = notes(dataclasses.replace(account, ruined_at=1_704_067_200_000), compute_performance(account), rules)
+    said = " ".join(describe_limits(account, compute_performance(account), rules))
+    lost = describe_limits(dataclasses.replace(account, ruined_at=1_704_067_200_000), compute_performance(account), rules)
     missing_bars = dataclasses.replace(compute_performance(account), delayed_fills=3)
 
     assert "7.5 bps" in said
@@ -126,37 +125,22 @@ def test_what_has_to_be_known():
     assert "too few trades (2 of 30)" in said
     assert "Less than a year" in said
     assert "funding" in said
-    assert "waited" not in said
-    assert lost[0] == "At 2024-01-01 00:00 UTC nothing was left."
-    assert "3 fills waited" in " ".join(notes(account, missing_bars, rules))
-
-
-def test_the_picture(tmp_path, traded):
-    """Three panels, and one for each series; a PNG under any name; written twice, it is the same picture."""
-    report = TradeReport("strategies.trend", "replay-0123", TradingRules(), traded)
-    pixels = []
-    for name in ("one.png", "other.svg"):
-        draw_trades(report, tmp_path / name)
-        with Image.open(tmp_path / name) as image:
-            assert image.format == "PNG"
-            pixels.append(np.array(image))
-
-    assert pixels[0].shape[0] == pytest.approx(2.6 * 110 * (3 + len(traded)), abs=1)
-    assert np.array_equal(*pixels)
-    assert len(np.unique(pixels[0].reshape(-1, pixels[0].shape[2]), axis=0)) > 50
+    assert "delayed" not in said
+    assert lost[0] == "The capital was lost at 2024-01-01 00:00 UTC."
+    assert "3 fills were delayed" in " ".join(describe_limits(account, missing_bars, rules))
 
 
 @pytest.mark.parametrize(
     ("rules", "told"),
     [
-        (TradingRules(), "At most 100% of the equity is held, long or short; without a new forecast it is kept."),
+        (TradingRules(), "Position: at most 100% of the equity, long or short; without a new forecast it is kept."),
         (
             TradingRules(max_weight=0.5, shorting=False, close_after=1),
-            "At most 50% of the equity is held, never short; without a new forecast it is closed after a bar.",
+            "Position: at most 50% of the equity, never short; without a new forecast it is closed after a bar.",
         ),
         (
             TradingRules(close_after=3),
-            "At most 100% of the equity is held, long or short; without a new forecast it is closed after 3 bars.",
+            "Position: at most 100% of the equity, long or short; without a new forecast it is closed after 3 bars.",
         ),
     ],
     ids=["defaults", "all limits", "three bars"],
@@ -167,9 +151,7 @@ def test_the_limits_are_told(tmp_path, traded, rules, told):
 
 
 def test_files_that_cannot_be_written(tmp_path, traded):
-    report = TradeReport("strategies.trend", "replay-0123", TradingRules(), traded[:1])
+    report = BacktestReport("strategies.trend", "replay-0123", TradingRules(), traded[:1])
 
     with pytest.raises(ConfigError, match="page"):
-        write_trade_report(report, tmp_path / "missing" / "trades.html")
-    with pytest.raises(ConfigError, match="png"):
-        draw_trades(report, tmp_path / "missing" / "trades.png")
+        write_backtest_report(report, tmp_path / "missing" / "trades.html")

@@ -49,7 +49,8 @@ FROM forecast f JOIN series s ON s.id = f.series_id LEFT JOIN availability_delay
 WHERE f.id > ? ORDER BY f.id"""
 _STEPS: Final = "SELECT raw, repaired, target_open FROM forecast_step WHERE forecast_id = ? ORDER BY step"
 _SLOTS: Final = """
-SELECT o.cutoff, o.state, o.reason, o.changed_at, o.claimed_until FROM pending_forecast o JOIN series s ON s.id = o.series_id
+SELECT o.cutoff, o.state, o.reason, o.changed_at, o.claimed_until FROM pending_forecast o
+JOIN series s ON s.id = o.series_id
 WHERE s.exchange = ? AND s.symbol = ? AND s.timeframe = ? AND o.cutoff >= ? ORDER BY o.cutoff"""
 
 

@@ -87,7 +87,11 @@ def test_in_a_calm_world_every_forecast_is_on_time():
     outcome = play(0, 0.5, Rates())
     until = START + DAY_MS // 2
     closes = sum(
-        len(key.trading_calendar.closes_of(key.timeframe, key.trading_calendar.opens_between(key.timeframe, START, until)))
+        len(
+            key.trading_calendar.closes_of(
+                key.timeframe, key.trading_calendar.opens_between(key.timeframe, START, until)
+            )
+        )
         for key in KEYS
         if key.calendar == "24/7"
     )

@@ -28,8 +28,7 @@ from forecaster.cycle import ingest as intake
 from forecaster.errors import BadPayload, Banned, InferenceError, NonFiniteForecast, SourceUnavailable, StoreUnavailable
 from forecaster.forecast import ModelId, OHLCForecast
 from forecaster.model import ModelSuite, load_baselines
-from forecaster.sources import Fetched
-from forecaster.sources import fetch_pool
+from forecaster.sources import Fetched, fetch_pool
 from forecaster.store import lease
 from forecaster.store.sqlite import SqliteFile
 from forecaster.store.sqlite_library import sqlite3

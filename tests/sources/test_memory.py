@@ -16,7 +16,7 @@ from tests.builders import HOUR_MS, make_bars, make_key, utc_ms
 EVER = utc_ms("2100-01-01")
 
 
-def test_it_gives_what_it_was_given():
+def test_bars_are_returned():
     bars = make_bars()
 
     fetched = MemorySource([bars]).fetch(bars.key, None, EVER)
@@ -26,7 +26,7 @@ def test_it_gives_what_it_was_given():
     assert fetched.rejected == []
 
 
-def test_each_series_has_its_own():
+def test_series_are_separate():
     bitcoin, ether = make_bars(), make_bars(make_key(symbol="ETH/USDT"), count=7)
     source = MemorySource([bitcoin, ether])
 
@@ -36,7 +36,7 @@ def test_each_series_has_its_own():
 
 
 @pytest.mark.parametrize("key", [make_key(symbol="ETH/USDT"), make_key(timeframe="4h"), make_key("kraken")], ids=str)
-def test_a_series_it_does_not_have_is_refused_by_name(key):
+def test_unknown_series_is_refused(key):
     with pytest.raises(UnknownSymbol, match=f"memory: expected one of its 1 symbols, found '{key}'"):
         MemorySource([make_bars()]).fetch(key, None, EVER)
 
@@ -55,7 +55,7 @@ def test_since_is_included():
     assert len(source.fetch(bars.key, since + 1, EVER).bars) == 5
 
 
-def test_a_bar_is_given_when_it_has_closed():
+def test_only_closed_bars_are_returned():
     bars = make_bars(count=10)
     source = MemorySource([bars])
     close = int(bars.close_time[4])
@@ -65,7 +65,7 @@ def test_a_bar_is_given_when_it_has_closed():
     assert counts == [0, 4, 5, 5]
 
 
-def test_first_seen_is_when_it_was_asked_for():
+def test_first_seen_at_is_as_of():
     bars = make_bars(count=10)
     as_of = int(bars.close_time[4])
 
@@ -74,7 +74,7 @@ def test_first_seen_is_when_it_was_asked_for():
     assert fetched.bars.first_seen_at.tolist() == [as_of] * 5
 
 
-def test_bars_added_later_are_joined():
+def test_added_bars_are_merged():
     whole = make_bars(count=10)
     source = MemorySource([whole[6:]])
 
@@ -95,7 +95,7 @@ def test_a_bar_added_again_replaces_the_first():
 
 
 def test_a_series_without_bars_is_known():
-    """A listing of today has no bars yet; that is no error."""
+    """A new listing has no bars yet."""
     key = make_key()
 
     assert len(MemorySource([Bars.empty(key)]).fetch(key, None, EVER).bars) == 0
@@ -122,7 +122,7 @@ def test_threads_may_add_at_once():
     assert source.fetch(bars.key, None, EVER).bars.open_time.tolist() == bars.open_time.tolist()
 
 
-def test_closing_it_harms_nothing():
+def test_bars_can_be_fetched_after_close():
     bars = make_bars()
     source = MemorySource([bars])
 
@@ -133,7 +133,7 @@ def test_closing_it_harms_nothing():
 
 @pytest.mark.parametrize(("timeframe", "calendar"), [("1h", "24/7"), ("1d", "XNYS"), ("1h", "XNYS")])
 @pytest.mark.parametrize("hours", [0, 30, 50, 1000])
-def test_it_answers_as_a_file_of_the_same_bars_does(tmp_path, timeframe, calendar, hours):
+def test_answers_equal_those_of_a_file(tmp_path, timeframe, calendar, hours):
     bars = make_bars(make_key(symbol="SPX/USD", timeframe=timeframe, calendar=calendar))
     bars.frame.to_csv(tmp_path / "bars.csv")
     since, as_of = int(bars.open_time[5]), int(bars.open_time[5]) + hours * HOUR_MS

@@ -1,17 +1,12 @@
-"""The report's figures, in plotly: what a page draws, with the words that say the same to who cannot see it.
+"""The figures about the settled forecasts of a series, in plotly: skill, reliability, PIT, and lines over time.
 
-A trace's `meta` names the choices of the page's controls under which it is shown: `field`, `steps` and `prices`.
-Colours are told apart by the colour-blind and stand on light and on dark; `page` sets those of text and grid.
-
-Shapes: H steps, Q quantile levels, T bars, U cutoffs.
+Shapes: U cutoffs.
 """
 
 from __future__ import annotations
 
-import datetime as dt
-from dataclasses import dataclass
 from html import escape
-from math import floor, isfinite, log10
+from math import isfinite
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -19,301 +14,185 @@ import plotly.graph_objects as go
 
 from forecaster.accuracy.drift import COVERAGE, SKILL
 from forecaster.accuracy.losses import PIT_BINS
-from forecaster.accuracy.report.content import ANY_FIELD, FEWEST_ROLLING, NEXT_BAR, null_band
+from forecaster.accuracy.report.content import ANY_FIELD, MIN_ROLLING, NEXT_BAR, null_band
+from forecaster.accuracy.report.fan_chart import (
+    ALL_FIELDS,
+    BLUE,
+    GREY,
+    VARIANT_LABELS,
+    CaptionedFigure,
+    make_figure,
+    plotly_time,
+)
 from forecaster.accuracy.scores import RAW, SERVED
-from forecaster.bars import FIELDS
-from forecaster.forecast import ModelId, interpolate
+from forecaster.errors import format_time
+from forecaster.forecast import ModelId
+from forecaster.formatting import format_signed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
-    from forecaster.accuracy.report.content import ChartPanel, Reliability, SeriesEvidence
+    from forecaster.accuracy.report.content import Reliability, SeriesEvidence
     from forecaster.accuracy.trust import Verdict
-    from forecaster.bars import Bars
-    from forecaster.timeframe import Timeframe
 
-ALL_FIELDS: Final = "all fields"
 STEPS: Final = {NEXT_BAR: "next bar", None: "all steps"}
-PRICES: Final = {SERVED: "as served", RAW: "the model's own"}
-BANDS: Final = ((0.98, 0.10), (0.80, 0.18), (0.50, 0.28))
-"""Central intervals of a fan, and how dark each is."""
-FONT: Final = 'system-ui, -apple-system, "Segoe UI", Roboto, sans-serif'
-BLUE: Final = "#3987d6"
-_BLUE_RGB: Final = "57, 135, 214"
 _OTHERS: Final = ("#d9822b", "#2a9d78", "#b36ab0", "#a08a2c", "#5aa9c9")
-_GREY, _FAINT, _MARK = "#808894", "rgba(128, 136, 148, 0.16)", "#d1603d"
-_TICKS: Final = 3
-"""How many times stand below a fan: a telephone has room for no more."""
+_FAINT, _MARK = "rgba(128, 136, 148, 0.16)", "#d1603d"
+_NOT_SETTLED: Final = "No forecast that was issued in time has settled yet."
 
 
-@dataclass(frozen=True)
-class CaptionedFigure:
-    """A figure under its title, and `label`, the words for who cannot see it; no figure: `label` says why."""
-
-    title: str
-    label: str
-    figure: Any = None
-    wide: bool = False
+def draw_all(evidence: SeriesEvidence) -> list[CaptionedFigure]:
+    """Draw every figure, in the order of the page."""
+    drawings = (draw_skill, draw_reliability, draw_pit, draw_rolling_coverage, draw_rolling_skill)
+    return [draw(evidence) for draw in drawings]
 
 
-def fan(scene: ChartPanel) -> CaptionedFigure:
-    """Candles with the quantiles that were forecast over them: the central 50, 80 and 98 % of each field."""
-    bars, one = scene.bars, scene.fan
-    timeframe = bars.key.timeframe
-    opens = np.union1d(bars.open_time, one.target_open_H)
-    place = {time: i for i, time in enumerate(opens.tolist())}
-    x_H = [place[time] for time in one.target_open_H.tolist()]
-    times = clock(one.target_open_H, timeframe)
-    forms = {SERVED: one.served_FHQ} | ({RAW: one.raw_FHQ} if one.is_calibrated else {})
-    traces = []
-    for variant, prices_FHQ in forms.items():
-        for name, prices_HQ in zip(FIELDS, prices_FHQ, strict=True):
-            traces += _bands(name, variant, x_H, prices_HQ, one.quantile_levels)
-            heads = [f"{name} forecast for {time}" for time in times]
-            traces.append(_median(heads, x_H, prices_HQ, one.quantile_levels, _fan_meta(name, variant)))
-    traces.append(candles(bars, [place[time] for time in bars.open_time.tolist()]))
-    ticks = np.unique(np.arange(1, 2 * _TICKS, 2) * (len(opens) - 1) // (2 * _TICKS)).tolist()
-    figure = figure_of(traces, y_title="price")
-    figure.update_xaxes(tickvals=ticks, ticktext=[_tick(opens[i], timeframe) for i in ticks], range=[-1, len(opens)])
-    figure.update_xaxes(tickangle=0, rangeslider_visible=False)
-    figure.add_vline(x=x_H[0] - 0.5, line={"color": _GREY, "width": 1, "dash": "dot"})
-    close_HQ = one.served_FHQ[FIELDS.index("close")]
-    lower, upper = (price(float(interpolate(close_HQ, one.quantile_levels, level)[-1])) for level in (0.1, 0.9))
-    came = int(np.isin(one.target_open_H, bars.open_time).sum())
-    label = (
-        f"{scene.title}, made at {instant(one.cutoff)} for {len(x_H)} bars, of which {came} have come. "
-        f"The central 80 % of the last close reaches from {lower} to {upper}."
-    )
-    return CaptionedFigure(scene.title, label, figure)
-
-
-def skill_by_step(evidence: SeriesEvidence) -> CaptionedFigure:
-    """Skill of each model at each step with its 95 % interval; the random walk is the line at 0."""
+def draw_skill(evidence: SeriesEvidence) -> CaptionedFigure:
+    """Draw the skill of each model at each step with its 95 % interval; the random walk is the line at 0."""
     title = "Skill by step"
-    found = [one for one in evidence.by_step if one.skill is not None]
-    if not found:
-        return CaptionedFigure(title, "Nothing that the random walk forecast as well has settled yet.")
-    lines = list(dict.fromkeys((one.model_id, one.variant) for one in found))
+    verdicts = [verdict for verdict in evidence.by_step if verdict.skill is not None]
+    if not verdicts:
+        return CaptionedFigure(title, "No forecast that can be compared with the random walk has settled yet.")
+    lines = list(dict.fromkeys((verdict.model_id, verdict.variant) for verdict in verdicts))
     names = short_names([model_id for model_id, _ in lines])
     traces = []
     for i, (model_id, variant) in enumerate(lines):
         colour = _colour(model_id, evidence.model_id, names)
         shift = 0.12 * (i - (len(lines) - 1) / 2)
-        name = escape(names[model_id]) + ("" if (model_id, RAW) not in lines else f", {PRICES[variant]}")
+        name = escape(names[model_id]) + ("" if (model_id, RAW) not in lines else f", {VARIANT_LABELS[variant]}")
         for field in ANY_FIELD:
-            of_line = [one for one in found if (one.model_id, one.variant, one.field) == (model_id, variant, field)]
-            traces.append(_skill_line(of_line, name, colour, shift))
-    figure = figure_of(traces, x_title="step", y_title="skill")
+            points = [
+                verdict
+                for verdict in verdicts
+                if (verdict.model_id, verdict.variant, verdict.field) == (model_id, variant, field)
+            ]
+            traces.append(_skill_line(points, name, colour, shift, is_raw=variant == RAW))
+    figure = make_figure(traces, x_title="step", y_title="skill")
     figure.update_yaxes(tickformat="+.2f", autorangeoptions={"include": [0], "clipmin": -1, "clipmax": 1})
-    figure.update_xaxes(tickformat="d", dtick=max(1, round(max(one.step or 1 for one in found) / 12)))
-    figure.add_hline(y=0, line={"color": _GREY, "width": 1.5})
-    own = [one for one in found if (one.model_id, one.variant, one.field) == (evidence.model_id, SERVED, None)]
-    said = "; ".join(f"step {one.step}: {signed(one.skill)}" for one in own)
-    return CaptionedFigure(
-        title,
-        f"Skill over all fields beside the random walk, {names.get(evidence.model_id)}: {said}.",
-        figure,
-        wide=True,
+    figure.update_xaxes(tickformat="d", dtick=max(1, round(max(verdict.step or 1 for verdict in verdicts) / 12)))
+    figure.add_hline(y=0, line={"color": GREY, "width": 1.5})
+    values = "; ".join(
+        f"step {verdict.step}: {format_signed(verdict.skill)}"
+        for verdict in verdicts
+        if (verdict.model_id, verdict.variant, verdict.field) == (evidence.model_id, SERVED, None)
     )
+    label = f"Skill of {names.get(evidence.model_id)} over all fields, against the random walk: {values}."
+    return CaptionedFigure(title, label, figure, wide=True)
 
 
-def reliability(evidence: SeriesEvidence) -> CaptionedFigure:
-    """Share of outcomes at or below each quantile over its level; on the diagonal where quantiles are true."""
+def draw_reliability(evidence: SeriesEvidence) -> CaptionedFigure:
+    """Draw the fraction of outcomes at or below each quantile over its level; the diagonal for true quantiles."""
     title = "Reliability"
     if not evidence.reliability:
-        return CaptionedFigure(title, "No forecast that came in time has settled yet.")
+        return CaptionedFigure(title, _NOT_SETTLED)
+    with_raw = any(row.variant == RAW for row in evidence.reliability)
     traces: list[Any] = []
-    for one in evidence.reliability:
-        if one.variant == SERVED:
-            traces.append(_luck_about_diagonal(one))
-        traces.append(_reliability_line(one, with_raw=any(other.variant == RAW for other in evidence.reliability)))
-    figure = figure_of(traces, x_title="quantile level", y_title="outcomes at or below it")
-    figure.add_shape(type="line", x0=0, y0=0, x1=1, y1=1, line={"color": _GREY, "width": 1, "dash": "dot"})
+    for row in evidence.reliability:
+        if row.variant == SERVED:
+            traces.append(_diagonal_band(row))
+        traces.append(_reliability_line(row, with_raw=with_raw))
+    figure = make_figure(traces, x_title="quantile level", y_title="outcomes at or below it")
+    figure.add_shape(type="line", x0=0, y0=0, x1=1, y1=1, line={"color": GREY, "width": 1, "dash": "dot"})
     figure.update_xaxes(range=[0, 1], dtick=0.25, tickformat=".0%")
     figure.update_yaxes(range=[0, 1], dtick=0.25, tickformat=".0%")
-    one = evidence.reliability[0]
-    said = ", ".join(f"{level:.0%}: {below:.1%}" for level, below in zip(one.quantile_levels, one.below_Q, strict=True))
-    return CaptionedFigure(title, f"Share of outcomes of the next bar, all fields, at or below each quantile: {said}.", figure)
+    first = evidence.reliability[0]
+    pairs = zip(first.quantile_levels, first.below_Q, strict=True)
+    values = ", ".join(f"{level:.0%}: {below:.1%}" for level, below in pairs)
+    return CaptionedFigure(title, f"Outcomes of the next bar, all fields, at or below each quantile: {values}.", figure)
 
 
-def pit(evidence: SeriesEvidence) -> CaptionedFigure:
-    """Share of outcomes in each tenth of the forecast distribution; a tenth each where it is true."""
-    title = "Where outcomes fell in the forecast distribution"
+def draw_pit(evidence: SeriesEvidence) -> CaptionedFigure:
+    """Draw the fraction of outcomes in each tenth of the forecast distribution; 0.1 each for true quantiles."""
+    title = "Outcomes by tenth of the forecast distribution (PIT)"
     if not evidence.reliability:
-        return CaptionedFigure(title, "No forecast that came in time has settled yet.")
+        return CaptionedFigure(title, _NOT_SETTLED)
     x = [(i + 0.5) / PIT_BINS for i in range(PIT_BINS)]
     traces: list[Any] = []
-    for one in evidence.reliability:
-        meta = _meta(field=one.field, steps=STEPS[one.step])
-        hover = "%{y:.1%} of outcomes<extra>" + PRICES[one.variant] + "</extra>"
-        if one.variant == SERVED:
-            lower, upper = null_band(1 / PIT_BINS, one.n)
+    for row in evidence.reliability:
+        meta = _choices(field=row.field, steps=STEPS[row.step])
+        hover = "%{y:.1%} of outcomes<extra>" + VARIANT_LABELS[row.variant] + "</extra>"
+        if row.variant == SERVED:
+            lower, upper = null_band(1 / PIT_BINS, row.n)
             traces.append(_band([0, 1], [lower] * 2, [upper] * 2, meta))
             traces.append(
-                go.Bar(x=x, y=one.pit, width=0.088, name="outcomes", marker={"color": BLUE, "opacity": 0.75},
+                go.Bar(x=x, y=row.pit, width=0.088, name="outcomes", marker={"color": BLUE, "opacity": 0.75},
                        meta=meta, hovertemplate=hover, showlegend=False)
             )  # fmt: skip
         else:
             traces.append(
-                go.Scatter(x=x, y=one.pit, mode="markers", name=PRICES[RAW], meta=meta, hovertemplate=hover,
+                go.Scatter(x=x, y=row.pit, mode="markers", name=VARIANT_LABELS[RAW], meta=meta, hovertemplate=hover,
                            marker={"color": _OTHERS[0], "symbol": "diamond-open", "size": 9, "line": {"width": 2}})
             )  # fmt: skip
-    figure = figure_of(traces, x_title="tenth of the forecast distribution", y_title="outcomes")
-    figure.add_hline(y=1 / PIT_BINS, line={"color": _GREY, "width": 1, "dash": "dot"})
+    figure = make_figure(traces, x_title="tenth of the forecast distribution", y_title="outcomes")
+    figure.add_hline(y=1 / PIT_BINS, line={"color": GREY, "width": 1, "dash": "dot"})
     figure.update_xaxes(range=[0, 1], dtick=0.25, tickformat=".0%")
     figure.update_yaxes(rangemode="tozero", tickformat=".0%")
-    shares = ", ".join(f"{share:.1%}" for share in evidence.reliability[0].pit)
-    return CaptionedFigure(title, f"Share of outcomes of the next bar, all fields, in each tenth: {shares}.", figure)
+    values = ", ".join(f"{fraction:.1%}" for fraction in evidence.reliability[0].pit)
+    return CaptionedFigure(title, f"Outcomes of the next bar, all fields, in each tenth: {values}.", figure)
 
 
-def coverage_over_time(evidence: SeriesEvidence) -> CaptionedFigure:
-    """Rolling share of outcomes of the next bar inside the 80 % interval, with the band that luck allows."""
-    title = "Inside the 80 % interval, over time"
+def draw_rolling_coverage(evidence: SeriesEvidence) -> CaptionedFigure:
+    """Draw the rolling coverage of the 80 % interval, next bar, with the band that is expected by chance."""
+    title = "Coverage of the 80 % interval over time"
     if not evidence.rolling:
-        return CaptionedFigure(title, _too_few(evidence))
+        return CaptionedFigure(title, _too_few_cutoffs(evidence))
     whole = evidence.rolling[0]
-    span = [date_of(whole.cutoff_U[0]), date_of(whole.cutoff_U[-1])]
+    span = [plotly_time(whole.cutoff_U[0]), plotly_time(whole.cutoff_U[-1])]
     lower, upper = null_band(0.8, evidence.window)
     traces = [_band(span, [lower] * 2, [upper] * 2, {})]
-    traces += [_over_time(one.cutoff_U, one.coverage_U, one.field, "%{y:.1%} inside") for one in evidence.rolling]
-    figure = figure_of([*traces, *_marks(evidence, COVERAGE, 0.8)], y_title=f"over {evidence.window} cutoffs")
-    figure.add_hline(y=0.8, line={"color": _GREY, "width": 1, "dash": "dot"})
+    traces += [_line(row.cutoff_U, row.coverage_U, row.field, "%{y:.1%} inside") for row in evidence.rolling]
+    figure = make_figure([*traces, *_drift_marks(evidence, COVERAGE, 0.8)], y_title=f"over {evidence.window} cutoffs")
+    figure.add_hline(y=0.8, line={"color": GREY, "width": 1, "dash": "dot"})
     figure.update_yaxes(tickformat=".0%")
     label = (
-        f"Share of outcomes of the next bar, all fields, inside the 80 % interval, rolling over {evidence.window} "
-        f"cutoffs: between {np.min(whole.coverage_U):.1%} and {np.max(whole.coverage_U):.1%}, "
-        f"at last {whole.coverage_U[-1]:.1%}."
+        f"Coverage of the 80 % interval, next bar, all fields, rolling over {evidence.window} cutoffs: "
+        f"between {np.min(whole.coverage_U):.1%} and {np.max(whole.coverage_U):.1%}, last {whole.coverage_U[-1]:.1%}."
     )
     return CaptionedFigure(title, label, figure)
 
 
-def skill_over_time(evidence: SeriesEvidence) -> CaptionedFigure:
-    """Rolling skill of the next bar."""
-    title = "Skill of the next bar, over time"
+def draw_rolling_skill(evidence: SeriesEvidence) -> CaptionedFigure:
+    """Draw the rolling skill of the next bar."""
+    title = "Skill of the next bar over time"
     if not evidence.rolling:
-        return CaptionedFigure(title, _too_few(evidence))
-    traces = [_over_time(one.cutoff_U, one.skill_U, one.field, "skill %{y:+.3f}") for one in evidence.rolling]
-    figure = figure_of([*traces, *_marks(evidence, SKILL, 0.0)], y_title=f"over {evidence.window} cutoffs")
-    figure.add_hline(y=0, line={"color": _GREY, "width": 1.5})
+        return CaptionedFigure(title, _too_few_cutoffs(evidence))
+    traces = [_line(row.cutoff_U, row.skill_U, row.field, "skill %{y:+.3f}") for row in evidence.rolling]
+    figure = make_figure([*traces, *_drift_marks(evidence, SKILL, 0.0)], y_title=f"over {evidence.window} cutoffs")
+    figure.add_hline(y=0, line={"color": GREY, "width": 1.5})
     figure.update_yaxes(tickformat="+.2f")
     last = evidence.rolling[0].skill_U[-1]
-    return CaptionedFigure(title, f"Rolling skill over {evidence.window} cutoffs, all fields: at last {last:+.3f}.", figure)
+    return CaptionedFigure(title, f"Skill over {evidence.window} cutoffs, all fields: last {last:+.3f}.", figure)
 
 
 def short_names(model_ids: Sequence[str]) -> dict[str, str]:
-    """Names without their revisions, where those are not needed to tell two models apart."""
+    """Return model names without revisions, except where two revisions of a model are shown."""
     names = {model_id: ModelId(model_id).name for model_id in model_ids}
     shared = {name for name in names.values() if list(names.values()).count(name) > 1}
     return {model_id: model_id if name in shared else name for model_id, name in names.items()}
 
 
-def price(value: float) -> str:
-    """A price with six digits that count, and no fewer than two after the point from 0.01 up to 10,000."""
-    digits = 5 - floor(log10(abs(value))) if value else 2
-    return f"{value:,.{min(max(digits, 0), 12)}f}"
-
-
-def signed(value: float | None) -> str:
-    """A skill, or a dash for none."""
-    return "–" if value is None else f"{value:+.3f}".replace("-", "\N{MINUS SIGN}")
-
-
-def instant(time_ms: int) -> str:
-    """A time as people read it: UTC, to the minute."""
-    return f"{np.datetime_as_string(np.datetime64(time_ms, 'ms'), unit='m').replace('T', ' ')} UTC"
-
-
-def share(value: float | None) -> str:
-    """A share in percent, or a dash for none."""
-    return "–" if value is None else f"{100 * value:.1f} %"
-
-
-def clock(opens: NDArray[np.int64], timeframe: Timeframe) -> list[str]:
-    """Open times of bars: dates where bars are days."""
-    texts = np.datetime_as_string(opens.astype("datetime64[ms]"), unit="D" if timeframe.is_daily else "m")
-    return [str(text).replace("T", " ") for text in texts]
-
-
-def _bands(
-    name: str, variant: str, x_H: list[int], prices_HQ: NDArray[np.float64], levels: tuple[float, ...]
-) -> list[Any]:
-    """One closed band for each interval whose ends the levels hold."""
-    found = []
-    for coverage, opacity in BANDS:
-        tail = round((1 - coverage) / 2, 12)
-        if not levels[0] <= tail <= 1 - tail <= levels[-1]:
-            continue
-        lower, upper = (interpolate(prices_HQ, levels, level).tolist() for level in (tail, round(1 - tail, 12)))
-        # One step alone has no area: the band is as wide as its bar.
-        ends = [x_H[0] - 0.5, *x_H[1:-1], x_H[-1] + 0.5] if len(x_H) > 1 else [x_H[0] - 0.5, x_H[0] + 0.5]
-        lower, upper = (one if len(x_H) > 1 else one * 2 for one in (lower, upper))
-        found.append(
-            go.Scatter(x=[*ends, *ends[::-1]], y=[*lower, *upper[::-1]], fill="toself", mode="lines",
-                       line={"width": 0}, fillcolor=f"rgba({_BLUE_RGB}, {opacity})", hoverinfo="skip",
-                       name=f"{coverage:.0%}", meta=_fan_meta(name, variant))
-        )  # fmt: skip
-    return found
-
-
-def _median(
-    heads: list[str],
-    x_H: list[int],
-    prices_HQ: NDArray[np.float64],
-    levels: tuple[float, ...],
-    meta: dict[str, list[str]],
-) -> Any:
-    texts = [_intervals_text(head, values_Q, levels) for head, values_Q in zip(heads, prices_HQ, strict=True)]
-    return go.Scatter(
-        x=x_H, y=interpolate(prices_HQ, levels, 0.5).tolist(), mode="lines+markers", name="median",
-        line={"color": BLUE, "width": 2}, marker={"size": 4}, text=texts, hoverinfo="text", meta=meta,
-    )  # fmt: skip
-
-
-def _intervals_text(head: str, values_Q: NDArray[np.float64], levels: tuple[float, ...]) -> str:
-    lines = [f"<b>{head}</b>", f"median {price(float(interpolate(values_Q, levels, 0.5)))}"]
-    for coverage, _ in reversed(BANDS):
-        tail = round((1 - coverage) / 2, 12)
-        if levels[0] <= tail <= 1 - tail <= levels[-1]:
-            ends = (price(float(interpolate(values_Q, levels, level))) for level in (tail, round(1 - tail, 12)))
-            lines.append(f"{coverage:.0%} in {' – '.join(ends)}")
-    return "<br>".join(lines)
-
-
-def candles(bars: Bars, x_T: list[int]) -> Any:
-    """Bars, hollow where they rose: no colour is needed to tell."""
-    open_, high, low, close, _ = bars.ohlcv_TF.T.tolist()
+def _skill_line(points: list[Verdict], name: str, colour: str, shift: float, *, is_raw: bool) -> Any:
+    errors = [_error_bar(verdict) for verdict in points]
     texts = [
-        f"<b>{time}</b><br>open {price(o)}<br>high {price(h)}<br>low {price(lo)}<br>close {price(c)}"
-        for time, o, h, lo, c in zip(clock(bars.open_time, bars.key.timeframe), open_, high, low, close, strict=True)
+        f"{name}, step {verdict.step}<br>skill {format_signed(verdict.skill)}{_interval_text(verdict)}"
+        f"<br>{verdict.summary}"
+        for verdict in points
     ]
-    return go.Candlestick(
-        x=x_T, open=open_, high=high, low=low, close=close, name="bars", text=texts, hoverinfo="text",
-        increasing={"line": {"color": _GREY, "width": 1.3}, "fillcolor": "rgba(0, 0, 0, 0)"},
-        decreasing={"line": {"color": _GREY, "width": 1.3}, "fillcolor": _GREY},
-    )  # fmt: skip
-
-
-def _skill_line(of_line: list[Verdict], name: str, colour: str, shift: float) -> Any:
-    skill = [one.skill for one in of_line]
-    reach = [_reach(one) for one in of_line]
-    texts = [
-        f"{name}, step {one.step}<br>skill {signed(one.skill)}{_interval_text(one)}<br>{one.summary}" for one in of_line
-    ]
-    own = colour == BLUE
+    is_own = colour == BLUE
     return go.Scatter(
-        x=[(one.step or 0) + shift for one in of_line], y=skill, name=name, mode="lines+markers", text=texts,
-        hoverinfo="text", meta=_meta(field=of_line[0].field if of_line else None),
-        line={"color": colour, "width": 2.2 if own else 1.4, "dash": "dash" if name.endswith(PRICES[RAW]) else "solid"},
-        marker={"size": 6 if own else 4},
-        error_y={"type": "data", "symmetric": False, "array": [up for _, up in reach], "thickness": 1.2, "width": 3,
-                 "arrayminus": [down for down, _ in reach]},
+        x=[(verdict.step or 0) + shift for verdict in points], y=[verdict.skill for verdict in points], name=name,
+        mode="lines+markers", text=texts, hoverinfo="text", meta=_choices(field=points[0].field if points else None),
+        line={"color": colour, "width": 2.2 if is_own else 1.4, "dash": "dash" if is_raw else "solid"},
+        marker={"size": 6 if is_own else 4},
+        error_y={"type": "data", "symmetric": False, "array": [up for _, up in errors], "thickness": 1.2, "width": 3,
+                 "arrayminus": [down for down, _ in errors]},
     )  # fmt: skip
 
 
-def _reach(verdict: Verdict) -> tuple[float | None, float | None]:
-    """How far the interval reaches below and above the skill; nothing is drawn where it is not known."""
+def _error_bar(verdict: Verdict) -> tuple[float | None, float | None]:
+    """Distances of the interval's ends below and above the skill; None if the interval is unknown or unbounded."""
     if verdict.skill is None or verdict.lower is None or verdict.upper is None or not isfinite(verdict.lower):
         return None, None
     return verdict.skill - verdict.lower, verdict.upper - verdict.skill
@@ -322,7 +201,7 @@ def _reach(verdict: Verdict) -> tuple[float | None, float | None]:
 def _interval_text(verdict: Verdict) -> str:
     if verdict.lower is None or verdict.upper is None:
         return ""
-    return f", 95 % interval {signed(verdict.lower)} to {signed(verdict.upper)}"
+    return f", 95 % interval {format_signed(verdict.lower)} to {format_signed(verdict.upper)}"
 
 
 def _colour(model_id: str, own: str, names: dict[str, str]) -> str:
@@ -332,86 +211,56 @@ def _colour(model_id: str, own: str, names: dict[str, str]) -> str:
     return _OTHERS[others.index(model_id) % len(_OTHERS)]
 
 
-def _luck_about_diagonal(one: Reliability) -> Any:
-    levels = [0.0, *one.quantile_levels, 1.0]
-    lower, upper = zip(*(null_band(level, one.n) for level in levels), strict=True)
-    return _band(levels, list(lower), list(upper), _meta(field=one.field, steps=STEPS[one.step]))
+def _diagonal_band(row: Reliability) -> Any:
+    levels = [0.0, *row.quantile_levels, 1.0]
+    lower, upper = zip(*(null_band(level, row.n) for level in levels), strict=True)
+    return _band(levels, list(lower), list(upper), _choices(field=row.field, steps=STEPS[row.step]))
 
 
-def _reliability_line(one: Reliability, *, with_raw: bool) -> Any:
-    colour = BLUE if one.variant == SERVED else _OTHERS[0]
+def _reliability_line(row: Reliability, *, with_raw: bool) -> Any:
+    colour, dash = (BLUE, "solid") if row.variant == SERVED else (_OTHERS[0], "dash")
     return go.Scatter(
-        x=one.quantile_levels, y=one.below_Q.tolist(), mode="lines+markers", name=PRICES[one.variant],
-        showlegend=with_raw, line={"color": colour, "width": 2, "dash": "solid" if one.variant == SERVED else "dash"},
-        marker={"size": 5}, meta=_meta(field=one.field, steps=STEPS[one.step]),
+        x=row.quantile_levels, y=row.below_Q.tolist(), mode="lines+markers", name=VARIANT_LABELS[row.variant],
+        showlegend=with_raw, line={"color": colour, "width": 2, "dash": dash},
+        marker={"size": 5}, meta=_choices(field=row.field, steps=STEPS[row.step]),
         hovertemplate="level %{x:.0%}: %{y:.1%} at or below<extra></extra>",
     )  # fmt: skip
 
 
-def _over_time(cutoff_U: NDArray[np.int64], values_U: NDArray[np.float64], field: str | None, hover: str) -> Any:
+def _line(cutoff_U: NDArray[np.int64], values_U: NDArray[np.float64], field: str | None, hover: str) -> Any:
     return go.Scatter(
-        x=[date_of(time) for time in cutoff_U], y=values_U.tolist(), mode="lines", line={"color": BLUE, "width": 2},
-        name=field or ALL_FIELDS, showlegend=False, meta=_meta(field=field),
+        x=[plotly_time(time) for time in cutoff_U], y=values_U.tolist(), mode="lines",
+        line={"color": BLUE, "width": 2}, name=field or ALL_FIELDS, showlegend=False, meta=_choices(field=field),
         hovertemplate=f"%{{x|%Y-%m-%d %H:%M}}<br>{hover}<extra></extra>",
     )  # fmt: skip
 
 
-def _marks(evidence: SeriesEvidence, what: str, y: float) -> list[Any]:
-    """Where a change was found."""
-    found = [one for one in evidence.drifts if one.what == what]
-    texts = [f"{what} changed: {one.before:.3f} → {one.now:.3f}<br>found at {instant(one.cutoff)}" for one in found]
+def _drift_marks(evidence: SeriesEvidence, measure: str, y: float) -> list[Any]:
+    """Mark detected changes."""
+    drifts = [drift for drift in evidence.drifts if drift.measure == measure]
+    texts = [
+        f"{measure} changed: {drift.before:.3f} → {drift.now:.3f}<br>detected at {format_time(drift.cutoff)}"
+        for drift in drifts
+    ]
     return [
-        go.Scatter(x=[date_of(one.cutoff) for one in found], y=[y] * len(found), mode="markers", name="change found",
-                   marker={"symbol": "triangle-down", "size": 12, "color": _MARK}, text=texts, hoverinfo="text")
-    ] if found else []  # fmt: skip
+        go.Scatter(x=[plotly_time(drift.cutoff) for drift in drifts], y=[y] * len(drifts), mode="markers",
+                   name="drift detected", marker={"symbol": "triangle-down", "size": 12, "color": _MARK}, text=texts,
+                   hoverinfo="text")
+    ] if drifts else []  # fmt: skip
 
 
 def _band(x: Sequence[Any], lower: list[float], upper: list[float], meta: dict[str, list[str]]) -> Any:
-    """What luck allows."""
+    """Draw the band that is expected by chance."""
     return go.Scatter(
         x=[*x, *list(x)[::-1]], y=[*lower, *upper[::-1]], fill="toself", mode="lines", line={"width": 0},
-        fillcolor=_FAINT, hoverinfo="skip", name="what luck allows", meta=meta,
+        fillcolor=_FAINT, hoverinfo="skip", name="expected by chance", meta=meta,
     )  # fmt: skip
 
 
-def figure_of(traces: list[Any], x_title: str = "", y_title: str = "") -> Any:
-    """A figure in the style of the page."""
-    figure = go.Figure(traces)
-    figure.update_layout(
-        template="none", autosize=True, hovermode="closest", dragmode="zoom", font={"family": FONT, "size": 12},
-        margin={"l": 62, "r": 10, "t": 8, "b": 52 if x_title else 40}, paper_bgcolor="rgba(0, 0, 0, 0)",
-        plot_bgcolor="rgba(0, 0, 0, 0)",
-        hoverlabel={"font": {"family": FONT}},
-        legend={"orientation": "h", "y": 1, "yanchor": "bottom", "x": 0, "itemclick": False, "itemdoubleclick": False},
-    )  # fmt: skip
-    figure.update_xaxes(title_text=x_title, title_standoff=8, zeroline=False)
-    figure.update_yaxes(title_text=y_title, zeroline=False, automargin=True)
-    return figure
-
-
-def _meta(field: str | None = None, steps: str | None = None) -> dict[str, list[str]]:
-    """The choices under which a trace is shown; a name that is not there does not matter."""
+def _choices(field: str | None = None, steps: str | None = None) -> dict[str, list[str]]:
+    """The choices under which a trace is shown; a control that is not named does not matter."""
     return {"field": [field or ALL_FIELDS]} | ({"steps": [steps]} if steps else {})
 
 
-def _fan_meta(name: str, variant: str) -> dict[str, list[str]]:
-    """A fan is of one field: of the close where all are asked for."""
-    return {"field": [name, ALL_FIELDS] if name == "close" else [name], "prices": [PRICES[variant]]}
-
-
-def date_of(time_ms: int) -> str:
-    """A time (UTC ms) as figures take it."""
-    return str(np.datetime_as_string(np.datetime64(int(time_ms), "ms"), unit="m"))
-
-
-def _tick(time_ms: int, timeframe: Timeframe) -> str:
-    """A time in two short lines."""
-    time = dt.datetime.fromtimestamp(time_ms / 1000, dt.UTC)
-    return f"{time:%d %b<br>%Y}" if timeframe.is_daily else f"{time:%d %b<br>%H:%M}"
-
-
-def _too_few(evidence: SeriesEvidence) -> str:
-    return (
-        f"Too few cutoffs beside the random walk for a line over time: {evidence.verdicts[0].n}, "
-        f"of {2 * FEWEST_ROLLING} that are needed."
-    )
+def _too_few_cutoffs(evidence: SeriesEvidence) -> str:
+    return f"Too few cutoffs for a line over time: {evidence.verdicts[0].n} of {2 * MIN_ROLLING} needed."

@@ -1,7 +1,7 @@
 """Which bars of an answer are final, and which still form or have not opened.
 
-A bar that has closed by a clock may be served as it was before: the clock may have been set, or the answer may come
-from a replica or a cache that is seconds old. So the answer itself must show that the bar is final.
+A closed bar may be served as it was before its close. The clock may have been set, or the answer may come from a
+replica or a cache that is seconds old. So the answer itself must show that the bar is final.
 """
 
 from __future__ import annotations

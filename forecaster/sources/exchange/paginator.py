@@ -35,7 +35,7 @@ class Paginator:
     it, final or not. `clock_offset_ms` is by how much the exchange's clock was ahead of `now` at the first answer.
     """
 
-    def __init__(self, source: str, key: SeriesKey, as_of: int) -> None:
+    def __init__(self, key: SeriesKey, as_of: int) -> None:
         self.key = key
         self.as_of = as_of
         self.page_size = DEFAULT_PAGE_SIZE
@@ -44,7 +44,6 @@ class Paginator:
         self.fault: SourceError | None = None
         self.is_forming = False
         self.clock_offset_ms: int | None = None
-        self._source = source
         self._started_at = time.monotonic()
         self._since: int | None = None
         self._latest_open = -1

@@ -181,28 +181,28 @@ class ExchangeClient:
             check_rows_path(self._name, answer, context.rows_path, context.body)
         return answer
 
-    def _check_status(self, context: RequestContext, status: int, found: str, headers: Mapping[str, str]) -> None:
+    def _check_status(self, context: RequestContext, status: int, text: str, headers: Mapping[str, str]) -> None:
         """Refuse a redirect, a limit, a ban or an outage, which the status alone decides."""
         if 300 <= status < _FIRST_ERROR_STATUS:  # noqa: PLR2004 - bars from another address are not this exchange's
             expected = f"an answer about {context.subject} and no redirect"
             raise BadPayload(
-                self._name, expected, f"{found} to {redact_url(headers.get('Location', ''))}", context.body
+                self._name, expected, f"{text} to {redact_url(headers.get('Location', ''))}", context.body
             )
         kind = _STATUS_KINDS.get(status, SourceUnavailable if status >= 500 else None)  # noqa: PLR2004 - outages
         if kind is not None:
-            raise kind(self._name, f"{context.subject}: {found}", context.retry_after)
+            raise kind(self._name, f"{context.subject}: {text}", context.retry_after)
 
     def _map_error(self, context: RequestContext, error: Exception) -> SourceError:
         # kraken raises the bare class for a pair that it no longer lists.
         if type(error) is ccxt.ExchangeError:
             self.unlisted.add(context.subject)
         kind = error_kind(type(error))
-        found = f"{type(error).__name__}: {error}"
+        text = f"{type(error).__name__}: {error}"
         if kind is UnknownSymbol:
             return UnknownSymbol(self._name, context.subject, self.ccxt.markets or {})
         if kind is BadPayload:
-            return BadPayload(self._name, f"an answer about {context.subject}", found, context.body)
-        reason = f"{context.subject}: {found:.200}"
+            return BadPayload(self._name, f"an answer about {context.subject}", text, context.body)
+        reason = f"{context.subject}: {text:.200}"
         if issubclass(kind, SourceUnavailable):
             return kind(self._name, reason, context.retry_after)
         return kind(self._name, reason)

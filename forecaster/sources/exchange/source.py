@@ -111,7 +111,7 @@ class ExchangeSource:
             await self._opened.close()
 
     async def _fetch(self, key: SeriesKey, since: int | None, as_of: int) -> Fetched:
-        paginator = Paginator(self._name, key, as_of)
+        paginator = Paginator(key, as_of)
         try:
             await self._fetch_pages(paginator, since)
         except SourceError as error:

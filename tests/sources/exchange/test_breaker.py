@@ -1,4 +1,4 @@
-"""The breaker: who may ask, and when; that a burst of refusals is one incident; and that one fault has one victim."""
+"""The breaker: when requests go out; a burst of refusals is one incident; a failure affects its own subject."""
 
 import asyncio
 import threading
@@ -33,7 +33,7 @@ MINUTE_MS, HOUR_MS = 60_000, 3_600_000
 
 
 class Clock:
-    """Both clocks of a machine, moved by hand; the wall clock may be set apart."""
+    """Both clocks of a machine, moved by hand."""
 
     def __init__(self):
         self.monotonic = 1_000_000
@@ -53,7 +53,7 @@ def clock(monkeypatch):
 
 
 def ask(breaker, error=None, subject="BTC/USD"):
-    """One request about a subject that ends so."""
+    """Send one request about a subject, with this outcome."""
 
     async def request():
         async with breaker.request(subject):
@@ -70,7 +70,7 @@ def fail(breaker, error, times=1, subject="BTC/USD"):
 
 
 def fail_in_turn(breaker, error, times):
-    """So many requests that fail, each about another one of three subjects."""
+    """Fail a number of requests, about three subjects in turn."""
     for number in range(times):
         fail(breaker, error, subject=SUBJECTS[number % 3])
 
@@ -87,7 +87,7 @@ def is_asked(breaker, subject="BTC/USD"):
 
 
 @pytest.mark.parametrize("error", [LIMIT, BAN])
-def test_nobody_asks_before_the_seconds_that_were_named(clock, error):
+def test_no_request_before_retry_after(clock, error):
     breaker = Breaker("kraken", MemoryStore())
     fail(breaker, type(error)("kraken", "wait", 90.0))
     clock.pass_(89_999)
@@ -112,7 +112,7 @@ def test_refusal_says_how_long_and_why(clock):
     ("error", "waits"), [(LIMIT, [10, 20, 40, 80]), (BAN, [120, 240, 480, 960])], ids=["limit", "ban"]
 )
 def test_without_seconds_the_wait_doubles(clock, error, waits):
-    """And begins anew after an answer."""
+    """It starts again after an answer."""
     breaker = Breaker("kraken", MemoryStore())
     found = []
     for _ in waits:
@@ -126,7 +126,7 @@ def test_without_seconds_the_wait_doubles(clock, error, waits):
     assert breaker.seconds_left == waits[0]
 
 
-def test_waits_have_an_end(clock):
+def test_waits_are_limited(clock):
     breaker = Breaker("kraken", MemoryStore())
     for _ in range(40):
         fail(breaker, BAN)
@@ -141,7 +141,7 @@ def test_waits_have_an_end(clock):
 
 
 def test_one_request_goes_first(clock):
-    """After a wait nobody else asks until it is answered; then everybody may."""
+    """After a wait the others follow once it is answered."""
     breaker = Breaker("kraken", MemoryStore())
     fail(breaker, LIMIT)
     clock.pass_(10_000)
@@ -158,7 +158,7 @@ def test_one_request_goes_first(clock):
     assert is_asked(breaker)
 
 
-def test_first_request_that_is_cut_short_leaves_its_turn(clock):
+def test_cancelled_trial_lets_the_next_request_go(clock):
     breaker = Breaker("kraken", MemoryStore())
     fail(breaker, LIMIT)
     clock.pass_(10_000)
@@ -168,8 +168,8 @@ def test_first_request_that_is_cut_short_leaves_its_turn(clock):
     assert is_asked(breaker)
 
 
-def test_several_faults_in_a_row_pause_everybody(clock):
-    """Longer each time, ten seconds at most; one answer ends it."""
+def test_consecutive_failures_pause_the_exchange(clock):
+    """Longer each time, ten seconds at most; an answer ends it."""
     breaker = Breaker("kraken", MemoryStore())
     fail_in_turn(breaker, OUTAGE, 4)
     before = breaker.seconds_left
@@ -187,7 +187,7 @@ def test_several_faults_in_a_row_pause_everybody(clock):
     assert is_asked(breaker)
 
 
-def test_pause_is_not_called_a_limit(clock):
+def test_pause_is_not_a_rate_limit(clock):
     """The exchange is down; it has not asked for fewer requests."""
     breaker = Breaker("kraken", MemoryStore())
     fail_in_turn(breaker, OUTAGE, 5)
@@ -197,7 +197,7 @@ def test_pause_is_not_called_a_limit(clock):
     assert type(refused.value) is SourceUnavailable
 
 
-def test_outage_that_names_its_end_is_waited_out(clock):
+def test_outage_with_retry_after_is_a_hold(clock):
     breaker = Breaker("kraken", MemoryStore())
     fail(breaker, SourceUnavailable("kraken", "maintenance", 600.0))
 
@@ -214,7 +214,7 @@ def test_unknown_symbol_is_an_answer(clock):
 
 
 @pytest.mark.parametrize("error", [LIMIT, BAN, SourceUnavailable("kraken", "maintenance", 50.0)])
-def test_wait_outlives_the_process(clock, error):
+def test_hold_survives_a_restart(clock, error):
     """Another breaker on the same ledger waits for what is left, and then lets one request go first.
 
     A thousandth longer: the wall clock, by which it must wait, may run slow by half of that while NTP mends it.
@@ -231,7 +231,7 @@ def test_wait_outlives_the_process(clock, error):
     assert is_asked(other)
 
 
-def test_pause_of_our_own_does_not_outlive_the_process(clock):
+def test_pause_does_not_survive_a_restart(clock):
     holds = MemoryStore()
     fail(Breaker("kraken", holds), OUTAGE, 4)
 
@@ -239,8 +239,8 @@ def test_pause_of_our_own_does_not_outlive_the_process(clock):
 
 
 @pytest.mark.parametrize(("set_by", "left"), [(-10 * 365 * DAY_MS, 86_486.402), (10 * 365 * DAY_MS, 0)])
-def test_wall_clock_that_was_set(clock, set_by, left):
-    """While we run it takes no part; after a restart it decides, within bounds."""
+def test_wall_clock_change(clock, set_by, left):
+    """It is used only after a restart, within limits."""
     holds = MemoryStore()
     breaker = Breaker("kraken", holds)
     fail(breaker, RateLimited("kraken", "too many", 90.0))
@@ -251,7 +251,7 @@ def test_wall_clock_that_was_set(clock, set_by, left):
 
 
 class Rows(MemoryStore):
-    """A store that counts the waits that it keeps."""
+    """A store that counts its rows."""
 
     def __init__(self):
         super().__init__()
@@ -263,7 +263,7 @@ class Rows(MemoryStore):
 
 
 class Request:
-    """A request that has begun, and ends when it is told to."""
+    """A request in flight, which ends on demand."""
 
     def __init__(self, asking):
         self._asking = asking
@@ -275,7 +275,7 @@ class Request:
         return cls(asking)
 
     async def end(self, error=None):
-        """End it: with an answer, or with an error, which comes out at whoever asked."""
+        """End it with an answer, or with an error that the caller sees."""
         if error is None:
             await self._asking.__aexit__(None, None, None)
             return
@@ -286,14 +286,14 @@ class Request:
 
 @asynccontextmanager
 async def in_flight(breaker, error):
-    """A request that is in flight during a block, and then ends so."""
+    """A request in flight during a block, with this outcome after it."""
     request = await Request.begin(breaker)
     yield
     await request.end(error)
 
 
 def burst(breaker, *errors):
-    """As many requests about three subjects, all in flight before the first of them ends."""
+    """Requests about three subjects, all in flight at once."""
 
     async def scene():
         requests = [await Request.begin(breaker, SUBJECTS[number % 3]) for number in range(len(errors))]
@@ -306,7 +306,7 @@ def burst(breaker, *errors):
 @pytest.mark.parametrize("count", [8, 64])
 @pytest.mark.parametrize(("error", "wait"), [(LIMIT, 10), (BAN, 120)], ids=["limit", "ban"])
 def test_burst_of_refusals_is_one_penalty_and_one_row(clock, error, wait, count):
-    """Requests in flight are refused together: that is one incident, and the next one waits twice as long."""
+    """Requests in flight are refused together: one incident; the next one waits twice as long."""
     holds = Rows()
     breaker = Breaker("kraken", holds)
     burst(breaker, *[error] * count)
@@ -320,7 +320,7 @@ def test_burst_of_refusals_is_one_penalty_and_one_row(clock, error, wait, count)
 
 
 def test_refusals_that_name_the_same_time_are_one_row(clock):
-    """Answers of one burst come some milliseconds apart."""
+    """Answers of a burst arrive some milliseconds apart."""
     holds = Rows()
     breaker = Breaker("kraken", holds)
 
@@ -336,15 +336,15 @@ def test_refusals_that_name_the_same_time_are_one_row(clock):
     assert breaker.seconds_left == 30 - 64 * 0.01
 
 
-def test_burst_of_faults_is_one_pause(clock):
+def test_burst_of_failures_is_one_pause(clock):
     breaker = Breaker("kraken", MemoryStore())
     burst(breaker, *[OUTAGE] * 64)
 
     assert breaker.seconds_left == 1
 
 
-def test_later_time_that_a_refusal_of_the_burst_names_is_kept(clock):
-    """The exchange has said so; it does not count as a further refusal."""
+def test_later_retry_after_in_a_burst_extends_the_hold(clock):
+    """It is not counted as a further refusal."""
     holds = Rows()
     breaker = Breaker("kraken", holds)
     burst(breaker, LIMIT, RateLimited("kraken", "wait", 90.0), RateLimited("kraken", "wait", 60.0), OUTAGE)
@@ -358,8 +358,8 @@ def test_later_time_that_a_refusal_of_the_burst_names_is_kept(clock):
     assert len(holds.rows) == 3
 
 
-def test_ban_in_a_burst_of_limits_is_waited_for_as_a_ban(clock):
-    """A venue that was asked on after a limit bans; the limit's wait is too short for that."""
+def test_ban_in_a_burst_of_limits_is_a_ban(clock):
+    """An exchange bans clients that ignore a limit; the wait of the limit is too short then."""
     holds = Rows()
     breaker = Breaker("kraken", holds)
     burst(breaker, LIMIT, LIMIT, BAN, BAN, LIMIT)
@@ -369,8 +369,8 @@ def test_ban_in_a_burst_of_limits_is_waited_for_as_a_ban(clock):
 
 
 @pytest.mark.parametrize("error", [RateLimited, SourceUnavailable], ids=["limit", "outage"])
-def test_ban_that_a_milder_refusal_makes_longer_stays_a_ban(clock, error):
-    """Else it would be probed as often as the milder one, and some exchanges lengthen a ban for every probe."""
+def test_ban_extended_by_a_milder_refusal_stays_a_ban(clock, error):
+    """Otherwise it would be probed too often, and some exchanges extend a ban for every probe."""
     holds = Rows()
     breaker = Breaker("kraken", holds)
     longer = error("kraken", "wait", 400.0)
@@ -381,8 +381,8 @@ def test_ban_that_a_milder_refusal_makes_longer_stays_a_ban(clock, error):
     assert hold.kind is ledger.BAN
 
 
-def test_answer_to_an_old_request_does_not_open_the_way(clock):
-    """A success that was in flight when the exchange refused another says nothing of the time after."""
+def test_answer_to_an_old_request_does_not_end_a_hold(clock):
+    """It was in flight when the exchange refused another request."""
     breaker = Breaker("kraken", MemoryStore())
 
     async def scene():
@@ -401,8 +401,8 @@ def test_answer_to_an_old_request_does_not_open_the_way(clock):
 
 
 @pytest.mark.parametrize("error", [LIMIT, BAN, OUTAGE, KeyboardInterrupt()], ids=lambda error: type(error).__name__)
-def test_end_of_an_old_request_changes_nothing_of_the_first_one(clock, error):
-    """Neither a second request goes beside it, nor does its own answer count less."""
+def test_end_of_an_old_request_does_not_affect_the_trial(clock, error):
+    """No second request goes out, and the answer of the trial still counts."""
     holds = Rows()
     breaker = Breaker("kraken", holds)
 
@@ -422,7 +422,7 @@ def test_end_of_an_old_request_changes_nothing_of_the_first_one(clock, error):
     assert len(holds.rows) == 1
 
 
-def test_old_refusal_after_the_way_is_open_again_closes_nothing(clock):
+def test_old_refusal_after_recovery_starts_no_hold(clock):
     breaker = Breaker("kraken", MemoryStore())
 
     async def scene():
@@ -437,8 +437,8 @@ def test_old_refusal_after_the_way_is_open_again_closes_nothing(clock):
     assert is_asked(breaker)
 
 
-def test_refusal_during_a_pause_of_our_own_is_a_penalty(clock):
-    """Faults paused everybody; a limit that comes then is the first word of the exchange, and outlives the process."""
+def test_refusal_during_a_pause_starts_a_hold(clock):
+    """After failures, a limit is the first statement of the exchange, and is durable."""
     holds = Rows()
     breaker = Breaker("kraken", holds)
     burst(breaker, *[OUTAGE] * 5, LIMIT, LIMIT)
@@ -461,8 +461,8 @@ STEPS = st.lists(
 
 @settings(max_examples=300, deadline=None)
 @given(STEPS)
-def test_no_order_of_beginnings_and_ends_makes_two_penalties_of_one_incident(steps):
-    """One row for each incident; after it one request at a time; and an old answer changes nothing.
+def test_one_incident_has_one_penalty_in_any_order(steps):
+    """One row per incident, then one request at a time; an old answer changes nothing.
 
     A ban among limits may lengthen the wait of its incident once.
     """
@@ -474,7 +474,7 @@ def test_no_order_of_beginnings_and_ends_makes_two_penalties_of_one_incident(ste
 
 
 class Play:
-    """Requests that begin and end in any order, beside a model of what may come of it."""
+    """Requests that start and end in any order, compared with a model."""
 
     def __init__(self, clock):
         self.clock = clock
@@ -513,7 +513,7 @@ class Play:
         assert went == may_go
 
     def probe_after(self):
-        """When the next probe may go, if a hold of this length begins now."""
+        """When the next probe may go out, if a hold of this length begins now."""
         left = round(1000 * self.breaker.seconds_left)
         return self.clock.wall + (max(6 * HOUR_MS, left // 2) if self.closed_by == "ban" else HOUR_MS)
 
@@ -550,8 +550,8 @@ class Play:
             self.state, self.probe_at, self.trial_at = self.state + 1, self.probe_after(), None
 
 
-def test_wait_stands_before_the_request_has_ended(clock):
-    """Whoever hears of a refusal finds it in the store."""
+def test_hold_is_durable_before_the_request_ends(clock):
+    """A caller that sees the refusal finds it in the store."""
     holds = Rows()
     fail(Breaker("kraken", holds), LIMIT)
 
@@ -559,8 +559,8 @@ def test_wait_stands_before_the_request_has_ended(clock):
 
 
 @pytest.mark.parametrize("fault", [StoreUnavailable("sqlite:///l.db", "disk is full"), OSError("nobody knows")])
-def test_wait_that_cannot_be_kept_stands_in_this_process(clock, fault):
-    """The series hear of the refusal, not of the store; the log does."""
+def test_hold_that_cannot_be_written_still_counts(clock, fault):
+    """The caller sees the refusal, and the log the failed write."""
 
     class Broken(MemoryStore):
         def hold(self, *_):
@@ -575,7 +575,7 @@ def test_wait_that_cannot_be_kept_stands_in_this_process(clock, fault):
 
 
 class Slow(Rows):
-    """A store whose writes last until they may end."""
+    """A store whose writes end on demand."""
 
     def __init__(self):
         super().__init__()
@@ -587,8 +587,8 @@ class Slow(Rows):
         super().hold(*row)
 
 
-def test_slow_store_holds_up_nobody_else(clock):
-    """While a wait is written, the loop goes on: another request ends, and another exchange is asked."""
+def test_slow_store_delays_no_other_request(clock):
+    """While a hold is written, other requests and exchanges go on."""
     holds = Slow()
     breaker, other = Breaker("kraken", holds), Breaker("binance", holds)
 
@@ -607,8 +607,8 @@ def test_slow_store_holds_up_nobody_else(clock):
     assert len(holds.rows) == 1
 
 
-def test_next_request_goes_out_when_the_wait_is_durable(clock):
-    """Though the exchange names no time at all."""
+def test_next_request_waits_until_the_hold_is_durable(clock):
+    """Also where the exchange names no time."""
     holds = Slow()
     breaker = Breaker("kraken", holds)
 
@@ -629,7 +629,7 @@ def test_next_request_goes_out_when_the_wait_is_durable(clock):
     assert len(holds.rows) == 1
 
 
-def test_waits_are_written_in_their_order(clock):
+def test_holds_are_written_in_order(clock):
     holds = Slow()
     breaker = Breaker("kraken", holds)
 
@@ -648,8 +648,8 @@ def test_waits_are_written_in_their_order(clock):
     assert [reason for _, reason in holds.rows] == ["10.0", "30.0", "90.0"]
 
 
-def test_request_that_is_cut_short_while_its_wait_is_written_loses_nothing(clock):
-    """A deadline may end the request; closing waits for the row."""
+def test_request_cancelled_during_a_write_loses_no_hold(clock):
+    """A deadline cancels the request; closing waits for the row."""
     holds = Slow()
     breaker = Breaker("kraken", holds)
 
@@ -668,8 +668,8 @@ def test_request_that_is_cut_short_while_its_wait_is_written_loses_nothing(clock
 
 
 @pytest.mark.parametrize("told", [float("nan"), float("inf"), -5.0])
-def test_times_that_are_none_are_no_fault(told):
-    """An exchange may say anything: without a number it is as if it had said nothing, and the rest has its bounds."""
+def test_invalid_retry_after(told):
+    """NaN counts as no value, and other numbers are limited."""
     wait = module._named_wait_ms(RateLimited("x", "slow down", told))
 
     assert wait is None or 0 <= wait <= ledger.LIMIT.longest_ms
@@ -681,8 +681,8 @@ FAULT = st.sampled_from([OUTAGE, BadPayload("kraken", "bars", "a page"), SourceU
 
 @settings(max_examples=50, deadline=None)
 @given(st.lists(st.tuples(st.sampled_from([0, 0, 0, 1, 19]), FAULT, st.sampled_from([0, 70_000])), min_size=30))
-def test_one_subject_that_fails_never_closes_the_way_for_the_others(steps):
-    """In whatever order twenty symbols are asked about, and however the one of them fails."""
+def test_one_failing_subject_never_pauses_the_exchange(steps):
+    """For any order of twenty symbols, and any failure of one of them."""
 
     async def scene():
         await (await Request.begin(breaker, TWENTY[1])).end()
@@ -708,7 +708,7 @@ def test_one_subject_that_fails_never_closes_the_way_for_the_others(steps):
 
 
 def test_subject_that_fails_five_times_pauses_alone(clock):
-    """Longer each time, ten seconds at most; its own answer ends it, and no other's."""
+    """Longer each time, ten seconds at most; only its own answer ends it."""
     breaker = Breaker("kraken", MemoryStore())
     fail(breaker, OUTAGE, 4)
     before = is_asked(breaker)
@@ -729,8 +729,8 @@ def test_subject_that_fails_five_times_pauses_alone(clock):
 
 
 @pytest.mark.parametrize("subjects", [1, 2])
-def test_burst_of_faults_of_one_subject_is_one_pause(clock, subjects):
-    """Requests that were in flight when its pause began say nothing new; two subjects do not stop the others."""
+def test_burst_of_failures_of_one_subject_is_one_pause(clock, subjects):
+    """Failures in flight when its pause began do not count; two subjects do not stop the others."""
     breaker = Breaker("kraken", MemoryStore())
 
     async def scene():
@@ -746,8 +746,8 @@ def test_burst_of_faults_of_one_subject_is_one_pause(clock, subjects):
     assert is_asked(breaker, "XRP/USD")
 
 
-def test_three_subjects_that_fail_hold_up_the_others_for_a_second(clock):
-    """A pause of the exchange is about those that failed: one of the others goes first, and its answer ends it."""
+def test_three_failing_subjects_delay_the_others_for_a_second(clock):
+    """A pause applies to the failed subjects: another one goes first, and its answer ends the pause."""
     breaker = Breaker("kraken", MemoryStore())
     for _ in range(7):
         fail_in_turn(breaker, OUTAGE, 1)
@@ -766,8 +766,8 @@ def test_three_subjects_that_fail_hold_up_the_others_for_a_second(clock):
     assert breaker.seconds_left == 0
 
 
-def test_few_of_many_that_fail_pause_nobody_else(clock):
-    """They are asked about again and again while the others have nothing to ask; that says nothing of these."""
+def test_few_failing_subjects_of_many_do_not_pause_the_exchange(clock):
+    """They are requested again and again while the others need nothing."""
     breaker = Breaker("kraken", MemoryStore())
     for number in range(20):
         ask(breaker, subject=f"S{number}/USD")
@@ -797,8 +797,8 @@ def test_trial_that_hangs_is_not_waited_for(clock):
     asyncio.run(scene())
 
 
-def test_outage_that_one_subject_names_is_its_own(clock):
-    """An endpoint of one symbol may be out for hours; it is asked about each minute, and the others as ever."""
+def test_outage_of_one_subject_is_its_own(clock):
+    """One symbol may be out for hours: it is requested each minute, and the others as usual."""
     holds = Rows()
     breaker = Breaker("kraken", holds)
     ask(breaker, subject="ETH/USD")
@@ -810,8 +810,8 @@ def test_outage_that_one_subject_names_is_its_own(clock):
     assert holds.rows == []
 
 
-def test_outage_that_the_only_series_names_is_the_exchanges(clock):
-    """Though its clock answers; it outlives the process, then."""
+def test_outage_of_the_only_series_is_the_exchanges(clock):
+    """Even though its clock answers; the hold is durable."""
     holds = Rows()
     breaker = Breaker("kraken", holds)
     ask(breaker, subject="its clock")
@@ -820,7 +820,7 @@ def test_outage_that_the_only_series_names_is_the_exchanges(clock):
     assert (breaker.seconds_left, len(holds.rows)) == (300, 1)
 
 
-def test_outage_that_two_subjects_name_is_the_exchanges(clock):
+def test_outage_of_two_subjects_is_the_exchanges(clock):
     holds = Rows()
     breaker = Breaker("kraken", holds)
     ask(breaker, subject="XRP/USD")
@@ -842,8 +842,8 @@ def test_outage_that_two_subjects_name_is_the_exchanges(clock):
     ids=["outage", "limit", "ban", "short ban"],
 )
 @pytest.mark.parametrize("restart", [False, True])
-def test_a_year_of_retry_after_has_a_ceiling_and_a_probe(clock, error, longest, probe, restart):
-    """Also after a restart; one request goes out, and its answer ends the hold, in the store too."""
+def test_long_retry_after_is_limited_and_probed(clock, error, longest, probe, restart):
+    """Also after a restart; a probe goes out, and its answer ends the hold in the store too."""
     holds = MemoryStore()
     breaker = Breaker("kraken", holds)
     fail(breaker, error)
@@ -862,8 +862,8 @@ def test_a_year_of_retry_after_has_a_ceiling_and_a_probe(clock, error, longest, 
     assert held_until(holds, "kraken") == clock.wall
 
 
-def test_nobody_else_asks_beside_a_probe(clock):
-    """They hear how long the hold lasts."""
+def test_no_request_beside_a_probe(clock):
+    """They are refused with the time that is left."""
     breaker = Breaker("kraken", MemoryStore())
     fail(breaker, RateLimited("kraken", "wait", 7_200.0))
     clock.pass_(HOUR_MS)
@@ -890,8 +890,8 @@ def test_nobody_else_asks_beside_a_probe(clock):
     ],
     ids=["untold", "fault", "told outage", "shorter", "longer", "ban", "cut short"],
 )
-def test_probe_that_is_refused_leaves_the_hold_or_gives_it_its_new_end(clock, error, left):
-    """And doubles nothing; the next probe is an hour away."""
+def test_refused_probe_keeps_or_replaces_the_hold(clock, error, left):
+    """It doubles nothing; the next probe is an hour away."""
     holds = MemoryStore()
     breaker = Breaker("kraken", holds)
     fail(breaker, RateLimited("kraken", "wait", 86_400.0))
@@ -907,8 +907,8 @@ def test_probe_that_is_refused_leaves_the_hold_or_gives_it_its_new_end(clock, er
     assert breaker.seconds_left in (20, 40)  # as after one refusal before this one, or two that were told
 
 
-def test_probe_is_written_down_before_it_goes_out(clock):
-    """A process that dies with it and starts again and again makes no further one."""
+def test_probe_is_recorded_before_it_goes_out(clock):
+    """A process that restarts again and again sends no further probe."""
     holds = Rows()
     fail(Breaker("kraken", holds), RateLimited("kraken", "wait", 86_400.0))
     clock.pass_(HOUR_MS)
@@ -924,7 +924,7 @@ def test_probe_is_written_down_before_it_goes_out(clock):
 
 @pytest.mark.parametrize("told", [[7_200.0], [3 * 86_400.0], [50_000.0, None]])
 def test_ban_is_not_probed_before_half_of_it_has_passed(clock, told):
-    """Nor within six hours: some exchanges lengthen a ban for every request that is made during it."""
+    """Nor within six hours: some exchanges extend a ban for every request."""
     breaker = Breaker("kraken", MemoryStore())
     fail(breaker, Banned("kraken", "418", told[0]))
     probes = []
@@ -947,8 +947,8 @@ def test_ban_is_not_probed_before_half_of_it_has_passed(clock, told):
         ("BTC/USD: DDoSProtection: kraken says so", 3 * 86_400),
     ],
 )
-def test_hold_of_an_older_program_has_a_ceiling_too(clock, reason, left):
-    """It kept up to 30 days; nobody can delete such a row."""
+def test_hold_of_an_older_version_is_limited_too(clock, reason, left):
+    """It allowed 30 days, and rows cannot be deleted."""
     holds = MemoryStore()
     holds.hold("kraken", clock.wall + 30 * DAY_MS, reason, clock.wall)
     breaker = Breaker("kraken", holds)
@@ -959,8 +959,8 @@ def test_hold_of_an_older_program_has_a_ceiling_too(clock, reason, left):
 
 
 @pytest.mark.parametrize("error", [LIMIT, BAN, SourceUnavailable("kraken", "503", 500.0)])
-def test_hold_that_is_lifted_in_the_store_is_over_within_a_second(clock, error):
-    """One request goes first; the penalty of the next refusal goes on where it was."""
+def test_lifted_hold_ends_within_a_second(clock, error):
+    """One request goes first; the next penalty continues from the last one."""
     holds = Rows()
     breaker = Breaker("kraken", holds)
     fail(breaker, error)
@@ -981,7 +981,7 @@ def test_hold_that_is_lifted_in_the_store_is_over_within_a_second(clock, error):
     assert len(holds.rows) == 2
 
 
-def test_store_is_read_once_a_second_while_a_hold_lasts_and_never_else(clock):
+def test_store_is_read_once_a_second_during_a_hold_only(clock):
     class Counted(MemoryStore):
         reads = 0
 
@@ -1003,8 +1003,8 @@ def test_store_is_read_once_a_second_while_a_hold_lasts_and_never_else(clock):
     assert holds.reads == 1 + 10
 
 
-def test_lift_that_comes_before_a_newer_refusal_does_not_end_it(clock):
-    """What the store had said was read while the exchange said something newer."""
+def test_lift_before_a_newer_refusal_does_not_end_its_hold(clock):
+    """The store was read while the exchange answered."""
 
     class Late(Rows):
         def __init__(self):
@@ -1043,8 +1043,8 @@ def test_lift_that_comes_before_a_newer_refusal_does_not_end_it(clock):
     assert held_until(holds, "kraken") == clock.wall + 90_000
 
 
-def test_wait_that_could_not_be_kept_is_not_cut_by_an_older_row(clock):
-    """The store has an older, shorter hold; it is nobody's newer word."""
+def test_unwritten_hold_is_not_shortened_by_an_older_row(clock):
+    """The store has an older, shorter hold."""
 
     class Full(MemoryStore):
         is_full = False
@@ -1066,7 +1066,7 @@ def test_wait_that_could_not_be_kept_is_not_cut_by_an_older_row(clock):
     assert breaker.seconds_left == 235
 
 
-def test_store_that_cannot_be_read_lifts_nothing(clock):
+def test_unreadable_store_lifts_no_hold(clock):
     class Broken(MemoryStore):
         is_broken = False
 

@@ -1,4 +1,4 @@
-"""Rows of an answer become bars, or are refused by name."""
+"""Rows of an answer become bars, or are rejected with a reason."""
 
 import json
 import math
@@ -41,7 +41,7 @@ def read(rows, key=KEY):
     return bars_from_rows("binance", key, rows, first_seen_at=START + 1)
 
 
-def test_good_rows_become_bars_bit_for_bit():
+def test_valid_rows_become_bars_bit_for_bit():
     fetched = read([make_row(0), make_row(1, close=10.1)])
 
     assert fetched.rejected == []
@@ -57,7 +57,7 @@ def test_no_rows_are_no_bars():
     assert fetched.rejected == []
 
 
-def test_rows_are_sorted_and_the_later_of_two_versions_stands():
+def test_rows_are_sorted_and_the_later_version_is_kept():
     fetched = read([make_row(1), make_row(0), make_row(1, close=10.5)])
 
     assert fetched.bars.open_time.tolist() == [START, START + KEY.timeframe.ms]
@@ -65,13 +65,13 @@ def test_rows_are_sorted_and_the_later_of_two_versions_stands():
 
 
 @pytest.mark.parametrize("answer", [None, {}, "text", 7, (make_row(),)], ids=repr)
-def test_an_answer_that_is_no_list_is_no_payload(answer):
+def test_an_answer_that_is_not_a_list_is_refused(answer):
     with pytest.raises(BadPayload, match=r"binance: expected a list of rows for BTC/USDT, found "):
         read(answer)
 
 
 @pytest.mark.parametrize("row", [None, {}, "text", [], make_row()[:5], [*make_row(), 1]], ids=repr)
-def test_one_row_of_another_shape_spoils_the_answer(row):
+def test_an_answer_with_a_row_of_another_shape_is_refused(row):
     with pytest.raises(BadPayload, match="expected rows of 6 entries for BTC/USDT"):
         read([make_row(), row])
 
@@ -95,7 +95,7 @@ EMPTY_VOLUMES = [("volume", None), ("volume", "")]
         if (name, value) not in EMPTY_VOLUMES
     ],
 )
-def test_a_row_with_something_else_than_a_number_is_refused_alone(name, value):
+def test_a_row_with_a_non_number_is_rejected_alone(name, value):
     fetched = read([make_row(0), make_row(1, **{name: value}), make_row(2)])
 
     (row,) = fetched.rejected
@@ -106,7 +106,7 @@ def test_a_row_with_something_else_than_a_number_is_refused_alone(name, value):
 
 
 @pytest.mark.parametrize("time", [None, "1718000000000", START + 0.5, math.nan, math.inf, -1, 10**30], ids=repr)
-def test_a_row_without_a_usable_open_time_is_refused_alone(time):
+def test_a_row_without_a_valid_open_time_is_rejected_alone(time):
     fetched = read([make_row(0), make_row(1, open_time=time)])
 
     (row,) = fetched.rejected
@@ -116,7 +116,7 @@ def test_a_row_without_a_usable_open_time_is_refused_alone(time):
     assert row.values == (10, 12.5, 9, 11, 3)
 
 
-def test_an_open_time_may_come_as_a_whole_float():
+def test_an_open_time_may_be_a_whole_float():
     assert read([make_row(open_time=float(START))]).bars.open_time.tolist() == [START]
 
 
@@ -130,7 +130,7 @@ def test_an_open_time_may_come_as_a_whole_float():
         ({"open_time": START + 60_000}, "open time must be on the 1h grid of 24/7"),
     ],
 )
-def test_numbers_that_are_no_bar_are_refused_by_the_rule_of_bars(changes, reason):
+def test_numbers_that_are_not_a_bar_are_rejected_by_a_rule_of_bars(changes, reason):
     fetched = read([make_row(1), make_row(2), make_row(0, **changes)])
 
     assert [row.reason for row in fetched.rejected] == [reason]
@@ -157,7 +157,7 @@ def test_numbers_of_numpy_are_numbers():
     ],
     ids=["nothing", "null", "text", "page", "truncated", "nan", "infinity", "deep", "very deep", "long number"],
 )
-def test_a_body_that_is_no_answer(text, found):
+def test_an_invalid_body(text, found):
     with pytest.raises(BadPayload, match=found) as refused:
         parse_body("binance", text)
 
@@ -165,8 +165,8 @@ def test_a_body_that_is_no_answer(text, found):
 
 
 @pytest.mark.parametrize("text", ["[]", " [[1]]", '{"a": "[[[[[[[[[[[[[[[[[[[[["}', r'["\"[[[[[[[[[[[[[[[[[[[[["]'])
-def test_a_body_that_is_one(text):
-    """Brackets within a text nest nothing."""
+def test_a_valid_body(text):
+    """Brackets in a string do not count as depth."""
     assert parse_body("binance", text) == json.loads(text)
 
 
@@ -174,7 +174,7 @@ def test_a_body_that_is_one(text):
     ("answer", "path"),
     [([], ()), ({"data": {"ohlc": [1]}}, ("data", "ohlc")), ({"result": {"XBT": [], "last": 1}}, ("result", ANY_KEY))],
 )
-def test_rows_are_where_they_should_be(answer, path):
+def test_rows_path(answer, path):
     check_rows_path("kraken", answer, path, "body")
 
 
@@ -189,8 +189,8 @@ def test_an_answer_without_rows_is_not_an_empty_page(answer, path):
     assert refused.value.body == "body"
 
 
-def test_a_raw_row_of_another_shape_is_refused_alone():
-    """With what it was, whatever the parser would have made of it."""
+def test_a_raw_row_of_another_length_is_rejected_alone():
+    """With its raw text, without being parsed."""
     raw = [["1", "2", "3"], ["1", "2"], ["1", ["2"], "3"], ["4", "5", "6"]]
     rows = parse_rows("binance", raw, lambda row: [START, *(float(one) for one in row), 1.0, 1.0])
 
@@ -208,14 +208,14 @@ def test_no_raw_rows_are_no_rows():
     assert parse_rows("binance", None, list) == parse_rows("binance", [], list) == []
 
 
-def test_letters_are_no_raw_rows():
+def test_letters_are_not_rows():
     with pytest.raises(BadPayload, match="expected a list of rows"):
         parse_rows("binance", list("<html>"), list)
 
 
 @pytest.mark.parametrize(("name", "values"), EMPTY_VOLUMES, ids=repr)
 def test_a_row_without_a_volume_is_a_bar(name, values):
-    """What it traded is not known; what it cost is."""
+    """The volume is unknown, the prices are known."""
     fetched = read([make_row(0), make_row(1, **{name: values})])
 
     assert fetched.rejected == []
@@ -234,8 +234,8 @@ def test_a_row_without_a_volume_is_a_bar(name, values):
     ],
     ids=repr,
 )
-def test_a_volume_that_is_there_is_a_number(raw, fault):
-    """Ccxt's parsers make nothing of null, of an empty text and of what they cannot read alike."""
+def test_a_volume_that_is_present_must_be_a_number(raw, fault):
+    """Ccxt's parsers return None for null, for an empty text and for what they cannot read."""
     (row,) = parse_rows("binance", [raw], lambda _: [*make_row()[:5], None])
 
     assert row.fault == fault
@@ -251,8 +251,8 @@ FAULTS = {
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_rows_of_one_fault_have_one_reason(fault):
-    """It has no values in it, so that it can be counted."""
+def test_equal_faults_have_equal_reasons(fault):
+    """A reason has no values, so that it can be counted."""
     fetched = read([FAULTS[fault](i) for i in range(128)])
 
     assert len(fetched.bars) == 0
@@ -261,7 +261,7 @@ def test_rows_of_one_fault_have_one_reason(fault):
 
 
 def test_rows_of_another_timeframe_are_refused():
-    """Some venues' names of timeframes are wrong: eight hours where four were asked for."""
+    """Some exchanges name timeframes wrongly: eight hours instead of four."""
     with pytest.raises(BadPayload, match=r"expected rows 1h apart for BTC/USDT, found '2h apart'"):
         read([make_row(2 * i) for i in range(8)])
 
@@ -269,8 +269,8 @@ def test_rows_of_another_timeframe_are_refused():
 @pytest.mark.parametrize("calendar", ["24/7", "24/7@16:00", "24/7@17:00 America/New_York", "XNYS"])
 @pytest.mark.parametrize(("timeframe", "found"), [("1m", "1m"), ("15m", "15m"), ("1h", "1h")])
 @pytest.mark.parametrize("count", [2, 5, 500])
-def test_rows_closer_together_than_the_timeframe_are_refused_whole(calendar, timeframe, found, count):
-    """Also where some of them open when a bar does, and however few they are: 1m rows are not bars of 4h."""
+def test_rows_closer_than_the_timeframe_are_refused(calendar, timeframe, found, count):
+    """Also where some are on the grid, and where they are few: 1m rows are not 4h bars."""
     key = SeriesKey("binance", "BTC/USDT", "4h", calendar)
     start, step = int(key.trading_calendar.next_opens(key.timeframe, START, 1)[0]), Timeframe(timeframe).ms
     rows = [make_row(open_time=start + i * step) for i in range(count)]
@@ -279,15 +279,15 @@ def test_rows_closer_together_than_the_timeframe_are_refused_whole(calendar, tim
         read(rows, key)
 
 
-def test_rows_of_a_shorter_timeframe_are_refused_in_a_quiet_market_too():
-    """Minutes with trades in them, an hour or so apart: those at a full hour are no hours."""
+def test_rows_of_a_shorter_timeframe_are_refused_in_a_quiet_market():
+    """Minutes with trades, about an hour apart, are not hours."""
     minutes = np.unique(np.random.default_rng(0).integers(0, 100 * 60, 150))
 
     with pytest.raises(BadPayload, match="expected rows 1h apart"):
         read([make_row(open_time=START + int(minute) * 60_000) for minute in minutes])
 
 
-def test_rows_across_a_change_of_the_clock_are_bars():
+def test_rows_across_a_clock_change():
     """Days that begin at 17:00 in New York: one has 23 hours."""
     key = SeriesKey("binance", "BTC/USDT", "1d", "24/7@17:00 America/New_York")
     opens = key.trading_calendar.next_opens(key.timeframe, utc_ms("2024-03-09 22:00"), 3)
@@ -297,8 +297,8 @@ def test_rows_across_a_change_of_the_clock_are_bars():
     assert len(fetched.bars) == 2
 
 
-def test_one_row_within_a_bar_is_refused_alone():
-    """Some venues stamp the row of the bar that still forms with the time of the answer."""
+def test_one_row_within_a_bar_is_rejected_alone():
+    """Some exchanges label the forming bar with the time of the answer."""
     fetched = read([make_row(0), make_row(1), make_row(open_time=START + HOUR_MS + 7)])
 
     assert fetched.bars.open_time.tolist() == [START, START + HOUR_MS]
@@ -316,26 +316,26 @@ def test_one_row_within_a_bar_is_refused_alone():
     ],
     ids=["days", "four hours", "on the grid", "no times", "no rows"],
 )
-def test_rows_off_the_grid_of_a_market_that_never_closes_have_an_anchor(timeframe, opens, hint):
-    """What they have in common, with the key that settles it."""
+def test_anchor_hint_for_rows_off_the_grid(timeframe, opens, hint):
+    """What they have in common, with the option that settles it."""
     told = anchor_hint(SeriesKey("binance", "BTC/USDT", timeframe), np.array(opens, np.int64))
 
     assert told.startswith(hint)
     assert ("`day_anchor`" in told) == bool(hint)
 
 
-def test_sessions_of_an_exchange_have_no_anchor():
+def test_no_anchor_hint_for_sessions():
     assert anchor_hint(SeriesKey("x", "A/USD", "1d", "XNYS"), np.array([utc_ms("2024-01-02 16:00")])) == ""
 
 
-def test_rows_of_a_quiet_market_are_not():
-    """Few rows, or rows at all distances, say nothing of the timeframe."""
+def test_rows_of_a_quiet_market_are_accepted():
+    """Few rows, or uneven ones, do not show a timeframe."""
     assert len(read([make_row(2 * i) for i in range(7)]).bars) == 7
     assert len(read([make_row(2 * i) for i in range(8)] + [make_row(19)]).bars) == 9
 
 
 @pytest.mark.parametrize("entry", ["NaN", "inf", "-Infinity", "1_000", " 7", "\u0667", True])
-def test_what_only_python_takes_for_a_number_is_none(entry):
+def test_numbers_for_python_only_are_unreadable(entry):
     (row,) = parse_rows("binance", [["1", entry]], list)
 
     assert row.fault == "every entry must be a text or a number"

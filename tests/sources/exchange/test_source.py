@@ -63,7 +63,7 @@ KINDS = {
 
 @pytest.fixture(autouse=True)
 def clock(monkeypatch):
-    """No test waits, and none is late: time passes by waiting alone."""
+    """Simulated time: it passes only while sources wait."""
     unhurried(monkeypatch)
     return by_hand(monkeypatch)
 
@@ -90,7 +90,7 @@ def open_source():
 
 @pytest.fixture(params=["binance", "bitstamp", "kraken"])
 def venue(request):
-    """A plain one, one that tells no time, and one that keeps its newest bars only; `every_venue` where it matters."""
+    """A plain exchange, one without a time endpoint, and one that keeps only its latest bars."""
     return request.param
 
 
@@ -121,12 +121,12 @@ def make_key(venue, timeframe="1h"):
 
 
 def family(error):
-    """A class with all its descendants, whoever defines them."""
+    """A class and all its subclasses."""
     return {error}.union(*(family(child) for child in error.__subclasses__()))
 
 
 def assert_equal_to_truth(bars, exchange, start, end):
-    """The bars are exactly those that the exchange made, from `start` until before `end`."""
+    """Assert that the bars are those that the exchange made in [`start`, `end`)."""
     truth = exchange.rows(bars.key.symbol, bars.key.timeframe.name, start, end)
 
     assert bars.open_time.tolist() == [row[0] for row in truth]
@@ -134,7 +134,7 @@ def assert_equal_to_truth(bars, exchange, start, end):
 
 
 def test_bars_are_exactly_those_of_the_exchange(exchange, every_venue, open_source):
-    """Every venue, from `since` to the last closed bar; the forming one is left out."""
+    """For every exchange, from `since` to the last closed bar, without the forming one."""
     source = open_source(exchange.config(every_venue))
     fetched = source.fetch(make_key(every_venue), AS_OF - 50 * HOUR, AS_OF)
 
@@ -145,15 +145,15 @@ def test_bars_are_exactly_those_of_the_exchange(exchange, every_venue, open_sour
     assert_equal_to_truth(fetched.bars, exchange, AS_OF - 50 * HOUR, AS_OF - 5_000)
 
 
-def test_a_long_history_comes_page_by_page(exchange, binance):
+def test_a_long_history_is_paged(exchange, binance):
     fetched = binance.fetch(make_key("binance"), AS_OF - 2500 * HOUR, AS_OF)
 
     assert len(exchange.asked("bars")) == 3
     assert_equal_to_truth(fetched.bars, exchange, AS_OF - 2500 * HOUR, AS_OF - 5_000)
 
 
-def test_paging_goes_on_past_a_gap_longer_than_a_page(exchange, binance):
-    """Nothing was traded for 1,200 bars, which is more than a page holds."""
+def test_paging_continues_past_a_gap_longer_than_a_page(exchange, binance):
+    """1,200 bars without trades, more than a page."""
     gap = range(AS_OF - 5_000 - 2000 * HOUR, AS_OF - 5_000 - 800 * HOUR, HOUR)
     exchange.missing.update(gap)
 
@@ -165,7 +165,7 @@ def test_paging_goes_on_past_a_gap_longer_than_a_page(exchange, binance):
 
 
 def test_an_empty_page_is_not_the_last(exchange, venue, source):
-    """A venue that answers by windows gives an empty page within a gap; the next window is asked for."""
+    """An exchange that answers by windows returns an empty page in a gap; the next window is requested."""
     exchange.fail_next("empty")
 
     fetched = source.fetch(make_key(venue), AS_OF - 1500 * HOUR, AS_OF)
@@ -187,7 +187,7 @@ def test_an_exchange_that_repeats_a_page_does_not_cause_a_loop(exchange, binance
     assert len(exchange.asked("bars")) == 4
 
 
-def test_kraken_answers_with_its_newest_bars_when_since_is_too_old(exchange, open_source):
+def test_kraken_returns_its_latest_bars_when_since_is_too_old(exchange, open_source):
     source = open_source(exchange.config("kraken"))
 
     fetched = source.fetch(make_key("kraken"), AS_OF - 5000 * HOUR, AS_OF)
@@ -198,7 +198,7 @@ def test_kraken_answers_with_its_newest_bars_when_since_is_too_old(exchange, ope
 
 
 def test_market_listed_after_since_is_told_from_a_history_that_ends(exchange, binance):
-    """A whole page behind a hole is no sign of it, as long as more comes after the page."""
+    """A whole page after a gap does not prove it, as long as more bars follow."""
     exchange.missing.update(range(AS_OF - 5_000 - 3000 * HOUR, AS_OF - 5_000 - 1500 * HOUR, HOUR))
 
     fetched = binance.fetch(make_key("binance"), AS_OF - 2500 * HOUR, AS_OF)
@@ -209,7 +209,7 @@ def test_market_listed_after_since_is_told_from_a_history_that_ends(exchange, bi
 
 @pytest.mark.parametrize(("hours", "hole"), [(1000, range(1)), (1099, range(500, 600))], ids=["first slot", "middle"])
 def test_gap_within_one_whole_page_is_told_from_a_history_that_ends(exchange, binance, hours, hole):
-    """999 bars and the one that forms: a page that is whole, goes up to now, and was given as it was asked for."""
+    """999 bars and the forming one: a whole page up to now, as requested."""
     since = AS_OF - 5_000 - hours * HOUR
     exchange.missing.update(since + slot * HOUR for slot in hole)
 
@@ -219,8 +219,8 @@ def test_gap_within_one_whole_page_is_told_from_a_history_that_ends(exchange, bi
     assert fetched.since is None
 
 
-def test_row_of_an_hour_that_has_not_begun_is_refused(exchange, venue, source):
-    """By the exchange's own clock; it is reported, and not left out in silence."""
+def test_row_that_has_not_opened_is_rejected(exchange, venue, source):
+    """By the exchange's clock; it is reported."""
     exchange.fail_next("future", times=1000)
 
     fetched = source.fetch(make_key(venue), AS_OF - 5 * HOUR, AS_OF)
@@ -229,7 +229,7 @@ def test_row_of_an_hour_that_has_not_begun_is_refused(exchange, venue, source):
     assert len(fetched.bars) == 4
 
 
-def test_without_since_one_page_back_is_asked_for(exchange, every_venue, open_source):
+def test_without_since_one_page_is_requested(exchange, every_venue, open_source):
     source = open_source(exchange.config(every_venue))
     fetched = source.fetch(make_key(every_venue), None, AS_OF)
 
@@ -237,7 +237,7 @@ def test_without_since_one_page_back_is_asked_for(exchange, every_venue, open_so
     assert len(exchange.asked("bars")) <= 2
 
 
-def test_since_within_a_bar_begins_with_the_next(venue, source):
+def test_since_within_a_bar_starts_with_the_next(venue, source):
     fetched = source.fetch(make_key(venue), AS_OF - 10 * HOUR - 4_999, AS_OF)
 
     assert int(fetched.bars.open_time[0]) == AS_OF - 5_000 - 9 * HOUR
@@ -249,8 +249,8 @@ def test_since_on_the_grid_is_the_first_bar(venue, source):
     assert int(fetched.bars.open_time[0]) == AS_OF - 5_000 - 9 * HOUR
 
 
-def test_the_next_fetch_brings_what_has_closed_since(exchange, venue, source, clock):
-    """One request, and no second look at the list of markets."""
+def test_the_next_fetch_returns_bars_closed_since(exchange, venue, source, clock):
+    """One request, and the list of markets is not loaded again."""
     first = source.fetch(make_key(venue), AS_OF - 20 * HOUR, AS_OF)
     exchange.now += HOUR
     clock.seconds += HOUR / 1000
@@ -263,7 +263,7 @@ def test_the_next_fetch_brings_what_has_closed_since(exchange, venue, source, cl
     assert exchange.asked("markets") == []
 
 
-def test_nothing_is_asked_for_when_nothing_can_have_closed(exchange, venue, source):
+def test_no_request_when_no_bar_can_have_closed(exchange, venue, source):
     fetched = source.fetch(make_key(venue), AS_OF - 5_000, AS_OF)
 
     assert len(fetched.bars) == 0
@@ -271,14 +271,14 @@ def test_nothing_is_asked_for_when_nothing_can_have_closed(exchange, venue, sour
 
 
 def test_bars_after_as_of_are_left_out(exchange, venue, source):
-    """The exchange is three hours further; the caller's time decides."""
+    """The exchange is three hours ahead; the caller's time decides."""
     fetched = source.fetch(make_key(venue), AS_OF - 20 * HOUR, AS_OF - 3 * HOUR)
 
     assert_equal_to_truth(fetched.bars, exchange, AS_OF - 20 * HOUR, AS_OF - 5_000 - 3 * HOUR)
 
 
 def test_a_bar_is_closed_by_the_clock_of_the_exchange(exchange, venue, source):
-    """This machine is ahead by ten seconds: what it calls closed still forms."""
+    """This machine is ten seconds ahead: a bar closed by its clock still forms."""
     exchange.now = AS_OF - 10_000
 
     fetched = source.fetch(make_key(venue), AS_OF - 20 * HOUR, AS_OF)
@@ -287,8 +287,8 @@ def test_a_bar_is_closed_by_the_clock_of_the_exchange(exchange, venue, source):
     assert fetched.rejected == []
 
 
-def test_an_answer_that_is_old_by_its_own_date_is_not_final(exchange, every_venue, open_source, monkeypatch):
-    """A cache answers about one symbol: the exchange's time and the dates of others do not make its bars final."""
+def test_an_answer_with_an_old_date_is_not_final(exchange, every_venue, open_source, monkeypatch):
+    """A cache answers for one symbol: the exchange's time and other dates do not make its bars final."""
     source = open_source(exchange.config(every_venue, final_after=0))
     source.fetch(make_key(every_venue), AS_OF - 20 * HOUR, AS_OF - HOUR)
     exchange.replica_ms = 90_000
@@ -301,8 +301,8 @@ def test_an_answer_that_is_old_by_its_own_date_is_not_final(exchange, every_venu
     assert fetched.rejected == []
 
 
-def test_a_time_that_does_not_come_holds_up_nobody(exchange, open_source, clock):
-    """One series asks for it, for two seconds at most, and the dates of answers do as well."""
+def test_a_time_request_that_hangs_delays_no_other_series(exchange, open_source, clock):
+    """One series requests it, for two seconds at most; dates of answers replace it."""
     exchange.fail_next("delay", at="time", times=100)
     clock.stretch = 0.05
     source = open_source(exchange.config("binance", timeout=100, deadline=30))
@@ -315,7 +315,7 @@ def test_a_time_that_does_not_come_holds_up_nobody(exchange, open_source, clock)
 
 @pytest.fixture
 def flowing(exchange, clock, monkeypatch):
-    """The exchange's clock goes on while it is waited for."""
+    """The exchange's clock continues during the wait."""
 
     async def sleep(seconds):
         exchange.now += round(seconds * 1000)
@@ -325,8 +325,8 @@ def flowing(exchange, clock, monkeypatch):
 
 
 @pytest.mark.parametrize("by", [10_000, 30_000, 120_000])
-def test_a_clock_that_steps_back_is_believed_at_once(exchange, every_venue, open_source, by):
-    """What was closed by the time that it told before still forms."""
+def test_a_clock_that_is_set_back_counts_at_once(exchange, every_venue, open_source, by):
+    """A bar closed by the earlier time still forms."""
     source = open_source(exchange.config(every_venue))
     source.fetch(make_key(every_venue), AS_OF - 20 * HOUR, AS_OF - HOUR)
     exchange.now = AS_OF - by
@@ -336,8 +336,8 @@ def test_a_clock_that_steps_back_is_believed_at_once(exchange, every_venue, open
     assert fetched.rejected == []
 
 
-def test_a_clock_that_steps_back_while_it_is_waited_for(exchange, every_venue, open_source, flowing):
-    """The bar comes once it has closed by that clock."""
+def test_a_clock_that_is_set_back_during_a_wait(exchange, every_venue, open_source, flowing):
+    """The bar is returned once it has closed by that clock."""
     source = open_source(exchange.config(every_venue, late_after=60, deadline=30))
     source.fetch(make_key(every_venue), AS_OF - 20 * HOUR, AS_OF - HOUR)
     exchange.now = AS_OF - 20_000
@@ -348,7 +348,7 @@ def test_a_clock_that_steps_back_while_it_is_waited_for(exchange, every_venue, o
 
 
 def test_a_bar_of_an_old_replica_is_not_final(exchange, every_venue, open_source):
-    """Time and dates are right, the bars are half a minute old: the newest still forms in them."""
+    """Time and dates are right, but the bars are half a minute old: the latest one still forms."""
     exchange.replica_ms = 30_000
     source = open_source(exchange.config(every_venue))
     fetched = source.fetch(make_key(every_venue), AS_OF - 20 * HOUR, AS_OF)
@@ -358,7 +358,7 @@ def test_a_bar_of_an_old_replica_is_not_final(exchange, every_venue, open_source
 
 
 def test_a_bar_of_an_old_replica_is_waited_for(exchange, every_venue, open_source, flowing):
-    """Until a later one is served beside it, or the venue says that it is final."""
+    """Until a later bar is in the answer, or the exchange reports it as final."""
     exchange.replica_ms = 30_000
     source = open_source(exchange.config(every_venue))
     fetched = source.fetch(make_key(every_venue), AS_OF - 20 * HOUR, AS_OF)
@@ -369,10 +369,8 @@ def test_a_bar_of_an_old_replica_is_waited_for(exchange, every_venue, open_sourc
 
 @pytest.mark.parametrize("every_venue", [name for name in VENUES if name != "okx"])  # OKX says it of each bar
 @pytest.mark.parametrize("final_after", [20, 40])
-def test_a_bar_after_which_nobody_trades_is_final_after_a_while(
-    exchange, every_venue, open_source, flowing, final_after
-):
-    """No later bar is served that could say so."""
+def test_a_bar_without_later_trades_is_final_after_a_while(exchange, every_venue, open_source, flowing, final_after):
+    """No later bar shows that it is final."""
     exchange.missing = {AS_OF - 5_000}
     source = open_source(exchange.config(every_venue, final_after=final_after))
     fetched = source.fetch(make_key(every_venue), AS_OF - 20 * HOUR, AS_OF)
@@ -382,7 +380,7 @@ def test_a_bar_after_which_nobody_trades_is_final_after_a_while(
 
 
 def test_rows_of_the_future_make_no_bar_final(exchange, venue, open_source):
-    """They have not begun by the exchange's clock, so they say nothing about the bar before them."""
+    """They have not opened by the exchange's clock, so they prove nothing."""
     exchange.now = AS_OF - 10_000
     exchange.fail_next("future", times=100)
     fetched = open_source(exchange.config(venue)).fetch(make_key(venue), AS_OF - 20 * HOUR, AS_OF)
@@ -391,18 +389,18 @@ def test_rows_of_the_future_make_no_bar_final(exchange, venue, open_source):
 
 
 def test_this_machine_may_be_behind(exchange, every_venue, open_source, monkeypatch):
-    """What has closed by its clock is given; the rest is no fault of the exchange, and nothing is refused."""
+    """Bars closed by its clock are returned; nothing is rejected."""
     monkeypatch.setattr(exchange_source, "now_ms", lambda: AS_OF - 120_000)
     source = open_source(exchange.config(every_venue))
     fetched = source.fetch(make_key(every_venue), AS_OF - 20 * HOUR, AS_OF - 120_000)
 
     assert_equal_to_truth(fetched.bars, exchange, AS_OF - 20 * HOUR, AS_OF - 5_000 - HOUR)
     assert fetched.rejected == []
-    assert fetched.clock_ms == 120_000
+    assert fetched.clock_offset_ms == 120_000
 
 
-def test_an_exchange_that_is_far_behind_is_not_waited_for(exchange, venue, open_source, clock, monkeypatch):
-    """What it has comes at once, with how far its clock is apart."""
+def test_an_exchange_whose_clock_is_far_behind_is_not_waited_for(exchange, venue, open_source, clock, monkeypatch):
+    """Its bars come at once, with its clock offset."""
     monkeypatch.setattr(exchange_source, "now_ms", lambda: AS_OF)
     exchange.now = AS_OF - 90_000
     began = clock.seconds
@@ -410,10 +408,10 @@ def test_an_exchange_that_is_far_behind_is_not_waited_for(exchange, venue, open_
 
     assert clock.seconds == began
     assert int(fetched.bars.close_time[-1]) == AS_OF - 5_000 - HOUR
-    assert fetched.clock_ms == -90_000
+    assert fetched.clock_offset_ms == -90_000
 
 
-def test_the_clock_of_the_exchange_is_asked_once_for_an_hour(exchange, venue, source, clock):
+def test_the_exchange_time_is_requested_once_an_hour(exchange, venue, source, clock):
     for _ in range(3):
         source.fetch(make_key(venue), AS_OF - 20 * HOUR, AS_OF - 1000)
     before = len(exchange.asked("time"))
@@ -425,8 +423,8 @@ def test_the_clock_of_the_exchange_is_asked_once_for_an_hour(exchange, venue, so
     assert len(exchange.asked("time")) == 2 * times
 
 
-def test_an_exchange_that_cannot_tell_the_time_is_dated_by_its_answers(exchange, venue, source):
-    """It is behind by two minutes, and only the dates of its answers say so: the last bar still forms."""
+def test_dates_of_answers_replace_a_missing_time_endpoint(exchange, venue, source):
+    """It is two minutes behind, by the dates of its answers: the last bar still forms."""
     exchange.now = AS_OF - 120_000
     exchange.fail_next("html", at="time", times=100)
 
@@ -470,8 +468,8 @@ def ready(clock):
     # A list of markets may be longer than an answer about bars.
     [(fault, endpoint) for fault in FAULTS for endpoint in ("bars", "markets") if (fault, endpoint) != OVERSIZED_LIST],
 )
-def test_a_fault_has_its_name_and_is_over_when_it_ends(exchange, binance, ready, clock, fault, endpoint):
-    """However often it is asked again within the deadline; nobody follows a redirect."""
+def test_a_fault_has_its_error_and_ends(exchange, binance, ready, clock, fault, endpoint):
+    """For all retries within the deadline; redirects are not followed."""
     exchange.fail_next(fault, at=endpoint, times=1000)
     patient = binance._config
     if fault == "drip":
@@ -491,8 +489,8 @@ def test_a_fault_has_its_name_and_is_over_when_it_ends(exchange, binance, ready,
 
 
 @pytest.mark.parametrize("fault", sorted(FAULTS))
-def test_a_fault_that_passes_is_not_felt(exchange, open_source, clock, fault):
-    """It is asked again, a moment later."""
+def test_a_single_fault_is_retried(exchange, open_source, clock, fault):
+    """The request is retried a moment later."""
     source = open_source(exchange.config("binance"))
     if fault == "drip":
         clock.stretch = 1.0
@@ -502,8 +500,8 @@ def test_a_fault_that_passes_is_not_felt(exchange, open_source, clock, fault):
     assert len(source.fetch(make_key("binance"), AS_OF - 5 * HOUR, AS_OF).bars) == 4
 
 
-def test_an_object_instead_of_rows_is_no_empty_page(exchange, every_venue, open_source):
-    """Ccxt's parsers of most venues make an empty page of it."""
+def test_an_object_instead_of_rows_is_not_an_empty_page(exchange, every_venue, open_source):
+    """Most of ccxt's parsers take it for an empty page."""
     source = open_source(exchange.config(every_venue))
     exchange.fail_next("object", times=1000)
 
@@ -533,7 +531,7 @@ def test_body_of_a_bad_answer_is_kept(exchange, venue, source):
         (599, SourceUnavailable),
     ],
 )
-def test_a_status_has_its_name(exchange, venue, open_source, status, error):
+def test_a_status_has_its_error(exchange, venue, open_source, status, error):
     source = open_source(exchange.config(venue))
     exchange.fail_next("status", status=status, times=1000)
 
@@ -548,8 +546,8 @@ def test_a_status_has_its_name(exchange, venue, open_source, status, error):
     [("binance", 403), ("binance", 418), ("binance", 429), ("bitstamp", 429), ("kraken", 429), ("binance", 503)],
 )
 @pytest.mark.parametrize("restart", [False, True])
-def test_nobody_asks_before_the_time_that_was_named(exchange, venue, open_source, ready, status, restart):
-    """Neither this service nor one that was started anew on its ledger; after it, one request brings the bars."""
+def test_no_request_before_retry_after(exchange, venue, open_source, ready, status, restart):
+    """Neither this service nor a restarted one; afterwards one request returns the bars."""
     holds = MemoryStore()
     source = open_source(exchange.config(venue), holds)
     exchange.fail_next("status", status=status, headers={"Retry-After": "100"})
@@ -577,7 +575,7 @@ def test_a_wait_within_the_deadline_is_waited_out(exchange, venue, source, clock
 
 
 @pytest.mark.parametrize("venue", ["binance", "kraken"])
-def test_a_ban_at_the_clock_is_not_passed_over(exchange, venue, source):
+def test_a_ban_of_the_time_request_counts(exchange, venue, source):
     exchange.fail_next("status", status=418, at="time")
 
     with pytest.raises(Banned):
@@ -594,8 +592,8 @@ def test_a_ban_at_the_clock_is_not_passed_over(exchange, venue, source):
     ],
     ids=["request", "series"],
 )
-def test_an_answer_that_takes_too_long_is_given_up(exchange, binance, ready, clock, limits, reason):
-    """At the limit of a request, as often as it is asked, and at that of the series, in the middle of a request."""
+def test_a_slow_answer_times_out(exchange, binance, ready, clock, limits, reason):
+    """At the timeout of each request, and at the deadline of the series during a request."""
     binance.fetch(make_key("binance"), AS_OF - 5 * HOUR, AS_OF)
     exchange.fail_next("delay", times=1000)
     patient = binance._config
@@ -611,8 +609,8 @@ def test_an_answer_that_takes_too_long_is_given_up(exchange, binance, ready, clo
     assert len(ready(binance).fetch(make_key("binance"), AS_OF - 5 * HOUR, AS_OF).bars) == 4
 
 
-def test_what_arrived_before_a_fault_is_kept(exchange, open_source):
-    """Two pages, then an outage: their bars come with the reason why there are no more."""
+def test_bars_before_a_fault_are_returned(exchange, open_source):
+    """Two pages, then an outage: their bars are returned with the error."""
     source = open_source(exchange.config("binance"))
     source.fetch(make_key("binance"), AS_OF - 5 * HOUR, AS_OF)
     exchange.requests.clear()
@@ -630,7 +628,7 @@ def test_what_arrived_before_a_fault_is_kept(exchange, open_source):
     assert isinstance(fetched.fault, SourceUnavailable)
 
 
-def test_a_bar_that_is_late_is_asked_for_until_it_comes(exchange, every_venue, open_source):
+def test_a_late_bar_is_requested_until_it_arrives(exchange, every_venue, open_source):
     source = open_source(exchange.config(every_venue, late_after=30))
     exchange.fail_next("late", times=2)
 
@@ -640,8 +638,8 @@ def test_a_bar_that_is_late_is_asked_for_until_it_comes(exchange, every_venue, o
     assert len(exchange.asked("bars")) == 3
 
 
-def test_a_bar_that_does_not_come_is_late(exchange, venue, open_source, clock):
-    """What there is arrives `late_after` seconds behind the close, and the newest bar is not among it."""
+def test_a_missing_bar_is_given_up_after_late_after(exchange, venue, open_source, clock):
+    """The other bars are returned `late_after` seconds after the close."""
     source = open_source(exchange.config(venue, late_after=6))
     exchange.fail_next("late", times=1000)
     began = clock.seconds
@@ -653,8 +651,8 @@ def test_a_bar_that_does_not_come_is_late(exchange, venue, open_source, clock):
     assert fetched.fault is None
 
 
-def test_a_bar_of_long_ago_is_not_waited_for(exchange, venue, open_source, clock):
-    """The exchange's clock says that it will not come any more."""
+def test_an_old_missing_bar_is_not_waited_for(exchange, venue, open_source, clock):
+    """By the exchange's clock it will not arrive any more."""
     source = open_source(exchange.config(venue, late_after=6))
     source.fetch(make_key(venue), AS_OF - 20 * HOUR, AS_OF)
     exchange.now += HOUR
@@ -666,8 +664,8 @@ def test_a_bar_of_long_ago_is_not_waited_for(exchange, venue, open_source, clock
     assert clock.seconds == began
 
 
-def test_only_the_exchange_itself_is_asked(exchange, every_venue, open_source):
-    """An address that appears from nowhere is no place to fetch bars from."""
+def test_requests_go_to_the_exchange_only(exchange, every_venue, open_source):
+    """A request to another host is refused."""
     source = open_source(exchange.config(every_venue))
     source.fetch(make_key(every_venue), AS_OF - 5 * HOUR, AS_OF)
     exchange.requests.clear()
@@ -681,8 +679,8 @@ def test_only_the_exchange_itself_is_asked(exchange, every_venue, open_source):
     assert exchange.requests == []
 
 
-def test_exchange_that_cannot_show_who_it_is_is_not_asked(open_source, tmp_path):
-    """Its certificate is its own work: no request leaves, and an option of ccxt's cannot change that."""
+def test_invalid_certificate_is_refused(open_source, tmp_path):
+    """A self-signed certificate is refused, whatever the options of ccxt say."""
     with LoopbackExchange(AS_OF, certificate=self_signed(tmp_path)) as exchange:
         config = exchange.config("binance")
         source = open_source(config.model_copy(update={"options": {**config.options, "verify": False}}))
@@ -693,7 +691,7 @@ def test_exchange_that_cannot_show_who_it_is_is_not_asked(open_source, tmp_path)
 
 
 def self_signed(folder):
-    """A file with a key, and a certificate for 127.0.0.1 that this key has signed."""
+    """A file with a key and a self-signed certificate for 127.0.0.1."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "127.0.0.1")])
     valid = (dt.datetime(2020, 1, 1, tzinfo=dt.UTC), dt.datetime(2100, 1, 1, tzinfo=dt.UTC))
@@ -706,7 +704,7 @@ def self_signed(folder):
     return folder / "tls.pem"
 
 
-def test_nobody_listening_is_unavailable(open_source):
+def test_closed_port_is_unavailable(open_source):
     url = f"http://127.0.0.1:{closed_port()}"
     source = open_source(ExchangeConfig(id="kraken", api_urls=url, timeout=2, deadline=0.5))
 
@@ -714,7 +712,7 @@ def test_nobody_listening_is_unavailable(open_source):
         source.fetch(make_key("kraken"), AS_OF - 5 * HOUR, AS_OF)
 
 
-def test_rows_with_bad_values_are_refused_and_the_others_kept(exchange, venue, source):
+def test_invalid_rows_are_rejected_and_the_others_kept(exchange, venue, source):
     exchange.fail_next("spoiled")
 
     fetched = source.fetch(make_key(venue), AS_OF - 10 * HOUR, AS_OF)
@@ -725,8 +723,8 @@ def test_rows_with_bad_values_are_refused_and_the_others_kept(exchange, venue, s
     assert all(row.reason for row in fetched.rejected)
 
 
-def test_a_bad_row_that_still_forms_is_not_reported(exchange, venue, source):
-    """It may yet become a good bar."""
+def test_an_invalid_row_that_still_forms_is_not_reported(exchange, venue, source):
+    """It may become a valid bar."""
     exchange.fail_next("spoiled")
 
     fetched = source.fetch(make_key(venue), AS_OF - 4 * HOUR, AS_OF)
@@ -740,7 +738,7 @@ def test_a_symbol_that_is_not_listed_is_unknown(venue, source):
         source.fetch(SeriesKey(venue, "DOGE/USDT", "1h"), None, AS_OF)
 
 
-def test_a_symbol_that_was_renamed_names_the_new_one(exchange, binance):
+def test_a_renamed_symbol_suggests_the_new_one(exchange, binance):
     exchange.symbols.add("MATIC/USDT")
     exchange.rename("MATIC/USDT", "POL/USDT")
 
@@ -749,7 +747,7 @@ def test_a_symbol_that_was_renamed_names_the_new_one(exchange, binance):
 
 
 def test_a_market_that_is_no_longer_traded_is_not_active(exchange, binance):
-    """Its old bars are still given; whether it is traded is known as soon as the markets are."""
+    """Its old bars are still returned."""
     key, other = make_key("binance"), SeriesKey("binance", "ETH/USDT", "1h")
     exchange.halt("BTC/USDT", AS_OF - 40 * 24 * HOUR)
     before = binance.is_active(key)
@@ -761,8 +759,8 @@ def test_a_market_that_is_no_longer_traded_is_not_active(exchange, binance):
     assert_equal_to_truth(fetched.bars, exchange, AS_OF - 41 * 24 * HOUR, AS_OF)
 
 
-def test_rows_without_a_volume_are_bars(exchange, every_venue, open_source):
-    """Their volume is not known; no price is missing, and nothing was refused."""
+def test_rows_without_a_volume(exchange, every_venue, open_source):
+    """Their volume is unknown; nothing is rejected."""
     exchange.knows_volume = False
     fetched = open_source(exchange.config(every_venue)).fetch(make_key(every_venue), AS_OF - 50 * HOUR, AS_OF)
     truth = exchange.rows(SYMBOLS[every_venue], "1h", AS_OF - 50 * HOUR, AS_OF - 5_000)
@@ -773,8 +771,8 @@ def test_rows_without_a_volume_are_bars(exchange, every_venue, open_source):
     assert np.isnan(fetched.bars.ohlcv_TF[:, 4]).all()
 
 
-def test_days_that_begin_at_an_anchor_are_bars(exchange, venue, open_source):
-    """Those of a venue in Hong Kong begin at 16:00 UTC; from `since` on, none is left out."""
+def test_days_that_begin_at_an_anchor(exchange, venue, open_source):
+    """Days of an exchange in Hong Kong begin at 16:00 UTC; none is left out."""
     exchange.days_begin = 16 * HOUR
     source = open_source(exchange.config(venue))
     key = SeriesKey(venue, SYMBOLS[venue], "1d", "24/7@16:00")
@@ -786,8 +784,8 @@ def test_days_that_begin_at_an_anchor_are_bars(exchange, venue, open_source):
     assert_equal_to_truth(fetched.bars, exchange, since, AS_OF - 24 * HOUR)
 
 
-def test_days_that_begin_at_an_anchor_are_refused_where_it_is_not_said(exchange, binance):
-    """Every row for the same reason; none is left out, and none is taken for the day of its date."""
+def test_days_that_begin_at_an_anchor_are_rejected_without_it(exchange, binance):
+    """Every row is rejected for the same reason."""
     exchange.days_begin = 16 * HOUR
     fetched = binance.fetch(SeriesKey("binance", "BTC/USDT", "1d"), AS_OF - 30 * 24 * HOUR, AS_OF)
 
@@ -797,7 +795,7 @@ def test_days_that_begin_at_an_anchor_are_refused_where_it_is_not_said(exchange,
 
 
 def test_a_history_is_paged_across_a_clock_change():
-    """Days of New York's clock, page by page: the bar after the day of 23 hours is not left out."""
+    """Days of New York, page by page: the bar after the 23-hour day is not left out."""
     key = SeriesKey("binance", "BTC/USDT", "1d", "24/7@17:00 America/New_York")
     opens = key.trading_calendar.last_opens(key.timeframe, AS_OF, 400)
     cursors = page_cursors(key, opens, pages=40)
@@ -807,7 +805,7 @@ def test_a_history_is_paged_across_a_clock_change():
 
 def page_cursors(key, opens, pages):
     """The cursor after each of so many pages of equal length."""
-    paginator = Paginator("binance", key, AS_OF)
+    paginator = Paginator(key, AS_OF)
     paginator.start(int(opens[0]) - HOUR)
     cursors = []
     for of_page in np.split(opens, pages):
@@ -829,8 +827,8 @@ def test_times_in_microseconds_are_refused_for_one_reason(exchange, binance):
     assert {row.reason for row in fetched.rejected} == {"open time must be whole milliseconds, 1970 to 9999"}
 
 
-def test_rows_of_minutes_are_no_hours(exchange, binance, monkeypatch):
-    """A venue takes the name of a timeframe for another: those at full hours do not become bars."""
+def test_minute_rows_are_not_hours(exchange, binance, monkeypatch):
+    """An exchange answers with another timeframe: rows at full hours do not become bars."""
     monkeypatch.setattr(exchange, "_found", lambda symbol, asked: exchange.rows(symbol, "1m", asked.start, asked.end))
 
     with pytest.raises(BadPayload, match="expected rows 1h apart for BTC/USDT, found '1m apart'"):
@@ -838,7 +836,7 @@ def test_rows_of_minutes_are_no_hours(exchange, binance, monkeypatch):
 
 
 def test_body_that_is_kept_can_be_stored(exchange, binance, monkeypatch):
-    """PostgreSQL takes no NUL in a text."""
+    """PostgreSQL accepts no NUL in a text."""
     monkeypatch.setattr(faults, "HTML", "<html>\0</html>")
     exchange.fail_next("html", times=1000)
 
@@ -848,8 +846,8 @@ def test_body_that_is_kept_can_be_stored(exchange, binance, monkeypatch):
     assert caught.value.body == "<html>\N{REPLACEMENT CHARACTER}</html>"
 
 
-def test_a_symbol_delisted_on_the_way_sits_out_alone(exchange, every_venue, open_source, monkeypatch, clock):
-    """Some venues say only that something is wrong. The others are served, and so is it once it is listed again."""
+def test_a_delisted_symbol_fails_alone(exchange, every_venue, open_source, monkeypatch, clock):
+    """Some exchanges give no reason. Other symbols are fetched, and this one once it is listed again."""
     monkeypatch.setattr(exchange_source, "MARKETS_RELOAD_SECONDS", 0.0)
     source = open_source(exchange.config(every_venue, deadline=0.4))
     source.fetch(make_key(every_venue), AS_OF - 5 * HOUR, AS_OF)
@@ -865,7 +863,7 @@ def test_a_symbol_delisted_on_the_way_sits_out_alone(exchange, every_venue, open
     assert len(source.fetch(make_key(every_venue), AS_OF - 5 * HOUR, AS_OF).bars) == 4
 
 
-def test_error_that_says_nothing_has_the_markets_read_once_more(exchange, open_source, ready, clock):
+def test_error_without_a_reason_reloads_the_markets(exchange, open_source, ready, clock):
     """Kraken's words for a pair that it no longer lists fit any fault: the list decides, and is then believed.
 
     Not more often than every ten minutes, and no other series waits for it.
@@ -888,7 +886,7 @@ def test_error_that_says_nothing_has_the_markets_read_once_more(exchange, open_s
     assert len(exchange.asked("markets")) == 2 * before
 
 
-def test_an_empty_list_of_markets_is_read_again(exchange, venue, open_source, ready):
+def test_an_empty_list_of_markets_is_reloaded(exchange, venue, open_source, ready):
     source = open_source(exchange.config(venue))
     symbols, exchange.symbols = exchange.symbols, set()
 
@@ -899,7 +897,7 @@ def test_an_empty_list_of_markets_is_read_again(exchange, venue, open_source, re
     assert len(ready(source).fetch(make_key(venue), AS_OF - 5 * HOUR, AS_OF).bars) == 4
 
 
-def test_a_timeframe_that_the_exchange_has_not_is_a_fault_of_the_configuration(exchange, open_source):
+def test_a_timeframe_that_the_exchange_lacks_is_a_config_error(exchange, open_source):
     source = open_source(exchange.config("kraken"))
 
     with pytest.raises(ConfigError, match=r"timeframe of BTC/USD on kraken: expected one of 1m, 5m, .*found '3m'"):
@@ -923,7 +921,7 @@ def test_credentials_are_refused_without_being_shown(name, nested):
 
 
 @pytest.mark.parametrize("name", ["maxRetriesOnFailure", "paginate"])
-def test_options_that_ask_again_behind_our_back_are_refused(name):
+def test_retry_and_paging_options_are_refused(name):
     config = ExchangeConfig(id="binance", options={"fetchOHLCV": {name: 3}})
 
     with pytest.raises(ConfigError, match=f"{name}: expected no such option"):
@@ -931,7 +929,7 @@ def test_options_that_ask_again_behind_our_back_are_refused(name):
 
 
 def test_many_threads_may_fetch_at_once(exchange, every_venue, open_source):
-    """The market list is loaded once, and everybody has their own bars."""
+    """The list of markets is loaded once, and each thread gets its own bars."""
     source = open_source(exchange.config(every_venue))
     keys = [
         SeriesKey(every_venue, symbol, timeframe) for symbol in sorted(exchange.symbols) for timeframe in ("1h", "5m")
@@ -952,8 +950,8 @@ def test_many_threads_may_fetch_at_once(exchange, every_venue, open_source):
     }.get(every_venue, 1)
 
 
-def test_closing_ends_a_fetch_that_is_under_way(exchange, venue, source):
-    """The waiting thread gets an error that says why; a later fetch gets one as well."""
+def test_closing_ends_a_fetch_in_flight(exchange, venue, source):
+    """The waiting thread and a later fetch get an error with the reason."""
     exchange.fail_next("delay", times=1000)
     caught = []
 
@@ -975,8 +973,8 @@ def test_closing_ends_a_fetch_that_is_under_way(exchange, venue, source):
         source.fetch(make_key(venue), AS_OF - 5 * HOUR, AS_OF)
 
 
-def test_closing_waits_for_a_wait_that_is_being_written(exchange, open_source):
-    """A process that ends right after a refusal has it in the store."""
+def test_closing_waits_until_a_hold_is_written(exchange, open_source):
+    """A process that ends right after a refusal has recorded it."""
     entered, leave = threading.Event(), threading.Event()
 
     class Slow(MemoryStore):
@@ -1012,8 +1010,8 @@ def test_a_source_that_never_fetched_closes_without_a_thread(venue):
     assert threading.active_count() == before
 
 
-def test_every_error_of_ccxt_has_its_kind():
-    """A class that ccxt adds fails here until somebody decides what it means."""
+def test_every_error_of_ccxt_is_mapped():
+    """A new class of ccxt fails here until it is mapped."""
     decided = {name: kind for kind, names in KINDS.items() for name in names.split()}
 
     found = {error.__name__: error_kind(error) for error in family(BaseError)}
@@ -1022,7 +1020,7 @@ def test_every_error_of_ccxt_has_its_kind():
 
 
 @pytest.mark.parametrize("error", [asyncio.TimeoutError, aiohttp.ServerDisconnectedError, ConnectionResetError])
-def test_errors_of_the_network_mean_unavailable(error):
+def test_network_errors_are_unavailable(error):
     assert error_kind(error) is SourceUnavailable
 
 

@@ -1,0 +1,144 @@
+"""Tables for a terminal: as wide as they need to be, never wider than the terminal, no cell cut."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import groupby
+from typing import TYPE_CHECKING, Final, Literal
+
+from forecaster.cli.printing import say, terminal_width, wrapped
+from forecaster.errors import printable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+_GAP: Final = 1
+_FIXED_SPACE: Final = "\N{NO-BREAK SPACE}"
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of a table.
+
+    Args:
+        name: its heading.
+        align: `left` for text, `right` for numbers.
+        wraps: whether its cells may take several lines.
+        optional: whether it is left out where the terminal is too narrow.
+    """
+
+    name: str
+    align: Literal["left", "right"] = "right"
+    wraps: bool = False
+    optional: bool = False
+
+
+def text(name: str, *, wraps: bool = False, optional: bool = False) -> Column:
+    """Make a column of text."""
+    return Column(name, "left", wraps, optional)
+
+
+class TextTable:
+    """A table that fits the terminal.
+
+    Where it is too wide, cells that may wrap do. Then rows are grouped under the first column, then optional columns
+    are left out, the last ones first. At last each row becomes a block.
+
+    Args:
+        title: printed above it; empty for none.
+        columns: its columns.
+        grouped: whether equal neighbours in the first column may become a heading.
+    """
+
+    def __init__(self, title: str, columns: Sequence[Column | str], *, grouped: bool = False) -> None:
+        self._title = printable(title)
+        self._columns = [Column(column) if isinstance(column, str) else column for column in columns]
+        self._grouped = grouped
+        self._rows: list[tuple[str, ...]] = []
+
+    def add(self, *cells: object) -> None:
+        """Add a row."""
+        self._rows.append(tuple(map(printable, cells)))
+
+    def print(self) -> None:
+        """Print the table in the first layout that fits."""
+        width = terminal_width()
+        for line in wrapped(self._title, width) if self._title else ():
+            say(line)
+        every = list(range(len(self._columns)))
+        if self._fits(every, width):
+            self._print_rows(every, self._rows, width)
+            return
+        places = every[self._grouped :]
+        optional = [place for place in places if self._columns[place].optional]
+        hidden: list[int] = []
+        while not self._fits(shown := [place for place in places if place not in hidden], width):
+            if not optional:
+                for line in self._blocks(width):
+                    say(line)
+                return
+            hidden.append(optional.pop())
+        if self._grouped:
+            for heading, rows in groupby(self._rows, key=lambda row: row[0]):
+                for line in wrapped(heading, width):
+                    say(line, bold=True)
+                self._print_rows(shown, list(rows), width)
+        else:
+            self._print_rows(shown, self._rows, width)
+        if hidden:
+            names = ", ".join(self._columns[place].name for place in sorted(hidden))
+            for line in wrapped(f"a wider terminal also shows: {names}", width):
+                say(line)
+
+    def _fits(self, places: Sequence[int], width: int) -> bool:
+        return sum(self._narrowest(place) + _GAP for place in places) - _GAP <= width
+
+    def _narrowest(self, place: int) -> int:
+        """Return the smallest width of a column that cuts no word."""
+        cells = self._cells(place)
+        words = [word for cell in cells for word in cell.split()] if self._columns[place].wraps else cells
+        return max(map(_length, words), default=0)
+
+    def _cells(self, place: int) -> list[str]:
+        return [self._columns[place].name, *(row[place] for row in self._rows)]
+
+    def _widths(self, places: Sequence[int], width: int) -> list[int]:
+        """Return the widths of columns: the widest of those that wrap give way."""
+        widths = {place: max(map(_length, self._cells(place))) for place in places}
+        while sum(widths.values()) + _GAP * (len(places) - 1) > width:
+            place = max((one for one in places if widths[one] > self._narrowest(one)), key=widths.__getitem__)
+            widths[place] -= 1
+        return list(widths.values())
+
+    def _print_rows(self, places: Sequence[int], rows: Sequence[tuple[str, ...]], width: int) -> None:
+        from rich import box
+        from rich.console import Console
+        from rich.table import Table
+
+        table = Table(box=box.SIMPLE_HEAD, padding=(0, _GAP, 0, 0), show_edge=False, pad_edge=False)
+        for place, wide in zip(places, self._widths(places, width), strict=True):
+            column = self._columns[place]
+            table.add_column(column.name, justify=column.align, width=wide, overflow="fold")
+        for row in rows:
+            table.add_row(*(row[place] for place in places))
+        Console(markup=False, emoji=False, highlight=False, width=width).print(table)
+
+    def _blocks(self, width: int) -> Iterator[str]:
+        """Write each row as its texts, and below them its numbers, each after the name of its column."""
+        for row in self._rows:
+            texts: list[str] = []
+            figures: list[str] = []
+            for column, cell in zip(self._columns, row, strict=True):
+                if column.align == "left":
+                    texts.append(cell)
+                else:
+                    figures.append(f"{column.name} {cell}".replace(" ", _FIXED_SPACE))
+            yield from wrapped("  ".join(texts), width, "  ")
+            for line in wrapped(f"  {'  '.join(figures)}", width, "  "):
+                yield line.replace(_FIXED_SPACE, " ")
+
+
+def _length(cell: str) -> int:
+    from rich.cells import cell_len
+
+    return cell_len(cell)
