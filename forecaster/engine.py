@@ -201,16 +201,16 @@ class Forecaster:
         """Call `callback`, on some thread, when bars have arrived that their cycle did not wait for."""
         self._ingestor.fetch_pool.on_straggler = callback
 
-    def backfill(self, key: SeriesKey, since: int, as_of: int, *, anew: bool = False) -> Iterator[tuple[int, int]]:
+    def backfill(self, key: SeriesKey, since: int, as_of: int, *, refetch: bool = False) -> Iterator[tuple[int, int]]:
         """Fetch a series' history from `since` (UTC ms), part by part; each is durable before the next is requested.
 
         Yields the number of new bars of a part, and how far the history has come (UTC ms). Resumes at the first
-        missing bar; with `anew`, stored bars are requested again too.
+        missing bar; with `refetch`, stored bars are requested again too.
 
         Raises:
             SourceError: when the source fails; earlier parts are kept.
         """
-        yield from self._ingestor.backfill(key, since, as_of, again=anew)
+        yield from self._ingestor.backfill(key, since, as_of, again=refetch)
 
     def pull(self, keys: Sequence[SeriesKey], as_of: int) -> tuple[int, dict[SeriesKey, str]]:
         """Fetch, check and store the bars after the last stored ones.

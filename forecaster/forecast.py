@@ -226,8 +226,8 @@ class OHLCForecast:
         if upper in (0, len(levels)):
             return 1.0 - levels[max(upper - 1, 0)]
         below, above = values_Q[upper - 1], values_Q[upper]
-        share = (price - below) / (above - below)
-        return 1.0 - float(levels[upper - 1] + (levels[upper] - levels[upper - 1]) * share)
+        slope = (levels[upper] - levels[upper - 1]) / (above - below)
+        return 1.0 - float(slope * (price - below) + levels[upper - 1])
 
     def target_time(self, step: int = 1) -> int:
         """Return the open time (UTC ms) of the target bar of `step`."""

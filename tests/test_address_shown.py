@@ -78,10 +78,10 @@ def test_no_password_is_shown_however_odd(before, after, rest):
 
 @given(ODD, st.sampled_from(["sqlite://me:", "postgresql://", "nosuchdb://u:", "sqlite:///x.db?password="]))
 def test_url_that_is_refused_is_not_quoted(odd, scheme):
-    with pytest.raises(StoreUnavailable) as refused:
+    with pytest.raises(StoreUnavailable) as raised:
         Database(f"{scheme}{odd}{SECRET}@/@")
 
-    assert SECRET not in str(refused.value)
+    assert SECRET not in str(raised.value)
 
 
 def test_message_of_a_library_is_told_without_secrets():
@@ -246,12 +246,12 @@ def test_no_message_of_a_server_shows_a_password(tmp_path):
     with QuotingServer() as server:
         url = f"postgresql+psycopg://me:{SECRET}%20x@127.0.0.1:{server.port}/ledger?sslmode=disable&gssencmode=disable"
         said = said_by("latest", tmp_path, "--config", write_config(tmp_path, url))
-        with pytest.raises(StoreUnavailable) as refused, closing(Database(url)) as database:
+        with pytest.raises(StoreUnavailable) as raised, closing(Database(url)) as database:
             database.query("SELECT 1", {})
 
     assert "you said ***" in said
     assert SECRET not in said
-    assert SECRET not in "".join(traceback.format_exception(refused.value))
+    assert SECRET not in "".join(traceback.format_exception(raised.value))
 
 
 class QuotingServer:
@@ -280,8 +280,8 @@ class QuotingServer:
         stream.read(length - 4)  # the start-up message
         connection.sendall(b"R" + struct.pack("!II", 8, 3))  # the password in clear, please
         _, length = struct.unpack("!cI", stream.read(5))
-        told = stream.read(length - 4).rstrip(b"\0")
-        fields = b"SFATAL\0VFATAL\0C28P01\0Mgo away, you said " + told + b"\0\0"
+        record = stream.read(length - 4).rstrip(b"\0")
+        fields = b"SFATAL\0VFATAL\0C28P01\0Mgo away, you said " + record + b"\0\0"
         connection.sendall(b"E" + struct.pack("!I", len(fields) + 4) + fields)
 
 
@@ -301,7 +301,7 @@ def test_doctor_shows_no_password(url, tmp_path, monkeypatch):
 )
 def test_health_shows_no_password_of_its_address(address):
     """It takes no such address; the token stands in a file."""
-    said = cli.refused("health", "--url", address)
+    said = cli.error_line("health", "--url", address)
 
     assert "expected an address such as http://127.0.0.1:9464" in said
     assert SECRET not in said

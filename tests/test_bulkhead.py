@@ -44,7 +44,9 @@ class Venue:
         bars = bars[bars.open_time >= since]
         if self.wrong.get(key):
             bars = self.wrong[key].pop(0)(bars)
-        return Fetched(replace(bars, first_seen_at=np.full(1, as_of)), clock_offset_ms=self.clock_offset_ms, may_change=True)
+        return Fetched(
+            replace(bars, first_seen_at=np.full(1, as_of)), clock_offset_ms=self.clock_offset_ms, may_change=True
+        )
 
     def close(self):
         pass
@@ -344,7 +346,7 @@ def test_stored_history_is_requested_again_on_demand(venue):
     wrong = forecaster.store.bars(KEY).close[0] != BARS.close[0]
     list(forecaster.backfill(KEY, since, closes(150)))
     still = forecaster.store.bars(KEY).close[0] != BARS.close[0]
-    list(forecaster.backfill(KEY, since, closes(150), anew=True))
+    list(forecaster.backfill(KEY, since, closes(150), refetch=True))
 
     assert np.array_equal(forecaster.store.bars(KEY).ohlcv_TF, BARS[:151].ohlcv_TF)
     assert (wrong, still) == (True, True)

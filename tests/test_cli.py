@@ -9,11 +9,14 @@ import itertools
 import json
 import signal
 import subprocess
+import sys
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
 from typer.main import get_command
 
+from forecaster import Forecaster, __version__
 from forecaster.cli import app
 from forecaster.cli.evaluation import EvaluationReport, SeriesResult, StepResult, report_of
 from forecaster.cli.evaluation_printing import print_evaluation
@@ -26,7 +29,7 @@ from forecaster.sources.summary import FileError
 from forecaster.store import open_store
 from forecaster.store.sqlite_library import sqlite3
 from tests.builders import HOUR_MS, make_bars, make_key, utc_ms
-from tests.cli import PROGRAM, forecaster, refused, told
+from tests.cli import PROGRAM, error_line, forecaster, run_json
 from tests.faults.exchange import LoopbackExchange, closed_port, unhurried
 
 
@@ -80,6 +83,35 @@ def test_help_teaches():
         assert all(one.help for one in (command.params if command else []) if one.name != "help"), words
 
 
+def test_help_shows_every_word(monkeypatch):
+    """Brackets are no markup: nothing that a help text says is lost."""
+    monkeypatch.setenv("COLUMNS", "400")
+    for words, command in commands():
+        shown = forecaster(*words, "--help").stdout
+        texts = [command.help, *(parameter.help or "" for parameter in command.params)]
+        said = {word.strip("`*.,:;()'") for text in texts for word in text.split()}
+
+        assert {word for word in said if word not in shown} == set(), words
+
+
+def test_version():
+    done = forecaster("--version")
+
+    assert (done.returncode, done.stdout) == (0, f"forecaster {__version__}\n")
+
+
+def test_configuration_in_use_is_named(config):
+    """On standard error, unless --config names it."""
+    asked = ("config", "show")
+    named = forecaster(*asked, "--config", config)
+    of_environment = forecaster(*asked, env={"FORECASTER_CONFIG": str(config)})
+    embedded = forecaster(*asked, env={"FORECASTER_CONFIG": None})
+
+    assert named.stderr == ""
+    assert of_environment.stderr == f"configuration: {config}\n"
+    assert embedded.stderr == "using the embedded demo configuration; pass --config for your own\n"
+
+
 def test_training_repeats_the_bundled_model_by_default():
     """The command line's defaults are the plan's, which made `nano`."""
     parameters = inspect.signature(model_train).parameters
@@ -125,7 +157,10 @@ def test_reason_is_told_once(config, bars_file, command):
     assert [line.split() for line in done.stdout.splitlines()][-1] == ["skipped", "1"]
 
 
-END = "the file ends on 2024-01-06 00:00 UTC: no forecast today; `--as-of 2024-01-06` gives its last one"
+END = (
+    "the file ends on 2024-01-06 00:00 UTC, so it has no current forecast; for the last one use `--as-of 2024-01-06`, "
+    "for the past `forecaster replay`"
+)
 
 
 @pytest.mark.parametrize("stored", [False, True], ids=["new ledger", "bars stored"])
@@ -133,11 +168,11 @@ END = "the file ends on 2024-01-06 00:00 UTC: no forecast today; `--as-of 2024-0
 def test_file_that_has_ended(config, command, stored):
     """What to do is said, whether there are bars in the ledger or none; scripts find it beside their JSON."""
     if stored:
-        told("once", "--config", config, "--as-of", "2024-01-06", "--json")
+        run_json("once", "--config", config, "--as-of", "2024-01-06", "--json")
     done = forecaster(command, "--config", config)
     for_scripts = forecaster(command, "--config", config, "--json")
 
-    assert f"x A/B 1h: {END}, `forecaster replay` its past" in done.stderr.splitlines()
+    assert f"x A/B 1h: {END}" in done.stderr.splitlines()
     assert END in for_scripts.stderr
     assert set(for_scripts.record) >= {"as_of", "series", "skipped"}
 
@@ -145,25 +180,25 @@ def test_file_that_has_ended(config, command, stored):
 def test_pull_asks_again_for_stored_bars_on_demand(config):
     """Bars of the file that were revised since are taken, and only then; it has to be said from when on."""
     pull = ("pull", "--config", config, "--since", "2024-01-01", "--json")
-    told(*pull)
+    run_json(*pull)
     file = next(config.parent.glob("*.csv"))
     lines = file.read_text().splitlines()
     head, *prices = lines[5].split(",")
     lines[5] = ",".join([head, *(str(float(price) * 1.0001) for price in prices)])
     file.write_text("\n".join(lines) + "\n")
-    as_usual, anew = told(*pull)["bars_added"], told(*pull, "--anew")["bars_added"]
+    as_usual, refetched = run_json(*pull)["bars_added"], run_json(*pull, "--refetch")["bars_added"]
 
-    assert (as_usual, anew) == (0, 1)
-    assert "--anew: expected --since with it" in refused("pull", "--config", config, "--anew")
+    assert (as_usual, refetched) == (0, 1)
+    assert "--refetch: expected --since with it" in error_line("pull", "--config", config, "--refetch")
 
 
 def test_pull_says_how_many_bars_of_a_file_are_stored(config):
     """Those that no forecast of today needs are not, and the option that stores all of them is named."""
     first = forecaster("pull", "--config", config)
-    told("pull", "--config", config, "--since", "2024-01-01", "--json")
+    run_json("pull", "--config", config, "--since", "2024-01-01", "--json")
     again = forecaster("pull", "--config", config)
 
-    assert "x A/B 1h: 0 of the file's 120 bars are stored: `--since 2024-01-01` stores all" in first.stderr
+    assert "x A/B 1h: 0 of the file's 120 bars are stored; `--since 2024-01-01` stores all" in first.stderr
     assert "stored" not in again.stderr
 
 
@@ -174,7 +209,7 @@ def test_file_of_rows_that_are_still_to_come(config, bars_file, command):
     make_bars(make_key(), count=30, start=start).frame.to_csv(bars_file)
     done = forecaster(command, "--config", config)
 
-    assert "x A/B 1h: 30 rows had not closed yet: left out" in done.stderr
+    assert "x A/B 1h: 30 rows left out: not closed yet" in done.stderr
     assert "ends on" not in done.stderr
 
 
@@ -191,25 +226,69 @@ def test_time_of_a_cycle_is_a_date_for_people(config, command):
 
 def test_latest_for_people_fits_a_narrow_terminal(config):
     """The prices of the newest forecast in a table, with times as dates; a series without one is named."""
-    told("once", "--config", config, "--as-of", "2024-01-06", "--json")
+    run_json("once", "--config", config, "--as-of", "2024-01-06", "--json")
     lines = forecaster("latest", "--config", config).stdout.splitlines()
     before = forecaster("latest", "--config", config, "--as-of", "2024-01-05").stdout
 
-    assert lines[0] == "x A/B 1h: after the bar that closed at 2024-01-06 00:00 UTC"
-    assert lines[-1].startswith("available since 2")
+    assert lines[0] == "x A/B 1h  forecast at 2024-01-06 00:00 UTC"
+    assert lines[1].endswith(" old, stale: its first target bar has closed")
+    heads = [head.strip() for head in lines[3].split("  ") if head.strip()]
+    assert heads == ["bar opens (UTC)", "close", "80% from", "80% to", "open", "high", "low"]
+    assert [line[:16] for line in lines[5:8]] == [f"2024-01-06 0{hour}:00" for hour in range(3)]
+    assert lines[-1].startswith("model nano, engine eager, available since 2")
     assert max(map(len, lines)) <= 80
-    assert before == "x A/B 1h: no forecast\n"
+    assert before == "x A/B 1h  no forecast yet\n"
+
+
+def test_latest_for_scripts_has_everything(config):
+    """All fields, steps and quantiles; times in milliseconds and as ISO 8601."""
+    run_json("once", "--config", config, "--as-of", "2024-01-06", "--json")
+    (shown,) = run_json("latest", "--config", config, "--json")["forecasts"]
+    with Forecaster.from_config(config) as engine:
+        forecast = engine.latest("x A/B 1h", max_age="any")
+
+    assert (shown["cutoff"], shown["cutoff_iso"]) == (utc_ms("2024-01-06"), "2024-01-06T00:00:00Z")
+    assert shown["target_opens"] == forecast.target_opens().tolist()
+    assert shown["target_opens_iso"][0] == "2024-01-06T00:00:00Z"
+    assert shown["stale"]
+    assert shown["age_seconds"] > 0
+    assert shown["last_close"] == forecast.last_close
+    for place, field in enumerate(("open", "high", "low", "close")):
+        quantiles_QH = [shown["quantiles"][field][str(level)] for level in shown["quantile_levels"]]
+        assert quantiles_QH == forecast.values_FHQ[place].T.tolist()
+
+
+def test_latest_is_printed_again_when_there_is_a_new_forecast(config, monkeypatch):
+    """Until Ctrl-C, which is no error."""
+    run_json("once", "--config", config, "--as-of", "2024-01-05", "--json")
+    steps = iter([lambda: None, lambda: run_json("once", "--config", config, "--as-of", "2024-01-06", "--json")])
+
+    def sleep(seconds):
+        step = next(steps, None)
+        if step is None:
+            raise KeyboardInterrupt
+        step()
+
+    monkeypatch.setattr(sys.modules["forecaster.cli.latest"], "time", SimpleNamespace(sleep=sleep))
+    done = forecaster("latest", "--watch", "--config", config)
+
+    assert done.returncode == 0
+    assert [line for line in done.stdout.splitlines() if "forecast at" in line] == [
+        "x A/B 1h  forecast at 2024-01-05 00:00 UTC",
+        "x A/B 1h  forecast at 2024-01-06 00:00 UTC",
+    ]
+    assert "--watch: expected no --as-of" in error_line("latest", "--watch", "--as-of", "2024-01-05", "-c", config)
 
 
 def test_latest_names_the_bar_that_was_revised(config, bars_file):
-    told("once", "--config", config, "--as-of", "2024-01-06", "--json")
+    run_json("once", "--config", config, "--as-of", "2024-01-06", "--json")
     before = forecaster("latest", "--config", config).stdout
     bars = pd.read_csv(bars_file)
     bars.loc[len(bars) - 1, "high"] *= 1.0001
     bars.to_csv(bars_file, index=False)
-    told("pull", "--config", config, "--json")
+    run_json("pull", "--config", config, "--json")
 
-    said = "1 bar behind this forecast was revised later; do not rely on it: 2024-01-05 23:00 UTC"
+    said = "do not rely on this forecast: 1 input bar was revised after it was issued: 2024-01-05 23:00 UTC"
     assert "revised" not in before
     assert forecaster("latest", "--config", config).stdout.splitlines()[-1] == said
 
@@ -219,7 +298,7 @@ def test_many_revised_bars_are_counted():
     text = revised_message([first + hour * HOUR_MS for hour in range(5)])
 
     named = "2024-01-05 00:00 UTC, 2024-01-05 01:00 UTC, 2024-01-05 02:00 UTC and 2 more"
-    assert text == f"5 bars behind this forecast were revised later; do not rely on it: {named}"
+    assert text == f"do not rely on this forecast: 5 input bars were revised after it was issued: {named}"
 
 
 def test_paragraphs_of_help_are_not_broken_in_a_sentence(monkeypatch):
@@ -227,7 +306,7 @@ def test_paragraphs_of_help_are_not_broken_in_a_sentence(monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     lines = [line.strip() for line in forecaster("start", "--help").stdout.splitlines()]
     paragraph = lines[lines.index("") + 1 :]
-    start = next(i for i, line in enumerate(paragraph) if line.startswith("Such as:"))
+    start = next(i for i, line in enumerate(paragraph) if line.startswith("Example:"))
     text = paragraph[start : paragraph.index("", start)]
 
     assert all(len(f"{line} {after.split()[0]}") > 78 for line, after in itertools.pairwise(text))
@@ -241,11 +320,12 @@ def test_once_and_once_more(tmp_path, monkeypatch):
     unhurried(monkeypatch)
     with LoopbackExchange(now=utc_ms("2024-03-01 12:00:05")) as exchange:
         path = exchange_config(tmp_path, exchange)
-        first = told("once", "--config", path, "--as-of", "2024-03-01T12:00:05", "--json")
+        first = run_json("once", "--config", path, "--as-of", "2024-03-01T12:00:05", "--json")
         exchange.now += 120_000
-        second = told("once", "--config", path, "--as-of", "2024-03-01T12:02:05Z", "--json")
-    latest = told("latest", "--config", path, "--json")
-    scores = told("accuracy", "--config", path, "--json")
+        second = run_json("once", "--config", path, "--as-of", "2024-03-01T12:02:05Z", "--json")
+    latest = run_json("latest", "--config", path, "--json")
+    scores = run_json("accuracy", "--config", path, "--json")
+    for_people = forecaster("accuracy", "--config", path).stdout
 
     counts = {"as_of", "series", "bars_added", "forecasts", "settled", "skipped"}
     assert set(first) == counts | {"rejected", "unclosed"}
@@ -254,6 +334,7 @@ def test_once_and_once_more(tmp_path, monkeypatch):
     assert latest["forecasts"][0]["cutoff"] == utc_ms("2024-03-01 12:02")
     assert second["settled"] == 0
     assert scores["reports"] == []
+    assert for_people == "run live: no forecast has settled yet; 2 late ones do not count\n"
 
 
 @pytest.mark.processes
@@ -281,31 +362,31 @@ def test_daemon_runs_until_it_is_asked_to_leave(tmp_path, number):
 
 
 def test_replay_reports_as_json(config):
-    report = told("replay", "--config", config, "--every", 5, "--json")
+    report = run_json("replay", "--config", config, "--every", 5, "--json")
 
-    assert report["windows"] == len(range(31, 120, 5))
-    assert report["windows_per_second"] > 0
+    assert report["cutoffs"] == len(range(31, 120, 5))
+    assert report["cutoffs_per_second"] > 0
     assert 0 <= report["coverage80"] <= 1
 
 
 def test_replay_between_dates(config):
-    report = told("replay", "--config", config, "--start", "2024-01-03", "--end", "2024-01-04", "--json")
+    report = run_json("replay", "--config", config, "--start", "2024-01-03", "--end", "2024-01-04", "--json")
 
-    assert report["windows"] == 24
+    assert report["cutoffs"] == 24
 
 
 def test_pull_keeps_bars(config):
     """All that the file has; a second time there is nothing new."""
-    first = told("pull", "--since", "2024-01-01", "--config", config, "--json")
-    second = told("pull", "--since", "2024-01-01", "--config", config, "--json")
+    first = run_json("pull", "--since", "2024-01-01", "--config", config, "--json")
+    second = run_json("pull", "--since", "2024-01-01", "--config", config, "--json")
 
     assert (first["series"], first["skipped"]) == (1, {})
     assert (first["bars_added"], second["bars_added"]) == (120, 0)
 
 
 def test_doctor_finds_nothing_wrong(config):
-    told("pull", "--config", config, "--json")
-    report = told("doctor", "--config", config, "--json")
+    run_json("pull", "--config", config, "--json")
+    report = run_json("doctor", "--config", config, "--json")
 
     assert report["ok"]
     assert {one["subject"] for one in report["findings"]} >= {"machine", "configuration", "ledger", "model"}
@@ -321,7 +402,7 @@ def test_doctor_finds_missing_weights(config):
 
 
 def test_config_check_and_show(config):
-    checked = told("config", "check", "--config", config, "--json")
+    checked = run_json("config", "check", "--config", config, "--json")
     shown = json.loads(forecaster("config", "show", "--config", config).stdout)
 
     assert checked["series"] == ["x A/B 1h"]
@@ -372,10 +453,10 @@ def test_mistake_is_one_line_and_code_2(config, mistake):
     """Each names what was expected and found."""
     arguments, change, expected = MISTAKES[mistake]
     if mistake in NEED_A_LEDGER:
-        told("pull", "--config", config, "--json")
+        run_json("pull", "--config", config, "--json")
     config.write_text(change(config.read_text()))
 
-    assert expected in refused(*arguments, "--config", config, cwd=config.parent)
+    assert expected in error_line(*arguments, "--config", config, cwd=config.parent)
 
 
 @pytest.mark.processes
@@ -396,7 +477,7 @@ def test_the_program_itself(config):
 def test_missing_config_file(tmp_path):
     path = tmp_path / "nowhere.toml"
 
-    assert f"{path}: expected a readable TOML file" in refused("once", "--config", path)
+    assert f"{path}: expected a readable TOML file" in error_line("once", "--config", path)
 
 
 @pytest.mark.parametrize(
@@ -406,7 +487,7 @@ def test_missing_config_file(tmp_path):
 )
 def test_unusable_csv_is_named(config, bars_file, content, found):
     bars_file.write_text(content)
-    line = refused("pull", "--config", config)
+    line = error_line("pull", "--config", config)
 
     assert line.startswith("x A/B 1h: BadPayload: ")
     assert found in line
@@ -419,7 +500,7 @@ def test_demo_refuses_a_ledger_that_is_not_its_own(config, tmp_path):
     ledger.write_bytes(b"precious")
     config.write_text(config.read_text().replace(f"{tmp_path}/", "") + '[demo]\nstart = "2024-01-03"\n')
 
-    assert "a ledger that does not exist yet" in refused("demo", "--config", config, "--out", tmp_path)
+    assert "a ledger that does not exist yet" in error_line("demo", "--config", config, "--out", tmp_path)
     assert ledger.read_bytes() == b"precious"
 
 
@@ -428,13 +509,13 @@ def test_demo_without_bars_is_named(config, tmp_path, start, reason):
     """A stretch before or after the file's bars: the last reason, and no report."""
     config.write_text(config.read_text() + f'[demo]\nstart = "{start}"\ncycles = 3\n')
 
-    assert reason in refused("demo", "--config", config, "--out", tmp_path / "out")
+    assert reason in error_line("demo", "--config", config, "--out", tmp_path / "out")
     assert not (tmp_path / "out" / "demo-report.html").exists()
 
 
 def test_shortest_demo_twice(tmp_path):
     """One close, nothing settled yet: still a report. The second demo begins with an empty ledger again."""
-    first, second = (told("demo", "--cycles", 1, "--out", tmp_path, "--json") for _ in range(2))
+    first, second = (run_json("demo", "--cycles", 1, "--out", tmp_path, "--json") for _ in range(2))
 
     assert (first["cycles"], first["forecasts"], first["settled"], first["skill_close"]) == (1, 2, 0, None)
     assert second | {"seconds": 0} == first | {"seconds": 0}
@@ -454,7 +535,7 @@ def test_demo_removes_its_own_ledger_and_nothing_else(tmp_path, monkeypatch):
             connection.execute(f"CREATE TABLE {table} (id INTEGER)")
     (tmp_path / "own.db").rename(tmp_path / OWN[0])
     lock = (tmp_path / "demo-ledger.db.lock").stat().st_ino
-    told("demo", "--cycles", 1, "--out", tmp_path, "--json")
+    run_json("demo", "--cycles", 1, "--out", tmp_path, "--json")
 
     assert [name for name in OWN if (tmp_path / name).exists()] == ["demo-ledger.db"]
     assert (tmp_path / "demo-ledger.db").read_bytes().startswith(b"SQLite format 3")
@@ -474,9 +555,9 @@ def test_demo_leaves_a_file_of_somebody_else_alone(tmp_path, kind):
             connection.execute("CREATE TABLE alembic_version (version_num TEXT)")
             connection.execute("CREATE TABLE schema_version (version INTEGER)")
     before = path.read_bytes()
-    words = refused("demo", "--cycles", 1, "--out", tmp_path)
+    words = error_line("demo", "--cycles", 1, "--out", tmp_path)
 
-    assert "--out: expected a folder without a demo-ledger.db of something else" in words
+    assert "--out: expected a folder where demo-ledger.db is a ledger, or does not exist" in words
     assert path.read_bytes() == before
 
 
@@ -485,25 +566,25 @@ def test_demo_refuses_a_ledger_that_a_process_writes(tmp_path):
     path = tmp_path / "demo-ledger.db"
     with contextlib.closing(open_store(f"sqlite:///{path}")) as other:
         before = sorted((one.name, one.stat().st_ino) for one in tmp_path.iterdir())
-        line = refused("demo", "--cycles", 1, "--out", tmp_path, "--json")
+        line = error_line("demo", "--cycles", 1, "--out", tmp_path, "--json")
         after = sorted((one.name, one.stat().st_ino) for one in tmp_path.iterdir())
         other.renew()
 
-    assert line.startswith(f"StoreTaken: store sqlite:///{path}: expected a demo's ledger that no process writes")
+    assert line.startswith(f"StoreTaken: store sqlite:///{path}: expected a demo ledger that no process writes")
     assert after == before
 
 
 def test_demo_refuses_what_it_cannot_remove(tmp_path):
     (tmp_path / "demo-ledger.db").mkdir()
 
-    assert "expected a file that can be removed" in refused("demo", "--cycles", 1, "--out", tmp_path)
+    assert "expected a file that can be removed" in error_line("demo", "--cycles", 1, "--out", tmp_path)
 
 
 def test_demo_of_a_configuration_keeps_its_ledger_in_the_folder(config, tmp_path):
     """Wherever the configured ledger lies: that one is not touched."""
     (tmp_path / "ledger.db").write_bytes(b"precious")
     config.write_text(config.read_text() + '[demo]\nstart = "2024-01-03"\ncycles = 1\n')
-    told("demo", "--config", config, "--out", tmp_path / "out", "--json")
+    run_json("demo", "--config", config, "--out", tmp_path / "out", "--json")
 
     assert (tmp_path / "ledger.db").read_bytes() == b"precious"
     assert (tmp_path / "out" / "ledger.db").exists()
@@ -526,7 +607,7 @@ def test_compile_that_fails_says_why(config, tmp_path, monkeypatch):
 
 
 def test_compile_where_it_is_off(config):
-    assert "model.compile: expected auto or on" in refused("model", "compile", "--config", config)
+    assert "model.compile: expected auto or on" in error_line("model", "compile", "--config", config)
 
 
 EVAL = ("model", "eval", "--cutoffs", 10, "--horizon", 2, "--context", 32)
@@ -534,7 +615,7 @@ EVAL = ("model", "eval", "--cutoffs", 10, "--horizon", 2, "--context", 32)
 
 def test_evaluation_reports_as_json(bars_file):
     """One line with what was asked, the ratios, and every field and step; quantiles of wider intervals hold more."""
-    report = told(*EVAL, bars_file, "--json")
+    report = run_json(*EVAL, bars_file, "--json")
     (one,) = report["series"]
 
     assert set(report) == {"model", "series", "mean_pinball_ratio", "errors"}
@@ -553,8 +634,8 @@ def test_evaluation_reports_as_json(bars_file):
 def test_evaluation_is_reproducible_and_keeps_to_dates(bars_file):
     """Asked twice the same; the first cutoff is not before `--start`, the last is before `--end`."""
     dates = ("--start", "2024-01-04", "--end", "2024-01-05")
-    (first,) = told(*EVAL, bars_file, *dates, "--json")["series"]
-    (second,) = told(*EVAL, bars_file, *dates, "--json")["series"]
+    (first,) = run_json(*EVAL, bars_file, *dates, "--json")["series"]
+    (second,) = run_json(*EVAL, bars_file, *dates, "--json")["series"]
 
     assert (first["start"], first["end"]) == ("2024-01-04", "2024-01-04")
     assert first == second
@@ -577,14 +658,14 @@ def test_evaluation_goes_on_after_a_file_that_cannot_be_read(bars_file, tmp_path
 def test_evaluation_of_a_configured_model(config, bars_file):
     """Context and weights come from the configuration, what is asked on the command line goes before it."""
     config.write_text(config.read_text().replace("[model]", '[model]\nid = "./nowhere"'))
-    missing = refused("model", "eval", bars_file, "--config", config)
+    missing = error_line("model", "eval", bars_file, "--config", config)
     done = forecaster(
         "model", "eval", bars_file, "--config", config, "--model", "nano", "--cutoffs", 10, "--horizon", 2
     )
 
     assert "ModelLoadError" in missing
     assert done.returncode == 0, done.stderr
-    assert "nano: losses over those of baselines" in done.stdout
+    assert "nano: losses divided by those of a baseline" in done.stdout
 
 
 def made_result(name="BTC", ratio=0.9, p=0.01):

@@ -1,4 +1,4 @@
-"""`forecaster accuracy`: what it tells of a ledger, what it leaves out when asked to, and that it checks itself."""
+"""`forecaster accuracy`: its verdicts and scores, its filters, and its check."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from forecaster.forecast import ModelId
 from forecaster.ledger import LIVE, Run
 from forecaster.store import open_store
 from tests.builders import DAY_MS, HOUR_MS, make_key, utc_ms
-from tests.cli import forecaster, refused
+from tests.cli import error_line, forecaster
 from tests.cycle.test_settle import FIRST, HORIZON, START, all_bars, forecasts
 
 BTC, ETH = make_key("x", "A/B"), make_key("x", "C/D")
@@ -56,7 +56,7 @@ def ledger(config):
     return config
 
 
-def told(capsys, config, **asked):
+def run_json(capsys, config, **asked):
     """What the command prints as JSON."""
     accuracy(config, json_=True, **asked)
     return json.loads(capsys.readouterr().out)
@@ -64,7 +64,7 @@ def told(capsys, config, **asked):
 
 def test_every_metric_of_every_case(capsys, ledger):
     """Of two series, two models, three steps, four fields and the range; a verdict for each variant."""
-    found = told(capsys, ledger)
+    found = run_json(capsys, ledger)
 
     assert set(found) == {"run", "as_of", "verdicts", "reports", "series_without_reference", "rescore_difference"}
     assert (found["run"], found["series_without_reference"], found["rescore_difference"]) == (LIVE, [], None)
@@ -78,7 +78,12 @@ def test_every_metric_of_every_case(capsys, ledger):
         (str(ETH), "random_walk@1", "served"),
     ]
     verdict, report = found["verdicts"][0], found["reports"][0]
-    assert (verdict["n"], verdict["field"], verdict["step"], verdict["reference"]) == (CUTOFFS, None, None, "random_walk")
+    assert (verdict["n"], verdict["field"], verdict["step"], verdict["reference"]) == (
+        CUTOFFS,
+        None,
+        None,
+        "random_walk",
+    )
     assert verdict["skill"] == pytest.approx(0.3, abs=0.001)
     assert verdict["lower"] < verdict["skill"] < verdict["upper"]
     assert set(report) >= {
@@ -108,7 +113,7 @@ def test_every_metric_of_every_case(capsys, ledger):
 )
 def test_filters_leave_the_others_out(capsys, ledger, asked, reports, verdicts):
     """And those that stay are what they were among all."""
-    whole, found = told(capsys, ledger), told(capsys, ledger, **asked)
+    whole, found = run_json(capsys, ledger), run_json(capsys, ledger, **asked)
 
     assert (len(found["reports"]), len(found["verdicts"])) == (reports, verdicts)
     assert all(one in whole["reports"] for one in found["reports"])
@@ -119,8 +124,8 @@ def test_filters_leave_the_others_out(capsys, ledger, asked, reports, verdicts):
         assert asked.get("model", ModelId(one["model_id"]).name) == ModelId(one["model_id"]).name
 
 
-def test_a_run_is_told_apart(capsys, ledger):
-    found = told(capsys, ledger, run_id="replay-1")
+def test_runs_are_separate(capsys, ledger):
+    found = run_json(capsys, ledger, run_id="replay-1")
 
     assert (found["run"], {one["n"] for one in found["reports"]}) == ("replay-1", {10})
 
@@ -129,7 +134,7 @@ def test_a_window_takes_what_settled_in_it(capsys, ledger, monkeypatch):
     """The last day's 24 bars, as of the close of the newest target."""
     now = int(all_bars(BTC).close_time[FIRST + CUTOFFS + HORIZON - 1])
     monkeypatch.setattr("forecaster.clock.now_ms", lambda: now)
-    found = told(capsys, ledger, window="1d")
+    found = run_json(capsys, ledger, window="1d")
 
     assert {one["step"]: one["n"] for one in found["reports"]} == {
         step: DAY_MS // HOUR_MS - 3 + step for step in (1, 2, 3)
@@ -149,15 +154,15 @@ def test_people_read_verdicts(capsys, ledger):
     assert len(long.splitlines()) > len(short.splitlines()) + 60
 
 
-def test_what_the_training_may_have_seen_is_told_apart(capsys, ledger):
+def test_cutoffs_before_the_release_are_listed_separately(capsys, ledger):
     """Twenty of forty cutoffs are older than the model; together they are all that was counted."""
     released = np.datetime64(START, "ms") + np.timedelta64(FIRST + 20, "h")
     day = str((released + np.timedelta64(23, "h")).astype("datetime64[D]"))
     ledger.write_text(ledger.read_text() + f'[model]\nreleased = "{day}"\n'.replace(f'"{day}"', day))
-    whole = told(capsys, ledger, rescore_=True)
+    whole = run_json(capsys, ledger, rescore_=True)
     since, before = (
-        [one["n"] for one in whole["reports"] if (one["period"], one["step"], one["field"]) == (era, 1, "close")]
-        for era in ("since the release", "before the release")
+        [one["n"] for one in whole["reports"] if (one["period"], one["step"], one["field"]) == (period, 1, "close")]
+        for period in ("since the release", "before the release")
     )
 
     assert whole["rescore_difference"] <= 1e-12
@@ -175,7 +180,7 @@ def unsettled(config):
 
 
 @pytest.mark.parametrize("json_", [False, True])
-def test_nothing_settled_is_no_fault(capsys, unsettled, json_):
+def test_nothing_settled_exits_with_0(capsys, unsettled, json_):
     accuracy(unsettled, as_of="2024-03-01", json_=json_)
     out = capsys.readouterr().out
 
@@ -193,7 +198,7 @@ def test_nothing_settled_is_no_fault(capsys, unsettled, json_):
 
 
 @pytest.mark.parametrize("model", ["nano", "random_walk"])
-def test_a_known_model_of_which_nothing_has_settled_is_no_fault(unsettled, model):
+def test_a_known_model_without_settled_forecasts_exits_with_0(unsettled, model):
     """One that has forecast; and one that is configured and has not forecast yet."""
     unsettled.write_text(unsettled.read_text() + '[model]\nbaselines = ["random_walk", "garch"]\n')
     for name in (model, "garch"):
@@ -214,32 +219,32 @@ def test_a_known_model_of_which_nothing_has_settled_is_no_fault(unsettled, model
         ("--step", "9", "--step: expected 1 to 5, found 9"),
     ],
 )
-def test_a_name_that_nobody_knows_is_refused(ledger, option, name, listed):
+def test_unknown_names_are_refused(ledger, option, name, listed):
     """With code 2, and those that are known in the line; never with the numbers of something else."""
-    assert refused("accuracy", "--config", ledger, option, name) == f"ConfigError: {listed}"
+    assert error_line("accuracy", "--config", ledger, option, name) == f"ConfigError: {listed}"
 
 
-def test_a_step_of_which_nothing_has_settled_is_no_fault(ledger):
+def test_a_step_without_settled_forecasts_exits_with_0(ledger):
     """The configured horizon has it."""
     done = forecaster("accuracy", "--config", ledger, "--step", "4")
 
     assert (done.returncode, done.stdout) == (0, "run live: no forecast has settled yet\n")
 
 
-def test_a_run_that_nobody_knows_is_not_exported(ledger, tmp_path):
+def test_an_unknown_run_is_not_exported(ledger, tmp_path):
     """No empty file that looks like a run without forecasts."""
-    words = refused("store", "export", tmp_path / "out.csv", "--config", ledger, "--run", "replay-2")
+    words = error_line("store", "export", tmp_path / "out.csv", "--config", ledger, "--run", "replay-2")
 
     assert words == "ConfigError: run: expected one of live, replay-1, found 'replay-2'"
     assert not (tmp_path / "out.csv").exists()
 
 
-def test_a_run_that_nobody_knows_in_python(ledger):
+def test_an_unknown_run_in_python(ledger):
     """Losses and scores of it are refused, and not empty."""
     with Forecaster.from_config(ledger) as reading:
         for ask in (reading.accuracy, reading.losses):
             with pytest.raises(ConfigError, match="run: expected one of live, replay-1, found 'replay-2'"):
-                ask(run_id="replay-2")
+                ask(run="replay-2")
 
 
 def test_series_without_the_reference_model_are_listed(capsys, ledger):
@@ -248,36 +253,36 @@ def test_series_without_the_reference_model_are_listed(capsys, ledger):
     with closing(open_store(f"sqlite:///{ledger.parent}/ledger.db")) as store:
         for i in range(CUTOFFS):
             store.add_forecasts(forecasts(bars, FIRST + i, model="har@1", sharper=0.5)[:1], LIVE)
-    found = told(capsys, ledger, reference="har")
+    found = run_json(capsys, ledger, reference="har")
     accuracy(ledger, reference="har")
 
     assert {(one["key"], one["reference"]) for one in found["verdicts"]} == {(str(BTC), "har")}
     assert found["series_without_reference"] == [str(ETH)]
-    assert f"{ETH}: no verdict, since no forecast of har has settled on it" in capsys.readouterr().out
+    assert f"{ETH}: no verdict: no forecast of har has settled" in capsys.readouterr().out
 
 
 def test_another_ledger(capsys, ledger):
     """What `--store` names is read, and the configured one is not: it is not even there."""
     (ledger.parent / "ledger.db").rename(ledger.parent / "replays.db")
-    found = told(capsys, ledger, store=str(ledger.parent / "replays.db"), run_id="replay-1")
+    found = run_json(capsys, ledger, store=str(ledger.parent / "replays.db"), run_id="replay-1")
 
     assert {one["n"] for one in found["reports"]} == {10}
-    assert str(ledger.parent / "ledger.db") in refused("accuracy", "--config", ledger)
+    assert str(ledger.parent / "ledger.db") in error_line("accuracy", "--config", ledger)
 
 
-def test_scores_that_can_be_rebuilt_are_told_so(capsys, ledger):
-    """Both forms of both models, each cutoff alone."""
-    found = told(capsys, ledger, rescore_=True)
+def test_rescored_sums_agree(capsys, ledger):
+    """Both variants of both models, each cutoff alone."""
+    found = run_json(capsys, ledger, rescore_=True)
     accuracy(ledger, rescore_=True)
 
     assert 0 <= found["rescore_difference"] <= 1e-12
-    assert "scored again, each cutoff alone: the largest relative difference of a sum is" in capsys.readouterr().out
+    assert "rescored, each cutoff alone: largest relative difference of a sum" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
     ("column", "by", "ends"), [("pinball", 1e-13, False), ("pinball", 1e-11, True), ("n", 1, True), ("crps", 0.5, True)]
 )
-def test_scores_that_differ_when_rebuilt_are_a_fault(capsys, ledger, monkeypatch, column, by, ends):
+def test_rescored_sums_that_differ_exit_with_2(capsys, ledger, monkeypatch, column, by, ends):
     """Code 2 for a count that is off by one, or a sum by more than rounding; not for rounding."""
 
     def disturbed(*asked):
@@ -311,7 +316,7 @@ def test_a_range_has_no_verdict_of_its_own(config):
     ("asked", "expected"), [(("--field", "volume"), "one of close, high, low, open"), (("--series", "x"), "x A/B 1h")]
 )
 def test_a_mistake_is_one_line_and_code_2(config, asked, expected):
-    assert expected in refused("accuracy", "--config", config, *asked)
+    assert expected in error_line("accuracy", "--config", config, *asked)
 
 
 def test_the_command_itself(ledger):

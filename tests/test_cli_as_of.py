@@ -25,7 +25,7 @@ from forecaster.store import open_store
 from forecaster.store.memory import MemoryStore
 from tests.accuracy.report.test_page import BEFORE, make_lognormal
 from tests.builders import HOUR_MS, make_bars, make_key
-from tests.cli import forecaster, refused
+from tests.cli import error_line, forecaster
 
 KEY = make_key()
 CUTOFFS = 44
@@ -106,9 +106,9 @@ def test_what_the_report_says(time):
         found = report_section(store, KEY, Scope("nano", LIVE, time))
         shown = [
             (one.title, told_of(one.fan), told_of(one.bars.ohlcv_TF), told_of(one.bars.open_time))
-            for one in found.scenes
+            for one in found.panels
         ]
-        newest = None if found.newest is None else (told_of(found.newest), told_of(found.newest.values_FHQ))
+        newest = None if found.latest is None else (told_of(found.latest), told_of(found.latest.values_FHQ))
         return newest, told_of(found.trust), told_of(found.evidence), shown
 
     first, again = asked_twice(ask, time)
@@ -182,9 +182,9 @@ def test_commands(folder, time):
     ]
 
     def ask():
-        told = [forecaster(*one, "--config", "config.toml", "--as-of", as_of) for one in commands]
-        assert [one.returncode for one in told] == [0] * 4, told
-        return [one.stdout for one in told[:3]], (folder / "report.html").read_bytes()
+        record = [forecaster(*one, "--config", "config.toml", "--as-of", as_of) for one in commands]
+        assert [one.returncode for one in record] == [0] * 4, record
+        return [one.stdout for one in record[:3]], (folder / "report.html").read_bytes()
 
     with closing(open_store(f"sqlite:///{folder}/ledger.db")) as store:
         store.add_run(Run(LIVE, LIVE, 0))
@@ -203,7 +203,7 @@ def test_commands(folder, time):
 )
 def test_a_time_that_is_still_to_come_is_refused(folder, command):
     """The same question would be answered otherwise later; and no cycle is run ahead of its bars."""
-    words = refused(*command.split(), "--config", "config.toml", "--as-of", "2100-01-01")
+    words = error_line(*command.split(), "--config", "config.toml", "--as-of", "2100-01-01")
 
     assert words == "ConfigError: --as-of: expected a time that has passed, found '2100-01-01'"
     assert not (folder / "ledger.db").exists()

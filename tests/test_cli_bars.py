@@ -13,7 +13,7 @@ from forecaster.errors import ConfigError
 from forecaster.sources.files import FileSource
 from forecaster.store import open_store
 from tests.builders import HOUR_MS, make_bars, make_key, utc_ms
-from tests.cli import forecaster, refused, told
+from tests.cli import error_line, forecaster, run_json
 from tests.faults.exchange import LoopbackExchange, closed_port, unhurried
 
 
@@ -29,7 +29,7 @@ def holed(tmp_path):
 
 
 def test_inspect_counts(holed):
-    (found,) = told("bars", "inspect", holed, "--json")["series"]
+    (found,) = run_json("bars", "inspect", holed, "--json")["series"]
 
     assert (found["series"], found["calendar"]) == ("file BTC/USDT 1h", "24/7")
     assert (found["bars"], found["gaps"], found["longest_gap"], found["revised"]) == (114, 6, 3, 1)
@@ -39,7 +39,7 @@ def test_inspect_counts(holed):
 
 def test_inspect_says_how_a_file_is_read(holed):
     """One block: what each cell was taken for, and the counts."""
-    (found,) = told("bars", "inspect", holed, "--json")["series"]
+    (found,) = run_json("bars", "inspect", holed, "--json")["series"]
     lines = block_of(forecaster("bars", "inspect", holed).stdout)
 
     assert {"format", "columns", "times", "timezone", "decimal"} <= found["parsed_as"].keys()
@@ -48,8 +48,8 @@ def test_inspect_says_how_a_file_is_read(holed):
         assert " ".join(text.split()) in lines[name]
     assert lines["timeframe"] == f"1h ({found['reasons']['spacing']})"
     assert (lines["from"], lines["to"]) == ("2024-01-01 00:00 UTC", "2024-01-06 00:00 UTC")
-    assert lines["gaps"] == "6 slots without a bar, 3 in a row at most"
-    assert lines["refused"] == "1 1 × high must not be below open or close"
+    assert lines["gaps"] == "6 slots without a bar, at most 3 in a row"
+    assert lines["rejected"] == "1 1 × high must not be below open or close"
 
 
 def test_inspect_says_when_a_file_ended(holed):
@@ -65,7 +65,7 @@ def test_inspect_of_a_fresh_file_has_no_note(tmp_path):
     now = now_ms()
     bars = make_bars(make_key(), count=100, start=now // HOUR_MS * HOUR_MS - 99 * HOUR_MS)
     bars.frame.reset_index().to_csv(tmp_path / "BTCUSDT_1h.csv", index=False)
-    (found,) = told("bars", "inspect", tmp_path / "BTCUSDT_1h.csv", "--json")["series"]
+    (found,) = run_json("bars", "inspect", tmp_path / "BTCUSDT_1h.csv", "--json")["series"]
 
     assert (found["bars"], found["unclosed"], found["is_up_to_date"]) == (99, 1, True)
 
@@ -101,7 +101,7 @@ def test_brackets_in_a_symbol_are_no_markup(holed, tmp_path):
         f'[[series]]\nexchange = "x"\nsymbol = "A[/USD]"\ntimeframe = "1h"\nfile = "{holed}"\n'
         f'[store]\nurl = "sqlite:///{tmp_path}/ledger.db"\n'
     )
-    pulled = told("pull", "--since", "2024-01-01", "-c", config, "--json")
+    pulled = run_json("pull", "--since", "2024-01-01", "-c", config, "--json")
     shown = forecaster("bars", "show", "-c", config)
 
     assert pulled["bars_added"] == 114
@@ -116,7 +116,7 @@ def test_inspect_names_the_option_that_settles_a_file(tmp_path):
     shown = forecaster("bars", "inspect", path)
     (error,) = done.record["errors"]
     said = ("--timezone", "Europe/Helsinki", "--calendar", "24/7")
-    (found,) = told("bars", "inspect", path, *said, "--json")["series"]
+    (found,) = run_json("bars", "inspect", path, *said, "--json")["series"]
 
     assert done.returncode == 2
     assert (error["file"], error["option"]) == (str(path), "timezone")
@@ -198,11 +198,11 @@ def test_history_is_pulled_kept_and_exported(exchange, tmp_path):
     """3,000 hours from the day that is named; the second time only the newest bars are asked for again."""
     config = live_config(tmp_path, exchange.url)
     since = np.datetime64(exchange.now - 3000 * HOUR_MS, "ms").astype("datetime64[s]")
-    first = told("pull", "--since", since, "-c", config, "--json")
+    first = run_json("pull", "--since", since, "-c", config, "--json")
     asked = len(exchange.asked("bars"))
-    again = told("pull", "--since", since, "-c", config, "--json")
+    again = run_json("pull", "--since", since, "-c", config, "--json")
     out = tmp_path / "out.parquet"
-    written = told("bars", "export", out, "-c", config, "--json")
+    written = run_json("bars", "export", out, "-c", config, "--json")
     bars = FileSource(out).fetch(make_key(), None, exchange.now).bars
     truth = exchange.rows("BTC/USDT", "1h", int(bars.open_time[0]), exchange.now)[:-1]
 
@@ -225,7 +225,7 @@ def test_what_is_stored_is_shown(exchange, tmp_path):
     forecaster("pull", "-c", config, "--json")
     exchange.fail_next("status", status=418, headers={"Retry-After": "3600"})
     forecaster("pull", "-c", config, "--json")
-    shown = told("bars", "show", "-c", config, "--json")
+    shown = run_json("bars", "show", "-c", config, "--json")
     table = forecaster("bars", "show", "-c", config).stdout
     (facts,) = shown["series"]
 
@@ -234,7 +234,7 @@ def test_what_is_stored_is_shown(exchange, tmp_path):
     assert facts["last_close"] == hour
     assert facts["rejected"] == {"prices must be above 0": 32}
     assert 3_500_000 < shown["held_until"]["binance"] - exchange.now <= 3_600_000 + 60_000
-    assert block_of(table)["refused"] == "32 32 × prices must be above 0"
+    assert block_of(table)["rejected"] == "32 32 × prices must be above 0"
     assert "binance: on hold for 59m 5" in table
 
 
@@ -242,7 +242,7 @@ def test_wait_that_is_over_is_not_shown(tmp_path):
     config = live_config(tmp_path, "http://127.0.0.1:1")
     with closing(open_store(f"sqlite:///{tmp_path}/ledger.db")) as store:
         store.hold("binance", now_ms() - 1, "429 Too Many Requests", now_ms() - 60_000)
-    shown = told("bars", "show", "-c", config, "--json")
+    shown = run_json("bars", "show", "-c", config, "--json")
 
     assert shown["held_until"] == {}
 
@@ -250,7 +250,7 @@ def test_wait_that_is_over_is_not_shown(tmp_path):
 def test_exchange_that_is_gone_is_told(tmp_path, monkeypatch):
     unhurried(monkeypatch)
     config = live_config(tmp_path, f"http://127.0.0.1:{closed_port()}", deadline=0.2)
-    line = refused("pull", "--since", "2024-01-01", "-c", config)
+    line = error_line("pull", "--since", "2024-01-01", "-c", config)
 
     assert line.startswith("binance BTC/USDT 1h: SourceUnavailable: binance: ")
 
@@ -265,7 +265,7 @@ def test_exported_bars_read_back_as_they_were(tmp_path, holed, name):
     key = make_key("x")
     before = FileSource(holed).fetch(key, None, now_ms()).bars
     forecaster("pull", "--since", "2024-01-01", "-c", config)
-    record = told("bars", "export", tmp_path / name, "-c", config, "--json")
+    record = run_json("bars", "export", tmp_path / name, "-c", config, "--json")
     after = FileSource(tmp_path / name).fetch(key, None, now_ms()).bars
 
     assert record["bars"] == len(before)
@@ -277,7 +277,7 @@ def test_export_needs_one_series_and_a_known_suffix(tmp_path):
     none, other = tmp_path / "out.csv", tmp_path / "out.xls"
     open_store(f"sqlite:///{tmp_path}/demo-ledger.db").close()
 
-    assert "--series: expected one of" in refused("bars", "export", none, cwd=tmp_path)
-    assert "ends in .parquet, .feather or .csv" in refused(
+    assert "--series: expected one of" in error_line("bars", "export", none, cwd=tmp_path)
+    assert "ends in .parquet, .feather or .csv" in error_line(
         "bars", "export", other, "--series", "arch SPX/USD 1d", cwd=tmp_path
     )

@@ -88,7 +88,7 @@ def test_good_configuration(check, tmp_path):
     assert found["code"] == 0
     assert found["configuration"] == (True, f"{tmp_path}/c.toml: 1 series")
     assert found["model"][1].startswith("nano: sha256 ")
-    assert found["model"][1].endswith(", sees up to 512 bars and forecasts up to 64")
+    assert found["model"][1].endswith(", context up to 512 bars, horizon up to 64")
     assert found["model.baselines"] == (True, "random_walk")
     assert found["store.url"] == (True, f"{tmp_path}/ledger.db")
     assert found["exchanges.venue"] == (True, "binance: 1 series")
@@ -164,7 +164,7 @@ def test_horizon_beyond_the_models(check, horizon, ok):
     [
         (512, '["random_walk"]', None),
         (513, '["random_walk"]', (False, "expected at most 512 for nano, found 513")),
-        (960, '["garch"]', (True, "960 for the baselines; nano sees 512")),
+        (960, '["garch"]', (True, "960 for the baselines; nano uses 512")),
         (961, '["garch"]', (False, "expected at most 960 for nano, found 961")),
     ],
 )
@@ -225,7 +225,7 @@ def test_hub_model_that_is_not_here_yet(check, hub):
     """That is no fault, and nothing is fetched."""
     found = check(f'[model]\nid = "hub:amazon/chronos-2"\nrevision = "{COMMIT}"\n')
 
-    assert found["model"] == (True, f"hub:amazon/chronos-2 at {COMMIT}: not here yet, will be fetched")
+    assert found["model"] == (True, f"hub:amazon/chronos-2 at {COMMIT}: not downloaded yet")
     assert found["code"] == 0
 
 
@@ -237,7 +237,7 @@ def test_hub_model_in_the_cache(check, hub, there):
         shutil.copy(NANO_FOLDER / name, hub / name)
     found = check(f'[model]\nid = "hub:amazon/chronos-2"\nrevision = "{COMMIT}"\nhorizon = 65\n')
 
-    assert ("not here yet" in found["model"][1]) == (there != "both")
+    assert ("not downloaded yet" in found["model"][1]) == (there != "both")
     assert ("model.horizon" in found) == (there == "both")
 
 
@@ -313,8 +313,8 @@ def test_file_that_ends_in_the_past(check_file):
     assert finding.startswith("201 bars, the newest closed 2024-01-09 09:00 UTC, ")
     (note,) = notes
     assert note == (
-        "the file ends on 2024-01-09 09:00 UTC: no forecast today; "
-        "`--as-of 2024-01-09T09:00` gives its last one, `forecaster replay` its past"
+        "the file ends on 2024-01-09 09:00 UTC, so it has no current forecast; for the last one use "
+        "`--as-of 2024-01-09T09:00`, for the past `forecaster replay`"
     )
 
 
@@ -342,7 +342,7 @@ def test_bars_of_weekdays_in_a_market_that_never_closes(check_file, drops_weeken
     ok, _, notes = check_file(bars[is_weekday] if drops_weekends else bars, "1d")
 
     assert ok
-    assert ("`calendar`: the rows keep to weekdays: is it 24/5?" in notes) == drops_weekends
+    assert ("`calendar`: there are bars on weekdays only: is it 24/5?" in notes) == drops_weekends
 
 
 @pytest.mark.parametrize("timeframe", ["1d", "5m"])
@@ -352,7 +352,7 @@ def test_bars_of_a_stock_in_a_market_that_never_closes(check_file, timeframe):
     ok, _, notes = check_file(frame.set_axis(frame.index.date) if timeframe == "1d" else frame, timeframe)
 
     assert ok
-    assert "`calendar`: the rows keep to weekdays: is it XNYS?" in notes
+    assert "`calendar`: there are bars on weekdays only: is it XNYS?" in notes
 
 
 @pytest.mark.parametrize(
@@ -405,7 +405,7 @@ def test_baseline_that_stands_twice(check):
     found = check('[model]\nbaselines = ["random_walk", "garch", "random_walk"]\n')
 
     assert found["code"] == 0
-    assert found["notes"] == ["model.baselines: random_walk stands there 2 times"]
+    assert found["notes"] == ["model.baselines: random_walk is listed 2 times"]
 
 
 def test_notes_have_lines_of_their_own(check, tmp_path):
@@ -415,7 +415,7 @@ def test_notes_have_lines_of_their_own(check, tmp_path):
 
     assert lines[2:4] == [
         "ok     model.baselines: random_walk",
-        "note   model.baselines: random_walk stands there 2 times",
+        "note   model.baselines: random_walk is listed 2 times",
     ]
 
 
@@ -425,7 +425,7 @@ def test_lines_fit_a_narrow_terminal(check, monkeypatch, tmp_path):
     monkeypatch.setenv("COLUMNS", "60")
     lines = forecaster("config", "check", "--config", tmp_path / "c.toml").stdout.splitlines()
 
-    assert "       and forecasts up to 64" in lines
+    assert "       bars, horizon up to 64" in lines
     assert all(len(line) <= 60 or " " not in line[7:] for line in lines)
 
 
@@ -488,7 +488,7 @@ def test_ledger_that_cannot_be_written(check, tmp_path):
 def test_password_of_a_server_is_not_shown(check):
     found = check('[store]\nurl = "postgresql+psycopg://user:geheim@127.0.0.1:1/ledger"\n')
 
-    assert found["store.url"] == (True, "postgresql+psycopg://user:***@127.0.0.1:1/ledger: not opened by this check")
+    assert found["store.url"] == (True, "postgresql+psycopg://user:***@127.0.0.1:1/ledger: not checked")
 
 
 def test_folder_of_compiled_code_that_is_not_ours_alone(check, tmp_path):

@@ -15,7 +15,7 @@ from forecaster.daemon.health_server import HealthServer
 from forecaster.daemon.health_state import HealthState, Phase
 from tests.builders import HOUR_MS, make_key, utc_ms
 from tests.certificates import certificate_of
-from tests.cli import forecaster, refused
+from tests.cli import error_line, forecaster
 
 KEY = make_key()
 NOW = utc_ms("2024-01-01") + HOUR_MS // 2
@@ -183,7 +183,7 @@ def test_a_configuration_without_health(tmp_path):
     path = write_config(tmp_path, 1)
     path.write_text(path.read_text().partition("[health]")[0])
 
-    assert "a table [health]" in refused("health", "--config", path)
+    assert "a table [health]" in error_line("health", "--config", path)
 
 
 def test_a_wrong_token_is_reported(tmp_path):
@@ -221,7 +221,7 @@ def test_another_certificate_is_refused(tmp_path):
 
 def test_a_token_is_not_sent_in_the_clear(tmp_path):
     token = write_secret(tmp_path, "token", TOKEN)
-    line = refused("health", "--url", "http://trader.example:9464", "--token-file", token)
+    line = error_line("health", "--url", "http://trader.example:9464", "--token-file", token)
 
     assert "https, since others could read the token" in line
 
@@ -230,10 +230,10 @@ def test_a_token_is_not_sent_in_the_clear(tmp_path):
     "url", ["127.0.0.1:9464", "ftp://127.0.0.1:1", "http://127.0.0.1", "http://a:b@127.0.0.1:1", "http://[::1]:port"]
 )
 def test_an_address_is_checked(url):
-    assert "an address such as http://127.0.0.1:9464" in refused("health", "--url", url)
+    assert "an address such as http://127.0.0.1:9464" in error_line("health", "--url", url)
 
 
 def test_a_token_file_is_checked(tmp_path):
-    line = refused("health", "--url", "http://127.0.0.1:9464", "--token-file", tmp_path / "none")
+    line = error_line("health", "--url", "http://127.0.0.1:9464", "--token-file", tmp_path / "none")
 
     assert "a file with the token" in line

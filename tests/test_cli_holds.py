@@ -14,7 +14,7 @@ from forecaster.sources.exchange import breaker as module
 from forecaster.sources.exchange.breaker import Breaker
 from forecaster.store import open_store
 from tests.builders import held_until
-from tests.cli import forecaster, refused, told
+from tests.cli import error_line, forecaster, run_json
 from tests.faults.exchange import LoopbackExchange, unhurried
 
 MINUTE_MS, DAY_MS = 60_000, 86_400_000
@@ -57,7 +57,7 @@ def test_no_hold_is_none(config, writer):
     writer.hold("binance", now_ms() - 1, OUTAGE, now_ms() - MINUTE_MS)
 
     assert forecaster("holds", "-c", config).stdout == "none\n"
-    assert told("holds", "--json", "-c", config) == {"holds": []}
+    assert run_json("holds", "--json", "-c", config) == {"holds": []}
 
 
 def test_holds_are_listed_with_their_end_their_reason_and_the_next_probe(config, writer):
@@ -66,7 +66,7 @@ def test_holds_are_listed_with_their_end_their_reason_and_the_next_probe(config,
     writer.hold("binance", at + 5 * MINUTE_MS, f"outage: {OUTAGE}", at + 10)
     writer.hold("kraken", at + DAY_MS, "ban: BTC/USD: 418 I'm a teapot /0/public/OHLC", at)
     shown = forecaster("holds", "-c", config).stdout
-    binance, kraken = told("holds", "--json", "-c", config)["holds"]
+    binance, kraken = run_json("holds", "--json", "-c", config)["holds"]
 
     assert (binance["exchange"], binance["kind"], binance["until"]) == ("binance", "outage", at + 5 * MINUTE_MS)
     assert (binance["since"], binance["probe_at"]) == (at, at + 10 + MINUTE_MS)
@@ -97,7 +97,7 @@ def test_hold_is_lifted_beside_the_service_that_writes(config, writer):
     at = now_ms()
     writer.hold("binance", at + 5 * MINUTE_MS, OUTAGE, at)
     done = forecaster("holds", "lift", "binance", "-c", config)
-    again = told("holds", "lift", "binance", "--json", "-c", config)
+    again = run_json("holds", "lift", "binance", "--json", "-c", config)
     shown = forecaster("holds", "lift", "binance", "-c", config).stdout
     writer.renew()
     (hold,) = writer.holds()
@@ -127,7 +127,7 @@ def test_service_that_runs_asks_again_after_the_lift(config, writer, monkeypatch
             await ask(RateLimited("binance", "BTC/USDT: 429 Too Many Requests", 7_200.0))
         with pytest.raises(RateLimited, match="not asked for"):
             await ask()
-        lifted = await asyncio.to_thread(told, "holds", "lift", "binance", "--json", "-c", config)
+        lifted = await asyncio.to_thread(run_json, "holds", "lift", "binance", "--json", "-c", config)
         now[0] += module.READ_INTERVAL_MS
         await ask()
         await breaker.close()
@@ -138,14 +138,14 @@ def test_service_that_runs_asks_again_after_the_lift(config, writer, monkeypatch
 
 
 def test_unknown_exchange_is_refused_by_the_known_ones(config, writer):
-    line = refused("holds", "lift", "binanze", "-c", config)
+    line = error_line("holds", "lift", "binanze", "-c", config)
 
     assert line == "ConfigError: EXCHANGE: expected one of binance, kraken, found 'binanze'"
 
 
 def test_ledger_that_is_not_there_is_told_and_not_made(tmp_path):
     config = write_config(tmp_path, f"sqlite:///{tmp_path}/none.db")
-    lines = [refused("holds", "-c", config), refused("holds", "lift", "binance", "-c", config)]
+    lines = [error_line("holds", "-c", config), error_line("holds", "lift", "binance", "-c", config)]
 
     assert all(line.startswith("LedgerMissing: ") and f"{tmp_path}/none.db" in line for line in lines)
     assert not (tmp_path / "none.db").exists()

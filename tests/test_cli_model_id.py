@@ -9,7 +9,7 @@ import pytest
 
 from forecaster.config_file import embedded
 from forecaster.model.chronos2.checkpoint_files import NANO_FOLDER
-from tests.cli import forecaster, refused, told
+from tests.cli import error_line, forecaster, run_json
 
 BARS = embedded("trainingdata/SPX_USD_1d.csv")
 EVAL = ("model", "eval", BARS, "--cutoffs", 10, "--horizon", 2, "--context", 32)
@@ -30,7 +30,7 @@ def folder(tmp_path):
     ids=["eval", "finetune", "info"],
 )
 def test_a_name_that_could_be_either_is_refused_with_both_ways(folder, command):
-    message = refused(*command, "amazon/chronos-2", cwd=folder)
+    message = error_line(*command, "amazon/chronos-2", cwd=folder)
 
     assert "hub:amazon/chronos-2 with its revision, or the path of a folder" in message
     assert f"{folder}/amazon/chronos-2 is none" in message
@@ -43,14 +43,16 @@ def test_a_folder_is_relative_to_the_working_directory(folder, model):
     config = folder / "etc/mine.toml"
     config.write_text(SERIES)
 
-    assert told(*EVAL, "--model", model, "--config", config, "--json", cwd=folder)["model"] == f"{folder}/amazon/mine"
-    assert told("model", "info", model, "--json", cwd=folder)["layers"] == 4
+    assert (
+        run_json(*EVAL, "--model", model, "--config", config, "--json", cwd=folder)["model"] == f"{folder}/amazon/mine"
+    )
+    assert run_json("model", "info", model, "--json", cwd=folder)["layers"] == 4
 
 
 def test_a_hub_id_needs_its_commit(folder):
     """And a folder has none."""
-    without = refused(*EVAL, "--model", "hub:amazon/mine", cwd=folder)
-    of_a_folder = refused(*EVAL, "--model", "./amazon/mine", "--revision", COMMIT, cwd=folder)
+    without = error_line(*EVAL, "--model", "hub:amazon/mine", cwd=folder)
+    of_a_folder = error_line(*EVAL, "--model", "./amazon/mine", "--revision", COMMIT, cwd=folder)
 
     assert "revision: expected the commit of hub:amazon/mine, 40 hexadecimal digits, found None" in without
     assert "revision: expected none" in of_a_folder
@@ -58,7 +60,7 @@ def test_a_hub_id_needs_its_commit(folder):
 
 def test_a_hub_repository_is_described_once_it_is_a_folder(folder):
     """Even beside a folder of its name."""
-    assert "expected nano or a folder that exists" in refused("model", "info", "hub:amazon/mine", cwd=folder)
+    assert "expected nano or a folder that exists" in error_line("model", "info", "hub:amazon/mine", cwd=folder)
 
 
 def test_what_a_model_is_called_in_the_configuration_is_shown(folder):

@@ -15,7 +15,7 @@ from forecaster.config_file import load_config
 from forecaster.errors import SourceUnavailable
 from forecaster.sources import Fetched
 from tests.builders import DAY_MS, HOUR_MS, make_bars, make_key, utc_ms
-from tests.cli import forecaster, told
+from tests.cli import forecaster, run_json
 from tests.faults.exchange import LoopbackExchange, closed_port, unhurried
 
 MINUTE_MS = 60_000
@@ -132,7 +132,7 @@ def test_market_that_is_no_longer_traded_is_wrong(exchange, tmp_path):
 
     assert code == 2
     assert re.fullmatch(
-        r"the market is no longer traded: its newest bar closed \d{4}-\d\d-\d\d 00:00 UTC, (39|40) days ago",
+        r"the market is no longer traded: its newest bar closed \d{4}-\d\d-\d\d 00:00 UTC, (39|40)d \d+h ago",
         halted["error"],
     )
     assert halted["newest_close"] // DAY_MS in {halted_at // DAY_MS, halted_at // DAY_MS + 1}
@@ -151,7 +151,7 @@ def test_newest_bar_that_is_old_is_stale(exchange, tmp_path, hours, ok):
     assert one["ok"] == ok
     assert code == (0 if ok else 2)
     if not ok:
-        assert re.fullmatch(r"stale: its newest bar closed [\d-]{10} \d\d:00 UTC, \d+ (hours|days) ago", one["error"])
+        assert re.fullmatch(r"stale: its newest bar closed [\d-]{10} \d\d:00 UTC, \d+[dh] \d+[hm] ago", one["error"])
 
 
 @pytest.mark.parametrize(("behind", "is_stale"), [(0, False), (3, False), (4, True)])
@@ -273,7 +273,7 @@ def test_error_text_of_an_exchange_cannot_forge_a_line(tmp_path):
 
 def test_without_probe_nobody_is_asked(exchange, tmp_path):
     path = config_of(tmp_path, {"venue": exchange.url}, [("venue", "BTC/USDT", "1h")])
-    record = told("config", "check", "--config", path, "--json")
+    record = run_json("config", "check", "--config", path, "--json")
 
     assert {name: record[name] for name in ("config", "ok", "series")} == {
         "config": str(path),

@@ -15,8 +15,8 @@ from forecaster.store import open_store
 from forecaster.store.sql import SqlStore
 from forecaster.store.sqlite_library import sqlite3
 from tests.builders import make_bars, make_key
+from tests.cli import error_line as refused_by
 from tests.cli import forecaster
-from tests.cli import refused as refused_by
 from tests.replay.leaks import CentredAverage, utc_dates
 
 BARS = make_bars(make_key(exchange="x", symbol="A/B"), count=130)
@@ -64,7 +64,7 @@ def prove(*arguments):
     return done.returncode, done.record if "--json" in arguments else done.stdout
 
 
-def refused(*arguments):
+def error_line(*arguments):
     """Run a proof that cannot be made; gives the last line."""
     return refused_by("verify", *arguments, "--config", "forecaster.toml")
 
@@ -112,7 +112,7 @@ def test_lookahead_names_a_source_that_leaks(folder, monkeypatch):
     code, found = prove("lookahead", "--cutoffs", 2, "--seed", 3, "--json")
     _, again = prove("lookahead", "--cutoffs", 2, "--seed", 3, "--json")
     _, other = prove("lookahead", "--cutoffs", 2, "--seed", 4, "--json")
-    wrong, told = prove("lookahead", "--cutoffs", 2)
+    wrong, record = prove("lookahead", "--cutoffs", 2)
     first = found["failures"][0]
 
     assert (code, wrong) == (2, 2)
@@ -121,8 +121,8 @@ def test_lookahead_names_a_source_that_leaks(folder, monkeypatch):
     assert list(first) == ["component", "series", "cutoff", "perturbation", "difference"]
     assert first["series"] == "x A/B 1h"
     assert found["failures"] == again["failures"] != other["failures"]
-    assert "source FileSource: " in told
-    assert "2024-01-0" in told
+    assert "source FileSource: " in record
+    assert "2024-01-0" in record
 
 
 def test_lookahead_names_labels_that_are_on_the_wrong_session(folder, monkeypatch):
@@ -140,8 +140,8 @@ def test_lookahead_names_labels_that_are_on_the_wrong_session(folder, monkeypatc
 
 
 def test_lookahead_stops_a_strategy_that_reads_bars_by_itself(folder):
-    file = refused("lookahead", "--cutoffs", 1, "--strategy", "tests.replay.leaks:file_reader")
-    ledger = refused("lookahead", "--cutoffs", 1, "--strategy", "tests.replay.leaks:ledger_reader")
+    file = error_line("lookahead", "--cutoffs", 1, "--strategy", "tests.replay.leaks:file_reader")
+    ledger = error_line("lookahead", "--cutoffs", 1, "--strategy", "tests.replay.leaks:ledger_reader")
 
     assert file.startswith("InvalidArgument: strategy tests.replay.leaks:file_reader")
     assert "bars.csv" in file
@@ -150,7 +150,7 @@ def test_lookahead_stops_a_strategy_that_reads_bars_by_itself(folder):
 
 
 def test_strategy_that_is_not_there(folder):
-    assert "--strategy: expected" in refused("lookahead", "--strategy", "strategies.nowhere")
+    assert "--strategy: expected" in error_line("lookahead", "--strategy", "strategies.nowhere")
 
 
 def test_parity(folder):
@@ -168,25 +168,25 @@ def test_parity_names_what_was_tampered_with(folder):
             connection.execute(f"DROP TRIGGER {name}")
         connection.execute("UPDATE bar SET high = high + 1 WHERE open_time = ?", (int(BARS.open_time[88]),))
     code, found = prove("parity", "--json")
-    wrong, told = prove("parity")
+    wrong, record = prove("parity")
 
     assert (code, wrong) == (2, 2)
     assert {(one["component"], one["cutoff"]) for one in found["failures"]} == {
         ("input", int(BARS.close_time[88])),
         ("input", int(BARS.close_time[89])),
     }
-    assert "input: " in told
-    assert "left out: 1 × calibration of x A/B 1h by nano" in told
+    assert "input: " in record
+    assert "left out: 1 × calibration of x A/B 1h by nano" in record
 
 
 def test_parity_of_no_ledger(folder):
     """One that is not there, and one in which nothing was forecast."""
     (folder / "ledger.db").unlink()
-    missing = refused("parity")
+    missing = error_line("parity")
     SqlStore(f"sqlite:///{folder}/ledger.db").close()
 
     assert f"store sqlite:///{folder}/ledger.db: expected a ledger, found none" in missing
-    assert "store.url: expected a ledger with live forecasts of the configured models" in refused("parity")
+    assert "store.url: expected a ledger with live forecasts of the configured models" in error_line("parity")
 
 
 @pytest.mark.processes
@@ -203,9 +203,9 @@ def test_batch_names_who_differs(folder, monkeypatch):
     """A tolerance that nothing meets: every batch of every context is reported; the other process is a thread here."""
     monkeypatch.setattr("forecaster.replay.batch_invariance.BATCH_TOLERANCE", -1.0)
     monkeypatch.setattr("forecaster.replay.batch_invariance.thread_pool", ThreadPoolExecutor)
-    code, told = prove("batch", "--contexts", 2, "--threads", 1)
+    code, record = prove("batch", "--contexts", 2, "--threads", 1)
 
     assert code == 2
-    assert "1 threads, another process" in told
-    assert "model nano: 10 failures" in told
-    assert "20 checked, 10 identical, 10 failures" in told
+    assert "1 threads, another process" in record
+    assert "model nano: 10 failures" in record
+    assert "20 checked, 10 identical, 10 failures" in record

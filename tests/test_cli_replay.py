@@ -61,7 +61,7 @@ def folder(tmp_path, monkeypatch):
 @pytest.fixture
 def replay(folder):
     """Run the command on a configuration; gives its JSON."""
-    return lambda config, *arguments: cli.told("replay", "-c", config, *arguments, "--json")
+    return lambda config, *arguments: cli.run_json("replay", "-c", config, *arguments, "--json")
 
 
 def configured(folder, *bars, name="ledger", model=""):
@@ -101,20 +101,20 @@ def test_every_cutoff_of_every_series(folder, replay):
     """All that have enough bars behind them, for the model and its baseline; in the JSON, what that came to."""
     config = configured(folder, BARS, make_bars(OTHER, count=50, seed=1))
     started = time.perf_counter()
-    told = replay(config)
+    record = replay(config)
     took = time.perf_counter() - started
 
-    assert cutoffs(history(folder, told["run"])) == CUTOFFS
-    assert cutoffs(history(folder, told["run"], OTHER)) == CUTOFFS[:19]
-    assert len(history(folder, told["run"])) == len(CUTOFFS) * 2 * HORIZON * 4
-    assert told["cutoffs"] == told["cutoffs_added"] == len(CUTOFFS) + 19
-    assert 0 < told["seconds"] <= round(took, 2)
-    assert told["cutoffs_per_second"] == pytest.approx(told["cutoffs"] / told["seconds"], rel=0.02, abs=0.1)
-    assert 0 < told["model_share"] < 1
-    assert 100 < told["peak_rss_mb"] < 10_000
-    assert told["left_out"] == {}
-    assert list(told["series"]) == ["x A/B 1h", "x C/D 1h"]
-    assert set(told) == {
+    assert cutoffs(history(folder, record["run"])) == CUTOFFS
+    assert cutoffs(history(folder, record["run"], OTHER)) == CUTOFFS[:19]
+    assert len(history(folder, record["run"])) == len(CUTOFFS) * 2 * HORIZON * 4
+    assert record["cutoffs"] == record["cutoffs_added"] == len(CUTOFFS) + 19
+    assert 0 < record["seconds"] <= round(took, 2)
+    assert record["cutoffs_per_second"] == pytest.approx(record["cutoffs"] / record["seconds"], rel=0.02, abs=0.1)
+    assert 0 < record["model_share"] < 1
+    assert 100 < record["peak_rss_mb"] < 10_000
+    assert record["left_out"] == {}
+    assert list(record["series"]) == ["x A/B 1h", "x C/D 1h"]
+    assert set(record) == {
         "run", "mae_close", "mase_close", "skill_close", "skill_crps", "coverage80", "cutoffs", "cutoffs_added",
         "seconds", "cutoffs_per_second", "model_share", "peak_rss_mb", "series", "left_out",
         "rejected", "unclosed",
@@ -124,10 +124,10 @@ def test_every_cutoff_of_every_series(folder, replay):
 def test_what_the_next_closes_came_to(folder, replay):
     """The mean error of the medians, the random walk's beside it, and the share of closes inside the 80 % interval."""
     config = configured(folder)
-    told = replay(config)
+    record = replay(config)
     close = dict(zip(BARS.open_time.tolist(), BARS.close.tolist(), strict=True))
     errors, inside = {"nano": [], "random_walk": []}, []
-    for row in history(folder, told["run"]):
+    for row in history(folder, record["run"]):
         if row.field == "close" and row.step == 1 and row.target_open in close:
             lower, median, upper = (row.values_Q[row.quantile_levels.index(level)] for level in (0.1, 0.5, 0.9))
             errors[row.model_id.name].append(abs(median - close[row.target_open]))
@@ -135,17 +135,19 @@ def test_what_the_next_closes_came_to(folder, replay):
                 inside.append(lower <= close[row.target_open] <= upper)
 
     assert len(inside) == len(CUTOFFS) - 1
-    assert told["mae_close"] == pytest.approx(np.mean(errors["nano"]))
-    assert told["coverage80"] == pytest.approx(np.mean(inside))
-    assert told["skill_close"] == pytest.approx(1 - np.mean(errors["nano"]) / np.mean(errors["random_walk"]), abs=0.02)
+    assert record["mae_close"] == pytest.approx(np.mean(errors["nano"]))
+    assert record["coverage80"] == pytest.approx(np.mean(inside))
+    assert record["skill_close"] == pytest.approx(
+        1 - np.mean(errors["nano"]) / np.mean(errors["random_walk"]), abs=0.02
+    )
     with Forecaster.from_config(config) as forecaster:
-        scores = Scores(forecaster.losses(run=told["run"]))
+        scores = Scores(forecaster.losses(run=record["run"]))
     parts = [("open", 2), ("open", 3), *((field, step) for field in FIELDS[1:] for step in (1, 2, 3))]
     totals = [scores.total("nano", *part) for part in parts]
     own, walk = (sum(one[f"{whose}_crps"] for one in totals) for whose in ("common", "walk"))
 
-    assert told["skill_crps"] == pytest.approx(1 - own / walk, rel=1e-12)
-    assert told["series"] == {"x A/B 1h": {name: told[name] for name in IN_JSON}}
+    assert record["skill_crps"] == pytest.approx(1 - own / walk, rel=1e-12)
+    assert record["series"] == {"x A/B 1h": {name: record[name] for name in IN_JSON}}
 
 
 IN_JSON = ("mae_close", "mase_close", "skill_close", "skill_crps", "coverage80")
@@ -155,13 +157,13 @@ def test_several_series_are_joined_without_their_prices(folder, replay):
     """A series of 60,000 and one of 60: no mean of losses in price, and relative ones that scale with neither."""
     cheap = make_bars(OTHER, count=120, seed=1)
     cheap = Bars(OTHER, cheap.open_time, cheap.ohlcv_TF / 1000)
-    told = replay(configured(folder, BARS, cheap), "--start", "2024-01-04")
-    one, other = told["series"].values()
+    record = replay(configured(folder, BARS, cheap), "--start", "2024-01-04")
+    one, other = record["series"].values()
 
-    assert told["mae_close"] is None
+    assert record["mae_close"] is None
     assert one["mae_close"] > 100 * other["mae_close"]
     for name in IN_JSON[1:]:
-        assert told[name] == pytest.approx((one[name] + other[name]) / 2), name
+        assert record[name] == pytest.approx((one[name] + other[name]) / 2), name
 
 
 def test_the_open_that_is_known(folder, replay):
@@ -178,28 +180,28 @@ def test_the_open_that_is_known(folder, replay):
 
     assert skills["open"] == ["known", "known"]
     assert skills["close"] == [f"{reports['close', 1].skill_mae:+.3f}", f"{reports['close', 1].skill_crps:+.3f}"]
-    assert "known: the price is the last close" in done.stdout
+    assert "known: the price equals the last close" in done.stdout
     assert (reports["open", 1].skill_mae, reports["open", 1].skill_crps) == (None, None)
     assert reports["open", 1].mae > 0
     assert reports["open", 2].skill_mae is not None
 
 
 def test_one_series_of_several(folder, replay):
-    told = replay(configured(folder, BARS, make_bars(OTHER, count=50, seed=1)), "--series", "x C/D 1h")
+    record = replay(configured(folder, BARS, make_bars(OTHER, count=50, seed=1)), "--series", "x C/D 1h")
 
-    assert cutoffs(history(folder, told["run"], OTHER)) == CUTOFFS[:19]
-    assert history(folder, told["run"]) == []
-    assert told["cutoffs"] == 19
+    assert cutoffs(history(folder, record["run"], OTHER)) == CUTOFFS[:19]
+    assert history(folder, record["run"]) == []
+    assert record["cutoffs"] == 19
 
 
 def test_every_nth_cutoff(folder, replay):
     """Counted from the first; under a run of its own."""
     config = configured(folder)
-    told, other = replay(config, "--every", 5), replay(config, "--every", 10)
+    record, other = replay(config, "--every", 5), replay(config, "--every", 10)
 
-    assert cutoffs(history(folder, told["run"])) == CUTOFFS[::5]
+    assert cutoffs(history(folder, record["run"])) == CUTOFFS[::5]
     assert cutoffs(history(folder, other["run"])) == CUTOFFS[::10]
-    assert told["run"] != other["run"]
+    assert record["run"] != other["run"]
 
 
 @pytest.mark.parametrize(
@@ -213,18 +215,18 @@ def test_every_nth_cutoff(folder, replay):
 )
 def test_cutoffs_between_dates(folder, replay, arguments, first, last):
     """The first is not before `--start`, the last is before `--end`; bars behind it are outcomes all the same."""
-    told = replay(configured(folder), *arguments)
-    found = cutoffs(history(folder, told["run"]))
+    record = replay(configured(folder), *arguments)
+    found = cutoffs(history(folder, record["run"]))
 
     assert [str(pd.Timestamp(at, unit="ms"))[:16] for at in (found[0], found[-1])] == [first, last]
     assert found == [at for at in CUTOFFS if found[0] <= at <= found[-1]]
 
 
 def test_bars_behind_the_last_cutoff_are_its_outcomes(folder, replay):
-    told = replay(configured(folder), "--start", "2024-01-04", "--end", "2024-01-04T01:00", "--out", "one.csv")
-    frame = pd.read_csv(folder / told["file"])
+    record = replay(configured(folder), "--start", "2024-01-04", "--end", "2024-01-04T01:00", "--out", "one.csv")
+    frame = pd.read_csv(folder / record["file"])
 
-    assert told["cutoffs"] == 1
+    assert record["cutoffs"] == 1
     assert frame.actual.notna().all()
 
 
@@ -232,8 +234,8 @@ def test_the_size_of_a_batch_changes_nothing(folder, replay):
     """In ones and in all at once: the same rows for the baseline, and float32's noise for the model."""
     rows = {}
     for name, batch in (("ones", 1), ("whole", 1000)):
-        told = replay(configured(folder, name=name), "--batch", batch, "--start", "2024-01-05")
-        rows[name] = history(folder, told["run"], name=name)
+        record = replay(configured(folder, name=name), "--batch", batch, "--start", "2024-01-05")
+        rows[name] = history(folder, record["run"], name=name)
 
     assert len(rows["ones"]) == 25 * 2 * HORIZON * 4
     for one, other in zip(rows["ones"], rows["whole"], strict=True):
@@ -307,14 +309,14 @@ READERS = {"parquet": pd.read_parquet, "feather": pd.read_feather, "csv": pd.rea
 @pytest.mark.parametrize("kind", READERS)
 def test_forecasts_in_a_file(folder, replay, kind):
     """Read back, they are the ledger's rows, and what came."""
-    told = replay(configured(folder), "--start", "2024-01-05", "--out", folder / f"out.{kind}")
+    record = replay(configured(folder), "--start", "2024-01-05", "--out", folder / f"out.{kind}")
     frame = READERS[kind](folder / f"out.{kind}")
-    rows = history(folder, told["run"])
+    rows = history(folder, record["run"])
     levels = [f"q{level:g}" for level in rows[0].quantile_levels]
     price = dict(zip(BARS.open_time.tolist(), BARS.ohlcv_TF.tolist(), strict=True))
     came = [price.get(row.target_open, [np.nan] * 4)[FIELDS.index(row.field)] for row in rows]
 
-    assert told["file"] == str(folder / f"out.{kind}")
+    assert record["file"] == str(folder / f"out.{kind}")
     assert sorted(path.name for path in folder.glob("out*")) == [f"out.{kind}"]
     assert frame[["model", "run", "step", "field"]].to_numpy().tolist() == [
         [row.model_id, row.run_id, row.step, row.field] for row in rows
@@ -347,9 +349,9 @@ def growth(bars, first, last, share=1.0, bps=(10.0, 2.0)):
 )
 def test_a_strategy_that_buys_and_holds(folder, replay, arguments, first, share, bps):
     """Bought at the first open once a forecast is there, at what that costs, up to the limit: counted by hand."""
-    told = replay(configured(folder), "--strategy", "mine:long", "--end", "2024-01-03", *arguments)
-    (account,) = told["strategy"]["accounts"].values()
-    last = BARS.close_time.tolist().index(cutoffs(history(folder, told["run"]))[-1]) + (
+    record = replay(configured(folder), "--strategy", "mine:long", "--end", "2024-01-03", *arguments)
+    (account,) = record["strategy"]["accounts"].values()
+    last = BARS.close_time.tolist().index(cutoffs(history(folder, record["run"]))[-1]) + (
         1 if first == MIN_CONTEXT else 2
     )
     expected = growth(BARS, first, last, share, bps)
@@ -363,11 +365,11 @@ def test_a_strategy_that_buys_and_holds(folder, replay, arguments, first, share,
 def test_never_short(folder, replay):
     config = configured(folder)
     both = replay(config, "--strategy", "mine:short", "--end", "2024-01-03")["strategy"]
-    told = replay(config, "--strategy", "mine:short", "--end", "2024-01-03", "--long-only")["strategy"]
+    record = replay(config, "--strategy", "mine:short", "--end", "2024-01-03", "--long-only")["strategy"]
 
     assert both["accounts"]["x A/B 1h"]["strategy"]["exposure"] > 0.9
-    assert told["accounts"]["x A/B 1h"]["strategy"]["fills"] == 0
-    assert told["rules"]["shorting"] is False
+    assert record["accounts"]["x A/B 1h"]["strategy"]["fills"] == 0
+    assert record["rules"]["shorting"] is False
 
 
 @pytest.mark.parametrize(("close_after", "fills"), [(1, 1 + 2 * 3), (4, 1 + 2 * 3), (5, 1), (None, 1)])
@@ -375,19 +377,19 @@ def test_closed_where_no_forecast_comes(folder, replay, close_after, fills):
     """Of every fifth cutoff, bought, closed and bought again; a forecast that comes with the fifth bar is in time."""
     limit = () if close_after is None else ("--close-after", close_after)
     dates = ("--start", "2024-01-05", "--end", "2024-01-05T18:00")
-    told = replay(configured(folder), "--strategy", "mine:long", "--every", 5, *dates, *limit)
-    (account,) = told["strategy"]["accounts"].values()
+    record = replay(configured(folder), "--strategy", "mine:long", "--every", 5, *dates, *limit)
+    (account,) = record["strategy"]["accounts"].values()
 
-    assert told["cutoffs"] == 4
+    assert record["cutoffs"] == 4
     assert account["strategy"]["fills"] == fills
-    assert told["strategy"]["rules"]["close_after"] == close_after
+    assert record["strategy"]["rules"]["close_after"] == close_after
 
 
 def test_a_fill_waits_for_a_bar_that_is_missing(folder, replay):
     """The bar after the first cutoff is not there: the next one fills, and the figures say so."""
     there = BARS[np.arange(120) != MIN_CONTEXT]
-    told = replay(configured(folder, there), "--strategy", "mine:long")
-    (account,) = told["strategy"]["accounts"].values()
+    record = replay(configured(folder, there), "--strategy", "mine:long")
+    (account,) = record["strategy"]["accounts"].values()
 
     assert account["strategy"]["delayed_fills"] == 1
     assert account["strategy"]["total_return"] == pytest.approx(growth(BARS, MIN_CONTEXT + 1, 119), rel=1e-9)
@@ -396,14 +398,14 @@ def test_a_fill_waits_for_a_bar_that_is_missing(folder, replay):
 def test_page_of_the_trades(folder, replay):
     """Two series and their portfolio, under the rules that were asked for; the JSON names the file."""
     config = configured(folder, BARS, make_bars(OTHER, seed=1))
-    told = replay(
+    record = replay(
         config, "--strategy", "mine:long", "--page", "trades.html", "--fee-bps", 7.5,
         "--max-weight", 0.5, "--long-only", "--close-after", 2,
     )["strategy"]  # fmt: skip
     page = Opened(folder / "trades.html")
 
-    assert told["report"] == "trades.html"
-    assert list(told["accounts"]) == ["x A/B 1h", "x C/D 1h", "portfolio"]
+    assert record["report"] == "trades.html"
+    assert list(record["accounts"]) == ["x A/B 1h", "x C/D 1h", "portfolio"]
     assert "Backtest of mine:long" in page.texts
     assert any("7.5 bps" in text for text in page.texts)
     assert any("at most 50% of the equity, never short" in text for text in page.texts)
@@ -411,9 +413,9 @@ def test_page_of_the_trades(folder, replay):
 
 
 def test_without_a_strategy_nothing_is_traded(folder, replay):
-    told = replay(configured(folder), "--start", "2024-01-05")
+    record = replay(configured(folder), "--start", "2024-01-05")
 
-    assert "strategy" not in told
+    assert "strategy" not in record
 
 
 def test_the_same_call_adds_nothing(folder, replay):
@@ -430,8 +432,8 @@ def test_the_same_call_adds_nothing(folder, replay):
     assert count == 2 * len(CUTOFFS)
     assert (second["cutoffs"], second["cutoffs_added"], second["cutoffs_per_second"]) == (len(CUTOFFS), 0, 0)
     assert second["model_share"] == 0
-    assert {name: told for name, told in first.items() if name not in timing} == {
-        name: told for name, told in second.items() if name not in timing
+    assert {name: record for name, record in first.items() if name not in timing} == {
+        name: record for name, record in second.items() if name not in timing
     }
 
 
@@ -508,9 +510,9 @@ def test_nothing_enters_the_live_series(folder, replay):
     with closing(open_store(f"sqlite:///{folder}/ledger.db")) as store:
         store.add_bars(Bars(KEY, BARS.open_time[:60], BARS.ohlcv_TF[:60], BARS.close_time[:60] + 1_000))
         before = [one.tolist() for one in store.bar_revisions(KEY)]
-    told = replay(config, "--start", "2024-01-05")
+    record = replay(config, "--start", "2024-01-05")
     with closing(open_reader(f"sqlite:///{folder}/ledger.db")) as reader:
-        live, own = reader.bars(KEY), reader.bars(KEY, run_id=told["run"])
+        live, own = reader.bars(KEY), reader.bars(KEY, run_id=record["run"])
         versions = [one.tolist() for one in reader.bar_revisions(KEY)]
 
     assert versions == before
@@ -525,15 +527,15 @@ def test_beside_a_daemon(folder, replay):
     with closing(open_store(f"sqlite:///{folder}/ledger.db")) as store:
         store.add_bars(BARS[:60])
         before = dumped(folder / "ledger.db")
-        told = replay(config, "--start", "2024-01-05", "--store", "replays.db", "--out", "forecasts.csv")
+        record = replay(config, "--start", "2024-01-05", "--store", "replays.db", "--out", "forecasts.csv")
         after = dumped(folder / "ledger.db")
 
     assert after == before
-    assert told["cutoffs"] == told["cutoffs_added"] == 25
+    assert record["cutoffs"] == record["cutoffs_added"] == 25
     assert (
-        cutoffs(history(folder, told["run"], name="replays")) == CUTOFFS[-25:] == cutoffs_of(folder / "forecasts.csv")
+        cutoffs(history(folder, record["run"], name="replays")) == CUTOFFS[-25:] == cutoffs_of(folder / "forecasts.csv")
     )
-    assert history(folder, told["run"]) == []
+    assert history(folder, record["run"]) == []
 
 
 def dumped(path):
@@ -551,7 +553,7 @@ def test_the_configured_ledger_is_taken(folder):
     """What to do is said."""
     config = configured(folder)
     with closing(open_store(f"sqlite:///{folder}/ledger.db")):
-        line = cli.refused("replay", "-c", config, "--start", "2024-01-05")
+        line = cli.error_line("replay", "-c", config, "--start", "2024-01-05")
 
     assert "add --store replays.db" in line
 
@@ -562,10 +564,10 @@ def test_what_was_known_in_the_configured_ledger(folder, replay):
     seen = BARS.close_time + np.where(np.arange(120) % 2, 9_000, 1_000)
     with closing(open_store(f"sqlite:///{folder}/ledger.db")) as store:
         store.add_bars(Bars(KEY, BARS.open_time, BARS.ohlcv_TF, seen))
-        told = replay(config, "--known-within", 5, "--store", "replays.db")
+        record = replay(config, "--known-within", 5, "--store", "replays.db")
 
-    assert cutoffs(history(folder, told["run"], name="replays")) == BARS.close_time[32::2].tolist()
-    assert told["left_out"] == {"x A/B 1h": {"their bar was not known within 5 s": 45}}
+    assert cutoffs(history(folder, record["run"], name="replays")) == BARS.close_time[32::2].tolist()
+    assert record["left_out"] == {"x A/B 1h": {"their bar was not known within 5 s": 45}}
 
 
 EXCHANGE = """
@@ -592,7 +594,7 @@ def test_too_few_bars_of_an_exchange(folder, stored):
     if stored:
         with closing(open_store(f"sqlite:///{folder}/ledger.db")) as store:
             store.add_bars(make_bars(make_key("kraken", "BTC/USD"), count=stored))
-    line = cli.refused("replay", "-c", folder / "kraken.toml")
+    line = cli.error_line("replay", "-c", folder / "kraken.toml")
 
     assert "bars of kraken BTC/USD 1h: expected 32 bars or more in the ledger: run `forecaster pull --since" in line
     assert line.endswith(f"found {stored or 0}")
@@ -603,26 +605,26 @@ def test_bars_of_an_exchange_are_those_of_the_ledger(folder, replay):
     bars = make_bars(make_key("kraken", "BTC/USD"), count=60)
     with closing(open_store(f"sqlite:///{folder}/ledger.db")) as store:
         store.add_bars(bars)
-    told = replay(folder / "kraken.toml")
+    record = replay(folder / "kraken.toml")
 
-    assert cutoffs(history(folder, told["run"], bars.key)) == bars.close_time[31:].tolist()
+    assert cutoffs(history(folder, record["run"], bars.key)) == bars.close_time[31:].tolist()
 
 
 def test_a_long_gap_is_left_out_and_told(folder, replay):
     """The cutoffs behind it that see too few bars are counted, in the JSON and for people."""
     config = configured(folder, BARS[np.r_[0:50, 110:120]])
-    told = replay(config)
+    record = replay(config)
     done = cli.forecaster("replay", "-c", config)
     reason = "fewer than 32 bars among their last 64 slots"
 
-    assert told["left_out"] == {"x A/B 1h": {reason: 10}}
-    assert cutoffs(history(folder, told["run"])) == CUTOFFS[:19]
+    assert record["left_out"] == {"x A/B 1h": {reason: 10}}
+    assert cutoffs(history(folder, record["run"])) == CUTOFFS[:19]
     assert f"x A/B 1h: 10 cutoffs left out: {reason}" in done.stdout
 
 
 def test_only_cutoffs_that_are_left_out(folder):
     config = configured(folder, BARS[np.r_[0:50, 110:120]])
-    line = cli.refused("replay", "-c", config, "--start", "2024-01-05")
+    line = cli.error_line("replay", "-c", config, "--start", "2024-01-05")
 
     assert ": 10 left out: fewer than 32 bars among their last 64 slots" in line
 
@@ -630,20 +632,20 @@ def test_only_cutoffs_that_are_left_out(folder):
 def test_a_replay_of_today_is_not_pruned(folder, replay):
     """Though its bars are years old."""
     config = configured(folder)
-    told = replay(config, "--start", "2024-01-05")
-    pruned = cli.told("store", "prune", "-c", config, "--older-than", "90d", "--json")
+    record = replay(config, "--start", "2024-01-05")
+    pruned = cli.run_json("store", "prune", "-c", config, "--older-than", "90d", "--json")
 
     assert (pruned["runs"], pruned["forecasts"]) == (0, 0)
-    assert len(history(folder, told["run"])) == 25 * 2 * HORIZON * 4
+    assert len(history(folder, record["run"])) == 25 * 2 * HORIZON * 4
 
 
 def test_a_replay_is_listed_and_deleted(folder, replay):
     """By its id, with its bars; the other one stays."""
     config = configured(folder)
     first, second = (replay(config, "--start", day) for day in ("2024-01-04", "2024-01-05"))
-    listed = cli.told("store", "runs", "-c", config, "--json")["runs"]
-    cli.told("store", "delete", first["run"], "-c", config, "--json")
-    left = cli.told("store", "runs", "-c", config, "--json")["runs"]
+    listed = cli.run_json("store", "runs", "-c", config, "--json")["runs"]
+    cli.run_json("store", "delete", first["run"], "-c", config, "--json")
+    left = cli.run_json("store", "runs", "-c", config, "--json")["runs"]
 
     assert {one["id"]: one["bars"] for one in listed} == {first["run"]: 120, second["run"]: 120}
     assert [one["id"] for one in left] == [second["run"]]
@@ -677,17 +679,17 @@ def test_a_replay_that_is_killed_goes_on(folder, replay):
         process.send_signal(signal.SIGKILL)
         code = process.wait()
     before = cutoffs(history(folder, whole["run"]))
-    told = replay(config, "--batch", 10)
+    record = replay(config, "--batch", 10)
 
     assert before
     assert code == -signal.SIGKILL
-    assert len(before) < told["cutoffs"]
+    assert len(before) < record["cutoffs"]
     assert len(before) % 10 == 0
     assert before == bars.close_time[31:][: len(before)].tolist()
-    assert told["run"] == whole["run"]
-    assert told["cutoffs_added"] == told["cutoffs"] - len(before)
-    assert bits(history(folder, told["run"])) == bits(history(folder, told["run"], name="whole"))
-    assert {name: told[name] for name in ("mae_close", "skill_crps", "coverage80")} == {
+    assert record["run"] == whole["run"]
+    assert record["cutoffs_added"] == record["cutoffs"] - len(before)
+    assert bits(history(folder, record["run"])) == bits(history(folder, record["run"], name="whole"))
+    assert {name: record[name] for name in ("mae_close", "skill_crps", "coverage80")} == {
         name: whole[name] for name in ("mae_close", "skill_crps", "coverage80")
     }
 
@@ -724,7 +726,7 @@ def test_mistakes_are_reported_before_the_work(folder, mistake):
     """One line, code 2, and no ledger yet."""
     arguments, expected = MISTAKES[mistake]
 
-    assert expected in cli.refused("replay", "-c", configured(folder), *arguments)
+    assert expected in cli.error_line("replay", "-c", configured(folder), *arguments)
     assert not (folder / "ledger.db").exists()
 
 
@@ -739,7 +741,7 @@ def test_numbers_below_what_makes_sense(folder, option):
 def test_workers_without_ray(folder, monkeypatch):
     """What to install is said, and nothing was forecast."""
     monkeypatch.setitem(sys.modules, "ray", None)
-    line = cli.refused("replay", "-c", configured(folder), "--workers", 2)
+    line = cli.error_line("replay", "-c", configured(folder), "--workers", 2)
     with closing(sqlite3.connect(folder / "ledger.db")) as ledger:
         (count,) = ledger.execute("SELECT COUNT(*) FROM forecast").fetchone()
 
@@ -748,14 +750,14 @@ def test_workers_without_ray(folder, monkeypatch):
 
 
 def test_no_cutoff_between_the_dates(folder):
-    line = cli.refused("replay", "-c", configured(folder), "--start", "2024-01-01", "--end", "2024-01-02")
+    line = cli.error_line("replay", "-c", configured(folder), "--start", "2024-01-01", "--end", "2024-01-02")
 
     assert "replay: expected a cutoff from 2024-01-01 and before 2024-01-02, found 'x A/B 1h: its cutoffs are" in line
 
 
 def test_replay_after_the_end_of_a_file(folder):
     """The times of its first and last cutoff are told, and no option that was not said."""
-    line = cli.refused("replay", "-c", configured(folder), "--since", "2026-01-01")
+    line = cli.error_line("replay", "-c", configured(folder), "--since", "2026-01-01")
 
     assert "a cutoff from 2026-01-01, found 'x A/B 1h: its cutoffs are from 2024-01-0" in line
     assert "to 2024-01-06 00:00 UTC" in line
@@ -763,21 +765,23 @@ def test_replay_after_the_end_of_a_file(folder):
 
 
 def test_tables_fit_a_narrow_terminal(folder, monkeypatch):
-    """The scores of a model are below its name where a table is too wide; nothing is cut off."""
+    """Where a table is too wide, a series is a heading and optional columns are left out; nothing is cut."""
     monkeypatch.setenv("COLUMNS", "80")
     done = cli.forecaster("replay", "-c", configured(folder), "--start", "2024-01-05")
     lines = done.stdout.splitlines()
-    place = lines.index("x A/B 1h  nano  close")
+    heading = lines.index("x A/B 1h")
 
     assert done.returncode == 0, done.stderr
     assert max(map(len, lines)) <= 80
-    assert lines[place + 1].startswith("  step 1  n ")
-    assert "skill MAE" in lines[place + 1]
+    assert "skill MAE" in lines[heading + 1]
+    assert "80%" in lines[heading + 1]
+    assert lines[heading + 3].startswith("nano  ")
+    assert any(line.startswith("a wider terminal also shows: ") for line in lines)
 
 
 def test_nothing_was_known_so_soon(folder):
     """Bars of a file are known since they were read: no cutoff is left, and that is no success."""
-    line = cli.refused("replay", "-c", configured(folder), "--known-within", 5)
+    line = cli.error_line("replay", "-c", configured(folder), "--known-within", 5)
 
     assert "--known-within: expected bars that were known so soon, found 'none within 5.0 s'" in line
 
@@ -798,26 +802,26 @@ def test_workers_give_the_same(folder, replay, monkeypatch):
 
     monkeypatch.setattr(RayWorkers, "__call__", watched)
     alone = replay(configured(folder, name="alone"), "--batch", 10)
-    told = replay(configured(folder), "--batch", 10, "--workers", 2)
+    record = replay(configured(folder), "--batch", 10, "--workers", 2)
     walks = [
         bits(row for row in history(folder, one["run"], name=name) if row.model_id.startswith("random_walk"))
-        for one, name in ((alone, "alone"), (told, "ledger"))
+        for one, name in ((alone, "alone"), (record, "ledger"))
     ]
 
     assert asked == [2]
     assert not ray.is_initialized()
-    assert told["model_share"] is None
-    assert told["cutoffs_added"] == len(CUTOFFS)
+    assert record["model_share"] is None
+    assert record["cutoffs_added"] == len(CUTOFFS)
     assert walks[0] == walks[1]
-    assert told["mae_close"] == pytest.approx(alone["mae_close"], rel=1e-4)
+    assert record["mae_close"] == pytest.approx(alone["mae_close"], rel=1e-4)
 
 
 def test_a_replay_reads_one_clock(folder, replay):
     """It began when it was called; its bars are known since they closed, its forecasts since their cutoffs."""
     before = now_ms()
-    told = replay(configured(folder), "--start", "2024-01-05")
+    record = replay(configured(folder), "--start", "2024-01-05")
     with closing(open_reader(f"sqlite:///{folder}/ledger.db")) as reader:
         (run,) = reader.runs()
 
     assert before <= run.started_at <= now_ms()
-    assert {row.issued_at - row.cutoff for row in history(folder, told["run"])} == {0}
+    assert {row.issued_at - row.cutoff for row in history(folder, record["run"])} == {0}

@@ -1,4 +1,4 @@
-"""`forecaster report`, run on a ledger in a file: what it writes, what it says, and its mistakes."""
+"""`forecaster report` on a ledger in a file: the page, the output and the errors."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from forecaster.ledger import LIVE, Run
 from forecaster.store.sql import SqlStore
 from tests.accuracy.report.test_page import BEFORE, Opened, make_lognormal
 from tests.builders import make_bars, make_key
-from tests.cli import forecaster, refused
+from tests.cli import error_line, forecaster
 
 CUTOFFS = 30
 
@@ -69,12 +69,12 @@ def run(folder, *arguments):
     return done
 
 
-def test_it_says_what_it_wrote(folder, bars):
-    told = run(folder, "--json").record
+def test_written_file_is_reported(folder, bars):
+    record = run(folder, "--json").record
 
-    assert told["report"] == str(folder / "report.html")
-    assert told["bytes"] == (folder / "report.html").stat().st_size
-    assert (told["series"], told["settled_forecasts"]) == (2, CUTOFFS - 1)
+    assert record["report"] == str(folder / "report.html")
+    assert record["bytes"] == (folder / "report.html").stat().st_size
+    assert (record["series"], record["settled_forecasts"]) == (2, CUTOFFS - 1)
     assert "report.html" in run(folder).stdout
 
 
@@ -93,18 +93,18 @@ def test_one_series_of_several(folder, bars):
 def test_as_of_a_time(folder, bars):
     """The ledger's own time, printed on the page; of what came later nothing counts."""
     as_of = str(bars.close_time[BEFORE + 20].astype("datetime64[ms]"))
-    told = run(folder, "--as-of", as_of, "--json").record
+    record = run(folder, "--as-of", as_of, "--json").record
 
-    assert told["settled_forecasts"] == 20
+    assert record["settled_forecasts"] == 20
     assert any(as_of[:16].replace("T", " ") in text for text in Opened(folder / "report.html").texts)
 
 
 def test_a_window_is_of_what_settled_in_it(folder, bars):
     """One day: what came in the 24 hours up to the last bar, of forecasts up to four bars before."""
     as_of = str(bars.close_time[-1].astype("datetime64[ms]"))
-    told = run(folder, "--window", "1d", "--as-of", as_of, "--json").record
+    record = run(folder, "--window", "1d", "--as-of", as_of, "--json").record
 
-    assert told["settled_forecasts"] == 24 + 3
+    assert record["settled_forecasts"] == 24 + 3
 
 
 def test_the_same_ledger_gives_the_same_file(folder, bars):
@@ -116,9 +116,9 @@ def test_the_same_ledger_gives_the_same_file(folder, bars):
     assert (folder / "report.html").read_bytes() == first
 
 
-def test_a_ledger_that_is_not_there(folder):
+def test_a_missing_ledger(folder):
     """Nothing is written; the line has its path."""
-    assert f"{folder}/ledger.db" in refused(*given(folder))
+    assert f"{folder}/ledger.db" in error_line(*given(folder))
     assert not (folder / "report.html").exists()
 
 
@@ -126,7 +126,7 @@ def test_an_empty_ledger(folder):
     """Nothing is written."""
     SqlStore(f"sqlite:///{folder}/ledger.db").close()
 
-    assert "expected forecasts of nano in run 'live', found none" in refused(*given(folder))
+    assert "expected forecasts of nano in run 'live', found none" in error_line(*given(folder))
     assert not (folder / "report.html").exists()
 
 
@@ -138,9 +138,9 @@ def test_an_empty_ledger(folder):
         ("--series", "binance BTC/USD 1h", "series: expected one of binance BTC/USDT 1h, binance ETH/USDT 1h, found"),
     ],
 )
-def test_a_name_that_nobody_knows_is_refused(folder, bars, option, name, listed):
+def test_unknown_names_are_refused(folder, bars, option, name, listed):
     """With those that are known; nothing is written."""
-    assert refused(*given(folder, option, name)).startswith(f"ConfigError: {listed}")
+    assert error_line(*given(folder, option, name)).startswith(f"ConfigError: {listed}")
     assert not (folder / "report.html").exists()
 
 
@@ -161,7 +161,7 @@ def with_replay(folder, bars):
 
 
 @pytest.mark.parametrize(("run_id", "latency"), [("replay-1", "0"), ("replay-1+4000ms", "4,000")])
-def test_a_replay_is_not_said_to_have_been_in_time(folder, bars, run_id, latency):
+def test_a_replay_makes_no_claim_about_timing(folder, bars, run_id, latency):
     """Its forecasts were made when their bars had long closed, with whatever latency it is read."""
     with_replay(folder, bars)
     run(folder, "--run", run_id)
@@ -172,7 +172,7 @@ def test_a_replay_is_not_said_to_have_been_in_time(folder, bars, run_id, latency
     assert "in the ledger before" not in text
 
 
-def test_live_forecasts_are_said_to_have_been_in_time(folder, bars):
+def test_live_forecasts_were_available_in_time(folder, bars):
     """All that settled of this ledger: counted, not presumed."""
     run(folder)
 
@@ -197,4 +197,4 @@ def test_another_ledger(folder, bars):
     ids=lambda one: one[0] if isinstance(one, tuple) else "",
 )
 def test_mistakes(folder, bars, arguments, expected):
-    assert expected in refused(*given(folder, *arguments))
+    assert expected in error_line(*given(folder, *arguments))

@@ -26,8 +26,8 @@ from forecaster.store.sql import SqlStore
 from strategies.trend import trend
 from tests.accuracy.report.test_page import BEFORE, make_lognormal
 from tests.builders import HOUR_MS, make_bars, make_key
-from tests.cli import forecaster, refused
-from tests.cli import told as told_by
+from tests.cli import error_line, forecaster
+from tests.cli import run_json as told_by
 from tests.test_engine import make_forecaster
 
 CUTOFFS = 40
@@ -110,14 +110,14 @@ def asked(folder, bars, *arguments, **how):
 
 def test_the_newest_forecast_is_decided_on(folder, bars):
     """With the close at its cutoff, the trust of now, and what is held; the other series has no forecast."""
-    told = asked(folder, bars, "--weight", "-0.5")
+    record = asked(folder, bars, "--weight", "-0.5")
     with Forecaster.from_config(folder / "config.toml") as forecaster:
         trust = forecaster.trust(("binance", "BTC/USDT", "1h"), as_of=int(bars.close_time[-1]) + 1000)
-    fresh, missing = told["signals"]
+    fresh, missing = record["signals"]
     last = int(bars.close_time[-1])
 
-    assert told["strategy"] == "my_strategies:mine"
-    assert told["as_of"] == last + 1000
+    assert record["strategy"] == "my_strategies:mine"
+    assert record["as_of"] == last + 1000
     assert fresh == {
         "series": "binance BTC/USDT 1h",
         "state": "fresh",
@@ -191,7 +191,7 @@ def test_for_people(folder, bars):
 
 def test_a_strategy_that_returns_no_signal(folder, bars):
     """The error names the strategy, what it returned, and what was expected."""
-    words = refused(*given(folder, bars, strategy="my_strategies:no_signal"))
+    words = error_line(*given(folder, bars, strategy="my_strategies:no_signal"))
 
     assert words.startswith("InvalidArgument: return value of strategy my_strategies:no_signal: expected a Signal")
     assert words.endswith("found 0.5 (float)")
@@ -240,7 +240,7 @@ def test_names_that_are_none(folder, name, words):
 @pytest.mark.parametrize("command", ["signal", "replay"])
 def test_an_unknown_strategy_is_refused_with_the_known_ones(folder, command):
     """The most similar one first, in one line."""
-    words = refused(command, "--config", folder / "config.toml", "--strategy", "strategies.trand")
+    words = error_line(command, "--config", folder / "config.toml", "--strategy", "strategies.trand")
 
     assert words.startswith("ConfigError: --strategy: expected a module")
     assert "known are strategies.trend, " in words
@@ -257,7 +257,7 @@ def test_trading_on_a_replay(tmp_path):
     span = (int(bars[0].close_time[100]), int(bars[0].close_time[250]))
     plan = TradePlan("strategies.trend", TradingRules(), span, tmp_path / "trades.html")
     now = 2**50
-    told = trade_replay(forecaster, [one.key for one in bars], run.id, plan, now)
+    record = trade_replay(forecaster, [one.key for one in bars], run.id, plan, now)
     traded = []
     for one in bars:
         trust = TrustHistory(forecaster.reader.settled(one.key, now, run_id=run.id), one, "nano")
@@ -266,15 +266,15 @@ def test_trading_on_a_replay(tmp_path):
         traded.append(trade(trend, chosen, one, TradingRules(), trust.at))
     portfolio = compute_performance(combine_accounts([one.account for one in traded]))
 
-    assert list(told["accounts"]) == [*(str(one.key) for one in bars), "portfolio"]
+    assert list(record["accounts"]) == [*(str(one.key) for one in bars), "portfolio"]
     for one in traded:
-        found = told["accounts"][one.account.name]
+        found = record["accounts"][one.account.name]
 
         assert found["strategy"]["total_return"] == compute_performance(one.account).total_return
         assert found["buy_and_hold"]["total_return"] == compute_performance(one.benchmark).total_return
         assert found["strategy"]["bars"] == 150
-    assert told["accounts"]["portfolio"]["strategy"]["total_return"] == portfolio.total_return
-    assert json.loads(json.dumps(told)) == told
+    assert record["accounts"]["portfolio"]["strategy"]["total_return"] == portfolio.total_return
+    assert json.loads(json.dumps(record)) == record
     assert (tmp_path / "trades.html").stat().st_size > 1_000_000
 
 
@@ -282,14 +282,14 @@ def test_trading_for_people(capsys):
     bars = make_bars(count=120)
     forecaster = make_forecaster(bars)
     run = replay(forecaster, bars)
-    told = trade_replay(
+    record = trade_replay(
         forecaster, [bars.key], run.id, TradePlan("strategies.trend", TradingRules(), (0, 2**62)), 2**50
     )
-    print_trades(told)
+    print_trades(record)
     said = capsys.readouterr().out
 
-    assert list(told["accounts"]) == [str(bars.key)]
-    assert told["report"] is None
+    assert list(record["accounts"]) == [str(bars.key)]
+    assert record["report"] is None
     assert f"{bars.key}: too few trades" in said
     assert "max_drawdown" in said
 
@@ -311,4 +311,4 @@ def test_a_ledger_whose_last_bar_was_pruned(folder, bars):
     with closing(SqlStore(f"sqlite:///{folder}/ledger.db")) as store:
         store.add_forecasts([later], LIVE)
 
-    assert "expected a bar that closes at" in refused(*given(folder, bars, after=HOUR_MS + 1000))
+    assert "expected a bar that closes at" in error_line(*given(folder, bars, after=HOUR_MS + 1000))

@@ -13,7 +13,7 @@ from forecaster.clock import now_ms
 from forecaster.config_file import load_config
 from forecaster.tables import ParseOptions
 from tests.builders import HOUR_MS, make_bars, make_key, utc_ms
-from tests.cli import forecaster, refused, told
+from tests.cli import error_line, forecaster, run_json
 
 LAST = utc_ms("2024-01-06")
 
@@ -28,31 +28,35 @@ def own(tmp_path):
 
 def test_from_a_file_to_forecast_replay_and_ledger(own, tmp_path):
     """Every command that is proposed works, and the last one puts the forecast that was shown into the ledger."""
-    first = told("start", own.name, "--json", cwd=tmp_path)
+    first = run_json("start", own.name, "--json", cwd=tmp_path)
     (series,) = first["series"]
     done = [forecaster(*shlex.split(line)[1:], "--json", cwd=tmp_path) for line in first["next"]]
-    latest = told("latest", "-c", first["config"], "--json", cwd=tmp_path)["forecasts"][0]
+    latest = run_json("latest", "-c", first["config"], "--json", cwd=tmp_path)["forecasts"][0]
 
     assert first["config"] == "BTCUSDT_1h.toml"
     assert [one.returncode for one in done] == [0, 0], [one.stderr for one in done]
     assert done[0].record["cutoffs"] > 50
     assert done[1].record["forecasts"] == 1
     assert latest["cutoff"] == series["cutoff"] == LAST
-    np.testing.assert_allclose(latest["close_q50"], series["quantiles"]["close"]["0.5"], rtol=1e-6)
+    np.testing.assert_allclose(latest["quantiles"]["close"]["0.5"], series["quantiles"]["close"]["0.5"], rtol=1e-6)
 
 
 def test_forecast_is_shown_for_people(own, tmp_path):
-    """Ten, fifty and ninety percent of each price of each bar to come, with its time."""
+    """A row for each target bar: its open time, the close with its 80 % interval, and medians of the other fields."""
     done = forecaster("start", own, "--horizon", "2")
     lines = done.stdout.splitlines()
-    rows = [line.split() for line in lines if line.strip().split(" ")[-1].replace(".", "").isdigit()]
-    prices = np.array([[float(cell) for cell in row[-3:]] for row in rows])
+    rows = [line.split() for line in lines[4:6]]
+    close, lower, upper, open_, high, low = np.array(
+        [[float(cell.replace(",", "")) for cell in row[2:]] for row in rows]
+    ).T
 
     assert done.returncode == 0, done.stderr
-    assert lines[0] == "file BTC/USDT 1h: after the bar that closed at 2024-01-06 00:00 UTC"
-    assert [row[-4] for row in rows] == ["open", "high", "low", "close"] * 2
-    assert [row[:2] for row in rows if len(row) > 4] == [["2024-01-06", "00:00"], ["2024-01-06", "01:00"]]
-    assert (np.diff(prices, axis=1) >= 0).all()
+    assert lines[0] == "file BTC/USDT 1h  forecast at 2024-01-06 00:00 UTC"
+    assert [row[:2] for row in rows] == [["2024-01-06", "00:00"], ["2024-01-06", "01:00"]]
+    assert (lower < close).all()
+    assert (close < upper).all()
+    assert (low < open_).all()
+    assert (open_ < high).all()
     assert f"forecaster once -c {tmp_path}/BTCUSDT_1h.toml --as-of 2024-01-06" in done.stdout
     assert not list(tmp_path.glob("*.db"))
 
@@ -61,7 +65,7 @@ def test_file_that_goes_on_until_now_needs_no_date(tmp_path):
     """The bar that is still forming is left out and counted."""
     bars = make_bars(make_key(), count=100, start=now_ms() // HOUR_MS * HOUR_MS - 99 * HOUR_MS)
     bars.frame.reset_index().to_csv(tmp_path / "BTCUSDT_1h.csv", index=False)
-    first = told("start", "BTCUSDT_1h.csv", "--json", cwd=tmp_path)
+    first = run_json("start", "BTCUSDT_1h.csv", "--json", cwd=tmp_path)
 
     assert (first["series"][0]["bars"], first["series"][0]["unclosed"]) == (99, 1)
     assert first["next"][1] == "forecaster once -c BTCUSDT_1h.toml"
@@ -76,7 +80,7 @@ def test_what_was_said_is_in_the_configuration(tmp_path):
     (tmp_path / "etc").mkdir()
     columns = ("open_time", "low", "high", "open", "close")
     said = ["--timezone", "Asia/Tokyo", "--columns", ",".join(columns), "--decimal", ",", "--dayfirst"]
-    first = told("start", path, *said, "--calendar", "24/7", "--out", tmp_path / "etc" / "mine.toml", "--json")
+    first = run_json("start", path, *said, "--calendar", "24/7", "--out", tmp_path / "etc" / "mine.toml", "--json")
     (series,) = load_config(first["config"]).series
 
     assert series.parse_options == ParseOptions("Asia/Tokyo", columns, ",", dayfirst=True)
@@ -90,7 +94,7 @@ def test_days_of_a_clock_that_is_said_stay_what_they_were(tmp_path):
     bars = make_bars(make_key(timeframe="1d"), count=60).frame
     bars.set_axis(bars.index.tz_localize(None)).to_csv(tmp_path / "BTCUSDT_1d.csv", index_label="date")
     said = ["--timezone", "UTC", "--calendar", "24/7", "--day-anchor", "00:00"]
-    first = told("start", tmp_path / "BTCUSDT_1d.csv", *said, "--json")
+    first = run_json("start", tmp_path / "BTCUSDT_1d.csv", *said, "--json")
     (series,) = load_config(first["config"]).series
 
     assert series.key.calendar == first["series"][0]["calendar"] == "24/7"
@@ -103,14 +107,14 @@ def test_week_of_five_days_stays_what_it_was(tmp_path, kept):
     frame = make_bars(make_key(calendar=calendar), count=600).frame
     local = frame.set_axis(frame.index.tz_convert("Europe/London").tz_localize(None))
     local.to_csv(tmp_path / "EURUSD_1h.csv", index_label="date")
-    first = told("start", tmp_path / "EURUSD_1h.csv", "--timezone", "Europe/London", "--json")
+    first = run_json("start", tmp_path / "EURUSD_1h.csv", "--timezone", "Europe/London", "--json")
     (series,) = load_config(first["config"]).series
 
     assert series.key.calendar == first["series"][0]["calendar"] == calendar
 
 
 def test_every_key_is_commented(own):
-    first = told("start", own, "--json")
+    first = run_json("start", own, "--json")
     text = own.with_suffix(".toml").read_text(encoding="utf-8")
 
     assert first["config"] == str(own.with_suffix(".toml"))
@@ -120,8 +124,8 @@ def test_every_key_is_commented(own):
 
 def test_symbol_that_is_said(own):
     """Of a file whose name says none, or another; it is the configuration's."""
-    first = told("start", own, "--symbol", "SPY/EUR", "--json")
-    seen = told("bars", "inspect", own, "--symbol", "SPY/EUR", "--json")["series"][0]
+    first = run_json("start", own, "--symbol", "SPY/EUR", "--json")
+    seen = run_json("bars", "inspect", own, "--symbol", "SPY/EUR", "--json")["series"][0]
     (series,) = load_config(first["config"]).series
 
     assert series.symbol == "SPY/EUR"
@@ -134,8 +138,8 @@ def test_one_symbol_of_several(tmp_path):
     path = tmp_path / "all.csv"
     frames = [make_bars(make_key(), count=60).frame.assign(Name=name) for name in ("AAA", "BBB")]
     pd.concat(frames).to_csv(path)
-    first = told("start", path, "--symbol", "BBB/USD", "--json")
-    line = refused("bars", "inspect", path, "--symbol", "CCC/USD")
+    first = run_json("start", path, "--symbol", "BBB/USD", "--json")
+    line = error_line("bars", "inspect", path, "--symbol", "CCC/USD")
 
     assert [one["series"] for one in first["series"]] == ["file BBB/USD 1h"]
     assert "AAA/USD" in line
@@ -144,25 +148,25 @@ def test_one_symbol_of_several(tmp_path):
 
 def test_folder_of_the_configuration_that_is_not_there(own, tmp_path):
     """It is told by the name that was given, before any work."""
-    line = refused("start", own, "--out", tmp_path / "no" / "x.toml")
+    line = error_line("start", own, "--out", tmp_path / "no" / "x.toml")
 
-    assert line.endswith(f"--out: expected a file in a folder that is there, found '{tmp_path}/no/x.toml'")
+    assert line.endswith(f"--out: expected a file in an existing folder, found '{tmp_path}/no/x.toml'")
 
 
 def test_configuration_that_cannot_be_written(own, tmp_path):
     """The name that was given is shown, and no other."""
-    line = refused("start", own, "--out", tmp_path, "--force")
+    line = error_line("start", own, "--out", tmp_path, "--force")
 
     assert line.endswith(f"--out: expected a file that can be written, found '{tmp_path}, which is a folder'")
 
 
 def test_configuration_is_overwritten_only_by_force(own):
-    told("start", own, "--json")
+    run_json("start", own, "--json")
     config = own.with_suffix(".toml")
     config.write_text("# mine\n", encoding="utf-8")
-    line = refused("start", own)
+    line = error_line("start", own)
     kept = config.read_text(encoding="utf-8")
-    told("start", own, "--force", "--json")
+    run_json("start", own, "--force", "--json")
 
     assert "--force" in line
     assert kept == "# mine\n"
@@ -176,7 +180,7 @@ def test_configuration_is_overwritten_only_by_force(own):
 def test_file_that_cannot_be_read_leaves_nothing(tmp_path, text):
     path = tmp_path / "x.csv"
     path.write_text(text, encoding="utf-8")
-    line = refused("start", path)
+    line = error_line("start", path)
 
     assert "x.csv" in line
     assert list(tmp_path.iterdir()) == [path]
@@ -190,7 +194,7 @@ def test_series_with_too_few_bars_is_left_out_by_name(tmp_path):
         for opened, row in make_bars(make_key(), count=count).frame.iterrows():
             lines.append(",".join(map(str, (name, opened.isoformat(), *row))))
     path.write_text("\n".join([*lines, ""]), encoding="utf-8")
-    first = told("start", path, "--json")
+    first = run_json("start", path, "--json")
 
     assert [one["series"] for one in first["series"]] == ["file AAA/USD 1h", "file CCC/USD 1h"]
     assert list(first["skipped"]) == ["file BBB/USD 1h"]
@@ -204,7 +208,7 @@ def test_odd_names_of_files(own, tmp_path, name):
     odd = tmp_path / "folder" / name
     odd.parent.mkdir()
     odd.write_bytes(own.read_bytes())
-    first = told("start", odd, "--json")
+    first = run_json("start", odd, "--json")
     (series,) = load_config(first["config"]).series
     shown = forecaster("start", odd, "--force")
 
@@ -226,14 +230,15 @@ def test_refused_rows_are_told_by_every_command(own, tmp_path):
     assert first.record["series"][0]["rejected"] == {reason: 1}
     assert [one.record["rejected"] for one in done[1:]] == [{"file BTC/USDT 1h": {reason: 1}}] * 2
     for one in done:
-        assert f"refused: 1 × {reason}" in one.stderr
+        assert f"rejected: 1 × {reason}" in one.stderr
     assert all(earlier.returncode == later.returncode == 0 for earlier, later in pairwise(done))
 
 
 def test_since_is_another_name_of_start(own):
-    first = told("start", own, "--json")
+    first = run_json("start", own, "--json")
     runs = [
-        told("replay", "-c", first["config"], name, "2024-01-05", "--json")["run"] for name in ("--since", "--start")
+        run_json("replay", "-c", first["config"], name, "2024-01-05", "--json")["run"]
+        for name in ("--since", "--start")
     ]
 
     assert runs[0] == runs[1]
@@ -245,5 +250,5 @@ def test_times_that_are_still_to_come_are_not_utc(tmp_path):
     times = pd.date_range(end=now, periods=120, freq="h").rename("time")
     make_bars(make_key(), 120).frame.set_axis(times).to_csv(tmp_path / "coin.csv")
 
-    assert "still to come if they are UTC" in refused("start", tmp_path / "coin.csv")
-    assert told("start", tmp_path / "coin.csv", "--timezone", "Asia/Seoul", "--json")["series"]
+    assert "in the future if they are UTC" in error_line("start", tmp_path / "coin.csv")
+    assert run_json("start", tmp_path / "coin.csv", "--timezone", "Asia/Seoul", "--json")["series"]

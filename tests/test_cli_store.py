@@ -56,9 +56,9 @@ def forecaster(config):
 
 
 @pytest.fixture
-def refused(config):
+def error_line(config):
     """Run a command on the ledger that ends with code 2; gives its last line."""
-    return lambda *arguments: cli.refused(*arguments, "--config", config)
+    return lambda *arguments: cli.error_line(*arguments, "--config", config)
 
 
 def tamper(path, statement):
@@ -99,15 +99,15 @@ def test_info(ledger, forecaster):
     ids=" ".join,
 )
 @pytest.mark.parametrize("is_empty", [False, True], ids=["absent", "empty"])
-def test_ledger_that_is_not_there_is_an_error(refused, tmp_path, monkeypatch, command, is_empty):
+def test_ledger_that_is_not_there_is_an_error(raised, tmp_path, monkeypatch, command, is_empty):
     """With its absolute path and what to do; and none is made, as a path with a slip in it would else."""
     monkeypatch.chdir(tmp_path)
     if is_empty:
         (tmp_path / "ledger.db").touch()
     before = sorted(tmp_path.iterdir())
-    told = refused(*command)
+    record = raised(*command)
 
-    assert f"sqlite:///{tmp_path}/ledger.db: expected a ledger, found none: if there was one, it was moved" in told
+    assert f"sqlite:///{tmp_path}/ledger.db: expected a ledger, found none: if there was one, it was moved" in record
     assert sorted(tmp_path.iterdir()) == before
 
 
@@ -132,12 +132,12 @@ def test_backup_is_whole_and_replaces_the_last(ledger, forecaster, tmp_path):
     assert not list(tmp_path.glob("*.unfinished"))
 
 
-def test_backup_that_fails_leaves_the_last(refused, tmp_path):
+def test_backup_that_fails_leaves_the_last(raised, tmp_path):
     out = tmp_path / "copy.db"
     out.write_text("an older copy")
     (tmp_path / "ledger.db").write_text("no database, and long enough to tell")
 
-    assert "expected to copy it" in refused("store", "backup", out)
+    assert "expected to copy it" in raised("store", "backup", out)
     assert out.read_text() == "an older copy"
 
 
@@ -200,10 +200,10 @@ def test_restore_of_nothing_is_one_line(ledger, forecaster, tmp_path):
     assert len(said.strip().splitlines()) == 1
 
 
-def test_restore_leaves_a_ledger_that_is_written(ledger, refused, tmp_path, forecaster):
+def test_restore_leaves_a_ledger_that_is_written(ledger, raised, tmp_path, forecaster):
     forecaster("store", "backup", tmp_path / "copy.db")
     with closing(SqlStore(f"sqlite:///{ledger}")):
-        assert "expected a ledger that no process writes: stop the daemon first" in refused(
+        assert "expected a ledger that no process writes: stop the daemon first" in raised(
             "store", "restore", tmp_path / "copy.db"
         )
 
@@ -216,17 +216,17 @@ def test_readers_and_the_writer_have_one_file_for_a_url(tmp_path, name):
         '[[series]]\nexchange = "binance"\nsymbol = "BTC/USDT"\ntimeframe = "1h"\nfile = "none.csv"\n'
         f'[store]\nurl = "sqlite:///{tmp_path}/{name}"\n'
     )
-    missing = cli.refused("verify", "ledger", "--config", config)
+    missing = cli.error_line("verify", "ledger", "--config", config)
     with closing(SqlStore(f"sqlite:///{tmp_path}/{name}")) as store:
         store.add_bars(make_bars(count=5))
         path = store._database.path
     verified = cli.forecaster("verify", "ledger", "--config", config, "--json")
-    told = cli.forecaster("store", "info", "--config", config, "--json")
+    record = cli.forecaster("store", "info", "--config", config, "--json")
 
     assert f"{tmp_path}/" in missing
     assert "expected a ledger, found none" in missing
     assert (verified.returncode, verified.record["rows"]) == (0, 5)
-    assert told.record["rows"]["bar"] == 5
+    assert record.record["rows"]["bar"] == 5
     assert path.parent == tmp_path
     assert [one for one in tmp_path.iterdir() if one.suffix == ".db"] == [path]
 
@@ -346,11 +346,11 @@ def test_replay_is_deleted_with_all_that_is_its_own(replays, forecaster):
     ],
 )
 @pytest.mark.parametrize("more", [[], ["--dry-run"]])
-def test_run_that_cannot_be_deleted_is_refused_by_name(replays, refused, names, error, more):
+def test_run_that_cannot_be_deleted_is_refused_by_name(replays, raised, names, error, more):
     """And then nothing is deleted."""
     before = rows(replays)
 
-    assert error in refused("store", "delete", *names, *more)
+    assert error in raised("store", "delete", *names, *more)
     assert rows(replays) == before
 
 
@@ -433,15 +433,15 @@ def test_export_of_nothing_is_an_empty_file(forecaster, tmp_path):
     assert pd.read_parquet(tmp_path / "out.parquet").empty
 
 
-def test_age_must_be_days(ledger, refused):
-    assert "--older-than: expected a number of days" in refused("store", "prune", "--older-than", "soon")
+def test_age_must_be_days(ledger, raised):
+    assert "--older-than: expected a number of days" in raised("store", "prune", "--older-than", "soon")
 
 
-def test_upgrade(forecaster, refused, tmp_path):
+def test_upgrade(forecaster, raised, tmp_path):
     """An older ledger is not read as if it were current; the error names the command to run."""
     with closing(sqlite3.connect(tmp_path / "ledger.db")) as connection:
         connection.executescript((RELEASED / f"schema-{OLDEST_SCHEMA}.sql").read_text())
-    error = refused("verify", "ledger")
+    error = raised("verify", "ledger")
     _, _, upgraded = forecaster("store", "upgrade", "--json")
     code, _, verified = forecaster("verify", "ledger", "--json")
 
@@ -453,11 +453,11 @@ def test_upgrade(forecaster, refused, tmp_path):
 def test_verify_tells_what_is_wrong(ledger, forecaster):
     code, output, _ = forecaster("verify", "ledger")
     tamper(ledger, "UPDATE bar SET close = close + 0.01 WHERE seq = 3")
-    wrong, told, _ = forecaster("verify", "ledger")
+    wrong, result, _ = forecaster("verify", "ledger")
     _, _, record = forecaster("verify", "ledger", "--json")
 
     assert code == 0
     assert "7 rows, 0 errors: ok" in output
     assert wrong == 2
-    assert "the ledger was changed" in told
+    assert "the ledger was changed" in result
     assert (record["ok"], record["rows"], len(record["errors"])) == (False, 7, 1)

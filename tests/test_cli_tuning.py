@@ -16,8 +16,8 @@ from forecaster.bars import Bars
 from forecaster.model.chronos2.checkpoint_files import NANO_FOLDER
 from forecaster.model.chronos2.describe import describe
 from tests.builders import make_bars, make_key, utc_ms
-from tests.cli import PROGRAM, forecaster, refused
-from tests.cli import told as told_by
+from tests.cli import PROGRAM, error_line, forecaster
+from tests.cli import run_json as told_by
 
 START = utc_ms("2024-01-01")
 SHORT = ("--context", 64, "--horizon", 4, "--cutoffs", 50)
@@ -143,7 +143,7 @@ def test_files_that_cannot_be_compared_are_refused_before_the_work(tmp_path):
     """The second file begins where the first has ended: nothing of the first is behind what was trained on."""
     early = write(make_bars(count=200), tmp_path / "early.csv")
     late = write(alternating(start=utc_ms("2024-06-01")), tmp_path / "late.csv")
-    line = refused("model", "finetune", early, late, "--out", tmp_path / "out", *WINNING)
+    line = error_line("model", "finetune", early, late, "--out", tmp_path / "out", *WINNING)
 
     assert "--train-until: expected a time that leaves bars of " in line
     assert "early.csv" in line
@@ -156,7 +156,7 @@ def test_comparison_without_enough_cutoffs_is_refused_before_the_work(tmp_path):
     days = write(make_bars(make_key(timeframe="1d"), 150, utc_ms("2023-10-01")), tmp_path / "days.csv")
     arguments = ("--out", tmp_path / "out", *WINNING, "--train-until", "2024-01-05")
 
-    assert "losses: expected" in refused("model", "finetune", hours, days, *arguments)
+    assert "losses: expected" in error_line("model", "finetune", hours, days, *arguments)
     assert not (tmp_path / "out").exists()
 
 
@@ -166,7 +166,7 @@ def test_folder_that_holds_something_is_refused(tmp_path):
     out.mkdir()
     (out / "model.safetensors").write_text("mine")
 
-    assert "expected a new or empty folder" in refused("model", "finetune", file, "--out", out, *WINNING)
+    assert "expected a new or empty folder" in error_line("model", "finetune", file, "--out", out, *WINNING)
     assert (out / "model.safetensors").read_text() == "mine"
 
 
@@ -176,7 +176,7 @@ def test_model_that_forecasts_no_numbers_is_not_accepted(accepted, tmp_path):
     file = accepted[1].parent / "AB_1h.csv"
     huge = ("--steps", 6, "--learning-rate", 1, *SHORT)
 
-    assert "--learning-rate: expected a rate whose model" in refused(
+    assert "--learning-rate: expected a rate whose model" in error_line(
         "model", "finetune", file, "--out", tmp_path / "out", *huge
     )
     assert not (tmp_path / "out" / "model.safetensors").exists()
@@ -209,7 +209,7 @@ def test_interrupted_tuning_leaves_nothing(tmp_path):
 )
 def test_mistake_is_one_line_and_code_2(tmp_path, changed, expected):
     file = write(alternating(800), tmp_path / "AB_1h.csv")
-    line = refused("model", "finetune", file, "--out", tmp_path / "out", *WINNING, *changed)
+    line = error_line("model", "finetune", file, "--out", tmp_path / "out", *WINNING, *changed)
 
     assert expected in line
     assert files_below(tmp_path) == ["AB_1h.csv"]
@@ -244,7 +244,7 @@ def test_info_of_damaged_weights(tmp_path):
     folder = tmp_path / "model"
     shutil.copytree(NANO_FOLDER, folder)
     (folder / "model.safetensors").write_bytes(b"")
-    line = refused("model", "info", folder)
+    line = error_line("model", "info", folder)
 
     assert line.startswith("ModelLoadError: ")
     assert "found a header of 0 bytes" in line

@@ -477,7 +477,7 @@ class TestPage:
         said = dict(re.match(r"`(\w+)(?:\{([\w,]+)\})?`", row).groups() for row in rows("metrics"))
         labels = {name: set(one) for name, (one, _) in (COUNTERS | HISTOGRAMS | GAUGES).items()}
 
-        assert {name: set((told or "").split(",")) - {""} for name, told in said.items()} == labels
+        assert {name: set((record or "").split(",")) - {""} for name, record in said.items()} == labels
 
     def test_every_event_is_explained(self):
         """What the program logs stands in the table, and the other way round."""
@@ -488,9 +488,9 @@ class TestPage:
             if isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute)
         )
         logged = {call.args[0].value for call in calls if getattr(call.func.value, "id", None) in ("_log", "log")}
-        told = {name for row in rows("the-log") for name in re.findall(r"`([\w.]+)`", row)}
+        record = {name for row in rows("the-log") for name in re.findall(r"`([\w.]+)`", row)}
 
-        assert told == logged
+        assert record == logged
 
     @pytest.mark.docs
     def test_its_commands_run(self, tmp_path):

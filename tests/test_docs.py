@@ -29,8 +29,8 @@ from forecaster.config_file import load_config
 from forecaster.ledger import LIVE, Run
 from forecaster.store.sql import SqlStore
 from forecaster.store.sqlite_library import sqlite3
-from tests.builders import HOUR_MS, make_bars, make_key
 from tests import config_page
+from tests.builders import HOUR_MS, make_bars, make_key
 from tests.cli import forecaster
 from tests.forecast_builders import make_forecast, make_provenance
 
@@ -228,14 +228,14 @@ def test_the_third_question_of_the_ledgers_page(asked, context):
 def test_the_ledgers_page_names_every_table_and_column(asked):
     """Each table has its row; each view's columns that the page names are there."""
     tables = {name for (name,) in asked("SELECT name FROM sqlite_master WHERE type = 'table'")}
-    told = set(re.findall(r"^\| `(\w+)` \|", LEDGER, re.MULTILINE))
+    record = set(re.findall(r"^\| `(\w+)` \|", LEDGER, re.MULTILINE))
     views = {name for (name,) in asked("SELECT name FROM sqlite_master WHERE type = 'view'")}
     columns = {name for _, name, *_ in asked("PRAGMA table_info(settled)")}
     (named,) = re.findall(r"^\| `forecast_value` \|(.*)", LEDGER, re.MULTILINE)
     (settled,) = re.findall(r"^\| `settled` \|(.*)", LEDGER, re.MULTILINE)
 
-    assert tables - {"alembic_version", "sqlite_sequence"} <= told
-    assert views <= told
+    assert tables - {"alembic_version", "sqlite_sequence"} <= record
+    assert views <= record
     assert set(re.findall(r"`(\w+)`", named + settled)) | {"exchange", "symbol", "timeframe", "calendar"} <= columns
 
 

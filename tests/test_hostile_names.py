@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from forecaster.accuracy.scores import Scores
-from forecaster.cli import printing
+from forecaster.cli import bars_printing, printing
 from forecaster.daemon.live_view import CycleView
 from forecaster.sources.summary import BarsSummary
 from tests.builders import make_bars, make_key
@@ -74,7 +74,7 @@ def test_blocks_and_tables_show_names(shown, monkeypatch, name, count, width):
     monkeypatch.setenv("COLUMNS", width)
     facts = BarsSummary(name, make_key(exchange=name), 0, rejected={name: 1}, parsed_as={"format": name})
 
-    text = shown(printing.print_facts, [facts] * count)
+    text = shown(bars_printing.print_summaries, [facts] * count)
 
     assert not harmful(text)
     assert "alert(1)" in text or "script" not in name
@@ -102,7 +102,7 @@ def test_the_live_view_shows_names(name):
     console = Console(file=screen, width=300, force_terminal=False)
 
     view = CycleView(console, running, Scores([]), 1)
-    console.print(view._table(report))
+    console.print(view.render(report))
 
     assert not harmful(screen.getvalue())
     assert "skipped: [/]" in screen.getvalue()

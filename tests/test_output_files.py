@@ -12,7 +12,7 @@ import pytest
 from forecaster.cli.frame_files import write_frames
 from forecaster.errors import ConfigError
 from forecaster.output_files import atomic_write, write_text
-from tests.cli import refused
+from tests.cli import error_line
 
 FRAME = pd.DataFrame({"symbol": ["A/USD"], "q0.5": [-1.5]})
 
@@ -104,7 +104,7 @@ def test_permissions_stay(tmp_path):
 def test_a_replay_refuses_a_link_before_the_work(tmp_path):
     (tmp_path / "out.csv").symlink_to("elsewhere")
 
-    assert "--out: expected a file, not a link" in refused("replay", "--out", tmp_path / "out.csv")
+    assert "--out: expected a file, not a link" in error_line("replay", "--out", tmp_path / "out.csv")
 
 
 # Csv that a spreadsheet opens.

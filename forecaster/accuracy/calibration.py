@@ -8,14 +8,17 @@ x of the median, u the mean of |x - m| over the levels of one forecast. The cali
 
 The error of an outcome at a level is e = level - [outcome < quantile], 0 on average if the quantile is right. S is the
 sum of the errors of the level and stays below the limit L. For small S its term is the paper's quantile tracking (P).
-It grows without bound as S approaches L, which is the paper's saturating integral (I). So over n outcomes the fraction
-below a quantile is within L · step / n of its level, for any outcomes, until S is clipped at 0.95 L. b is the paper's
-scorecaster (D): all levels together estimate how wide the next outcomes are, by the gradient of the pinball loss,
-b ← b · (1 + r · Σ e · (x - m) / Σ |x - m|). w = φ(0) / φ(z of the level) weights a miss where outcomes are rare.
+That term grows without bound as S approaches L, which is the paper's saturating integral (I). So over n outcomes the
+fraction below a quantile is within L · step / n of its level, for any outcomes, until S is clipped at 0.95 L.
 
-A forecast of step h shares all but one of its h bars with the next one, so e counts 1 / h in S. r is divided by the
-factor by which overlap widens the variance of a mean square, 1 + 2 Σ (1 - k / h)². Errors are those of the quantile as
-it would be calibrated now, not as it was at its issue: a step that settles late is measured with the current state.
+The scale b is the paper's scorecaster (D). All levels together estimate the width of the next outcomes, by the gradient
+of the pinball loss: `b ← b · (1 + r · Σ e · (x - m) / Σ |x - m|)`. The weight `w = φ(0) / φ(z of the level)` is larger
+where outcomes are rare.
+
+A forecast of step h shares all but one of its h bars with the next one, so e counts 1 / h in S. The rate r is divided
+by the factor by which overlap widens the variance of a mean square, `1 + 2 Σ (1 - k / h)²`. Errors are those of the
+quantile as it would be calibrated now, not as it was issued: a step that settles late is measured with the current
+state.
 
 All arithmetic is elementwise on arrays of one shape, so results do not depend on the batch. The state is float32, so
 storing it does not round. `forecast.repair` restores the order of quantiles and fields.

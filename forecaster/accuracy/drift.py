@@ -1,4 +1,4 @@
-"""Drift detection: has the skill or coverage of a model changed? ADWIN over one number per cutoff, of the next bar only.
+"""Drift detection: changes of skill or coverage, by ADWIN over one number per cutoff, of the next bar only.
 
 Forecasts of further steps overlap, and a detector takes overlap for a change.
 

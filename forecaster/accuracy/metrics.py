@@ -145,9 +145,7 @@ def pit(
     below_N = (values_NQ < actual_N[:, None]).sum(axis=1)
     upto_N = (values_NQ <= actual_N[:, None]).sum(axis=1)
     lower_N, upper_N = np.maximum(below_N - 1, 0), np.minimum(below_N, count - 1)
-    lowest_N, highest_N = (
-        np.take_along_axis(values_NQ, index_N[:, None], 1)[:, 0] for index_N in (lower_N, upper_N)
-    )
+    lowest_N, highest_N = (np.take_along_axis(values_NQ, index_N[:, None], 1)[:, 0] for index_N in (lower_N, upper_N))
     gap_N = np.where(highest_N > lowest_N, highest_N - lowest_N, 1.0)
     fraction_N = (actual_N - lowest_N) / gap_N
     between_N = levels_Q[lower_N] + fraction_N * (levels_Q[upper_N] - levels_Q[lower_N])

@@ -182,7 +182,11 @@ class Scores:
 
     def sum_of(self, groups: Iterable[Group], field: str | None = None, step: int | None = None) -> Totals:
         """Sum groups: one field or all four, one step or all."""
-        fields = slice(0, len(FIELDS)) if field is None else slice(SCORED_FIELDS.index(field), SCORED_FIELDS.index(field) + 1)
+        fields = (
+            slice(0, len(FIELDS))
+            if field is None
+            else slice(SCORED_FIELDS.index(field), SCORED_FIELDS.index(field) + 1)
+        )
         steps = slice(None) if step is None else slice(step - 1, step)
         parts = [self._sums[group][steps, fields].sum(axis=(0, 1)) for group in groups]
         return Totals(np.sum(parts, axis=0) if parts else np.zeros(len(COLUMNS)))

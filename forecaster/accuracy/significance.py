@@ -1,7 +1,8 @@
 """Significance tests of loss differences, for losses that overlap.
 
-Losses are rows over the same cutoffs, in time order. Forecasts h bars ahead from every bar share targets, so their losses
-are correlated. `lag` is the number of later cases that share targets with a case: h - 1 from every bar, 0 without overlap.
+Losses are rows over the same cutoffs, in time order. Forecasts h bars ahead from every bar share targets, so their
+losses are correlated. `lag` is the number of later cases that share targets with a case: h - 1 from every bar, 0
+without overlap.
 
 All tests estimate the variance of a mean by the average periodogram at the m lowest frequencies, with Student's t of 2m
 degrees of freedom. Autocovariances with Harvey's correction reject equal forecasters in 10 % of runs of 250 cases at
@@ -56,8 +57,8 @@ def diebold_mariano(loss_N: NDArray[np.float64], other_N: NDArray[np.float64], l
     The statistic is the mean difference over its standard error (Diebold and Mariano, 1995, "Comparing Predictive
     Accuracy"). The variance is the mean periodogram of the differences at the m lowest frequencies. The distribution is
     Student's t with 2m degrees of freedom (Coroneo and Iacone, 2020, "Comparing predictive accuracy in small samples
-    using fixed-smoothing asymptotics"). m is the cube root of N, as in that paper, but at most N / (4 · (lag + 1)):
-    overlapping losses have a smaller periodogram at higher frequencies, which would make p too small.
+    using fixed-smoothing asymptotics"). The number m is the cube root of N, as in that paper, but at most
+    N / (4 · (lag + 1)): the periodogram of overlapping losses falls at higher frequencies, and p would be too small.
 
     Raises:
         InvalidArgument: for rows of different length, fewer cases than `min_cases(lag)`, or losses that are not finite.

@@ -1,12 +1,13 @@
 """Verdicts on the skill of a model on a series, and trust: how far a strategy may rely on the model now.
 
-Trust is a product of four factors in [0, 1]; each of them alone can take it to 0.
+Trust is a product of four factors in [0, 1]. Each of them alone can take it to 0.
 
-    skill        1 - p of the test against the random walk if the model's loss is lower; else, and with too few cases, 0.
-                 A model without skill has 0.5 on average, and 0.95 or more in one of forty cases.
-    calibration  1 - 10 · distance of 0.8 from the 95 % interval of the true coverage of the 80 % interval, at least 0.
-    drift        0 at the cutoff where a change of skill or coverage was detected, back to 1 over 200 cutoffs.
-    freshness    1 until the first target bar of the latest forecast has closed, then 0.
+- Skill: 1 - p of the test against the random walk if the model's loss is lower. Else, and with too few cases, 0.
+- Calibration: 1 - 10 · the distance of 0.8 from the 95 % interval of the coverage of the 80 % interval, at least 0.
+- Drift: 0 at the cutoff where a change of skill or coverage was detected, back to 1 over 200 cutoffs.
+- Freshness: 1 until the first target bar of the latest forecast has closed, then 0.
+
+The skill factor of a model without skill is 0.5 on average, and 0.95 or more in one of forty cases.
 
 Shapes: U cutoffs.
 """

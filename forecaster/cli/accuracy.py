@@ -115,6 +115,7 @@ class AccuracyResult:
         reports: those that were asked for.
         without_reference: series that the reference model has not forecast.
         difference: of `--rescore`.
+        late: number of cutoffs with late forecasts, counted only when there are no reports.
     """
 
     assessments: dict[str, Assessment]
@@ -122,6 +123,7 @@ class AccuracyResult:
     reports: dict[str, list[AccuracyReport]]
     without_reference: list[SeriesKey]
     difference: float | None
+    late: int = 0
 
 
 def _compute(forecaster: Forecaster, keys: list[SeriesKey], query: AccuracyQuery) -> AccuracyResult:
@@ -153,13 +155,26 @@ def _compute(forecaster: Forecaster, keys: list[SeriesKey], query: AccuracyQuery
         total = Scores.combine(assessment.scores for assessment in assessments.values())
         difference = total.max_difference(again)
     selected = {period: _select(assessment, query) for period, assessment in assessments.items()}
+    reports_by_period = {period: reports for period, (_, reports) in selected.items()}
     return AccuracyResult(
         assessments,
         {period: verdicts for period, (verdicts, _) in selected.items()},
-        {period: reports for period, (_, reports) in selected.items()},
+        reports_by_period,
         _without_reference(assessments, query.reference),
         difference,
+        0 if any(reports_by_period.values()) else _count_late(forecaster, keys, query),
     )
+
+
+def _count_late(forecaster: Forecaster, keys: list[SeriesKey], query: AccuracyQuery) -> int:
+    """Count the cutoffs whose forecasts settled, but were issued after their target bar had closed."""
+    late: set[tuple[SeriesKey, int]] = set()
+    for losses in forecaster.losses(query.window, query.as_of, query.run_id, keys):
+        steps = losses.steps[losses.steps.late_N]
+        models = [steps.models[place] for place in steps.model_N.tolist()]
+        cutoffs = zip(models, steps.cutoff_N.tolist(), strict=True)
+        late |= {(steps.key, cutoff) for model, cutoff in cutoffs if query.model in (None, model.name)}
+    return len(late)
 
 
 def _check_models(forecaster: Forecaster, options: Mapping[str, str | None]) -> None:
@@ -206,7 +221,9 @@ def _print_json(result: AccuracyResult, query: AccuracyQuery) -> None:
 def _print_result(result: AccuracyResult, query: AccuracyQuery, *, detail: bool) -> None:
     """Print tables for people."""
     if not any(result.reports.values()):
-        say(f"run {query.run_id}: no forecast{'' if query.model is None else f' of {query.model}'} has settled yet")
+        model = "" if query.model is None else f" of {query.model}"
+        late = f"; {result.late:,} late ones do not count" if result.late else ""
+        say(f"run {query.run_id}: no forecast{model} has settled yet{late}")
         return
     for period, reports in result.reports.items():
         if result.verdicts[period]:

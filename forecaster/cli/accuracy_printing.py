@@ -64,7 +64,7 @@ def print_reports(reports: Sequence[AccuracyReport]) -> None:
             format_percent(report.coverage80),
             format_percent(report.coverage98),
         )
-    table.print()
+    table.show()
     if any(report.skill_mae is None and report.n_common for report in reports):
         say("known: the price equals the last close, so there is no skill")
 
@@ -104,4 +104,4 @@ def print_verdicts(verdicts: Sequence[Verdict], assessment: Assessment, period: 
             f"{verdict.lower:+.3f} to {verdict.upper:+.3f}" if has_interval else MISSING,
             "" if is_served and model_id.name == verdict.reference else verdict.summary,
         )
-    table.print()
+    table.show()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from forecaster.cli.options import ConfigOption, JsonOption
+from forecaster.cli.options import ConfigOption, JsonOption, resolve_config
 from forecaster.cli.printing import log_to_stderr, print_record
 from forecaster.errors import ConfigError
 
@@ -24,12 +24,12 @@ def send_test_alert(config: ConfigOption = None, json_: JsonOption = False) -> N
     service retries for an hour. Exit code 2 when a receiver did not accept it.
     """
     from forecaster.clock import now_ms
-    from forecaster.config_file import default_config_path, load_config
+    from forecaster.config_file import load_config
     from forecaster.daemon.alert_sender import open_receivers, try_once
     from forecaster.daemon.alerts import make_test_alert
 
     log_to_stderr(verbose=False)
-    settings = load_config(config or default_config_path()).alerts
+    settings = load_config(resolve_config(config)).alerts
     receivers = [] if settings is None else open_receivers(settings)
     if not receivers:
         actual = "no such table" if settings is None else "neither"

@@ -1,9 +1,8 @@
-"""The commands about bars: look into files and into the store, fetch years of history, write what is stored."""
+"""The commands about bars: inspect files and the store, fetch history, export."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -17,6 +16,7 @@ from forecaster.cli.options import (
     INFERRED,
     ConfigOption,
     FileOptions,
+    FileSeries,
     JsonOption,
     SeriesOption,
     for_each_series,
@@ -24,7 +24,15 @@ from forecaster.cli.options import (
     utc_ms,
     with_file_options,
 )
-from forecaster.cli.printing import SKIP_EVENTS, exit_with_errors, log_to_stderr, print_record, progress_bar, say
+from forecaster.cli.printing import (
+    SKIP_EVENTS,
+    exit_with_errors,
+    log_to_stderr,
+    print_record,
+    progress_bar,
+    say,
+    say_json,
+)
 from forecaster.errors import ConfigError
 from forecaster.formatting import approximate_duration, option_time
 
@@ -37,45 +45,44 @@ if TYPE_CHECKING:
     from forecaster.engine import Forecaster
     from forecaster.sources.summary import BarsSummary
 
-bars_app = typer.Typer(no_args_is_help=True, help="Look into files of bars and into the store; export.")
+bars_app = typer.Typer(no_args_is_help=True, help="Inspect files of bars and the store; export bars.")
 
 
 @bars_app.command("inspect")
 @with_file_options
 def inspect(
     files: Annotated[list[Path], typer.Argument(help="csv, Parquet, feather or json; also packed, .gz or .zip.")],
-    how: FileOptions = INFERRED,
+    file_options: FileOptions = INFERRED,
     json_: JsonOption = False,
 ) -> None:
-    """Say how files are read and what they hold: bars, gaps, and rows that are refused, with the reasons.
+    """Show how files are read and what they hold: bars, gaps, and rejected rows with reasons.
 
-    A gap is a slot of the calendar without a bar: usually nobody traded. Refused rows never reach the store. A file
-    that cannot be read is named with the line, or with the option that settles how to read it, and the code is 2.
+    A gap is a slot of the calendar without a bar: usually there were no trades. Rejected rows are never stored. For a
+    file that cannot be read, the error names the line, or the option that is missing; the exit code is 2.
 
-    Then `forecaster start` with the same files and options writes a configuration and makes the first forecast.
+    `forecaster start` with the same files and options then writes a configuration and makes the first forecast.
     """
     from forecaster.clock import now_ms
     from forecaster.sources.summary import summarize_file
 
     now = now_ms()
-    found: list[BarsSummary] = []
-    errors = for_each_series(
-        files, how, lambda one: found.append(summarize_file(str(one.path), one.source, one.inferred, now))
-    )
+    summaries: list[BarsSummary] = []
+
+    def summarize(series: FileSeries) -> None:
+        summaries.append(summarize_file(str(series.path), series.source, series.inferred, now))
+
+    errors = for_each_series(files, file_options, summarize)
     if json_:
-        records = [dataclasses.asdict(one) for one in errors]
-        typer.echo(json.dumps({"series": [_record(one) for one in found], "errors": records}))
+        records = [dataclasses.asdict(error) for error in errors]
+        say_json({"series": [_record(summary) for summary in summaries], "errors": records})
     else:
-        print_summaries(found)
+        print_summaries(summaries)
     exit_with_errors(errors, json_=json_)
 
 
 @bars_app.command("show")
 def show(config: ConfigOption = None, series: SeriesOption = None, json_: JsonOption = False) -> None:
-    """Count what is stored: bars, gaps between them, bars that were revised, and rows that were refused.
-
-    Also tells why rows were refused, and for how long an exchange is on hold.
-    """
+    """Show what is stored: bars, gaps, revised bars, and rejected rows with reasons; also holds of exchanges."""
     from forecaster.clock import now_ms
     from forecaster.engine import Forecaster
     from forecaster.sources.summary import summarize_bars
@@ -83,18 +90,18 @@ def show(config: ConfigOption = None, series: SeriesOption = None, json_: JsonOp
     now = now_ms()
     with Forecaster.from_config(config) as forecaster:
         keys = forecaster.select(series)
-        found = []
+        summaries = []
         for key in keys:
             bars = forecaster.reader.bars(key)
             rejected = forecaster.reader.rejected_rows(key)
-            found.append(summarize_bars(key.exchange, bars, rejected, int(bars.revision.sum())))
+            summaries.append(summarize_bars(key.exchange, bars, rejected, int(bars.revision.sum())))
         exchanges = {key.exchange for key in keys}
         until = {hold.exchange: hold.until for hold in forecaster.reader.holds() if hold.exchange in exchanges}
     held = {exchange: time for exchange, time in until.items() if time > now}
     if json_:
-        typer.echo(json.dumps({"series": [_record(one) for one in found], "held_until": held}))
+        say_json({"series": [_record(summary) for summary in summaries], "held_until": held})
         return
-    print_summaries(found)
+    print_summaries(summaries)
     for exchange, time in held.items():
         say(f"{exchange}: on hold for {approximate_duration(time - now)}; see `forecaster holds`")
 
@@ -106,7 +113,7 @@ def export(
     series: SeriesOption = None,
     json_: JsonOption = False,
 ) -> None:
-    """Write the stored bars of one series, the newest revision of each, to a file that reads back as it was."""
+    """Write the stored bars of a series, the latest revision of each, to a file that `forecaster` can read again."""
     from forecaster.engine import Forecaster
 
     with Forecaster.from_config(config) as forecaster:
@@ -121,29 +128,30 @@ def export(
 def pull(
     config: ConfigOption = None,
     since: Annotated[
-        str | None, typer.Option(help="Fetch the history from this date (UTC) on; what is stored is not asked again.")
+        str | None, typer.Option(help="Fetch the history from this date (UTC).", show_default="latest bars only")
     ] = None,
-    anew: Annotated[
-        bool, typer.Option("--anew", help="With --since: ask again for stored bars too; those that differ are revised.")
+    refetch: Annotated[
+        bool, typer.Option("--refetch", help="With --since: also fetch stored bars; those that differ are revised.")
     ] = False,
     series: SeriesOption = None,
     json_: JsonOption = False,
 ) -> None:
-    """Fetch, check and store the bars after the newest stored one, or years of them; no forecast.
+    """Fetch, check and store bars: the latest ones, or years of them. Makes no forecast.
 
-    With --since, each part of the history is durable before the next is asked for: a run that was stopped goes on where
-    it was, and the exchange's rate limit is kept. `skipped` counts the series that could not be had: why, is told on
-    standard error, or in the JSON by series. Code 2 when that is every series.
+    With --since, each part of the history is stored before the next is requested. A command that was stopped continues
+    where it was. Rate limits of exchanges are honoured.
 
-    Without --since, only the newest bars that a forecast needs are stored. Rows of files that are refused, and files
-    that have ended, are told on standard error.
+    Without --since, only the latest bars that a forecast needs are stored.
+
+    `skipped` counts series without new bars because of an error. The reasons are on standard error, or in the JSON by
+    series. Standard error also names rejected rows and files that have ended. Exit code 2: every series was skipped.
     """
     from forecaster.clock import now_ms
     from forecaster.engine import Forecaster
 
     log_to_stderr(verbose=False, without=SKIP_EVENTS)
-    if anew and since is None:
-        raise ConfigError("--anew", "--since with it: from when on", None)
+    if refetch and since is None:
+        raise ConfigError("--refetch", "--since with it", None)
     as_of = now_ms()
     with Forecaster.from_config(config) as forecaster:
         keys = forecaster.select(series)
@@ -151,24 +159,24 @@ def pull(
             added, skipped = forecaster.pull(keys, as_of)
         else:
             with progress_bar() as progress:
-                backfill = partial(forecaster.backfill, anew=anew)
+                backfill = partial(forecaster.backfill, refetch=refetch)
                 added, skipped = _backfill(backfill, keys, (utc_ms(since, 0), as_of), progress)
-        read = read_files(forecaster.config, keys, as_of)
+        rows_by_key = read_files(forecaster.config, keys, as_of)
         if since is None:
-            _print_unstored(forecaster, read)
-    print_files(read, as_of)
+            _print_unstored(forecaster, rows_by_key)
+    print_files(rows_by_key, as_of)
     reasons = {str(key): reason for key, reason in skipped.items()}
     print_cycle(as_of, {"series": len(keys), "bars_added": added}, reasons, json_=json_)
 
 
-def _print_unstored(forecaster: Forecaster, read: Mapping[SeriesKey, ValidatedRows]) -> None:
-    """Say which files have older bars that are not stored, since no forecast of today needs them."""
-    for key, sifted in read.items():
-        bars = sifted.bars
+def _print_unstored(forecaster: Forecaster, rows_by_key: Mapping[SeriesKey, ValidatedRows]) -> None:
+    """Print which files have older bars that are not stored, as no current forecast needs them."""
+    for key, rows in rows_by_key.items():
+        bars = rows.bars
         stored = len(forecaster.reader.bars(key)) if len(bars) else 0
         if stored < len(bars):
             since = option_time(int(bars.open_time[0]))[:10]
-            text = f"{key}: {stored:,} of the file's {len(bars):,} bars are stored: `--since {since}` stores all"
+            text = f"{key}: {stored:,} of the file's {len(bars):,} bars are stored; `--since {since}` stores all"
             say(text, fg="yellow", err=True)
 
 
@@ -178,7 +186,7 @@ def _backfill(
     span: tuple[int, int],
     progress: Progress,
 ) -> tuple[int, dict[SeriesKey, str]]:
-    """Fetch the history of each series, one after the other."""
+    """Fetch the history of each series in turn. Return the number of new rows, and reasons of skipped series."""
     from forecaster.errors import BarsError, SourceError
 
     added, skipped = 0, {}
@@ -193,6 +201,5 @@ def _backfill(
     return added, skipped
 
 
-def _record(facts: BarsSummary) -> dict[str, object]:
-    """What a script wants to know of one series."""
-    return dataclasses.asdict(facts) | {"series": str(facts.series), "calendar": facts.series.calendar}
+def _record(summary: BarsSummary) -> dict[str, object]:
+    return dataclasses.asdict(summary) | {"series": str(summary.series), "calendar": summary.series.calendar}

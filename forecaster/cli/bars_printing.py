@@ -143,7 +143,7 @@ def _print_summary_table(summaries: Sequence[BarsSummary]) -> None:
         counts = (f"{summary.bars:,}", format_date(summary.first_open), format_date(summary.last_close), gaps)
         rejected = f"{sum(summary.rejected.values()):,}"
         table.add(Path(summary.source).name, f"{key.symbol} {key.timeframe}", key.calendar, *counts, rejected)
-    table.print()
+    table.show()
     remarks = [
         (Path(summary.source).name, remark, summary.series.symbol)
         for summary in summaries

@@ -1,6 +1,6 @@
-"""What can be known of a configuration without a network: its model, exchanges, files and paths, with all faults.
+"""Checks of a configuration that need no network: model, exchanges, files and paths. All faults are listed.
 
-What a file holds is left to `probe`, which also asks exchanges.
+`probe` checks the bars: it reads files, and requests bars from exchanges.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pydantic import ValidationError
 
 from forecaster.cli.options import listed
 from forecaster.cli.printing import log_to_stderr, print_findings, print_record, say
-from forecaster.cli.probe import idle_keys, probe
+from forecaster.cli.probe import probe, unused_keys
 from forecaster.clock import now_ms
 from forecaster.config import HUB, NANO
 from forecaster.config_file import EMBEDDED, faults_of, load_config
@@ -37,23 +37,28 @@ if TYPE_CHECKING:
 _DATABASES: Final = ("sqlite", "postgresql", "memory")
 
 
-def check_and_leave(path: str, *, ask: bool, json_: bool) -> None:
-    """Check a configuration, print what was found, and leave with code 2 when something is wrong.
+def check_and_exit(path: str, *, with_exchanges: bool, json_: bool) -> None:
+    """Check a configuration and print the findings. Exit with code 2 when something is wrong.
 
-    With `ask`, exchanges are asked for their newest bars.
+    Args:
+        path: the configuration.
+        with_exchanges: whether to request the latest bars from exchanges.
+        json_: whether to print JSON.
     """
     log_to_stderr(verbose=False)
     config = _load(path)
-    found = f"{path}: {len(config.series)} series"
-    findings = [Finding("configuration", ok=True, finding=found, notes=_open_passwords(path, config))]
+    text = f"{path}: {len(config.series)} series"
+    findings = [Finding("configuration", ok=True, finding=text, notes=_exposed_passwords(path, config))]
     findings += examine(config)
-    probed = probe(config, [one for one in config.series if ask or one.file is not None], now_ms())
-    findings += [Finding(one.series, one.ok, one.finding, one.notes) for one in probed]
-    ok = all(one.ok for one in findings)
+    probed = probe(config, [series for series in config.series if with_exchanges or series.file is not None], now_ms())
+    findings += [Finding(result.series, result.ok, result.finding, result.notes) for result in probed]
+    ok = all(finding.ok for finding in findings)
     if json_:
-        record: dict[str, object] = {"config": path, "ok": ok, "series": [str(one.key) for one in config.series]}
-        record["findings"] = [dataclasses.asdict(one) for one in findings]
-        print_record(record | ({"probed": [dataclasses.asdict(one) for one in probed]} if ask else {}), json_=True)
+        record: dict[str, object] = {"config": path, "ok": ok, "series": [str(series.key) for series in config.series]}
+        record["findings"] = [dataclasses.asdict(finding) for finding in findings]
+        if with_exchanges:
+            record["probed"] = [dataclasses.asdict(result) for result in probed]
+        print_record(record, json_=True)
     else:
         print_findings(findings)
     if not ok:
@@ -61,7 +66,7 @@ def check_and_leave(path: str, *, ask: bool, json_: bool) -> None:
 
 
 def examine(config: Config) -> list[Finding]:
-    """Look at everything that a configuration names, but for the bars; a fault is a finding, never raised."""
+    """Check everything that a configuration names, except the bars. Faults are findings, never raised."""
     findings = [*_model(config.model), *_baselines(config.model), *_exchanges(config), _ledger(config)]
     if config.model.compile != "off" and config.model.compiler == "package":
         folder = config.model.compiled_folder.expanduser()
@@ -74,7 +79,7 @@ def examine(config: Config) -> list[Finding]:
 
 
 def _load(path: str) -> Config:
-    """Load a configuration; of one that cannot be, all faults are printed."""
+    """Load a configuration, or print all its faults."""
     try:
         return load_config(path)
     except ConfigError as error:
@@ -85,8 +90,8 @@ def _load(path: str) -> Config:
         raise typer.Exit(2) from error
 
 
-def _open_passwords(path: str, config: Config) -> tuple[str, ...]:
-    """Note passwords in a configuration that others can read."""
+def _exposed_passwords(path: str, config: Config) -> tuple[str, ...]:
+    """Return notes on passwords in a file that others can read."""
     mode = 0 if path == EMBEDDED else Path(path).stat().st_mode
     if not mode & 0o077:
         return ()
@@ -94,12 +99,12 @@ def _open_passwords(path: str, config: Config) -> tuple[str, ...]:
     for name, table in config.exchanges.items():
         urls = table.api_urls if isinstance(table.api_urls, dict) else {"": table.api_urls}
         addresses += [(f"exchanges.{name}.api_urls", url) for url in urls.values() if url is not None]
-    told = f"has a password, and others can read this file (mode {stat.S_IMODE(mode):o}): chmod 600 {path}"
-    return tuple(f"{key} {told}" for key, url in addresses if str(url) != url.reveal())
+    note = f"has a password, and others can read this file (mode {stat.S_IMODE(mode):o}): chmod 600 {path}"
+    return tuple(f"{key} {note}" for key, url in addresses if str(url) != url.reveal())
 
 
 def _near_exchanges(fault: ConfigError) -> str:
-    """Name exchanges of ccxt like one that has no table."""
+    """List exchanges of ccxt with names similar to one that has no table."""
     if "[exchanges." not in fault.expected:
         return ""
     from forecaster.sources.exchange.config_check import similar_exchanges
@@ -108,27 +113,29 @@ def _near_exchanges(fault: ConfigError) -> str:
 
 
 def _model(model: ModelConfig) -> Iterator[Finding]:
-    """Look at the checkpoint, and at what is asked of it."""
+    """Check the checkpoint, and the context and horizon configured for it."""
     try:
         checkpoint = examine_checkpoint(model.id, model.revision)
     except ForecasterError as error:
-        is_lost = not model.id.startswith(HUB) and not Path(model.id).exists()
-        yield _wrong("model", error, f"; the bundled model is `{NANO}`" if is_lost else "")
+        is_unknown = not model.id.startswith(HUB) and not Path(model.id).exists()
+        yield _wrong("model", error, f"; the bundled model is `{NANO}`" if is_unknown else "")
         return
     if checkpoint is None:
-        finding = f"{model.id} at {model.revision}: not here yet, will be fetched"
+        finding = f"{model.id} at {model.revision}: not downloaded yet"
         yield Finding("model", ok=True, finding=finding)
         return
-    most, seen = checkpoint.architecture.max_horizon, checkpoint.architecture.max_context
-    limits = f"sees up to {seen} bars and forecasts up to {most}"
+    max_horizon, max_context = checkpoint.architecture.max_horizon, checkpoint.architecture.max_context
+    limits = f"context up to {max_context} bars, horizon up to {max_horizon}"
     yield Finding("model", ok=True, finding=f"{model.id}: sha256 {checkpoint.weights_sha256[:12]}, {limits}")
-    if model.horizon > most:
-        yield _wrong("model.horizon", ConfigError("model.horizon", f"at most {most} for {model.id}", model.horizon))
-    longest = max([seen, *(_max_context(name) for name in model.baselines)])
+    if model.horizon > max_horizon:
+        expected = f"at most {max_horizon} for {model.id}"
+        yield _wrong("model.horizon", ConfigError("model.horizon", expected, model.horizon))
+    longest = max([max_context, *(_max_context(name) for name in model.baselines)])
     if model.context > longest:
         yield _wrong("model.context", ConfigError("model.context", f"at most {longest} for {model.id}", model.context))
-    elif model.context > seen:
-        yield Finding("model.context", ok=True, finding=f"{model.context} for the baselines; {model.id} sees {seen}")
+    elif model.context > max_context:
+        finding = f"{model.context} for the baselines; {model.id} uses {max_context}"
+        yield Finding("model.context", ok=True, finding=finding)
 
 
 def _max_context(name: str) -> int:
@@ -138,12 +145,12 @@ def _max_context(name: str) -> int:
 
 def _baselines(model: ModelConfig) -> Iterator[Finding]:
     for name, count in Counter(model.baselines).items():
-        found = _tried("model.baselines", lambda name=name: create_baseline(name), name)  # type: ignore[misc]
-        yield dataclasses.replace(found, notes=(f"{name} stands there {count} times",) if count > 1 else ())
+        finding = _tried("model.baselines", lambda name=name: create_baseline(name), name)  # type: ignore[misc]
+        yield dataclasses.replace(finding, notes=(f"{name} is listed {count} times",) if count > 1 else ())
 
 
 def _exchanges(config: Config) -> Iterator[Finding]:
-    """Look at the exchanges' tables, and at the timeframes of their series."""
+    """Check the tables of exchanges, and the timeframes of their series."""
     if not config.exchanges:
         return
     from forecaster.sources.exchange.config_check import check_exchange, timeframes_of
@@ -151,27 +158,27 @@ def _exchanges(config: Config) -> Iterator[Finding]:
     for name, table in config.exchanges.items():
         faults = list(check_exchange(name, table))
         yield from (_wrong(fault.key, fault) for fault in faults)
-        configured = [one for one in config.series if one.file is None and one.exchange == name]
-        series = [one.key for one in configured]
+        configured = [series for series in config.series if series.file is None and series.exchange == name]
+        keys = [series.key for series in configured]
         if not faults:
-            used = f"{len(series)} series" if series else "no series uses it"
-            notes = tuple(f"{one.key}: {text}" for one in configured for text in idle_keys(one))
+            used = f"{len(keys)} series" if keys else "no series uses it"
+            notes = tuple(f"{series.key}: {text}" for series in configured for text in unused_keys(series))
             yield Finding(f"exchanges.{name}", ok=True, finding=f"{table.id}: {used}", notes=notes)
         known = [] if any(fault.key == f"exchanges.{name}.id" for fault in faults) else timeframes_of(table.id)
-        for key in series:
+        for key in keys:
             if known and str(key.timeframe) not in known:
                 expected = f"a timeframe of {table.id}, one of {', '.join(known)}"
                 yield _wrong(str(key), ConfigError(str(key), expected, str(key.timeframe)))
 
 
 def _ledger(config: Config) -> Finding:
-    """Look whether the ledger's file can be written; a database on a server is not asked."""
+    """Check that the file of the ledger can be written. A database server is not contacted."""
     path = sqlite_path(config.store.url.reveal())
     scheme = config.store.url.reveal().partition(":")[0].partition("+")[0]
     if scheme not in _DATABASES:
         return _wrong("store.url", ConfigError("store.url", f"one of {listed(scheme, _DATABASES)}", scheme))
     if path is None:
-        return Finding("store.url", ok=True, finding=f"{config.store.url}: not opened by this check")
+        return Finding("store.url", ok=True, finding=f"{config.store.url}: not checked")
     return _tried("store.url", lambda: _check_writable(path.absolute()), str(path.absolute()))
 
 
@@ -209,13 +216,13 @@ def _alerts(alerts: AlertsConfig) -> Iterator[Finding]:
             yield _tried(f"alerts.{name}", lambda alone=alone: open_receivers(alone), str(path))  # type: ignore[misc]
 
 
-def _tried(subject: str, look: Callable[[], object], well: str) -> Finding:
-    """Look at something: a fault that is raised is what is found."""
+def _tried(subject: str, check: Callable[[], object], finding: str) -> Finding:
+    """Run a check; an error that it raises becomes the finding."""
     try:
-        look()
+        check()
     except (ForecasterError, ArtifactsRefused) as error:
         return _wrong(subject, error)
-    return Finding(subject, ok=True, finding=well)
+    return Finding(subject, ok=True, finding=finding)
 
 
 def _wrong(subject: str, error: Exception, hint: str = "") -> Finding:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import datetime as dt
 import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from forecaster.accuracy.significance import SIGNIFICANCE_LEVEL
 from forecaster.bars import FIELDS
+from forecaster.formatting import format_date
 from forecaster.replay.evaluate import SIMULATION, WALK, evaluate
 from forecaster.sources.summary import count_reasons
 
@@ -115,8 +115,8 @@ def evaluate_series(
     return SeriesResult(
         name=key.symbol,
         cutoffs=len(cutoffs_N),
-        start=_iso_date(int(cutoffs_N[0])),
-        end=_iso_date(int(cutoffs_N[-1])),
+        start=format_date(int(cutoffs_N[0])),
+        end=format_date(int(cutoffs_N[-1])),
         timeframe=str(key.timeframe),
         calendar=key.calendar,
         rejected=len(rows.rejected),
@@ -168,7 +168,3 @@ def _or_nan(value: float | None) -> float:
 
 def _is_significant(p_value: float | None) -> bool:
     return p_value is not None and p_value < SIGNIFICANCE_LEVEL
-
-
-def _iso_date(time_ms: int) -> str:
-    return dt.datetime.fromtimestamp(time_ms / 1000, dt.UTC).date().isoformat()

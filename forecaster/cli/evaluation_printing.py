@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from forecaster.cli.printing import say, terminal_width, wrapped
+from forecaster.cli.printing import say
 from forecaster.cli.text_table import Column, TextTable, text
 from forecaster.formatting import format_decimal, format_percent
 
@@ -38,7 +38,7 @@ def print_evaluation(report: EvaluationReport, *, steps: bool) -> None:
             format_decimal(series.mae_close_p),
             format_percent(series.invalid_before_repair),
         )
-    table.print()
+    table.show()
     _print_coverage(report)
     if steps:
         for series in report.series:
@@ -47,10 +47,8 @@ def print_evaluation(report: EvaluationReport, *, steps: bool) -> None:
         "pinball: divided by that of the filtered historical simulation; close MAE: by that of the random walk; "
         "p: Diebold-Mariano, two-sided; invalid: forecast bars that are impossible before repair"
     )
-    for line in wrapped(legend, terminal_width()):
-        say(line)
-    for line in wrapped(report.verdict, terminal_width()):
-        say(line, bold=True)
+    say(legend)
+    say(report.verdict, bold=True)
 
 
 def _print_coverage(report: EvaluationReport) -> None:
@@ -62,7 +60,7 @@ def _print_coverage(report: EvaluationReport) -> None:
         by_width = (series.coverage50, series.coverage80, series.coverage90, series.coverage98)
         for field in series.coverage50:
             table.add(series.name, field, *(format_percent(coverage[field]) for coverage in by_width))
-    table.print()
+    table.show()
 
 
 def _print_steps(series: SeriesResult) -> None:
@@ -75,4 +73,4 @@ def _print_steps(series: SeriesResult) -> None:
         errors = (f"{step.mae:.3g}", format_decimal(step.mae_ratio))
         coverages = (step.coverage50, step.coverage80, step.coverage90, step.coverage98)
         table.add(step.field, step.step, *losses, *errors, *map(format_percent, coverages))
-    table.print()
+    table.show()

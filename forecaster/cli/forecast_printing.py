@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 import typer
 
-from forecaster.cli.printing import print_record, say, terminal_width, wrapped
+from forecaster.cli.printing import print_record, say
 from forecaster.cli.text_table import Column, TextTable, text
 from forecaster.errors import format_time
 from forecaster.formatting import approximate_duration, format_iso, format_minute, format_price
@@ -65,13 +65,12 @@ def print_forecast(forecast: OHLCForecast, now: int | None = None) -> None:
     columns = (forecast.median(), lower, upper, *(forecast.median(name) for name in ("open", "high", "low")))
     for step, target_open in enumerate(forecast.target_opens().tolist()):
         table.add(format_minute(target_open), *(format_price(float(column[step]), scale) for column in columns))
-    table.print()
+    table.show()
     if forecast.available_at is not None:
         model = forecast.provenance.ledger_id.name
         say(f"model {model}, engine {forecast.engine}, available since {format_time(forecast.available_at)}")
     if forecast.revised:
-        for line in wrapped(revised_message(forecast.revised), terminal_width()):
-            say(line, fg="yellow")
+        say(revised_message(forecast.revised), fg="yellow")
 
 
 def forecast_record(forecast: OHLCForecast) -> dict[str, object]:

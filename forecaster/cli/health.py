@@ -13,7 +13,7 @@ from urllib.parse import SplitResult, urlsplit
 
 import typer
 
-from forecaster.cli.options import ConfigOption, JsonOption
+from forecaster.cli.options import JsonOption, OptionalConfigOption
 from forecaster.cli.printing import print_record, say
 from forecaster.errors import ConfigError
 from forecaster.secret import Secret
@@ -49,7 +49,7 @@ class _NoResponseError(Exception):
 
 
 def ask_health(
-    config: ConfigOption = None,
+    config: OptionalConfigOption = None,
     url: Annotated[str | None, typer.Option(help="Address of the service.", show_default="as in table health")] = None,
     token_file: Annotated[
         Path | None, typer.Option(help="File with the token.", show_default="as in table health")

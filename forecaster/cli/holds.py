@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from forecaster.cli.options import ConfigOption, JsonOption, StoreOption, check_name
+from forecaster.cli.options import JsonOption, OptionalConfigOption, StoreOption, check_name, resolve_config
 from forecaster.cli.printing import say, say_json
 from forecaster.cli.store import configured_url
 from forecaster.formatting import approximate_duration
@@ -20,7 +20,7 @@ holds_app = typer.Typer()
 
 @holds_app.callback(invoke_without_command=True)
 def holds(
-    context: typer.Context, config: ConfigOption = None, store: StoreOption = None, json_: JsonOption = False
+    context: typer.Context, config: OptionalConfigOption = None, store: StoreOption = None, json_: JsonOption = False
 ) -> None:
     """List exchanges on hold because they refused requests: until when, why, and the next probe.
 
@@ -48,7 +48,7 @@ def holds(
 @holds_app.command("lift")
 def lift(
     exchange: Annotated[str, typer.Argument(help="Name of the exchange in the configuration.")],
-    config: ConfigOption = None,
+    config: OptionalConfigOption = None,
     store: StoreOption = None,
     json_: JsonOption = False,
 ) -> None:
@@ -58,12 +58,12 @@ def lift(
     it: lift a ban only when you know that it is over.
     """
     from forecaster.clock import now_ms
-    from forecaster.config_file import default_config_path, load_config
+    from forecaster.config_file import load_config
     from forecaster.store import holds as store_holds
 
     now = now_ms()
     url, known = _holds(config, store)
-    check_name("EXCHANGE", exchange, {*load_config(config or default_config_path()).exchanges, *known})
+    check_name("EXCHANGE", exchange, {*load_config(resolve_config(config, quiet=True)).exchanges, *known})
     hold = known.get(exchange)
     is_held = hold is not None and hold.until > now
     if is_held:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import datetime as dt
-import json
 from collections import Counter
 from functools import partial
 from pathlib import Path
@@ -21,29 +19,31 @@ from forecaster.cli.options import (
     FileSeries,
     JsonOption,
     for_each_series,
+    resolve_config,
+    utc_ms,
     with_file_options,
 )
-from forecaster.cli.printing import exit_with_errors, log_to_stderr, print_record, progress_bar, say
+from forecaster.cli.printing import exit_with_errors, log_to_stderr, print_record, progress_bar, say, say_json
 from forecaster.cli.tuning import tuning_app
 from forecaster.errors import ConfigError
 
 if TYPE_CHECKING:
     from forecaster.config import ModelConfig
 
-model_app = typer.Typer(no_args_is_help=True, help="Train a model; evaluate it; prepare its compiled code.")
+model_app = typer.Typer(no_args_is_help=True, help="Train, evaluate, fine-tune or compile a model.")
 model_app.add_typer(tuning_app)
 
 
 @model_app.command("train")
 def model_train(
-    out: Annotated[Path, typer.Option(help="Folder for weights, losses and state; resumed when it holds some.")],
+    out: Annotated[Path, typer.Option(help="Folder for weights, losses and state; training resumes from it.")],
     steps: Annotated[int, typer.Option(min=1, help="Batches; the learning rate falls after the first tenth.")] = 10_000,
-    seed: Annotated[int, typer.Option(help="Decides initial weights and every batch.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of initial weights and batches.")] = 0,
 ) -> None:
-    """Train a small Chronos-2 on simulated bars; stop and resume at will, the result is the same.
+    """Train a small Chronos-2 on simulated bars. Stopping and resuming does not change the result.
 
-    The defaults train the bundled model again: 50 minutes on two cores, on a GPU where there is one.
-    Weights and loss.csv are written every 200 batches. Until the learning rate falls, --steps may change.
+    The defaults reproduce the bundled model: 50 minutes on two cores; a GPU is used if there is one. Weights and
+    loss.csv are written every 200 batches. Before the learning rate falls, --steps may be changed.
     """
     from forecaster.model.training.pretrain import TrainingPlan, train
 
@@ -63,31 +63,31 @@ def model_train(
 def model_eval(  # noqa: PLR0913, PLR0917 - one parameter for each option
     files: Annotated[list[Path], typer.Argument(help="csv, Parquet, feather or json files of bars.")],
     model: Annotated[
-        str | None, typer.Option(help="nano, a folder, or hub:OWNER/NAME; the configured one, nano by default.")
+        str | None, typer.Option(help="nano, a folder, or hub:OWNER/NAME.", show_default="as configured, else nano")
     ] = None,
     revision: Annotated[str | None, typer.Option(help="Commit of hub:OWNER/NAME.")] = None,
-    cutoffs: Annotated[int, typer.Option(min=10, help="How many for each file, spread evenly over it.")] = 200,
-    horizon: Annotated[int, typer.Option(min=1, max=1024, help="Bars to forecast from each.")] = 8,
+    cutoffs: Annotated[int, typer.Option(min=10, help="Cutoffs per file, evenly spaced.")] = 200,
+    horizon: Annotated[int, typer.Option(min=1, max=1024, help="Bars to forecast at each cutoff.")] = 8,
     context: Annotated[
-        int | None, typer.Option(min=16, max=8192, help="Bars the model sees; the configured number, 256 by default.")
+        int | None, typer.Option(min=16, max=8192, help="Bars the model sees.", show_default="as configured, else 256")
     ] = None,
-    start: Annotated[dt.datetime | None, typer.Option(help="First cutoff (UTC).")] = None,
-    end: Annotated[dt.datetime | None, typer.Option(help="Last cutoff (UTC), not included.")] = None,
-    how: FileOptions = INFERRED,
+    start: Annotated[str | None, typer.Option(help="First cutoff (UTC).", show_default="the first bar")] = None,
+    end: Annotated[str | None, typer.Option(help="End of the cutoffs (UTC), excluded.", show_default="now")] = None,
+    file_options: FileOptions = INFERRED,
     compile_: Annotated[
-        Literal["auto", "on", "off"], typer.Option("--compile", help="off: the same numbers on every run.")
+        Literal["auto", "on", "off"], typer.Option("--compile", help="off gives the same numbers on every run.")
     ] = "off",
-    steps: Annotated[bool, typer.Option("--steps", help="Print every field and step too.")] = False,
-    config: ConfigOption = None,
+    steps: Annotated[bool, typer.Option("--steps", help="Also print every field and step.")] = False,
+    config: Annotated[str | None, typer.Option("--config", "-c", help="TOML file with the model.")] = None,
     json_: JsonOption = False,
 ) -> None:
-    """Forecast from cutoffs spread over files of bars, and score a model beside baselines that are hard to beat.
+    """Forecast at cutoffs in files of bars, and compare a model with strong baselines.
 
-    Pinball loss, over all levels, fields and steps, is divided by that of a filtered historical simulation, the
-    close's absolute error by the random walk's: below 1 the model is better. p says how likely so large a
-    difference is by luck alone (Diebold-Mariano). The model sees --context bars, the baselines 500.
+    The pinball loss, over all levels, fields and steps, is divided by that of a filtered historical simulation. The
+    absolute error of the close is divided by that of the random walk. Below 1 the model is better. p is the p-value
+    of the Diebold-Mariano test. The model sees --context bars, the baselines 500.
 
-    A file, or one series of it, that cannot be evaluated is named, the others are evaluated, and the code is 2.
+    Files and series that cannot be evaluated are named; the others are evaluated. The exit code is then 2.
     """
     from forecaster.cli.evaluation import SeriesResult, evaluate_series, report_of
     from forecaster.clock import now_ms
@@ -95,27 +95,25 @@ def model_eval(  # noqa: PLR0913, PLR0917 - one parameter for each option
     from forecaster.replay.evaluate import EvaluationPlan
 
     log_to_stderr(verbose=False)
-    settings = _to_evaluate(config, {"id": model, "revision": revision, "context": context, "compile": compile_})
+    settings = _evaluated_model(config, {"id": model, "revision": revision, "context": context, "compile": compile_})
     now = now_ms()
-    plan = EvaluationPlan(
-        cutoffs, horizon, settings.context, _utc_ms(start, 0), _utc_ms(end, now), settings.min_context
-    )
+    plan = EvaluationPlan(cutoffs, horizon, settings.context, utc_ms(start, 0), utc_ms(end, now), settings.min_context)
     loaded = load_model(settings)
     series: list[SeriesResult] = []
     with progress_bar() as progress:
 
-        def evaluate_one(one: FileSeries) -> None:
-            sifted = one.source.validate_rows(one.inferred.key, now)
-            print_rejected(one.name, sifted)
-            task = progress.add_task(one.name, total=cutoffs)
-            result = evaluate_series(sifted, loaded, plan, partial(progress.advance, task))
-            series.append(dataclasses.replace(result, name=one.name))
+        def evaluate(file_series: FileSeries) -> None:
+            rows = file_series.source.validate_rows(file_series.inferred.key, now)
+            print_rejected(file_series.name, rows)
+            task = progress.add_task(file_series.name, total=cutoffs)
+            result = evaluate_series(rows, loaded, plan, partial(progress.advance, task))
+            series.append(dataclasses.replace(result, name=file_series.name))
             progress.update(task, total=result.cutoffs)
 
-        errors = for_each_series(files, how, evaluate_one)
+        errors = for_each_series(files, file_options, evaluate)
     report = report_of(settings.id, series, errors)
     if json_:
-        typer.echo(json.dumps(dataclasses.asdict(report)))
+        say_json(dataclasses.asdict(report))
     else:
         print_evaluation(report, steps=steps)
     exit_with_errors(errors, json_=json_)
@@ -123,36 +121,37 @@ def model_eval(  # noqa: PLR0913, PLR0917 - one parameter for each option
 
 @model_app.command("compile")
 def model_compile(config: ConfigOption = None, json_: JsonOption = False) -> None:
-    """Build, check and time compiled code for a configuration's series now, so that the daemon finds it.
+    """Build, verify and benchmark the compiled code for a configuration now, so that the service finds it.
 
-    One piece for each number of series that are forecast together, as long as none has gaps; 20 to 60 s each.
-    What is kept already is only checked. Code 2 when a piece failed; forecasts are then eager, and nothing is lost.
+    One build per number of series that are forecast together without gaps, 20 to 60 s each. Existing builds are only
+    verified. Exit code 2: a build failed; forecasts are then eager.
     """
-    from forecaster.config_file import default_config_path, load_config
+    from forecaster.config_file import load_config
     from forecaster.model import load_model
 
     log_to_stderr(verbose=False)
-    settings = load_config(config or default_config_path())
+    settings = load_config(resolve_config(config))
     if settings.model.compile == "off":
-        raise ConfigError("model.compile", "auto or on, to compile at all", settings.model.compile)
-    counts = Counter(one.timeframe for one in settings.series)
-    calls = [(series, settings.model.context, settings.model.horizon) for series in counts.values()]
+        raise ConfigError("model.compile", "auto or on", settings.model.compile)
+    counts = Counter(series.timeframe for series in settings.series)
+    calls = [(count, settings.model.context, settings.model.horizon) for count in counts.values()]
     model = load_model(settings.model)
     with progress_bar() as progress:
         task = progress.add_task("compiling", total=len(model.batch_shapes(calls)))
         model.warm_up(calls, partial(progress.advance, task))
     buckets = model.status().buckets
     if json_:
-        typer.echo(json.dumps({"buckets": [dataclasses.asdict(one) for one in buckets]}))
+        say_json({"buckets": [dataclasses.asdict(bucket) for bucket in buckets]})
     else:
-        for one in buckets:
-            print_record({"rows × bars": f"{one.rows} × {one.bars}", one.engine: one.reason}, json_=False)
-    if any(one.faults for one in buckets):
+        for bucket in buckets:
+            shape = f"{bucket.rows} × {bucket.bars}"
+            print_record({"rows × bars": shape, bucket.engine: bucket.reason}, json_=False)
+    if any(bucket.faults for bucket in buckets):
         raise typer.Exit(2)
 
 
-def _to_evaluate(config: str | None, given: dict[str, str | int | None]) -> ModelConfig:
-    """The model to evaluate: what is given, else what the configuration says, else the defaults."""
+def _evaluated_model(config: str | None, given: dict[str, str | int | None]) -> ModelConfig:
+    """Return the settings of the model: those given, else those configured, else the defaults."""
     from forecaster.config import ModelConfig
     from forecaster.config_file import absolute_model_id, load_config
 
@@ -161,10 +160,6 @@ def _to_evaluate(config: str | None, given: dict[str, str | int | None]) -> Mode
     if isinstance(model := changes.get("id"), str):
         changes["id"] = absolute_model_id(model, Path.cwd())
     if "id" in changes and "revision" not in changes:
-        base = base.model_copy(update={"revision": None})  # it was another model's
+        base = base.model_copy(update={"revision": None})  # of another model
     context = changes.get("context", base.context)
     return ModelConfig.model_validate(base.model_dump() | {"min_context": min(base.min_context, context)} | changes)
-
-
-def _utc_ms(when: dt.datetime | None, default: int) -> int:
-    return default if when is None else round(when.replace(tzinfo=dt.UTC).timestamp() * 1000)

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from forecaster.sources.summary import FileError
 
 
-
 def resolve_config(config: str | None, *, quiet: bool = False) -> str:
     """Return the configuration file of a command; without --config, say on standard error which one is used.
 
@@ -39,7 +38,7 @@ def resolve_config(config: str | None, *, quiet: bool = False) -> str:
         return config
     path = default_config_path()
     if path == EMBEDDED:
-        say("using the embedded demo configuration; for your own pass --config, or set FORECASTER_CONFIG", err=True)
+        say("using the embedded demo configuration; pass --config for your own", err=True)
     elif not quiet:
         say(f"configuration: {path}", err=True)
     return path
@@ -109,7 +108,7 @@ class FileSeries(NamedTuple):
     name: str
 
 
-def open_file(path: Path, how: FileOptions) -> list[FileSeries]:
+def open_file(path: Path, file_options: FileOptions) -> list[FileSeries]:
     """Open a file and infer its series.
 
     Raises:
@@ -117,10 +116,10 @@ def open_file(path: Path, how: FileOptions) -> list[FileSeries]:
     """
     from forecaster.sources.files import FileSource
 
-    source = FileSource(path, how.parse_options)
-    inferred = source.infer_series(how.timeframe, how.calendar, how.day_anchor)
-    if how.symbol is not None:
-        inferred = [_with_symbol(path, inferred, how.symbol)]
+    source = FileSource(path, file_options.parse_options)
+    inferred = source.infer_series(file_options.timeframe, file_options.calendar, file_options.day_anchor)
+    if file_options.symbol is not None:
+        inferred = [_with_symbol(path, inferred, file_options.symbol)]
     names = [path.stem if len(inferred) == 1 else f"{path.stem} {series.key.symbol}" for series in inferred]
     return [FileSeries(path, source, series, name) for series, name in zip(inferred, names, strict=True)]
 
@@ -143,22 +142,25 @@ def _with_symbol(path: Path, inferred: list[InferredSeries], symbol: str) -> Inf
     return replace(series, key=replace(series.key, symbol=name), reasons={**series.reasons, "symbol": "as given"})
 
 
-def for_each_series(files: Iterable[Path], how: FileOptions, work: Callable[[FileSeries], None]) -> list[FileError]:
+def for_each_series(
+    files: Iterable[Path], file_options: FileOptions, work: Callable[[FileSeries], None]
+) -> list[FileError]:
     """Call `work` with each series of each file. Return the errors of those that cannot be used."""
     from forecaster.sources.summary import FileError
 
     errors = []
     for path in files:
         try:
-            opened = open_file(path, how)
+            opened = open_file(path, file_options)
         except ForecasterError as error:
             errors.append(FileError.from_exception(path, error))
             continue
-        for one in opened:
+        for series in opened:
             try:
-                work(one)
+                work(series)
             except ForecasterError as error:
-                errors.append(FileError.from_exception(path, error, str(one.inferred.key) if len(opened) > 1 else ""))
+                name = str(series.inferred.key) if len(opened) > 1 else ""
+                errors.append(FileError.from_exception(path, error, name))
     return errors
 
 
@@ -166,7 +168,7 @@ def read_files(config: Config, keys: Iterable[SeriesKey], as_of: int) -> dict[Se
     """Read these series from their files as of `as_of` (UTC ms). Files that cannot be read are left out."""
     from forecaster.replay.histories import HistoryLoader
 
-    in_files = {one.key for one in config.series if one.file is not None}
+    in_files = {series.key for series in config.series if series.file is not None}
     with HistoryLoader(config) as histories:
         for key in keys:
             if key in in_files:
@@ -176,34 +178,39 @@ def read_files(config: Config, keys: Iterable[SeriesKey], as_of: int) -> dict[Se
 
 
 def with_file_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Replace the parameter `how` of a command by the options of `_file_options`."""
+    """Replace the parameter `file_options` of a command by the options of `_file_options`."""
     options = inspect.signature(_file_options, eval_str=True).parameters
     own = inspect.signature(command, eval_str=True)
-    parameters = [one for name, one in own.parameters.items() for one in (options.values() if name == "how" else [one])]
+    parameters: list[inspect.Parameter] = []
+    for name, parameter in own.parameters.items():
+        parameters += options.values() if name == "file_options" else [parameter]
 
     @wraps(command)
-    def run(**given: Any) -> None:
-        said = {name: given.pop(name) for name in options}
-        command(**given, how=_file_options(**said))
+    def run(**arguments: Any) -> None:
+        given = {name: arguments.pop(name) for name in options}
+        command(**arguments, file_options=_file_options(**given))
 
     run.__signature__ = own.replace(parameters=parameters)  # type: ignore[attr-defined]
-    run.__annotations__ = {one.name: one.annotation for one in parameters}
+    run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return run
 
 
 def _file_options(  # noqa: PLR0913, PLR0917 - one parameter for each option
     timeframe: Annotated[
-        str | None, typer.Option(help="Time between bars, such as 1h or 1d. Read from the times if left out.")
+        str | None, typer.Option(help="Time between bars, such as 1h or 1d.", show_default="from the times")
     ] = None,
     calendar: Annotated[
         str | None,
-        typer.Option(help="24/7, 24/5, or a stock exchange such as XNYS, NASDAQ or XETR. Guessed if left out."),
+        typer.Option(
+            help="24/7, 24/5, or a stock exchange such as XNYS, NASDAQ or XETR.", show_default="from the times"
+        ),
     ] = None,
     timezone: Annotated[
         str | None,
         typer.Option(
-            help="Clock of times that are written without a zone, such as America/New_York, +02:00, or "
-            "America/New_York+07:00 for most MetaTrader brokers. UTC if nothing speaks against it."
+            help="Zone of times that are written without one, such as America/New_York, +02:00, or "
+            "America/New_York+07:00 for most MetaTrader brokers.",
+            show_default="UTC, unless the file contradicts it",
         ),
     ] = None,
     day_anchor: Annotated[
@@ -213,8 +220,9 @@ def _file_options(  # noqa: PLR0913, PLR0917 - one parameter for each option
     columns: Annotated[
         str | None,
         typer.Option(
-            help="What the columns are: by place, as in 'open_time, low, high, open, close' with nothing between two "
-            "commas for a column to skip; or by name, as in 'close=Last, open=First'."
+            help="What the columns are. In order: 'open_time, low, high, open, close', with nothing between two "
+            "commas to skip a column. Or by name: 'close=Last, open=First'.",
+            show_default="from the header",
         ),
     ] = None,
     decimal: Annotated[
@@ -226,16 +234,16 @@ def _file_options(  # noqa: PLR0913, PLR0917 - one parameter for each option
     ] = None,
     symbol_column: Annotated[
         str | None,
-        typer.Option(help="Name of the column that holds the symbol, such as Name; '' if no column does."),
+        typer.Option(help="Name of the column with the symbol, such as Name; '' for none."),
     ] = None,
     symbol: Annotated[
         str | None,
-        typer.Option(help="Symbol as BASE/QUOTE, such as SPY/USD; of several in a file, the one that is meant."),
+        typer.Option(help="Symbol as BASE/QUOTE, such as SPY/USD; chooses one of several in a file."),
     ] = None,
 ) -> FileOptions:
     """Collect the options for reading files."""
-    named = None if columns is None else parse_columns(columns)
-    parse_options = ParseOptions(timezone, named, decimal, dayfirst, symbol_column)
+    parsed_columns = None if columns is None else parse_columns(columns)
+    parse_options = ParseOptions(timezone, parsed_columns, decimal, dayfirst, symbol_column)
     return FileOptions(timeframe, calendar, day_anchor, parse_options, symbol)
 
 

@@ -40,9 +40,21 @@ def log_to_stderr(*, verbose: bool = True, without: frozenset[str] = frozenset()
     configure_logging(verbose=verbose, without=without)
 
 
-def say(text: object = "", *, fg: str | None = None, bold: bool | None = None, err: bool = False) -> None:
-    """Print one line for people; control characters in it are replaced."""
-    typer.secho(printable(text), fg=fg, bold=bold, err=err)
+def say(
+    text: object = "", *, fg: str | None = None, bold: bool | None = None, err: bool = False, indent: str | None = ""
+) -> None:
+    """Print a line for people, wrapped on a terminal; control characters in it are replaced.
+
+    Args:
+        text: the line.
+        fg: colour.
+        bold: whether it is bold.
+        err: whether to print on standard error.
+        indent: before the lines that follow the first one; None to wrap nothing, as in commands.
+    """
+    line = printable(text)
+    for part in [line] if indent is None else wrapped(line, terminal_width(_UNLIMITED), indent):
+        typer.secho(part, fg=fg, bold=bold, err=err)
 
 
 def say_json(record: object) -> None:
@@ -55,22 +67,17 @@ def print_record(record: Mapping[str, object], *, json_: bool) -> None:
     if json_:
         say_json(dict(record))
         return
-    width, indent = terminal_width(), " " * (_NAME_WIDTH + 1)
     for name, value in record.items():
-        for line in wrapped(printable(f"{name:{_NAME_WIDTH}} {format_value(value)}"), width, indent):
-            say(line)
+        say(f"{name:{_NAME_WIDTH}} {format_value(value)}", indent=" " * (_NAME_WIDTH + 1))
 
 
 def print_findings(findings: Iterable[Finding]) -> None:
-    """Print a line for each finding and each of its notes, wrapped on a terminal."""
-    width = terminal_width(_UNLIMITED)
+    """Print a line for each finding and each of its notes."""
     for finding in findings:
         lines = [("ok" if finding.ok else "WRONG", finding.finding), *(("note", note) for note in finding.notes)]
         for kind, text in lines:
-            line = printable(f"{kind:5}  {finding.subject}: {text}")
             colour = {"WRONG": "red", "note": "yellow"}.get(kind)
-            for part in wrapped(line, width, " " * 7):
-                say(part, fg=colour)
+            say(f"{kind:5}  {finding.subject}: {text}", fg=colour, indent=" " * 7)
 
 
 def exit_with_errors(errors: Sequence[FileError], *, json_: bool) -> None:

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from forecaster.cli.options import ConfigOption, JsonOption, SeriesOption
+from forecaster.cli.options import ConfigOption, JsonOption, SeriesOption, resolve_config
 from forecaster.cli.printing import log_to_stderr, progress_bar, say
 from forecaster.cli.store import verify_app
-from forecaster.errors import printable
+from forecaster.cli.text_table import TextTable, text
+from forecaster.formatting import format_minute
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -96,14 +97,14 @@ def parity(
     Later revisions of bars do not count. Nothing is written. Code 2 if something differs or cannot be reproduced; the
     report names it.
     """
-    from forecaster.config_file import default_config_path, load_config
+    from forecaster.config_file import load_config
     from forecaster.replay.batch_invariance import load_models
     from forecaster.replay.parity import ParityPlan, verify_parity
     from forecaster.store import open_database
 
     started = time.perf_counter()
     log_to_stderr(verbose=False)
-    settings = load_config(config or default_config_path())
+    settings = load_config(resolve_config(config))
     database = open_database(settings.store.url.reveal())
     try:
         with _progress("ledger") as on_progress:
@@ -252,23 +253,19 @@ def _print_report(report: VerificationReport, seconds: float) -> None:
 
 def _print_failures(failures: Sequence[Failure]) -> None:
     """Print the first failures as a table, and how many there are of each kind."""
-    import datetime as dt
-
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False, pad_edge=False)
-    for name in ("component", "series", "cutoff (UTC)", "perturbation", "difference"):
-        table.add_column(name)
+    table = TextTable(
+        "",
+        [
+            text("component"),
+            text("series"),
+            text("cutoff (UTC)"),
+            text("perturbation", wraps=True),
+            text("difference", wraps=True),
+        ],
+    )
     for failure in failures[:_SHOWN]:
-        at = dt.datetime.fromtimestamp(failure.cutoff / 1000, dt.UTC).strftime("%Y-%m-%d %H:%M")
-        table.add_row(
-            *map(printable, (failure.component, failure.series, at, failure.perturbation, failure.difference))
-        )
-    console = Console(markup=False, emoji=False)
-    if not console.is_terminal:
-        console.width = max(console.width, 160)
-    console.print(table)
+        cutoff = format_minute(failure.cutoff)
+        table.add(failure.component, failure.series, cutoff, failure.perturbation, failure.difference)
+    table.show()
     for component, number in Counter(failure.component for failure in failures).items():
         say(f"{component}: {number:,} failures")

@@ -13,7 +13,7 @@ import typer
 from forecaster.cli.accuracy_printing import print_scores
 from forecaster.cli.bars_printing import print_rejected, unused_rows
 from forecaster.cli.frame_files import write_frames
-from forecaster.cli.options import ConfigOption, JsonOption, SeriesOption, StoreOption, utc_ms
+from forecaster.cli.options import ConfigOption, JsonOption, SeriesOption, StoreOption, resolve_config, utc_ms
 from forecaster.cli.printing import log_to_stderr, print_record, progress_bar, say
 from forecaster.cli.strategy import TradePlan, load_strategy, print_trades, trade_replay
 from forecaster.errors import ConfigError, StoreTaken, format_time
@@ -78,7 +78,7 @@ def replay(  # noqa: PLR0913, PLR0917 - one parameter for each option
     """
     from forecaster.accuracy.scores import Scores
     from forecaster.clock import now_ms
-    from forecaster.config_file import default_config_path, load_config
+    from forecaster.config_file import load_config
     from forecaster.engine import Forecaster
     from forecaster.export import frames
     from forecaster.replay.histories import HistoryLoader
@@ -94,7 +94,7 @@ def replay(  # noqa: PLR0913, PLR0917 - one parameter for each option
     _check_files({"--out": out, "--page": page})
     rules = TradingRules(fee_bps, slippage_bps, max_weight, shorting=not long_only, close_after=close_after)
     trading = _trade_plan(strategy, rules, span, page)
-    configured = load_config(config or default_config_path())
+    configured = load_config(resolve_config(config))
     with Forecaster.from_config(config, store) as forecaster, HistoryLoader(configured) as histories:
         keys = forecaster.select(series)
         selected = [_choose(histories, key, (start, end), every, now) for key in keys]
@@ -125,7 +125,7 @@ def replay(  # noqa: PLR0913, PLR0917 - one parameter for each option
     _print_left_out(left_out)
     print_record(record, json_=False)
     if len(keys) > 1:
-        say("figures of several series are means over the series; mae_close, in price, has no mean")
+        say("figures of several series are their means; mae_close, in price, has none")
 
 
 def _replay(

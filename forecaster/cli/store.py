@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from forecaster.cli.options import ConfigOption, JsonOption, SeriesOption, StoreOption
+from forecaster.cli.options import JsonOption, OptionalConfigOption, SeriesOption, StoreOption, resolve_config
 from forecaster.cli.printing import print_record, progress_bar, say
 from forecaster.errors import ConfigError
 
@@ -26,7 +26,7 @@ _DAY_MS = 86_400_000
 
 
 @store_app.command("info")
-def info(config: ConfigOption = None, store: StoreOption = None, json_: JsonOption = False) -> None:
+def info(config: OptionalConfigOption = None, store: StoreOption = None, json_: JsonOption = False) -> None:
     """Measure the ledger: bytes, rows by table, forecasts by run."""
     from forecaster.store.maintenance import ledger_stats
 
@@ -42,7 +42,7 @@ def info(config: ConfigOption = None, store: StoreOption = None, json_: JsonOpti
 @store_app.command("backup")
 def backup(
     out: Annotated[Path, typer.Argument(help="File to write. An existing file is replaced once the copy is checked.")],
-    config: ConfigOption = None,
+    config: OptionalConfigOption = None,
     store: StoreOption = None,
     json_: JsonOption = False,
 ) -> None:
@@ -59,7 +59,7 @@ def backup(
 def restore(
     copy: Annotated[Path, typer.Argument(help="A copy made by `store backup`; it is not changed.")],
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only check the copy.")] = False,
-    config: ConfigOption = None,
+    config: OptionalConfigOption = None,
     store: StoreOption = None,
     json_: JsonOption = False,
 ) -> None:
@@ -84,7 +84,7 @@ def restore(
 
 
 @store_app.command("vacuum")
-def vacuum(config: ConfigOption = None, store: StoreOption = None, json_: JsonOption = False) -> None:
+def vacuum(config: OptionalConfigOption = None, store: StoreOption = None, json_: JsonOption = False) -> None:
     """Return the space of deleted rows to the file system. Stop the service first."""
     from forecaster.store import maintenance
 
@@ -98,7 +98,7 @@ def vacuum(config: ConfigOption = None, store: StoreOption = None, json_: JsonOp
 def prune(
     older_than: Annotated[str, typer.Option(help="Delete runs that started longer ago than this, in days.")] = "90d",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Count, but delete nothing.")] = False,
-    config: ConfigOption = None,
+    config: OptionalConfigOption = None,
     store: StoreOption = None,
     json_: JsonOption = False,
 ) -> None:
@@ -116,7 +116,7 @@ def prune(
 
 
 @store_app.command("runs")
-def runs(config: ConfigOption = None, store: StoreOption = None, json_: JsonOption = False) -> None:
+def runs(config: OptionalConfigOption = None, store: StoreOption = None, json_: JsonOption = False) -> None:
     """List the runs of the ledger: kind, start time, number of forecasts and of own bars.
 
     --json adds the plan of each run: what determines its forecasts.
@@ -138,7 +138,7 @@ def runs(config: ConfigOption = None, store: StoreOption = None, json_: JsonOpti
 def delete(
     run_ids: Annotated[list[str], typer.Argument(metavar="RUN...", help="Ids of runs, as `store runs` lists them.")],
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Count, but delete nothing.")] = False,
-    config: ConfigOption = None,
+    config: OptionalConfigOption = None,
     store: StoreOption = None,
     json_: JsonOption = False,
 ) -> None:
@@ -156,7 +156,7 @@ def delete(
 @store_app.command("export")
 def export(
     out: Annotated[Path, typer.Argument(help="File to write: .parquet, .feather or .csv.")],
-    config: ConfigOption = None,
+    config: OptionalConfigOption = None,
     store: StoreOption = None,
     series: SeriesOption = None,
     run_id: Annotated[str, typer.Option("--run", help="Which run: `live`, or the id a replay printed.")] = "live",
@@ -168,14 +168,14 @@ def export(
     from forecaster.engine import Forecaster
     from forecaster.export import frames
 
-    with Forecaster.from_config(config, store) as forecaster:
+    with Forecaster.from_config(resolve_config(config), store) as forecaster:
         check_run(forecaster.reader, run_id)
         count = write_frames(frames(forecaster.reader, forecaster.select(series), run_id), out)
     print_record({"run": run_id, "rows": count, "file": str(out)}, json_=json_)
 
 
 @store_app.command("upgrade")
-def upgrade(config: ConfigOption = None, store: StoreOption = None, json_: JsonOption = False) -> None:
+def upgrade(config: OptionalConfigOption = None, store: StoreOption = None, json_: JsonOption = False) -> None:
     """Upgrade the ledger to the schema of this program; every writer does so as well.
 
     An SQLite ledger is copied first, so the disk needs room for the copy.
@@ -190,7 +190,7 @@ def upgrade(config: ConfigOption = None, store: StoreOption = None, json_: JsonO
 
 
 @verify_app.command("ledger")
-def ledger(config: ConfigOption = None, store: StoreOption = None, json_: JsonOption = False) -> None:
+def ledger(config: OptionalConfigOption = None, store: StoreOption = None, json_: JsonOption = False) -> None:
     """Verify every row of the ledger: hash chains, checksums, columns, times and references.
 
     Exit code 2 on any error. `heads` with --json is the last hash of each chain: keep them to compare with a later
@@ -232,7 +232,7 @@ def _pages(progress: Progress, name: str) -> Callable[[int, int], None]:
 
 def configured_url(config: str | None, store: str | None) -> str:
     """Return the URL of the ledger: that of --store if given, else the configured one."""
-    from forecaster.config_file import default_config_path, load_config
+    from forecaster.config_file import load_config
     from forecaster.urls import ledger_url
 
-    return load_config(config or default_config_path()).store.url.reveal() if store is None else ledger_url(store)
+    return ledger_url(store) if store is not None else load_config(resolve_config(config)).store.url.reveal()

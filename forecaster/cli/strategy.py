@@ -17,6 +17,7 @@ import typer
 from forecaster.cli.options import AsOfOption, ConfigOption, JsonOption, SeriesOption, StoreOption, as_of_ms, listed
 from forecaster.cli.printing import print_record, say
 from forecaster.errors import ConfigError, MissingBars
+from forecaster.formatting import format_value
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -191,7 +192,7 @@ def print_trades(record: dict[str, object]) -> None:
         own, benchmark = (cast("dict[str, float | None]", account[key]) for key in ("strategy", "buy_and_hold"))
         say(f"{name}: {account['verdict']}", bold=True)
         for figure, value in own.items():
-            say(f"  {figure:16} {_number(value):>14}   buy and hold {_number(benchmark[figure]):>14}")
+            say(f"  {figure:16} {format_value(value):>14}   buy and hold {format_value(benchmark[figure]):>14}")
     if record["report"] is not None:
         say(f"report: {record['report']}")
 
@@ -250,7 +251,3 @@ def _signal(forecaster: Forecaster, key: SeriesKey, strategy: Strategy, weight: 
         "available_at": None if latest is None else latest.available_at,
         "revised": [] if latest is None else list(latest.revised),
     }
-
-
-def _number(value: float | None) -> str:
-    return "–" if value is None else f"{value:,.4g}" if isinstance(value, float) else f"{value:,}"

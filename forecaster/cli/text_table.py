@@ -12,7 +12,7 @@ from forecaster.errors import printable
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-_GAP: Final = 1
+_GAP: Final = 2
 _FIXED_SPACE: Final = "\N{NO-BREAK SPACE}"
 
 
@@ -60,35 +60,38 @@ class TextTable:
         """Add a row."""
         self._rows.append(tuple(map(printable, cells)))
 
-    def print(self) -> None:
+    def show(self) -> None:
         """Print the table in the first layout that fits."""
         width = terminal_width()
-        for line in wrapped(self._title, width) if self._title else ():
-            say(line)
-        every = list(range(len(self._columns)))
-        if self._fits(every, width):
-            self._print_rows(every, self._rows, width)
-            return
-        places = every[self._grouped :]
-        optional = [place for place in places if self._columns[place].optional]
-        hidden: list[int] = []
-        while not self._fits(shown := [place for place in places if place not in hidden], width):
-            if not optional:
-                for line in self._blocks(width):
-                    say(line)
-                return
-            hidden.append(optional.pop())
-        if self._grouped:
-            for heading, rows in groupby(self._rows, key=lambda row: row[0]):
-                for line in wrapped(heading, width):
-                    say(line, bold=True)
-                self._print_rows(shown, list(rows), width)
-        else:
-            self._print_rows(shown, self._rows, width)
-        if hidden:
-            names = ", ".join(self._columns[place].name for place in sorted(hidden))
-            for line in wrapped(f"a wider terminal also shows: {names}", width):
+        if self._title:
+            say(self._title)
+        places = self._layout(width)
+        if not places:
+            for line in self._blocks(width):
                 say(line)
+            return
+        if places[0] == 0:
+            self._print_rows(places, self._rows, width)
+        else:
+            for heading, rows in groupby(self._rows, key=lambda row: row[0]):
+                say(heading, bold=True)
+                self._print_rows(places, list(rows), width)
+        hidden = [column.name for place, column in enumerate(self._columns) if column.optional and place not in places]
+        if hidden:
+            say(f"a wider terminal also shows: {', '.join(hidden)}")
+
+    def _layout(self, width: int) -> list[int]:
+        """Return the columns to print; none when not even the necessary ones fit."""
+        places = list(range(len(self._columns)))
+        if self._fits(places, width):
+            return places
+        places = places[self._grouped :]
+        while not self._fits(places, width):
+            optional = [place for place in places if self._columns[place].optional]
+            if not optional:
+                return []
+            places.remove(optional[-1])
+        return places
 
     def _fits(self, places: Sequence[int], width: int) -> bool:
         return sum(self._narrowest(place) + _GAP for place in places) - _GAP <= width
@@ -115,7 +118,7 @@ class TextTable:
         from rich.console import Console
         from rich.table import Table
 
-        table = Table(box=box.SIMPLE_HEAD, padding=(0, _GAP, 0, 0), show_edge=False, pad_edge=False)
+        table = Table(box=box.SIMPLE_HEAD, padding=(0, _GAP - 1, 0, 0), show_edge=False, pad_edge=False)
         for place, wide in zip(places, self._widths(places, width), strict=True):
             column = self._columns[place]
             table.add_column(column.name, justify=column.align, width=wide, overflow="fold")
@@ -130,7 +133,7 @@ class TextTable:
             figures: list[str] = []
             for column, cell in zip(self._columns, row, strict=True):
                 if column.align == "left":
-                    texts.append(cell)
+                    texts.append(cell.strip())
                 else:
                     figures.append(f"{column.name} {cell}".replace(" ", _FIXED_SPACE))
             yield from wrapped("  ".join(texts), width, "  ")

@@ -15,6 +15,7 @@ from forecaster.cli.bars_printing import print_rejected
 from forecaster.cli.options import INFERRED, FileOptions, JsonOption, open_file, with_file_options
 from forecaster.cli.printing import log_to_stderr, print_record, progress_bar, say
 from forecaster.errors import ConfigError, InvalidArgument, NonFiniteForecast
+from forecaster.formatting import format_decimal, format_minute
 from forecaster.output_files import write_text
 
 if TYPE_CHECKING:
@@ -83,7 +84,7 @@ def model_finetune(  # noqa: PLR0913, PLR0917 - one parameter for each option
     ] = None,
     cutoffs: Annotated[int, typer.Option(min=10, help="Number of cutoffs for the comparison, per file.")] = 200,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the training windows and their order.")] = 0,
-    how: FileOptions = INFERRED,
+    file_options: FileOptions = INFERRED,
     json_: JsonOption = False,
 ) -> None:
     """Fine-tune a model on your own bars, and accept it only if it is significantly better than the original.
@@ -102,7 +103,7 @@ def model_finetune(  # noqa: PLR0913, PLR0917 - one parameter for each option
     log_to_stderr(verbose=False)
     plan = FinetunePlan(mode, steps, learning_rate, context=context, horizon=horizon, seed=seed)
     require_empty(out)
-    histories = [_read(file, how, now_ms(), train_until) for file in files]
+    histories = [_read(file, file_options, now_ms(), train_until) for file in files]
     # Series move together: no file is compared at a time that another was trained on.
     trained_until = max(int(history.older.close_time[-1]) for history in histories)
     comparing = EvaluationPlan(cutoffs, horizon, context, trained_until, min_context=min(context, MIN_BARS))
@@ -155,9 +156,9 @@ class _History(NamedTuple):
     older: Bars
 
 
-def _read(file: Path, how: FileOptions, as_of: int, until: dt.datetime | None) -> _History:
+def _read(file: Path, file_options: FileOptions, as_of: int, until: dt.datetime | None) -> _History:
     """Read a file, report its invalid rows, and separate the older bars."""
-    series = open_file(file, how)
+    series = open_file(file, file_options)
     if len(series) > 1:
         raise ConfigError("file", "bars of one series", ", ".join(each.inferred.key.symbol for each in series))
     rows = series[0].source.validate_rows(series[0].inferred.key, as_of)
@@ -248,9 +249,9 @@ def _describe(history: _History, before: Evaluation, after: Evaluation) -> Serie
         series=str(history.bars.key),
         calendar=history.bars.key.calendar,
         trained_bars=len(history.older),
-        trained_until=_iso(int(history.older.close_time[-1])),
-        first_cutoff=_iso(int(after.cutoffs_N[0])),
-        last_cutoff=_iso(int(after.cutoffs_N[-1])),
+        trained_until=format_minute(int(history.older.close_time[-1])),
+        first_cutoff=format_minute(int(after.cutoffs_N[0])),
+        last_cutoff=format_minute(int(after.cutoffs_N[-1])),
         comparison=compare([after], [before]),
     )
 
@@ -293,13 +294,5 @@ def _ratios(model: str, comparison: Comparison) -> dict[str, str]:
     rows = {f"tuned / {model}": f"{comparison.ratio:.3f} (p = {comparison.p_value:.2g})"}
     for name, ratio in comparison.to_baselines.items():
         original = comparison.original_to_baselines[name]
-        rows[f"ratio to {name}"] = f"tuned {_number(ratio)}, {model} {_number(original)}"
+        rows[f"ratio to {name}"] = f"tuned {format_decimal(ratio)}, {model} {format_decimal(original)}"
     return rows
-
-
-def _number(value: float | None) -> str:
-    return "–" if value is None else f"{value:.3f}"
-
-
-def _iso(time_ms: int) -> str:
-    return dt.datetime.fromtimestamp(time_ms / 1000, dt.UTC).strftime("%Y-%m-%d %H:%M")

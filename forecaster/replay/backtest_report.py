@@ -200,9 +200,7 @@ def _draw_equity(part: _Part) -> CaptionedFigure:
     lines = [_line(name, account.close_time_T, account.equity_T, "%{y:,.2f}") for name, account in accounts]
     ends = "; ".join(f"{name} {account.equity_T[-1]:,.2f}" for name, account in accounts)
     label = f"Capital {part.account.capital:,.2f}. Final equity: {ends}."
-    return CaptionedFigure(
-        "Equity at each close, after costs", label, make_figure(lines, y_title="equity"), wide=True
-    )
+    return CaptionedFigure("Equity at each close, after costs", label, make_figure(lines, y_title="equity"), wide=True)
 
 
 def _draw_drawdown(part: _Part) -> CaptionedFigure:

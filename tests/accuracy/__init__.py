@@ -1,1 +1,1 @@
-"""How good forecasts were."""
+"""Tests of `forecaster/accuracy/`."""

@@ -1,4 +1,4 @@
-"""Calibration against a plain loop of its formula, on walks with a known truth, and over restarts bit by bit."""
+"""Calibration against a plain loop of its formula, on random walks with known quantiles, and across restarts."""
 
 from __future__ import annotations
 
@@ -143,7 +143,7 @@ def test_calibration_agrees_with_a_loop(seed, market):
 
 
 @pytest.mark.parametrize("width", [0.02, 0.1, 20.0])
-def test_calibration_agrees_with_a_loop_where_it_is_held(width):
+def test_calibration_agrees_with_a_loop_at_the_bounds(width):
     """Raw spreads so wrong that sums of errors come to their bound, and scales to 4; float32 tells less there."""
     cases = make_cases(300, horizon=1, width=width)
 
@@ -215,7 +215,9 @@ def test_bars_after_the_cutoff_teach_nothing():
     ahead = []
     for case in cases:
         open_time, prices_FT = cases[-1].seen
-        ahead.append(case._replace(seen=InputBars(open_time, np.where(open_time < case.cutoff, prices_FT, 7 * prices_FT))))
+        ahead.append(
+            case._replace(seen=InputBars(open_time, np.where(open_time < case.cutoff, prices_FT, 7 * prices_FT)))
+        )
 
     assert same_bits(calibrate_all(ahead), calibrate_all(cases))
 
@@ -323,7 +325,8 @@ def test_a_forecast_of_the_future_is_not_restored():
     calibrate_all(cases[:2], calibrator)
 
     with pytest.raises(
-        InvalidArgument, match=f"expected one up to {format_time(cases[1].cutoff)}, found {format_time(cases[2].cutoff)}"
+        InvalidArgument,
+        match=f"expected one up to {format_time(cases[1].cutoff)}, found {format_time(cases[2].cutoff)}",
     ):
         calibrator.restore(*cases[2][:4])
 
@@ -515,7 +518,7 @@ def test_a_change_of_volatility_is_followed_within_200_outcomes(factor):
 
 
 @pytest.mark.parametrize("rows", [500, 2000])
-def test_where_the_raw_quantiles_are_right_calibration_costs_little(rows):
+def test_calibration_of_true_quantiles_costs_little(rows):
     """At every step, from the first row on, although errors of later steps overlap; the worst of 20 walks as well."""
     played = play_seeds("normal", normal_quantiles(8), np.ones(2008))
 

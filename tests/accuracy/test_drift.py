@@ -1,4 +1,4 @@
-"""Changes of skill and coverage are found soon, in the right order, and seldom where there is none."""
+"""Drift detection: delay, order and false alarms."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def test_only_the_next_bar_is_watched():
     assert DriftDetector().update(make_trace(*course, steps=3)) == DriftDetector().update(make_trace(*course)) != []
 
 
-def test_a_watch_goes_on_where_it_stopped():
+def test_a_detector_continues_between_updates():
     """Looked at cutoff by cutoff, or all at once, the same is found at the same cutoffs."""
     course = joined(stationary(0, CHANGE), stationary(100, 300, coverage=0.5, skill=-0.3))
     watch, found = DriftDetector(), []
@@ -143,5 +143,7 @@ def test_a_watch_of_losses_is_a_watch_of_their_trace():
     found = DriftMonitor().update([losses])
 
     assert (
-        [one for _, name, one in found if name == MODEL] == DriftDetector().update(LossHistory([losses]).trace(make_key(), MODEL)) != []
+        [one for _, name, one in found if name == MODEL]
+        == DriftDetector().update(LossHistory([losses]).trace(make_key(), MODEL))
+        != []
     )

@@ -1,4 +1,4 @@
-"""Losses in the order of time: what is kept, and one number for each cutoff."""
+"""Losses in time order: which are kept, and the mean of each cutoff."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What each settled step cost: every column against an independent library, and nothing but its own past looked at."""
+"""Losses of settled steps: every column against an independent library, and no look-ahead."""
 
 from __future__ import annotations
 
@@ -160,7 +160,9 @@ def test_scale_is_of_256_changes(jump, scale):
     """One of a hundred, among changes of 1, counts as the oldest of them, and no longer as the one before."""
     changes = np.ones(MASE_SCALE_BARS + 1)
     changes[jump] = 100.0
-    losses = compute_losses(make_steps([90, 100, 110], 101.0), make_past(1000 + np.concatenate([[0.0], changes.cumsum()])))
+    losses = compute_losses(
+        make_steps([90, 100, 110], 101.0), make_past(1000 + np.concatenate([[0.0], changes.cumsum()]))
+    )
 
     assert column(losses, "scaled_error")[0] == pytest.approx(1 / scale, rel=1e-12)
 
@@ -174,14 +176,14 @@ def test_changes_across_a_gap_do_not_count():
 
 
 @pytest.mark.parametrize("closes", [[100.0, 100.0, 100.0], [100.0], [1.0, np.nan, 2.0]], ids=str)
-def test_without_a_change_there_is_no_scaled_error(closes):
+def test_constant_closes_have_no_scaled_error(closes):
     """It is left out of sum and count."""
     losses = compute_losses(make_steps([90, 100, 110], 101.0), make_past(closes))
 
     assert column(losses, "scaled_n").tolist() == column(losses, "scaled_error").tolist() == [0.0]
 
 
-def test_without_the_last_bar_there_is_no_unit():
+def test_a_missing_last_bar_leaves_no_unit():
     """So no direction and no common case; the error counts."""
     past = make_past([100.0, 101.0, np.nan])
     losses = compute_losses(make_steps([[90, 100, 110], [80, 90, 100]], 101.0, models=[MODEL, WALK]), past)
@@ -412,7 +414,7 @@ def test_a_walk_that_was_calibrated_is_compared_with_as_it_was_served():
 
 
 def test_levels_that_do_not_hold_an_interval_do_not_cover():
-    """With levels from 0.1 to 0.9 nobody knows the 90 % interval: it is not a number, and no share of anything."""
+    """Levels from 0.1 to 0.9 have no 90 % interval: its coverage is NaN."""
     losses = compute_losses(make_steps([90, 100, 110], 102.0), CALM)
 
     assert np.isnan([column(losses, "covered90"), column(losses, "covered98")]).all()

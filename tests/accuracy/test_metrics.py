@@ -128,7 +128,7 @@ def test_a_perfect_forecast_has_skill_one():
     assert metrics.skill(0.0, 10.0) == 1.0
 
 
-def test_against_a_reference_without_error_there_is_no_skill():
+def test_no_skill_against_a_perfect_reference():
     """Flat prices: neither a division by zero nor a number that means nothing."""
     assert metrics.skill(0.0, 0.0) is None
     assert metrics.skill(1.0, 0.0) is None

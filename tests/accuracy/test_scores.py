@@ -1,4 +1,4 @@
-"""From losses to accuracy: what is counted, with what it is compared, and that parts add up."""
+"""Scores: what is counted, the reference, and the sums of parts."""
 
 from __future__ import annotations
 
@@ -230,8 +230,8 @@ def test_the_walk_is_right_in_one_field_and_wrong_in_another():
     assert only(scores, field="range").skill_mae == pytest.approx(1 - 10 / 8)
 
 
-def test_without_the_walk_there_is_no_skill():
-    """None, and not zero: nobody has compared."""
+def test_no_skill_without_the_random_walk():
+    """None, not zero."""
     report = only(scored(make_steps([90, 100, 110], 102.0)))
 
     assert (report.skill_mae, report.skill_pinball, report.skill_crps) == (None, None, None)
@@ -247,7 +247,7 @@ def test_the_walk_has_no_skill_against_itself():
     assert {one.skill_crps for one in walks if one.field != "range"} == {0.0}
 
 
-def test_against_a_walk_without_error_there_is_no_skill():
+def test_no_skill_against_a_perfect_random_walk():
     report = only(scored(make_steps([[90, 100, 110], [102, 102, 102]], 102.0, models=[MODEL, WALK])))
 
     assert report.n_common == 1
@@ -282,7 +282,7 @@ def test_engines_are_counted_apart():
     assert (only(scores).n, only(scores).mae) == (2, 3.0)
 
 
-def test_what_was_calibrated_is_told_beside_what_the_model_gave():
+def test_served_and_raw_are_reported_side_by_side():
     """The model was 10 off and served 2 off."""
     steps = make_steps([92, 102, 112], 104.0, raw=[84, 94, 104])
     scores = scored(steps)
@@ -423,7 +423,7 @@ def test_a_total_of_all_fields_is_of_four():
     np.testing.assert_allclose(whole.sums_C, np.sum([one.sums_C for one in parts], axis=0), rtol=1e-12)
 
 
-def test_a_total_is_of_the_next_bar_unless_told():
+def test_a_total_is_of_the_next_bar_by_default():
     scores = scored(*random_steps())
 
     np.testing.assert_array_equal(scores.total("nano", "close").sums_C, scores.total("nano", "close", 1).sums_C)
@@ -437,7 +437,7 @@ def test_a_total_is_over_revisions_of_a_model():
     assert (scored(steps).total("nano", "close").n, scored(steps).total("nano", "close").mae) == (2, 2.0)
 
 
-def test_a_model_whose_name_holds_an_at_sign_is_found_by_its_name():
+def test_a_model_name_with_an_at_sign():
     """A folder may hold one."""
     scores = scored(make_steps([90, 100, 110], [101.0, 103.0], models=["/me@home@1", "/me@home@2"]))
 

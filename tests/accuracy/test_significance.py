@@ -1,4 +1,4 @@
-"""Verdicts against independent libraries, by hand, and by how often they are wrong on simulated losses."""
+"""Significance tests against independent libraries, by hand, and by their error rate on simulated losses."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ RUNS = 400
 
 
 @pytest.mark.parametrize(("n", "ahead", "errors"), [(250, 1, True), (250, 24, False)])
-def test_equal_forecasters_are_told_apart_one_time_in_twenty(n, ahead, errors):
+def test_equal_forecasters_are_rejected_one_time_in_twenty(n, ahead, errors):
     """That is what p below 0.05 promises, within two and a half deviations of 400 runs."""
     assert 0.025 < false_alarms(ahead, n, RUNS, errors=errors) < 0.08
 
@@ -38,7 +38,7 @@ def test_the_fewest_cases_are_enough(ahead):
     assert 0.025 < false_alarms(ahead, min_cases(ahead - 1), RUNS) < 0.08
 
 
-def test_runs_of_good_luck_are_not_taken_for_skill():
+def test_autocorrelated_losses_are_not_significant():
     """Forecasts that share no target, but do well in the same weather: a lag of 0 does not say that all is chance."""
     random = np.random.default_rng(3)
     good_times = scipy.signal.lfilter([1], [1, -0.7], random.normal(size=(RUNS, 1000)))
@@ -197,7 +197,7 @@ def test_against_losses_that_may_be_nothing_no_skill_is_known(other):
 
 @pytest.mark.parametrize("seed", range(2))
 @pytest.mark.parametrize("scales", [(1.0, 1.6, 1.7), (1.0, 1.0, 2.0)], ids=["one best", "two best"])
-def test_confidence_set_agrees_with_arch_where_it_is_clear(scales, seed):
+def test_confidence_set_agrees_with_arch_on_clear_cases(scales, seed):
     """With the bootstrap of Hansen, Lunde and Nason, on losses that do not overlap; it is to leave out nearly none."""
     random = np.random.default_rng(seed)
     losses_MN = np.abs(random.normal(size=400) + random.normal(size=(3, 400))) * np.array(scales)[:, None]
@@ -247,7 +247,7 @@ def test_a_larger_family_needs_a_clearer_case():
 
 
 @pytest.mark.parametrize("losses", [{}, {"alone": np.ones(3)}], ids=["none", "one"])
-def test_who_has_no_rival_is_the_best(losses):
+def test_a_single_model_is_its_own_confidence_set(losses):
     assert confidence_set(losses, 0) == set(losses)
 
 

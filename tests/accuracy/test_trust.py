@@ -1,4 +1,4 @@
-"""Verdicts and trust: each factor by hand, and luck that is not taken for skill."""
+"""Verdicts and trust: each factor by hand, and the error rate of verdicts."""
 
 from __future__ import annotations
 
@@ -130,8 +130,8 @@ def three_models(n=120, garch_from=0):
     return LossHistory([compute_losses(steps, make_past(np.full(n, 100.0), cutoff=CUTOFF + (n - 1) * HOUR_MS))])
 
 
-def test_a_rival_is_compared_with_on_the_cutoffs_that_both_forecast():
-    """Skill is 1 - loss / the rival's; the other way round it is below 0."""
+def test_a_reference_model_is_compared_on_common_cutoffs():
+    """Skill is 1 - loss / the reference's loss; with the two swapped it is negative."""
     traces = three_models(garch_from=40)
     one, other = traces.trace(make_key(), MODEL).select(), traces.trace(make_key(), "garch@1").select()
     found = compute_verdict(traces, (make_key(), MODEL), reference=ModelId("garch@1"))
@@ -144,15 +144,18 @@ def test_a_rival_is_compared_with_on_the_cutoffs_that_both_forecast():
     assert (back.skill, back.reference) == (pytest.approx(1 - other.loss_U.sum() / one.loss_U[40:].sum()), "nano")
 
 
-def test_a_rival_whose_name_holds_an_at_sign_is_called_by_all_of_it():
+def test_a_reference_name_with_an_at_sign_is_kept_whole():
     """A folder may hold one; the digest behind the last one may not."""
     steps = make_steps([[88, 98, 108], [86, 96, 106]] * 40, 100.0, models=[MODEL, "/me@home@1"] * 40, cutoff=hours(40))
     losses = compute_losses(steps, make_past(np.full(41, 100.0), cutoff=CUTOFF + 39 * HOUR_MS))
 
-    assert compute_verdict(LossHistory([losses]), (make_key(), MODEL), reference=ModelId("/me@home@1")).reference == "/me@home"
+    assert (
+        compute_verdict(LossHistory([losses]), (make_key(), MODEL), reference=ModelId("/me@home@1")).reference
+        == "/me@home"
+    )
 
 
-def test_who_may_be_best():
+def test_model_confidence_set():
     """The one that loses least, where there are cutoffs enough to tell; else all of them."""
     assert model_confidence_set(three_models(), make_key()) == {"garch@1"}
     assert model_confidence_set(three_models(garch_from=112), make_key()) == {MODEL, "garch@1", WALK}
@@ -177,7 +180,7 @@ def equal_pair(seed):
     return LossHistory([compute_losses(steps, make_past(path[:n], cutoff=CUTOFF + (n - 1) * HOUR_MS))])
 
 
-def test_luck_is_seldom_called_skill():
+def test_equal_pairs_are_rarely_significant():
     """Of 100 pairs that are equally good, at most nine are called better or worse: one in twenty is what is promised.
 
     Each is asked for one step alone, and for all four, whose cutoffs share targets.
@@ -236,7 +239,7 @@ def test_too_wide_is_no_better_than_too_narrow():
 
 @pytest.mark.parametrize(("n", "trusted_by"), [(10, 1.0), (40, 0.7), (400, 0.0)])
 def test_the_fewer_cases_the_more_is_possible(n, trusted_by):
-    """Half of the outcomes inside: of ten that may be luck, of forty hardly, and of four hundred not."""
+    """Half of the outcomes inside: plausible for ten, hardly for forty, not for four hundred."""
     course = LossHistory([make_losses(n, coverage=0.5, seed=3)]).trace(make_key(), MODEL).select(step=1)
     half = dataclasses.replace(course, covered_U=np.arange(n) % 2)
 
@@ -279,7 +282,7 @@ def test_trust_comes_back_over_200_cutoffs():
 
 
 def test_trust_is_asked_for_a_step():
-    """One that nobody forecast has no past, and none."""
+    """A series without forecasts has no trust."""
     losses = make_losses(horizon=2)
 
     assert trusted(losses, step=2).verdict.step == 2

@@ -42,7 +42,7 @@ _EVER: Final = 2**62
 def replayed(path: Path, plan: argparse.Namespace, progress: Progress) -> Iterator[tuple[SeriesKey, MemoryStore, str]]:
     """Replay the newest cutoffs of each series of a file, and give the store and the run."""
     source = FileSource(path)
-    for key in source.guess_keys():
+    for key in [series.key for series in source.infer_series()]:
         bars = source.fetch(key, None, now_ms()).bars
         model = {"context": plan.context, "horizon": plan.horizon, "compile": "off", "baselines": list(BASELINES)}
         series = {"exchange": key.exchange, "symbol": key.symbol, "timeframe": str(key.timeframe), "file": str(path)}
@@ -55,19 +55,23 @@ def replayed(path: Path, plan: argparse.Namespace, progress: Progress) -> Iterat
 
 
 def verdicts(key: SeriesKey, store: MemoryStore, run_id: str) -> tuple[list[Verdict], dict[str, float | None], str]:
-    """The model against each baseline, served and raw; its coverage by form; the models that may be best."""
+    """The model against each baseline, served and raw; its coverage by variant; the model confidence set."""
     losses = list(settled_losses(store, [key], _EVER, run_id=run_id))
-    traces, found = LossHistory(losses), assess(losses)
-    ids = {model_id.name: model_id for _, model_id in traces.pairs}
+    history, assessment = LossHistory(losses), assess(losses)
+    ids = {model_id.name: model_id for _, model_id in history.pairs}
     nano = ids["nano"]
-    made = [compute_verdict(traces, (key, nano), variant, reference=ids[name]) for variant in (SERVED, RAW) for name in BASELINES]
-    coverage = {variant: found.coverage80[key, nano, variant] for variant in (SERVED, RAW)}
-    best = ", ".join(sorted(NAMES.get(ModelId(one).name, "nano") for one in model_confidence_set(traces, key)))
+    made = [
+        compute_verdict(history, (key, nano), variant, reference=ids[name])
+        for variant in (SERVED, RAW)
+        for name in BASELINES
+    ]
+    coverage = {variant: assessment.coverage80[key, nano, variant] for variant in (SERVED, RAW)}
+    best = ", ".join(sorted(NAMES.get(ModelId(one).name, "nano") for one in model_confidence_set(history, key)))
     return made, coverage, best
 
 
 def row(name: str, variant: str, made: list[Verdict], coverage: float | None, best: str) -> str:
-    """A line of the table: skill against each baseline, in bold where it is more than luck."""
+    """A line of the table: skill against each baseline, in bold if it is significant."""
     cells = []
     for one in made:
         sure = one.p_value is not None and one.p_value < 0.05
@@ -106,7 +110,7 @@ def main() -> None:
                     of_form = [one for one in made if one.variant == variant]
                     lines.append(row(name, variant, of_form, coverage[variant], best if variant == SERVED else ""))
     heads = " | ".join(NAMES[name] for name in BASELINES)
-    sys.stdout.write(f"| series | prices | cutoffs | {heads} | in 80 % | may be best |\n|---|---|---|{'---|' * 6}\n")
+    sys.stdout.write(f"| series | prices | cutoffs | {heads} | in 80 % | confidence set |\n|---|---|---|{'---|' * 6}\n")
     sys.stdout.write("\n".join(lines) + "\n")
 
 

@@ -222,7 +222,7 @@ def real_bars(paths: list[Path], model_name: str) -> Table:
     every = []
     for path in paths:
         source = FileSource(path)
-        for key in source.guess_keys():
+        for key in [series.key for series in source.infer_series()]:
             played = play_file(source.fetch(key, None, FOREVER).bars, model_name)
             ratio_FH = loss_ratio(played)
             every.append(ratio_FH[1:].mean())

@@ -60,7 +60,7 @@ class Contest:
     def __init__(self, windows: int, compile_: str) -> None:
         path = ROOT / "trainingdata" / "SPX_USD_1d.csv"
         source = FileSource(path)
-        (key,) = source.guess_keys()
+        (key,) = [series.key for series in source.infer_series()]
         self.bars: Bars = source.fetch(key, None, now_ms()).bars
         model = {"context": BARS, "horizon": HORIZON, "compile": compile_}
         series = {"exchange": key.exchange, "symbol": key.symbol, "timeframe": "1d", "calendar": key.calendar}

@@ -1,12 +1,12 @@
-"""Simulated bars beside real ones: what is known of markets, measured on both in the same way.
+"""Compare the stylised facts of simulated bars with those of real bars.
 
 Run: `python -m tests.benchmarks.stylised_facts [--series 400] [--seed 0] [--date YYYY-MM-DD]`. Writes
-docs/stylised_facts.md and docs/stylised_facts.png. Real bars are the bundled indices before 2014 and, where there is
-such a folder, files of `../shared/trainingdata`; they pass the door that the service has, so rows that are not bars are
-gone and a missing bar is a NaN. Everything is cut into pieces of 1,000 bars, the length of a simulated series: a
-correlation or a kurtosis of a short series is not that of a long one.
+docs/stylised_facts.md and docs/stylised_facts.png. Real bars are the bundled indices before 2014 and, if the folder
+exists, files of `../shared/trainingdata`. They are read as the service reads them: invalid rows are rejected, and a
+missing bar is NaN. All are cut into pieces of 1,000 bars, the length of a simulated series, because correlation and
+kurtosis depend on the length.
 
-A fact is one number of one series. A file's number is the median of its pieces.
+A fact is one number of one series. The value of a file is the median of its pieces.
 
 Shapes: S series or pieces, C prices (open, high, low, close), T bars, K facts, R real files, Q quantiles.
 """
@@ -48,13 +48,13 @@ SHARED = ROOT.parent / "shared" / "trainingdata"
 PAGE_FILE = ROOT / "docs" / "stylised_facts.md"
 PICTURE = ROOT / "docs" / "stylised_facts.png"
 BARS = 1_000
-SHORTEST_PIECE = 500
+MIN_PIECE = 500
 BATCH = 50
-FOREVER = 2**62
+NO_LIMIT = 2**62
 BEFORE_2014 = int(np.datetime64("2014-01-01", "ms").astype(np.int64))
 SAME_PRICE = 1e-9
-"""Two prices are one when they differ by less than this share: a logarithm and back costs the last digits."""
-FEWEST_PAIRS = 30
+"""Relative difference below which two prices are equal: a logarithm and back loses the last digits."""
+MIN_PAIRS = 30
 
 SHORT_LAGS = (1, 2, 3, 4, 5)
 LONG_LAGS = (1, 2, 5, 10, 20, 50, 100)
@@ -79,48 +79,57 @@ PAGE = """\
 
 Written by `{command}`, seed {seed}.
 
-{n_series:,} series of {bars:,} bars, simulated by `forecaster/model/training/synthetic.py`, beside real bars cut into
-pieces of the same length; the last of a file may be shorter, and is left out below {shortest:,}. Real bars went
-through the service's own door: rows off the exchange's calendar are gone, missing bars are missing. A file's number is
-the median of its pieces.
+{n_series:,} series of {bars:,} bars, simulated by `forecaster/model/training/synthetic.py`, are compared with real
+bars. Real bars are cut into pieces of the same length. The last piece of a file may be shorter; it is left out below
+{shortest:,} bars.
+Files are read as the service reads them: rows off the exchange's calendar are rejected, and missing bars stay missing.
+The value of a file is the median of its pieces.
 {skipped}
 | Real bars | File | From | To | Bars | Pieces |
 |---|---|---|---|---|---|
 {files}
 
-**Bold**: the file's number lies outside the middle 98 % of the simulated series. *Pieces outside*: how many real pieces
-do; of {n_pieces}, about {expected:.0f} would by chance if every market were drawn by the simulator.
+**Bold**: the value of the file lies outside the middle 98 % of the simulated series. *Pieces outside*: the number of
+real pieces outside. If the simulator drew every market, about {expected:.0f} of {n_pieces} would lie outside by chance.
 
 {summary}
 
 ![Distributions over simulated series, and the real files in them](stylised_facts.png)
 
-In the picture a histogram is of simulated series, the bars below it their middle 50 and 90 %; a mark is a file, a tick
-one of its pieces, a ring a file outside the middle 98 %. What lies beyond a panel is drawn on its edge. Shades behind
-curves are the middle 50, 90 and 98 % of simulated series at each lag, the dotted line their median. Kurtosis,
-shares and seasons are on the scale of their square roots.
+How to read the picture:
+
+- A histogram shows the simulated series. The bars below it show their middle 50 and 90 %.
+- A mark is a file, and a tick is one of its pieces. A red ring marks a file outside the middle 98 %.
+- A value beyond the limits of a panel is drawn at its edge.
+- Shades behind curves are the middle 50, 90 and 98 % of simulated series at each lag. The dotted line is their median.
+- Kurtosis, shares and seasons are on a square-root scale.
 
 {tables}
-How it is measured: a return is the log of a close over the close before, a range that of high over low, a body of
-close over open, a gap of open over the close before; σ is a standard deviation. An acf is Pearson's correlation over
-the pairs that are both known; *return with later log range* is leverage where it is negative. A flat bar has no log
-range. *σ of its change in 20 bars*: from the mean of 20 log ranges to that of the next 20. Parkinson's volatility is
-√(mean squared range / 4 ln 2). The variance ratio is that of moves over 8 bars to 8 times that of returns. Prices that
-differ by less than a billionth are equal. A season's share is the adjusted R² of the mean log range by position in a
-cycle, counted in slots of the calendar (a short session shifts it), and 0 where that is negative.
+Definitions:
+
+- A return is log(close / previous close), a range is log(high / low), a body is log(close / open), and a gap is
+  log(open / previous close). σ is a standard deviation.
+- An acf is Pearson's correlation over the pairs in which both values are known.
+- *Return with later log range* shows leverage where it is negative. A flat bar has no log range.
+- *σ of its change in 20 bars*: the change from the mean of 20 log ranges to the mean of the next 20.
+- Parkinson's volatility is √(mean squared range / 4 ln 2).
+- The variance ratio is the variance of moves over 8 bars, divided by 8 times the variance of returns.
+- Prices that differ by less than a billionth of the price are equal.
+- The share of a season is the adjusted R² of the mean log range by position in a cycle, or 0 where that is negative.
+  Positions are counted in bars of the calendar, so a short session shifts them.
 """
 
 
 @dataclass(frozen=True)
 class Series:
-    """One series as (4, T) prices, and what is computed from it more than once; each (T,), NaN where unknown."""
+    """Prices of one series, (4, T), and values that several facts use, each (T,), NaN where unknown."""
 
     ohlc_CT: NDArray[np.float64]
 
     @cached_property
     def returns(self) -> NDArray[np.float64]:
-        """Log of close over the close before."""
-        return _log_ratio(self.ohlc_CT[3], _before(self.ohlc_CT[3]))
+        """Log of close over the previous close."""
+        return _log_ratio(self.ohlc_CT[3], _previous(self.ohlc_CT[3]))
 
     @cached_property
     def squares(self) -> NDArray[np.float64]:
@@ -134,8 +143,8 @@ class Series:
 
     @cached_property
     def gaps(self) -> NDArray[np.float64]:
-        """Log of open over the close before."""
-        return _log_ratio(self.ohlc_CT[0], _before(self.ohlc_CT[3]))
+        """Log of open over the previous close."""
+        return _log_ratio(self.ohlc_CT[0], _previous(self.ohlc_CT[3]))
 
     @cached_property
     def bodies(self) -> NDArray[np.float64]:
@@ -149,12 +158,12 @@ class Series:
 
     @cached_property
     def log_ranges(self) -> NDArray[np.float64]:
-        """Log of the range; a flat bar has none."""
+        """Log of the range; NaN for a flat bar."""
         return np.log(np.where(self.ranges > SAME_PRICE, self.ranges, np.nan))
 
 
 class Fact(NamedTuple):
-    """One number of a series; those of one name and several lags are a curve."""
+    """One number of a series; facts of one name with several lags form a curve."""
 
     group: str
     name: str
@@ -162,21 +171,21 @@ class Fact(NamedTuple):
     lag: int | None = None
 
     def __str__(self) -> str:
-        """Name it with its lag."""
+        """Return the name with its lag."""
         return self.name if self.lag is None else f"{self.name}, lag {self.lag}"
 
 
 class RealFile(NamedTuple):
-    """Where a file stands, what it holds, and by when (UTC ms) a bar has to have closed to be used."""
+    """A file of bars: folder, name, series, and the time (UTC ms) before which a bar must have closed."""
 
     folder: Path
     name: str
     key: SeriesKey
-    until: int = FOREVER
+    until: int = NO_LIMIT
 
     @property
     def label(self) -> str:
-        """Say it in a table's head."""
+        """Return the heading of its column."""
         return f"{self.key.symbol.split('/')[0]} {self.key.timeframe}"
 
 
@@ -195,56 +204,56 @@ REAL_FILES = (
 
 
 def correlation(x: NDArray[np.float64], y: NDArray[np.float64]) -> float:
-    """Pearson's, over the pairs that are both known; NaN where they are few or one of them never moves."""
+    """Return Pearson's correlation of the known pairs; NaN for few pairs or a constant."""
     known = np.isfinite(x) & np.isfinite(y)
     x, y = x[known], y[known]
-    if len(x) < FEWEST_PAIRS:
+    if len(x) < MIN_PAIRS:
         return np.nan
     x, y = x - x.mean(), y - y.mean()
     return _ratio(float(x @ y), float(np.sqrt((x @ x) * (y @ y))))
 
 
 def autocorrelation(x_T: NDArray[np.float64], lag: int) -> float:
-    """Correlation with what came `lag` bars before."""
+    """Return the correlation with the value `lag` bars before."""
     return correlation(x_T[:-lag], x_T[lag:])
 
 
 def deviation(x_T: NDArray[np.float64]) -> float:
-    """Root of the mean squared distance from the mean; NaN where fewer than two are known."""
+    """Return the standard deviation; NaN with fewer than two known values."""
     x = x_T[np.isfinite(x_T)]
     return float(x.std()) if len(x) > 1 else np.nan
 
 
 def standard_moment(x_T: NDArray[np.float64], order: int) -> float:
-    """Give a central moment in units of the standard deviation: 3 is the skew, 4 the kurtosis."""
-    apart = x_T - np.nanmean(x_T)
-    return _ratio(float(np.nanmean(apart**order)), float(np.nanmean(apart**2) ** (order / 2)))
+    """Return a central moment in units of the standard deviation: 3 is the skew, 4 the kurtosis."""
+    deviations = x_T - np.nanmean(x_T)
+    return _ratio(float(np.nanmean(deviations**order)), float(np.nanmean(deviations**2) ** (order / 2)))
 
 
 def tail(x_T: NDArray[np.float64], level: float) -> float:
-    """Give a quantile in standard deviations."""
+    """Return a quantile in standard deviations."""
     return _ratio(float(np.nanquantile(x_T, level)), deviation(x_T))
 
 
 def variance_ratio(returns_T: NDArray[np.float64], bars: int) -> float:
-    """Variance of moves over `bars` bars, in units of that of as many independent ones (Lo and MacKinlay 1988)."""
+    """Return the variance of moves over `bars` bars, over that of independent returns (Lo and MacKinlay 1988)."""
     moves = np.lib.stride_tricks.sliding_window_view(returns_T, bars).sum(axis=1)
     return _ratio(float(np.nanvar(moves)), bars * float(np.nanvar(returns_T)))
 
 
 def parkinson(ranges_T: NDArray[np.float64]) -> float:
-    """Volatility per bar by ranges (Parkinson 1980): a random walk's, where it is seen at every moment."""
+    """Return the volatility per bar by ranges (Parkinson 1980), exact for a continuously observed random walk."""
     return float(np.sqrt(np.nanmean(ranges_T**2) / (4 * np.log(2))))
 
 
 def share_of(hit_T: NDArray[np.bool_], known_T: NDArray[np.float64]) -> float:
-    """Share of the bars where it holds, among those where `known_T` is a number."""
+    """Return the share of hits among the bars where `known_T` is a number."""
     known = np.isfinite(known_T)
     return _ratio(float(np.count_nonzero(hit_T & known)), float(np.count_nonzero(known)))
 
 
 def slow_change(x_T: NDArray[np.float64], bars: int) -> float:
-    """Deviation of the change from the mean of `bars` bars to that of the next `bars`."""
+    """Return the deviation of the change from the mean of `bars` bars to the mean of the next `bars`."""
     windows = np.lib.stride_tricks.sliding_window_view(x_T, bars)
     known = np.isfinite(windows)
     counts = known.sum(axis=1)
@@ -254,13 +263,13 @@ def slow_change(x_T: NDArray[np.float64], bars: int) -> float:
 
 
 def season_share(x_T: NDArray[np.float64], cycle: int) -> float:
-    """Share of the variance that the position in a cycle of so many bars explains, 0 to 1.
+    """Return the share of variance that the position in a cycle of `cycle` bars explains, 0 to 1.
 
-    The adjusted R² of the means by position, since the plain one is above 0 by chance; nothing is less than no season.
+    It is the adjusted R² of the means by position, at least 0; the plain R² is above 0 by chance.
     """
     known = np.isfinite(x_T)
     x, at = x_T[known], (np.arange(len(x_T)) % cycle)[known]
-    if len(x) < FEWEST_PAIRS + cycle:
+    if len(x) < MIN_PAIRS + cycle:
         return np.nan
     counts = np.bincount(at, minlength=cycle)
     means = np.bincount(at, weights=x, minlength=cycle) / np.maximum(counts, 1)
@@ -272,8 +281,8 @@ def _log_ratio(above: NDArray[np.float64], below: NDArray[np.float64]) -> NDArra
     return np.log(above / below)
 
 
-def _before(x_T: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Give what stood one bar before."""
+def _previous(x_T: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the value of the previous bar."""
     return np.concatenate([[np.nan], x_T[:-1]])
 
 
@@ -285,8 +294,8 @@ def _ratio(above: float, below: float) -> float:
     return above / below if below > 0 else np.nan
 
 
-def _at_an_end(series: Series, field: int) -> NDArray[np.bool_]:
-    """Whether the bar's open or close is its high or its low."""
+def _at_high_or_low(series: Series, field: int) -> NDArray[np.bool_]:
+    """Return whether the open or close of a bar is its high or low."""
     price = series.ohlc_CT[field]
     return _same(price, series.ohlc_CT[1]) | _same(price, series.ohlc_CT[2])
 
@@ -295,7 +304,7 @@ def _curve(group: str, name: str, lags: tuple[int, ...], measure: Callable[[Seri
     return [Fact(group, name, partial(measure, lag=lag), lag) for lag in lags]
 
 
-RETURNS, SWINGS, RANGES, SHARES, SEASONS = (
+RETURNS, VOLATILITY, RANGES, SHARES, SEASONS = (
     "Returns",
     "Volatility",
     "Ranges and gaps",
@@ -304,83 +313,87 @@ RETURNS, SWINGS, RANGES, SHARES, SEASONS = (
 )
 _NARROW = {SHARES, SEASONS, "excess kurtosis"}
 FACTS = (
-    Fact(RETURNS, "excess kurtosis", lambda one: standard_moment(one.returns, 4) - 3),
-    Fact(RETURNS, "skew", lambda one: standard_moment(one.returns, 3)),
-    Fact(RETURNS, "1 % quantile / σ", lambda one: tail(one.returns, 0.01)),
-    Fact(RETURNS, "99 % quantile / σ", lambda one: tail(one.returns, 0.99)),
-    Fact(RETURNS, "variance ratio of 8 bars", lambda one: variance_ratio(one.returns, 8)),
-    *_curve(RETURNS, "acf of returns", SHORT_LAGS, lambda one, lag: autocorrelation(one.returns, lag)),
-    *_curve(SWINGS, "acf of squared returns", LONG_LAGS, lambda one, lag: autocorrelation(one.squares, lag)),
-    *_curve(SWINGS, "acf of absolute returns", LONG_LAGS, lambda one, lag: autocorrelation(one.sizes, lag)),
-    *_curve(SWINGS, "acf of log range", LONG_LAGS, lambda one, lag: autocorrelation(one.log_ranges, lag)),
+    Fact(RETURNS, "excess kurtosis", lambda series: standard_moment(series.returns, 4) - 3),
+    Fact(RETURNS, "skew", lambda series: standard_moment(series.returns, 3)),
+    Fact(RETURNS, "1 % quantile / σ", lambda series: tail(series.returns, 0.01)),
+    Fact(RETURNS, "99 % quantile / σ", lambda series: tail(series.returns, 0.99)),
+    Fact(RETURNS, "variance ratio of 8 bars", lambda series: variance_ratio(series.returns, 8)),
+    *_curve(RETURNS, "acf of returns", SHORT_LAGS, lambda series, lag: autocorrelation(series.returns, lag)),
+    *_curve(VOLATILITY, "acf of squared returns", LONG_LAGS, lambda series, lag: autocorrelation(series.squares, lag)),
+    *_curve(VOLATILITY, "acf of absolute returns", LONG_LAGS, lambda series, lag: autocorrelation(series.sizes, lag)),
+    *_curve(VOLATILITY, "acf of log range", LONG_LAGS, lambda series, lag: autocorrelation(series.log_ranges, lag)),
     *_curve(
-        SWINGS,
+        VOLATILITY,
         "return with later log range",
         SHORT_LAGS,
-        lambda one, lag: correlation(one.returns[:-lag], one.log_ranges[lag:]),
+        lambda series, lag: correlation(series.returns[:-lag], series.log_ranges[lag:]),
     ),
-    Fact(SWINGS, "σ of log range", lambda one: deviation(one.log_ranges)),
-    Fact(SWINGS, "σ of its change in 20 bars", lambda one: slow_change(one.log_ranges, 20)),
+    Fact(VOLATILITY, "σ of log range", lambda series: deviation(series.log_ranges)),
+    Fact(VOLATILITY, "σ of its change in 20 bars", lambda series: slow_change(series.log_ranges, 20)),
     Fact(
         RANGES,
         "mean range / σ of returns",
-        lambda one: _ratio(float(np.nanmean(one.ranges)), deviation(one.returns)),
+        lambda series: _ratio(float(np.nanmean(series.ranges)), deviation(series.returns)),
     ),
     Fact(
         RANGES,
         "Parkinson / σ of returns",
-        lambda one: _ratio(parkinson(one.ranges), deviation(one.returns)),
+        lambda series: _ratio(parkinson(series.ranges), deviation(series.returns)),
     ),
     Fact(
         RANGES,
         "mean range / σ of bodies",
-        lambda one: _ratio(float(np.nanmean(one.ranges)), deviation(one.bodies)),
+        lambda series: _ratio(float(np.nanmean(series.ranges)), deviation(series.bodies)),
     ),
     Fact(
         RANGES,
         "Parkinson / σ of bodies",
-        lambda one: _ratio(parkinson(one.ranges), deviation(one.bodies)),
+        lambda series: _ratio(parkinson(series.ranges), deviation(series.bodies)),
     ),
     Fact(
         RANGES,
         "σ of gaps / σ of returns",
-        lambda one: _ratio(deviation(one.gaps), deviation(one.returns)),
+        lambda series: _ratio(deviation(series.gaps), deviation(series.returns)),
     ),
     Fact(
         RANGES,
         "mean body / range",
-        lambda one: (
-            float(np.nanmean(np.abs(one.bodies) / np.exp(one.log_ranges)))
-            if np.isfinite(one.log_ranges).any()
+        lambda series: (
+            float(np.nanmean(np.abs(series.bodies) / np.exp(series.log_ranges)))
+            if np.isfinite(series.log_ranges).any()
             else np.nan
         ),
     ),
-    Fact(SHARES, "open is the close before", lambda one: share_of(np.abs(one.gaps) <= SAME_PRICE, one.gaps)),
-    Fact(SHARES, "close is the close before", lambda one: share_of(np.abs(one.returns) <= SAME_PRICE, one.returns)),
-    Fact(SHARES, "close is the open", lambda one: share_of(np.abs(one.bodies) <= SAME_PRICE, one.bodies)),
-    Fact(SHARES, "flat: high is low", lambda one: share_of(one.ranges <= SAME_PRICE, one.ranges)),
-    Fact(SHARES, "open is high or low", lambda one: share_of(_at_an_end(one, 0), one.ranges)),
-    Fact(SHARES, "close is high or low", lambda one: share_of(_at_an_end(one, 3), one.ranges)),
+    Fact(SHARES, "open is the close before", lambda series: share_of(np.abs(series.gaps) <= SAME_PRICE, series.gaps)),
+    Fact(
+        SHARES,
+        "close is the close before",
+        lambda series: share_of(np.abs(series.returns) <= SAME_PRICE, series.returns),
+    ),
+    Fact(SHARES, "close is the open", lambda series: share_of(np.abs(series.bodies) <= SAME_PRICE, series.bodies)),
+    Fact(SHARES, "flat: high is low", lambda series: share_of(series.ranges <= SAME_PRICE, series.ranges)),
+    Fact(SHARES, "open is high or low", lambda series: share_of(_at_high_or_low(series, 0), series.ranges)),
+    Fact(SHARES, "close is high or low", lambda series: share_of(_at_high_or_low(series, 3), series.ranges)),
     Fact(
         SHARES,
         "open and close are the ends",
-        lambda one: share_of(one.ranges - np.abs(one.bodies) <= SAME_PRICE, one.ranges),
+        lambda series: share_of(series.ranges - np.abs(series.bodies) <= SAME_PRICE, series.ranges),
     ),
     *(
         Fact(
             SEASONS,
             f"share explained, cycle of {cycle}",
-            partial(lambda one, n: season_share(one.log_ranges, n), n=cycle),
+            partial(lambda series, n: season_share(series.log_ranges, n), n=cycle),
         )
         for cycle in CYCLES
     ),
-    Fact(SEASONS, "share explained, strongest", lambda one: max(season_share(one.log_ranges, n) for n in CYCLES)),
+    Fact(SEASONS, "share explained, strongest", lambda series: max(season_share(series.log_ranges, n) for n in CYCLES)),
 )
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """What was measured: simulated series (S, K), and for each real file its pieces (S, K)."""
+    """The facts of simulated series (S, K), and of the pieces of each real file (S, K)."""
 
     simulated_SK: NDArray[np.float64]
     files: Sequence[RealFile]
@@ -389,24 +402,25 @@ class Comparison:
 
     @cached_property
     def quantiles_QK(self) -> NDArray[np.float64]:
-        """Of the simulated series, at `LEVELS`."""
+        """Quantiles of the simulated series at `LEVELS`."""
         return np.nanquantile(self.simulated_SK, LEVELS, axis=0)
 
     @cached_property
     def real_RK(self) -> NDArray[np.float64]:
-        """Each file's number: the median of its pieces."""
+        """The value of each file: the median of its pieces."""
         return np.array([np.nanmedian(pieces_SK, axis=0) for pieces_SK in self.pieces])
 
     def is_outside(self, values_SK: NDArray[np.float64]) -> NDArray[np.bool_]:
-        """Whether numbers lie outside the first and the last of `LEVELS`."""
+        """Return whether values lie outside the first and the last of `LEVELS`."""
         low_K, *_, high_K = self.quantiles_QK
         return (values_SK < low_K) | (values_SK > high_K)
 
 
 def compare(simulated: Sequence[Series], files: Sequence[RealFile]) -> Comparison:
-    """Measure all."""
-    bars = [read(file) for file in files]
-    return Comparison(measure(simulated), files, bars, [measure(cut(on_the_grid(one))) for one in bars])
+    """Measure simulated series and real files."""
+    bars_of_files = [read(file) for file in files]
+    pieces = [measure(split(to_grid(bars))) for bars in bars_of_files]
+    return Comparison(measure(simulated), files, bars_of_files, pieces)
 
 
 def read(file: RealFile) -> Bars:
@@ -414,8 +428,8 @@ def read(file: RealFile) -> Bars:
     return FileSource(file.folder / file.name).fetch(file.key, None, file.until).bars
 
 
-def on_the_grid(bars: Bars) -> NDArray[np.float64]:
-    """Give (4, T) prices in every slot of the calendar from the first bar to the last; NaN without a bar."""
+def to_grid(bars: Bars) -> NDArray[np.float64]:
+    """Return prices for every open of the calendar from first to last bar, (4, T); NaN without a bar."""
     slots = bars.key.trading_calendar.opens_between(
         bars.key.timeframe, int(bars.open_time[0]), int(bars.open_time[-1]) + 1
     )
@@ -424,112 +438,114 @@ def on_the_grid(bars: Bars) -> NDArray[np.float64]:
     return ohlc_CT
 
 
-def cut(ohlc_CT: NDArray[np.float64]) -> list[Series]:
-    """Cut into pieces of `BARS`; a short rest is left out."""
-    return [Series(ohlc_CT[:, first : first + BARS]) for first in range(0, ohlc_CT.shape[1] - SHORTEST_PIECE + 1, BARS)]
+def split(ohlc_CT: NDArray[np.float64]) -> list[Series]:
+    """Split into pieces of `BARS`; a remainder below `MIN_PIECE` is left out."""
+    return [Series(ohlc_CT[:, first : first + BARS]) for first in range(0, ohlc_CT.shape[1] - MIN_PIECE + 1, BARS)]
 
 
 def simulate(n_series: int, seed: int) -> list[Series]:
-    """Draw series of the generator that the bundled checkpoint learns from."""
+    """Simulate series with the generator of the bundled checkpoint's training."""
     rng = np.random.default_rng(seed)
     sizes = [min(BATCH, n_series - first) for first in range(0, n_series, BATCH)]
     return [Series(ohlc_CT) for size in sizes for ohlc_CT in simulate_ohlc(rng, size, BARS)]
 
 
-def measure(series: Sequence[Series]) -> NDArray[np.float64]:
-    """Every fact of every series, (S, K)."""
-    return np.array([[fact.measure(one) for fact in FACTS] for one in series])
+def measure(all_series: Sequence[Series]) -> NDArray[np.float64]:
+    """Return every fact of every series, (S, K)."""
+    return np.array([[fact.measure(series) for fact in FACTS] for series in all_series])
 
 
 def main() -> int:
-    """Measure, write page and picture, and say on stderr what lies outside."""
+    """Measure, write page and picture, and report values outside on stderr."""
     parser = argparse.ArgumentParser(
         prog="python -m tests.benchmarks.stylised_facts", description=__doc__.splitlines()[0]
     )
-    parser.add_argument("--series", type=int, default=400, help="how many to simulate (default 400)")
-    parser.add_argument("--seed", type=int, default=0, help="of the simulation (default 0)")
-    parser.add_argument("--date", help="for the heading; without it the page has none")
-    asked = parser.parse_args()
+    parser.add_argument("--series", type=int, default=400, help="number of simulated series (default 400)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the simulation (default 0)")
+    parser.add_argument("--date", help="date in the heading; none without it")
+    arguments = parser.parse_args()
     files = [file for file in REAL_FILES if (file.folder / file.name).is_file()]
-    found = compare(simulate(asked.series, asked.seed), files)
+    comparison = compare(simulate(arguments.series, arguments.seed), files)
     command = shlex.join(["python", "-m", "tests.benchmarks.stylised_facts", *sys.argv[1:]])
-    PAGE_FILE.write_text(write_page(found, command, asked.seed, asked.date), encoding="utf-8")
-    draw(found, PICTURE)
-    lines = (_skipped(found), *_outside_lines(found), _summary(found))
+    PAGE_FILE.write_text(write_page(comparison, command, arguments.seed, arguments.date), encoding="utf-8")
+    draw(comparison, PICTURE)
+    lines = (_skipped(comparison), *_outside_lines(comparison), _summary(comparison))
     Console(stderr=True).print(*filter(None, lines), sep="\n", markup=False, highlight=False, soft_wrap=True)
     return 0
 
 
-def write_page(found: Comparison, command: str, seed: int, date: str | None) -> str:
-    """Lay out what was compared, and a table for each group of facts."""
-    n_pieces = sum(map(len, found.pieces))
+def write_page(comparison: Comparison, command: str, seed: int, date: str | None) -> str:
+    """Write the page: what was compared, and a table for each group of facts."""
+    n_pieces = sum(map(len, comparison.pieces))
     return PAGE.format(
         date=f", {date}" if date else "",
         command=command,
         seed=seed,
-        n_series=len(found.simulated_SK),
+        n_series=len(comparison.simulated_SK),
         bars=BARS,
-        shortest=SHORTEST_PIECE,
+        shortest=MIN_PIECE,
         n_pieces=n_pieces,
         expected=n_pieces * (LEVELS[0] + 1 - LEVELS[-1]),
-        skipped="".join(f"\n{line}\n" for line in filter(None, [_skipped(found)])),
-        files="\n".join(map(_file_line, found.files, found.bars, found.pieces)),
-        summary=_summary(found),
-        tables="\n".join(_table(found, group) for group in dict.fromkeys(fact.group for fact in FACTS)),
+        skipped="".join(f"\n{line}\n" for line in filter(None, [_skipped(comparison)])),
+        files="\n".join(map(_file_row, comparison.files, comparison.bars, comparison.pieces)),
+        summary=_summary(comparison),
+        tables="\n".join(_table(comparison, group) for group in dict.fromkeys(fact.group for fact in FACTS)),
     )
 
 
-def _skipped(found: Comparison) -> str:
-    """Say which real bars are not there; nothing when all are."""
-    names = [file.name for file in REAL_FILES if file not in found.files]
-    return f"Skipped: no real bars here of {', '.join(names)}." if names else ""
+def _skipped(comparison: Comparison) -> str:
+    """Name the real files that are missing, or return an empty text."""
+    names = [file.name for file in REAL_FILES if file not in comparison.files]
+    return f"Skipped, because the file is missing: {', '.join(names)}." if names else ""
 
 
-def _summary(found: Comparison) -> str:
-    """Count, in one sentence."""
-    outside_RK = found.is_outside(found.real_RK)
+def _summary(comparison: Comparison) -> str:
+    """Count the values outside in one sentence."""
+    outside_RK = comparison.is_outside(comparison.real_RK)
     facts = np.count_nonzero(outside_RK.any(axis=0))
     counts = f"{np.count_nonzero(outside_RK)} of {outside_RK.size}"
-    return f"{counts} numbers of files lie outside, in {facts} of {len(FACTS)} facts."
+    return f"{counts} values of files lie outside the middle 98 %, in {facts} of {len(FACTS)} facts."
 
 
-def _outside_lines(found: Comparison) -> list[str]:
-    """Name the files that lie outside, fact by fact."""
-    outside_KR = found.is_outside(found.real_RK).T
+def _outside_lines(comparison: Comparison) -> list[str]:
+    """Name the files outside, fact by fact."""
+    outside_KR = comparison.is_outside(comparison.real_RK).T
     return [
         f"outside: {fact}: "
-        + ", ".join(f"{found.files[r].label} {_number(found.real_RK[r, k])}" for r in np.flatnonzero(outside_KR[k]))
-        + f"; simulated {_number(found.quantiles_QK[0, k])} to {_number(found.quantiles_QK[-1, k])}"
+        + ", ".join(
+            f"{comparison.files[r].label} {_number(comparison.real_RK[r, k])}" for r in np.flatnonzero(outside_KR[k])
+        )
+        + f"; simulated {_number(comparison.quantiles_QK[0, k])} to {_number(comparison.quantiles_QK[-1, k])}"
         for k, fact in enumerate(FACTS)
         if outside_KR[k].any()
     ]
 
 
-def _file_line(file: RealFile, bars: Bars, pieces_SK: NDArray[np.float64]) -> str:
+def _file_row(file: RealFile, bars: Bars, pieces_SK: NDArray[np.float64]) -> str:
     first, last = (str(np.datetime64(int(bars.open_time[at]), "ms").astype("datetime64[D]")) for at in (0, -1))
     return f"| {file.label} | {file.name} | {first} | {last} | {len(bars):,} | {len(pieces_SK)} |"
 
 
-def _table(found: Comparison, group: str) -> str:
-    """Lay out the facts of a group: quantiles of the simulated series, the files, and how many pieces lie outside."""
+def _table(comparison: Comparison, group: str) -> str:
+    """Write the table of a group: quantiles of the simulated series, files, and number of pieces outside."""
     head = [
         group,
         *(f"{level * 100:.0f} %" for level in LEVELS[1:-1]),
-        *(file.label for file in found.files),
+        *(file.label for file in comparison.files),
         "Pieces outside",
     ]
-    rows = [_table_row(found, k) for k, fact in enumerate(FACTS) if fact.group == group]
+    rows = [_table_row(comparison, k) for k, fact in enumerate(FACTS) if fact.group == group]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in (head, ["---", *["---:"] * (len(head) - 1)], *rows)) + "\n"
 
 
-def _table_row(found: Comparison, k: int) -> list[str]:
-    real_R = found.real_RK[:, k]
-    marks_R = ["**" if outside else "" for outside in found.is_outside(found.real_RK)[:, k]]
+def _table_row(comparison: Comparison, k: int) -> list[str]:
+    real_R = comparison.real_RK[:, k]
+    marks_R = ["**" if outside else "" for outside in comparison.is_outside(comparison.real_RK)[:, k]]
     return [
         str(FACTS[k]),
-        *map(_number, found.quantiles_QK[1:-1, k]),
+        *map(_number, comparison.quantiles_QK[1:-1, k]),
         *(f"{mark}{_number(value)}{mark}" for mark, value in zip(marks_R, real_R, strict=True)),
-        str(np.count_nonzero(found.is_outside(np.concatenate(found.pieces))[:, k])),
+        str(np.count_nonzero(comparison.is_outside(np.concatenate(comparison.pieces))[:, k])),
     ]
 
 
@@ -539,8 +555,8 @@ def _number(value: float) -> str:
     return f"{round(float(value), digits) + 0.0:.{digits}f}".replace("-", "−")
 
 
-def draw(found: Comparison, path: Path) -> None:
-    """Draw the curves in a row, and below them a panel for each fact that is one number."""
+def draw(comparison: Comparison, path: Path) -> None:
+    """Draw the curves in a row, and below them a panel for each single number."""
     curves = list(dict.fromkeys(fact.name for fact in FACTS if fact.lag is not None))
     numbers = [k for k, fact in enumerate(FACTS) if fact.lag is None]
     style = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "axes.edgecolor": _FAINT}
@@ -550,37 +566,37 @@ def draw(found: Comparison, path: Path) -> None:
         FigureCanvasAgg(figure)
         above, below = figure.subfigures(2, 1, height_ratios=(3.3, 2.7 * rows))
         for axes, name in zip(above.subplots(1, len(curves)), curves, strict=True):
-            _draw_curve(axes, found, name)
-        _draw_legend(above, found)
+            _draw_curve(axes, comparison, name)
+        _draw_legend(above, comparison)
         panels = below.subplots(rows, _PANELS_IN_A_ROW).flat
         for axes, k in zip(panels, numbers, strict=False):
-            _draw_number(axes, found, k)
+            _draw_number(axes, comparison, k)
         for axes in list(panels)[len(numbers) :]:
             axes.set_axis_off()
         figure.get_layout_engine().set(w_pad=0.09, h_pad=0.09)
         figure.savefig(path, dpi=110)
 
 
-def _draw_legend(figure: SubFigure, found: Comparison) -> None:
+def _draw_legend(figure: SubFigure, comparison: Comparison) -> None:
     simulated = Line2D([], [], color=_SIMULATED, linewidth=6, label="simulated")
     lines = [
         Line2D([], [], color=_COLOURS[_family(file)], marker=marker, markersize=6, label=file.label)
-        for file, marker in zip(found.files, _markers(found.files), strict=True)
+        for file, marker in zip(comparison.files, _markers(comparison.files), strict=True)
     ]
     figure.legend(handles=[simulated, *lines], loc="outside upper center", ncols=len(lines) + 1, frameon=False)
 
 
-def _draw_curve(axes: Axes, found: Comparison, name: str) -> None:
+def _draw_curve(axes: Axes, comparison: Comparison, name: str) -> None:
     """Shade the simulated quantiles over the lags, and draw a line for each file."""
     at = [k for k, fact in enumerate(FACTS) if fact.name == name]
     x = np.arange(len(at))
-    quantiles = found.quantiles_QK[:, at]
+    quantiles = comparison.quantiles_QK[:, at]
     for step, alpha in enumerate((0.3, 0.45, 0.6)):
         axes.fill_between(x, quantiles[step], quantiles[-1 - step], color=_SIMULATED, alpha=alpha, linewidth=0)
     axes.plot(x, quantiles[len(LEVELS) // 2], color=_INK, linewidth=1, linestyle=":")
-    for file, marker, real_K in zip(found.files, _markers(found.files), found.real_RK, strict=True):
+    for file, marker, real_K in zip(comparison.files, _markers(comparison.files), comparison.real_RK, strict=True):
         axes.plot(x, real_K[at], color=_COLOURS[_family(file)], marker=marker, markersize=4, linewidth=0.9)
-        missed = found.is_outside(real_K)[at]
+        missed = comparison.is_outside(real_K)[at]
         axes.scatter(x[missed], real_K[at][missed], s=46, facecolors="none", edgecolors=_MISS, linewidths=1.3, zorder=3)
     axes.axhline(0, color=_FAINT, linewidth=0.6)
     axes.set_xticks(x, [str(FACTS[k].lag) for k in at])
@@ -589,26 +605,26 @@ def _draw_curve(axes: Axes, found: Comparison, name: str) -> None:
     axes.tick_params(colors=_INK, length=2)
 
 
-def _draw_number(axes: Axes, found: Comparison, k: int) -> None:
+def _draw_number(axes: Axes, comparison: Comparison, k: int) -> None:
     """Draw a histogram of the simulated series over their middle, and the files below it, a row for each."""
     scale, unscale = _SQUARE_ROOTS if FACTS[k].group in _NARROW or FACTS[k].name in _NARROW else _AS_IT_IS
-    quantiles_Q, real_R = scale(found.quantiles_QK[:, k]), scale(found.real_RK[:, k])
+    quantiles_Q, real_R = scale(comparison.quantiles_QK[:, k]), scale(comparison.real_RK[:, k])
     ends = np.array([*quantiles_Q[[0, -1]], *real_R])
     margin = 0.04 * np.ptp(ends) or 0.04
     low, high = ends.min() - margin, ends.max() + margin
-    simulated_S = scale(found.simulated_SK[:, k])
+    simulated_S = scale(comparison.simulated_SK[:, k])
     heights, edges = np.histogram(np.clip(simulated_S[np.isfinite(simulated_S)], low, high), 36, (low, high))
     axes.stairs(heights / heights.max(), edges, fill=True, color=_SIMULATED, alpha=0.8)
     for step, width in ((1, 1.5), (2, 4.0)):
         axes.plot(quantiles_Q[[step, -1 - step]], [-0.09, -0.09], color=_INK, linewidth=width, solid_capstyle="butt")
-    missed_R = found.is_outside(found.real_RK)[:, k]
-    for r, (file, marker) in enumerate(zip(found.files, _markers(found.files), strict=True)):
+    missed_R = comparison.is_outside(comparison.real_RK)[:, k]
+    for r, (file, marker) in enumerate(zip(comparison.files, _markers(comparison.files), strict=True)):
         y, colour = -0.24 - _ROW * r, _COLOURS[_family(file)]
-        pieces_S = np.clip(scale(found.pieces[r][:, k]), low, high)
+        pieces_S = np.clip(scale(comparison.pieces[r][:, k]), low, high)
         axes.scatter(pieces_S, np.full(len(pieces_S), y), marker="|", s=20, color=colour, alpha=0.45)
         edge, width = (_MISS, 1.4) if missed_R[r] else ("white", 0.5)
         axes.scatter(real_R[r], y, marker=marker, s=26, color=colour, edgecolors=edge, linewidths=width, zorder=3)
-    axes.set(xlim=(low, high), ylim=(-0.24 - _ROW * len(found.files), 1.05), yticks=[])
+    axes.set(xlim=(low, high), ylim=(-0.24 - _ROW * len(comparison.files), 1.05), yticks=[])
     axes.spines["left"].set_visible(False)
     _label_numbers(axes, unscale(low), unscale(high), scale)
     axes.set_title(FACTS[k].name, loc="left", fontsize=9.5)
@@ -623,19 +639,19 @@ def _label_numbers(axes: Axes, low: float, high: float, scale: Callable[[float],
     ticks: list[float] = []
     fine = () if high > 1.5 else (0.001, 0.01, 0.05, 0.1, 0.2, 0.5)
     for tick in (0, *fine, 1, 5, 10, 20, 50, 100, 200):
-        apart = not ticks or scale(tick) - scale(ticks[-1]) > 0.11 * (scale(high) - scale(low))
-        if low <= tick <= high and apart:
+        is_apart = not ticks or scale(tick) - scale(ticks[-1]) > 0.11 * (scale(high) - scale(low))
+        if low <= tick <= high and is_apart:
             ticks.append(tick)
     axes.set_xticks([float(scale(tick)) for tick in ticks], [f"{tick:g}" for tick in ticks])
 
 
 def _family(file: RealFile) -> str:
-    """Name those of one colour: what is traded, and the timeframe."""
+    """Return the group of files with the same colour: market and timeframe."""
     return f"{file.key.exchange} {file.key.timeframe}"
 
 
 def _markers(files: Sequence[RealFile]) -> list[str]:
-    """Give each file of a family another mark."""
+    """Return a marker for each file, different within its family."""
     families = [_family(file) for file in files]
     return ["os^D"[families[:at].count(family)] for at, family in enumerate(families)]
 

@@ -1,4 +1,4 @@
-"""The measures of stylised_facts.py by hand, on a series of a known law, and on a small run of all of it."""
+"""The measures of stylised_facts.py: by hand, on series of known distributions, and in a small run."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from tests.benchmarks.stylised_facts import (
     REAL_FILES,
     Series,
     autocorrelation,
-    cut,
     deviation,
     measure,
-    on_the_grid,
     read,
     season_share,
+    split,
     standard_moment,
     tail,
+    to_grid,
     variance_ratio,
 )
 
@@ -37,7 +37,7 @@ SIX_SLOTS = Series(
         ]
     )
 )
-"""Rises end to end; falls; a gap, with ends apart; flat; missing; flat."""
+"""Rises from low to high; falls; gap and shadows; flat; missing; flat."""
 SHARES = {
     "open is the close before": 1 / 3,
     "close is the close before": 0.0,
@@ -47,11 +47,11 @@ SHARES = {
     "close is high or low": 4 / 5,
     "open and close are the ends": 3 / 5,
 }
-"""Of those six, by hand."""
+"""The shares of the six bars, computed by hand."""
 
 
-def walk(n_series, steps=50, seed=3):
-    """Bars of a random walk in small steps."""
+def random_walks(n_series, steps=50, seed=3):
+    """Make bars of a random walk with small steps."""
     rng = np.random.default_rng(seed)
     path = np.cumsum(1e-3 * rng.standard_normal((n_series, BARS, steps)), axis=2)
     start = np.cumsum(np.pad(path[:, :-1, -1], ((0, 0), (1, 0))), axis=1)
@@ -60,20 +60,20 @@ def walk(n_series, steps=50, seed=3):
     return [Series(ohlc) for ohlc in np.exp(np.stack(fields, axis=1))]
 
 
-def describe_plan(series):
-    """Each fact by its name: the median of some series."""
+def median_facts(series):
+    """Return the median of each fact over the series, by name."""
     return dict(zip(map(str, FACTS), np.median(measure(series), axis=0), strict=True))
 
 
 def test_six_slots_by_hand():
-    one = SIX_SLOTS
-    found = {fact.name: fact.measure(one) for fact in FACTS if fact.name in SHARES}
+    series = SIX_SLOTS
+    facts = {fact.name: fact.measure(series) for fact in FACTS if fact.name in SHARES}
 
-    np.testing.assert_allclose(one.returns, np.log([np.nan, 10 / 11, 1.15, 12 / 11.5, np.nan, np.nan]))
-    np.testing.assert_allclose(one.gaps, np.log([np.nan, 1.0, 1.2, 12 / 11.5, np.nan, np.nan]))
-    np.testing.assert_allclose(one.bodies, np.log([1.1, 10 / 11, 11.5 / 12, 1.0, np.nan, 1.0]))
-    np.testing.assert_allclose(one.ranges, np.log([1.1, 1.2, 13 / 11, 1.0, np.nan, 1.0]))
-    assert found == pytest.approx(SHARES)
+    np.testing.assert_allclose(series.returns, np.log([np.nan, 10 / 11, 1.15, 12 / 11.5, np.nan, np.nan]))
+    np.testing.assert_allclose(series.gaps, np.log([np.nan, 1.0, 1.2, 12 / 11.5, np.nan, np.nan]))
+    np.testing.assert_allclose(series.bodies, np.log([1.1, 10 / 11, 11.5 / 12, 1.0, np.nan, 1.0]))
+    np.testing.assert_allclose(series.ranges, np.log([1.1, 1.2, 13 / 11, 1.0, np.nan, 1.0]))
+    assert facts == pytest.approx(SHARES)
 
 
 def test_moments_and_tails_are_scipys():
@@ -86,7 +86,7 @@ def test_moments_and_tails_are_scipys():
     assert deviation(gappy) == pytest.approx(x.std())
 
 
-def test_an_autoregression_has_the_autocorrelation_and_the_variance_ratio_of_its_law():
+def test_autoregression_has_its_known_autocorrelation_and_variance_ratio():
     x = np.random.default_rng(1).standard_normal(20_000)
     for t in range(1, len(x)):
         x[t] += 0.5 * x[t - 1]
@@ -106,35 +106,35 @@ def test_a_season_explains_its_share_of_the_variance():
     assert season_share(x, 5) < 0.002
 
 
-def test_bars_of_a_random_walk_have_the_numbers_of_its_law():
-    """Parkinson's volatility is that of the walk, a little less since it is seen in steps; nothing else is there."""
-    found = describe_plan(walk(8))
+def test_random_walk_bars_have_the_facts_of_a_random_walk():
+    """Parkinson's volatility is slightly below the walk's, because of the steps; all other facts are zero."""
+    facts = median_facts(random_walks(8))
 
-    assert found["Parkinson / σ of returns"] == pytest.approx(0.93, abs=0.05)
-    assert found["open is the close before"] == 1.0
-    assert found["σ of gaps / σ of returns"] == pytest.approx(0.0, abs=1e-9)
-    assert found["variance ratio of 8 bars"] == pytest.approx(1.0, abs=0.15)
-    assert found["excess kurtosis"] == pytest.approx(0.0, abs=0.3)
+    assert facts["Parkinson / σ of returns"] == pytest.approx(0.93, abs=0.05)
+    assert facts["open is the close before"] == 1.0
+    assert facts["σ of gaps / σ of returns"] == pytest.approx(0.0, abs=1e-9)
+    assert facts["variance ratio of 8 bars"] == pytest.approx(1.0, abs=0.15)
+    assert facts["excess kurtosis"] == pytest.approx(0.0, abs=0.3)
     for name in ("squared returns", "absolute returns", "log range"):
-        assert [found[f"acf of {name}, lag {lag}"] for lag in LONG_LAGS] == pytest.approx([0.0] * 7, abs=0.08)
-    assert found["share explained, strongest"] < 0.02
+        assert [facts[f"acf of {name}, lag {lag}"] for lag in LONG_LAGS] == pytest.approx([0.0] * 7, abs=0.08)
+    assert facts["share explained, strongest"] < 0.02
 
 
-def test_a_missing_bar_is_a_missing_slot_and_a_short_rest_is_left_out():
+def test_missing_bar_is_nan_and_short_remainder_is_left_out():
     bars = read(BUNDLED[0])
     kept = np.arange(len(bars)) != 10
-    ohlc_CT = on_the_grid(bars[kept])
+    ohlc_CT = to_grid(bars[kept])
 
     np.testing.assert_array_equal(np.flatnonzero(np.isnan(ohlc_CT).any(axis=0)), [10])
     np.testing.assert_array_equal(ohlc_CT[:, 11], bars.ohlcv_TF[11, :4])
-    assert [piece.ohlc_CT.shape[1] for piece in cut(np.ones((4, 2_400)))] == [1_000, 1_000]
+    assert [piece.ohlc_CT.shape[1] for piece in split(np.ones((4, 2_400)))] == [1_000, 1_000]
 
 
 def test_page_and_picture_are_written(tmp_path, monkeypatch, capsys):
-    """Of some facts, of simulated series beside the two bundled files; what is not here is named."""
+    """A run with few facts and the two bundled files; missing files are named."""
     names = ("acf of returns", "return with later log range", "flat: high is low")
-    monkeypatch.setattr(stylised_facts, "FACTS", [one for one in FACTS if one.name in names])
-    monkeypatch.setattr(stylised_facts, "REAL_FILES", [*BUNDLED, *(one for one in REAL_FILES if one not in BUNDLED)])
+    monkeypatch.setattr(stylised_facts, "FACTS", [fact for fact in FACTS if fact.name in names])
+    monkeypatch.setattr(stylised_facts, "REAL_FILES", [*BUNDLED, *(file for file in REAL_FILES if file not in BUNDLED)])
     monkeypatch.setattr(stylised_facts, "PAGE_FILE", tmp_path / "page.md")
     monkeypatch.setattr(stylised_facts, "PICTURE", tmp_path / "picture.png")
     monkeypatch.setattr("sys.argv", ["stylised_facts", "--series", "6"])
@@ -143,6 +143,6 @@ def test_page_and_picture_are_written(tmp_path, monkeypatch, capsys):
 
     assert code == 0
     assert page.startswith("# Simulated and real bars\n")
-    assert "numbers of files lie outside" in page
-    assert "numbers of files lie outside" in capsys.readouterr().err
+    assert "values of files lie outside" in page
+    assert "values of files lie outside" in capsys.readouterr().err
     assert imread(tmp_path / "picture.png").shape[1] == 1760

@@ -1,1 +1,1 @@
-"""What a browser makes of the report."""
+"""Tests of the report in a browser."""

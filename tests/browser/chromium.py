@@ -1,4 +1,4 @@
-"""A headless Chromium that opens a page, looks at it, and tells what it complained of, by the DevTools protocol."""
+"""A headless Chromium, controlled by the DevTools protocol: opens a page, evaluates scripts, records messages."""
 
 from __future__ import annotations
 
@@ -14,39 +14,39 @@ import aiohttp
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 _FLAGS = ("--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--remote-debugging-port=0")
-_UNDRAWN = "[...document.querySelectorAll('.plot')].some(one => !one.querySelector('.main-svg'))"
-_COMPLAINTS = ("Runtime.exceptionThrown", "Log.entryAdded", "Runtime.consoleAPICalled")
+_UNDRAWN = "[...document.querySelectorAll('.plot')].some(plot => !plot.querySelector('.main-svg'))"
+_MESSAGES = ("Runtime.exceptionThrown", "Log.entryAdded", "Runtime.consoleAPICalled")
 
 
 class Tab:
-    """A page in a browser. `complaints` are errors and what it wrote to the console, `asked` what it fetched."""
+    """A browser tab. `messages` are errors and console lines, `requests` the fetched URLs."""
 
     def __init__(self, socket: aiohttp.ClientWebSocketResponse) -> None:
         self._socket = socket
         self._number = 0
-        self.complaints: list[dict] = []
-        self.asked: list[str] = []
+        self.messages: list[dict] = []
+        self.requests: list[str] = []
 
     async def call(self, method: str, **parameters: object) -> dict:
-        """Call a method of the protocol; gives its result."""
+        """Call a method of the protocol; return its result."""
         self._number += 1
         await self._socket.send_json({"id": self._number, "method": method, "params": parameters})
         while True:
-            said = await self._socket.receive_json(timeout=60)
-            self._note(said)
-            if said.get("id") == self._number:
-                assert "error" not in said, said["error"]
-                return said["result"]
+            message = await self._socket.receive_json(timeout=60)
+            self._record(message)
+            if message.get("id") == self._number:
+                assert "error" not in message, message["error"]
+                return message["result"]
 
     async def open(self, url: str, width: int, *, dark: bool = False) -> None:
-        """Open a page at a width, and wait until it is quiet."""
+        """Open a page at a width, and wait until it has loaded."""
         for domain in ("Page", "Runtime", "Log", "Network"):
             await self.call(f"{domain}.enable")
         await self.widen(width)
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         await self.call("Emulation.setEmulatedMedia", features=[scheme])
         await self.call("Page.navigate", url=url)
-        while await self.run("document.readyState") != "complete":  # noqa: ASYNC110 - another process knows
+        while await self.run("document.readyState") != "complete":  # noqa: ASYNC110 - another process changes it
             await asyncio.sleep(0.05)
 
     async def widen(self, width: int, height: int = 900) -> None:
@@ -55,37 +55,37 @@ class Tab:
         await self.call("Emulation.setDeviceMetricsOverride", **size)
 
     async def run(self, expression: str) -> object:
-        """Give the value of a JavaScript expression, a promise's too."""
-        found = await self.call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
-        assert "exceptionDetails" not in found, found["exceptionDetails"]
-        return found["result"].get("value")
+        """Return the value of a JavaScript expression; a promise is awaited."""
+        answer = await self.call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
+        assert "exceptionDetails" not in answer, answer["exceptionDetails"]
+        return answer["result"].get("value")
 
     async def draw_all(self, width: int) -> None:
         """Make the window as tall as the page, so that every figure is drawn."""
         for _ in range(3):
             await self.widen(width, int(await self.run("document.documentElement.scrollHeight")))
             await asyncio.sleep(1)
-        while await self.run(_UNDRAWN):  # noqa: ASYNC110 - another process knows
+        while await self.run(_UNDRAWN):  # noqa: ASYNC110 - another process changes it
             await asyncio.sleep(0.1)
 
-    async def shoot(self) -> bytes:
-        """Give what is seen as a PNG."""
+    async def screenshot(self) -> bytes:
+        """Return a screenshot as PNG."""
         shot = await self.call("Page.captureScreenshot", format="png", captureBeyondViewport=True)
         return base64.b64decode(shot["data"])
 
-    def _note(self, said: dict) -> None:
-        if said.get("method") in _COMPLAINTS:
-            self.complaints.append(said["params"])
-        if said.get("method") == "Network.requestWillBeSent":
-            self.asked.append(said["params"]["request"]["url"])
+    def _record(self, message: dict) -> None:
+        if message.get("method") in _MESSAGES:
+            self.messages.append(message["params"])
+        if message.get("method") == "Network.requestWillBeSent":
+            self.requests.append(message["params"]["request"]["url"])
 
 
 @asynccontextmanager
 async def chromium():
-    """A browser of our own; gives a tab of it, and ends it.
+    """Start a browser, yield its tab, and end it.
 
     Raises:
-        FileNotFoundError: where no browser is installed, with what to do.
+        FileNotFoundError: if no browser is installed; names the package.
     """
     if CHROMIUM is None:
         msg = "expected chromium, chromium-browser or google-chrome on the path: `apt-get install chromium` installs it"
@@ -105,13 +105,13 @@ async def chromium():
 
 
 async def _address(session: aiohttp.ClientSession, home: Path) -> str:
-    """Where the first tab of a browser listens, once it does."""
+    """Return the address of the first tab, once it listens."""
     active = home / "DevToolsActivePort"
     for _ in range(1200):
         if active.exists() and len(active.read_text().splitlines()) > 1:
             port = active.read_text().splitlines()[0]
             async with session.get(f"http://127.0.0.1:{port}/json") as answer:
-                tabs = [one for one in json.loads(await answer.text()) if one["type"] == "page"]
+                tabs = [tab for tab in json.loads(await answer.text()) if tab["type"] == "page"]
             if tabs:
                 return tabs[0]["webSocketDebuggerUrl"]
         await asyncio.sleep(0.1)

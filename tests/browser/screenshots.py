@@ -1,4 +1,4 @@
-"""Take pictures of a report at the width of a telephone and of a desk, light and dark.
+"""Take screenshots of a report at the width of a phone and of a desktop, light and dark.
 
 python -m tests.browser.screenshots report.html FOLDER
 """
@@ -14,12 +14,12 @@ from tests.browser.chromium import chromium
 WIDTHS = (390, 1400)
 
 
-async def shoot(url: str, width: int, *, dark: bool) -> tuple[bytes, list[dict]]:
-    """Take a picture of the whole page; gives what the browser complained of as well."""
+async def screenshot(url: str, width: int, *, dark: bool) -> tuple[bytes, list[dict]]:
+    """Return a screenshot of the whole page, and the messages of the browser."""
     async with chromium() as tab:
         await tab.open(url, width, dark=dark)
         await tab.draw_all(width)
-        return await tab.shoot(), tab.complaints
+        return await tab.screenshot(), tab.messages
 
 
 if __name__ == "__main__":
@@ -27,6 +27,6 @@ if __name__ == "__main__":
     folder.mkdir(parents=True, exist_ok=True)
     for width in WIDTHS:
         for scheme in ("light", "dark"):
-            picture, complaints = asyncio.run(shoot(report.absolute().as_uri(), width, dark=scheme == "dark"))
+            picture, messages = asyncio.run(screenshot(report.absolute().as_uri(), width, dark=scheme == "dark"))
             (folder / f"report-{width}-{scheme}.png").write_bytes(picture)
-            print(width, scheme, complaints)  # noqa: T201 - a script's answer
+            print(width, scheme, messages)  # noqa: T201 - the output of a script

@@ -1,4 +1,4 @@
-"""The report in a real browser: all is drawn, nothing is fetched, nothing is complained of, nothing sticks out."""
+"""The report in a real browser: every figure is drawn, nothing is fetched, no messages, no horizontal scrolling."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def report(tmp_path_factory):
     return path.as_uri()
 
 
-def looked_at(report, width, *expressions, dark=False):
+def open_report(report, width, *expressions, dark=False):
     """Open the report and give the value of each expression, and the tab."""
 
     async def look():
@@ -42,9 +42,9 @@ def looked_at(report, width, *expressions, dark=False):
 
 
 @pytest.mark.parametrize("width", [390, 1400])
-def test_all_is_drawn_and_nothing_is_complained_of(report, width):
+def test_every_figure_is_drawn_without_console_messages(report, width):
     """Eight figures, no error, no console line, no request but the file's own, and no scrolling sideways."""
-    (plots, drawn, wide, high), tab = looked_at(
+    (plots, drawn, wide, high), tab = open_report(
         report,
         width,
         "document.querySelectorAll('.plot').length",
@@ -56,28 +56,28 @@ def test_all_is_drawn_and_nothing_is_complained_of(report, width):
     assert (plots, drawn) == (8, True)
     assert wide == width
     assert high > 200
-    assert tab.complaints == []
-    assert [one for one in tab.asked if not one.startswith(("data:", "blob:"))] == [report]
+    assert tab.messages == []
+    assert [one for one in tab.requests if not one.startswith(("data:", "blob:"))] == [report]
 
 
-def test_choices_choose(report):
+def test_controls_select_traces(report):
     """A field and before calibration prices: all figures of the section follow, of the other section none."""
     choose = """(() => { for (const [name, value] of [["field", "high"], ["variant", "before calibration"]]) {
         const one = document.querySelector(`#series-1 select[data-choice=${name}]`);
         one.value = value; one.dispatchEvent(new Event("change")); } })()"""
     data = "document.querySelectorAll('.plot')[1].data.filter(t => t.visible).map(t => t.meta)"
-    (before, _, after, meta), _ = looked_at(report, 1400, VISIBLE, choose, VISIBLE, data)
+    (before, _, after, meta), _ = open_report(report, 1400, VISIBLE, choose, VISIBLE, data)
 
     assert all(before)
     assert [len(one) for one in before] == [len(one) for one in after]
     assert {(*one["field"], *one["variant"]) for one in meta if one} == {("high", "before calibration")}
 
 
-def test_dark_is_dark(report):
+def test_dark_colour_scheme(report):
     """Text of figures is lighter where the ground is dark."""
     ground = "getComputedStyle(document.body).backgroundColor"
-    (light_ground, light), _ = looked_at(report, 1400, ground, COLOURS)
-    (dark_ground, dark), _ = looked_at(report, 1400, ground, COLOURS, dark=True)
+    (light_ground, light), _ = open_report(report, 1400, ground, COLOURS)
+    (dark_ground, dark), _ = open_report(report, 1400, ground, COLOURS, dark=True)
 
     assert light_ground != dark_ground
     assert set(light) == {"#5d6673"}

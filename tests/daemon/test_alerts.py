@@ -35,7 +35,7 @@ from forecaster.daemon.conditions import REMEDIES, Alert, Condition
 from forecaster.errors import ConfigError
 from forecaster.secret import Secret
 from tests.builders import utc_ms
-from tests.cli import forecaster, refused
+from tests.cli import error_line, forecaster
 from tests.faults.exchange import closed_port
 
 ROOT = Path(__file__).parents[2]
@@ -557,13 +557,13 @@ def test_alerts_that_never_began_can_be_closed(secret_file, address):
 
 def refusal(config):
     """Why receivers cannot be opened; the address is nowhere in it, nor in its causes."""
-    with pytest.raises(ConfigError) as refused:
+    with pytest.raises(ConfigError) as raised:
         open_receivers(config)
-    error = refused.value
+    error = raised.value
     while error is not None:
         assert "geheim" not in f"{error!r} {getattr(error, 'object', '')!r}"
         error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
-    return str(refused.value)
+    return str(raised.value)
 
 
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o610])
@@ -765,9 +765,9 @@ def test_test_alert_that_does_not_arrive(inbox, address, secret_file, tmp_path):
 
 def test_test_alert_without_a_receiver(tmp_path):
     path = config_with(tmp_path)
-    lines = [refused("alerts", "test", "--config", path)]
+    lines = [error_line("alerts", "test", "--config", path)]
     path.write_text(f"{path.read_text()}[alerts]\n")
-    lines.append(refused("alerts", "test", "--config", path))
+    lines.append(error_line("alerts", "test", "--config", path))
 
     expected = "ConfigError: alerts: expected a table [alerts] with webhook_file or apprise_file, found "
     assert lines == [f"{expected}'no such table'", f"{expected}'neither'"]

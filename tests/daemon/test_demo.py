@@ -23,7 +23,7 @@ from forecaster.model import ModelSuite
 from forecaster.model.baselines.random_walk import RandomWalk
 from forecaster.store.sqlite_library import sqlite3
 from tests.accuracy.report.test_page import Opened
-from tests.cli import forecaster, told
+from tests.cli import forecaster, run_json
 
 ROOT = Path(__file__).parents[2]
 CYCLES = 14
@@ -129,7 +129,7 @@ def test_report_is_the_page_of_the_report_command(folder, done):
 
 
 def test_view_shows_each_part(done):
-    for text in ("next, 80 %", "skill", f"{CYCLES}/{CYCLES}", "arch SPX/USD 1d"):
+    for text in ("next forecast", "skill", f"{CYCLES}/{CYCLES}", "SPX/USD 1d"):
         assert text in done.stderr
 
 
@@ -187,7 +187,7 @@ def test_numbers_are_the_same_again(folder, summary, tmp_path):
     """In another folder, from bars that are seen again."""
     arguments = ("demo", "--config", folder / "demo.toml", "--cycles", CYCLES, "--json")
 
-    assert told(*arguments, cwd=tmp_path) | {"seconds": 0} == summary | {"seconds": 0}
+    assert run_json(*arguments, cwd=tmp_path) | {"seconds": 0} == summary | {"seconds": 0}
 
 
 def test_date_that_is_none():

@@ -18,11 +18,11 @@ from forecaster.sources.fetch_pool import FetchPool
 FetchPool._is_ready = lambda self, keys, deadline, _: not self._unfinished(keys) or time.monotonic() >= deadline
 """
 BELIEVES_AT_ONCE = """
-from forecaster import intake
+from forecaster.cycle import refetch
 from forecaster.sources.plausibility import Changes
 
-compare = intake.compare
-intake.compare = lambda bars, there: Changes(compare(bars, there).changed, [])
+find_changes = refetch.find_changes
+refetch.find_changes = lambda bars, stored: Changes(find_changes(bars, stored).changed, [])
 """
 LEAVES_ONE_OUT = """
 from forecaster.cycle.ingest import BarIngestor

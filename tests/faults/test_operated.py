@@ -22,13 +22,14 @@ CLOSES_UNREAD = 20
 MODEL = "nano"
 CONTEXT_MS = 64 * MINUTE_MS
 TAKES_WHAT_HAS_CLOSED = """
-from forecaster.sources import Fetched, exchange
+from forecaster.sources import Fetched
+from forecaster.sources.exchange import source
 
-def final_rows(page, cursor, clocks, _):
-    closed = page.bars.closed_by(clocks.as_of)
+def final_bars(page, cursor, answer_time, _):
+    closed = page.bars.closed_by(answer_time.as_of)
     return Fetched(closed[closed.open_time >= cursor], page.rejected)
 
-exchange.final_rows = final_rows
+source.final_bars = final_bars
 """
 HAS_NO_LOG_OF_WRITES = """
 from forecaster.store import sqlite

@@ -58,7 +58,7 @@ def test_equity_and_drawdown_beside_buy_and_hold(page, traded):
             assert len(line["x"]) == BARS - 1
 
 
-def test_what_is_held_and_the_fills(page, traded):
+def test_positions_and_fills(page, traded):
     account = traded[0].account
     (held,) = page.figures["Position"]["data"]
     candles, bought, sold = page.figures["Fills in the last 160 bars"]["data"]
@@ -72,7 +72,7 @@ def test_what_is_held_and_the_fills(page, traded):
     assert all(traded[0].bars.ohlcv_TF[-160:, 0][x] < y for x, y in zip(bought["x"], bought["y"], strict=True))
 
 
-def test_the_table_says_what_the_figures_are(page, traded):
+def test_table_of_figures(page, traded):
     own, held = compute_performance(traded[0].account), compute_performance(traded[0].benchmark)
     place = page.texts.index("return")
 
@@ -113,11 +113,13 @@ def test_long_lines_are_thinned(tmp_path):
     assert len(line["y"]) == 1500
 
 
-def test_what_has_to_be_known():
+def test_limits_of_the_backtest():
     """Costs, how few trades, how short a past, and what was not simulated; and when all was lost, that first."""
     account, rules = five(), TradingRules(fee_bps=7.5, slippage_bps=3)
     said = " ".join(describe_limits(account, compute_performance(account), rules))
-    lost = describe_limits(dataclasses.replace(account, ruined_at=1_704_067_200_000), compute_performance(account), rules)
+    lost = describe_limits(
+        dataclasses.replace(account, ruined_at=1_704_067_200_000), compute_performance(account), rules
+    )
     missing_bars = dataclasses.replace(compute_performance(account), delayed_fills=3)
 
     assert "7.5 bps" in said
@@ -145,7 +147,7 @@ def test_what_has_to_be_known():
     ],
     ids=["defaults", "all limits", "three bars"],
 )
-def test_the_limits_are_told(tmp_path, traded, rules, told):
+def test_rules_are_on_the_page(tmp_path, traded, rules, told):
     """On the page, not only in the command that made it."""
     assert told in written(tmp_path, traded[:1], rules=rules).texts
 

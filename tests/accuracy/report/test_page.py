@@ -1,4 +1,4 @@
-"""The report: its numbers against loops over the ledger's rows, its figures as JSON, and a page that trusts nobody.
+"""The report: its numbers against loops over the ledger's rows, its figures as JSON, and escaped names.
 
 Shapes: F fields, H steps, Q quantile levels.
 """
@@ -165,7 +165,7 @@ def test_reliability_of_all_steps_and_fields_against_a_loop(page, ledger):
     assert line["y"][median] == pytest.approx(share, rel=1e-12)
 
 
-def test_luck_allows_what_it_should():
+def test_null_band_contains_95_of_100_fractions():
     """95 of 100 shares of a thousand draws lie inside, and a share without cases may be anything."""
     shares = np.random.default_rng(1).binomial(200, 0.8, size=20_000) / 200
     lower, upper = null_band(0.8, 200)
@@ -190,7 +190,9 @@ def test_pit_against_a_loop(page, ledger):
     tens = [[interpolate(one.row.values_Q, CHRONOS_LEVELS, i / 10) for i in range(1, 10)] for one in rows]
     places = [sum(edge < one.actual for edge in edges) for one, edges in zip(rows, tens, strict=True)]
 
-    bars = page.line("Outcomes by tenth of the forecast distribution (PIT)", "outcomes", field="close", steps="next bar")
+    bars = page.line(
+        "Outcomes by tenth of the forecast distribution (PIT)", "outcomes", field="close", steps="next bar"
+    )
 
     np.testing.assert_allclose(bars["y"], np.bincount(places, minlength=10) / len(rows), rtol=1e-12)
 
@@ -264,7 +266,7 @@ def test_skill_over_time_ends_in_the_skill_of_the_last_cutoffs(page, ledger):
     assert len(set(line["y"])) > 20
 
 
-def test_a_change_is_marked_where_it_was_found(tmp_path):
+def test_drift_is_marked_at_its_cutoff(tmp_path):
     store, bars = make_ledger(cutoffs=400, bad_from=200, calibrated=False)
     evidence = gathered(store, bars)[0].evidence
     found = [one for one in evidence.drifts if one.measure == "coverage"]
@@ -304,7 +306,10 @@ def test_the_newest_fan_has_no_outcome_yet(page, ledger):
 
     assert median["y"] == newest.median().tolist()
     assert str(newest.target_opens()[1].astype("datetime64[ms]"))[:16].replace("T", " ") in median["text"][1]
-    assert f"80% in {format_price(newest.interval(0.8)[0][1])} – {format_price(newest.interval(0.8)[1][1])}" in median["text"][1]
+    assert (
+        f"80% in {format_price(newest.interval(0.8)[0][1])} – {format_price(newest.interval(0.8)[1][1])}"
+        in median["text"][1]
+    )
     assert max(candles["x"]) < min(median["x"])
 
 
@@ -323,7 +328,7 @@ def test_the_models_own_fan_is_a_choice(page, tmp_path):
     assert "before calibration" not in plain.texts
 
 
-def test_late_forecasts_are_told_and_do_not_count(page, ledger):
+def test_late_forecasts_are_listed_and_not_counted(page, ledger):
     """Of 59 cutoffs that settled, 2 were late."""
     evidence = gathered(*ledger)[0].evidence
     service = evidence.service
@@ -358,7 +363,7 @@ def test_worst_misses_against_a_loop(ledger):
     np.testing.assert_allclose([one.loss for one in found], [one[0] for one in sorted(worst.values())[:-11:-1]])
 
 
-def test_misses_of_parts_are_those_of_the_whole(ledger):
+def test_portions_give_the_same_misses(ledger):
     """However the ledger hands out its cutoffs."""
     from forecaster.accuracy.report.evidence import ReportBuilder
     from forecaster.cycle.settle import settled_losses
@@ -392,7 +397,7 @@ class Portions:
                 yield steps[np.isin(steps.cutoff_N, cutoffs[i : i + 7])]
 
 
-def test_cards_say_what_was_found(page, ledger):
+def test_summary_cards(page, ledger):
     one, _ = gathered(*ledger)
     verdict = one.evidence.verdicts[0]
 
@@ -434,12 +439,15 @@ def delayed(store, bars, delays):
             [5, 5, 5, 5],
             "All 4 settled forecasts were in the ledger before their first target bar closed.",
         ),
-        ([5, 3_599_999, 3_600_000, 9_000_000], "2 of 4 settled forecasts were in the ledger before their first target bar"),
+        (
+            [5, 3_599_999, 3_600_000, 9_000_000],
+            "2 of 4 settled forecasts were in the ledger before their first target bar",
+        ),
         ([3_600_000] * 4, "0 of 4 settled forecasts were in the ledger before their first target bar"),
     ],
     ids=["all in time", "half of them", "none"],
 )
-def test_how_many_were_there_in_time_is_counted(tmp_path, delays, words):
+def test_forecasts_available_in_time_are_counted(tmp_path, delays, words):
     """By when they could be read: one that was asked for in time and came at the bar's close or later did not."""
     store, bars = make_ledger(cutoffs=5)
     delayed(store, bars, delays)
@@ -451,18 +459,18 @@ def test_how_many_were_there_in_time_is_counted(tmp_path, delays, words):
     assert any("count in no score" in text for text in read.texts) == words.startswith(("0", "2"))
 
 
-def test_late_live_forecasts_are_not_said_to_have_been_in_time(page):
+def test_late_live_forecasts_are_not_on_time(page):
     assert any(text.startswith("57 of 59 settled forecasts were in the ledger before") for text in page.texts)
     assert any("On time: 57. Late, not counted: 2." in text for text in page.texts)
 
 
-def test_nothing_is_said_of_times_while_nothing_has_settled(tmp_path):
+def test_no_timing_before_the_first_settled_forecast(tmp_path):
     store, bars = make_ledger(cutoffs=1)
 
     assert "No forecast has settled yet." in written(tmp_path, store, bars).texts
 
 
-def test_a_replay_is_not_said_to_have_been_there_in_time(tmp_path):
+def test_a_replay_makes_no_claim_about_timing(tmp_path):
     """Its times are set; the page says what it proves, what it does not, and calls no forecast stale."""
     store, bars = make_ledger(cutoffs=5)
     delayed(store, bars, [4_000] * 4)
@@ -507,7 +515,7 @@ def test_figures_of_another_revision_say_so(tmp_path):
 
 
 def test_the_page_is_well_formed_and_whole(page):
-    """One document; every figure has words for who cannot see it."""
+    """One document; every figure has a text for screen readers."""
     plots = [attributes for _, attributes in page.tags if attributes.get("class") == "plot"]
 
     assert page.open == []
@@ -675,7 +683,7 @@ def test_names_are_as_short_as_they_can_be():
     assert short_names(["/me@home@1", "/me@work@1"]) == {"/me@home@1": "/me@home", "/me@work@1": "/me@work"}
 
 
-def test_forms_are_told_apart(ledger):
+def test_variants_are_separate(ledger):
     evidence = gathered(*ledger)[0].evidence
     plain = gathered(*make_ledger(cutoffs=12, calibrated=False))[0].evidence
 
