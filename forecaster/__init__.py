@@ -50,9 +50,9 @@ if TYPE_CHECKING:
     from forecaster.ledger import AccuracyReport, LedgerRow, Run, RunId, SettledRow
     from forecaster.model import Model, ModelSuite
     from forecaster.model.chronos2.wrapper import Chronos2OHLCWrapper
-    from forecaster.replay.backtest import Account, BacktestResult, Fill
+    from forecaster.replay.backtest import Account, BacktestResult, Fill, run_backtest
     from forecaster.replay.histories import HistoryLoader
-    from forecaster.replay.replay import ReplayPlan
+    from forecaster.replay.replay import ReplayPlan, run_replay
     from forecaster.replay.strategy import Position, Signal, Strategy, StrategyContext, TradingRules
     from forecaster.sources.memory import MemorySource
     from forecaster.store.memory import MemoryStore
@@ -102,9 +102,9 @@ _MODULES = {
     "ledger": ["AccuracyReport", "LedgerRow", "Run", "RunId", "SettledRow"],
     "model": ["Model", "ModelSuite"],
     "model.chronos2.wrapper": ["Chronos2OHLCWrapper"],
-    "replay.backtest": ["Account", "BacktestResult", "Fill"],
+    "replay.backtest": ["Account", "BacktestResult", "Fill", "run_backtest"],
     "replay.histories": ["HistoryLoader"],
-    "replay.replay": ["ReplayPlan"],
+    "replay.replay": ["ReplayPlan", "run_replay"],
     "replay.strategy": ["Position", "Signal", "Strategy", "StrategyContext", "TradingRules"],
     "sources.memory": ["MemorySource"],
     "store.memory": ["MemoryStore"],
@@ -175,6 +175,8 @@ __all__ = [
     "Trust",
     "UnknownSymbol",
     "__version__",
+    "run_backtest",
+    "run_replay",
 ]
 
 

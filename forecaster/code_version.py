@@ -1,8 +1,8 @@
 """The version of the code that computes forecasts: part of the identity of a replay or a prediction.
 
 It covers the modules that turn bars into recorded numbers: time grid, contexts, models, repair, calibration.
-It does not cover modules that decide when, where and how fast that happens, or how it is shown: the compiler (compared
-with eager), store, sources and tables (a run is identified by its bars), commands.
+It does not cover modules that decide when, where and how fast that happens, or how it is shown. These are the compiler
+(compared with eager), store, sources, tables and commands; a run is identified by its bars.
 Any change of a covered file changes the version, also of a comment.
 """
 

@@ -114,7 +114,7 @@ class SeriesConfig(Record):
     day_anchor: Annotated[
         str | None,
         Field(
-            description="start of the day on a 24/7 market: `16:00` (in `timezone`, else UTC) or `17:00 America/New_York`"
+            description="start of the day of a 24/7 market: `16:00` (`timezone`, else UTC), `17:00 America/New_York`"
         ),
     ] = None
     file: Annotated[
@@ -123,9 +123,7 @@ class SeriesConfig(Record):
     ] = None
     timezone: Annotated[
         str | None,
-        Field(
-            description="time zone of the file: `America/New_York`, `+02:00`, or with an offset `America/New_York+07:00`"
-        ),
+        Field(description="time zone of the file: `America/New_York`, `+02:00`, or shifted: `America/New_York+07:00`"),
     ] = None
     columns: Annotated[
         tuple[str, ...] | dict[str, str] | None,

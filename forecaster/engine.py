@@ -13,7 +13,6 @@ from forecaster.bars import Bars, SeriesKey
 from forecaster.client import LedgerClient
 from forecaster.clock import now_ms
 from forecaster.code_version import code_digest
-from forecaster.config import Config
 from forecaster.config_file import default_config_path, load_config, with_store
 from forecaster.context import Context
 from forecaster.cycle.ingest import BarIngestor, SkippedSeries
@@ -38,6 +37,7 @@ if TYPE_CHECKING:
     from forecaster.accuracy.losses import Losses
     from forecaster.accuracy.trust import Trust
     from forecaster.client import Series
+    from forecaster.config import Config
     from forecaster.cycle.ingest import WaitPolicy
     from forecaster.cycle.predict import Predictions
     from forecaster.forecast import OHLCForecast
@@ -194,7 +194,7 @@ class Forecaster:
         return self._runner.run_arrived(timeframe, as_of, as_of if started_at is None else started_at, exchange)
 
     def run_last(self, as_of: int, seconds: float = STRAGGLER_SECONDS) -> list[CycleReport]:
-        """Run the last cycles before shutdown: wait some seconds for bars in flight; record why the rest was skipped."""
+        """Run the last cycles before shutdown: wait for bars in flight, then record why the rest was skipped."""
         return self._runner.run_last(as_of, seconds)
 
     def on_straggler(self, callback: Callable[[SeriesKey], None]) -> None:
@@ -255,9 +255,7 @@ class Forecaster:
 
         The primary model covers all contexts; a baseline may leave out contexts that are too short for it.
         """
-        return predict_where_possible(
-            self.models, contexts, self.config.model.horizon if horizon is None else horizon
-        )
+        return predict_where_possible(self.models, contexts, self.config.model.horizon if horizon is None else horizon)
 
     def record(
         self,

@@ -126,9 +126,10 @@ class StaleForecast(ForecasterError):
     """The latest forecast is older than allowed; it is kept as `forecast`."""
 
     def __init__(self, forecast: OHLCForecast, now: int, max_age: str) -> None:
+        allowed = max_age if max_age == "fresh" else f"at most {max_age} old"
         super().__init__(
-            f"{forecast.key}: expected a forecast that is {max_age if max_age == 'fresh' else f'at most {max_age} old'} "
-            f"at {format_time(now)}, the latest has cutoff {format_time(forecast.cutoff)} "
+            f"{forecast.key}: expected a forecast that is {allowed} at {format_time(now)}, "
+            f"the latest has cutoff {format_time(forecast.cutoff)} "
             f"({format_duration(now - forecast.cutoff)} old): check that the service runs, or pass max_age"
         )
         self.forecast = forecast
@@ -247,7 +248,8 @@ class BarNotClosed(BarsError):
 
     def __init__(self, series: object, cutoff: int, now: int) -> None:
         super().__init__(
-            f"{series}: expected bars that have closed by {format_time(now)}, the last one closes at {format_time(cutoff)}"
+            f"{series}: expected bars that have closed by {format_time(now)}, "
+            f"the last one closes at {format_time(cutoff)}"
         )
         self.cutoff = cutoff
 
@@ -257,8 +259,8 @@ class CalendarEnds(BarsError):
 
     def __init__(self, calendar: str, needed: int, end: int) -> None:
         super().__init__(
-            f"calendar {calendar}: expected sessions after {format_time(needed)}, its last one closes at {format_time(end)}: "
-            "upgrade exchange_calendars"
+            f"calendar {calendar}: expected sessions after {format_time(needed)}, "
+            f"its last one closes at {format_time(end)}: upgrade exchange_calendars"
         )
         self.end = end
 
@@ -345,7 +347,7 @@ class LedgerConflict(StoreError):
 
 
 def _nearest(symbol: str, known: Collection[str]) -> tuple[str, ...]:
-    """Return the most similar names, best first; equally similar ones with the same quote first; all if there are few."""
+    """Return the most similar names, best first, with the same quote first among equals; all if there are few."""
     matcher = difflib.SequenceMatcher(None, "", symbol.casefold(), autojunk=False)
     quote, nearness = symbol.partition("/")[2], {}
     for name in known:

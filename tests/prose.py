@@ -33,8 +33,8 @@ _END: Final = re.compile(r"(?<=[.!?:;])\s+(?=[\"“(]?[A-Z`0-9])")
 _WORD: Final = re.compile(r"[^\W\d_][\w'’-]*")
 _SECTION: Final = re.compile(r"^\s*(Args|Raises|Returns|Yields|Shapes):\s*$", re.MULTILINE)
 _ARGUMENT: Final = re.compile(r"\n\s*\n|\n\s*(?=\w+: )")
-_TREE: Final = "─"
-_MARKUP: Final = re.compile(r"SELECT |INSERT |CREATE |</|var\(--|PRAGMA ")
+_NO_PROSE: Final = re.compile(r"^ {8}|─|^\s*Shapes:")
+_MARKUP: Final = re.compile(r"SELECT |INSERT |CREATE |FROM |JOIN |</|var\(--|PRAGMA ")
 _WORDS: Final = {
     re.compile(rf"(?<![\w-]){re.escape(word)}(?![\w-])", re.IGNORECASE): (word, better)
     for word, better in STYLE["words"].items()
@@ -55,6 +55,7 @@ class Finding(NamedTuple):
 class _Text(NamedTuple):
     line: int
     text: str
+    is_sentence: bool = True
 
 
 def check(paths: Iterable[Path]) -> list[Finding]:
@@ -63,21 +64,25 @@ def check(paths: Iterable[Path]) -> list[Finding]:
     for path in paths:
         name, source = str(path.relative_to(ROOT)), path.read_text(encoding="utf-8")
         texts = _page(source) if path.suffix == ".md" else _module(source)
-        findings += [Finding(name, line, fault) for line, text in texts for fault in faults(text)]
+        findings += [
+            Finding(name, line, fault)
+            for line, text, is_sentence in texts
+            for fault in faults(text, is_sentence=is_sentence)
+        ]
         if path.suffix == ".py":
-            allowed = STYLE["allowed"].get(name, [])
+            allowed = [word for start, words in STYLE["allowed"].items() if name.startswith(start) for word in words]
             findings += [Finding(name, line, fault) for line, fault in _names(source, allowed)]
     return findings
 
 
-def faults(text: str) -> Iterator[str]:
-    """Check one paragraph."""
+def faults(text: str, *, is_sentence: bool = True) -> Iterator[str]:
+    """Check a paragraph; words alone where it is no sentence."""
     plain = _CODE.sub("CODE", text)
     for pattern, (word, better) in _WORDS.items():
         if pattern.search(plain):
             yield f'expected other words than "{word}", such as: {better}'
     most = STYLE["sentences"]["most_words"]
-    for sentence in _END.split(plain):
+    for sentence in _END.split(plain) if is_sentence else ():
         count = len(_WORD.findall(sentence))
         if count > most:
             yield f'expected at most {most} words in a sentence, found {count}: "{" ".join(sentence.split()[:8])} …"'
@@ -107,11 +112,10 @@ def _module(source: str) -> Iterator[_Text]:
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and " " in node.value:
             if id(node) in documented:
                 parts = _ARGUMENT.split(_SECTION.sub("\n\n", node.value))
-                yield from (
-                    _Text(node.lineno, part) for part in parts if not part.startswith(" " * 8) and _TREE not in part
-                )
+                yield from (_Text(node.lineno, part) for part in parts if not _NO_PROSE.search(part))
             elif not _MARKUP.search(node.value):
-                yield from (_Text(node.lineno, part) for part in node.value.split("\n\n"))
+                for part in node.value.split("\n\n"):
+                    yield _Text(node.lineno, part, is_sentence=part.rstrip().endswith((".", ":", ",")))
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
         if token.type == tokenize.COMMENT and not token.string.startswith("# type:"):
             yield _Text(token.start[0], token.string.partition(" - ")[2] or token.string.lstrip("# "))
@@ -145,8 +149,8 @@ def main() -> int:
     parser.add_argument("paths", nargs="*", type=Path, help="pages and modules; all when left out")
     paths = [path.resolve() for path in parser.parse_args().paths] or everything()
     findings = check(paths)
-    print(*findings, sep="\n", end="\n" if findings else "")
-    print(f"{len(paths)} files, {len(findings)} findings")
+    sys.stdout.writelines(f"{finding}\n" for finding in findings)
+    sys.stdout.write(f"{len(paths)} files, {len(findings)} findings\n")
     return 1 if findings else 0
 
 

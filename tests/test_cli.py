@@ -1,4 +1,4 @@
-"""The command line, run as people run it: exit codes, one clear line for a mistake, JSON for scripts."""
+"""The command line: exit codes, one clear line for a mistake, JSON."""
 
 from __future__ import annotations
 
@@ -67,13 +67,13 @@ def exchange_config(tmp_path, exchange, symbol="BTC/USDT"):
 
 
 def commands(group=None, *names):
-    """Every command of the program, by its words."""
+    """Yield every command with its words."""
     for name, command in (group or get_command(app)).commands.items():
         yield from commands(command, *names, name) if hasattr(command, "commands") else [((*names, name), command)]
 
 
 def test_help_teaches():
-    """Of the program and of each command: more than its options, and a word about each of these."""
+    """Each help has a text, and explains each option."""
     assert len(list(commands())) > 25
     for words, command in [((), None), *commands()]:
         done = forecaster(*words, "--help")
@@ -113,7 +113,7 @@ def test_configuration_in_use_is_named(config):
 
 
 def test_training_repeats_the_bundled_model_by_default():
-    """The command line's defaults are the plan's, which made `nano`."""
+    """The defaults are those that trained `nano`."""
     parameters = inspect.signature(model_train).parameters
     plan = json.loads((NANO_FOLDER / "training.json").read_text())["plan"]
 
@@ -126,7 +126,7 @@ def test_training_repeats_the_bundled_model_by_default():
 
 @pytest.mark.parametrize("command", ["once", "pull"])
 def test_exchange_that_is_not_there(tmp_path, monkeypatch, command):
-    """Nothing listens: the only series sits out with code 2; the JSON says why, or one line for people."""
+    """The only series is skipped, with code 2; the reason is in the JSON, or in one line on standard error."""
     unhurried(monkeypatch)
     path = tmp_path / "unreachable.toml"
     path.write_text(
@@ -146,8 +146,8 @@ def test_exchange_that_is_not_there(tmp_path, monkeypatch, command):
 
 
 @pytest.mark.parametrize("command", ["once", "pull"])
-def test_reason_is_told_once(config, bars_file, command):
-    """On standard error; the record counts the series that sat out."""
+def test_reason_is_printed_once(config, bars_file, command):
+    """On standard error; the record counts skipped series."""
     bars_file.write_text("when,what\n1,2\n")
     done = forecaster(command, "--config", config)
 
@@ -166,7 +166,7 @@ END = (
 @pytest.mark.parametrize("stored", [False, True], ids=["new ledger", "bars stored"])
 @pytest.mark.parametrize("command", ["once", "pull"])
 def test_file_that_has_ended(config, command, stored):
-    """What to do is said, whether there are bars in the ledger or none; scripts find it beside their JSON."""
+    """A message names the commands that help, with and without bars in the ledger."""
     if stored:
         run_json("once", "--config", config, "--as-of", "2024-01-06", "--json")
     done = forecaster(command, "--config", config)
@@ -177,8 +177,8 @@ def test_file_that_has_ended(config, command, stored):
     assert set(for_scripts.record) >= {"as_of", "series", "skipped"}
 
 
-def test_pull_asks_again_for_stored_bars_on_demand(config):
-    """Bars of the file that were revised since are taken, and only then; it has to be said from when on."""
+def test_pull_fetches_stored_bars_again_on_demand(config):
+    """Only then are revised bars of the file stored. It needs --since."""
     pull = ("pull", "--config", config, "--since", "2024-01-01", "--json")
     run_json(*pull)
     file = next(config.parent.glob("*.csv"))
@@ -193,7 +193,7 @@ def test_pull_asks_again_for_stored_bars_on_demand(config):
 
 
 def test_pull_says_how_many_bars_of_a_file_are_stored(config):
-    """Those that no forecast of today needs are not, and the option that stores all of them is named."""
+    """Older bars are not stored; the option that stores them is named."""
     first = forecaster("pull", "--config", config)
     run_json("pull", "--config", config, "--since", "2024-01-01", "--json")
     again = forecaster("pull", "--config", config)
@@ -204,7 +204,7 @@ def test_pull_says_how_many_bars_of_a_file_are_stored(config):
 
 @pytest.mark.parametrize("command", ["once", "pull"])
 def test_file_of_rows_that_are_still_to_come(config, bars_file, command):
-    """They are counted as such: there are rows, and none has closed."""
+    """They are counted as not closed yet."""
     start = now_ms() // HOUR_MS * HOUR_MS + HOUR_MS
     make_bars(make_key(), count=30, start=start).frame.to_csv(bars_file)
     done = forecaster(command, "--config", config)
@@ -215,7 +215,7 @@ def test_file_of_rows_that_are_still_to_come(config, bars_file, command):
 
 @pytest.mark.parametrize("command", ["once", "pull"])
 def test_time_of_a_cycle_is_a_date_for_people(config, command):
-    """And a number of milliseconds for scripts."""
+    """In JSON it is in milliseconds."""
     shown = forecaster(command, "--config", config).stdout.splitlines()[0].split(maxsplit=1)
     record = forecaster(command, "--config", config, "--json").record
 
@@ -225,7 +225,7 @@ def test_time_of_a_cycle_is_a_date_for_people(config, command):
 
 
 def test_latest_for_people_fits_a_narrow_terminal(config):
-    """The prices of the newest forecast in a table, with times as dates; a series without one is named."""
+    """A row per target bar, with age and staleness; a series without a forecast is named."""
     run_json("once", "--config", config, "--as-of", "2024-01-06", "--json")
     lines = forecaster("latest", "--config", config).stdout.splitlines()
     before = forecaster("latest", "--config", config, "--as-of", "2024-01-05").stdout
@@ -302,7 +302,7 @@ def test_many_revised_bars_are_counted():
 
 
 def test_paragraphs_of_help_are_not_broken_in_a_sentence(monkeypatch):
-    """A line ends where the next word has no room."""
+    """Each line ends where the next word does not fit."""
     monkeypatch.setenv("COLUMNS", "80")
     lines = [line.strip() for line in forecaster("start", "--help").stdout.splitlines()]
     paragraph = lines[lines.index("") + 1 :]
@@ -339,8 +339,8 @@ def test_once_and_once_more(tmp_path, monkeypatch):
 
 @pytest.mark.processes
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "Ctrl-C"])
-def test_daemon_runs_until_it_is_asked_to_leave(tmp_path, number):
-    """It forecasts what closed while nobody was there, and leaves cleanly."""
+def test_service_runs_until_it_is_stopped(tmp_path, number):
+    """It catches up on missed closes, and exits cleanly."""
     # The exchange is ahead: a minute that ends while the daemon loads its model has its bar.
     with LoopbackExchange(now=now_ms() + 600_000) as exchange:
         path = exchange_config(tmp_path, exchange)
@@ -495,7 +495,7 @@ def test_unusable_csv_is_named(config, bars_file, content, found):
 
 
 def test_demo_refuses_a_ledger_that_is_not_its_own(config, tmp_path):
-    """A demo starts from nothing; it does not empty somebody's ledger."""
+    """A demo starts with an empty ledger; it does not replace a ledger of a configuration."""
     ledger = tmp_path / "ledger.db"
     ledger.write_bytes(b"precious")
     config.write_text(config.read_text().replace(f"{tmp_path}/", "") + '[demo]\nstart = "2024-01-03"\n')
@@ -593,7 +593,7 @@ def test_demo_of_a_configuration_keeps_its_ledger_in_the_folder(config, tmp_path
 @pytest.mark.compiler
 @pytest.mark.filterwarnings(
     "ignore::forecaster.model.chronos2.faults.CompileFallbackWarning"
-)  # told once by each process
+)  # each process warns once
 def test_compile_that_fails_says_why(config, tmp_path, monkeypatch):
     """Without a C++ compiler: code 2, the fault by name, and the shape that the configuration needs."""
     monkeypatch.setenv("CXX", str(tmp_path / "none"))

@@ -95,7 +95,7 @@ def test_names_of_files_do_not_reach_the_terminal_as_they_are(holed, tmp_path):
 
 
 def test_brackets_in_a_symbol_are_no_markup(holed, tmp_path):
-    """`[/USD]` would close a tag of rich that nobody opened: neither progress nor table reads it so."""
+    """`[/USD]` looks like markup of rich: neither progress bars nor tables parse it."""
     config = tmp_path / "odd.toml"
     config.write_text(
         f'[[series]]\nexchange = "x"\nsymbol = "A[/USD]"\ntimeframe = "1h"\nfile = "{holed}"\n'
@@ -109,7 +109,7 @@ def test_brackets_in_a_symbol_are_no_markup(holed, tmp_path):
 
 
 def test_inspect_names_the_option_that_settles_a_file(tmp_path):
-    """Times of a MetaTrader server need a zone: people and scripts are told so, and with it the file is read."""
+    """Times of a MetaTrader server need a zone: the error says so, and with a zone the file is read."""
     path = tmp_path / "EURUSD60.csv"
     path.write_text("".join(f"2024.01.{2 + i // 24:02},{i % 24:02}:00,1.1,1.2,1.0,1.1,{i}\n" for i in range(48)))
     done = forecaster("bars", "inspect", path, "--json")
@@ -164,7 +164,7 @@ def block_of(printed):
 
 
 def test_inspect_names_what_it_cannot_read(holed, tmp_path):
-    """The line is told, the others are shown, and the code is 2."""
+    """The error names the line, the other files are shown, and the code is 2."""
     broken = tmp_path / "broken.csv"
     broken.write_text("date,open,high,low,close\n2024-01-01,1,2,1,1\n2024-01-02,1,x,1,1\n")
     done = forecaster("bars", "inspect", broken, holed, "--timeframe", "1h")
@@ -215,7 +215,7 @@ def test_history_is_pulled_kept_and_exported(exchange, tmp_path):
 
 
 def test_what_is_stored_is_shown(exchange, tmp_path):
-    """Bars, a gap, a revision, rows that were refused and why, and until when nobody asks."""
+    """Bars, a gap, a revision, rejected rows with reasons, and the hold of the exchange."""
     config = live_config(tmp_path, exchange.url)
     hour = exchange.now // HOUR_MS * HOUR_MS
     exchange.missing.add(hour - 20 * HOUR_MS)

@@ -1,4 +1,4 @@
-"""`config check`: all that is wrong with a configuration and can be known without a network, one line each."""
+"""`config check`: all faults of a configuration that can be found without a network, one per line."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ COMMIT = "29ec3766d36d6f73f0696f85560a422f50e8498c"
 
 @pytest.fixture
 def check(tmp_path):
-    """Give a function that checks a configuration; gives the findings by subject, and the code under `code`.
+    """Return a function that checks a configuration and returns findings by subject, with the exit code as `code`.
 
     `top` stands before its series, `more` below. The series is one of Binance, unless `series` says another.
     """
@@ -39,7 +39,7 @@ def check(tmp_path):
 
 @pytest.fixture
 def check_file(check, tmp_path):
-    """Give a function that checks a configuration of one file, which holds these bars.
+    """Return a function that checks the configuration of a file with these bars.
 
     Gives whether it is well, what was found of it, and the notes; `more` are further keys of its series.
     """
@@ -57,7 +57,7 @@ def check_file(check, tmp_path):
 
 @pytest.fixture
 def folder(tmp_path):
-    """A copy of the bundled checkpoint, whose weights may be changed."""
+    """A copy of the bundled checkpoint, to be changed."""
     shutil.copytree(NANO_FOLDER, tmp_path / "model")
     (tmp_path / "model" / "SHA256SUMS").unlink()
     return tmp_path / "model"
@@ -65,7 +65,7 @@ def folder(tmp_path):
 
 @pytest.fixture
 def hub(monkeypatch, tmp_path):
-    """The cache of the hub's files, empty; gives the folder of the commit."""
+    """The folder of the commit in an empty cache of the hub."""
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache/models--amazon--chronos-2/snapshots" / COMMIT
 
@@ -82,7 +82,7 @@ def exchange_series(symbol="BTC/USDT", timeframe="1h", exchange="venue"):
 
 
 def test_good_configuration(check, tmp_path):
-    """Each thing that was looked at is told."""
+    """Each check has a finding."""
     found = check()
 
     assert found["code"] == 0
@@ -96,7 +96,7 @@ def test_good_configuration(check, tmp_path):
 
 
 def test_lines_for_people(check, tmp_path):
-    """The same, one line each, and code 2 for what is wrong."""
+    """One line per finding, and code 2 for a fault."""
     check("[model]\nhorizon = 500\n")
     done = forecaster("config", "check", "--config", tmp_path / "c.toml")
 
@@ -105,8 +105,8 @@ def test_lines_for_people(check, tmp_path):
     assert "WRONG  model.horizon: expected at most 64 for nano, found 500" in done.stdout.splitlines()
 
 
-def test_all_faults_are_told(check, tmp_path):
-    """Of each kind, and each of a kind."""
+def test_all_faults_are_listed(check, tmp_path):
+    """All kinds, and all of a kind."""
     found = check(
         '[model]\nhorizon = 65\ncontext = 600\nbaselines = ["arima", "random_wolk"]\n'
         '[store]\nurl = "sqlite:///no/such/ledger.db"\n'
@@ -124,7 +124,7 @@ def test_all_faults_are_told(check, tmp_path):
 
 
 def test_symbol_that_is_not_unified_is_one_fault(tmp_path):
-    """Of its own key, and not of all series."""
+    """The fault names its own key, not all series."""
     path = tmp_path / "c.toml"
     path.write_text('[[series]]\nexchange = "x"\nsymbol = "AB"\ntimeframe = "1h"\nfile = "b.csv"\n')
     (line,) = forecaster("config", "check", "--config", path).stderr.splitlines()
@@ -133,8 +133,8 @@ def test_symbol_that_is_not_unified_is_one_fault(tmp_path):
     assert line.endswith("found 'AB'")
 
 
-def test_faults_of_a_file_that_cannot_be_loaded_are_all_told(tmp_path):
-    """One a line; no value is shown that may be a secret."""
+def test_faults_of_a_file_that_cannot_be_loaded_are_listed(tmp_path):
+    """One per line; values that may be secrets are not shown."""
     path = tmp_path / "c.toml"
     path.write_text(
         '[[series]]\nexchange = "x"\nsymbol = "A/B"\ntimeframe = "1h"\nfile = "b.csv"\n'
@@ -152,7 +152,7 @@ def test_faults_of_a_file_that_cannot_be_loaded_are_all_told(tmp_path):
 
 @pytest.mark.parametrize(("horizon", "ok"), [(64, True), (65, False), (500, False)])
 def test_horizon_beyond_the_models(check, horizon, ok):
-    """It is refused with the greatest that the model forecasts, at which it answers."""
+    """The error names the largest horizon of the model, which works."""
     found = check(f"[model]\nhorizon = {horizon}\n")
 
     assert ("model.horizon" not in found) == ok
@@ -198,7 +198,7 @@ def configured(**values):
     ],
     ids=["weights", "config", "other config", "garbage", "empty", "sums", "arcsinh", "levels", "folder"],
 )
-def test_damaged_checkpoint_is_told(check, folder, damage, expected):
+def test_damaged_checkpoint_is_reported(check, folder, damage, expected):
     damage(folder)
     ok, finding = check('[model]\nid = "model"\n')["model"]
 
@@ -207,14 +207,14 @@ def test_damaged_checkpoint_is_told(check, folder, damage, expected):
 
 
 def test_limits_are_those_of_the_checkpoint(check, folder):
-    """And not of the bundled one."""
+    """Not those of the bundled checkpoint."""
     configured(max_output_patches=1)(folder)
     found = check('[model]\nid = "./model"\nhorizon = 17\n')
 
     assert found["model.horizon"][1].startswith("expected at most 16 for ")
 
 
-def test_truncated_weights_are_told(check, folder):
+def test_truncated_weights_are_reported(check, folder):
     weights = folder / WEIGHTS_FILE
     weights.write_bytes(weights.read_bytes()[:-8])
 
@@ -231,7 +231,7 @@ def test_hub_model_that_is_not_here_yet(check, hub):
 
 @pytest.mark.parametrize("there", ["config.json", "both"])
 def test_hub_model_in_the_cache(check, hub, there):
-    """It is looked at as soon as all its files are there."""
+    """It is checked once all its files are there."""
     hub.mkdir(parents=True)
     for name in ("config.json", WEIGHTS_FILE) if there == "both" else ("config.json",):
         shutil.copy(NANO_FOLDER / name, hub / name)
@@ -241,7 +241,7 @@ def test_hub_model_in_the_cache(check, hub, there):
     assert ("model.horizon" in found) == (there == "both")
 
 
-def test_unknown_baseline_is_told_with_near_ones(check):
+def test_unknown_baseline_is_listed_with_similar_names(check):
     found = check('[model]\nbaselines = ["garsh"]\n')
 
     assert found["model.baselines"] == (
@@ -250,14 +250,14 @@ def test_unknown_baseline_is_told_with_near_ones(check):
     )
 
 
-def test_exchange_that_ccxt_does_not_know_is_told_with_near_ones(check):
+def test_exchange_that_ccxt_does_not_know_is_listed_with_similar_names(check):
     found = check(top='[exchanges.venue]\nid = "binanse"\n', series=exchange_series())
 
     assert "such as binance" in found["exchanges.venue.id"][1]
 
 
 def test_timeframe_that_an_exchange_does_not_have(check):
-    """By its own list, where ccxt has one; the other series are not told of."""
+    """Checked against the list of ccxt, where there is one."""
     series = exchange_series(timeframe="2h") + exchange_series("ETH/USDT")
     found = check(top='[exchanges.venue]\nid = "kraken"\n', series=series)
 
@@ -266,7 +266,7 @@ def test_timeframe_that_an_exchange_does_not_have(check):
     assert found["exchanges.venue"] == (True, "kraken: 2 series")
 
 
-def test_addresses_of_an_exchange_are_looked_at(check):
+def test_addresses_of_an_exchange_are_checked(check):
     found = check(
         top='[exchanges.venue]\nid = "binance"\napi_urls.public = "https:/here/api"\napi_urls.other = "http://[::1"\n'
         '[exchanges.well]\nid = "binance"\napi_urls = "http://127.0.0.1:8000/api"\n',
@@ -278,7 +278,7 @@ def test_addresses_of_an_exchange_are_looked_at(check):
 
 
 def test_file_that_is_not_there(check, tmp_path):
-    """Its path is told, and so is a folder in its place."""
+    """The finding names its path; a folder in its place is wrong too."""
     (tmp_path / "folder").mkdir()
     series = file_series("f", file="none.csv") + file_series("g", file="folder")
     found = check(top="", series=series)
@@ -306,7 +306,7 @@ def test_file_of_another_timeframe(check_file):
 
 
 def test_file_that_ends_in_the_past(check_file):
-    """It is told, with the two ways to use it; that is no fault."""
+    """A note names the two ways to use it; it is no fault."""
     ok, finding, notes = check_file(make_bars(make_key(), count=201, start=utc_ms("2024-01-01")))
 
     assert ok
@@ -324,7 +324,7 @@ def test_file_with_fewer_bars_than_a_forecast_needs(check_file):
     assert found[:2] == (False, "NotEnoughBars: file A/B 1h: expected at least 64 bars in the context, found 20")
 
 
-def test_refused_rows_of_a_file_are_counted_with_reasons(check_file):
+def test_rejected_rows_of_a_file_are_counted_with_reasons(check_file):
     frame = make_bars(make_key(), count=200, start=utc_ms("2024-01-01")).frame
     frame.iloc[5, 2] = frame.iloc[5, 1] + 1
     ok, finding, _ = check_file(frame)
@@ -336,7 +336,7 @@ def test_refused_rows_of_a_file_are_counted_with_reasons(check_file):
 
 @pytest.mark.parametrize("drops_weekends", [True, False])
 def test_bars_of_weekdays_in_a_market_that_never_closes(check_file, drops_weekends):
-    """They are probably those of a week of five days: a note, and no fault."""
+    """A note suggests a calendar of five days; it is no fault."""
     bars = make_bars(make_key(timeframe="1d"), count=300, start=utc_ms("2023-01-02"))
     is_weekday = (bars.open_time // DAY_MS + 3) % 7 < 5
     ok, _, notes = check_file(bars[is_weekday] if drops_weekends else bars, "1d")
@@ -347,7 +347,7 @@ def test_bars_of_weekdays_in_a_market_that_never_closes(check_file, drops_weeken
 
 @pytest.mark.parametrize("timeframe", ["1d", "5m"])
 def test_bars_of_a_stock_in_a_market_that_never_closes(check_file, timeframe):
-    """The calendar that they fit is asked for, with days and with minutes."""
+    """A note suggests the calendar that fits, for daily and minute bars."""
     frame = make_bars(make_key(timeframe=timeframe, calendar="XNYS"), count=1200, start=utc_ms("2019-01-02")).frame
     ok, _, notes = check_file(frame.set_axis(frame.index.date) if timeframe == "1d" else frame, timeframe)
 
@@ -360,7 +360,7 @@ def test_bars_of_a_stock_in_a_market_that_never_closes(check_file, timeframe):
     [("DOGEUSDT_1h.csv", "DOGE/USDT"), ("A-B.csv", None), ("bars.csv", None), ("BTC_EUR.csv", "BTC/EUR")],
 )
 def test_name_of_a_file_that_says_another_symbol(check_file, name, said):
-    """A note, where the name says one at all."""
+    """A note, if the name contains a symbol."""
     _, _, notes = check_file(make_bars(make_key(), count=200), name=name)
 
     assert [note for note in notes if "symbol" in note] == ([f"`symbol`: the file's name says {said}"] if said else [])
@@ -376,7 +376,7 @@ def test_name_of_a_file_that_says_another_symbol(check_file, name, said):
     ],
 )
 def test_key_that_changes_nothing(check_file, timeframe, key, is_idle):
-    """It is told: whoever wrote it expects something of it."""
+    """A note says so: the key was written for a purpose."""
     bars = make_bars(make_key(timeframe=timeframe), count=200)
     _, _, notes = check_file(bars, timeframe, more=f"{key}\n")
 
@@ -384,7 +384,7 @@ def test_key_that_changes_nothing(check_file, timeframe, key, is_idle):
 
 
 def test_decimal_mark_of_another_file(check_file):
-    """The key that is wrong is named, and not the cell alone."""
+    """A note names the key that is wrong."""
     ok, finding, notes = check_file(make_bars(make_key(), count=200), more='decimal = ","\n')
 
     assert not ok
@@ -409,7 +409,7 @@ def test_baseline_that_stands_twice(check):
 
 
 def test_notes_have_lines_of_their_own(check, tmp_path):
-    """Below the line of what they are about."""
+    """Below the line of their subject."""
     check('[model]\nbaselines = ["random_walk", "random_walk"]\n')
     lines = forecaster("config", "check", "--config", tmp_path / "c.toml").stdout.splitlines()
 
@@ -420,7 +420,7 @@ def test_notes_have_lines_of_their_own(check, tmp_path):
 
 
 def test_lines_fit_a_narrow_terminal(check, monkeypatch, tmp_path):
-    """They are wrapped, and what follows is indented."""
+    """They are wrapped, with an indent."""
     check()
     monkeypatch.setenv("COLUMNS", "60")
     lines = forecaster("config", "check", "--config", tmp_path / "c.toml").stdout.splitlines()
@@ -431,7 +431,7 @@ def test_lines_fit_a_narrow_terminal(check, monkeypatch, tmp_path):
 
 @pytest.mark.parametrize("top", ['[[serie]]\nexchange = "x"\n', ""])
 def test_configuration_without_series(tmp_path, top):
-    """It is said after what may be the reason: a name that is misspelt."""
+    """The probable reason, a misspelt name, comes first."""
     (tmp_path / "c.toml").write_text(top)
     done = forecaster("config", "check", "--config", tmp_path / "c.toml")
     *before, last = done.stderr.splitlines()
@@ -442,7 +442,7 @@ def test_configuration_without_series(tmp_path, top):
 
 
 def test_exchange_without_a_table(tmp_path):
-    """Names like it that ccxt knows are told."""
+    """The finding lists similar names of ccxt."""
     (tmp_path / "c.toml").write_text(exchange_series(exchange="binanse"))
     (line,) = forecaster("config", "check", "--config", tmp_path / "c.toml").stderr.splitlines()
 
@@ -453,26 +453,26 @@ def test_exchange_without_a_table(tmp_path):
 @pytest.mark.parametrize(
     ("url", "near"), [("sqllite:///ledger.db", "sqlite"), ("postgres://host/ledger", "postgresql")]
 )
-def test_database_that_nobody_knows(check, url, near):
-    """The ledger could not be opened; the name that is like it comes first."""
+def test_unknown_database(check, url, near):
+    """The most similar known name comes first."""
     ok, finding = check(f'[store]\nurl = "{url}"\n')["store.url"]
 
     assert not ok
     assert finding.startswith(f"expected one of {near}, ")
 
 
-@pytest.mark.parametrize(("name", "is_told"), [("nanoo", True), ("folder", False)])
-def test_model_that_is_not_there(check, tmp_path, name, is_told):
+@pytest.mark.parametrize(("name", "is_named"), [("nanoo", True), ("folder", False)])
+def test_model_that_is_not_there(check, tmp_path, name, is_named):
     """A folder that does not exist may be the bundled model, misspelt."""
     (tmp_path / "folder").mkdir()
     ok, finding = check(f'[model]\nid = "{name}"\n')["model"]
 
     assert not ok
-    assert finding.endswith("the bundled model is `nano`") == is_told
+    assert finding.endswith("the bundled model is `nano`") == is_named
 
 
 def test_ledger_that_cannot_be_written(check, tmp_path):
-    """A folder that is not there, a folder in its place, or a file of something else; nothing is made."""
+    """A missing folder, a folder in its place, or another file; nothing is created."""
     (tmp_path / "folder").mkdir()
     (tmp_path / "text.db").write_text("no ledger")
     lacks, is_folder, other = (
@@ -492,7 +492,7 @@ def test_password_of_a_server_is_not_shown(check):
 
 
 def test_folder_of_compiled_code_that_is_not_ours_alone(check, tmp_path):
-    """Neither it nor one above it may be written by others; none is made, and none is needed where none is kept."""
+    """Neither it nor its parents may be writable by others; none is created, or needed where no code is kept."""
     (tmp_path / "shared").mkdir(mode=0o777)
     (tmp_path / "shared").chmod(0o777)
     (tmp_path / "kept").mkdir(mode=0o755)
@@ -532,7 +532,7 @@ def test_token_file(check, tmp_path, text, mode, expected):
     [(0o600, "a PEM file with a certificate"), (0o644, "a file for its owner alone: chmod 600")],
 )
 def test_certificate_that_is_none(check, tmp_path, mode, expected):
-    """Its file holds the key, so it is as secret as a token."""
+    """Its file contains the private key, so it must be protected like a token."""
     (tmp_path / "cert.pem").write_text("no certificate")
     (tmp_path / "cert.pem").chmod(mode)
 
@@ -541,7 +541,7 @@ def test_certificate_that_is_none(check, tmp_path, mode, expected):
 
 @pytest.mark.parametrize("mode", [0o600, 0o644])
 def test_password_in_a_file_that_others_can_read_is_noted(check, tmp_path, mode):
-    """In the ledger's address, and in those of exchanges; it is not shown."""
+    """In the URL of the ledger and of exchanges; it is not shown."""
     (tmp_path / "c.toml").touch(mode)
     top = '[exchanges.venue]\nid = "binance"\napi_urls = { public = "https://u:geheim@h/api", private = "https://h" }\n'
     found = check('[store]\nurl = "postgresql+psycopg://u:geheim@h/d"\n', top=top)
@@ -561,7 +561,7 @@ def test_password_in_a_file_that_others_can_read_is_noted(check, tmp_path, mode)
     ],
 )
 def test_file_of_a_webhook(check, tmp_path, text, mode, expected):
-    """What stands in it is not shown."""
+    """Its content is not shown."""
     (tmp_path / "hook").write_text(text)
     (tmp_path / "hook").chmod(mode)
     ok, finding = check('[alerts]\nwebhook_file = "hook"\n')["alerts.webhook_file"]
@@ -572,7 +572,7 @@ def test_file_of_a_webhook(check, tmp_path, text, mode, expected):
 
 
 def test_greatest_horizon_is_the_models_own(check):
-    """What the check refuses by `config.json` is what the model refuses."""
+    """The check refuses what the model refuses."""
     from forecaster.errors import InvalidArgument
     from forecaster.model import load_model
 

@@ -88,7 +88,7 @@ def test_a_limit_is_called_a_rate_limit(config, writer):
 def test_help_says_when_a_hold_is_probed():
     text = " ".join(forecaster("holds", "--help").stdout.split())
 
-    assert "one request goes out from time to time, a probe: every minute after an outage" in text
+    assert "a probe request is sent every minute after an outage, and every hour after a rate limit" in text
     assert "List exchanges on hold" in " ".join(forecaster("--help").stdout.split())
 
 

@@ -263,7 +263,7 @@ def test_rows_of_a_file_are_sifted_once_for_each_symbol(tmp_path, monkeypatch):
 
 
 def test_error_text_of_an_exchange_cannot_forge_a_line(tmp_path):
-    """What stands in an answer is told with its control characters written out, and without secrets."""
+    """A body in an error has its control characters escaped, and no secrets."""
     path = config_of(tmp_path, {"venue": "http://127.0.0.1:1"}, [("venue", "BTC/USDT", "1h")])
     fault = SourceUnavailable("venue", "503 \x1b[2J\nok     venue token=geheim")
     found = _wrong(load_config(path).series[0], fault)

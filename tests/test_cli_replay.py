@@ -19,7 +19,7 @@ from forecaster.clock import now_ms
 from forecaster.engine import Forecaster
 from forecaster.errors import LedgerMissing
 from forecaster.ledger import Run
-from forecaster.replay.backtest import trade
+from forecaster.replay.backtest import run_backtest
 from forecaster.replay.performance import compute_performance
 from forecaster.replay.ray import RayWorkers
 from forecaster.replay.run_forecasts import read_forecasts
@@ -490,7 +490,7 @@ def test_trades_of_a_latency_are_those_of_forecasts_that_came_so_late(folder, re
         store.add_run(Run("late", "replay", 0))
         made = read_forecasts(forecaster.reader, KEY, "nano", at_once["run"], (0, 2**62))
         store.add_forecasts([replace(one, available_at=one.cutoff + 4_000) for one in made], "late")
-        traded = trade(long, read_forecasts(store, KEY, "nano", "late", (0, 2**62)), BARS, TradingRules())
+        traded = run_backtest(long, read_forecasts(store, KEY, "nano", "late", (0, 2**62)), BARS, TradingRules())
     (account,), (late_account,) = (one["strategy"]["accounts"].values() for one in (at_once, later))
 
     assert at_once["strategy"]["run"] + "+4000ms" == later["strategy"]["run"]

@@ -15,8 +15,8 @@ from forecaster.cli.strategy import TradePlan, known_strategies, load_strategy, 
 from forecaster.engine import Forecaster
 from forecaster.errors import ConfigError, InvalidArgument
 from forecaster.ledger import LIVE, Run
-from forecaster.replay import replay
-from forecaster.replay.backtest import combine_accounts, trade
+from forecaster.replay import run_replay
+from forecaster.replay.backtest import combine_accounts, run_backtest
 from forecaster.replay.cutoffs import choose_cutoffs
 from forecaster.replay.performance import compute_performance
 from forecaster.replay.replay import replay_all
@@ -263,7 +263,7 @@ def test_trading_on_a_replay(tmp_path):
         trust = TrustHistory(forecaster.reader.settled(one.key, now, run_id=run.id), one, "nano")
         forecasts = list(read_forecasts(forecaster.reader, one.key, "nano", run.id, (0, 2**41)))
         chosen = [forecast for forecast in forecasts if span[0] <= forecast.cutoff < span[1]]
-        traded.append(trade(trend, chosen, one, TradingRules(), trust.at))
+        traded.append(run_backtest(trend, chosen, one, TradingRules(), trust.at))
     portfolio = compute_performance(combine_accounts([one.account for one in traded]))
 
     assert list(record["accounts"]) == [*(str(one.key) for one in bars), "portfolio"]
@@ -281,7 +281,7 @@ def test_trading_on_a_replay(tmp_path):
 def test_trading_for_people(capsys):
     bars = make_bars(count=120)
     forecaster = make_forecaster(bars)
-    run = replay(forecaster, bars)
+    run = run_replay(forecaster, bars)
     record = trade_replay(
         forecaster, [bars.key], run.id, TradePlan("strategies.trend", TradingRules(), (0, 2**62)), 2**50
     )
@@ -297,7 +297,7 @@ def test_trading_for_people(capsys):
 def test_no_forecast_in_the_span(tmp_path):
     bars = make_bars(count=120)
     forecaster = make_forecaster(bars)
-    run = replay(forecaster, bars)
+    run = run_replay(forecaster, bars)
 
     with pytest.raises(InvalidArgument, match="can fill"):
         trade_replay(forecaster, [bars.key], run.id, TradePlan("strategies.trend", TradingRules(), (0, 1)), 2**50)

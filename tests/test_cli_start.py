@@ -27,7 +27,7 @@ def own(tmp_path):
 
 
 def test_from_a_file_to_forecast_replay_and_ledger(own, tmp_path):
-    """Every command that is proposed works, and the last one puts the forecast that was shown into the ledger."""
+    """Every suggested command works, and the last one records the forecast that was shown."""
     first = run_json("start", own.name, "--json", cwd=tmp_path)
     (series,) = first["series"]
     done = [forecaster(*shlex.split(line)[1:], "--json", cwd=tmp_path) for line in first["next"]]
@@ -147,7 +147,7 @@ def test_one_symbol_of_several(tmp_path):
 
 
 def test_folder_of_the_configuration_that_is_not_there(own, tmp_path):
-    """It is told by the name that was given, before any work."""
+    """The error names it as given, before any work."""
     line = error_line("start", own, "--out", tmp_path / "no" / "x.toml")
 
     assert line.endswith(f"--out: expected a file in an existing folder, found '{tmp_path}/no/x.toml'")
@@ -218,7 +218,7 @@ def test_odd_names_of_files(own, tmp_path, name):
     assert "\x1b" not in shown.stdout + shown.stderr
 
 
-def test_refused_rows_are_told_by_every_command(own, tmp_path):
+def test_rejected_rows_are_printed_by_every_command(own, tmp_path):
     """A broken row is named by `start`, `replay` and `once`, for people and for scripts."""
     lines = own.read_text(encoding="utf-8").splitlines()
     cells = lines[60].split(",")
@@ -245,7 +245,7 @@ def test_since_is_another_name_of_start(own):
 
 
 def test_times_that_are_still_to_come_are_not_utc(tmp_path):
-    """The newest hours of a file that somebody has just written in Seoul: nothing is forecast at other times."""
+    """The latest hours of a file written in Seoul would be in the future: nothing is forecast at wrong times."""
     now = pd.Timestamp.now(tz="Asia/Seoul").floor("h").tz_localize(None)
     times = pd.date_range(end=now, periods=120, freq="h").rename("time")
     make_bars(make_key(), 120).frame.set_axis(times).to_csv(tmp_path / "coin.csv")

@@ -99,13 +99,13 @@ def test_info(ledger, forecaster):
     ids=" ".join,
 )
 @pytest.mark.parametrize("is_empty", [False, True], ids=["absent", "empty"])
-def test_ledger_that_is_not_there_is_an_error(raised, tmp_path, monkeypatch, command, is_empty):
+def test_ledger_that_is_not_there_is_an_error(error_line, tmp_path, monkeypatch, command, is_empty):
     """With its absolute path and what to do; and none is made, as a path with a slip in it would else."""
     monkeypatch.chdir(tmp_path)
     if is_empty:
         (tmp_path / "ledger.db").touch()
     before = sorted(tmp_path.iterdir())
-    record = raised(*command)
+    record = error_line(*command)
 
     assert f"sqlite:///{tmp_path}/ledger.db: expected a ledger, found none: if there was one, it was moved" in record
     assert sorted(tmp_path.iterdir()) == before
@@ -132,12 +132,12 @@ def test_backup_is_whole_and_replaces_the_last(ledger, forecaster, tmp_path):
     assert not list(tmp_path.glob("*.unfinished"))
 
 
-def test_backup_that_fails_leaves_the_last(raised, tmp_path):
+def test_backup_that_fails_leaves_the_last(error_line, tmp_path):
     out = tmp_path / "copy.db"
     out.write_text("an older copy")
     (tmp_path / "ledger.db").write_text("no database, and long enough to tell")
 
-    assert "expected to copy it" in raised("store", "backup", out)
+    assert "expected to copy it" in error_line("store", "backup", out)
     assert out.read_text() == "an older copy"
 
 
@@ -200,10 +200,10 @@ def test_restore_of_nothing_is_one_line(ledger, forecaster, tmp_path):
     assert len(said.strip().splitlines()) == 1
 
 
-def test_restore_leaves_a_ledger_that_is_written(ledger, raised, tmp_path, forecaster):
+def test_restore_leaves_a_ledger_that_is_written(ledger, error_line, tmp_path, forecaster):
     forecaster("store", "backup", tmp_path / "copy.db")
     with closing(SqlStore(f"sqlite:///{ledger}")):
-        assert "expected a ledger that no process writes: stop the daemon first" in raised(
+        assert "expected a ledger that no process writes: stop the daemon first" in error_line(
             "store", "restore", tmp_path / "copy.db"
         )
 
@@ -346,11 +346,11 @@ def test_replay_is_deleted_with_all_that_is_its_own(replays, forecaster):
     ],
 )
 @pytest.mark.parametrize("more", [[], ["--dry-run"]])
-def test_run_that_cannot_be_deleted_is_refused_by_name(replays, raised, names, error, more):
+def test_run_that_cannot_be_deleted_is_refused_by_name(replays, error_line, names, error, more):
     """And then nothing is deleted."""
     before = rows(replays)
 
-    assert error in raised("store", "delete", *names, *more)
+    assert error in error_line("store", "delete", *names, *more)
     assert rows(replays) == before
 
 
@@ -433,15 +433,15 @@ def test_export_of_nothing_is_an_empty_file(forecaster, tmp_path):
     assert pd.read_parquet(tmp_path / "out.parquet").empty
 
 
-def test_age_must_be_days(ledger, raised):
-    assert "--older-than: expected a number of days" in raised("store", "prune", "--older-than", "soon")
+def test_age_must_be_days(ledger, error_line):
+    assert "--older-than: expected a number of days" in error_line("store", "prune", "--older-than", "soon")
 
 
-def test_upgrade(forecaster, raised, tmp_path):
+def test_upgrade(forecaster, error_line, tmp_path):
     """An older ledger is not read as if it were current; the error names the command to run."""
     with closing(sqlite3.connect(tmp_path / "ledger.db")) as connection:
         connection.executescript((RELEASED / f"schema-{OLDEST_SCHEMA}.sql").read_text())
-    error = raised("verify", "ledger")
+    error = error_line("verify", "ledger")
     _, _, upgraded = forecaster("store", "upgrade", "--json")
     code, _, verified = forecaster("verify", "ledger", "--json")
 

@@ -68,7 +68,9 @@ def test_stale_forecast_is_raised_and_not_returned(store, clock):
     clock[0] = cutoff + HOUR_MS - 1
     fresh = client.latest(NAME)
     clock[0] = cutoff + HOUR_MS
-    with pytest.raises(StaleForecast, match="expected a forecast that is fresh at .* the latest has cutoff") as refused:
+    with pytest.raises(
+        StaleForecast, match=r"expected a forecast that is fresh at .* the latest has cutoff"
+    ) as refused:
         client.latest(NAME)
 
     assert fresh.cutoff == refused.value.forecast.cutoff == cutoff
@@ -181,5 +183,5 @@ def test_wait_for_next_returns_the_one_that_comes(store, clock):
 def test_wait_for_next_ends_at_its_timeout(store, clock):
     add(store)
 
-    with pytest.raises(TimeoutError, match="binance BTC/USDT 1h: expected a new forecast within 0.01 s"):
+    with pytest.raises(TimeoutError, match=r"binance BTC/USDT 1h: expected a new forecast within 0\.01 s"):
         LedgerClient(store).wait_for_next(NAME, timeout=0.01)

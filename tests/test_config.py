@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pydantic
 import pytest
 
-from forecaster.config import Config
 from forecaster.config_file import ENVIRONMENT_KEY, default_config_path, embedded, load_config, with_store
 from forecaster.errors import ConfigError
 from tests.builders import make_key
+
+if TYPE_CHECKING:
+    from forecaster.config import Config
 
 KRAKEN = '[exchanges.kraken]\nid = "kraken"\n'
 BITCOIN = '[[series]]\nexchange = "kraken"\nsymbol = "BTC/USD"\ntimeframe = "1h"\n'

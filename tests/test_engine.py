@@ -67,7 +67,10 @@ def make_forecaster(*bars, models=None, **model):
     keys = [one.key for one in bars]
     source = MemorySource(list(bars))
     return Forecaster(
-        make_config(*keys, **model), MemoryStore(), dict.fromkeys(keys, source), models or ModelSuite(NamedWalk(), [RandomWalk()])
+        make_config(*keys, **model),
+        MemoryStore(),
+        dict.fromkeys(keys, source),
+        models or ModelSuite(NamedWalk(), [RandomWalk()]),
     )
 
 
@@ -241,7 +244,9 @@ def test_cycle_is_one_line_in_the_log(bars):
         def predict(self, contexts, horizon):
             raise ZeroDivisionError
 
-    forecaster = make_forecaster(bars, make_bars(SHORT, count=120)[90:], models=ModelSuite(NamedWalk(), [Broken(), RandomWalk()]))
+    forecaster = make_forecaster(
+        bars, make_bars(SHORT, count=120)[90:], models=ModelSuite(NamedWalk(), [Broken(), RandomWalk()])
+    )
     times = [int(bars.close_time[i]) for i in (70, 119)]
     with structlog.testing.capture_logs() as logs:
         reports = [forecaster.run_cycle(HOUR, as_of, exchange="binance") for as_of in times]

@@ -201,7 +201,9 @@ def test_body_that_was_no_bars_goes_to_quarantine():
         _, skipped = forecaster.pull([KEY], closes(99))
 
     assert skipped[KEY].startswith("BadPayload: binance: expected a JSON list")
-    assert forecaster.store.rejected_rows(KEY) == [RejectedRow(NO_TIME, (), source.fault.reason, "<html>Back soon.</html>")]
+    assert forecaster.store.rejected_rows(KEY) == [
+        RejectedRow(NO_TIME, (), source.fault.reason, "<html>Back soon.</html>")
+    ]
 
 
 def test_what_arrived_before_a_fault_is_kept():

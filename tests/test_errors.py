@@ -37,11 +37,13 @@ from forecaster.errors import (
     format_duration,
     format_time,
 )
-from tests.forecast_builders import CUTOFF, make_forecast
 from tests.builders import HOUR_MS, utc_ms
+from tests.forecast_builders import CUTOFF, make_forecast
 
 CLASSES = dict(inspect.getmembers(errors, inspect.isclass))
 SERIES = "kraken BTC/USD 1h"
+FORECAST = "binance BTC/USDT 1h"
+LATEST_FORECAST = "the latest has cutoff 2024-01-05 00:00 UTC (3h old): check that the service runs, or pass max_age"
 ONE, TWO = utc_ms("2025-01-01 01:00"), utc_ms("2025-01-01 02:00")
 ONE_TEXT, TWO_TEXT = "2025-01-01 01:00 UTC", "2025-01-01 02:00 UTC"
 UPGRADE = "upgrade exchange_calendars"
@@ -90,8 +92,7 @@ MESSAGES = [
     (ModelLoadError("nano", "safetensors", "a pickle"), "model nano: expected safetensors, found a pickle"),
     (
         StaleForecast(make_forecast(), CUTOFF + 3 * HOUR_MS, "2h"),
-        f"binance BTC/USDT 1h: expected a forecast that is at most 2h old at {format_time(CUTOFF + 3 * HOUR_MS)}, the "
-        f"latest has cutoff {format_time(CUTOFF)} (3h old): check that the service runs, or pass max_age",
+        f"{FORECAST}: expected a forecast that is at most 2h old at 2024-01-05 03:00 UTC, {LATEST_FORECAST}",
     ),
     (InvalidArgument("step", "1 to 5", 6), "step: expected 1 to 5, found 6"),
     (InvalidContext("context of X", "3 bars or more", 2), "context of X: expected 3 bars or more, found 2"),

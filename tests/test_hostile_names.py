@@ -1,4 +1,4 @@
-"""Names from outside are text: no terminal obeys them, no markup is read in them, and JSON keeps them as they are."""
+"""Names from outside are text: no control characters reach a terminal, no markup is parsed, JSON keeps them."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ PLACES = Path(printing.__file__).parent
 
 
 def harmful(text: str) -> list[str]:
-    """What a terminal would obey."""
+    """Return the control characters in a text."""
     return [char for char in text if not char.isprintable() and char != "\n"]
 
 
 @pytest.fixture
 def shown(capsys):
-    """What a call prints."""
+    """A function that returns what a call prints."""
 
     def shown(call, *arguments, **options) -> str:
         call(*arguments, **options)
@@ -50,7 +50,7 @@ def shown(capsys):
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_a_line_shows_a_name_and_does_not_obey_it(shown, name):
+def test_line_shows_a_name_without_control_characters(shown, name):
     text = shown(printing.say, f"series {name}: skipped", fg="red", err=True)
 
     assert not harmful(text)
@@ -59,7 +59,7 @@ def test_a_line_shows_a_name_and_does_not_obey_it(shown, name):
 
 
 def test_tabs_and_ends_of_lines_are_spaces(shown):
-    """Errors of libraries have several lines: nothing in them looks as if it could not be read."""
+    """Errors of libraries have several lines."""
     assert shown(printing.say, "not connected\n\tIs it there?") == "not connected  Is it there?\n"
 
 
@@ -124,7 +124,7 @@ def test_an_error_shows_a_path_and_json_keeps_it(tmp_path, name):
 
 
 def test_commands_print_through_one_place():
-    """Whatever else printed could forget what a terminal obeys; JSON is ASCII."""
+    """Only `printing` prints, as it replaces control characters; JSON is ASCII."""
     direct = re.compile(r"typer\.(?:echo|secho)\((?!json\.dumps)|(?<!\.)\bprint\(|\bProgress\(")
     found = [
         f"{path.name}:{number}: {line.strip()}"

@@ -8,7 +8,7 @@ import pytest
 from forecaster import Bars, Forecaster, MemorySource, MemoryStore
 from forecaster.config import Config
 from forecaster.model import load_suite
-from forecaster.replay import replay
+from forecaster.replay import run_replay
 from forecaster.replay.replay import ReplayPlan
 from forecaster.store import open_store
 from tests.builders import make_bars
@@ -80,7 +80,7 @@ def test_three_doors_one_ledger(config, models, bars, tmp_path, url):
     strategy = make_forecaster(config, models, store=MemoryStore())
     strategy.predict(until)
     backtest = make_forecaster(config, models, store=store("backtest"))
-    run = replay(backtest, bars, [cutoff])
+    run = run_replay(backtest, bars, [cutoff])
 
     rows = ledger(live, bars.key)
 
@@ -102,8 +102,8 @@ def test_batches_do_not_matter(config, models, bars):
     """Replay in one batch equals replay in many: exactly for the baseline, within float32 for Chronos-2."""
     cutoffs = bars.close_time[40:100].tolist()
     whole, parts = (make_forecaster(config, models) for _ in range(2))
-    run = replay(whole, bars, cutoffs, plan=ReplayPlan(batch=60))
-    replay(parts, bars, cutoffs, plan=ReplayPlan(batch=7))
+    run = run_replay(whole, bars, cutoffs, plan=ReplayPlan(batch=60))
+    run_replay(parts, bars, cutoffs, plan=ReplayPlan(batch=7))
     pairs = zip(
         whole.store.history(bars.key, 0, 2**62, run.id), parts.store.history(bars.key, 0, 2**62, run.id), strict=True
     )
@@ -138,7 +138,7 @@ def test_bars_after_the_cutoff_do_not_matter(config, models, bars, perturbation)
     ledgers = []
     for given in (bars, other):
         forecaster = make_forecaster(config, models)
-        run = replay(forecaster, given, [cutoff])
+        run = run_replay(forecaster, given, [cutoff])
         ledgers.append(ledger(forecaster, bars.key, run.id))
 
     assert ledgers[0] == ledgers[1]
@@ -151,7 +151,7 @@ def test_bars_before_the_cutoff_do_matter(config, models, bars):
     ledgers = []
     for given in (bars, Bars(bars.key, bars.open_time, values)):
         forecaster = make_forecaster(config, models)
-        run = replay(forecaster, given, [int(bars.close_time[99])])
+        run = run_replay(forecaster, given, [int(bars.close_time[99])])
         ledgers.append(ledger(forecaster, bars.key, run.id))
 
     assert ledgers[0] != ledgers[1]
@@ -171,8 +171,8 @@ def test_repeated_cycle_changes_nothing(config, models, bars):
 def test_repeated_replay_adds_nothing(config, models, bars):
     forecaster = make_forecaster(config, models)
     cutoffs = bars.close_time[50:60].tolist()
-    run = replay(forecaster, bars, cutoffs)
+    run = run_replay(forecaster, bars, cutoffs)
     before = ledger(forecaster, bars.key, run.id)
-    replay(forecaster, bars, cutoffs)
+    run_replay(forecaster, bars, cutoffs)
 
     assert ledger(forecaster, bars.key, run.id) == before

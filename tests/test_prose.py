@@ -42,7 +42,8 @@ def test_module_is_read_whole(tmp_path, monkeypatch):
     monkeypatch.setattr(prose, "ROOT", tmp_path)
     module = tmp_path / "module.py"
     module.write_text(
-        f'"""Ask somebody."""\n\nQUERY = "SELECT {LONG}"\n\n\ndef act(df):\n    # owed\n    raise ValueError("the rival is unknown")\n'
+        f'"""Ask somebody."""\n\nQUERY = "SELECT {LONG}"\n\n\n'
+        'def act(df):\n    # owed\n    raise ValueError("the rival is unknown")\n'
     )
 
     assert sorted(finding.line for finding in prose.check([module])) == [1, 6, 7, 8]

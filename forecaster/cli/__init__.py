@@ -69,9 +69,9 @@ app.add_typer(verify_app, name="verify")
 
 def _print_version(requested: bool) -> None:  # noqa: FBT001 - typer's signature of a callback
     if requested:
-        from forecaster import __version__
+        from importlib.metadata import version
 
-        say(f"forecaster {__version__}")
+        say(f"forecaster {version('forecaster')}")
         raise typer.Exit
 
 

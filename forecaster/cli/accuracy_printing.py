@@ -93,6 +93,7 @@ def print_verdicts(verdicts: Sequence[Verdict], assessment: Assessment, period: 
     for verdict in verdicts:
         model_id, is_served = verdict.model_id, verdict.variant == "served"
         star = "*" if is_served and model_id in assessment.model_confidence_set[verdict.key] else " "
+        reference = f"the {verdict.reference.replace('_', ' ')}"
         has_interval = verdict.lower is not None and verdict.upper is not None
         table.add(
             verdict.key,
@@ -102,6 +103,8 @@ def print_verdicts(verdicts: Sequence[Verdict], assessment: Assessment, period: 
             format_signed(verdict.skill),
             format_percent(assessment.coverage80[verdict.key, model_id, verdict.variant]),
             f"{verdict.lower:+.3f} to {verdict.upper:+.3f}" if has_interval else MISSING,
-            "" if is_served and model_id.name == verdict.reference else verdict.summary,
+            ""
+            if is_served and model_id.name == verdict.reference
+            else verdict.summary.replace(f" than {reference}", ""),
         )
     table.show()

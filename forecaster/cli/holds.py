@@ -24,9 +24,9 @@ def holds(
 ) -> None:
     """List exchanges on hold because they refused requests: until when, why, and the next probe.
 
-    During a hold, one request goes out from time to time, a probe: every minute after an outage, every hour after a
-    rate limit, and after a ban once half of the remaining time has passed, but not within 6 hours. An answer to it
-    ends the hold. `forecaster holds lift EXCHANGE` ends it at once.
+    During a hold, a probe request is sent every minute after an outage, and every hour after a rate limit. After a
+    ban it is sent when half of the remaining time has passed, and at least 6 hours apart. An answer ends the hold.
+    `forecaster holds lift EXCHANGE` ends it at once.
     """
     if context.invoked_subcommand is not None:
         return

@@ -41,15 +41,17 @@ def replay(  # noqa: PLR0913, PLR0917 - one parameter for each option
     config: ConfigOption = None,
     series: SeriesOption = None,
     start: Annotated[
-        str | None, typer.Option("--start", "--since", help="First cutoff, a date (UTC), such as 2024-01-31.")
+        str | None, typer.Option("--start", "--since", help="First cutoff, a date (UTC).", show_default="the first bar")
     ] = None,
-    end: Annotated[str | None, typer.Option(help="Last cutoff, a date (UTC), not included.")] = None,
+    end: Annotated[
+        str | None, typer.Option(help="End of the cutoffs, a date (UTC), excluded.", show_default="now")
+    ] = None,
     every: Annotated[int, typer.Option(min=1, help="Take every n-th cutoff.")] = 1,
     batch: Annotated[int, typer.Option(min=1, help="Cutoffs per batch of the model.")] = 256,
     latency: Annotated[float, typer.Option(min=0, help="Seconds from a cutoff until its forecast is available.")] = 0.0,
     known_within: Annotated[
         float | None,
-        typer.Option(min=0, help="Use the bars known so many seconds after each cutoff. Default: the bars of today."),
+        typer.Option(min=0, help="Use the bars known so many seconds after each cutoff.", show_default="as known now"),
     ] = None,
     workers: Annotated[int, typer.Option(min=0, help="Number of Ray processes that forecast; 0: this process.")] = 0,
     address: Annotated[str | None, typer.Option(help="Address of a Ray cluster, such as ray://host:10001.")] = None,
@@ -60,7 +62,7 @@ def replay(  # noqa: PLR0913, PLR0917 - one parameter for each option
     max_weight: Annotated[float, typer.Option(help="Largest position, as a fraction of the equity.")] = 1.0,
     long_only: Annotated[bool, typer.Option("--long-only", help="No short positions.")] = False,
     close_after: Annotated[
-        int | None, typer.Option(help="Close the position after so many bars without a forecast. Default: keep it.")
+        int | None, typer.Option(help="Close the position after so many bars without a forecast.", show_default="never")
     ] = None,
     page: Annotated[Path | None, typer.Option(help="Write a page about the backtest, .html.")] = None,
     store: StoreOption = None,

@@ -200,7 +200,7 @@ def print_trades(record: dict[str, object]) -> None:
 def _trade(
     forecaster: Forecaster, key: SeriesKey, run_id: str, by: tuple[Strategy, TradePlan], as_of: int
 ) -> BacktestResult:
-    from forecaster.replay.backtest import trade
+    from forecaster.replay.backtest import run_backtest
     from forecaster.replay.run_forecasts import TrustHistory, read_forecasts
 
     strategy, plan = by
@@ -210,7 +210,7 @@ def _trade(
         raise MissingBars(key, plan.span[0], None)
     span = (max(plan.span[0], int(bars.close_time[0])), min(plan.span[1], int(bars.close_time[-1]) + 1))
     trust = TrustHistory(reader.settled(key, as_of, run_id=run_id), bars, name)
-    return trade(strategy, read_forecasts(reader, key, name, run_id, span), bars, plan.rules, trust.at)
+    return run_backtest(strategy, read_forecasts(reader, key, name, run_id, span), bars, plan.rules, trust.at)
 
 
 def _figures(account: Account, benchmark: Account) -> dict[str, object]:

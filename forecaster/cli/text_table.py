@@ -41,8 +41,8 @@ def text(name: str, *, wraps: bool = False, optional: bool = False) -> Column:
 class TextTable:
     """A table that fits the terminal.
 
-    Where it is too wide, cells that may wrap do. Then rows are grouped under the first column, then optional columns
-    are left out, the last ones first. At last each row becomes a block.
+    Where it is too wide, rows are grouped under the first column, then optional columns are left out, the last ones
+    first. If that is not enough, cells wrap. At last each row becomes a block.
 
     Args:
         title: printed above it; empty for none.
@@ -81,25 +81,28 @@ class TextTable:
             say(f"a wider terminal also shows: {', '.join(hidden)}")
 
     def _layout(self, width: int) -> list[int]:
-        """Return the columns to print; none when not even the necessary ones fit."""
-        places = list(range(len(self._columns)))
-        if self._fits(places, width):
-            return places
-        places = places[self._grouped :]
-        while not self._fits(places, width):
-            optional = [place for place in places if self._columns[place].optional]
-            if not optional:
-                return []
-            places.remove(optional[-1])
-        return places
+        """Return the columns of the first layout that fits; none when none fits."""
+        layouts = self._layouts()
+        for wraps in (False, True):
+            for places in layouts:
+                if sum(self._min_width(place, wraps=wraps) + _GAP for place in places) - _GAP <= width:
+                    return places
+        return []
 
-    def _fits(self, places: Sequence[int], width: int) -> bool:
-        return sum(self._narrowest(place) + _GAP for place in places) - _GAP <= width
+    def _layouts(self) -> list[list[int]]:
+        """Return the columns of all layouts: all, those below group headings, and these with fewer optional ones."""
+        layouts = [list(range(len(self._columns)))]
+        places = layouts[0][self._grouped :]
+        layouts.append(places)
+        for optional in reversed([place for place in places if self._columns[place].optional]):
+            places = [place for place in places if place != optional]
+            layouts.append(places)
+        return layouts
 
-    def _narrowest(self, place: int) -> int:
-        """Return the smallest width of a column that cuts no word."""
+    def _min_width(self, place: int, *, wraps: bool) -> int:
+        """Return the smallest width of a column that cuts no cell, or no word where its cells wrap."""
         cells = self._cells(place)
-        words = [word for cell in cells for word in cell.split()] if self._columns[place].wraps else cells
+        words = [word for cell in cells for word in cell.split()] if wraps and self._columns[place].wraps else cells
         return max(map(_length, words), default=0)
 
     def _cells(self, place: int) -> list[str]:
@@ -109,7 +112,10 @@ class TextTable:
         """Return the widths of columns: the widest of those that wrap give way."""
         widths = {place: max(map(_length, self._cells(place))) for place in places}
         while sum(widths.values()) + _GAP * (len(places) - 1) > width:
-            place = max((one for one in places if widths[one] > self._narrowest(one)), key=widths.__getitem__)
+            place = max(
+                (place for place in places if widths[place] > self._min_width(place, wraps=True)),
+                key=widths.__getitem__,
+            )
             widths[place] -= 1
         return list(widths.values())
 

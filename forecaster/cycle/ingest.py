@@ -344,7 +344,7 @@ class BarIngestor:
             return FetchOutcome(key, cursor, as_of, error=error)
 
     def _next_stamp(self, readable_at: int) -> int:
-        """Return the stamp of bars that become readable at a time: later than the last one, unless the clock was set."""
+        """Return the stamp of bars that become readable at a time: later than the last, unless the clock was set."""
         is_close = readable_at <= self._last_stamp < readable_at + _CLOSE_MS
         self._last_stamp = self._last_stamp + 1 if is_close else readable_at
         return self._last_stamp

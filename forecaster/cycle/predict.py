@@ -29,7 +29,7 @@ class Predictions(NamedTuple):
 
 
 class PartialPredictions(NamedTuple):
-    """Predictions, the series that the primary model could not forecast, and the baselines that failed; with reasons."""
+    """Predictions; the series that the primary model could not forecast and the baselines that failed, with reasons."""
 
     predictions: Predictions
     skipped: dict[SeriesKey, str]

@@ -1,7 +1,7 @@
 """Which stored bars are requested again, and when an answer must be confirmed by a second one.
 
-An exchange may revise a bar, or serve a wrong one. So the latest stored bars are requested again with each new one, more
-of them after a fault or a revision. An implausible answer is stored only once a second answer confirms it.
+An exchange may revise a bar, or serve a wrong one. So the latest stored bars are requested again with each new one,
+more of them after a fault or a revision. An implausible answer is stored only once a second answer confirms it.
 """
 
 from __future__ import annotations

@@ -70,7 +70,7 @@ class CycleView:
 
     def show_line(self, line: str) -> None:
         """Show a line of the log above the view."""
-        self._console.print(Text.from_ansi(line.rstrip("\n")), soft_wrap=True)
+        self._console.print(Text.from_ansi(line.rstrip("\n")), soft_wrap=not self._console.is_terminal)
 
     def show(self, report: CycleReport) -> None:
         """Show the next cycle."""

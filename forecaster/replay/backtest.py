@@ -102,7 +102,7 @@ class BacktestResult:
     benchmark: Account
 
 
-def trade(
+def run_backtest(
     strategy: Strategy,
     forecasts: Iterable[OHLCForecast],
     bars: Bars,

@@ -27,7 +27,7 @@ from forecaster.cycle.predict import predict_all
 from forecaster.engine import Forecaster
 from forecaster.errors import InvalidArgument, NotEnoughBars, format_time
 from forecaster.replay.batch_invariance import Failure, VerificationReport, largest_difference, no_progress
-from forecaster.replay.replay import replay
+from forecaster.replay.replay import run_replay
 from forecaster.replay.strategy import run_strategy
 from forecaster.store.memory import MemoryStore
 
@@ -306,7 +306,7 @@ class _Scenario:
         history = self._fetch(self.source, end)
         self._forecaster.store.add_bars(history)  # the ledger holds later bars, which no model may use
         cutoffs_N = np.append(cutoffs_N, later_N) if self.with_later_cutoffs else cutoffs_N
-        replay(self._forecaster, history, cutoffs_N, predictor=_StrictPredictor(self._forecaster))
+        run_replay(self._forecaster, history, cutoffs_N, predictor=_StrictPredictor(self._forecaster))
         self._forecaster.run_cycle(self._rows.key.timeframe, self._case.cutoff)
         return [forecast for forecast in self._made if forecast.cutoff <= self._case.cutoff]
 

@@ -75,7 +75,7 @@ class ReplayPlan:
                 check_integer(name, value, 0)
 
 
-def replay(
+def run_replay(
     forecaster: Forecaster,
     bars: Bars,
     cutoffs: Sequence[int] | NDArray[np.int64] | None = None,

@@ -225,19 +225,19 @@ class MemoryStore:
         for name, forecast in new.items():
             self._remember(known, name)
             known[name] = forecast
-        for one in learned:
-            self._remember(self._learned, (one.key, one.model_id, run_id))
-        self._learned.update({(one.key, one.model_id, run_id): one for one in learned})
+        for state in learned:
+            self._remember(self._learned, (state.key, state.model_id, run_id))
+        self._learned.update({(state.key, state.model_id, run_id): state for state in learned})
         return len(new)
 
     def delay_availability(self, forecasts: Sequence[OHLCForecast], run_id: str) -> None:
         """Record that these were committed later than stamped: they count as available from `available_at` on."""
         known = self._forecasts.get(run_id, {})
-        for one in forecasts:
-            there = known.get(_name(one))
-            if there is not None and (there.available_at or 0) < (one.available_at or 0):
-                self._remember(known, _name(one))
-                known[_name(one)] = replace(there, available_at=one.available_at)
+        for forecast in forecasts:
+            there = known.get(_name(forecast))
+            if there is not None and (there.available_at or 0) < (forecast.available_at or 0):
+                self._remember(known, _name(forecast))
+                known[_name(forecast)] = replace(there, available_at=forecast.available_at)
 
     def series(self) -> list[SeriesKey]:
         """Return all series of the ledger, those of replays too, by name."""
@@ -252,11 +252,15 @@ class MemoryStore:
 
     def models(self) -> list[ModelId]:
         """Return all models that have forecast, by name."""
-        return sorted({one.provenance.ledger_id for of_run in self._forecasts.values() for one in of_run.values()})
+        return sorted(
+            {forecast.provenance.ledger_id for of_run in self._forecasts.values() for forecast in of_run.values()}
+        )
 
     def cutoffs(self, key: SeriesKey, run_id: str = LIVE) -> NDArray[np.int64]:
         """Return the cutoffs of a run's forecasts of a series, ascending."""
-        return np.unique(np.array([one.cutoff for one in self._of_run(run_id) if one.key == key], np.int64))
+        return np.unique(
+            np.array([forecast.cutoff for forecast in self._of_run(run_id) if forecast.key == key], np.int64)
+        )
 
     def bar_revisions(self, key: SeriesKey) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
         """Return open time, revision and first_seen_at of every revision of every live bar of a series."""
@@ -310,18 +314,21 @@ class MemoryStore:
     ) -> Iterator[SettledSteps]:
         """Yield the same of one series, some cutoffs at a time."""
         span = CUTOFFS_PER_QUERY * key.timeframe.ms
-        forecasts = sorted((one for one in self._of_run(run_id, as_of) if one.key == key), key=lambda one: one.cutoff)
-        for _, group in groupby(forecasts, key=lambda one: one.cutoff // span):
+        forecasts = sorted(
+            (forecast for forecast in self._of_run(run_id, as_of) if forecast.key == key),
+            key=lambda forecast: forecast.cutoff,
+        )
+        for _, group in groupby(forecasts, key=lambda forecast: forecast.cutoff // span):
             yield from self._settle(list(group), run_id, as_of, since)
 
     def set_pending(self, pending: Sequence[PendingForecast], changed_at: int) -> None:
         """Insert or update pending forecasts; one that is done stays done."""
         del changed_at
-        for one in pending:
-            known = self._pending.setdefault(one.key, {})
-            self._remember(known, one.cutoff)
-            if one.cutoff not in known or known[one.cutoff].state != "done":
-                known[one.cutoff] = one
+        for row in pending:
+            known = self._pending.setdefault(row.key, {})
+            self._remember(known, row.cutoff)
+            if row.cutoff not in known or known[row.cutoff].state != "done":
+                known[row.cutoff] = row
 
     def pending_forecasts(self, key: SeriesKey, start: int, end: int) -> list[PendingForecast]:
         """Return the pending forecasts of a series with a cutoff in [start, end), ascending."""
@@ -331,7 +338,7 @@ class MemoryStore:
     def pending_before(self, key: SeriesKey, cutoff: int) -> PendingForecast | None:
         """Return the latest pending forecast before `cutoff`, or None."""
         known = self._pending.get(key, {})
-        return max((one for one in known.values() if one.cutoff < cutoff), key=lambda one: one.cutoff, default=None)
+        return max((row for row in known.values() if row.cutoff < cutoff), key=lambda row: row.cutoff, default=None)
 
     def close(self) -> None:
         """Do nothing: there is no database."""
@@ -339,7 +346,7 @@ class MemoryStore:
     def _alike(self, hold: Hold) -> list[Hold]:
         """Return the rows of a hold: the first one, and one per probe."""
         rows = self._holds[hold.exchange]
-        return [one for one in rows if (one.until, one.reason) == (hold.until, hold.reason)]
+        return [row for row in rows if (row.until, row.reason) == (hold.until, hold.reason)]
 
     def _of_run(self, run_id: str, as_of: int | None = None) -> list[OHLCForecast]:
         """Return the forecasts of a run that were available at `as_of`, with the latency in its id."""

@@ -309,7 +309,7 @@ class LedgerQueries:
         return PendingForecast(key, rows[0].cutoff, *rows[0][1:]) if rows else None
 
     def close(self) -> None:
-        """Let go of the database."""
+        """Close the database."""
         self._runner.close()
 
     def _open_time(self, sql: str, key: SeriesKey, run_id: str) -> int | None:

@@ -133,7 +133,7 @@ def check_times(forecast: OHLCForecast) -> None:
     if issued is None or available is None:
         raise InvalidArgument("forecast", "issued_at and available_at", f"none on {forecast.key}")
     if not forecast.cutoff <= issued <= available:
-        found = ", ".join(format_time(one, exact=True) for one in (forecast.cutoff, issued, available))
+        found = ", ".join(format_time(time, exact=True) for time in (forecast.cutoff, issued, available))
         raise InvalidArgument("forecast", "cutoff ≤ issued_at ≤ available_at", f"{found} on {forecast.key}")
 
 

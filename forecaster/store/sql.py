@@ -250,8 +250,8 @@ class SqlStore(LedgerQueries):
                 _append(connection, t.forecast, rows)
                 _append(connection, t.forecast_step, steps)
             if learned:
-                places = [{"series_id": series[one.key], "run_id": run_id} for one in learned]
-                states = [{name: getattr(one, name) for name in ("model_id", "cutoff", "state")} for one in learned]
+                places = [{"series_id": series[state.key], "run_id": run_id} for state in learned]
+                states = [{name: getattr(state, name) for name in ("model_id", "cutoff", "state")} for state in learned]
                 connection.execute(
                     sa.text(_SET_CALIBRATION), [place | state for place, state in zip(places, states, strict=True)]
                 )
@@ -265,10 +265,10 @@ class SqlStore(LedgerQueries):
             series = self._series_of_run(connection, {f.key for f in forecasts}, run_id)
             known = _known(connection, forecasts, series, run_id)
             rows = [
-                {"forecast_id": known[name].id, "available_at": one.available_at}
-                for one in forecasts
-                if (name := (series[one.key], one.cutoff, one.provenance.ledger_id)) in known
-                and known[name].available_at < (one.available_at or 0)
+                {"forecast_id": known[name].id, "available_at": forecast.available_at}
+                for forecast in forecasts
+                if (name := (series[forecast.key], forecast.cutoff, forecast.provenance.ledger_id)) in known
+                and known[name].available_at < (forecast.available_at or 0)
             ]
             query = sa.select(t.availability_delay.c.forecast_id).where(
                 t.availability_delay.c.forecast_id.in_([r["forecast_id"] for r in rows])
@@ -285,12 +285,12 @@ class SqlStore(LedgerQueries):
         with self._writing() as connection:
             rows = [
                 {
-                    "series_id": self._series_id(connection, one.key),
+                    "series_id": self._series_id(connection, row.key),
                     "epoch": self.epoch,
                     "changed_at": changed_at,
-                    **{name: getattr(one, name) for name in _PENDING},
+                    **{name: getattr(row, name) for name in _PENDING},
                 }
-                for one in pending
+                for row in pending
             ]
             connection.execute(sa.text(_SET_PENDING), rows)
 
@@ -341,8 +341,13 @@ class SqlStore(LedgerQueries):
         provenances = {f.provenance.ledger_id: f.provenance for f in forecasts}
         known = set(connection.scalars(sa.select(t.model.c.id).where(t.model.c.id.in_(provenances))))
         new = [
-            {"id": name, "name": one.model_id, "revision": one.revision, "weights_sha256": one.weights_sha256}
-            for name, one in provenances.items()
+            {
+                "id": name,
+                "name": provenance.model_id,
+                "revision": provenance.revision,
+                "weights_sha256": provenance.weights_sha256,
+            }
+            for name, provenance in provenances.items()
             if name not in known
         ]
         if new:
@@ -410,7 +415,7 @@ def _known(
     connection: sa.Connection, forecasts: Sequence[OHLCForecast], series: dict[SeriesKey, int], run_id: str
 ) -> dict[tuple[int, int, str], Any]:
     """Return the forecasts of a run that the ledger already has, among the series and cutoffs of a batch."""
-    cutoffs = [one.cutoff for one in forecasts]
+    cutoffs = [forecast.cutoff for forecast in forecasts]
     span = {"run": run_id, "first": min(cutoffs), "last": max(cutoffs)}
     known = {}
     for ids in _chunks(list(series.values())):

@@ -24,7 +24,7 @@ from forecaster.config import Config
 from forecaster.cycle.settle import settled_losses
 from forecaster.engine import Forecaster
 from forecaster.forecast import ModelId
-from forecaster.replay import replay
+from forecaster.replay import run_replay
 from forecaster.sources.files import FileSource
 from forecaster.store.memory import MemoryStore
 
@@ -50,7 +50,7 @@ def replayed(path: Path, plan: argparse.Namespace, progress: Progress) -> Iterat
         forecaster = Forecaster(config, MemoryStore())
         cutoffs = bars.close_time[plan.context :][-plan.cutoffs :]
         task = progress.add_task(f"{path.stem} {key.symbol}", total=len(cutoffs))
-        run = replay(forecaster, bars, cutoffs, on_batch=lambda n, task=task: progress.advance(task, n))
+        run = run_replay(forecaster, bars, cutoffs, on_batch=lambda n, task=task: progress.advance(task, n))
         yield key, forecaster.store, run.id
 
 

@@ -32,7 +32,7 @@ from forecaster.engine import Forecaster
 from forecaster.model.chronos2.artifacts import hardware
 from forecaster.model.chronos2.checkpoint import load_checkpoint
 from forecaster.model.chronos2.upstream import to_upstream
-from forecaster.replay import replay
+from forecaster.replay import run_replay
 from forecaster.sources.files import FileSource
 from forecaster.store import open_store
 
@@ -90,7 +90,7 @@ class Contest:
         with tempfile.TemporaryDirectory() as folder, closing(open_store(f"sqlite:///{folder}/ledger.db")) as store:
             own = Forecaster(self.config, store, models=self.forecaster.models)
             before, started = model.forward_seconds, time.perf_counter()
-            replay(own, self.bars, self.cutoffs)
+            run_replay(own, self.bars, self.cutoffs)
             seconds = time.perf_counter() - started
         self.share.append((model.forward_seconds - before) / seconds)
         return len(self.cutoffs) / seconds

@@ -19,7 +19,7 @@ from rich.progress import Progress
 
 from forecaster.bars import SeriesKey
 from forecaster.errors import BadPayload
-from forecaster.sources.exchange.guard import parse_rows, parse_body, bars_from_rows
+from forecaster.sources.exchange.guard import bars_from_rows, parse_body, parse_rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from forecaster import bars
 from forecaster.errors import BadPayload
 from forecaster.sources.exchange import guard
-from forecaster.sources.exchange.guard import parse_rows, parse_body
+from forecaster.sources.exchange.guard import parse_body, parse_rows
 from tests.benchmarks import row_storm
 from tests.benchmarks.row_storm import START, STEP, is_bar, judge_body, judge_rows, make_body, make_rows
 
@@ -89,14 +89,14 @@ def test_judge_would_notice_a_rule_that_is_missing(monkeypatch, rule):
     def with_one_rule_less(*arguments):
         return {reason: rows for reason, rows in rules(*arguments).items() if not reason.startswith(rule)}
 
-    rules = bars._broken_rules
-    monkeypatch.setattr(bars, "_broken_rules", with_one_rule_less)
+    rules = bars._violations
+    monkeypatch.setattr(bars, "_violations", with_one_rule_less)
 
     assert finds_something()
 
 
 def test_judge_would_notice_a_number_that_only_python_reads(monkeypatch):
-    monkeypatch.setattr(guard, "_is_odd", lambda entry: isinstance(entry, list | dict))
+    monkeypatch.setattr(guard, "_is_unreadable", lambda entry: isinstance(entry, list | dict))
 
     assert finds_something()
 

@@ -18,7 +18,7 @@ from forecaster.forecast import repair
 from forecaster.ledger import LIVE, Run
 from forecaster.model import ModelSuite
 from forecaster.model.baselines.random_walk import RandomWalk
-from forecaster.replay import replay
+from forecaster.replay import run_replay
 from forecaster.replay.replay import ReplayPlan
 from forecaster.store import open_store
 from tests.builders import make_bars
@@ -74,7 +74,7 @@ def test_replay_is_calibrated_as_live_was(batch):
     """Cutoff by cutoff, or all at once."""
     live = cycles(make_forecaster(), 60, 120)
     forecaster = make_forecaster()
-    run = replay(forecaster, BARS, BARS.close_time[60:120], plan=ReplayPlan(batch=batch))
+    run = run_replay(forecaster, BARS, BARS.close_time[60:120], plan=ReplayPlan(batch=batch))
     again = [forecaster.store.history(KEY, one.cutoff, one.cutoff + 1, run.id) for one in live]
 
     assert [b"".join(row.values_Q.tobytes() for row in rows) for rows in again] == [
@@ -175,8 +175,8 @@ def test_bars_after_a_cutoff_do_not_matter():
     other = Bars(KEY, BARS.open_time, changed, BARS.first_seen_at)
     first, second = make_forecaster(), make_forecaster()
     cutoffs = BARS.close_time[60:100]
-    one = replay(first, BARS, cutoffs)
-    another = replay(second, other, cutoffs)
+    one = run_replay(first, BARS, cutoffs)
+    another = run_replay(second, other, cutoffs)
 
     assert [row.values_Q.tobytes() for row in first.store.history(KEY, 0, 2**62, one.id)] == [
         row.values_Q.tobytes() for row in second.store.history(KEY, 0, 2**62, another.id)

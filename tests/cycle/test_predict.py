@@ -70,7 +70,9 @@ def test_finding_one_takes_few_calls(contexts):
 
 
 def test_baseline_keeps_what_it_could_forecast(contexts):
-    answers, skipped, failed_baselines = predict_isolating_failures(suite(Picky("nano"), Picky("walk", "C2/USDT", "C5/USDT")), contexts, 3)
+    answers, skipped, failed_baselines = predict_isolating_failures(
+        suite(Picky("nano"), Picky("walk", "C2/USDT", "C5/USDT")), contexts, 3
+    )
 
     assert skipped == {}
     assert failed_baselines == {"walk": "InferenceError: C2/USDT"}

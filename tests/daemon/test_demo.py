@@ -164,7 +164,7 @@ def test_nothing_writes_past_the_live_view(monkeypatch):
     lines = [json.loads(line)["event"] for line in raw.getvalue().splitlines()]
 
     assert len(overlaps) > 0
-    assert screen.getvalue().count("late by [red]3[/red] s") == 3
+    assert " ".join(screen.getvalue().split()).count("late by [red]3[/red] s") == 3
     assert "Execution of job" not in screen.getvalue()
     assert lines == ["Execution of job afterwards"]
 

@@ -35,7 +35,7 @@ from forecaster.config import Config
 from forecaster.errors import BarsError, ConfigError
 from forecaster.model import ModelSuite
 from forecaster.model.baselines.random_walk import RandomWalk
-from forecaster.replay import replay
+from forecaster.replay import run_replay
 from forecaster.sources import Fetched
 from forecaster.store.sql import SqlStore
 from strategies.trend import trend
@@ -181,7 +181,7 @@ class Growing:
         if self._chance.random() < 0.1:
             self._writer.predict(self._store.bars(KEYS[0]))
         if self.cycle == 1:
-            self.replay = replay(self._writer, self._bars[0][:FIRST]).id
+            self.replay = run_replay(self._writer, self._bars[0][:FIRST]).id
         self.cycle += 1
 
     def ask(self, count: int) -> None:

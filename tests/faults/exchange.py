@@ -29,8 +29,7 @@ from urllib.parse import parse_qsl, urlsplit
 import ccxt.async_support as ccxt
 
 from forecaster.config import ExchangeConfig
-from forecaster.sources.exchange import breaker
-from forecaster.sources.exchange import paginator, request
+from forecaster.sources.exchange import breaker, paginator, request
 from forecaster.sources.exchange import server_time as exchange_clock
 from forecaster.sources.exchange import source as exchange_source
 from forecaster.sources.exchange.paginator import RateLimiter

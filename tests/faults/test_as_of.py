@@ -25,7 +25,9 @@ def test_no_answer_changes_when_the_ledger_has_grown(tmp_path):
 def bars_seen_before_they_came(monkeypatch):
     """As if bars had been there when the cycle began."""
     monkeypatch.setattr(
-        BarIngestor, "_write_in_time", lambda _, watch, write, stamps: [write(watch._start), stamps.append(watch._start)][0]
+        BarIngestor,
+        "_write_in_time",
+        lambda _, watch, write, stamps: [write(watch._start), stamps.append(watch._start)][0],
     )
 
 

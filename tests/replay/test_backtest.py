@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from forecaster.bars import Bars
 from forecaster.errors import InvalidArgument
-from forecaster.replay.backtest import combine_accounts, simulate, simulate_buy_and_hold, trade
+from forecaster.replay.backtest import combine_accounts, run_backtest, simulate, simulate_buy_and_hold
 from forecaster.replay.strategy import Decision, TradingRules
 from tests.builders import HOUR_MS, make_bars, make_key, utc_ms
 from tests.replay.test_strategy import Planned, forecasts_of
@@ -163,7 +163,7 @@ def test_a_flip_is_the_end_of_one_trade_and_the_begin_of_another():
 def test_a_constant_share_is_buy_and_hold():
     """All of the equity, from the first decision on: one fill, the same equity, to the last bit."""
     bars = make_bars(count=200)
-    found = trade(Planned(1.0), forecasts_of(bars, 4000), bars, TradingRules())
+    found = run_backtest(Planned(1.0), forecasts_of(bars, 4000), bars, TradingRules())
 
     assert len(found.account.fills) == len(found.benchmark.fills) == 1
     assert np.array_equal(found.account.equity_T, found.benchmark.equity_T)
@@ -213,7 +213,7 @@ def test_a_share_that_drifts_is_brought_back():
 def test_a_fill_says_that_it_waited():
     bars = make_bars(count=12)
     there = bars[np.delete(np.arange(12), [5, 6])]
-    found = trade(Planned(1.0), forecasts_of(bars, 0, [4]), there, TradingRules())
+    found = run_backtest(Planned(1.0), forecasts_of(bars, 0, [4]), there, TradingRules())
 
     assert [(fill.open_time, fill.missing_bars) for fill in found.account.fills] == [(bars.open_time[7], 2)]
     assert found.account.fills[0].decided_at == bars.close_time[4]
@@ -223,7 +223,7 @@ def test_a_fill_says_that_it_waited():
 @pytest.mark.parametrize("latency", [0, 4000, 2 * HOUR_MS])
 def test_the_open_that_is_paid_is_that_of_the_fill(latency):
     bars = make_bars(count=30)
-    found = trade(Planned(1.0), forecasts_of(bars, latency, [10]), bars, FREE)
+    found = run_backtest(Planned(1.0), forecasts_of(bars, latency, [10]), bars, FREE)
     place = {0: 11, 4000: 12, 2 * HOUR_MS: 13}[latency]
 
     assert found.account.fills[0].price == bars.ohlcv_TF[place, 0]
@@ -274,15 +274,15 @@ def test_nothing_to_fill():
     bars = make_bars(count=12)
 
     with pytest.raises(InvalidArgument, match="can fill"):
-        trade(Planned(1.0), forecasts_of(bars, 0, [11]), bars)
+        run_backtest(Planned(1.0), forecasts_of(bars, 0, [11]), bars)
     with pytest.raises(InvalidArgument, match="can fill"):
-        trade(Planned(1.0), [], bars)
+        run_backtest(Planned(1.0), [], bars)
 
 
 def test_the_same_again():
     bars = make_bars(count=300)
     one, other = (
-        trade(Planned(0.3, -1.0, 0.0, 0.7), forecasts_of(bars, 4000), bars, TradingRules(close_after=2))
+        run_backtest(Planned(0.3, -1.0, 0.0, 0.7), forecasts_of(bars, 4000), bars, TradingRules(close_after=2))
         for _ in range(2)
     )
 
@@ -298,7 +298,7 @@ def test_later_bars_do_not_change_what_was_there():
     values[31:] *= 1e6
     perturbed = Bars(bars.key, bars.open_time, values)
     one, other = (
-        trade(Planned(0.3, -1.0, 0.5), forecasts_of(bars, 0, range(30)), given, TradingRules())
+        run_backtest(Planned(0.3, -1.0, 0.5), forecasts_of(bars, 0, range(30)), given, TradingRules())
         for given in (bars, perturbed)
     )
 
@@ -319,7 +319,7 @@ def test_twice_the_bars_are_twice_the_work():
 
         sys.setprofile(tell)
         try:
-            trade(Planned(0.3, -1.0, 0.0, 0.7), forecasts, bars, TradingRules())
+            run_backtest(Planned(0.3, -1.0, 0.0, 0.7), forecasts, bars, TradingRules())
         finally:
             sys.setprofile(None)
         return made[0]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from forecaster.errors import ConfigError
-from forecaster.replay.backtest import combine_accounts, trade
+from forecaster.replay.backtest import combine_accounts, run_backtest
 from forecaster.replay.backtest_report import BacktestReport, describe_limits, write_backtest_report
 from forecaster.replay.performance import compute_performance, drawdown_of
 from forecaster.replay.strategy import Signal, TradingRules
@@ -27,7 +27,7 @@ def alternate(forecast, position, context):
 @pytest.fixture(scope="module")
 def traded():
     return [
-        trade(alternate, forecasts_of(bars), bars)
+        run_backtest(alternate, forecasts_of(bars), bars)
         for bars in (make_bars(count=BARS), make_bars(make_key(symbol="ETH/USDT"), count=BARS - 50, seed=4))
     ]
 
@@ -107,7 +107,7 @@ def test_nothing_is_fetched(page):
 
 def test_long_lines_are_thinned(tmp_path):
     bars = make_bars(count=5000)
-    page = written(tmp_path, [trade(alternate, forecasts_of(bars), bars, TradingRules(threshold=0.99))])
+    page = written(tmp_path, [run_backtest(alternate, forecasts_of(bars), bars, TradingRules(threshold=0.99))])
     line = page.figures["Drawdown"]["data"][0]
 
     assert len(line["y"]) == 1500

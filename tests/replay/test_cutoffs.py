@@ -12,7 +12,7 @@ from forecaster.bars import Bars
 from forecaster.config import ModelConfig
 from forecaster.context import Context
 from forecaster.errors import BarsError, InvalidArgument, MissingBars
-from forecaster.replay import replay
+from forecaster.replay import run_replay
 from forecaster.replay.cutoffs import bars_as_known, bars_in_context, check_cutoffs, choose_cutoffs
 from forecaster.store.memory import MemoryStore
 from tests.builders import DAY_MS, make_bars, make_key, utc_ms
@@ -49,7 +49,7 @@ def test_a_long_gap_leaves_cutoffs_out():
     bars = without(BARS, (80, 140))
     chosen = choose_cutoffs(bars, MODEL)
     forecaster = make_forecaster(bars)
-    run = replay(forecaster, bars)
+    run = run_replay(forecaster, bars)
 
     assert chosen.left_out == {"fewer than 32 bars among their last 64 slots": 31}
     assert forecaster.store.cutoffs(bars.key, run.id).tolist() == chosen.cutoffs.tolist()

@@ -9,7 +9,7 @@ import pytest
 from forecaster.bars import FIELDS, Bars
 from forecaster.export import CUTOFFS, frames
 from forecaster.ledger import Run, RunId
-from forecaster.replay import replay
+from forecaster.replay import run_replay
 from forecaster.replay.cutoffs import check_cutoffs
 from forecaster.replay.replay import replay_all
 from forecaster.store.memory import MemoryStore
@@ -33,7 +33,7 @@ def test_a_line_is_a_row_of_the_ledger():
     """What is in the frame is what `history` gives, in its order, with the target bar's price beside it."""
     bars = make_bars(count=60)
     forecaster = make_forecaster(bars)
-    run = replay(forecaster, bars)
+    run = run_replay(forecaster, bars)
     (frame,) = frames(forecaster.reader, [bars.key], run.id)
     rows = forecaster.reader.history(bars.key, 0, 2**62, run.id)
     came = {
@@ -75,7 +75,7 @@ def test_many_cutoffs_come_in_portions():
     """Each cutoff is in one frame, with all of its rows, and none is left out between two."""
     bars = make_bars(count=CUTOFFS + 40)
     forecaster = make_forecaster(bars)
-    run = replay(forecaster, bars)
+    run = run_replay(forecaster, bars)
     found = list(frames(forecaster.reader, [bars.key], run.id))
     cutoffs = [frame.cutoff.unique().tolist() for frame in found]
 
@@ -148,7 +148,7 @@ def test_a_latency_is_in_every_line():
     bars = make_bars(count=60)
     forecaster = make_forecaster(bars)
     forecaster.store.add_bars(Bars(bars.key, bars.open_time, bars.ohlcv_TF * 2))
-    at_once = replay(forecaster, bars)
+    at_once = run_replay(forecaster, bars)
     (plain,) = frames(forecaster.reader, [bars.key], at_once.id)
     (later,) = frames(forecaster.reader, [bars.key], RunId(at_once.id).delayed(1_500))
 

@@ -9,7 +9,7 @@ from forecaster import Forecaster
 from forecaster.config_file import load_config
 from forecaster.daemon.demo import Demo
 from forecaster.forecast import ENGINE_NOISE
-from forecaster.replay import ReplayPlan, replay
+from forecaster.replay import ReplayPlan, run_replay
 from forecaster.store.memory import MemoryStore
 
 CYCLES = 25
@@ -45,7 +45,7 @@ def test_ledger_of_a_demo_is_that_of_its_replay(config, live):
     counted = 0
     for key in live.series:
         bars = live.store.bars(key)
-        run = replay(replayed, bars, live.store.cutoffs(key), plan=ReplayPlan(batch=7))
+        run = run_replay(replayed, bars, live.store.cutoffs(key), plan=ReplayPlan(batch=7))
         there, again = rows(live, key), rows(replayed, key, run.id)
         assert there.keys() == again.keys()
         for name, (target, raw_Q, values_Q) in there.items():

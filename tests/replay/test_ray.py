@@ -17,7 +17,7 @@ from forecaster.config import Config
 from forecaster.context import Context
 from forecaster.errors import ConfigError
 from forecaster.forecast import same_forecast
-from forecaster.replay import replay
+from forecaster.replay import run_replay
 from forecaster.replay.ray import RayWorkers
 from forecaster.replay.replay import ReplayPlan
 from forecaster.store import open_store
@@ -45,7 +45,7 @@ def config():
 def alone(config):
     """The forecasts of a replay in this process."""
     forecaster = Forecaster(config, MemoryStore())
-    return forecasts(forecaster, replay(forecaster, BARS, CUTOFFS, plan=PLAN))
+    return forecasts(forecaster, run_replay(forecaster, BARS, CUTOFFS, plan=PLAN))
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +81,7 @@ def assert_same(found, alone):
 def test_two_workers_give_what_one_process_gives(config, alone, workers):
     """Bit for bit for the baseline, within the engines' tolerance for the model."""
     forecaster = Forecaster(config, MemoryStore())
-    found = forecasts(forecaster, replay(forecaster, BARS, CUTOFFS, plan=PLAN, predictor=workers))
+    found = forecasts(forecaster, run_replay(forecaster, BARS, CUTOFFS, plan=PLAN, predictor=workers))
 
     assert_same(found, alone)
     served = [abs(one.values_FHQ - found[name].values_FHQ).max() / np.ptp(one.raw_FHQ) for name, one in alone.items()]
@@ -99,7 +99,7 @@ def test_worker_that_is_killed_loses_nothing(config, alone, workers, tmp_path):
 
     with closing(open_store(f"sqlite:///{tmp_path}/ledger.db")) as store:
         forecaster = Forecaster(config, store)
-        run = replay(forecaster, BARS, CUTOFFS, plan=PLAN, on_batch=kill, predictor=workers)
+        run = run_replay(forecaster, BARS, CUTOFFS, plan=PLAN, on_batch=kill, predictor=workers)
         rows = store.history(BARS.key, 0, 2**62, run.id)
         counted = store._query("SELECT COUNT(*) AS n FROM forecast", {})[0].n
         errors = verify_ledger(store._asked).errors
@@ -119,7 +119,7 @@ def test_worker_that_is_killed_loses_nothing(config, alone, workers, tmp_path):
 
 def test_all_workers_work(config, workers):
     """Each has loaded the model: a worker that is never asked has no torch in its memory."""
-    replay(Forecaster(config, MemoryStore()), BARS, CUTOFFS[:40], plan=PLAN, predictor=workers)
+    run_replay(Forecaster(config, MemoryStore()), BARS, CUTOFFS[:40], plan=PLAN, predictor=workers)
     pids = workers.pids()
 
     assert len(set(pids)) == 2
@@ -172,6 +172,6 @@ def test_few_batches_are_cut_ahead(workers):
 def test_driver_loads_no_model(config, workers):
     """What records needs none."""
     forecaster = Forecaster(config, MemoryStore())
-    replay(forecaster, BARS, CUTOFFS[:10], plan=PLAN, predictor=workers)
+    run_replay(forecaster, BARS, CUTOFFS[:10], plan=PLAN, predictor=workers)
 
     assert "models" not in forecaster.__dict__

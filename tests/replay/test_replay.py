@@ -13,7 +13,7 @@ from forecaster import Forecaster
 from forecaster.bars import Bars
 from forecaster.errors import BarNotClosed, InvalidArgument, MissingBars, NotEnoughBars, StoreUnavailable, format_time
 from forecaster.ledger import Run, RunId
-from forecaster.replay import ReplayPlan, replay
+from forecaster.replay import ReplayPlan, run_replay
 from forecaster.store import maintenance, open_store
 from forecaster.store.memory import MemoryStore
 from tests.builders import DAY_MS, make_bars
@@ -27,7 +27,7 @@ def bars():
 
 def test_every_usable_cutoff_by_default(bars):
     forecaster = make_forecaster(bars)
-    run = replay(forecaster, bars)
+    run = run_replay(forecaster, bars)
     cutoffs = {row.cutoff for row in forecaster.store.history(bars.key, 0, 2**62, run.id)}
 
     assert sorted(cutoffs) == bars.close_time[31:].tolist()
@@ -36,7 +36,7 @@ def test_every_usable_cutoff_by_default(bars):
 def test_issued_at_the_cutoff(bars):
     """A replayed forecast is stamped with its own cutoff, not with the day of the replay."""
     forecaster = make_forecaster(bars)
-    run = replay(forecaster, bars, bars.close_time[40:45])
+    run = run_replay(forecaster, bars, bars.close_time[40:45])
 
     for row in forecaster.store.history(bars.key, 0, 2**62, run.id):
         assert row.issued_at == row.available_at == row.cutoff
@@ -44,7 +44,7 @@ def test_issued_at_the_cutoff(bars):
 
 def test_replay_never_passes_for_live(bars):
     forecaster = make_forecaster(bars)
-    replay(forecaster, bars)
+    run_replay(forecaster, bars)
 
     assert forecaster.store.history(bars.key, 0, 2**62) == []
     assert forecaster.latest(("binance", "BTC/USDT", "1h")) is None
@@ -52,7 +52,7 @@ def test_replay_never_passes_for_live(bars):
 
 def test_scores_of_a_replay(bars):
     forecaster = make_forecaster(bars)
-    run = replay(forecaster, bars)
+    run = run_replay(forecaster, bars)
     reports = forecaster.accuracy(run=run.id)
 
     assert {one.n for one in reports if one.step == 1} == {80 - 32}
@@ -60,19 +60,19 @@ def test_scores_of_a_replay(bars):
 
 def test_progress_counts_every_cutoff(bars):
     done = []
-    replay(make_forecaster(bars), bars, bars.close_time[40:50], plan=ReplayPlan(batch=4), on_batch=done.append)
+    run_replay(make_forecaster(bars), bars, bars.close_time[40:50], plan=ReplayPlan(batch=4), on_batch=done.append)
 
     assert done == [4, 4, 2]
 
 
 def test_cutoff_that_is_no_close(bars):
     with pytest.raises(MissingBars):
-        replay(make_forecaster(bars), bars, [int(bars.close_time[40]) + 1])
+        run_replay(make_forecaster(bars), bars, [int(bars.close_time[40]) + 1])
 
 
 def test_too_few_bars(bars):
     with pytest.raises(NotEnoughBars):
-        replay(make_forecaster(bars), bars[:20])
+        run_replay(make_forecaster(bars), bars[:20])
 
 
 def test_a_cutoff_with_too_few_bars_is_named_before_anything_is_written(bars):
@@ -81,7 +81,7 @@ def test_a_cutoff_with_too_few_bars_is_named_before_anything_is_written(bars):
     with pytest.raises(
         NotEnoughBars, match=f"expected at least 32 bars in the context of cutoff {format_time(early)}, found 21"
     ):
-        replay(forecaster, bars, [early, int(bars.close_time[50])])
+        run_replay(forecaster, bars, [early, int(bars.close_time[50])])
 
     assert forecaster.store.runs() == []
 
@@ -93,10 +93,10 @@ def test_a_bar_that_has_not_closed_is_refused(bars):
     with pytest.raises(
         BarNotClosed, match=f"closed by {format_time(last - 1)}, the last one closes at {format_time(last)}"
     ):
-        replay(forecaster, bars, bars.close_time[40:45], plan=ReplayPlan(started_at=last - 1))
+        run_replay(forecaster, bars, bars.close_time[40:45], plan=ReplayPlan(started_at=last - 1))
 
     assert forecaster.store.runs() == []
-    assert replay(forecaster, bars, bars.close_time[40:45], plan=ReplayPlan(started_at=last)).started_at == last
+    assert run_replay(forecaster, bars, bars.close_time[40:45], plan=ReplayPlan(started_at=last)).started_at == last
 
 
 URLS = ["memory:", "sqlite"]
@@ -115,7 +115,7 @@ def test_no_bar_enters_a_live_series(bars, tmp_path, url):
         store.add_bars(Bars(bars.key, bars.open_time[:70], bars.ohlcv_TF[:70], bars.close_time[:70] + 1_000))
         before = [all_of(store.bars(bars.key, as_of=as_of)) for as_of in [*times, None]]
         versions = [one.tolist() for one in store.bar_revisions(bars.key)]
-        replay(keeping(other, store), other, other.close_time[40:45])
+        run_replay(keeping(other, store), other, other.close_time[40:45])
 
         assert [all_of(store.bars(bars.key, as_of=as_of)) for as_of in [*times, None]] == before
         assert [one.tolist() for one in store.bar_revisions(bars.key)] == versions
@@ -127,11 +127,11 @@ def test_a_replay_settles_against_its_own_bars(bars, tmp_path, url):
     """Twice the prices beside the live ones: losses are those of a ledger that has nothing else."""
     other = Bars(bars.key, bars.open_time, bars.ohlcv_TF * 2)
     alone = make_forecaster(other)
-    expected = alone.accuracy(run=replay(alone, other).id)
+    expected = alone.accuracy(run=run_replay(alone, other).id)
     with closing(opened(url, tmp_path)) as store:
         store.add_bars(bars)
         forecaster = keeping(other, store)
-        reports = forecaster.accuracy(run=replay(forecaster, other).id)
+        reports = forecaster.accuracy(run=run_replay(forecaster, other).id)
 
     assert [(one.step, one.field, one.n, one.mae) for one in reports] == [
         (one.step, one.field, one.n, one.mae) for one in expected
@@ -143,7 +143,7 @@ def test_a_time_within_the_replay(bars, tmp_path, url):
     """Its bars are known since their close, so what had settled by then is what had closed by then."""
     with closing(opened(url, tmp_path)) as store:
         forecaster = keeping(bars, store)
-        run = replay(forecaster, bars, bars.close_time[40:60])
+        run = run_replay(forecaster, bars, bars.close_time[40:60])
         at = int(bars.close_time[50])
         known = store.bars(bars.key, as_of=at, run_id=run.id)
         (settled,) = store.settled(bars.key, at, run_id=run.id)
@@ -168,15 +168,15 @@ def keeping(bars, store):
 def test_replay_that_was_stopped_goes_on(bars, tmp_path):
     """What is in its ledger is not asked for again, and the end is that of a replay in one go."""
     whole = make_forecaster(bars)
-    at_once = replay(whole, bars, bars.close_time[40:70], plan=ReplayPlan(RUN, batch=4))
+    at_once = run_replay(whole, bars, bars.close_time[40:70], plan=ReplayPlan(RUN, batch=4))
     asked = []
     with closing(open_store(f"sqlite:///{tmp_path}/ledger.db")) as store, pytest.raises(KeyboardInterrupt):
-        replay(keeping(bars, store), bars, bars.close_time[40:70], plan=PLAN, on_batch=Stop(3))
+        run_replay(keeping(bars, store), bars, bars.close_time[40:70], plan=PLAN, on_batch=Stop(3))
     with closing(open_store(f"sqlite:///{tmp_path}/ledger.db")) as store:
         before = len(store.cutoffs(bars.key, RUN.id))
         forecaster = keeping(bars, store)
         done = []
-        replay(
+        run_replay(
             forecaster,
             bars,
             bars.close_time[40:70],
@@ -234,8 +234,8 @@ def test_a_latency_moves_times_and_adds_nothing(bars, tmp_path, url):
     cutoffs, asked = bars.close_time[40:45], []
     with closing(opened(url, tmp_path)) as store:
         forecaster = keeping(bars, store)
-        at_once = replay(forecaster, bars, cutoffs)
-        later = replay(
+        at_once = run_replay(forecaster, bars, cutoffs)
+        later = run_replay(
             forecaster, bars, cutoffs, plan=ReplayPlan(latency_ms=4_000), predictor=Watched(forecaster, asked)
         )
         rows = [store.history(bars.key, 0, 2**62, run.id) for run in (at_once, later)]
@@ -255,7 +255,7 @@ def test_what_fails_to_be_recorded_stops_the_replay(bars):
     """Nothing more is asked for."""
     forecaster = keeping(bars, Full())
     with pytest.raises(StoreUnavailable, match="no room"):
-        replay(forecaster, bars, bars.close_time[40:60], plan=PLAN)
+        run_replay(forecaster, bars, bars.close_time[40:60], plan=PLAN)
 
 
 class Full(MemoryStore):
@@ -269,7 +269,7 @@ def test_each_batch_is_recorded_before_the_next_is_asked_for(bars):
     """What is killed loses one batch at most."""
     forecaster = keeping(bars, MemoryStore())
     there = []
-    replay(forecaster, bars, bars.close_time[40:52], plan=PLAN, predictor=Counting(forecaster, there))
+    run_replay(forecaster, bars, bars.close_time[40:52], plan=PLAN, predictor=Counting(forecaster, there))
 
     assert there == [0, 4, 8]
 
@@ -297,7 +297,7 @@ def test_bars_as_they_were_known(bars):
     asked = []
     forecaster = keeping(bars, store)
     plan = ReplayPlan(RUN, known_within_ms=5_000)
-    replay(forecaster, bars, bars.close_time[45:75], plan=plan, predictor=Contexts(forecaster, asked))
+    run_replay(forecaster, bars, bars.close_time[45:75], plan=plan, predictor=Contexts(forecaster, asked))
     last = {one.cutoff: one.ohlc_CT for one in asked}
 
     assert int(bars.close_time[late]) not in last
@@ -322,7 +322,7 @@ def test_known_in_another_ledger(bars):
     live = MemoryStore()
     live.add_bars(Bars(bars.key, bars.open_time, bars.ohlcv_TF, bars.close_time + np.where(np.arange(80) % 2, 1, 0)))
     forecaster = make_forecaster(bars)
-    run = replay(forecaster, bars, bars.close_time[40:50], plan=ReplayPlan(known_within_ms=0, known_from=live))
+    run = run_replay(forecaster, bars, bars.close_time[40:50], plan=ReplayPlan(known_within_ms=0, known_from=live))
 
     assert forecaster.store.cutoffs(bars.key, run.id).tolist() == bars.close_time[40:50:2].tolist()
 
@@ -334,7 +334,7 @@ def test_too_few_bars_were_known(bars):
     seen[:30] = bars.close_time[60]
     store.add_bars(Bars(bars.key, bars.open_time, bars.ohlcv_TF, seen))
     forecaster = keeping(bars, store)
-    run = replay(forecaster, bars, bars.close_time[40:], plan=ReplayPlan(known_within_ms=0))
+    run = run_replay(forecaster, bars, bars.close_time[40:], plan=ReplayPlan(known_within_ms=0))
 
     assert store.cutoffs(bars.key, run.id).tolist() == bars.close_time[60:].tolist()
 
@@ -344,7 +344,7 @@ def test_a_run_began_when_it_ran(bars, monkeypatch):
     forecaster = make_forecaster(bars)
     ran = int(bars.close_time[-1]) + 1_000 * DAY_MS
     monkeypatch.setattr(sys.modules["forecaster.replay.replay"], "now_ms", iter([ran, ran + 5]).__next__)
-    runs = [replay(forecaster, bars, bars.close_time[40:45]) for _ in range(2)]
+    runs = [run_replay(forecaster, bars, bars.close_time[40:45]) for _ in range(2)]
 
     assert [run.started_at for run in runs] == [ran, ran]
     assert [run.started_at for run in forecaster.store.runs()] == [ran]
@@ -356,7 +356,7 @@ def test_pruning_keeps_a_replay_of_today(bars, tmp_path):
     with closing(opened("sqlite", tmp_path)) as store:
         forecaster = keeping(bars, store)
         runs = [
-            replay(forecaster, bars, bars.close_time[i : i + 2], plan=ReplayPlan(started_at=today - days * DAY_MS))
+            run_replay(forecaster, bars, bars.close_time[i : i + 2], plan=ReplayPlan(started_at=today - days * DAY_MS))
             for i, days in ((40, 0), (50, 91))
         ]
     pruned = maintenance.prune(f"sqlite:///{tmp_path}/ledger.db", today - 90 * DAY_MS, dry_run=False)
@@ -375,7 +375,7 @@ def test_a_late_bar_is_known_from_the_very_moment(bars, after, is_there):
     asked = []
     forecaster = keeping(bars, store)
     plan = ReplayPlan(RUN, known_within_ms=5_000)
-    replay(forecaster, bars, bars.close_time[45:75], plan=plan, predictor=Contexts(forecaster, asked))
+    run_replay(forecaster, bars, bars.close_time[45:75], plan=plan, predictor=Contexts(forecaster, asked))
     last = {one.cutoff: one.ohlc_CT for one in asked}
 
     assert np.isnan(last[int(bars.close_time[late + 2])][3, -3])
@@ -397,6 +397,6 @@ def test_a_replay_of_nothing_is_refused():
     forecaster = make_forecaster(bars)
     forecaster.store.add_bars(replace(bars, first_seen_at=bars.close_time + DAY_MS))
     with pytest.raises(InvalidArgument, match="expected a cutoff of some series, whose bar was known in time"):
-        replay(forecaster, bars, plan=ReplayPlan(known_within_ms=1000))
+        run_replay(forecaster, bars, plan=ReplayPlan(known_within_ms=1000))
 
     assert forecaster.store.runs() == []

@@ -14,7 +14,7 @@ from forecaster.errors import ConfigError, InvalidArgument
 from forecaster.ledger import Run
 from forecaster.model import ModelSuite
 from forecaster.model.baselines.random_walk import RandomWalk
-from forecaster.replay import ReplayPlan, replay
+from forecaster.replay import ReplayPlan, run_replay
 from forecaster.replay.cutoffs import choose_cutoffs
 from forecaster.replay.replay import replay_all
 from forecaster.store.memory import MemoryStore
@@ -60,7 +60,7 @@ def forecaster_with(store, models=None, **model):
 
 
 def replayed(store, bars=BARS, cutoffs=CUTOFFS, models=None, plan=None, **model):
-    return replay(forecaster_with(store, models, **model), bars, cutoffs, plan=plan)
+    return run_replay(forecaster_with(store, models, **model), bars, cutoffs, plan=plan)
 
 
 OTHER = {
@@ -139,7 +139,7 @@ def test_two_lists_of_cutoffs_that_differ_in_the_middle():
     bars = make_bars(count=1_300)
     cutoffs = bars.close_time[40:1_240]
     forecaster = make_forecaster(bars)
-    ids = [replay(forecaster, bars, one).id for one in (cutoffs, cutoffs.copy(), np.delete(cutoffs, 600))]
+    ids = [run_replay(forecaster, bars, one).id for one in (cutoffs, cutoffs.copy(), np.delete(cutoffs, 600))]
 
     assert ids[0] == ids[1] != ids[2]
 
@@ -151,7 +151,7 @@ def test_doubled_prices_are_not_scored_by_forecasts_of_the_others():
     maes = []
     for bars in (BARS, double):
         forecaster = forecaster_with(store)
-        reports = forecaster.accuracy(run=replay(forecaster, bars, CUTOFFS).id)
+        reports = forecaster.accuracy(run=run_replay(forecaster, bars, CUTOFFS).id)
         maes.append({(one.model_id, one.step, one.field): one.mae for one in reports})
 
     assert maes[0].keys() == maes[1].keys()
@@ -225,7 +225,7 @@ def test_several_series_are_one_run():
     again = replay_all(forecaster, chosen, on_batch=lambda key, count, new: done.append((key, count, new)))
 
     assert again == run
-    assert run.id != replay(forecaster, BARS).id
+    assert run.id != run_replay(forecaster, BARS).id
     assert done == [(BARS.key, 49, 49), (other.key, 29, 29), (BARS.key, 49, 0), (other.key, 29, 0)]
 
 
@@ -248,6 +248,6 @@ def test_answers_of_other_weights_are_refused():
     forecaster = forecaster_with(store)
     others = forecaster_with(MemoryStore(), models=ModelSuite(OtherWeights(), [RandomWalk()]))
     with pytest.raises(InvalidArgument, match=r"models of run replay-.*: expected nano@.*, found nano@other"):
-        replay(forecaster, BARS, CUTOFFS, predictor=Elsewhere(forecaster, others))
+        run_replay(forecaster, BARS, CUTOFFS, predictor=Elsewhere(forecaster, others))
 
     assert len(store.cutoffs(BARS.key, store.runs()[0].id)) == 0

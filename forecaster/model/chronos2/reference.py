@@ -2,9 +2,9 @@
 
 Chronos-2 standardises each row of a group separately, and rows have no names. The model can hardly see the distance
 between the fields, or which row is which. The scale of one return also differs by a factor of twenty between contexts.
-The reference patch adds this to every row: the last close, with one missing slot whose position identifies the row; two
-marks around the last close, whose distance sets the scale by the range of the latest bars; and the last close moved by
-quantiles of the field's past returns.
+The reference patch adds three things to every row. First, the last close, with one missing slot whose position
+identifies the row. Then two marks around the last close, whose distance sets the scale by the range of the latest bars.
+Last, the last close moved by quantiles of the field's past returns.
 
 Shapes: C the four price fields, T bars, p time slots of a patch.
 """

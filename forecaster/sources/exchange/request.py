@@ -185,9 +185,7 @@ class ExchangeClient:
         """Refuse a redirect, a limit, a ban or an outage, which the status alone decides."""
         if 300 <= status < _FIRST_ERROR_STATUS:  # noqa: PLR2004 - bars from another address are not this exchange's
             expected = f"an answer about {context.subject} and no redirect"
-            raise BadPayload(
-                self._name, expected, f"{text} to {redact_url(headers.get('Location', ''))}", context.body
-            )
+            raise BadPayload(self._name, expected, f"{text} to {redact_url(headers.get('Location', ''))}", context.body)
         kind = _STATUS_KINDS.get(status, SourceUnavailable if status >= 500 else None)  # noqa: PLR2004 - outages
         if kind is not None:
             raise kind(self._name, f"{context.subject}: {text}", context.retry_after)
