@@ -22,7 +22,7 @@ coverage: .venv/dev-installed
 	$(BIN)/coverage combine --quiet && $(BIN)/coverage report --skip-covered --precision=1
 
 check: .venv/dev-installed
-	$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy && $(MAKE) test
+	$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy && $(BIN)/python -m tests.prose && $(MAKE) test
 
 bench: .venv/dev-installed
 	$(BIN)/python -m tests.benchmarks.model_speed $(ARGS)

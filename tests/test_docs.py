@@ -248,12 +248,19 @@ def test_readme_names_real_targets():
         assert re.search(rf"^{target}:", makefile, re.MULTILINE)
 
 
-def test_readme_maps_real_files():
-    paths = re.findall(r"^\| `([\w./]+)` \|", README, re.MULTILINE)
+@pytest.mark.parametrize("page", ["README.md", *(f"docs/{path.name}" for path in sorted(ROOT.glob("docs/*.md")))])
+def test_links_and_modules_of_a_page_exist(page):
+    """Findings name what was there at their date."""
+    text = (ROOT / page).read_text(encoding="utf-8")
+    links = re.findall(r"\]\((?!https?:|#)([^)#]+)", text)
+    modules = [] if page == "docs/findings.md" else re.findall(r"`([a-z]\w*(?:/\w+)+\.py)`", text)
 
-    assert len(paths) > 10
-    for path in paths:
-        assert (ROOT / path).exists(), path
+    assert [path for path in links if not (ROOT / page).parent.joinpath(path).exists()] == []
+    assert [
+        path
+        for path in modules
+        if "mine" not in path and not any((ROOT / top / path).exists() for top in ("", "forecaster"))
+    ] == []
 
 
 def test_pictures_exist():
