@@ -91,9 +91,9 @@ class LedgerClient:
         Raises:
             ConfigError: for a series that is not in the ledger (or configuration); names those that are.
         """
-        if isinstance(series, SeriesKey):
+        if isinstance(series, SeriesKey) and series in self.series:
             return series
-        name = series if isinstance(series, str) else " ".join(series)
+        name = " ".join(map(str, series)) if isinstance(series, tuple) else str(series)
         if name not in self._known:
             self._known = {str(key): key for key in self.series}
         if name not in self._known:
@@ -129,11 +129,25 @@ class LedgerClient:
         key, limit_ms = self.key(series), _limit_ms(max_age)
         forecast = self.reader.latest(key, self.model, run, as_of=None if as_of is None else now)
         if forecast is None:
+            self._check_names(run)
             return None
         forecast = self._with_input(forecast, as_of, run)
         if _is_too_old(forecast, now, limit_ms):
             raise StaleForecast(forecast, now, max_age if isinstance(max_age, str) else format_duration(limit_ms or 0))
         return forecast
+
+    def _check_names(self, run: str) -> None:
+        """Refuse a run or a model that is not in a ledger with forecasts.
+
+        Raises:
+            ConfigError: for an unknown run.
+            InvalidArgument: for an unknown model.
+        """
+        names = sorted({model_id.name for model_id in self.reader.models()})
+        if names and run != LIVE:
+            check_run(self.reader, run)
+        if names and self._given is None and self.model not in names:
+            raise InvalidArgument("model", f"one of {', '.join(names)}", self.model)
 
     def _with_input(self, forecast: OHLCForecast, as_of: int | None, run: str) -> OHLCForecast:
         """Add the last close and the revised bars of the forecast's input."""
@@ -155,7 +169,10 @@ class LedgerClient:
 
         Raises:
             TimeoutError: when none has been recorded by then.
+            InvalidArgument: for a timeout below 0 or NaN.
         """
+        if not timeout >= 0:
+            raise InvalidArgument("timeout", "seconds, 0 or more", timeout)
         key, model = self.key(series), self.model
         before = self.reader.latest(key, model, run)
         deadline = time.monotonic() + timeout
@@ -178,7 +195,10 @@ class LedgerClient:
     ) -> list[LedgerRow]:
         """Return the rows of all models with a cutoff in [start, end), UTC ms; with `as_of`, as of then."""
         as_of = None if as_of is None else past(as_of)
-        return self.reader.history(self.key(series), start, end, run, as_of)
+        rows = self.reader.history(self.key(series), start, end, run, as_of)
+        if not rows:
+            self._check_names(run)
+        return rows
 
     def accuracy(self, window: str | None = None, as_of: int | None = None, run: str = LIVE) -> list[AccuracyReport]:
         """Score the settled rows of a run by series, model, step and field, as served, without late ones.
@@ -303,6 +323,8 @@ def past(as_of: int | None) -> int:
         InvalidArgument: for a time in the future: the answer as of then would change.
     """
     now = now_ms()
+    if as_of is not None and (isinstance(as_of, bool) or not isinstance(as_of, int)):
+        raise InvalidArgument("as_of", "UTC milliseconds, a whole number", repr(as_of))
     if as_of is not None and as_of > now:
         raise InvalidArgument("as_of", f"a time that has passed, {format_time(now)} at the latest", format_time(as_of))
     return now if as_of is None else as_of

@@ -19,13 +19,14 @@ from forecaster.cycle.ingest import BarIngestor, SkippedSeries
 from forecaster.cycle.predict import predict_where_possible
 from forecaster.cycle.record import Recorder, stamp
 from forecaster.cycle.run import CycleReport, CycleRunner
-from forecaster.errors import BarNotClosed, ConfigError, NotEnoughBars
+from forecaster.errors import BarNotClosed, ConfigError, InvalidArgument, NotEnoughBars
 from forecaster.ledger import LIVE, Run, RunId
 from forecaster.model import ModelSuite, load_suite
 from forecaster.sources import BarSource, open_source
 from forecaster.sources.fetch_pool import STRAGGLER_SECONDS
 from forecaster.stopwatch import Stopwatch
 from forecaster.store import Reader, Store, open_reader, open_store
+from forecaster.timeframe import Timeframe
 
 if TYPE_CHECKING:
     import datetime as dt
@@ -42,7 +43,6 @@ if TYPE_CHECKING:
     from forecaster.cycle.predict import Predictions
     from forecaster.forecast import OHLCForecast
     from forecaster.ledger import AccuracyReport, LedgerRow
-    from forecaster.timeframe import Timeframe
 
 
 class Forecaster:
@@ -63,6 +63,8 @@ class Forecaster:
         sources: dict[SeriesKey, BarSource] | None = None,
         models: ModelSuite | None = None,
     ) -> None:
+        if models is not None and not isinstance(models, ModelSuite):
+            raise InvalidArgument("models", "a ModelSuite", f"{models!r:.100}")
         self.config = config
         self._store = store
         self._given_sources = sources
@@ -164,7 +166,7 @@ class Forecaster:
 
     def run_cycle(
         self,
-        timeframe: Timeframe,
+        timeframe: Timeframe | str,
         as_of: int,
         started_at: int | None = None,
         exchange: str | None = None,
@@ -185,13 +187,15 @@ class Forecaster:
             waits_for: `all` series; `most`: slow ones stay in flight (`CycleReport.awaiting_bars`); or `none`.
                 `on_straggler` is called when bars in flight have arrived, and `run_arrived` uses them.
         """
-        return self._runner.run(timeframe, as_of, as_of if started_at is None else started_at, exchange, waits_for)
+        started = as_of if started_at is None else started_at
+        return self._runner.run(Timeframe(str(timeframe)), as_of, started, exchange, waits_for)
 
     def run_arrived(
-        self, timeframe: Timeframe, as_of: int, started_at: int | None = None, exchange: str | None = None
+        self, timeframe: Timeframe | str, as_of: int, started_at: int | None = None, exchange: str | None = None
     ) -> CycleReport:
         """Run a cycle over the series whose bars arrived after their cycle. Arguments as in `run_cycle`."""
-        return self._runner.run_arrived(timeframe, as_of, as_of if started_at is None else started_at, exchange)
+        started = as_of if started_at is None else started_at
+        return self._runner.run_arrived(Timeframe(str(timeframe)), as_of, started, exchange)
 
     def run_last(self, as_of: int, seconds: float = STRAGGLER_SECONDS) -> list[CycleReport]:
         """Run the last cycles before shutdown: wait for bars in flight, then record why the rest was skipped."""

@@ -72,9 +72,13 @@ class Target(NamedTuple):
         return ROOT / f"{self.name.replace('.', '/')}.py"
 
 
+CYCLES: Final = ("tests/test_engine.py", "tests/test_engine_bars.py", "tests/cycle/test_calibrate.py")
+SLOW_CYCLES: Final = "missing_weights or slow_one or not_hidden"
+
 TARGETS: Final = {
     "bars": Target("forecaster.bars", ("tests/test_bars.py",)),
-    "sessions": Target("forecaster.calendars", ("tests/test_sessions.py",)),
+    "calendars": Target("forecaster.calendars", ("tests/test_calendars.py",)),
+    "sessions": Target("forecaster.sessions", ("tests/test_calendars.py",)),
     "forecast": Target("forecaster.forecast", ("tests/test_forecast.py",)),
     "calibration": Target(
         "forecaster.accuracy.calibration",
@@ -86,11 +90,11 @@ TARGETS: Final = {
         ("tests/store/test_sql.py", "tests/store/test_store.py"),
         "threads or one_thread or bad_rows or settle or portions or itself_refuses or journal or log_is or columns",
     ),
-    "engine": Target(
-        "forecaster.engine",
-        ("tests/test_engine.py", "tests/test_engine_bars.py", "tests/test_calibrate.py"),
-        "missing_weights or slow_one or before_the_next_close or not_hidden or restart",
-    ),
+    "run": Target("forecaster.cycle.run", CYCLES, SLOW_CYCLES),
+    "ingest": Target("forecaster.cycle.ingest", CYCLES, SLOW_CYCLES),
+    "refetch": Target("forecaster.cycle.refetch", CYCLES, SLOW_CYCLES),
+    "record": Target("forecaster.cycle.record", CYCLES, SLOW_CYCLES),
+    "client": Target("forecaster.client", ("tests/test_client.py", "tests/test_engine.py"), SLOW_CYCLES),
 }
 
 

@@ -185,3 +185,37 @@ def test_wait_for_next_ends_at_its_timeout(store, clock):
 
     with pytest.raises(TimeoutError, match=r"binance BTC/USDT 1h: expected a new forecast within 0\.01 s"):
         LedgerClient(store).wait_for_next(NAME, timeout=0.01)
+
+
+def test_unknown_run_or_model_is_no_silent_none(store, clock):
+    add(store)
+
+    with pytest.raises(ConfigError, match="run: expected one of live"):
+        LedgerClient(store).latest(NAME, run="replai")
+    with pytest.raises(InvalidArgument, match="model: expected one of nano, found chronos"):
+        LedgerClient(store, "chronos").latest(NAME)
+    with pytest.raises(ConfigError, match="run: expected one of live"):
+        LedgerClient(store).history(NAME, 0, 1, run="replai")
+
+
+def test_key_without_its_calendar_is_the_series_of_that_name(clock):
+    key = make_key("arch", "SPX/USD", "1d", "XNYS")
+    store = MemoryStore()
+    store.add_bars(make_bars(key, count=5))
+    asked = make_key("arch", "SPX/USD", "1d")
+
+    assert LedgerClient(store, "nano").key(asked) == key
+
+
+@pytest.mark.parametrize("as_of", ["2017-01-20", 1.5, True])
+def test_as_of_is_a_whole_number(store, clock, as_of):
+    add(store)
+
+    with pytest.raises(InvalidArgument, match="as_of: expected UTC milliseconds"):
+        LedgerClient(store).latest(NAME, as_of=as_of)
+
+
+@pytest.mark.parametrize("timeout", [-1, float("nan")])
+def test_timeout_is_0_or_more(store, clock, timeout):
+    with pytest.raises(InvalidArgument, match="timeout: expected seconds, 0 or more"):
+        LedgerClient(store, "nano").wait_for_next(NAME, timeout)

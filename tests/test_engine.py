@@ -872,3 +872,23 @@ def test_sources_and_store_are_let_go_of(tmp_path, monkeypatch):
     assert (source.closed, store.closed) == (1, 1)
     assert [one.closed for one in readers] == [1]
     assert list(tmp_path.iterdir()) == []
+
+
+def test_timeframe_of_a_cycle_may_be_a_text(bars):
+    report = make_forecaster(bars).run_cycle("1h", int(bars.close_time[99]))
+
+    assert (report.timeframe, len(report.forecasts)) == (HOUR, 1)
+    with pytest.raises(ConfigError, match="timeframe"):
+        make_forecaster(bars).run_cycle("7q", int(bars.close_time[99]))
+
+
+@pytest.mark.parametrize("models", [[NamedWalk()], NamedWalk()])
+def test_models_are_a_suite(models):
+    with pytest.raises(InvalidArgument, match="models: expected a ModelSuite"):
+        Forecaster(make_config(GOOD), models=models)
+
+
+@pytest.mark.parametrize("baselines", ["garch", [None], [(RandomWalk(),)]])
+def test_suite_is_of_models(baselines):
+    with pytest.raises(InvalidArgument, match="models: expected a primary model, and a sequence of baselines"):
+        ModelSuite(NamedWalk(), baselines)

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from tests import conftest
 from tests.parts import FAST, PARTS, Outcome, parse
+
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.mark.parametrize(
@@ -60,3 +64,14 @@ def refusals():
     """What was refused; it counts no longer when the test is over."""
     yield conftest._started
     conftest._started.clear()
+
+
+def test_targets_of_mutants_exist():
+    """Read as text: mutmut and libcst are not installed with the others."""
+    text = (ROOT / "tests" / "mutants.py").read_text(encoding="utf-8")
+    modules = re.findall(r'Target\(\s*"([\w.]+)"', text)
+    tests = re.findall(r'"(tests/[\w/]+\.py)"', text)
+
+    assert [name for name in modules if not (ROOT / f"{name.replace('.', '/')}.py").exists()] == []
+    assert [path for path in tests if not (ROOT / path).exists()] == []
+    assert (len(modules) > 8, len(tests) > 6) == (True, True)

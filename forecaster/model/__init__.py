@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
+from forecaster.errors import InvalidArgument
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
@@ -77,6 +79,11 @@ class ModelSuite:
 
     primary: Model
     baselines: Sequence[Model] = ()
+
+    def __post_init__(self) -> None:
+        """Refuse anything but models."""
+        if not all(hasattr(model, "predict") for model in self):
+            raise InvalidArgument("models", "a primary model, and a sequence of baselines", f"{self!r:.100}")
 
     def __iter__(self) -> Iterator[Model]:
         return iter([self.primary, *self.baselines])

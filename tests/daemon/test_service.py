@@ -16,6 +16,7 @@ from contextlib import closing, contextmanager
 import pytest
 import structlog
 
+from forecaster.cycle.record import Recorder
 from forecaster.daemon import service as module
 from forecaster.daemon import service_run
 from forecaster.daemon.cycle_queue import CycleQueue, ScheduledCycle
@@ -774,7 +775,7 @@ def test_draining_waits_for_the_running_cycle(home, walks, monkeypatch):
     """What was begun is stored, and told so."""
     home.write("one", "two", more=f"daemon.drain_seconds = {PATIENCE}\n")
     begun, draining = threading.Event(), threading.Event()
-    record, enter = Forecaster.record, HealthState.enter_phase
+    record, enter = Recorder.record, HealthState.enter_phase
 
     def slowly(*given, **named):
         begun.set()
@@ -786,7 +787,7 @@ def test_draining_waits_for_the_running_cycle(home, walks, monkeypatch):
         if phase is Phase.DRAINING:
             draining.set()
 
-    monkeypatch.setattr(Forecaster, "record", slowly)
+    monkeypatch.setattr(Recorder, "record", slowly)
     monkeypatch.setattr(HealthState, "enter_phase", tell)
     watch = serve(home, lambda _: begun.wait(PATIENCE))
 
