@@ -214,7 +214,9 @@ def check_schema(url: str, version: int) -> None:
     """
     check_upgradable(url, version)
     if version < SCHEMA:
-        raise StoreUnavailable(url, f"expected schema {SCHEMA}, found {version}: run `forecaster store upgrade`")
+        raise StoreUnavailable(
+            url, f"expected schema {SCHEMA}, found {version}: run `forecaster store upgrade --store {url}`"
+        )
 
 
 def check_upgradable(url: str, version: int) -> None:
