@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
+import math
 import re
 import time
+from numbers import Integral
 from os import PathLike, fspath
 from typing import TYPE_CHECKING, Final, Self
 
 from forecaster.accuracy.loss_series import LossHistory
 from forecaster.accuracy.scores import Scores
 from forecaster.accuracy.trust import TRUSTED_CUTOFFS, compute_trust
-from forecaster.bars import SeriesKey
 from forecaster.clock import now_ms
 from forecaster.cycle.settle import settled_losses
 from forecaster.errors import ConfigError, InvalidArgument, StaleForecast, format_duration, format_time
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from forecaster.accuracy.losses import Losses
     from forecaster.accuracy.report.content import Scope, SeriesSection
     from forecaster.accuracy.trust import Trust
-    from forecaster.bars import Bars
+    from forecaster.bars import Bars, SeriesKey
     from forecaster.forecast import OHLCForecast
 
     Series = SeriesKey | tuple[str, str, str] | str
@@ -64,7 +65,7 @@ class LedgerClient:
         self.reader = open_reader(ledger_url(fspath(ledger))) if isinstance(ledger, str | PathLike) else ledger
         self._model = model
         self._given = series
-        self._known: dict[str, SeriesKey] = {}
+        self._known: dict[Series, SeriesKey] = {}
 
     @property
     def series(self) -> list[SeriesKey]:
@@ -91,15 +92,14 @@ class LedgerClient:
         Raises:
             ConfigError: for a series that is not in the ledger (or configuration); names those that are.
         """
-        if isinstance(series, SeriesKey) and series in self.series:
-            return series
         name = " ".join(map(str, series)) if isinstance(series, tuple) else str(series)
-        if name not in self._known:
-            self._known = {str(key): key for key in self.series}
-        if name not in self._known:
-            known = list(self._known)[:_LISTED]
+        if series not in self._known and name not in self._known:
+            self._known = {name: key for key in self.series for name in (key, str(key))}
+        key = self._known.get(series) or self._known.get(name)
+        if key is None:
+            known = [name for name in self._known if isinstance(name, str)][:_LISTED]
             raise ConfigError("series", f"one of {', '.join(known) or 'none, the ledger is empty'}", name)
-        return self._known[name]
+        return key
 
     def latest(
         self,
@@ -126,13 +126,14 @@ class LedgerClient:
             InvalidArgument: for a time in the future, or another `max_age`.
         """
         now = past(as_of)
+        as_of = None if as_of is None else now
         key, limit_ms = self.key(series), _limit_ms(max_age)
-        forecast = self.reader.latest(key, self.model, run, as_of=None if as_of is None else now)
+        forecast = self.reader.latest(key, self.model, run, as_of=as_of)
         if forecast is None:
             self._check_names(run)
             return None
         forecast = self._with_input(forecast, as_of, run)
-        if _is_too_old(forecast, now, limit_ms):
+        if forecast.is_stale(now) if limit_ms is None else forecast.age(now) > limit_ms:
             raise StaleForecast(forecast, now, max_age if isinstance(max_age, str) else format_duration(limit_ms or 0))
         return forecast
 
@@ -323,26 +324,21 @@ def past(as_of: int | None) -> int:
         InvalidArgument: for a time in the future: the answer as of then would change.
     """
     now = now_ms()
-    if as_of is not None and (isinstance(as_of, bool) or not isinstance(as_of, int)):
+    given: object = now if as_of is None else as_of
+    if isinstance(given, bool) or not isinstance(given, Integral):
         raise InvalidArgument("as_of", "UTC milliseconds, a whole number", repr(as_of))
     if as_of is not None and as_of > now:
         raise InvalidArgument("as_of", f"a time that has passed, {format_time(now)} at the latest", format_time(as_of))
-    return now if as_of is None else as_of
+    return int(given)
 
 
-def _limit_ms(max_age: str | dt.timedelta) -> int | None:
-    """Return an age in milliseconds; None for `fresh`, -1 for `any`."""
+def _limit_ms(max_age: str | dt.timedelta) -> float | None:
+    """Return an age in milliseconds; None for `fresh`, infinity for `any`."""
     if isinstance(max_age, dt.timedelta):
-        return round(max_age.total_seconds() * 1000)
+        return max_age.total_seconds() * 1000
     if max_age in {"fresh", "any"}:
-        return None if max_age == "fresh" else -1
+        return None if max_age == "fresh" else math.inf
     parts = _DURATION.fullmatch(str(max_age))
     if parts is None:
         raise InvalidArgument("max_age", '"fresh", "any", or a duration such as "90m", "2h", "3d"', repr(max_age))
     return int(parts[1]) * _UNIT_MS[parts[2]]
-
-
-def _is_too_old(forecast: OHLCForecast, now: int, limit_ms: int | None) -> bool:
-    if limit_ms is None:
-        return forecast.is_stale(now)
-    return 0 <= limit_ms < forecast.age(now)

@@ -333,17 +333,17 @@ class Forecaster:
         self, series: Series, *, run: str = LIVE, as_of: int | None = None, max_age: str | dt.timedelta = "fresh"
     ) -> OHLCForecast | None:
         """Return the latest forecast of a series from the ledger. See `LedgerClient.latest`."""
-        return self.client.latest(self.find(series), run=run, as_of=as_of, max_age=max_age)
+        return self.client.latest(series, run=run, as_of=as_of, max_age=max_age)
 
     def wait_for_next(self, series: Series, timeout: float) -> OHLCForecast:
         """Wait for the next forecast of a series. See `LedgerClient.wait_for_next`."""
-        return self.client.wait_for_next(self.find(series), timeout)
+        return self.client.wait_for_next(series, timeout)
 
     def history(
         self, series: Series, start: int, end: int, *, run: str = LIVE, as_of: int | None = None
     ) -> list[LedgerRow]:
         """Return the rows of all models with a cutoff in [start, end), UTC ms. See `LedgerClient.history`."""
-        return self.client.history(self.find(series), start, end, run=run, as_of=as_of)
+        return self.client.history(series, start, end, run=run, as_of=as_of)
 
     def accuracy(self, window: str | None = None, as_of: int | None = None, run: str = LIVE) -> list[AccuracyReport]:
         """Score the settled rows of a run. See `LedgerClient.accuracy`."""
@@ -361,16 +361,7 @@ class Forecaster:
 
     def trust(self, series: Series, step: int = 1, as_of: int | None = None) -> Trust | None:
         """Return how far the live forecasts of a series can be trusted at a step. See `LedgerClient.trust`."""
-        return self.client.trust(self.find(series), step, as_of)
-
-    def find(self, series: Series) -> SeriesKey:
-        """Return the key of a configured series.
-
-        Raises:
-            ConfigError: for a series that is not configured; names those that are.
-        """
-        key = self.client.key(series)
-        return key if key in self.series else self.client.key(str(key))
+        return self.client.trust(series, step, as_of)
 
     def select(self, name: str | None) -> list[SeriesKey]:
         """Return the configured series of this name, `EXCHANGE SYMBOL TIMEFRAME`; all when it is None.
@@ -378,7 +369,7 @@ class Forecaster:
         Raises:
             ConfigError: for a series that is not configured; names those that are.
         """
-        return self.series if name is None else [self.find(name)]
+        return self.series if name is None else [self.client.key(name)]
 
     def close(self) -> None:
         """Close sources and ledger."""

@@ -19,7 +19,7 @@ PAGE: Final = Path(__file__).parents[1] / "docs" / "configuration.md"
 _HEAD: Final = """# Configuration
 
 One TOML file. Paths in it are relative to the file; `~` is the home folder. `forecaster config check` explains every
-error, and `forecaster config show` prints a file with all defaults. Start from `config/live.example.toml`.
+error, and `forecaster config show` prints it with all defaults, as JSON. Start from `config/live.example.toml`.
 
 This page is written by `python -m tests.config_page` from the code.
 """

@@ -6,6 +6,7 @@ import datetime as dt
 import threading
 from contextlib import closing
 
+import numpy as np
 import pytest
 
 from forecaster import LedgerClient, MemoryStore, StaleForecast
@@ -213,6 +214,24 @@ def test_as_of_is_a_whole_number(store, clock, as_of):
 
     with pytest.raises(InvalidArgument, match="as_of: expected UTC milliseconds"):
         LedgerClient(store).latest(NAME, as_of=as_of)
+
+
+def test_as_of_may_be_of_numpy(store, clock):
+    cutoff = add(store)
+
+    assert LedgerClient(store).latest(NAME, as_of=np.int64(cutoff + 5000)).cutoff == cutoff
+
+
+def test_series_of_the_ledger_are_read_once(store, clock, monkeypatch):
+    """Also where a key is given, which is the fast way."""
+    add(store)
+    client, calls = LedgerClient(store), []
+    series = store.series
+    monkeypatch.setattr(store, "series", lambda: calls.append(1) or series())
+    for asked in (KEY, NAME, KEY, "binance BTC/USDT 1h"):
+        client.key(asked)
+
+    assert len(calls) == 1
 
 
 @pytest.mark.parametrize("timeout", [-1, float("nan")])
